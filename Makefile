@@ -1,0 +1,80 @@
+# The gate and the demo. A machine needs Python 3.11 or newer, its pip, and make; the rest is installed into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+# The majors of redis-py between the lowest (make lowest) and the newest (make tests): they treat timeouts differently.
+CLIENTS := redis-py-6 redis-py-7
+
+.PHONY: test demo venv format clean lint types imports tests docs wheel lowest clients $(CLIENTS)
+
+test: lint types imports tests docs wheel lowest clients
+
+demo: .venv/.demo
+	$(BIN)/python docs/examples/chat/demo.py
+
+venv: .venv/.dev
+
+format: .venv/.dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .venv .venv-lowest build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+# --- one gate each
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: .venv/.dev
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+imports: .venv/.dev
+	$(BIN)/lint-imports
+
+tests: .venv/.dev
+	$(PYTEST) tests --ignore=tests/packaging
+
+docs: .venv/.dev
+	$(PYTEST) docs README.md
+
+wheel: .venv/.dev
+	$(PYTEST) tests/packaging
+
+lowest: .venv-lowest/.stamp
+	.venv-lowest/bin/python -m pytest tests/unit tests/integration -m "not slow"
+
+clients: $(CLIENTS)
+
+$(CLIENTS): %: .venv/%
+	PYTHONPATH=$(CURDIR)/$< $(PYTEST) tests/integration -m "redis and not slow"
+
+# --- environments
+
+# Made without ensurepip, which Debian's python3 lacks: the pip that is there puts the first one in.
+.venv/bin/pip:
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet 'pip>=25.1'
+
+.venv/.demo: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --editable . --group demo
+	touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@ .venv/.demo
+
+.venv/redis-py-%: pyproject.toml | .venv/.dev
+	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'redis~=$*.0'
+	touch $@
+
+.venv-lowest/.stamp: pyproject.toml tests/packaging/lowest.txt | .venv/.dev
+	$(PYTHON) -m venv --clear --without-pip .venv-lowest
+	$(BIN)/python -m pip --python .venv-lowest/bin/python install --quiet --editable . --group test \
+		--constraint tests/packaging/lowest.txt
+	touch $@

@@ -1,0 +1,71 @@
+"""`MemoryChannelLayer`: the options of its CONFIG, checked, and a store of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from channel_layer.config import CommonConfig, parse
+from channel_layer.layer import ChannelLayer
+from channel_layer.loops import SystemClock
+
+from channel_layer_memory.store import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Never
+
+    from channel_layer.config import ChannelPattern
+    from channel_layer.ports import Clock
+
+__all__ = ("MemoryChannelLayer",)
+
+
+class MemoryChannelLayer(ChannelLayer):
+    """A channel layer inside one process; every object has queues and groups of its own.
+
+    Args:
+        prefix: taken for the sake of a common CONFIG; two objects never share anything anyway.
+        expiry: seconds that a message may wait unread.
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
+        capacity: unread messages that a channel may hold.
+        channel_capacity: exceptions from it by pattern, the first match wins.
+        symmetric_encryption_keys: must be empty until encryption is available.
+        max_message_size: bytes of an encoded message.
+        inbox_capacity: entries that the inbox of one process may hold.
+        timeout: taken for the sake of a common CONFIG; nothing here waits.
+        clock: local time; another one is for tests.
+
+    Raises:
+        ConfigError: an option is wrong or unknown; it names all that are.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: str = "asgi:",
+        expiry: float = 60,
+        group_expiry: float | None = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[ChannelPattern, int] | None = None,
+        symmetric_encryption_keys: Sequence[str | bytes] = (),
+        max_message_size: int = 4 * 1024 * 1024,
+        inbox_capacity: int = 10_000,
+        timeout: float = 5,
+        clock: Clock | None = None,
+        **unknown: Never,
+    ) -> None:
+        options: dict[str, object] = {
+            "prefix": prefix,
+            "expiry": expiry,
+            "group_expiry": group_expiry,
+            "capacity": capacity,
+            "channel_capacity": {} if channel_capacity is None else channel_capacity,
+            "symmetric_encryption_keys": symmetric_encryption_keys,
+            "max_message_size": max_message_size,
+            "inbox_capacity": inbox_capacity,
+            "timeout": timeout,
+            **unknown,
+        }
+        rules = parse(CommonConfig, options).rules()
+        clock = clock if clock is not None else SystemClock()
+        super().__init__(rules, MemoryBackend(rules, clock), clock=clock)

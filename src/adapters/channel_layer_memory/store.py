@@ -1,0 +1,481 @@
+"""Queues, inboxes and groups as Python objects behind one lock: the plainest store that keeps every promise.
+
+It is written to be read beside `channel_layer.commands`, as the reference for other stores; leases, markers and
+versions are all here, so that several layer objects over one of these behave as several processes over a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
+from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
+from channel_layer.loops import Receiver
+from channel_layer.names import ChannelName, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from channel_layer.config import Rules
+    from channel_layer.ports import AsyncStore, Clock
+
+__all__ = ("MemoryBackend", "MemoryStore")
+
+
+@dataclass(slots=True)
+class _Line:
+    """A queue that is popped."""
+
+    entries: deque[c.Entry] = field(default_factory=deque[c.Entry])
+    waiters: deque[Receiver] = field(default_factory=deque[Receiver])
+    called: bool = False
+    """There is something, and nobody has been told."""
+
+
+@dataclass(slots=True)
+class _Minted:
+    """An inbox that its owner reads."""
+
+    until: float
+    generation: str
+    entries: deque[tuple[int, float, bytes]] = field(default_factory=deque[tuple[int, float, bytes]])
+    last: int = 0
+    unread: dict[str, int] = field(default_factory=dict[str, int])
+    serial: int = 0
+    flushed: str = ""
+    readers: deque[Receiver] = field(default_factory=deque[Receiver])
+
+
+@dataclass(slots=True)
+class _Group:
+    version: int = 0
+    owned: dict[str, float] = field(default_factory=dict[str, float])
+    others: dict[str, float] = field(default_factory=dict[str, float])
+    inboxes: dict[str, int] = field(default_factory=dict[str, int])
+    """Each inbox with members that its owner added, and the version when it last added one."""
+    left: dict[str, float] = field(default_factory=dict[str, float])
+    """When members left, for as long as an owner might announce them again."""
+
+
+class MemoryBackend:
+    """One store for all the event loops and threads of this process.
+
+    Args:
+        rules: the configuration.
+        clock: what time it is, here and in the store.
+    """
+
+    identities = ("memory",)
+    connects = False
+
+    def __init__(self, rules: Rules, clock: Clock) -> None:
+        self.rules = rules
+        self.clock = clock
+        self.forked()
+
+    def open(self) -> MemoryStore:
+        """Return the way there; it is the same from every loop."""
+        return MemoryStore(self)
+
+    def forked(self) -> None:
+        """Begin empty: what the parent holds stays the parent's."""
+        self.lock = threading.Lock()
+        self.lines: dict[str, _Line] = {}
+        self.inboxes: dict[str, _Minted] = {}
+        self.claims: dict[str, tuple[str, float]] = {}
+        self.groups: dict[str, _Group] = {}
+        self.epoch = ""
+
+
+class MemoryStore:
+    """The store port over a `MemoryBackend`."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._all = backend
+        self._rules = backend.rules
+        self._lock = backend.lock
+        self._lease = backend.rules.expiry * LEASE_FACTOR
+
+    def _now(self) -> float:
+        return self._all.clock.now()
+
+    # -- messages
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        frame = message_frame(request.channel.name, request.payload)
+        with self._lock:
+            now = self._now()
+            inbox = self._minted(request.channel.queue.name)
+            if inbox is not None:
+                unread = inbox.unread.get(request.channel.name, 0)
+                if unread >= request.capacity or len(inbox.entries) >= self._rules.inbox_capacity:
+                    return c.Pushed(accepted=False, expired=0)
+                inbox.unread[request.channel.name] = unread + 1
+                _append(inbox, now, frame)
+                return c.Pushed(accepted=True, expired=0)
+            line = self._line(request.channel.queue.name)
+            expired = 0
+            if len(line.entries) >= request.capacity:
+                expired = self._expire(line, now)
+                if len(line.entries) >= request.capacity:
+                    return c.Pushed(accepted=False, expired=expired)
+            line.entries.append(c.Entry(now, frame))
+            _call(line)
+            return c.Pushed(accepted=True, expired=expired)
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        name = request.queue.name
+        with self._lock:
+            now = self._now()
+            if request.queue.kind is Kind.INBOX:
+                if self._minted(name) is not None:
+                    return c.Popped((), 0, now, self._all.epoch, minted=True)
+                claimant, until = self._all.claims.get(name, (request.claimant, now))
+                if claimant != request.claimant and until > now:
+                    return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
+                self._all.claims[name] = (request.claimant, now + self._lease)
+            line = self._line(name)
+            expired = self._expire(line, now)
+            count = min(request.count, len(line.entries))
+            entries = tuple(line.entries.popleft() for _ in range(count))
+            _call(line)
+            self._tidy(name)
+            return c.Popped(entries, expired, now, self._all.epoch)
+
+    async def put_back(self, request: c.PutBack, /) -> None:
+        with self._lock:
+            line = self._line(request.queue.name)
+            line.entries.extendleft(reversed(request.entries))
+            _call(line)
+
+    async def wait(self, request: c.Wait, /) -> None:
+        name = request.queue.name
+        with self._lock:
+            line = self._line(name)
+            if line.called:
+                line.called = False
+                return
+            waiter = Receiver(asyncio.get_running_loop())
+            line.waiters.append(waiter)
+        done = False
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(request.block):
+                    await waiter.woken()
+            done = True
+        finally:
+            with self._lock:
+                if waiter in line.waiters:
+                    line.waiters.remove(waiter)
+                elif not done:  # called and cancelled at once
+                    _call(line)
+                self._tidy(name)
+
+    async def pending(self, request: c.Pending, /) -> int:
+        name = request.channel.name
+        with self._lock:
+            inbox = self._minted(request.channel.queue.name)
+            if inbox is not None:
+                return sum(frame[2:].startswith(name.encode()) for _, _, frame in inbox.entries if frame[:1] == b"m")
+            line = self._all.lines.get(request.channel.queue.name)
+            prefix = message_frame(name, b"")
+            return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
+
+    # -- minted inboxes
+
+    async def claim(self, request: c.Claim, /) -> c.Claimed:
+        name = request.inbox.name
+        with self._lock:
+            now = self._now()
+            inbox = self._all.inboxes.get(name)
+            fresh = inbox is None
+            if inbox is None:
+                inbox = self._all.inboxes[name] = _Minted(now + self._lease, request.generation)
+            inbox.until, inbox.generation = now + self._lease, request.generation
+            inbox.unread, inbox.serial = dict(request.held), 0
+            for number, _, frame in inbox.entries:
+                if number > int(request.after or "0"):
+                    _count(inbox, frame)
+            line = self._all.lines.pop(name, None)
+            for entry in line.entries if line is not None else ():
+                _append(inbox, entry.stamp, entry.frame)
+                _count(inbox, entry.frame)
+            return c.Claimed(now, fresh, self._all.epoch)
+
+    async def renew(self, request: c.Renew, /) -> c.Renewed:
+        with self._lock:
+            now = self._now()
+            inbox = self._minted(request.inbox.name)
+            if inbox is not None:
+                inbox.until = now + self._lease
+            return c.Renewed(now, inbox is not None, self._all.epoch)
+
+    async def release(self, request: c.Release, /) -> int:
+        with self._lock:
+            inbox = self._all.inboxes.pop(request.inbox.name, None)
+            return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
+
+    async def read(self, request: c.Read, /) -> c.Batch:
+        after = int(request.after or "0")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.block):
+                while True:
+                    with self._lock:
+                        inbox = self._all.inboxes.get(request.inbox.name)
+                        if inbox is None:
+                            waiter = None
+                        else:
+                            while inbox.entries and inbox.entries[0][0] <= after:
+                                inbox.entries.popleft()
+                            if inbox.entries:
+                                entries = tuple((stamp, frame) for _, stamp, frame in inbox.entries)
+                                return c.Batch(entries, str(inbox.last))
+                            waiter = Receiver(asyncio.get_running_loop())
+                            inbox.readers.append(waiter)
+                    if waiter is None:  # released, or its lease ended: the owner will see
+                        await asyncio.sleep(request.block)
+                    else:
+                        await waiter.woken()
+        return c.Batch((), request.after)
+
+    async def give_back(self, request: c.GiveBack, /) -> None:
+        with self._lock:
+            inbox = self._minted(request.inbox.name)
+            if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
+                return
+            inbox.serial = request.serial
+            for name, places in request.places:
+                left = inbox.unread.get(name, 0) - places
+                if left > 0:
+                    inbox.unread[name] = left
+                else:
+                    inbox.unread.pop(name, None)
+
+    async def mark(self, request: c.Mark, /) -> bool:
+        with self._lock:
+            return self._mark(request.inbox.name, request.marker)
+
+    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        with self._lock:
+            return tuple(self._minted(inbox.name) is not None for inbox in request.inboxes)
+
+    # -- groups
+
+    async def join(self, request: c.Join, /) -> c.Changed:
+        name = request.channel.name
+        with self._lock:
+            now = self._now()
+            group = self._all.groups.setdefault(request.group.name, _Group())
+            self._retire(group, now)
+            if request.restore and name in group.left:
+                return c.Changed(group.version, marked=False, applied=False)
+            group.version += 1
+            group.left.pop(name, None)
+            joined = now - request.age
+            if request.owned or name in group.owned:
+                group.others.pop(name, None)
+                group.owned[name] = joined
+                group.inboxes[request.channel.queue.name] = group.version
+            else:
+                group.others[name] = joined
+            marker = MembershipMarker(request.group.name, name, True, group.version, round(request.age * 1000))
+            marked = request.mark and self._mark(request.channel.queue.name, marker)
+            return c.Changed(group.version, marked, applied=True)
+
+    async def leave(self, request: c.Leave, /) -> c.Changed:
+        name = request.channel.name
+        with self._lock:
+            now = self._now()
+            group = self._all.groups.setdefault(request.group.name, _Group())
+            self._retire(group, now)
+            group.version += 1
+            group.others.pop(name, None)
+            if group.owned.pop(name, None) is not None:
+                _forget_empty(group, [request.channel.queue.name])
+            if request.channel.queue.kind is Kind.INBOX:
+                group.left[name] = now
+            marker = MembershipMarker(request.group.name, name, False, group.version, 0)
+            marked = request.mark and self._mark(request.channel.queue.name, marker)
+            return c.Changed(group.version, marked, applied=True)
+
+    async def publish(self, request: c.Publish, /) -> c.Published:
+        with self._lock:
+            group = self._all.groups.get(request.group.name)
+            if group is None:
+                return c.Published(0, done=True, inboxes=(), others=(), full=())
+            self._retire(group, self._now())
+            if group.others or not request.at_once:
+                return c.Published(group.version, False, tuple(group.inboxes), tuple(group.others), ())
+            frame = group_frame(request.group.name, (), request.payload)
+            outcomes = {name: self._deliver(name, frame) for name in group.inboxes}
+            _drop_inboxes(group, [name for name, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER])
+            full = tuple(name for name, outcome in outcomes.items() if outcome is c.Delivery.FULL)
+            return c.Published(group.version, done=True, inboxes=(), others=(), full=full)
+
+    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        with self._lock:
+            return self._deliver(request.inbox.name, group_frame(request.group.name, request.riders, request.payload))
+
+    async def prune(self, request: c.Prune, /) -> None:
+        with self._lock:
+            group = self._all.groups.get(request.group.name)
+            if group is not None:
+                _drop_inboxes(group, [n for n in request.inboxes if group.inboxes.get(n, request.version + 1) <= request.version])
+
+    async def members(self, request: c.Members, /) -> c.Roster:
+        with self._lock:
+            group = self._all.groups.get(request.group.name)
+            if group is None:
+                return c.Roster((), ())
+            self._retire(group, self._now())
+            return c.Roster(tuple(group.owned), tuple(group.others))
+
+    async def touch(self, request: c.Touch, /) -> None:
+        """Nothing to do: what nobody uses costs nothing but memory, and goes with the process."""
+
+    # -- flush
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        with self._lock:
+            dropped = sum(len(line.entries) for line in self._all.lines.values())
+            for line in self._all.lines.values():
+                line.entries.clear()
+                line.called = False
+            self._all.groups.clear()
+            self._all.epoch = request.generation
+            living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
+            for name in living:
+                inbox = self._all.inboxes[name]
+                dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
+                inbox.entries.clear()
+                inbox.unread.clear()
+                inbox.generation, inbox.serial = request.generation, 0
+                _append(inbox, self._now(), flush_frame(request.generation))
+            return c.Flushing(living, dropped)
+
+    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        with self._lock:
+            found = ((name, self._minted(name)) for name in request.inboxes)
+            return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != request.generation)
+
+    async def acknowledge(self, request: c.Acknowledge, /) -> None:
+        with self._lock:
+            inbox = self._minted(request.inbox.name)
+            if inbox is not None:
+                inbox.flushed = request.generation
+
+    # -- the connection that there is none of
+
+    async def incarnation(self, shard: int, /) -> str:
+        return "memory"
+
+    async def disconnected(self, shard: int, /) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+    # -- under the lock
+
+    def _line(self, name: str) -> _Line:
+        line = self._all.lines.get(name)
+        if line is None:
+            line = self._all.lines[name] = _Line()
+        return line
+
+    def _tidy(self, name: str) -> None:
+        line = self._all.lines.get(name)
+        if line is not None and not line.entries and not line.waiters:
+            del self._all.lines[name]
+
+    def _expire(self, line: _Line, now: float) -> int:
+        count = 0
+        while line.entries and line.entries[0].stamp + self._rules.expiry <= now:
+            line.entries.popleft()
+            count += 1
+        return count
+
+    def _minted(self, name: str) -> _Minted | None:
+        """Return an inbox whose owner lives."""
+        inbox = self._all.inboxes.get(name)
+        if inbox is not None and inbox.until <= self._now():
+            return None
+        return inbox
+
+    def _mark(self, name: str, marker: MembershipMarker) -> bool:
+        inbox = self._minted(name)
+        if inbox is None:
+            return False
+        _append(inbox, self._now(), marker_frame(marker))
+        return True
+
+    def _deliver(self, name: str, frame: bytes) -> c.Delivery:
+        inbox = self._minted(name)
+        if inbox is None:
+            return c.Delivery.NO_OWNER
+        if len(inbox.entries) >= self._rules.inbox_capacity:
+            return c.Delivery.FULL
+        _append(inbox, self._now(), frame)
+        return c.Delivery.DONE
+
+    def _retire(self, group: _Group, now: float) -> None:
+        """End memberships that are over."""
+        lasts = self._rules.group_expiry
+        over = [name for name, at in group.others.items() if now - at >= (lasts or GROUP_KEYS_LIFETIME)]
+        for name in over:
+            del group.others[name]
+        if lasts is not None:
+            over = [name for name, at in group.owned.items() if now - at >= lasts]
+            for name in over:
+                del group.owned[name]
+            if over:
+                _forget_empty(group, {ChannelName.parse(name).queue.name for name in over})
+        for name in [name for name, at in group.left.items() if now - at >= 2 * self._lease]:
+            del group.left[name]
+
+
+def _append(inbox: _Minted, now: float, frame: bytes) -> None:
+    inbox.last += 1
+    inbox.entries.append((inbox.last, now, frame))
+    while inbox.readers:
+        inbox.readers.popleft().wake()
+
+
+def _count(inbox: _Minted, frame: bytes) -> None:
+    if frame[:1] == b"m":
+        name = frame[2 : 2 + frame[1]].decode("ascii")
+        inbox.unread[name] = inbox.unread.get(name, 0) + 1
+
+
+def _call(line: _Line) -> None:
+    """Tell one of those who wait that there is something."""
+    line.called = False
+    if line.entries:
+        if line.waiters:
+            line.waiters.popleft().wake()
+        else:
+            line.called = True
+
+
+def _forget_empty(group: _Group, inboxes: Iterable[str]) -> None:
+    """Forget inboxes that hold no member any more."""
+    for inbox in inboxes:
+        if not any(name.startswith(inbox) for name in group.owned):
+            group.inboxes.pop(inbox, None)
+
+
+def _drop_inboxes(group: _Group, inboxes: list[str]) -> None:
+    for inbox in inboxes:
+        for name in [name for name in group.owned if name.startswith(inbox)]:
+            del group.owned[name]
+        group.inboxes.pop(inbox, None)
+
+
+if TYPE_CHECKING:
+    _fits: type[AsyncStore] = MemoryStore

@@ -1,0 +1,19 @@
+"""Channel layers over Redis or Valkey: for many processes, on one machine or many."""
+
+from __future__ import annotations
+
+try:
+    import hiredis as _hiredis
+    import redis as _redis
+except ImportError as exc:
+    if exc.name not in ("hiredis", "redis"):
+        raise
+    raise ImportError(
+        f'channel_layer_redis needs {exc.name}: pip install "channel-layer[redis]"', name=exc.name
+    ) from exc
+
+from channel_layer_redis.layer import RedisChannelLayer
+
+del _hiredis, _redis
+
+__all__ = ("RedisChannelLayer",)

@@ -1,0 +1,338 @@
+"""One connection to a server: commands of one loop tick share a write, replies are matched in order.
+
+A small `asyncio.Protocol` over hiredis, because a stream reader and a coroutine for each command cost ten to twenty
+times as much. Every command has a deadline of ours, whatever the client library's defaults are; nothing that was
+written is ever written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+import hiredis
+
+from channel_layer.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from channel_layer_redis.hosts import Host
+
+__all__ = ("Arg", "Connection", "NoScript", "connect", "nothing")
+
+Arg = bytes | str | int | float
+
+_MINIMUM_REDIS = (6, 2)
+_MINIMUM_VALKEY = (7, 2)
+_TOO_OLD = "channel-layer needs Redis 6.2 or newer, or Valkey 7.2 or newer: upgrade the server"
+
+_FRESH_BYTES = 65536
+"""Bytes that a read takes at most into one parse."""
+
+_NOT_CARRIED_OUT = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+)
+"""Refusals that pass by themselves; the command has had no effect."""
+
+_MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
+"""Refusals that a person has to mend; the command has had no effect."""
+
+_INCOMPLETE = object()
+
+
+class NoScript(Exception):
+    """The server does not know the script of this SHA; nothing was done."""
+
+
+def nothing(_: object) -> None:
+    """Take a result and ignore it."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection; made by `connect`.
+
+    Args:
+        label: the server, for errors.
+        timeout: seconds that a command may take.
+        lost: called once when the connection is gone.
+
+    Attributes:
+        open: commands can be sent.
+        client_id: by which another connection can name this one to the server.
+        run_id: names this run of the server; another one after a restart.
+        closed: done when the connection is gone.
+    """
+
+    def __init__(self, label: str, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._label = label
+        self._timeout = timeout
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
+        self._out: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._room: asyncio.Future[None] | None = None
+        self.open = False
+        self.client_id = 0
+        self.run_id = ""
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    # -- sending
+
+    def call(self, *args: Arg, limit: float | None = None) -> asyncio.Future[object]:
+        """Send a command; the future brings its reply, `StoreError` or `NoScript`.
+
+        Args:
+            args: the command.
+            limit: seconds that it may take, if not the connection's timeout.
+        """
+        future: asyncio.Future[object] = self._loop.create_future()
+        if not self.open:
+            future.set_exception(self._gone("not_sent"))
+            return future
+        if not self._out:
+            self._loop.call_soon(self._write)
+        self._out.append(hiredis.pack_command(args))
+        deadline = self._loop.time() + (self._timeout if limit is None else limit)
+        self._waiting.append((future, deadline))
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._check)
+        return future
+
+    async def room(self) -> None:
+        """Wait until the socket takes more; for callers to whom the buffer's size matters.
+
+        Raises:
+            StoreError: it did not within the timeout.
+        """
+        while self._room is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._room), self._timeout)
+            except TimeoutError as exc:
+                raise StoreError(
+                    f"{self._label} takes no more data for {self._timeout:g} s", retryable=True, outcome="not_sent"
+                ) from exc
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the socket's buffer is full."""
+        return self._room is not None
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _check(self) -> None:
+        """See whether the oldest command has waited for too long; then the connection is of no use any more."""
+        self._timer = None
+        if not self._waiting:
+            return
+        deadline = self._waiting[0][1]
+        if self._loop.time() < deadline:
+            self._timer = self._loop.call_at(deadline, self._check)
+            return
+        error = StoreError(
+            f"{self._label} did not answer within {self._timeout:g} s", retryable=True, outcome="unknown"
+        )
+        self._fail(error)
+        self.abort()
+
+    # -- receiving
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; called by asyncio."""
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+        sock: object = transport.get_extra_info("socket")
+        if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
+            with_options = transport.get_extra_info("socket")
+            with_options.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Match replies with commands; called by asyncio."""
+        reader, waiting = self._reader, self._waiting
+        reader.feed(data)
+        try:
+            while (reply := reader.gets()) is not _INCOMPLETE:
+                future, _ = waiting.popleft()
+                if future.done():  # whoever asked was cancelled
+                    continue
+                if isinstance(reply, hiredis.ReplyError):
+                    future.set_exception(self._refusal(str(reply)))
+                else:
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError) as exc:
+            error = StoreError(f"{self._label} does not speak Redis's protocol", retryable=False, outcome="unknown")
+            error.__cause__ = exc
+            self._fail(error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; called by asyncio."""
+        cause = exc
+        unsent = len(self._out)
+        for place, (future, _) in enumerate(reversed(self._waiting)):
+            if not future.done():
+                error = self._gone("not_sent" if place < unsent else "unknown")
+                error.__cause__ = cause
+                future.set_exception(error)
+        self._waiting.clear()
+        self._fail(self._gone("unknown"))
+        self._transport = None
+        self.resume_writing()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full; called by asyncio."""
+        if self._room is None:
+            self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """The socket's buffer has room; called by asyncio."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    def _fail(self, error: StoreError) -> None:
+        self.open = False
+        self._out.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for future, _ in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()
+
+    def _gone(self, outcome: str) -> StoreError:
+        return StoreError(
+            f"the connection to {self._label} was lost",
+            retryable=True,
+            outcome="not_sent" if outcome == "not_sent" else "unknown",
+        )
+
+    def _refusal(self, text: str) -> Exception:
+        code = text.split(" ", 1)[0]
+        if code == "NOSCRIPT":
+            return NoScript(text)
+        if code in _NOT_CARRIED_OUT:
+            if code in ("READONLY", "MASTERDOWN"):
+                self.abort()  # the server has become a replica: find out anew where the primary is
+            return StoreError(f"{self._label} refused: {text}", retryable=True, outcome="not_sent")
+        if code in _MISCONFIGURED:
+            return StoreError(f"{self._label} refused: {text}", retryable=False, outcome="not_sent")
+        return StoreError(f"{self._label} answered with an error: {text}", retryable=False, outcome="unknown")
+
+
+async def connect(host: Host, timeout: float) -> Connection:
+    """Connect to a server, log in, and see that it can serve.
+
+    Args:
+        host: the server.
+        timeout: seconds for all of it, and for every command later.
+
+    Raises:
+        StoreError: it cannot be reached, refuses the login, or is too old.
+    """
+    label = host.label
+    connection = Connection(label, timeout)
+    try:
+        async with asyncio.timeout(timeout):
+            await _open(host, connection)
+            await _greet(host, connection)
+    except TimeoutError as exc:
+        connection.abort()
+        raise StoreError(
+            f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent"
+        ) from exc
+    except OSError as exc:
+        connection.abort()
+        raise StoreError(
+            f"cannot connect to {label}: {exc.strerror or exc}; is a server running there?",
+            retryable=True,
+            outcome="not_sent",
+        ) from exc
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+async def _open(host: Host, connection: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    make: Callable[[], Connection] = lambda: connection  # noqa: E731
+    context = host.tls.make_context() if host.tls is not None else None
+    if host.path is not None:
+        await loop.create_unix_connection(make, host.path)
+    else:
+        await loop.create_connection(make, host.host, host.port, ssl=context)
+
+
+async def _greet(host: Host, connection: Connection) -> None:
+    login: tuple[Arg, ...] = ()
+    if host.password is not None or host.username is not None:
+        login = ("AUTH", host.username or "default", host.password or "")
+    asked = [connection.call("HELLO", 2, *login), connection.call("INFO", "server")]
+    if host.db:
+        asked.append(connection.call("SELECT", host.db))
+    hello, info, *_ = await asyncio.gather(*asked, return_exceptions=True)
+    if isinstance(hello, StoreError):
+        if "unknown command" in str(hello).lower():
+            raise StoreError(f"{host.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
+        if "NOAUTH" in str(hello) or "WRONGPASS" in str(hello):
+            hint = "check the password in hosts" if login else "give a password in hosts, as in redis://:password@host"
+            raise StoreError(f"{host.label} refused the login: {hint}", retryable=False, outcome="not_sent") from hello
+        raise hello
+    for reply in (info, *_):
+        if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
+            raise reply
+    fields = _pairs(hello)
+    facts = _info(info) if isinstance(info, bytes) else {}
+    client_id = fields.get("id")
+    connection.client_id = client_id if isinstance(client_id, int) else 0
+    connection.run_id = facts.get("run_id", "")
+    _check_version(host.label, facts, fields)
+
+
+def _check_version(label: str, facts: dict[str, str], fields: dict[str, object]) -> None:
+    name, minimum, text = "Redis", _MINIMUM_REDIS, facts.get("redis_version")
+    if "valkey_version" in facts:
+        name, minimum, text = "Valkey", _MINIMUM_VALKEY, facts["valkey_version"]
+    if text is None:
+        version = fields.get("version")
+        text = version.decode("ascii", "replace") if isinstance(version, bytes) else "0"
+    numbers = tuple(int(part) if part.isdecimal() else 0 for part in text.split(".")[:2])
+    if numbers < minimum:
+        raise StoreError(f"{label} is {name} {text}, too old: {_TOO_OLD}", retryable=False, outcome="not_sent")
+
+
+def _pairs(reply: object) -> dict[str, object]:
+    if not isinstance(reply, list):
+        return {}
+    items: list[object] = reply
+    keys = (key.decode("ascii", "replace") for key in items[::2] if isinstance(key, bytes))
+    return dict(zip(keys, items[1::2], strict=False))
+
+
+def _info(reply: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
+    return {name: value.strip() for name, colon, value in lines if colon}

@@ -1,0 +1,30 @@
+"""The Lua scripts, one a file, with what they take and return at the top of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+
+__all__ = ("Script", "load")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name by which a server knows it.
+
+    Attributes:
+        name: the file's, without its ending.
+        source: the text.
+        sha: its SHA-1 in hexadecimal.
+    """
+
+    name: str
+    source: bytes
+    sha: bytes
+
+
+def load(name: str) -> Script:
+    """Read one script from the package."""
+    source = files(__name__).joinpath(f"{name}.lua").read_bytes()
+    return Script(name, source, sha1(source, usedforsecurity=False).hexdigest().encode())

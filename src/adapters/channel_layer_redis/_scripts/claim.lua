@@ -1,0 +1,37 @@
+-- Take the lease of a minted inbox and make its stream; what was sent while it had no owner comes in.
+-- KEYS  1 lease  2 stream  3 queue  4 call
+-- ARGV  1 generation  2 lease in ms  3 expiry in ms  4 clock offset in ms  5 id of the last entry read, or 0-0
+--       6... channel, messages that the owner holds unread for it
+-- Returns {now in ms, 1 if the stream is new}.
+local time = redis.call('TIME')
+local server = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = server + tonumber(ARGV[4])
+local fresh = 1 - redis.call('EXISTS', KEYS[2])
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'g', ARGV[1], 'b', 0)
+for place = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], 'n' .. ARGV[place], ARGV[place + 1]) end
+local function count(frame)
+  if string.sub(frame, 1, 1) == 'm' then
+    redis.call('HINCRBY', KEYS[1], 'n' .. string.sub(frame, 3, 2 + string.byte(frame, 2)), 1)
+  end
+end
+if fresh == 1 then
+  redis.call('XADD', KEYS[2], '*', '0', '')
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
+else
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '(' .. ARGV[5], '+')) do count(entry[2][2]) end
+end
+while true do
+  local entry = redis.call('LPOP', KEYS[3])
+  if not entry then break end
+  local stamp = struct.unpack('>d', entry)
+  if stamp > now - tonumber(ARGV[3]) then
+    local frame = string.sub(entry, 9)
+    redis.call('XADD', KEYS[2], '*', string.format('%.0f', stamp - server), frame)
+    count(frame)
+  end
+end
+redis.call('DEL', KEYS[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return {now, fresh}

@@ -1,0 +1,11 @@
+-- Put a frame into a minted inbox whose owner lives.
+-- KEYS  1 lease  2 stream
+-- ARGV  1 frame  2 clock offset in ms  3 entries that the inbox may hold, or -1 for a marker: as many as there are
+-- Returns 1, 0 if there is no room, or -1 if no owner lives.
+if redis.call('HEXISTS', KEYS[1], 'g') == 0 then return -1 end
+if tonumber(ARGV[3]) >= 0 and redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return 0 end
+if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', ARGV[2], ARGV[1]) then
+  redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[1])
+  redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
+end
+return 1

@@ -1,0 +1,12 @@
+-- Give back places in a minted inbox.
+-- KEYS  1 lease
+-- ARGV  1 generation  2 serial  3... channel, places
+-- Returns 1, or 0 if the generation is over or the serial is known.
+local lease = redis.call('HMGET', KEYS[1], 'g', 'b')
+if lease[1] ~= ARGV[1] or tonumber(ARGV[2]) <= tonumber(lease[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'b', ARGV[2])
+for place = 3, #ARGV, 2 do
+  local name = 'n' .. ARGV[place]
+  if redis.call('HINCRBY', KEYS[1], name, -ARGV[place + 1]) <= 0 then redis.call('HDEL', KEYS[1], name) end
+end
+return 1

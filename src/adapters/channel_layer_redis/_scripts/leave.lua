@@ -1,0 +1,33 @@
+-- Remove a channel from a group, whoever added it.
+-- KEYS  1 owned  2 others  3 inboxes  4 left  and to put a marker: 5 lease  6 stream    (see join.lua)
+-- ARGV  1 group  2 member  3 its inbox, or ''  4 lifetime of the group's keys in ms  5 ms that a leaving is remembered
+--       6 clock offset in ms
+-- Returns {version, 1 if the marker was put, 1}.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = tonumber(redis.call('HGET', KEYS[3], '') or 0)
+local version = string.format('%.0f', math.max(known + 1, time[1] * 1000000 + time[2]))
+redis.call('HSET', KEYS[3], '', version)
+if redis.call('ZREM', KEYS[1], ARGV[2]) == 1 then
+  local count, last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '0:', '^(%d+):(.*)$')
+  if tonumber(count) > 1 then
+    redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count - 1, last))
+  else
+    redis.call('HDEL', KEYS[3], ARGV[3])
+  end
+end
+redis.call('ZREM', KEYS[2], ARGV[2])
+if redis.call('PTTL', KEYS[3]) < 0 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
+if ARGV[3] ~= '' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[5]))
+  redis.call('ZADD', KEYS[4], now, ARGV[2])
+  redis.call('PEXPIRE', KEYS[4], ARGV[5])
+end
+local marked = 0
+if KEYS[5] and redis.call('HEXISTS', KEYS[5], 'g') == 1 then
+  local marker = string.format('-%s%s%s%s%s:0', string.char(#ARGV[1]), ARGV[1], string.char(#ARGV[2]), ARGV[2], version)
+  redis.call('XADD', KEYS[6], '*', ARGV[6], marker)
+  redis.call('PEXPIRE', KEYS[6], redis.call('PTTL', KEYS[5]))
+  marked = 1
+end
+return {version, marked, 1}

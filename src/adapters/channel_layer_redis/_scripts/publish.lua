@@ -1,0 +1,50 @@
+-- Send to a group: to every inbox at once where the group holds nothing else, else say who is in it.
+-- KEYS  1 owned  2 others  3 inboxes    (see join.lua)
+-- ARGV  1 1 to deliver at once  2 frame  3 prefix  4 inbox capacity  5 ms that owned members last, or -1
+--       6 ms that others last  7 clock offset in ms
+-- Returns {version, 1, full inboxes} when it has delivered, else {version, 0, inboxes, other members}.
+-- Delivering at once touches the keys of inboxes, which are not declared: the caller asks for it on a single host only.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[7])
+local function forget(inbox, some)
+  local count, last = string.match(redis.call('HGET', KEYS[3], inbox) or '0:', '^(%d+):(.*)$')
+  if tonumber(count) > some then
+    redis.call('HSET', KEYS[3], inbox, string.format('%d:%s', count - some, last))
+  else
+    redis.call('HDEL', KEYS[3], inbox)
+  end
+end
+if tonumber(ARGV[5]) >= 0 then
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))) do
+    redis.call('ZREM', KEYS[1], member)
+    forget(string.match(member, '^.-!'), 1)
+  end
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[6]))
+local version = redis.call('HGET', KEYS[3], '') or '0'
+local inboxes = {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if name ~= '' then inboxes[#inboxes + 1] = name end
+end
+if ARGV[1] ~= '1' or redis.call('ZCARD', KEYS[2]) > 0 then
+  return {version, 0, inboxes, redis.call('ZRANGE', KEYS[2], 0, -1)}
+end
+local full, dead = {}, {}
+for _, inbox in ipairs(inboxes) do
+  local lease, stream = ARGV[3] .. 'l:{' .. inbox .. '}', ARGV[3] .. 's:{' .. inbox .. '}'
+  if redis.call('HEXISTS', lease, 'g') == 0 then
+    dead[inbox] = true
+    redis.call('HDEL', KEYS[3], inbox)
+  elseif redis.call('XLEN', stream) >= tonumber(ARGV[4]) then
+    full[#full + 1] = inbox
+  elseif not redis.call('XADD', stream, 'NOMKSTREAM', '*', ARGV[7], ARGV[2]) then
+    redis.call('XADD', stream, '*', ARGV[7], ARGV[2])
+    redis.call('PEXPIRE', stream, redis.call('PTTL', lease))
+  end
+end
+if next(dead) then
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    if dead[string.match(member, '^.-!')] then redis.call('ZREM', KEYS[1], member) end
+  end
+end
+return {version, 1, full}

@@ -1,0 +1,586 @@
+"""The store port over Redis or Valkey: each request is one script, or one pipeline of commands that need none.
+
+A `RedisStore` belongs to one event loop. It has one connection a host for commands, shared by everybody in the loop,
+and further ones for what blocks: one for each inbox that is read and one for each queue that is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.envelope import group_frame, marker_frame, message_frame
+from channel_layer.errors import StoreError
+from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
+from channel_layer.names import Kind
+
+from channel_layer_redis import _scripts
+from channel_layer_redis._keys import Keys, split
+from channel_layer_redis._protocol import NoScript, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine, Iterable
+
+    from channel_layer.config import Rules
+    from channel_layer.ports import AsyncStore, Backend, Clock
+    from channel_layer_redis._protocol import Arg, Connection
+    from channel_layer_redis._scripts import Script
+    from channel_layer_redis.hosts import Host
+
+__all__ = ("RedisBackend", "RedisStore")
+
+T = TypeVar("T")
+
+_ACKNOWLEDGE = _scripts.load("acknowledge")
+_CLAIM = _scripts.load("claim")
+_DELIVER = _scripts.load("deliver")
+_FLUSH_INBOX = _scripts.load("flush_inbox")
+_GIVE_BACK = _scripts.load("give_back")
+_JOIN = _scripts.load("join")
+_LEAVE = _scripts.load("leave")
+_PENDING = _scripts.load("pending")
+_POP = _scripts.load("pop")
+_PRUNE = _scripts.load("prune")
+_PUBLISH = _scripts.load("publish")
+_PUSH_INBOX = _scripts.load("push_inbox")
+_PUSH_QUEUE = _scripts.load("push_queue")
+_PUT_BACK = _scripts.load("put_back")
+_RELEASE = _scripts.load("release")
+_RENEW = _scripts.load("renew")
+
+_READ_COUNT = 256
+"""Entries that one read of an inbox brings at most: enough to make a round trip cheap, few enough to stay small."""
+
+_SCAN_COUNT = 1000
+"""Keys that the server looks at in one step of a flush."""
+
+_UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
+"""Seconds between tries to end a wait whose command the server may not have seen yet."""
+
+
+class RedisBackend:
+    """The servers, before any event loop.
+
+    Args:
+        hosts: one for each shard.
+        rules: the configuration.
+        clock: its offset is added to the servers' clocks.
+    """
+
+    connects = True
+
+    def __init__(self, hosts: tuple[Host, ...], rules: Rules, clock: Clock) -> None:
+        self.hosts = hosts
+        self.rules = rules
+        self.clock = clock
+        self.identities = tuple(host.identity for host in hosts)
+
+    def open(self) -> RedisStore:
+        """Make a store for the running event loop; it connects when it is first asked for something."""
+        return RedisStore(self)
+
+    def forked(self) -> None:
+        """Nothing here is shared with the parent."""
+
+
+class _Link:
+    """One server, as seen from one event loop."""
+
+    def __init__(self, host: Host, timeout: float) -> None:
+        self.host = host
+        self._timeout = timeout
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._spare: list[Connection] = []
+        self._lent: set[Connection] = set()
+        self._closed = False
+
+    async def connection(self) -> Connection:
+        """Return the connection for commands, a new one if need be; callers at the same time share the attempt."""
+        connection = self._connection
+        if connection is None or not connection.open:
+            if self._closed:
+                raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
+            if self._connecting is None:
+                self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            connection = await asyncio.shield(self._connecting)
+        if connection.crowded:
+            await connection.room()
+        return connection
+
+    async def _connect(self) -> Connection:
+        try:
+            self._connection = connection = await connect(self.host, self._timeout)
+        finally:
+            self._connecting = None
+        return connection
+
+    async def borrow(self) -> Connection:
+        """Return a connection for a command that blocks; nobody else uses it."""
+        while self._spare:
+            connection = self._spare.pop()
+            if connection.open:
+                break
+        else:
+            connection = await connect(self.host, self._timeout)
+        if self._closed:
+            connection.abort()
+        self._lent.add(connection)
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Return a borrowed connection whose replies have all come."""
+        self._lent.discard(connection)
+        if connection.open and not self._closed:
+            self._spare.append(connection)
+        else:
+            connection.abort()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        some = [*self._spare, *self._lent, *([self._connection] if self._connection is not None else [])]
+        for connection in some:
+            connection.abort()
+        await asyncio.gather(*(connection.closed for connection in some))
+
+
+class RedisStore:
+    """See `channel_layer.ports.AsyncStore`.
+
+    Args:
+        backend: the servers.
+    """
+
+    def __init__(self, backend: RedisBackend) -> None:
+        rules = backend.rules
+        self._clock = backend.clock
+        self._rules = rules
+        self._keys = Keys(rules.prefix)
+        self._links = [_Link(host, rules.timeout) for host in backend.hosts]
+        self._expiry = _milliseconds(rules.expiry)
+        self._lease = _milliseconds(rules.expiry * LEASE_FACTOR)
+        self._left = 2 * self._lease
+        self._group = _milliseconds(rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME)
+        self._owned_last = -1 if rules.group_expiry is None else self._group
+        self._tails: set[asyncio.Task[None]] = set()
+
+    # -- messages
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        channel = request.channel
+        queue = channel.queue
+        name = channel.name.encode("ascii")
+        frame = b"m%c%b%b" % (len(name), name, request.payload)
+        if queue.kind is Kind.INBOX:
+            keys: tuple[str, ...] = (*self._keys.inbox(queue.name), *self._keys.queue(queue.name))
+            args: tuple[Arg, ...] = (
+                request.capacity, self._expiry, self._offset(), frame, name, self._rules.inbox_capacity
+            )  # fmt: skip
+            reply = await self._script(request.shard, _PUSH_INBOX, keys, args)
+        else:
+            keys = self._keys.queue(queue.name)
+            args = (request.capacity, self._expiry, self._offset(), frame)
+            reply = await self._script(request.shard, _PUSH_QUEUE, keys, args)
+        accepted, expired = _numbers(reply)
+        return c.Pushed(accepted == 1, expired)
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        name = request.queue.name
+        keys = self._keys.queue(name)
+        args: tuple[Arg, ...] = (request.count, self._expiry, self._offset())
+        if request.queue.kind is not Kind.INBOX:
+            popping = self._script(request.shard, _POP, keys, args)
+            return await self._undoing(request, popping)
+        keys = (*keys, self._keys.inbox(name)[0], self._keys.claim(name))
+        args = (*args, request.claimant, self._lease)
+        # Before and after, because a flush raises the epoch first and empties the queue then.
+        before = await self._call(request.shard, "GET", self._keys.epoch)
+        popped = await self._undoing(request, self._script(request.shard, _POP, keys, args))
+        after = await self._call(request.shard, "GET", self._keys.epoch)
+        if before != after:
+            return c.Popped((), popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
+        return c.Popped(popped.entries, popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
+
+    async def _undoing(self, request: c.Pop, popping: Coroutine[object, object, object]) -> c.Popped:
+        """Await a pop; if that is cancelled, put back what it brings."""
+        task = asyncio.get_running_loop().create_task(popping)
+        try:
+            reply = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with contextlib.suppress(StoreError):
+                popped = _popped(await task)
+                if popped.entries:
+                    await self.put_back(c.PutBack(request.shard, request.queue, popped.entries))
+            raise
+        return _popped(reply)
+
+    async def put_back(self, request: c.PutBack, /) -> None:
+        entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in request.entries]
+        keys = self._keys.queue(request.queue.name)
+        await self._script(request.shard, _PUT_BACK, keys, (self._expiry, self._offset(), *entries))
+
+    async def wait(self, request: c.Wait, /) -> None:
+        """See `AsyncStore.wait`: it takes the one element of the call list, which stands for no message."""
+        link = self._links[request.shard]
+        call = self._keys.queue(request.queue.name)[1]
+        connection = await link.borrow()
+        limit = request.block + self._rules.timeout
+        reply = connection.call("BLPOP", call, f"{request.block:.3f}", limit=limit)
+        try:
+            await asyncio.shield(reply)
+        except asyncio.CancelledError:
+            self._in_background(self._end_wait(request, link, connection, reply))
+            raise
+        except BaseException:
+            link.give(connection)
+            raise
+        link.give(connection)
+
+    async def _end_wait(
+        self, request: c.Wait, link: _Link, connection: Connection, reply: asyncio.Future[object]
+    ) -> None:
+        """End a wait that nobody needs; if it was called at that moment, pass the call on."""
+        pause = _UNBLOCK_FIRST
+        try:
+            while not reply.done():
+                commands = await link.connection()
+                await commands.call("CLIENT", "UNBLOCK", connection.client_id)
+                await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
+                pause = min(_UNBLOCK_MOST, pause * 2)
+            if reply.result() is not None:
+                await self._script(
+                    request.shard, _POP, self._keys.queue(request.queue.name), (0, self._expiry, self._offset())
+                )
+        except StoreError:
+            connection.abort()
+        finally:
+            link.give(connection)
+
+    async def pending(self, request: c.Pending, /) -> int:
+        queue = request.channel.queue
+        keys = self._keys.queue(queue.name)[:1]
+        if queue.kind is Kind.INBOX:
+            keys = (*keys, self._keys.inbox(queue.name)[1])
+        head = message_frame(request.channel.name, b"")
+        return _number(await self._script(request.shard, _PENDING, keys, (self._expiry, self._offset(), head)))
+
+    # -- minted inboxes
+
+    async def claim(self, request: c.Claim, /) -> c.Claimed:
+        name = request.inbox.name
+        keys = (*self._keys.inbox(name), *self._keys.queue(name))
+        held = [part for channel, count in request.held for part in (channel, count)]
+        args = (request.generation, self._lease, self._expiry, self._offset(), request.after or "0-0", *held)
+        claiming = self._script(request.shard, _CLAIM, keys, args)
+        epoch = self._call(request.shard, "GET", self._keys.epoch)
+        reply, last = await _both(claiming, epoch)
+        now, fresh = _numbers(reply)
+        return c.Claimed(now / 1000, fresh == 1, _text(last))
+
+    async def renew(self, request: c.Renew, /) -> c.Renewed:
+        keys = self._keys.inbox(request.inbox.name)
+        renewing = self._script(request.shard, _RENEW, keys, (self._lease, self._offset()))
+        epoch = self._call(request.shard, "GET", self._keys.epoch)
+        reply, last = await _both(renewing, epoch)
+        now, held = _numbers(reply)
+        return c.Renewed(now / 1000, held == 1, _text(last))
+
+    async def release(self, request: c.Release, /) -> int:
+        return _number(await self._script(request.shard, _RELEASE, self._keys.inbox(request.inbox.name), ()))
+
+    async def read(self, request: c.Read, /) -> c.Batch:
+        link = self._links[request.shard]
+        stream = self._keys.inbox(request.inbox.name)[1]
+        connection = await link.borrow()
+        try:
+            if request.after:
+                milliseconds, _, number = request.after.partition("-")
+                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}")
+                trimmed.add_done_callback(_ignore)
+            reply = await connection.call(
+                "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
+                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout,
+            )  # fmt: skip
+        except BaseException:
+            connection.abort()  # a reply may be on its way; reading again brings it again
+            raise
+        finally:
+            link.give(connection)
+        return _batch(reply, request.after)
+
+    async def give_back(self, request: c.GiveBack, /) -> None:
+        places = [part for channel, count in request.places for part in (channel, count)]
+        keys = self._keys.inbox(request.inbox.name)[:1]
+        await self._script(request.shard, _GIVE_BACK, keys, (request.generation, request.serial, *places))
+
+    async def mark(self, request: c.Mark, /) -> bool:
+        keys = self._keys.inbox(request.inbox.name)
+        args = (marker_frame(request.marker), self._offset(), -1)
+        return _number(await self._script(request.shard, _DELIVER, keys, args)) == 1
+
+    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        leases = [self._keys.inbox(inbox.name)[0] for inbox in request.inboxes]
+        replies = await asyncio.gather(*(self._call(request.shard, "HEXISTS", lease, "g") for lease in leases))
+        return tuple(reply == 1 for reply in replies)
+
+    # -- groups
+
+    async def join(self, request: c.Join, /) -> c.Changed:
+        queue = request.channel.queue
+        inbox = queue.name if queue.kind is Kind.INBOX else ""
+        keys: tuple[str, ...] = self._keys.group(request.group.name)
+        if request.mark:
+            keys = (*keys, *self._keys.inbox(inbox))
+        args = (
+            request.group.name, request.channel.name, inbox, int(request.owned), round(request.age * 1000),
+            int(request.restore), self._group, self._offset(),
+        )  # fmt: skip
+        version, marked, applied = _numbers(await self._script(request.shard, _JOIN, keys, args))
+        return c.Changed(version, marked == 1, applied == 1)
+
+    async def leave(self, request: c.Leave, /) -> c.Changed:
+        queue = request.channel.queue
+        inbox = queue.name if queue.kind is Kind.INBOX else ""
+        keys: tuple[str, ...] = self._keys.group(request.group.name)
+        if request.mark:
+            keys = (*keys, *self._keys.inbox(inbox))
+        args = (request.group.name, request.channel.name, inbox, self._group, self._left, self._offset())
+        version, marked, applied = _numbers(await self._script(request.shard, _LEAVE, keys, args))
+        return c.Changed(version, marked == 1, applied == 1)
+
+    async def publish(self, request: c.Publish, /) -> c.Published:
+        frame = group_frame(request.group.name, (), request.payload)
+        args = (
+            int(request.at_once), frame, self._keys.prefix, self._rules.inbox_capacity,
+            self._owned_last, self._group, self._offset(),
+        )  # fmt: skip
+        reply = await self._script(request.shard, _PUBLISH, self._keys.group(request.group.name)[:3], args)
+        version, done, first, *rest = _list(reply)
+        if done == 1:
+            return c.Published(_number(version), done=True, inboxes=(), others=(), full=_texts(first))
+        return c.Published(_number(version), False, _texts(first), _texts(rest[0]), ())
+
+    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        frame = group_frame(request.group.name, request.riders, request.payload)
+        args = (frame, self._offset(), self._rules.inbox_capacity)
+        keys = self._keys.inbox(request.inbox.name)
+        outcome = _number(await self._script(request.shard, _DELIVER, keys, args))
+        return {1: c.Delivery.DONE, 0: c.Delivery.FULL}.get(outcome, c.Delivery.NO_OWNER)
+
+    async def prune(self, request: c.Prune, /) -> None:
+        owned, _, inboxes, _ = self._keys.group(request.group.name)
+        await self._script(request.shard, _PRUNE, (owned, inboxes), (request.version, *request.inboxes))
+
+    async def members(self, request: c.Members, /) -> c.Roster:
+        owned, others, _, _ = self._keys.group(request.group.name)
+        seconds, micros = _texts(await self._call(request.shard, "TIME"))
+        now = int(seconds) * 1000 + int(micros) // 1000 + self._offset()
+        first = "-inf" if self._owned_last < 0 else f"({now - self._owned_last}"
+        found = await _both(
+            self._call(request.shard, "ZRANGEBYSCORE", owned, first, "+inf"),
+            self._call(request.shard, "ZRANGEBYSCORE", others, f"({now - self._group}", "+inf"),
+        )
+        return c.Roster(_texts(found[0]), _texts(found[1]))
+
+    async def touch(self, request: c.Touch, /) -> None:
+        keys = [key for group in request.groups for key in self._keys.group(group.name)[:3]]
+        await asyncio.gather(*(self._call(request.shard, "PEXPIRE", key, self._group) for key in keys))
+
+    # -- flush
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        shard = request.shard
+        lifetime = max(self._left, self._group)
+        await self._call(shard, "SET", self._keys.epoch, request.generation, "PX", lifetime)
+        inboxes: list[str] = []
+        dropped = 0
+        cursor = "0"
+        while True:
+            step = await self._call(
+                shard, "SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", _SCAN_COUNT
+            )
+            head, keys = _list(step)
+            cursor = _text(head)
+            found = [split(self._keys.prefix, key) for key in _texts(keys)]
+            outcomes = await asyncio.gather(
+                *(self._flush_inbox(request, name) for kind, name in found if kind == "l")
+            )
+            for (name, count) in outcomes:
+                if count >= 0:
+                    inboxes.append(name)
+                    dropped += count
+            dropped += sum(
+                await asyncio.gather(*(self._flush_key(request, kind, name) for kind, name in found if kind not in "lce"))
+            )
+            if cursor == "0":
+                return c.Flushing(tuple(inboxes), dropped)
+
+    async def _flush_inbox(self, request: c.Flush, name: str) -> tuple[str, int]:
+        args = (request.generation, self._offset())
+        return name, _number(await self._script(request.shard, _FLUSH_INBOX, self._keys.inbox(name), args))
+
+    async def _flush_key(self, request: c.Flush, kind: str, name: str) -> int:
+        key = f"{self._keys.prefix}{kind}:{{{name}}}"
+        if kind == "s":  # its owner's lease has the say; without one it is trimmed, for an owner who may come back
+            lease = self._keys.inbox(name)[0]
+            if await self._call(request.shard, "HEXISTS", lease, "g") == 0:
+                await self._call(request.shard, "XTRIM", key, "MAXLEN", 0)
+            return 0
+        if kind == "q":
+            length, _ = await _both(self._call(request.shard, "LLEN", key), self._call(request.shard, "UNLINK", key))
+            return _number(length)
+        await self._call(request.shard, "UNLINK", key)
+        return 0
+
+    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        replies = await asyncio.gather(
+            *(self._call(request.shard, "HMGET", self._keys.inbox(name)[0], "g", "f") for name in request.inboxes)
+        )
+        left: list[str] = []
+        for name, reply in zip(request.inboxes, replies, strict=True):
+            generation, flushed = _list(reply)
+            if generation is not None and _text(flushed) != request.generation:
+                left.append(name)
+        return tuple(left)
+
+    async def acknowledge(self, request: c.Acknowledge, /) -> None:
+        await self._script(
+            request.shard, _ACKNOWLEDGE, self._keys.inbox(request.inbox.name)[:1], (request.generation,)
+        )
+
+    # -- the connections
+
+    async def incarnation(self, shard: int, /) -> str:
+        return (await self._links[shard].connection()).run_id
+
+    async def disconnected(self, shard: int, /) -> None:
+        connection = await self._links[shard].connection()
+        await asyncio.shield(connection.closed)
+
+    async def aclose(self) -> None:
+        """Let go of every connection; waits that are being ended come first."""
+        if self._tails:
+            await asyncio.wait(self._tails, timeout=self._rules.timeout)
+        await asyncio.gather(*(link.aclose() for link in self._links))
+
+    def _in_background(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tails.add(task)
+        task.add_done_callback(self._tails.discard)
+
+    def _offset(self) -> int:
+        return round(self._clock.offset * 1000)
+
+    async def _call(self, shard: int, *args: Arg) -> object:
+        connection = await self._links[shard].connection()
+        return await connection.call(*args)
+
+    async def _script(self, shard: int, script: Script, keys: tuple[str, ...], args: Iterable[Arg]) -> object:
+        connection = await self._links[shard].connection()
+        args = tuple(args)
+        try:
+            return await connection.call(b"EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScript:
+            return await connection.call(b"EVAL", script.source, len(keys), *keys, *args)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+async def _both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
+    one, two = await asyncio.gather(first, second)
+    return one, two
+
+
+def _ignore(future: asyncio.Future[object]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+# -- replies: what the scripts return, as types
+
+
+def _list(reply: object) -> list[object]:
+    if not isinstance(reply, list):
+        raise _unexpected(reply)
+    items: list[object] = reply
+    return items
+
+
+def _number(reply: object) -> int:
+    if isinstance(reply, int):
+        return reply
+    if isinstance(reply, bytes) and reply.isdigit():
+        return int(reply)
+    raise _unexpected(reply)
+
+
+def _numbers(reply: object) -> list[int]:
+    return [_number(item) for item in _list(reply)]
+
+
+def _text(reply: object) -> str:
+    if reply is None:
+        return ""
+    if isinstance(reply, bytes):
+        return reply.decode("utf-8", "replace")
+    raise _unexpected(reply)
+
+
+def _texts(reply: object) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _list(reply))
+
+
+def _popped(reply: object) -> c.Popped:
+    moment, expired, *rest = _list(reply)
+    now = _number(moment) / 1000
+    if expired == -1:
+        return c.Popped((), 0, now, minted=True)
+    if expired == -2:
+        return c.Popped((), 0, now, held_for=max(0, _number(rest[0])) / 1000)
+    entries: list[c.Entry] = []
+    for item in rest:
+        if isinstance(item, bytes) and len(item) >= 8:
+            (stamp,) = struct.unpack_from(">d", item)
+            entries.append(c.Entry(stamp / 1000, item[8:]))
+        else:
+            entries.append(c.Entry(now, b""))  # not ours: counted as undecodable where it is read
+    return c.Popped(tuple(entries), _number(expired), now)
+
+
+def _batch(reply: object, after: str) -> c.Batch:
+    if reply is None:
+        return c.Batch((), after)
+    entries: list[tuple[float, bytes]] = []
+    number: object = b""
+    for stream in _list(reply):
+        for entry in _list(_list(stream)[1]):
+            number, fields = _list(entry)
+            if not isinstance(number, bytes):
+                raise _unexpected(number)
+            milliseconds = int(number[: number.index(b"-")])
+            match fields:
+                case [bytes() as offset, bytes() as frame]:
+                    try:
+                        entries.append(((milliseconds + int(offset)) / 1000, frame))
+                    except ValueError:
+                        entries.append((milliseconds / 1000, b""))
+                case _:
+                    entries.append((milliseconds / 1000, b""))
+    return c.Batch(tuple(entries), _text(number))
+
+
+def _unexpected(reply: object) -> StoreError:
+    return StoreError(f"unexpected reply: {reply!r:.100}", retryable=False, outcome="unknown")
+
+
+if TYPE_CHECKING:
+    _fits: type[AsyncStore] = RedisStore
+    _fits_too: type[Backend] = RedisBackend

@@ -1,0 +1,645 @@
+"""The servers of a CONFIG, in every form that people write them, parsed into one: `Host`.
+
+One grammar for URLs, pairs and dicts, in which an option that is misspelt, misplaced or contradicted is an
+error and not a silence: a TLS option that is overlooked is a connection without TLS. No error's text holds a
+password, nor a part of one that a careless URL has put in the place of something else.
+
+Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (names of options, defaults).
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from pathlib import PurePath
+from typing import Final, Literal, TypeGuard
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from channel_layer.config import describe_unknown, describe_value
+from channel_layer.errors import ConfigError, FieldError
+
+__all__ = (
+    "DATABASES",
+    "DATABASE_TEXT",
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "OPTIONS",
+    "PORTS",
+    "PORT_TEXT",
+    "TLS",
+    "Host",
+    "Verify",
+    "parse_host_name",
+    "parse_hosts",
+)
+
+DEFAULT_HOST: Final = "localhost"
+DEFAULT_PORT: Final = 6379
+
+PORTS: Final = range(1, 65536)
+PORT_TEXT: Final = "a whole number from 1 to 65535"
+
+DATABASES: Final = range(2**31)
+DATABASE_TEXT: Final = "a whole number, 0 or more"
+"""The server says which ones it has; it keeps the number in 32 bits."""
+
+Verify = Literal["required", "optional", "none"]
+"""How far a server's certificate is checked, in redis-py's words.
+
+For a client ``"optional"`` is the same as ``"required"``; ``"none"`` lets anybody pose as the server.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """How to speak TLS with one server.
+
+    Attributes:
+        ca_certs: file of the certificate authorities to trust; None: the ones that the system trusts.
+        certfile: file of the client's certificate.
+        keyfile: file of its private key; None: the key is in ``certfile``.
+        password: what the private key is encrypted with.
+        verify: how far the server's certificate is checked.
+        check_hostname: whether the certificate has to be for the host's name.
+        context: a ready context; all else is ignored then.
+    """
+
+    ca_certs: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+    password: str | None = field(default=None, repr=False)
+    verify: Verify = "required"
+    check_hostname: bool = True
+    context: ssl.SSLContext | None = None
+
+    def make_context(self) -> ssl.SSLContext:
+        """Read the files and make the context that a connection needs.
+
+        Raises:
+            ConfigError: a file cannot be read, or is not what it should be.
+        """
+        if self.context is not None:
+            return self.context
+        try:
+            context = ssl.create_default_context(cafile=self.ca_certs)
+        except OSError as exc:
+            raise _bad_file("ssl_ca_certs", self.ca_certs, exc) from exc
+        context.check_hostname = self.check_hostname
+        context.verify_mode = _VERIFY_MODES[self.verify]
+        if self.certfile is not None:
+            try:
+                # A password that is missing must not make OpenSSL ask for it at the terminal.
+                context.load_cert_chain(self.certfile, self.keyfile, self.password or "")
+            except OSError as exc:
+                name = "ssl_certfile" if self.keyfile is None else "ssl_certfile and ssl_keyfile"
+                files = self.certfile if self.keyfile is None else f"{self.certfile} and {self.keyfile}"
+                raise _bad_file(name, files, exc) from exc
+        return context
+
+
+_VERIFY_MODES: Mapping[Verify, ssl.VerifyMode] = {
+    "required": ssl.CERT_REQUIRED,
+    "optional": ssl.CERT_OPTIONAL,
+    "none": ssl.CERT_NONE,
+}
+
+
+def _bad_file(name: str, files: str | None, exc: OSError) -> ConfigError:
+    return ConfigError([FieldError(name, f"{files or 'the system'} cannot be used: {exc.strerror or exc}")])
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One server, and the database on it, that keep a part of the queues and groups.
+
+    Attributes:
+        host: the server's name in lower case, or its address; an IPv6 address without brackets.
+        port: its TCP port.
+        path: a Unix socket instead; ``host`` and ``port`` mean nothing then.
+        db: the database's number.
+        username: whom to log in as; None: the default user.
+        password: None: no login. Never part of a repr.
+        tls: how to speak TLS; None: in plain text.
+    """
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: TLS | None = None
+
+    @property
+    def identity(self) -> str:
+        """What servers are told apart by, ``host:port/db`` or ``socket path/db``: no credentials, no scheme.
+
+        Queues and groups are placed by it, so it may never change its form.
+        """
+        return f"{self.path or self._address}/{self.db}"
+
+    @property
+    def label(self) -> str:
+        """The host as a URL without credentials, for logs and errors."""
+        if self.path is not None:
+            return f"unix://{quote(self.path)}?db={self.db}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{self._address}/{self.db}"
+
+    @property
+    def _address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# -- the grammar ---------------------------------------------------------------------------------------------
+
+_SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
+    "redis": "plain",
+    "rediss": "tls",
+    "unix": "unix",
+    "valkey": "plain",
+    "valkeys": "tls",
+}
+OPTIONS: Mapping[str, str] = {
+    "db": "the number of the database, 0 by default",
+    "username": "whom to log in as; the default user if it is left out",
+    "password": "what to log in with",
+    "ssl": "`True` for TLS; in a URL the scheme says it",
+    "ssl_ca_certs": "file of the authorities to trust; those of the system if it is left out",
+    "ssl_certfile": "file of the client's own certificate, for servers that ask for one",
+    "ssl_keyfile": "file of its private key, if that is not in `ssl_certfile`",
+    "ssl_password": "what the private key is encrypted with",
+    "ssl_cert_reqs": '`"required"` (the default), `"optional"` (the same for a client) or `"none"`: '
+    "anybody may pose as the server",
+    "ssl_check_hostname": "whether the certificate has to be for this host's name; `True`, unless "
+    '`ssl_cert_reqs` is `"none"`',
+    "ssl_context": "a ready `ssl.SSLContext` instead of all the others, for whatever they cannot say",
+}
+"""What each server can be given besides its address, in redis-py's names."""
+
+_LOGIN = ("username", "password")
+_TLS_OPTIONS = tuple(name for name in OPTIONS if name.startswith("ssl_") and name != "ssl_context")
+_URL_OPTIONS = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
+_FORMS: Mapping[str, tuple[str, ...]] = {
+    "address": ("address", *OPTIONS),
+    "host": ("host", "port", *OPTIONS),
+    "sentinels": ("sentinels", "master_name", "sentinel_kwargs", *OPTIONS),
+}
+"""The keys of a dict, by the one that says which of the three forms it is."""
+
+_ALL_KEYS = tuple(dict.fromkeys(key for keys in _FORMS.values() for key in keys))
+
+_BOOLEANS: Mapping[str, bool] = {
+    **dict.fromkeys(("1", "t", "true", "y", "yes"), True),
+    **dict.fromkeys(("0", "f", "false", "n", "no"), False),
+}
+"""How redis-py lets a query say it, without its rule that all else is true."""
+
+_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'
+    ),
+    **dict.fromkeys(
+        ("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"
+    ),
+}
+"""redis-py's names of options that are written otherwise here."""
+
+_SENTINEL_LATER = (
+    "connecting through Sentinel is not available yet in this version: remove it and name the server itself, "
+    'as in {"host": "redis.example", "port": 6379}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The value of one option, where it stands, and how an error about it begins."""
+
+    value: object
+    field: str
+    subject: str = ""
+
+    def wrong(self, problem: str) -> FieldError:
+        return FieldError(self.field, self.subject + problem)
+
+
+_Options = dict[str, _Given]
+
+
+def parse_hosts(value: object) -> tuple[Host, ...]:
+    """Parse what stands under ``hosts``.
+
+    Raises:
+        ConfigError: with all that is wrong, each at the entry where it is.
+    """
+    if isinstance(value, (str, bytes)):
+        raise _error("hosts", 'must be a list, even for one server: hosts=["redis://localhost:6379/0"]')
+    if _is_mapping(value):
+        raise _error("hosts", 'must be a list, even for one server: hosts=[{"host": "localhost"}]')
+    if not _is_sequence(value):
+        raise _error("hosts", f"must be a list of servers, not {describe_value(value)}")
+    if not value:
+        raise _error("hosts", 'must name at least one server; leave it out for [("localhost", 6379)]')
+    errors: list[FieldError] = []
+    if _is_one_pair(value):
+        host = _pair(value, "hosts", errors)
+        hosts = {} if host is None else {"hosts": host}
+    else:
+        hosts = {}
+        for place, entry in enumerate(value):
+            host = _entry(entry, f"hosts[{place}]", errors)
+            if host is not None:
+                hosts[f"hosts[{place}]"] = host
+    first: dict[str, str] = {}
+    for at, host in hosts.items():
+        twin = first.setdefault(host.identity, at)
+        if twin != at:
+            errors.append(
+                FieldError(at, f"the same server and database as {twin}, {host.identity}: remove one")
+            )
+    if errors:
+        raise ConfigError(errors)
+    return tuple(hosts.values())
+
+
+def parse_host_name(value: object) -> str:
+    """Parse the name or address of a server.
+
+    Returns:
+        the name in lower case, or the address in its shortest form, without brackets.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"must be the name of a host, as in 'localhost', not {describe_value(value)}")  # noqa: TRY004
+    if "/" in value or "@" in value:
+        raise ValueError('must be only the name of a host; a URL goes into hosts=["redis://..."]')
+    name = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    if ":" in name:
+        try:
+            return str(IPv6Address(name))
+        except ValueError:
+            raise ValueError(
+                "must be the name of a host or an IPv6 address, and this is neither; a port has its own place"
+            ) from None
+    try:
+        name.encode("idna")  # as getaddrinfo will, where an empty or overlong part is an error
+    except UnicodeError:
+        name = ""
+    if not name or any(character <= " " or character in "?#\\[]%,;\x7f" for character in name):
+        raise ValueError("must be the name of one host, and this is empty or has parts that no name has")
+    return name.lower()
+
+
+def _error(at: str, problem: str) -> ConfigError:
+    return ConfigError([FieldError(at, problem)])
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
+
+
+def _is_one_pair(value: Sequence[object]) -> bool:
+    """Whether this is ``["localhost", 6379]``, as the asgi_redis README has it: no server is a number."""
+    if len(value) != 2:
+        return False
+    host, port = value
+    return isinstance(host, str) and "://" not in host and isinstance(port, int)
+
+
+def _entry(entry: object, at: str, errors: list[FieldError]) -> Host | None:
+    if isinstance(entry, str):
+        found = _url(_Given(entry, at), errors)
+        return None if found is None else _build(found, errors)
+    if _is_mapping(entry):
+        return _dict(entry, at, errors)
+    if _is_sequence(entry):
+        return _pair(entry, at, errors)
+    errors.append(
+        FieldError(at, f"must be a URL, a (host, port) pair or a dict, not {describe_value(entry)}")
+    )
+    return None
+
+
+def _pair(entry: Sequence[object], at: str, errors: list[FieldError]) -> Host | None:
+    if len(entry) != 2:
+        errors.append(
+            FieldError(at, f'must be a pair, as in ("localhost", 6379), and this has {len(entry)} items')
+        )
+        return None
+    host, port = entry
+    return _build({"host": _Given(host, f"{at}.host"), "port": _Given(port, f"{at}.port")}, errors)
+
+
+def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> Host | None:
+    if not entry:
+        errors.append(FieldError(at, 'is empty: name a host, as in {"host": "localhost", "port": 6379}'))
+        return None
+    form = next((mark for mark in ("sentinels", "address") if mark in entry), "host")
+    if "master_name" in entry or "sentinel_kwargs" in entry:
+        form = "sentinels"
+    options: _Options = {}
+    for key, value in entry.items():
+        if not isinstance(key, str):
+            errors.append(FieldError(at, f"must have keys that are str, not {describe_value(key)}"))
+        elif key in _FORMS[form]:
+            options[key] = _Given(value, f"{at}.{key}")
+        elif key in _ALL_KEYS:
+            errors.append(FieldError(f"{at}.{key}", f"does not go together with {form!r}: remove one"))
+        else:
+            errors.append(
+                FieldError(f"{at}.{key}", _ELSEWHERE.get(key) or describe_unknown(key, _FORMS[form]))
+            )
+    if form == "sentinels":
+        _sentinel(options, at, errors)
+        return None
+    if form == "address":
+        return _address(options, errors)
+    return _build(options, errors)
+
+
+def _address(options: _Options, errors: list[FieldError]) -> Host | None:
+    """Read a dict that holds a URL, with what stands beside it."""
+    address = options.pop("address")
+    found = _url(address, errors)
+    if found is None:  # the rest is still looked at, for whatever else is wrong
+        found = {"ssl": _Given(True, address.field)}
+        options.pop("ssl", None)
+    for name, given in options.items():
+        if name in _LOGIN and given.value is None:
+            continue
+        if name in found and found[name].value != given.value:
+            if name == "ssl":
+                problem = "contradicts the address: rediss:// and valkeys:// are with TLS, the others without"
+            else:
+                problem = "is given twice, with another value in the address: remove one"
+            errors.append(given.wrong(problem))
+        found[name] = given
+    return _build(found, errors)
+
+
+def _sentinel(options: _Options, at: str, errors: list[FieldError]) -> None:
+    """Check a Sentinel dict by its grammar; then say that this version cannot connect to it."""
+    missing = _Given(None, "")
+    sentinels = options.pop("sentinels", missing).value
+    if not _is_sequence(sentinels) or not sentinels:
+        errors.append(
+            FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]')
+        )
+    elif _is_one_pair(sentinels):
+        _pair(sentinels, f"{at}.sentinels", errors)
+    else:
+        for place, entry in enumerate(sentinels):
+            each = f"{at}.sentinels[{place}]"
+            if _is_sequence(entry):
+                _pair(entry, each, errors)
+            else:
+                errors.append(FieldError(each, f"must be a (host, port) pair, not {describe_value(entry)}"))
+    master = options.pop("master_name", missing).value
+    if not isinstance(master, str) or not master:
+        errors.append(
+            FieldError(
+                f"{at}.master_name", "must be the name that the sentinels know the service by, as a str"
+            )
+        )
+    if "sentinel_kwargs" in options:
+        _sentinel_kwargs(options.pop("sentinel_kwargs"), errors)
+    _build(options, errors)
+    errors.append(FieldError(at, _SENTINEL_LATER))
+
+
+def _sentinel_kwargs(given: _Given, errors: list[FieldError]) -> None:
+    if not _is_mapping(given.value):
+        errors.append(given.wrong(f"must be a dict, not {describe_value(given.value)}"))
+        return
+    known = tuple(name for name in OPTIONS if name != "db")
+    options: _Options = {}
+    for key, value in given.value.items():
+        if isinstance(key, str) and key in known:
+            options[key] = _Given(value, f"{given.field}.{key}")
+        else:
+            errors.append(FieldError(f"{given.field}.{key}", describe_unknown(str(key), known)))
+    _build(options, errors)
+
+
+# -- URLs ----------------------------------------------------------------------------------------------------
+
+
+def _url(given: _Given, errors: list[FieldError]) -> _Options | None:
+    """Turn a URL into options. What is wrong with its form goes to *errors*; options are not checked."""
+    if not isinstance(given.value, str):
+        errors.append(given.wrong(f"must be a URL, as in {_EXAMPLE}, not {describe_value(given.value)}"))
+        return None
+    try:
+        parts, query = _take_apart(given.value)
+    except ValueError as exc:
+        errors.append(given.wrong(str(exc)))
+        return None
+    options = {name: _Given(value, given.field, f"the {name} in the URL ") for name, value in parts.items()}
+    for name, text in query:
+        if name not in _URL_OPTIONS:
+            problem = _ELSEWHERE.get(name) or describe_unknown(name, _URL_OPTIONS)
+            errors.append(given.wrong(f"the URL's query has {name!r}: {problem}"))
+        elif name in options:
+            errors.append(given.wrong(f"the {name} in the URL is given twice: remove one"))
+        else:
+            options[name] = _Given(_from_text(name, text), given.field, f"the {name} in the URL ")
+    return options
+
+
+_EXAMPLE = "'redis://localhost:6379/0'"
+_ENCODED = "% / ? # @ and spaces are written %25 %2F %3F %23 %40 and %20"
+
+
+def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
+    """Split a URL into options and the query.
+
+    Raises:
+        ValueError: it cannot be read. The text repeats nothing of the URL: with a stray / ? # : or @ in a
+            password, any part of it may be a piece of that.
+    """
+    scheme, mark, rest = text.partition("://")
+    kind = _SCHEMES.get(scheme.lower())
+    if kind is None:
+        wrong = "must be a URL that begins with one of " + ", ".join(f"{name}://" for name in _SCHEMES)
+        raise ValueError(wrong if mark else f"{wrong}, as in {_EXAMPLE}")
+    tail = rest.partition("?")[2] if kind == "unix" else rest[len(re.split(r"[/?]", rest, maxsplit=1)[0]) :]
+    if "#" in rest or "@" in tail or any(character <= " " or character == "\x7f" for character in rest):
+        raise ValueError(f"has a character where it cannot stand; in a login or an option {_ENCODED}")
+    try:
+        split = urlsplit(text)
+        host, port = split.hostname, split.port
+        login = {"username": split.username, "password": split.password}
+        query = parse_qsl(split.query, keep_blank_values=True, errors="strict")
+        path = unquote(split.path, errors="strict")
+        parts: dict[str, object] = {
+            name: unquote(value, errors="strict") for name, value in login.items() if value
+        }
+    except ValueError:  # of urllib, which repeats what it cannot read
+        raise ValueError(
+            "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in "
+            f"brackets, and in a login or an option {_ENCODED}"
+        ) from None
+    parts["ssl"] = kind == "tls"
+    if kind == "unix":
+        if host or port or path in {"", "/"} or "\0" in path:
+            raise ValueError(
+                "must give the full path of a socket after three slashes: unix:///run/redis.sock"
+            )
+        parts["path"] = path
+        return parts, query
+    if host:
+        parts["host"] = unquote(host)
+    if port is not None:
+        parts["port"] = port
+    if path not in {"", "/"}:
+        if not re.fullmatch(r"/[0-9]{1,9}/?", path):
+            raise ValueError(f"must end in the number of a database, or without one, as in {_EXAMPLE}")
+        parts["db"] = int(path.strip("/"))
+    return parts, query
+
+
+def _from_text(name: str, text: str) -> object:
+    """Give an option of a query the type that it has in a dict; what has not that form is an error later."""
+    if name == "db" and re.fullmatch(r"[0-9]{1,9}", text):
+        return int(text)
+    if name == "ssl_check_hostname":
+        return _BOOLEANS.get(text.lower(), text)
+    return text
+
+
+# -- options -------------------------------------------------------------------------------------------------
+
+
+def _build(options: _Options, errors: list[FieldError]) -> Host | None:
+    """Check the options of one server; None when something is wrong with them."""
+    before = len(errors)
+    name = DEFAULT_HOST
+    if "host" in options:
+        try:
+            name = parse_host_name(options["host"].value)
+        except ValueError as exc:
+            errors.append(options["host"].wrong(str(exc)))
+    path = options.get("path")
+    host = Host(
+        host=name,
+        port=_number(options, "port", PORTS, DEFAULT_PORT, PORT_TEXT, errors),
+        path=path.value if path is not None and isinstance(path.value, str) else None,
+        db=_number(options, "db", DATABASES, 0, DATABASE_TEXT, errors),
+        username=_text(options, "username", errors),
+        password=_text(options, "password", errors),
+        tls=_tls(options, errors),
+    )
+    return host if len(errors) == before else None
+
+
+def _number(
+    options: _Options, name: str, allowed: range, default: int, text: str, errors: list[FieldError]
+) -> int:
+    given = options.get(name)
+    if given is None:
+        return default
+    value = given.value
+    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+        quotes = " (write the number without quotes)" if isinstance(value, str) and not given.subject else ""
+        errors.append(given.wrong(f"must be {text}, not {describe_value(value)}{quotes}"))
+        return default
+    return value
+
+
+def _text(options: _Options, name: str, errors: list[FieldError]) -> str | None:
+    given = options.get(name)
+    if given is None or given.value is None:
+        return None
+    if not isinstance(given.value, str):
+        kind = type(given.value).__name__  # never the value: a number can be a password too
+        errors.append(given.wrong(f"must be a str, not of type {kind}"))
+        return None
+    try:
+        given.value.encode()
+    except UnicodeEncodeError:
+        errors.append(given.wrong("must be valid Unicode, and this has a lone surrogate"))
+    return given.value or None
+
+
+def _file(options: _Options, name: str, errors: list[FieldError]) -> str | None:
+    given = options.get(name)
+    if given is None or given.value is None:
+        return None
+    value: object = given.value
+    if isinstance(value, PurePath):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        shown = "an empty str" if value == "" else describe_value(value)
+        errors.append(given.wrong(f"must be the path of a file, not {shown}"))
+        return None
+    return value
+
+
+def _tls(options: _Options, errors: list[FieldError]) -> TLS | None:
+    wanted = options.get("ssl")
+    used = [name for name in (*_TLS_OPTIONS, "ssl_context") if name in options]
+    if wanted is not None and not isinstance(wanted.value, bool):
+        errors.append(wanted.wrong(f"must be True or False, not {describe_value(wanted.value)}"))
+        return None
+    if wanted is None or not wanted.value:
+        errors += [
+            options[name].wrong('needs TLS: a rediss:// URL, or "ssl": True in a dict') for name in used
+        ]
+        return None
+    if "ssl_context" in options:
+        given = options["ssl_context"]
+        if not isinstance(given.value, ssl.SSLContext):
+            errors.append(given.wrong(f"must be an ssl.SSLContext, not {describe_value(given.value)}"))
+            return None
+        other = [options[name] for name in used if name != "ssl_context"]
+        errors += [option.wrong("does not go together with 'ssl_context': remove one") for option in other]
+        return TLS(context=given.value)
+    certfile = _file(options, "ssl_certfile", errors)
+    for name in ("ssl_keyfile", "ssl_password"):
+        if name in options and options[name].value is not None and "ssl_certfile" not in options:
+            errors.append(options[name].wrong("needs the certificate it is for: add ssl_certfile"))
+    verify = _verify(options, errors)
+    return TLS(
+        ca_certs=_file(options, "ssl_ca_certs", errors),
+        certfile=certfile,
+        keyfile=_file(options, "ssl_keyfile", errors),
+        password=_text(options, "ssl_password", errors),
+        verify=verify,
+        check_hostname=_check_hostname(options, verify, errors),
+    )
+
+
+def _verify(options: _Options, errors: list[FieldError]) -> Verify:
+    given = options.get("ssl_cert_reqs")
+    if given is None:
+        return "required"
+    if given.value is None:  # redis-py's other word for "none", and the one that most examples use
+        return "none"
+    value = given.value
+    word = value.name.removeprefix("CERT_").lower() if isinstance(value, ssl.VerifyMode) else value
+    for verify in _VERIFY_MODES:
+        if verify == word:
+            return verify
+    shown = "another str" if isinstance(value, str) else describe_value(value)
+    errors.append(given.wrong(f"must be 'required', 'optional' or 'none', not {shown}"))
+    return "required"
+
+
+def _check_hostname(options: _Options, verify: Verify, errors: list[FieldError]) -> bool:
+    given = options.get("ssl_check_hostname")
+    if given is None:
+        return verify != "none"
+    if not isinstance(given.value, bool):
+        errors.append(given.wrong(f"must be True or False, not {describe_value(given.value)}"))
+        return True
+    if given.value and verify == "none":
+        errors.append(given.wrong("cannot be True while ssl_cert_reqs is 'none': remove one"))
+    return given.value

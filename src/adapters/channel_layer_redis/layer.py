@@ -1,0 +1,87 @@
+"""`RedisChannelLayer`: the options of its CONFIG, checked, and the servers that they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from channel_layer.config import parse
+from channel_layer.layer import ChannelLayer
+from channel_layer.loops import SystemClock
+
+from channel_layer_redis._store import RedisBackend
+from channel_layer_redis.config import RedisConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Never
+
+    from channel_layer.config import ChannelPattern
+    from channel_layer.ports import Clock
+
+__all__ = ("HostOption", "RedisChannelLayer")
+
+HostOption: TypeAlias = "str | tuple[str, int] | Sequence[str | int] | Mapping[str, object]"
+"""One server: a URL, a (host, port) pair, or a dict."""
+
+
+class RedisChannelLayer(ChannelLayer):
+    """A channel layer over one Redis or Valkey server, or over several that share the work.
+
+    Args:
+        hosts: the servers: URLs (``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``), (host, port)
+            pairs or dicts; the default is ``localhost``, port 6379.
+        host: shorthand for one server: its name.
+        port: shorthand for one server: its port.
+        db: shorthand for one server: the number of its database.
+        prefix: what every key begins with; without braces.
+        expiry: seconds that a message may wait unread.
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
+        capacity: unread messages that a channel may hold.
+        channel_capacity: exceptions from it by pattern, the first match wins.
+        symmetric_encryption_keys: must be empty until encryption is available.
+        max_message_size: bytes of an encoded message.
+        inbox_capacity: entries that the inbox of one process may hold.
+        timeout: seconds that any command may wait for a server.
+        clock: local time; another one is for tests.
+
+    Raises:
+        ConfigError: an option is wrong or unknown; it names all that are.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[HostOption] | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        db: int | None = None,
+        prefix: str = "asgi:",
+        expiry: float = 60,
+        group_expiry: float | None = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[ChannelPattern, int] | None = None,
+        symmetric_encryption_keys: Sequence[str | bytes] = (),
+        max_message_size: int = 4 * 1024 * 1024,
+        inbox_capacity: int = 10_000,
+        timeout: float = 5,
+        clock: Clock | None = None,
+        **unknown: Never,
+    ) -> None:
+        options: dict[str, object] = {
+            "prefix": prefix,
+            "expiry": expiry,
+            "group_expiry": group_expiry,
+            "capacity": capacity,
+            "channel_capacity": {} if channel_capacity is None else channel_capacity,
+            "symmetric_encryption_keys": symmetric_encryption_keys,
+            "max_message_size": max_message_size,
+            "inbox_capacity": inbox_capacity,
+            "timeout": timeout,
+            **unknown,
+        }
+        servers = {"hosts": hosts, "host": host, "port": port, "db": db}
+        options.update((name, value) for name, value in servers.items() if value is not None)
+        config = parse(RedisConfig, options)
+        rules = config.rules()
+        clock = clock if clock is not None else SystemClock()
+        super().__init__(rules, RedisBackend(config.servers, rules, clock), clock=clock)

@@ -1,0 +1,615 @@
+"""The closed vocabulary between the core and a store: frozen requests, and the replies they get.
+
+One object for each request, so that a field can be added without breaking a store that somebody else wrote, and so
+that requests can be logged, compared and generated. Times are seconds by the shard's own clock unless said otherwise;
+a request carries no "now", because the shard's clock decides what is too old.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from channel_layer.envelope import MembershipMarker
+    from channel_layer.names import ChannelName, GroupName, Queue
+    from channel_layer.ports import AsyncStore
+
+__all__ = (
+    "Acknowledge",
+    "Alive",
+    "Batch",
+    "Changed",
+    "Claim",
+    "Claimed",
+    "Command",
+    "Deliver",
+    "Delivery",
+    "Entry",
+    "Flush",
+    "Flushing",
+    "GiveBack",
+    "Join",
+    "Leave",
+    "Mark",
+    "Members",
+    "Pending",
+    "Pop",
+    "Popped",
+    "Prune",
+    "Publish",
+    "Published",
+    "Push",
+    "Pushed",
+    "PutBack",
+    "Read",
+    "Release",
+    "Renew",
+    "Renewed",
+    "Roster",
+    "Step",
+    "Together",
+    "Touch",
+    "Unflushed",
+    "Wait",
+)
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Step(Generic[R_co]):
+    """What a program may yield, typed by the reply it gets."""
+
+    __slots__ = ()
+
+
+class Command(Step[R_co], ABC):
+    """A request to a store."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def on_async(self, store: AsyncStore, /) -> Awaitable[R_co]:
+        """Ask *store* to do this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together(Step[tuple[R_co, ...]]):
+    """Several steps at once, in one write where the store can; their replies in the same order.
+
+    If some of them fail, the others are still carried out, and the first failure is raised.
+    """
+
+    steps: tuple[Step[R_co], ...]
+
+
+# -- messages ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What became of a `Push`.
+
+    Attributes:
+        accepted: False when the channel was full.
+        expired: messages that were too old and made room.
+    """
+
+    accepted: bool
+    expired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Push(Command[Pushed]):
+    """Put one message at the end of its queue, if there is room; check and push are one atomic step.
+
+    In a minted inbox whose owner is alive the limit counts what was pushed to this one channel and has not been given
+    back; in any other queue it counts the whole queue.
+
+    Attributes:
+        shard: the host.
+        channel: whom it is for.
+        capacity: messages that may wait there.
+        payload: the encoded message.
+    """
+
+    shard: int
+    channel: ChannelName
+    capacity: int
+    payload: bytes
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Pushed]:
+        return store.push(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message as it left a queue.
+
+    Attributes:
+        stamp: when the shard took it in.
+        frame: a message frame (see `channel_layer.envelope`).
+    """
+
+    stamp: float
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Popped:
+    """What a `Pop` brought.
+
+    Attributes:
+        entries: oldest first; none of them expired.
+        expired: messages that were too old and are gone.
+        now: the shard's clock.
+        epoch: the last flush of this prefix on this shard, or "".
+        minted: the queue is an inbox whose minting owner is alive: nobody else may read it.
+        held_for: seconds for which another claimant holds this inbox, or None.
+    """
+
+    entries: tuple[Entry, ...]
+    expired: int
+    now: float
+    epoch: str = ""
+    minted: bool = False
+    held_for: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pop(Command[Popped]):
+    """Take messages from the head of a queue without waiting. What is taken is in no queue any more.
+
+    Attributes:
+        shard: the host.
+        queue: a normal or single-reader channel, or an inbox that nobody minted.
+        count: messages at most; 0 claims an inbox without taking any.
+        claimant: who asks; an inbox belongs to its claimant for one lease from each pop.
+    """
+
+    shard: int
+    queue: Queue
+    count: int
+    claimant: str
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Popped]:
+        return store.pop(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack(Command[None]):
+    """Return messages to the head of their queue, with their old stamps and outside any capacity.
+
+    Attributes:
+        shard: the host that they were popped from.
+        queue: their queue.
+        entries: oldest first.
+    """
+
+    shard: int
+    queue: Queue
+    entries: tuple[Entry, ...]
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.put_back(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait until a queue may hold a message.
+
+    Attributes:
+        shard: the host.
+        queue: the queue.
+        block: seconds at most.
+    """
+
+    shard: int
+    queue: Queue
+    block: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(Command[int]):
+    """Count the messages that wait in the store for one channel."""
+
+    shard: int
+    channel: ChannelName
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[int]:
+        return store.pending(self)
+
+
+# -- minted inboxes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A lease that was taken.
+
+    Attributes:
+        now: the shard's clock.
+        fresh: True when the inbox did not exist, so that reading starts at its beginning.
+        epoch: the last flush of this prefix on this shard, or "".
+    """
+
+    now: float
+    fresh: bool
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Command[Claimed]):
+    """Take the lease of a minted inbox, and make the inbox. What was sent to it while it had no owner comes in.
+
+    Attributes:
+        shard: the host.
+        inbox: a name that only this process has minted.
+        generation: marks what is given back from here on.
+        after: the position up to which the owner has read; "" for none.
+        held: (full channel name, messages) that the owner already holds unread; they count towards the capacity.
+    """
+
+    shard: int
+    inbox: Queue
+    generation: str
+    after: str
+    held: tuple[tuple[str, int], ...]
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Claimed]:
+        return store.claim(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What became of a `Renew`.
+
+    Attributes:
+        now: the shard's clock.
+        held: False when the lease had ended or the store has lost it.
+        epoch: the last flush of this prefix on this shard, or "".
+    """
+
+    now: float
+    held: bool
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Command[Renewed]):
+    """Keep the lease of a minted inbox for another while."""
+
+    shard: int
+    inbox: Queue
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Renewed]:
+        return store.renew(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Command[int]):
+    """Give up a minted inbox for good; replies with the number of messages that waited in it."""
+
+    shard: int
+    inbox: Queue
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[int]:
+        return store.release(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What came into a minted inbox.
+
+    Attributes:
+        entries: (stamp, frame) pairs, oldest first.
+        position: where the next read goes on.
+    """
+
+    entries: tuple[tuple[float, bytes], ...]
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Wait for what comes into a minted inbox after a position, and let go of what came up to it.
+
+    Reading takes nothing away: the same read can be repeated after a lost connection.
+
+    Attributes:
+        shard: the host.
+        inbox: the inbox.
+        after: a position from the last `Batch`; "" for the beginning.
+        block: seconds to wait at most.
+    """
+
+    shard: int
+    inbox: Queue
+    after: str
+    block: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack(Command[None]):
+    """Give back places in a minted inbox: these messages have been taken by ``receive()`` or dropped.
+
+    Attributes:
+        shard: the host.
+        inbox: the inbox.
+        generation: from the `Claim` or the last flush; places of an older generation are ignored.
+        serial: counts up; the same serial again is ignored, so that the request can be repeated.
+        places: (full channel name, messages).
+    """
+
+    shard: int
+    inbox: Queue
+    generation: str
+    serial: int
+    places: tuple[tuple[str, int], ...]
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.give_back(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Command[bool]):
+    """Put a marker into a minted inbox, outside any capacity; replies False when the inbox has no living owner."""
+
+    shard: int
+    inbox: Queue
+    marker: MembershipMarker
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[bool]:
+        return store.mark(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Alive(Command[tuple[bool, ...]]):
+    """Say which of these inboxes have a living minting owner."""
+
+    shard: int
+    inboxes: tuple[Queue, ...]
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[bool, ...]]:
+        return store.alive(self)
+
+
+# -- groups ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of a `Join` or a `Leave`.
+
+    Attributes:
+        version: the group's version after it.
+        marked: the marker is in the member's inbox.
+        applied: False when a `Join` that restores found that the member has left meanwhile.
+    """
+
+    version: int
+    marked: bool
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Command[Changed]):
+    """Add a channel to a group, or refresh its membership.
+
+    Attributes:
+        shard: the host of the group.
+        group: the group.
+        channel: the member.
+        owned: the one who asks owns the member's minted inbox and keeps it in its mirror.
+        age: seconds ago that it really joined; 0 but for a restored membership.
+        restore: the membership is announced again after the store lost it; void if the member left meanwhile.
+        mark: the inbox is on the same shard; put the marker into it in the same step.
+    """
+
+    shard: int
+    group: GroupName
+    channel: ChannelName
+    owned: bool
+    age: float
+    restore: bool
+    mark: bool
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
+        return store.join(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Leave(Command[Changed]):
+    """Remove a channel from a group, whoever added it.
+
+    Attributes:
+        shard: the host of the group.
+        group: the group.
+        channel: the member.
+        mark: the member's inbox is on the same shard; put the marker into it in the same step.
+    """
+
+    shard: int
+    group: GroupName
+    channel: ChannelName
+    mark: bool
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
+        return store.leave(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a group send found.
+
+    Attributes:
+        version: the group's version at that moment.
+        done: the store has delivered to every inbox in the same step; else the rest says to whom to deliver.
+        inboxes: minted inboxes that hold members which their owners added.
+        others: full names of all other members.
+        full: inboxes that had no room, when *done*.
+    """
+
+    version: int
+    done: bool
+    inboxes: tuple[str, ...]
+    others: tuple[str, ...]
+    full: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Command[Published]):
+    """Send to a group.
+
+    Attributes:
+        shard: the host of the group.
+        group: the group.
+        payload: the encoded message.
+        at_once: every inbox is on this shard, so that one step may deliver to all of them if it can.
+    """
+
+    shard: int
+    group: GroupName
+    payload: bytes
+    at_once: bool
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Published]:
+        return store.publish(self)
+
+
+class Delivery(Enum):
+    """What became of a `Deliver`."""
+
+    DONE = "done"
+    FULL = "full"
+    NO_OWNER = "no owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver(Command[Delivery]):
+    """Put a group message into a minted inbox, if its owner lives and ``inbox_capacity`` leaves room.
+
+    Attributes:
+        shard: the host of the inbox.
+        inbox: the inbox.
+        group: the group.
+        riders: members in this inbox that its owner did not add.
+        payload: the encoded message.
+    """
+
+    shard: int
+    inbox: Queue
+    group: GroupName
+    riders: tuple[str, ...]
+    payload: bytes
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Delivery]:
+        return store.deliver(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Prune(Command[None]):
+    """Remove the members of dead inboxes from a group, but for inboxes that joined again after *version*."""
+
+    shard: int
+    group: GroupName
+    inboxes: tuple[str, ...]
+    version: int
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.prune(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The members of a group.
+
+    Attributes:
+        owned: full names that the owners of their minted inboxes added.
+        others: all the others.
+    """
+
+    owned: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Members(Command[Roster]):
+    """List a group's members."""
+
+    shard: int
+    group: GroupName
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Roster]:
+        return store.members(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(Command[None]):
+    """Keep groups alive whose members never expire because their owner lives."""
+
+    shard: int
+    groups: tuple[GroupName, ...]
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.touch(self)
+
+
+# -- flush -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flushing:
+    """A flush that has begun.
+
+    Attributes:
+        inboxes: living minted inboxes whose owners have yet to acknowledge.
+        dropped: messages that were removed.
+    """
+
+    inboxes: tuple[str, ...]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Command[Flushing]):
+    """Empty everything of this prefix on one shard and put a flush marker into every living inbox.
+
+    Attributes:
+        shard: the host.
+        generation: a name that no other flush has.
+    """
+
+    shard: int
+    generation: str
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Flushing]:
+        return store.flush(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Unflushed(Command[tuple[str, ...]]):
+    """Say which of these inboxes live and have not acknowledged this flush."""
+
+    shard: int
+    inboxes: tuple[str, ...]
+    generation: str
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
+        return store.unflushed(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge(Command[None]):
+    """Say that the owner of an inbox has dropped what it held before a flush."""
+
+    shard: int
+    inbox: Queue
+    generation: str
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.acknowledge(self)

@@ -1,0 +1,426 @@
+"""CONFIG as people write it: checked when a layer is made, and turned into the frozen `Rules` of the core.
+
+All mistakes are told at once, each with its field and its mend, because a wrong settings file should be put
+right in one go and before the first message. Pydantic stays in this module and its kin.
+
+An adapter with options of its own subclasses `CommonConfig` and reads what its user wrote with `parse`.
+
+Source: the asgi_redis README, whose options, names and defaults these are; ``max_message_size``,
+``inbox_capacity`` and ``timeout`` are new.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias, TypeGuard, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+
+from channel_layer.capacity import CapacityTable, compile_glob
+from channel_layer.errors import ConfigError, FieldError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = (
+    "Accepts",
+    "ChannelPattern",
+    "CommonConfig",
+    "Rules",
+    "describe_unknown",
+    "describe_value",
+    "parse",
+)
+
+ChannelPattern: TypeAlias = str | re.Pattern[str]
+"""A key of ``channel_capacity``: a glob, ``"re:"`` and a regular expression, or one that is compiled."""
+
+_REGEX = "re:"
+
+_NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
+"""All that a channel name can hold; see `channel_layer.names`."""
+
+_LONGEST = 1_000_000_000
+"""Seconds, about 31 years: the waits of Python's threading module overflow at 9.2e9."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The options that every layer has, known to be valid.
+
+    Attributes:
+        prefix: what all keys in the store begin with.
+        expiry: seconds that a message may wait unread.
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
+        capacity: how many unread messages each channel may hold.
+        default_capacity: the same, for a channel that no pattern matches.
+        channel_capacity: the patterns and their capacities as they were configured, in that order.
+        max_message_size: bytes of an encoded message.
+        inbox_capacity: entries that the inbox of one process may hold.
+        timeout: seconds that a command to the store may take.
+    """
+
+    prefix: str
+    expiry: float
+    group_expiry: float | None
+    capacity: CapacityTable
+    default_capacity: int
+    channel_capacity: Mapping[ChannelPattern, int]
+    max_message_size: int
+    inbox_capacity: int
+    timeout: float
+
+
+# -- saying what is wrong ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What an option takes, in words that follow "must be" in an error and stand in the reference.
+
+    Annotate a field with it: ``Annotated[int, Field(ge=1), Accepts("a whole number, 1 or more")]``.
+    """
+
+    text: str
+
+
+def describe_value(value: object) -> str:
+    """Say what a value is: a number as it stands; of all else only the kind, because it may hold a secret."""
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, int):
+        return repr(int(value)) if abs(value) < 10**20 else "a number as long as this"
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def describe_unknown(name: str, options: Iterable[str]) -> str:
+    """Say that there is no option *name*, which one may have been meant, and which ones there are."""
+    known = tuple(options)
+    close = get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    guess = f", did you mean {close[0]!r}?" if close else ";"
+    return f"unknown option{guess} the options are {', '.join(known)}"
+
+
+# -- channel_capacity ----------------------------------------------------------------------------------------
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_regex(value: object) -> TypeGuard[re.Pattern[str] | re.Pattern[bytes]]:
+    return isinstance(value, re.Pattern)
+
+
+def _compile(pattern: ChannelPattern) -> re.Pattern[str]:
+    """Turn a valid key of ``channel_capacity`` into what is matched at the start of a name."""
+    if not isinstance(pattern, str):
+        return pattern
+    if pattern.startswith(_REGEX):
+        return re.compile(pattern.removeprefix(_REGEX))
+    return compile_glob(pattern)
+
+
+def _wrong_pattern(pattern: object) -> str | None:
+    """Say what is wrong with a key of ``channel_capacity``; None when nothing is."""
+    if _is_regex(pattern):
+        if isinstance(pattern.pattern, bytes):
+            return 'this regular expression is for bytes and names are str: write re.compile(r"...")'
+        return None
+    if not isinstance(pattern, str):
+        return f"a pattern must be a str or an re.Pattern, not {describe_value(pattern)}"
+    if pattern.startswith(_REGEX):
+        return _wrong_regex(pattern.removeprefix(_REGEX))
+    return _wrong_glob(pattern)
+
+
+def _wrong_regex(text: str) -> str | None:
+    if not text:
+        return 'there is no regular expression after "re:"'
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as exc:
+        return f"not a regular expression: {exc}"
+    return None
+
+
+def _wrong_glob(glob: str) -> str | None:
+    """Say why a glob can match no channel name.
+
+    fnmatch calls nothing an error: it takes a ``[`` that is never closed for the character itself. Yet a
+    pattern that can match no name is a mistake, and one that would be noticed late.
+    """
+    if not glob:
+        return "an empty pattern matches no channel name: remove it"
+    place = 0
+    while place < len(glob):
+        part = glob[place]
+        if part == "[":
+            first = place + 1 + glob.startswith("!", place + 1)
+            end = glob.find("]", first + 1)  # a "]" that comes first is a member of the set
+            if end < 0:
+                return f'the "[" at position {place} is never closed: add the "]"'
+            part = glob[place : end + 1]
+        if len(part) == 1:
+            possible = part in "*?" or part in _NAME_CHARACTERS
+        else:
+            possible = any(map(compile_glob(part).match, _NAME_CHARACTERS))
+        if not possible:
+            return (
+                f"{part!r} at position {place} is in no channel name, so this glob matches nothing; "
+                'a regular expression is written "re:..."'
+            )
+        place += len(part)
+    return None
+
+
+def _channel_capacity(value: object) -> Mapping[ChannelPattern, int]:
+    if not _is_mapping(value):
+        raise ConfigError([FieldError("channel_capacity", _must_be(_CAPACITIES, value))])
+    errors: list[FieldError] = []
+    capacities: dict[ChannelPattern, int] = {}
+    for pattern, capacity in value.items():
+        shown = json.dumps(pattern, ensure_ascii=False) if isinstance(pattern, str) else f"{pattern!r:.80}"
+        problems = [_wrong_pattern(pattern)]
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            problems.append(_must_be(_COUNT, capacity))
+        elif isinstance(pattern, (str, re.Pattern)):
+            capacities[pattern] = capacity
+        errors += [FieldError(f"channel_capacity[{shown}]", problem) for problem in problems if problem]
+    if errors:
+        raise ConfigError(errors)
+    return MappingProxyType(capacities)
+
+
+# -- the models ----------------------------------------------------------------------------------------------
+
+
+def _prefix(value: str) -> str:
+    braces = [character for character in "{}" if character in value]
+    if braces:
+        raise ValueError(
+            f"must be a str without braces, and this has {' and '.join(map(repr, braces))}: "
+            "in a key, braces mark what Redis Cluster places it by"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must be valid Unicode, and this has a lone surrogate")
+    return value
+
+
+def _keys(value: object) -> tuple[str | bytes, ...]:
+    if isinstance(value, (str, bytes)):
+        problem = "must be a list of keys, as in symmetric_encryption_keys=[KEY], not a single one"
+    elif not isinstance(value, (list, tuple)):
+        problem = f"must be a list of keys, not of type {type(value).__name__}"  # a number may be a key, too
+    elif value:
+        problem = (
+            "encryption is not available yet in this version, and messages would travel in plain text: "
+            "remove it if the network and the store are trusted"
+        )
+    else:
+        return ()
+    raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+
+
+_CAPACITIES = Accepts('a mapping of patterns to capacities, as in {"http.*": 200}')
+_COUNT = Accepts("a whole number, 1 or more")
+_SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
+
+_Count = Annotated[int, Field(ge=1), _COUNT]
+_Seconds = Annotated[float, Field(gt=0, le=_LONGEST)]
+
+_LATER = "not available yet in this version: remove it"
+
+
+def _no_exceptions() -> Mapping[ChannelPattern, int]:
+    return MappingProxyType({})
+
+
+class CommonConfig(BaseModel):
+    """The options that every layer has. Made by `parse`."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        arbitrary_types_allowed=True,
+    )
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "encryption": f"encryption is {_LATER}",
+        "blind_names": f"encryption is {_LATER} (names stand in the store as they are)",
+        "local": f"the local-and-remote layer is {_LATER}",
+        "no_local_reader": f"the local-and-remote layer is {_LATER}",
+        "directory": f"the layer for one machine without a server is {_LATER}",
+        "memory": f"the layer for one machine without a server is {_LATER}",
+    }
+    """Names that are no options of this model but may well be met, and what to say then."""
+
+    prefix: Annotated[str, AfterValidator(_prefix), Accepts("a str without braces")] = Field(
+        default="asgi:",
+        description=(
+            "What every key in the store begins with. Give each project, and each stage of it, a prefix "
+            "of its own, and all processes of one project the same: layers whose prefixes differ never "
+            "see each other's messages, groups or `flush()`, even if one prefix begins with the other."
+        ),
+    )
+    expiry: Annotated[_Seconds, _SECONDS] = Field(
+        default=60.0,
+        description=(
+            "Seconds that a message may wait unread. It is never delivered after that. Fractions count. "
+            "Lower it to shed a backlog that nobody wants any more; raise it to ride out a longer pause "
+            "of the readers."
+        ),
+    )
+    group_expiry: Annotated[
+        _Seconds | None, Accepts("a number of seconds, more than 0 and at most 1e9, or None")
+    ] = Field(
+        default=86400.0,
+        description=(
+            "Seconds that a membership of a group lasts after the last `group_add`. It should be longer "
+            "than your longest connection. `None`: a membership lasts as long as the process that owns "
+            "the channel."
+        ),
+    )
+    capacity: _Count = Field(
+        default=100,
+        description=(
+            "Unread messages that a channel may hold. At that point `send` raises `ChannelFull`, and "
+            "`group_send` drops the message for that channel only and counts it."
+        ),
+    )
+    channel_capacity: Annotated[
+        Mapping[ChannelPattern, int], PlainValidator(_channel_capacity), _CAPACITIES
+    ] = Field(
+        default_factory=_no_exceptions,
+        description=(
+            "Exceptions from `capacity`, by channel name, tried in the mapping's order: the first pattern "
+            "that matches wins. A `str` is a glob for the whole name, case-sensitive; an `re.Pattern` is "
+            'a regular expression matched at the start of the name; `"re:..."` is one too, for files that '
+            "hold only text."
+        ),
+    )
+    symmetric_encryption_keys: Annotated[
+        tuple[str | bytes, ...],
+        PlainValidator(_keys),
+        Accepts("an empty list, until encryption is available"),
+    ] = Field(
+        default=(),
+        repr=False,
+        description=(
+            "Keys to encrypt messages with. Not available yet: anything but an empty list is an error, so "
+            "that nothing travels in plain text by mistake."
+        ),
+    )
+    max_message_size: _Count = Field(
+        default=4 * 1024 * 1024,
+        description=(
+            "Bytes of an encoded message; `send` and `group_send` raise `MessageTooLarge` above it. The "
+            "default is 4 MiB, room for 1 MB of JSON whatever is in it: floats more than double in size."
+        ),
+    )
+    inbox_capacity: _Count = Field(
+        default=10_000,
+        description=(
+            "Entries that the inbox of one process may hold in the store: all that was sent to its "
+            "channels and groups and has not been fetched yet. Above it, group messages for that process "
+            "are dropped and counted."
+        ),
+    )
+    timeout: Annotated[_Seconds, _SECONDS] = Field(
+        default=5.0,
+        description=(
+            "Seconds that any command may wait for the store. `send` fails with `StoreError` after that; "
+            "`receive` goes on waiting and reconnects."
+        ),
+    )
+
+    @classmethod
+    def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
+        """Find what is wrong between options, each of which may be right by itself.
+
+        Args:
+            options: as they were written, unchecked.
+        """
+        del options  # here each stands alone
+        return ()
+
+    def rules(self) -> Rules:
+        """Return the common options in the form that the core works by."""
+        return Rules(
+            prefix=self.prefix,
+            expiry=self.expiry,
+            group_expiry=self.group_expiry,
+            capacity=CapacityTable(
+                self.capacity,
+                [(_compile(pattern), limit) for pattern, limit in self.channel_capacity.items()],
+            ),
+            default_capacity=self.capacity,
+            channel_capacity=self.channel_capacity,
+            max_message_size=self.max_message_size,
+            inbox_capacity=self.inbox_capacity,
+            timeout=self.timeout,
+        )
+
+
+_Model = TypeVar("_Model", bound=CommonConfig)
+
+
+def parse(model: type[_Model], options: Mapping[str, object]) -> _Model:
+    """Read a CONFIG.
+
+    Args:
+        model: which options there are.
+        options: what the user wrote, as keyword arguments or as the dict of a settings file.
+
+    Raises:
+        ConfigError: something is wrong with it; it names every wrong field, in the order of the model's.
+    """
+    errors = list(model.conflicts(options))
+    try:
+        config = model.model_validate(dict(options))
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            errors += _translate(model, error)
+    else:
+        if not errors:
+            return config
+    order = {name: place for place, name in enumerate(model.model_fields)}
+    errors.sort(key=lambda error: order.get(re.split(r"[.\[]", error.field)[0], len(order)))
+    # Raised out here, where no exception is being handled: pydantic's holds the values, secrets among them,
+    # and would hang on this one as its context.
+    raise ConfigError(errors)
+
+
+def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[FieldError]:
+    """Say in our words what pydantic found."""
+    cause: object = error.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return cause.errors
+    name = str(error["loc"][0])
+    field = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"][1:])
+    if isinstance(cause, ValueError):
+        return (FieldError(field, str(cause)),)
+    if error["type"] == "extra_forbidden":
+        return (FieldError(field, model.refused.get(name) or describe_unknown(name, model.model_fields)),)
+    found: Iterable[object] = model.model_fields[name].metadata if name in model.model_fields else ()
+    for accepts in found:
+        if isinstance(accepts, Accepts):
+            value: object = error["input"]
+            return (FieldError(field, _must_be(accepts, value)),)
+    return (FieldError(field, error["msg"]),)
+
+
+def _must_be(accepts: Accepts, value: object) -> str:
+    mend = " (write the number without quotes)" if isinstance(value, str) and "number" in accepts.text else ""
+    return f"must be {accepts.text}, not {describe_value(value)}{mend}"

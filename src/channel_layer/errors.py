@@ -1,0 +1,133 @@
+"""Every error that a channel layer raises on purpose.
+
+One tree, so that ``except ChannelLayerError`` catches all of it, with names that say who is at fault: the
+caller (`InvalidName`, `InvalidMessage`, `MessageTooLarge`, `ConfigError`), the traffic (`ChannelFull`) or the
+world outside (`StoreError`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = (
+    "ChannelFull",
+    "ChannelLayerError",
+    "ConfigError",
+    "FieldError",
+    "InvalidMessage",
+    "InvalidName",
+    "MessageTooLarge",
+    "Outcome",
+    "StoreError",
+)
+
+Outcome = Literal["not_sent", "unknown"]
+"""What is known of a request that failed: it never reached the store, or nobody can tell."""
+
+
+class ChannelLayerError(Exception):
+    """The base of every error of this library."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let an error be copied and cross process borders whole, whatever its ``__init__`` takes."""
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[ChannelLayerError], args: tuple[object, ...]) -> ChannelLayerError:
+    return kind.__new__(kind, *args)
+
+
+class InvalidName(ChannelLayerError, TypeError):
+    """A channel or group name that the specification does not allow here.
+
+    It is a `TypeError` too, because that is what the ASGI channel layer specification and Django Channels
+    raise.
+    """
+
+
+class InvalidMessage(ChannelLayerError, TypeError):
+    """A message that is not a dict of the allowed types; the text holds the path of the offending value."""
+
+
+class MessageTooLarge(ChannelLayerError):
+    """An encoded message that is over ``max_message_size``.
+
+    Attributes:
+        size: bytes of the encoded message.
+        limit: bytes that the configuration allows.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"the message is {size} bytes when encoded, over the limit of {limit}: send less, "
+            f"or raise max_message_size on every process of this layer"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class ChannelFull(ChannelLayerError):
+    """The channel holds as many unread messages as its capacity allows; nothing was sent.
+
+    Attributes:
+        channel: the full name that was sent to.
+        capacity: the number of messages that it may hold.
+    """
+
+    def __init__(self, channel: str, capacity: int) -> None:
+        super().__init__(f"channel {channel!r} is full: {capacity} messages wait in it unread")
+        self.channel = channel
+        self.capacity = capacity
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one field of a configuration.
+
+    Attributes:
+        field: where it is, as it would be written: ``hosts[1].port``.
+        problem: what is wrong and how to mend it. Never holds a secret.
+    """
+
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"
+
+
+class ConfigError(ChannelLayerError, ValueError):
+    """A configuration that cannot work; it names every wrong field at once.
+
+    Attributes:
+        errors: one `FieldError` for each problem, in the order of the fields.
+    """
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        count = len(self.errors)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__(
+            f"{head} in the channel layer's CONFIG:\n" + "\n".join(f"  {e}" for e in self.errors)
+        )
+
+
+class StoreError(ChannelLayerError):
+    """The store (a Redis server, say) could not be reached, did not answer in time, or refused.
+
+    The library never sends again what it has already written to a socket: that could deliver a message twice.
+
+    Attributes:
+        retryable: whether the same call may succeed later without a change of configuration.
+        outcome: ``"not_sent"``: the store has not seen the request, so that repeating it is safe;
+            ``"unknown"``: it may have been carried out.
+    """
+
+    def __init__(self, message: str, *, retryable: bool, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.outcome: Outcome = outcome

@@ -1,0 +1,742 @@
+"""The background work of a layer: reading inboxes, keeping leases, popping for who waits, giving places back.
+
+All of it runs in one event loop at a time, the host, and all of its state lives in the `Desk`, which belongs to the
+layer in this process and not to any loop. So a host can end at any moment and another one goes on where it was: what
+was read is either in a mailbox or still in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer import commands as c
+from channel_layer import envelope, programs
+from channel_layer.errors import InvalidName, StoreError
+from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock
+from channel_layer.ledger import Ledger
+from channel_layer.loops import Receiver, run_async
+from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
+from channel_layer.names import ChannelName, GroupName, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+
+    from channel_layer.config import Rules
+    from channel_layer.loops import Home
+    from channel_layer.mailbox import Waiter
+    from channel_layer.names import Queue
+    from channel_layer.ports import AsyncStore, Clock
+    from channel_layer.programs import Routes
+
+__all__ = ("Desk", "Host")
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("channel_layer")
+
+_BLOCK_SECONDS = 25.0
+"""How long a blocking read waits before it asks again: under the 30 s to 60 s after which proxies drop idle peers."""
+
+_BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 1.0
+"""Seconds between tries to reach a store that is away; jittered, doubled up to the most."""
+
+_GIVE_BACK_SECONDS = 0.02
+"""How long places may wait to be given back while fewer than a quarter of a channel's capacity are owed."""
+
+_LINGER_SECONDS = 1.0
+"""How long the waits of a queue stay open after its last receiver went, for a worker that comes back for more."""
+
+_ANNOUNCE_AT_ONCE = 500
+"""Memberships that are announced again in one write."""
+
+_TOUCH_SECONDS = 3600.0
+"""How often groups without a group_expiry are kept alive by the owners of their members."""
+
+
+_UNKNOWN = object()
+
+
+class Desk:
+    """What a layer holds in this process, whichever loops come and go. Guarded by `lock`.
+
+    Args:
+        rules: the configuration.
+        routes: where things are.
+        clock: local time.
+    """
+
+    def __init__(self, rules: Rules, routes: Routes, clock: Clock) -> None:
+        self.rules = rules
+        self.routes = routes
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.ledger = Ledger()
+        self.inboxes: dict[str, Inbox] = {}
+        self.taps: dict[str, Tap] = {}
+        self.clocks = [StoreClock() for _ in range(len(routes.ring))]
+        self.leases: dict[str, float] = {}
+        """Local seconds at which each inbox's lease ends if it is not renewed."""
+        self.incarnations: dict[int, str] = {}
+        """What each shard's server was called when its memberships were last known to be there."""
+        self.claimant = secrets.token_urlsafe(9)
+        self.closed = False
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lease lasts."""
+        return self.rules.expiry * LEASE_FACTOR
+
+    def make_inbox(self, queue: Queue) -> Inbox:
+        """Begin to own an inbox."""
+        rules = self.rules
+        return Inbox(
+            queue, self.routes.ring.queue(queue), rules.capacity, self.ledger, rules.expiry, rules.group_expiry
+        )
+
+    def tap(self, queue: Queue) -> Tap:
+        """Return the tap of a queue; make it if there is none."""
+        tap = self.taps.get(queue.name)
+        if tap is None:
+            tap = self.taps[queue.name] = Tap(queue, self.rules.capacity)
+        return tap
+
+    def offset(self, shard: int, now: float) -> float:
+        """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
+        return self.clocks[shard].latest(now) - now
+
+    def count(self) -> int:
+        """Return how many messages wait in this process."""
+        boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
+        return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
+
+
+class _Backoff:
+    """Waits that get longer, with jitter, so that a fleet does not come back as one."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = _BACKOFF_FIRST
+
+    def reset(self) -> None:
+        self._next = _BACKOFF_FIRST
+
+    async def wait(self) -> None:
+        delay, self._next = self._next, min(_BACKOFF_MOST, self._next * 2)
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+
+
+class Host:
+    """The background work, in one event loop.
+
+    Args:
+        desk: the state.
+        home: the loop and its store.
+    """
+
+    def __init__(self, desk: Desk, home: Home) -> None:
+        self.home = home
+        self._desk = desk
+        self._store = home.store
+        self._loop = home.loop
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self._pumps: dict[str, _Pump] = {}
+        self._adopting = asyncio.Lock()
+        self._claiming: dict[str, asyncio.Lock] = {}
+        self._giving: dict[str, asyncio.TimerHandle | None] = {}
+        """Inboxes whose places are being given back, or will be when the timer goes."""
+        self._givers: dict[str, asyncio.Lock] = {}
+        self._stopping = False
+
+    # -- called in the host's loop
+
+    def start(self) -> None:
+        """Take over all that the desk holds."""
+        self._spawn(self._sweep())
+        for shard in range(len(self._desk.routes.ring)):
+            self._spawn(self._keep(shard))
+        with self._desk.lock:
+            inboxes = list(self._desk.inboxes.values())
+            taps = list(self._desk.taps.values())
+        for inbox in inboxes:
+            self._read(inbox)
+            self.give_back(inbox, soon=True)
+        for tap in taps:
+            self.pump(tap)
+
+    async def stop(self) -> None:
+        """End all work; nothing that has arrived is lost."""
+        self._stopping = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def adopt(self, queue: Queue) -> None:
+        """Claim a new inbox and begin to read it, unless that has been done.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        async with self._adopting:
+            if queue.name in self._desk.inboxes:
+                return
+            inbox = self._desk.make_inbox(queue)
+            await self._ensure_claimed(inbox)
+            with self._desk.lock:
+                self._desk.inboxes[queue.name] = inbox
+        self._read(inbox)
+
+    def giving(self, inbox: Inbox, *, soon: bool) -> bool:
+        """Whether places of an inbox are on their way back already, or will be. Any thread may ask."""
+        timer = self._giving.get(inbox.queue.name, _UNKNOWN)
+        return timer is None or (timer is not _UNKNOWN and not soon)
+
+    async def ensure_claimed(self, inbox: Inbox) -> None:
+        """Claim an inbox again if its lease is gone.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        await self._ensure_claimed(inbox)
+
+    def pump(self, tap: Tap) -> None:
+        """Receivers of a tap have come or gone."""
+        if self._stopping:
+            return
+        pump = self._pumps.get(tap.queue.name)
+        if pump is None:
+            pump = self._pumps[tap.queue.name] = _Pump(self._desk, self._store, tap)
+            self._spawn(self._run_pump(pump))
+        pump.poke()
+
+    def give_back(self, inbox: Inbox, *, soon: bool) -> None:
+        """Places are owed; see to it that the store hears of them."""
+        name = inbox.queue.name
+        if self._stopping:
+            return
+        if name not in self._giving:
+            if soon:
+                self._giving[name] = None
+                self._loop.call_soon(self._begin_giving, inbox)
+            else:
+                self._giving[name] = self._loop.call_later(_GIVE_BACK_SECONDS, self._begin_giving, inbox)
+        elif soon and (timer := self._giving[name]) is not None:
+            timer.cancel()
+            self._giving[name] = None
+            self._loop.call_soon(self._begin_giving, inbox)
+
+    async def settle(self, inbox: Inbox) -> None:
+        """Give back what is owed, now; return when the store has heard of it, or cannot be reached."""
+        if (timer := self._giving.get(inbox.queue.name)) is not None:
+            timer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._desk.rules.timeout):
+                await self._give(inbox)
+
+    # -- called in any thread
+
+    @property
+    def here(self) -> bool:
+        """Whether the caller runs in the host's loop."""
+        return asyncio.get_running_loop() is self._loop
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Do *work* in the host's loop, soon."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the next host starts with a look at everything
+            self._loop.call_soon_threadsafe(work)
+
+    # -- tasks
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("background work of the channel layer failed; please report this", exc_info=error)
+
+    async def _timed(self, shard: int, reply: Awaitable[T], now_of: Callable[[T], float]) -> T:
+        """Await a reply that shows the shard's clock, and learn from it."""
+        sent = self._desk.clock.now()
+        result = await reply
+        with self._desk.lock:
+            self._desk.clocks[shard].observe(sent, self._desk.clock.now(), now_of(result))
+        return result
+
+    # -- minted inboxes
+
+    def _read(self, inbox: Inbox) -> None:
+        old = self._readers.get(inbox.queue.name)
+        if old is not None:
+            old.cancel()
+        if not self._stopping:
+            self._readers[inbox.queue.name] = self._spawn(self._reader(inbox))
+
+    async def _reader(self, inbox: Inbox) -> None:
+        """Read an inbox for ever. No consumer holds a reference to this task, so none can cancel it."""
+        desk, queue = self._desk, inbox.queue
+        block = min(_BLOCK_SECONDS, desk.rules.expiry)
+        backoff = _Backoff()
+        while True:
+            try:
+                batch = await self._store.read(c.Read(inbox.shard, queue, inbox.position, block))
+            except StoreError as exc:
+                if not exc.retryable:
+                    _logger.error("cannot read inbox %s: %s", queue, exc)
+                await backoff.wait()
+                continue
+            backoff.reset()
+            with desk.lock:
+                now = desk.clock.now()
+                waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
+                inbox.position = batch.position
+                flushed = inbox.flushed
+            for waiter in waiters:
+                waiter.wake()
+            if flushed is not None:
+                await self._acknowledge(inbox, flushed)
+
+    async def _acknowledge(self, inbox: Inbox, generation: str) -> None:
+        try:
+            await self._store.acknowledge(c.Acknowledge(inbox.shard, inbox.queue, generation))
+        except StoreError:
+            return  # `flushed` stays set, the next batch or renewal tries again
+        with self._desk.lock:
+            if inbox.flushed == generation:
+                inbox.flushed = None
+
+    def _begin_giving(self, inbox: Inbox) -> None:
+        self._giving[inbox.queue.name] = None
+        if self._stopping:
+            del self._giving[inbox.queue.name]
+        else:
+            self._spawn(self._give(inbox))
+
+    async def _give(self, inbox: Inbox) -> None:
+        """Give back what is owed; each batch has a serial, so that repeating it after an error counts once."""
+        desk, name = self._desk, inbox.queue.name
+        async with self._givers.setdefault(name, asyncio.Lock()):  # in the order of their serials
+            self._giving[name] = None
+            try:
+                await self._give_all(desk, inbox)
+            finally:
+                self._giving.pop(name, None)
+
+    async def _give_all(self, desk: Desk, inbox: Inbox) -> None:
+        backoff = _Backoff()
+        request: c.GiveBack | None = None
+        try:
+            while True:
+                with desk.lock:
+                    if request is None or request.generation != inbox.generation:
+                        if not inbox.owed or not inbox.generation:
+                            return
+                        inbox.serial += 1
+                        places = tuple(inbox.owed.items())
+                        request = c.GiveBack(inbox.shard, inbox.queue, inbox.generation, inbox.serial, places)
+                        inbox.owed.clear()
+                try:
+                    await self._store.give_back(request)
+                except StoreError:
+                    await backoff.wait()
+                    continue
+                request = None
+        finally:
+            if request is not None:  # cancelled: whoever hosts next repeats it under the same serial
+                with desk.lock:
+                    if request.generation == inbox.generation:
+                        for channel, places in request.places:
+                            inbox.owed[channel] = inbox.owed.get(channel, 0) + places
+
+    async def _keep(self, shard: int) -> None:
+        """Keep the leases on one shard, and notice when its server has restarted."""
+        desk = self._desk
+        period = desk.rules.expiry / RENEWALS_PER_EXPIRY
+        backoff = _Backoff()
+        touched = desk.clock.now()
+        while True:
+            try:
+                incarnation = await self._store.incarnation(shard)
+                lost = desk.incarnations.setdefault(shard, incarnation) != incarnation
+                for inbox in self._inboxes(shard):
+                    await self._ensure_claimed(inbox)
+                    if inbox.flushed is not None:
+                        await self._acknowledge(inbox, inbox.flushed)
+                if lost:
+                    await self._announce(self._memberships(lambda group: desk.routes.ring.group(group) == shard))
+                if desk.rules.group_expiry is None and desk.clock.now() - touched >= _TOUCH_SECONDS:
+                    touched = desk.clock.now()
+                    await self._touch(shard)
+                desk.incarnations[shard] = incarnation
+                backoff.reset()
+            except StoreError as exc:
+                if not exc.retryable:
+                    _logger.error("cannot keep the leases on %s: %s", desk.routes.ring.name(shard), exc)
+                await backoff.wait()
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period):
+                    await self._store.disconnected(shard)
+
+    def _inboxes(self, shard: int) -> list[Inbox]:
+        with self._desk.lock:
+            return [inbox for inbox in self._desk.inboxes.values() if inbox.shard == shard]
+
+    async def _ensure_claimed(self, inbox: Inbox) -> None:
+        """Renew a lease; where it is gone, take it anew and announce the members again."""
+        desk, name = self._desk, inbox.queue.name
+        async with self._claiming.setdefault(name, asyncio.Lock()):
+            began = desk.clock.now()
+            first = name not in desk.leases
+            if not first:
+                renewed = await self._timed(
+                    inbox.shard, self._store.renew(c.Renew(inbox.shard, inbox.queue)), lambda reply: reply.now
+                )
+                if renewed.held:
+                    desk.leases[name] = began + desk.lease
+                    return
+            with desk.lock:
+                if not first and began >= desk.leases[name]:
+                    inbox.empty("expired")  # others have been told that this owner is dead
+                inbox.owed.clear()
+                inbox.generation = ""  # nothing is given back until the count begins anew
+                held = inbox.held()
+            generation = secrets.token_urlsafe(9)
+            claim = c.Claim(inbox.shard, inbox.queue, generation, inbox.position, held)
+            claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
+            with desk.lock:
+                inbox.generation = generation
+                desk.leases[name] = began + desk.lease
+                if claimed.fresh:
+                    inbox.position = ""
+                if claimed.epoch != inbox.epoch and not first and claimed.epoch:
+                    inbox.empty("flushed")
+                    inbox.disband()
+                inbox.epoch = claimed.epoch or inbox.epoch
+            self.give_back(inbox, soon=True)
+            if first:
+                return
+            _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
+            if name in self._readers:
+                self._read(inbox)
+            await self._announce([(inbox, *each) for each in self._all(inbox)])
+
+    def _all(self, inbox: Inbox) -> list[tuple[str, str, float | None]]:
+        with self._desk.lock:
+            return inbox.memberships()
+
+    def _memberships(self, wanted: Callable[[GroupName], bool]) -> list[tuple[Inbox, str, str, float | None]]:
+        with self._desk.lock:
+            inboxes = list(self._desk.inboxes.values())
+        return [(inbox, *each) for inbox in inboxes for each in self._all(inbox) if wanted(GroupName.parse(each[0]))]
+
+    async def _announce(self, memberships: list[tuple[Inbox, str, str, float | None]]) -> None:
+        """Tell the store of memberships that it may have lost."""
+        desk = self._desk
+        for start in range(0, len(memberships), _ANNOUNCE_AT_ONCE):
+            joins: list[Awaitable[programs.Joined]] = []
+            for inbox, group, member, joined in memberships[start : start + _ANNOUNCE_AT_ONCE]:
+                age = 0.0
+                if joined is not None:
+                    age = max(0.0, desk.clocks[inbox.shard].middle(desk.clock.now()) - joined)
+                program = programs.group_add(
+                    desk.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True
+                )
+                joins.append(run_async(program, self._store))
+            for outcome in await asyncio.gather(*joins, return_exceptions=True):
+                if isinstance(outcome, StoreError):
+                    raise outcome
+                if isinstance(outcome, programs.NoOwner):
+                    raise StoreError("the lease was lost again", retryable=True, outcome="unknown")
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _touch(self, shard: int) -> None:
+        groups = {group for inbox in self._all_inboxes() for group, _, _ in self._all(inbox)}
+        names = tuple(name for name in map(GroupName.parse, groups) if self._desk.routes.ring.group(name) == shard)
+        if names:
+            await self._store.touch(c.Touch(shard, names))
+
+    def _all_inboxes(self) -> list[Inbox]:
+        with self._desk.lock:
+            return list(self._desk.inboxes.values())
+
+    async def _sweep(self) -> None:
+        """Drop what nobody read in time, forget what nobody uses, and say in the log what was lost."""
+        desk = self._desk
+        expiry = desk.rules.expiry
+        period = min(1.0, expiry / 20)
+        forget_at = desk.clock.now() + expiry / 2
+        while True:
+            await asyncio.sleep(period)
+            now = desk.clock.now()
+            leaving: list[tuple[str, str]] = []
+            with desk.lock:
+                inboxes = list(desk.inboxes.values())
+                for inbox in inboxes:
+                    leaving.extend(inbox.sweep(now))
+                    if now >= forget_at:
+                        inbox.forget(now)
+                for tap in desk.taps.values():
+                    _sweep_tap(tap, now, desk.ledger)
+                warning = desk.ledger.warning(now) if desk.ledger.has_news else None
+            if now >= forget_at:
+                forget_at = now + expiry / 2
+            if warning is not None:
+                _logger.warning("%s", warning)
+            for inbox in inboxes:
+                if inbox.owed:
+                    self.give_back(inbox, soon=True)
+            for group, member in leaving:
+                discard = programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member))
+                with contextlib.suppress(StoreError):  # the next unread message tries again
+                    await run_async(discard, self._store)
+
+    # -- taps
+
+    async def _run_pump(self, pump: _Pump) -> None:
+        try:
+            await pump.run()
+        finally:
+            name = pump.tap.queue.name
+            self._pumps.pop(name, None)
+            with self._desk.lock:
+                over = pump.tap.idle
+                if over and self._desk.taps.get(name) is pump.tap:
+                    del self._desk.taps[name]
+            if not over and not self._stopping:  # somebody came at the last moment
+                self.pump(pump.tap)
+
+
+def _sweep_tap(tap: Tap, now: float, ledger: Ledger) -> None:
+    for box in tap.boxes.values():
+        before = len(box.items)
+        box.expire(now)
+        if before > len(box.items):
+            ledger.drop("expired", box.name, before - len(box.items))
+
+
+class _Pump:
+    """Pops one queue for the receivers of this process, as many messages as there are receivers, and never more.
+
+    It first pops without waiting on every shard; then it waits on all of them at once. A wait takes no message: it is
+    told that there may be one. So a killed process loses none but those that it had popped for a receiver.
+    """
+
+    def __init__(self, desk: Desk, store: AsyncStore, tap: Tap) -> None:
+        self.tap = tap
+        self._desk = desk
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._poked = asyncio.Event()
+        self._waits: dict[int, asyncio.Task[None]] = {}
+        self._called = set[int]()
+        """Shards whose wait is over and that have not been popped since."""
+        self._turn = random.randrange(len(desk.routes.ring))  # noqa: S311 - where to look first
+        self._held_until: float | None = None
+        self._block = min(_BLOCK_SECONDS, desk.rules.expiry / 3)
+
+    def poke(self) -> None:
+        """Receivers have come or gone."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Work until nobody has waited for a while."""
+        backoff = _Backoff()
+        shards = self._desk.routes.shards(self.tap.queue)
+        try:
+            while True:
+                self._poked.clear()
+                try:
+                    self._collect()
+                    if not self._demand():
+                        await self._return_surplus()
+                        await self._pass_on()
+                        if not self._poked.is_set() and not await self._linger():
+                            return
+                    elif not await self._pop_all(shards):
+                        await self._wait_all(shards)
+                    backoff.reset()
+                except StoreError as exc:
+                    if not exc.retryable:
+                        self._fail(exc)
+                    await backoff.wait()
+        finally:
+            for task in self._waits.values():
+                task.cancel()
+            await asyncio.gather(*self._waits.values(), return_exceptions=True)
+            await self._return_surplus()
+
+    def _demand(self) -> int:
+        with self._desk.lock:
+            return self.tap.demand
+
+    def _collect(self) -> None:
+        """See which waits are over: those shards may hold a message, and nobody else has been told."""
+        for shard, task in list(self._waits.items()):
+            if task.done():
+                del self._waits[shard]
+                task.result()  # raises its StoreError
+                self._called.add(shard)
+
+    async def _pass_on(self) -> None:
+        """Nobody here needs a message any more: let the store call somebody else."""
+        while self._called:
+            shard = next(iter(self._called))
+            await self._pop(shard, 0)
+
+    async def _linger(self) -> bool:
+        """Keep the waits open for a while; whether anything happened."""
+        lingered = False
+
+        def enough() -> None:
+            nonlocal lingered
+            lingered = True
+            self._poked.set()
+
+        timer = self._loop.call_later(_LINGER_SECONDS, enough)
+        await self._poked.wait()
+        timer.cancel()
+        return not lingered
+
+    async def _pop_all(self, shards: tuple[int, ...]) -> bool:
+        """Pop from each shard that is not being waited for, until nobody needs more; whether anything came."""
+        self._turn += 1
+        came = False
+        for place in range(len(shards)):
+            shard = shards[(self._turn + place) % len(shards)]
+            if shard in self._waits:
+                continue
+            demand = self._demand()
+            if not demand:
+                break
+            came = await self._pop(shard, demand) or came
+        return came
+
+    async def _pop(self, shard: int, demand: int) -> bool:
+        desk, tap = self._desk, self.tap
+        sent = desk.clock.now()
+        popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant))
+        self._called.discard(shard)
+        with desk.lock:
+            now = desk.clock.now()
+            desk.clocks[shard].observe(sent, now, popped.now)
+            if popped.expired:
+                desk.ledger.drop("expired", tap.queue.name, popped.expired)
+            if tap.queue.kind is Kind.INBOX and popped.epoch != tap.epoch:
+                for box in tap.boxes.values():
+                    if dropped := box.clear():
+                        desk.ledger.drop("flushed", box.name, dropped)
+                tap.epoch = popped.epoch
+            self._take_in(shard, popped.entries, desk.offset(shard, now), now)
+            waiters = tap.promise()
+        for waiter in waiters:
+            waiter.wake()
+        if popped.minted:
+            self._fail(
+                InvalidName(
+                    f"cannot receive from inbox {tap.queue.name!r}: it belongs to another process that is alive "
+                    f"(or to another layer object); a name from new_channel() is received where it was made"
+                )
+            )
+        elif popped.held_for is not None:
+            await self._wait_for_claim(popped.held_for)
+        else:
+            self._held_until = None
+        return bool(popped.entries) or popped.held_for is not None or popped.minted
+
+    def _take_in(self, shard: int, entries: Iterable[c.Entry], offset: float, now: float) -> None:
+        tap, desk = self.tap, self._desk
+        for entry in entries:
+            try:
+                name, payload = envelope.read_message(entry.frame)
+            except envelope.BadFrame:
+                desk.ledger.drop("undecodable", tap.queue.name)
+                continue
+            if tap.queue.kind is not Kind.INBOX:
+                name = tap.queue.name
+            box = tap.box(name, now)
+            if len(box.items) >= max(box.capacity, box.promised + len(box.waiters)):
+                desk.ledger.drop("full", name)
+                continue
+            deadline = entry.stamp + desk.rules.expiry - offset
+            box.put(Item(deadline, payload, False, (shard, entry)))
+
+    async def _wait_for_claim(self, held_for: float) -> None:
+        """Another one has claimed this inbox; it may be dead. One lease shows."""
+        now = self._desk.clock.now()
+        if self._held_until is None:
+            self._held_until = now + self._desk.lease
+        if now >= self._held_until:
+            self._held_until = None
+            self._fail(
+                InvalidName(
+                    f"cannot receive from inbox {self.tap.queue.name!r}: another process reads it; "
+                    f"give each process an inbox of its own"
+                )
+            )
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(held_for, self._held_until - now) + 0.001):
+                while self._demand():
+                    self._poked.clear()
+                    await self._poked.wait()
+
+    async def _wait_all(self, shards: tuple[int, ...]) -> None:
+        """Wait on every shard until one may hold a message, or receivers come or go."""
+        for shard in shards:
+            if shard not in self._waits:
+                task = self._loop.create_task(self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
+                task.add_done_callback(lambda _: self._poked.set())
+                self._waits[shard] = task
+        await self._poked.wait()
+
+    async def _return_surplus(self) -> None:
+        """Put back what was popped for receivers that have gone since."""
+        if self.tap.queue.kind is Kind.INBOX:
+            return  # it waits for the other channels of the inbox
+        with self._desk.lock:
+            items = self.tap.surplus()
+        by_shard: dict[int, list[Item]] = {}
+        for item in items:
+            if item.origin is not None:
+                by_shard.setdefault(item.origin[0], []).append(item)
+        for shard, some in by_shard.items():
+            entries = tuple(item.origin[1] for item in some if item.origin is not None)
+            try:
+                await self._store.put_back(c.PutBack(shard, self.tap.queue, entries))
+            except StoreError as exc:
+                with self._desk.lock:
+                    if exc.outcome == "not_sent":
+                        self._keep_surplus(some)
+                    else:
+                        self._desk.ledger.drop("store_lost", self.tap.queue.name, len(some))
+
+    def _keep_surplus(self, items: list[Item]) -> None:
+        """The store is away: they wait here for this process's next receiver."""
+        box: Mailbox = self.tap.box(self.tap.queue.name, self._desk.clock.now())
+        box.items.extendleft(reversed(items))
+
+    def _fail(self, error: Exception) -> None:
+        """Tell every receiver that it will never get a message."""
+        with self._desk.lock:
+            waiters: list[Waiter] = []
+            for box in self.tap.boxes.values():
+                waiters.extend(box.waiters)
+                box.promised += len(box.waiters)
+                box.waiters.clear()
+        for waiter in waiters:
+            if isinstance(waiter, Receiver):
+                waiter.error = error
+            waiter.wake()

@@ -1,0 +1,758 @@
+"""The channel layer as asyncio programs use it: the Channels 4 contract over any store.
+
+A facade: it parses what it is given, picks the event loop that carries a call, and hands over to the programs and to
+the background work. Cancelling any call at any await loses no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from channel_layer import commands as c
+from channel_layer import loops, programs
+from channel_layer.envelope import BadFrame, Message, MsgpackCodec
+from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
+from channel_layer.hosting import Desk, Host
+from channel_layer.loops import Home, Receiver, SystemClock, io_thread, run_async
+from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, minted_inbox
+from channel_layer.sharding import Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from types import TracebackType
+
+    from channel_layer.config import ChannelPattern, Rules
+    from channel_layer.ledger import Statistics
+    from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
+    from channel_layer.ports import Backend, Clock, Codec, Program
+
+__all__ = ("ChannelLayer",)
+
+R = TypeVar("R")
+
+_REMEMBERED = 16384
+"""Parsed names that are kept at hand."""
+
+_TAKES_BEFORE_YIELD = 64
+"""Messages that receivers of one layer may take without letting the event loop run."""
+
+_JOIN_TRIES = 5
+"""How often a group_add claims its own inbox again when the store loses it at that very moment."""
+
+_FLUSH_POLL_FIRST, _FLUSH_POLL_MOST = 0.002, 0.1
+"""Seconds between looks at who has acknowledged a flush."""
+
+_layers: weakref.WeakSet[ChannelLayer] = weakref.WeakSet()
+
+
+class ChannelLayer:
+    """Named channels and groups between processes. Made by the adapters, which give it a store.
+
+    One object may be used from any number of event loops and threads, at once or one after another, and in a child
+    after a fork, where it starts anew. Making one does no I/O.
+
+    Args:
+        rules: the configuration.
+        backend: the store.
+        clock: local time; another one is for tests.
+
+    Attributes:
+        extensions: the optional parts of the specification that are there: ``groups`` and ``flush``.
+        ChannelFull: raised by `send` when a channel is full.
+        MessageTooLarge: raised by `send` and `group_send` for a message over ``max_message_size``.
+    """
+
+    extensions: Final = ("groups", "flush")
+    ChannelFull: Final = ChannelFull
+    MessageTooLarge: Final = MessageTooLarge
+
+    def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
+        self._rules = rules
+        self._backend = backend
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._codec: Codec = MsgpackCodec(rules.max_message_size)
+        self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
+        self._turns = itertools.count()
+        self._channels: dict[str, ChannelName] = {}
+        self._begin()
+        _layers.add(self)
+
+    def _begin(self) -> None:
+        """Set up what belongs to one process."""
+        self._desk = Desk(self._rules, self._routes, self._clock)
+        self._client = secrets.token_urlsafe(12)
+        self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
+        self._seen: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
+        self._io_home: Home | None = None
+        self._host: Host | None = None
+        self._hosting = threading.RLock()
+        self._moving = False
+        self._takes = 0
+        self._loose: set[asyncio.Task[object]] = set()
+
+    # -- configuration
+
+    @property
+    def prefix(self) -> str:
+        """What all keys in the store begin with."""
+        return self._rules.prefix
+
+    @property
+    def expiry(self) -> float:
+        """Seconds that a message may wait unread."""
+        return self._rules.expiry
+
+    @property
+    def group_expiry(self) -> float | None:
+        """Seconds that a membership lasts after the last `group_add`; None: as long as its owner lives."""
+        return self._rules.group_expiry
+
+    @property
+    def capacity(self) -> int:
+        """Unread messages that a channel may hold, unless a pattern of `channel_capacity` says otherwise."""
+        return self._rules.default_capacity
+
+    @property
+    def channel_capacity(self) -> Mapping[ChannelPattern, int]:
+        """Capacities by pattern, in the order in which they are tried."""
+        return self._rules.channel_capacity
+
+    # -- messages
+
+    async def send(self, channel: str, message: Mapping[str, object]) -> None:
+        """Send a message to a channel.
+
+        Args:
+            channel: a full channel name.
+            message: a dict with str keys; values bytes, str, int of 64 bits signed, float, bool, None, lists and
+                dicts of these. It is copied: changing it afterwards changes nothing.
+
+        Raises:
+            InvalidName: *channel* is not a valid channel name.
+            InvalidMessage: *message* holds something else; the text says where.
+            MessageTooLarge: the encoded message is over ``max_message_size``.
+            ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
+            StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
+        """
+        name = self._channels.get(channel) or self._channel(channel)
+        payload = self._encode(message)
+        desk = self._desk
+        sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
+        if not sent.accepted and (inbox := desk.inboxes.get(name.queue.name)) is not None and inbox.owed:
+            # Our own inbox, and places in it are free that the store does not know of yet.
+            await self._on_host(lambda host: host.settle(inbox))
+            sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
+        with desk.lock:
+            if sent.expired:
+                desk.ledger.drop("expired", name.name, sent.expired)
+            if sent.accepted:
+                desk.ledger.sent += 1
+                return
+            desk.ledger.refused += 1
+        raise _for_channels(ChannelFull)(name.name, self._rules.capacity.of(name.name))
+
+    async def receive(self, channel: str) -> Message:
+        """Wait for the next message of a channel and return it.
+
+        Several may wait for one channel; each message goes to one of them. Cancelling loses nothing.
+
+        Args:
+            channel: a full channel name: one that this layer object made with `new_channel`, in any of its loops; a
+                normal channel such as ``http.request``; a single-reader channel; or a channel of an inbox that no
+                process has minted, which this process then claims.
+
+        Raises:
+            InvalidName: *channel* is not a valid channel name, or belongs to another process that is alive.
+            StoreError: the layer is closed, or the store refuses to serve it. While a store is away, this waits.
+        """
+        name = self._channels.get(channel) or self._channel(channel)
+        self._takes += 1
+        if self._takes >= _TAKES_BEFORE_YIELD:
+            self._takes = 0
+            await asyncio.sleep(0)
+        promised = False
+        waiter: Receiver | None = None
+        while True:
+            if (host := self._host) is None or host.home.loop.is_closed() or self._should_move(host):
+                try:
+                    host = await self._ensure_host()
+                except BaseException:
+                    if promised and waiter is not None:
+                        self._abandon(name, waiter)
+                    raise
+            desk = self._desk
+            now = self._clock.now()
+            with desk.lock:
+                if desk.closed:
+                    raise _closed()
+                inbox = desk.inboxes.get(name.queue.name)
+                tap = desk.tap(name.queue) if inbox is None else None
+                item, box = self._take(inbox, tap, name, now, promised=promised)
+                if item is None:
+                    waiter = Receiver(asyncio.get_running_loop())
+                    box.waiters.append(waiter)
+            if item is not None:
+                if inbox is not None and not item.grouped:
+                    self._give_back(host, inbox, box)
+                try:
+                    return self._codec.decode(item.payload)
+                except BadFrame:
+                    with desk.lock:
+                        desk.ledger.delivered -= 1
+                        desk.ledger.drop("undecodable", name.name)
+                    promised = False
+                    continue
+            if tap is not None:
+                self._poke(host, tap)
+            if waiter is not None:
+                try:
+                    await waiter.woken()
+                except BaseException:
+                    self._abandon(name, waiter)
+                    raise
+                promised = True
+                if waiter.error is not None:
+                    with desk.lock:
+                        box.promised -= 1
+                    raise waiter.error
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Make a channel that only this process receives from, in any of its event loops.
+
+        Args:
+            prefix: the first part of its name.
+
+        Returns:
+            A name that no other channel has or will have: ``<prefix>.<this process>!<this channel>``.
+
+        Raises:
+            InvalidName: *prefix* is not valid in a channel name, or too long.
+            StoreError: the store could not be reached.
+        """
+        queue = minted_inbox(prefix, self._client)
+        if queue.name not in self._desk.inboxes:
+            await self._on_host(lambda host: host.adopt(queue))
+        return queue.name + secrets.token_urlsafe(LOCAL_LENGTH * 3 // 4)
+
+    # -- groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; adding it again keeps one membership and makes it last from now.
+
+        Args:
+            group: the group's name.
+            channel: any valid channel name, whoever reads it.
+
+        Raises:
+            InvalidName: a name is not valid.
+            StoreError: the store could not be reached.
+        """
+        name, member = GroupName.parse(group), self._channels.get(channel) or self._channel(channel)
+        await self._unbroken(self._group_add(name, member))
+
+    async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
+        for left in reversed(range(_JOIN_TRIES)):
+            inbox = self._desk.inboxes.get(channel.queue.name)
+            try:
+                joined = await self._run(
+                    programs.group_add(self._routes, group, channel, owned=inbox is not None)
+                )
+            except programs.NoOwner as exc:
+                if inbox is None or not left:
+                    raise StoreError(
+                        f"the store keeps losing inbox {channel.queue}", retryable=True, outcome="unknown"
+                    ) from exc
+                await self._on_host(lambda host, inbox=inbox: host.ensure_claimed(inbox))
+                continue
+            if inbox is not None:
+                with self._desk.lock:
+                    inbox.confirmed(group.name, channel.name, joined.version)
+            return
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+
+        Raises:
+            InvalidName: a name is not valid.
+            StoreError: the store could not be reached.
+        """
+        name, member = GroupName.parse(group), self._channels.get(channel) or self._channel(channel)
+        with self._desk.lock:
+            inbox = self._desk.inboxes.get(member.queue.name)
+            if inbox is not None:
+                inbox.unconfirmed(name.name, member.name)
+        await self._unbroken(self._run(programs.group_discard(self._routes, name, member)))
+
+    async def group_send(self, group: str, message: Mapping[str, object]) -> None:
+        """Send a message to every member of a group.
+
+        It never raises `ChannelFull`: a member whose channel is full misses the message, which is counted.
+
+        Args:
+            group: the group's name.
+            message: as for `send`.
+
+        Raises:
+            InvalidName: *group* is not a valid group name.
+            InvalidMessage: *message* is not a valid message.
+            MessageTooLarge: the encoded message is over ``max_message_size``.
+            StoreError: the store could not be reached; some members may have got the message.
+        """
+        name = GroupName.parse(group)
+        payload = self._encode(message)
+        sent = await self._run(programs.group_send(self._routes, name, payload, next(self._turns)))
+        if sent.others or sent.full or sent.inbox_full or sent.expired:
+            with self._desk.lock:
+                ledger = self._desk.ledger
+                ledger.sent += sent.others
+                for member in sent.full:
+                    ledger.drop("full", member)
+                for inbox in sent.inbox_full:
+                    ledger.drop("inbox_full", inbox)
+                for member, count in sent.expired:
+                    ledger.drop("expired", member, count)
+
+    async def group_channels(self, group: str) -> list[str]:
+        """Return the full names of a group's members, sorted; members whose owner is dead are left out.
+
+        Raises:
+            InvalidName: *group* is not a valid group name.
+            StoreError: the store could not be reached.
+        """
+        return await self._run(programs.group_channels(self._routes, GroupName.parse(group)))
+
+    # -- the whole
+
+    async def flush(self) -> None:
+        """Remove every message and every membership of this prefix, on all hosts and in all processes.
+
+        It returns when no process can deliver an older message any more: each has dropped what it held, or its lease
+        has ended, which takes up to one and a half ``expiry`` for a process that was killed.
+
+        Raises:
+            StoreError: the store could not be reached.
+        """
+        generation = secrets.token_urlsafe(9)
+        if self._desk.inboxes:
+            await self._ensure_host()
+        shards = range(len(self._routes.ring))
+        begun = await self._run(_together([c.Flush(shard, generation) for shard in shards]))
+        with self._desk.lock:
+            for tap in self._desk.taps.values():
+                for box in tap.boxes.values():
+                    if dropped := box.clear():
+                        self._desk.ledger.drop("flushed", box.name, dropped)
+            if removed := sum(flushing.dropped for flushing in begun):
+                self._desk.ledger.drop("flushed", "the store", removed)
+        left: dict[int, tuple[str, ...]] = {
+            shard: flushing.inboxes for shard, flushing in zip(shards, begun, strict=True) if flushing.inboxes
+        }
+        pause = _FLUSH_POLL_FIRST
+        while left:
+            await asyncio.sleep(pause)
+            pause = min(_FLUSH_POLL_MOST, pause * 2)
+            still = await self._run(
+                _together([c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items()])
+            )
+            left = {shard: some for shard, some in zip(tuple(left), still, strict=True) if some}
+
+    async def statistics(self, channel: str | None = None) -> Statistics:
+        """Return what this layer object has counted.
+
+        Args:
+            channel: also count the messages that wait in the store for this channel.
+
+        Raises:
+            InvalidName: *channel* is not a valid channel name.
+            StoreError: the store could not be reached; only with *channel*.
+        """
+        pending: int | None = None
+        if channel is not None:
+            name = self._channel(channel)
+            shards = self._routes.shards(name.queue)
+            pending = sum(await self._run(_together([c.Pending(shard, name) for shard in shards])))
+        with self._desk.lock:
+            return self._desk.ledger.statistics(self._desk.count(), pending)
+
+    # -- the end
+
+    async def close_pools(self) -> None:
+        """Let go of this event loop's connections. The layer, its channels and its messages stay usable.
+
+        Django Channels' users know the name from channels_redis. It is seldom needed: a loop that ends in good order
+        lets go by itself.
+        """
+        home = self._homes.get(asyncio.get_running_loop())
+        if home is not None:
+            await home.leave()
+
+    async def aclose(self) -> None:
+        """End this layer object: its channels leave their groups, its inbox and its leases are given up.
+
+        Receivers that wait get a `StoreError`, as does every later call. Unread messages of its own channels are
+        counted as ``closed``. Closing twice is harmless.
+        """
+        desk = self._desk
+        with desk.lock:
+            if desk.closed:
+                return
+            desk.closed = True
+            inboxes = list(desk.inboxes.values())
+            boxes = [box for inbox in inboxes for box in inbox.boxes.values()]
+            boxes += [box for tap in desk.taps.values() for box in tap.boxes.values()]
+            waiters = [waiter for box in boxes for waiter in box.waiters]
+            for box in boxes:
+                box.promised += len(box.waiters)
+                box.waiters.clear()
+        for waiter in waiters:
+            if isinstance(waiter, Receiver):
+                waiter.error = _closed()
+            waiter.wake()
+        try:
+            if inboxes:
+                with contextlib.suppress(StoreError):  # the leases end by themselves
+                    await self._give_up(inboxes)
+        finally:
+            await self._stop_host()
+            await self._leave_everywhere()
+
+    async def __aenter__(self) -> Self:
+        """Return the layer itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def _give_up(self, inboxes: Iterable[Inbox]) -> None:
+        desk = self._desk
+        for inbox in inboxes:
+            with desk.lock:
+                members = inbox.memberships()
+            leaves = [
+                programs.group_discard(self._routes, GroupName.parse(group), ChannelName.parse(member))
+                for group, member, _ in members
+            ]
+            for start in range(0, len(leaves), _REMEMBERED):
+                some = leaves[start : start + _REMEMBERED]
+                await asyncio.gather(*(self._run(leave, closing=True) for leave in some))
+            waiting = await self._run(_together([c.Release(inbox.shard, inbox.queue)]), closing=True)
+            with desk.lock:
+                inbox.empty("closed")
+                inbox.disband()
+                if waiting[0]:
+                    desk.ledger.drop("closed", inbox.queue.name, waiting[0])
+
+    # -- names and messages
+
+    def _channel(self, channel: str) -> ChannelName:
+        name = ChannelName.parse(channel)
+        if len(self._channels) >= _REMEMBERED:
+            self._channels = {}
+        self._channels[channel] = name
+        return name
+
+    def _encode(self, message: object) -> bytes:
+        try:
+            return self._codec.encode(message)
+        except MessageTooLarge as exc:
+            raise _for_channels(MessageTooLarge)(exc.size, exc.limit) from None
+
+    # -- receiving
+
+    def _take(
+        self, inbox: Inbox | None, tap: Tap | None, name: ChannelName, now: float, *, promised: bool
+    ) -> tuple[Item | None, Mailbox]:
+        """Take a message that is here already; under the lock."""
+        ledger = self._desk.ledger
+        if inbox is not None:
+            box = inbox.box(name.name, now)
+            box.used_at = now
+            item = inbox.take(box, now, promised=promised)
+        elif tap is not None:
+            box = tap.box(name.name, now)
+            box.used_at = now
+            before = len(box.items)
+            box.expire(now)
+            if before > len(box.items):
+                ledger.drop("expired", box.name, before - len(box.items))
+            if tap.queue.kind is Kind.INBOX and not promised:
+                item = None  # what is here may have been flushed: the pump asks before it promises
+            else:
+                item = box.take(promised=promised)
+        else:  # pragma: no cover - one of the two is always there
+            raise RuntimeError("nothing to take from")
+        if item is not None:
+            ledger.delivered += 1
+        return item, box
+
+    def _give_back(self, host: Host, inbox: Inbox, box: Mailbox) -> None:
+        soon = inbox.urgent(box)
+        if not host.giving(inbox, soon=soon):
+            if host.here:
+                host.give_back(inbox, soon=soon)
+            else:
+                host.post(lambda: host.give_back(inbox, soon=soon))
+
+    def _poke(self, host: Host, tap: Tap) -> None:
+        if host.here:
+            host.pump(tap)
+        else:
+            host.post(lambda: host.pump(tap))
+
+    def _abandon(self, name: ChannelName, waiter: Receiver) -> None:
+        """A receiver goes without its message: call the next one."""
+        desk = self._desk
+        with desk.lock:
+            inbox = desk.inboxes.get(name.queue.name)
+            tap = desk.taps.get(name.queue.name) if inbox is None else None
+            owner = inbox or tap
+            box = owner.boxes.get(name.name) if owner is not None else None
+            others = list(box.abandon(waiter)) if box is not None else []
+        for other in others:
+            other.wake()
+        if tap is not None and (host := self._host) is not None:
+            host.post(lambda: host.pump(tap))
+
+    # -- which loop carries what
+
+    async def _run(self, program: Program[R], *, closing: bool = False) -> R:
+        """Drive a program in this loop if it has a home of its own, else in the I/O thread."""
+        if self._desk.closed and not closing:
+            program.close()
+            raise _closed()
+        home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
+        if home is not None:
+            return await run_async(program, home.store)
+        io_home = await self._io()
+        return await io_thread().run(run_async(program, io_home.store))
+
+    async def _arrive(self) -> Home | None:
+        """Make a home in the running loop if it is one that lives; None if that is not known yet."""
+        loop = asyncio.get_running_loop()
+        if self._backend.connects:
+            now = loops.SystemClock().now()
+            if now - self._seen.setdefault(loop, now) < loops.SETTLE_SECONDS:
+                return None
+        for closed in [each for each in self._homes if each.is_closed()]:
+            self._homes.pop(closed, None)
+        home = Home(self._backend.open(), self._farewell)
+        self._homes[loop] = home
+        await home.arrive()
+        return home
+
+    async def _io(self) -> Home:
+        """Return the home in the I/O thread."""
+        home = self._io_home
+        if home is None or home.loop.is_closed():
+            home = await io_thread().run(self._arrive_in_thread())
+        return home
+
+    async def _arrive_in_thread(self) -> Home:
+        if self._io_home is None or self._io_home.loop.is_closed():
+            self._io_home = Home(self._backend.open(), self._farewell)
+            await self._io_home.arrive()
+        return self._io_home
+
+    async def _farewell(self, home: Home) -> None:
+        """A loop ends, or lets go of its connections."""
+        self._homes.pop(home.loop, None)
+        in_thread = self._io_home is home
+        if in_thread:
+            self._io_home = None
+        host = self._host
+        if host is not None and host.home is home:
+            await host.stop()
+            with self._hosting:
+                if self._host is host:
+                    self._host = None
+            if not in_thread:  # else the process ends
+                self._host_elsewhere()
+        await home.store.aclose()
+
+    # -- who hosts the background work
+
+    def _should_move(self, host: Host) -> bool:
+        """Whether the background work should come into the running loop: it lives, and the work is in the thread."""
+        home = self._io_home
+        return home is not None and host.home is home and not self._moving and self._settled()
+
+    def _settled(self) -> bool:
+        loop = asyncio.get_running_loop()
+        now = loops.SystemClock().now()
+        return loop in self._homes or now - self._seen.setdefault(loop, now) >= loops.SETTLE_SECONDS
+
+    async def _ensure_host(self) -> Host:
+        """Return the host; begin one if there is none, and move it here from the thread if this loop lives."""
+        while True:
+            host = self._host
+            if host is not None and not host.home.loop.is_closed():
+                if self._should_move(host):
+                    home = await self._arrive()
+                    if home is not None:
+                        self._keep_task(self._move(host, self._homes.get(home.loop, home)))
+                return host
+            home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
+            if home is not None:
+                self._start_host(home)
+            else:
+                io_home = await self._io()
+                await io_thread().run(self._start_host_here(io_home))
+
+    def _start_host(self, home: Home) -> None:
+        """Begin to host in the running loop, unless somebody does already."""
+        with self._hosting:
+            host = self._host
+            if self._desk.closed:
+                raise _closed()
+            if host is None or host.home.loop.is_closed():
+                self._host = host = Host(self._desk, home)
+                host.start()
+
+    async def _start_host_here(self, home: Home) -> None:
+        self._start_host(home)
+
+    async def _move(self, old: Host, home: Home) -> None:
+        """Take the background work over from the I/O thread."""
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            await io_thread().run(old.stop())
+            with self._hosting:
+                if self._host is old and not home.loop.is_closed() and home.loop in self._homes:
+                    self._host = Host(self._desk, home)
+                    self._host.start()
+        finally:
+            self._moving = False
+            if self._host is old:  # this loop ended meanwhile
+                self._host = None
+                self._host_elsewhere()
+
+    def _host_elsewhere(self) -> None:
+        """The host's loop has ended: go on in another one, if there is anything to do."""
+        if self._desk.closed or not (self._desk.inboxes or self._desk.taps):
+            return
+        if self._backend.connects:
+            asyncio.run_coroutine_threadsafe(self._host_in_thread(), io_thread().loop)
+            return
+        for home in list(self._homes.values()):
+            with contextlib.suppress(RuntimeError, StoreError):
+                home.loop.call_soon_threadsafe(self._start_host, home)
+                return
+
+    async def _host_in_thread(self) -> None:
+        with contextlib.suppress(StoreError):  # closed meanwhile
+            self._start_host(await self._arrive_in_thread())
+
+    async def _on_host(self, work: Callable[[Host], Coroutine[object, object, R]]) -> R:
+        """Await *work* in the host's loop, in the next host's if that one ends meanwhile."""
+        while True:
+            if self._desk.closed:
+                raise _closed()
+            host = await self._ensure_host()
+            if host.here:
+                return await work(host)
+            task = asyncio.current_task()
+            asked = task.cancelling() if task is not None else 0
+            try:
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(host), host.home.loop))
+            except asyncio.CancelledError:
+                if task is None or task.cancelling() > asked:
+                    raise  # it is the caller that was cancelled, not the host
+
+    async def _stop_host(self) -> None:
+        with self._hosting:
+            host, self._host = self._host, None
+        if host is None or host.home.loop.is_closed():
+            return
+        if host.here:
+            await host.stop()
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.stop(), host.home.loop))
+
+    async def _leave_everywhere(self) -> None:
+        """Let go of all connections in all loops."""
+        homes = [*self._homes.values(), *([self._io_home] if self._io_home is not None else [])]
+        for home in homes:
+            if home.loop.is_closed():
+                self._homes.pop(home.loop, None)
+            elif home.loop is asyncio.get_running_loop():
+                await home.leave()
+            elif home.loop.is_running():
+                with contextlib.suppress(RuntimeError):  # it ended this moment
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(home.leave(), home.loop))
+
+    # -- calls that must not stop half way
+
+    async def _unbroken(self, work: Coroutine[object, object, R]) -> R:
+        """Await *work*; if the caller is cancelled, it goes on in the background.
+
+        A change of a group takes two steps where the group and the inbox are on different hosts.
+        """
+        if len(self._routes.ring) == 1:
+            return await work
+        return await asyncio.shield(self._keep_task(work))
+
+    def _keep_task(self, work: Coroutine[object, object, R]) -> asyncio.Task[R]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._loose.add(task)
+        task.add_done_callback(self._loose.discard)
+        return task
+
+    def after_fork(self) -> None:
+        """Start anew in a child process; called there by itself.
+
+        What the parent holds is kept alive unused: closing it would disturb him.
+        """
+        _parents.append((self._homes, self._io_home, self._host, self._loose, self._desk))
+        self._backend.forked()
+        self._begin()
+
+
+_parents: list[object] = []
+
+
+def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:
+    reply: tuple[R, ...] = yield c.Together(tuple(steps))
+    return reply
+
+
+def _closed() -> StoreError:
+    return StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
+
+
+_E = TypeVar("_E", bound=Exception)
+_twins: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
+
+
+def _for_channels(ours: type[_E]) -> type[_E]:
+    """Return a subclass that ``except channels.exceptions.<same name>`` catches too, if Channels is in use.
+
+    It imports nothing: where nobody has imported Channels, nobody can name its exceptions.
+    """
+    theirs: object = getattr(sys.modules.get("channels.exceptions"), ours.__name__, None)
+    if not (isinstance(theirs, type) and issubclass(theirs, Exception)):
+        return ours
+    twin = _twins.get((ours, theirs))
+    if twin is None:
+        twin = _twins[ours, theirs] = type(ours.__name__, (ours, theirs), {"__module__": ours.__module__})
+    return twin if issubclass(twin, ours) else ours
+
+
+def _after_fork() -> None:
+    for layer in list(_layers):
+        layer.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

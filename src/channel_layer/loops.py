@@ -1,0 +1,216 @@
+"""Event loops that come and go: the driver, the homes of a layer in them, and the process's one I/O thread.
+
+A loop that lives, as a server's does, gets connections of its own. A loop made for one call, as ``async_to_sync``
+makes them, must not: its calls go through a thread of ours whose loop never ends, so they open nothing and leave
+nothing behind. Nobody can tell the two apart beforehand, so a loop counts as settled once it has run for a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.commands import Command, Step, Together
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+
+    from channel_layer.ports import AsyncStore, Program
+
+__all__ = ("SETTLE_SECONDS", "THREAD_NAME", "Home", "IOThread", "Receiver", "SystemClock", "io_thread", "run_async")
+
+R = TypeVar("R")
+
+SETTLE_SECONDS = 1.0
+"""A loop that has run for so long gets connections of its own. ``async_to_sync`` makes loops that live milliseconds."""
+
+THREAD_NAME = "channel-layer-io"
+
+_STOP_SECONDS = 5.0
+"""How long the interpreter's exit waits for the I/O thread."""
+
+
+class SystemClock:
+    """The clock of production: monotonic, with no offset."""
+
+    __slots__ = ()
+
+    offset = 0.0
+
+    def now(self) -> float:
+        """Return seconds since some fixed moment."""
+        return time.monotonic()
+
+
+async def run_async(program: Program[R], store: AsyncStore) -> R:
+    """Drive a program against a store: the one place where the use cases meet the world.
+
+    An error of the store, and cancellation too, is thrown into the program, which may still answer with a step.
+    """
+    try:
+        step = next(program)
+        while True:
+            try:
+                reply: object = await _perform(step, store)
+            except BaseException as exc:  # noqa: BLE001 - the program decides, cancellation included
+                step = program.throw(exc)
+            else:
+                step = program.send(reply)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+
+
+async def _perform(step: Step[object], store: AsyncStore) -> object:
+    if isinstance(step, Command):
+        command: Command[object] = step
+        return await command.on_async(store)
+    if isinstance(step, Together):
+        several: tuple[Step[object], ...] = step.steps
+        outcomes = await asyncio.gather(*(_perform(each, store) for each in several), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return tuple(outcomes)
+    raise TypeError(f"a program yielded {step!r}")
+
+
+class Receiver:
+    """Somebody who waits in one event loop and may be woken from any thread.
+
+    Attributes:
+        error: set instead of a message: the receiver can never get one.
+    """
+
+    __slots__ = ("_future", "_loop", "_thread", "error")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._future: asyncio.Future[None] = loop.create_future()
+        self.error: Exception | None = None
+
+    def wake(self) -> None:
+        """Let it run."""
+        if threading.get_ident() == self._thread:
+            self._set()
+        else:
+            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
+                self._loop.call_soon_threadsafe(self._set)
+
+    async def woken(self) -> None:
+        """Wait for it."""
+        await self._future
+
+    def _set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+
+class Home:
+    """One layer's store in one event loop, and what has to go when the loop does.
+
+    Args:
+        store: opened for the running loop.
+        farewell: awaited in the loop when it ends in good order (``asyncio.run`` and ``async_to_sync`` see to that by
+            closing its asynchronous generators).
+    """
+
+    __slots__ = ("_farewell", "_goodbye", "loop", "store")
+
+    def __init__(self, store: AsyncStore, farewell: Callable[[Home], Awaitable[None]]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.store = store
+        self._farewell = farewell
+        self._goodbye: AsyncGenerator[None, None] | None = None
+
+    async def arrive(self) -> None:
+        """Ask the loop to be told of its end."""
+        self._goodbye = self._stay()
+        await anext(self._goodbye)
+
+    async def leave(self) -> None:
+        """Say the farewell now."""
+        goodbye, self._goodbye = self._goodbye, None
+        if goodbye is not None:
+            await goodbye.aclose()
+
+    async def _stay(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._farewell(self)
+
+
+class IOThread:
+    """A daemon thread with an event loop that ends with the process.
+
+    Its loop ends before the interpreter goes away, in good order: tasks are cancelled, homes say farewell.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        self._thread.start()
+        self._started.wait()
+        atexit.register(self.stop)
+
+    def run(self, coroutine: Coroutine[object, object, R]) -> asyncio.Future[R]:
+        """Run a coroutine in the thread; await the result in the calling loop. Cancelling it cancels the coroutine."""
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
+
+    def stop(self) -> None:
+        """End the thread and wait for it, a few seconds at most."""
+        atexit.unregister(self.stop)
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(self._started.set)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self._end())
+            self.loop.close()
+
+    async def _end(self) -> None:
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+
+
+_lock = threading.Lock()
+_thread: IOThread | None = None
+_parents: list[IOThread] = []
+
+
+def io_thread() -> IOThread:
+    """Return the process's I/O thread; start it if it does not run."""
+    global _thread  # noqa: PLW0603 - one thread a process is the point
+    with _lock:
+        if _thread is None or _thread.loop.is_closed():
+            _thread = IOThread()
+        return _thread
+
+
+def _after_fork() -> None:
+    """Start anew in a child: the thread is not there, and its loop's file descriptors are the parent's."""
+    global _thread, _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    if _thread is not None:
+        atexit.unregister(_thread.stop)
+        _parents.append(_thread)  # kept, never closed: closing would touch the epoll set that the parent waits on
+        _thread = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

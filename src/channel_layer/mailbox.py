@@ -1,0 +1,442 @@
+"""The local half of delivery, pure: what an inbox's owner holds for its channels, and which groups they are in.
+
+A wake-up never carries a message: the message stays in its mailbox until a receiver that is sure to run takes it. So
+a cancelled ``receive()`` has nothing to lose, and its call is passed on. Whoever calls holds the layer's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from channel_layer import envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from channel_layer.capacity import CapacityTable
+    from channel_layer.commands import Entry
+    from channel_layer.ledger import Ledger, Reason
+    from channel_layer.names import Queue
+
+__all__ = ("Inbox", "Item", "Mailbox", "Tap", "Waiter")
+
+
+class Waiter(Protocol):
+    """Somebody who waits for a mailbox to hold something for him."""
+
+    def wake(self) -> None:
+        """Let him run; may come from any thread, and only once."""
+        ...
+
+
+class Item(NamedTuple):
+    """A message that waits for a receiver."""
+
+    deadline: float
+    """Local seconds at which it is too old."""
+    payload: bytes
+    grouped: bool
+    """It came through a group."""
+    origin: tuple[int, Entry] | None
+    """Where it was popped from, if it was: the shard and the entry."""
+
+
+class Mailbox:
+    """What waits in this process for one channel.
+
+    Attributes:
+        name: the channel's full name.
+        capacity: group messages that it holds at most; what was sent to it directly is bounded in the store.
+        items: the messages, oldest first.
+        grouped: how many of them came through a group.
+        waiters: receivers that no message has been promised to, longest waiting first.
+        promised: receivers that were woken and have not taken their message yet.
+        groups: names of the groups whose mirror it is in.
+        used_at: local seconds of the last ``receive()``.
+    """
+
+    __slots__ = ("capacity", "grouped", "groups", "items", "name", "promised", "used_at", "waiters")
+
+    def __init__(self, name: str, capacity: int, now: float) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.items: deque[Item] = deque()
+        self.grouped = 0
+        self.waiters: deque[Waiter] = deque()
+        self.promised = 0
+        self.groups: set[str] = set()
+        self.used_at = now
+
+    @property
+    def direct(self) -> int:
+        """Messages that wait here and were sent to this channel itself."""
+        return len(self.items) - self.grouped
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is here and nobody waits."""
+        return not (self.items or self.waiters or self.promised)
+
+    def put(self, item: Item) -> None:
+        """Append a message."""
+        self.items.append(item)
+        if item.grouped:
+            self.grouped += 1
+
+    def take(self, *, promised: bool) -> Item | None:
+        """Remove and return the oldest message that is not promised to somebody else.
+
+        Args:
+            promised: the taker was woken for it.
+        """
+        if promised:
+            self.promised -= 1
+        if len(self.items) <= self.promised:
+            return None
+        item = self.items.popleft()
+        if item.grouped:
+            self.grouped -= 1
+        return item
+
+    def expire(self, now: float) -> int:
+        """Drop what is too old at local time *now* from the head; return how many of them were direct."""
+        items, direct = self.items, 0
+        while items and items[0].deadline <= now:
+            if items.popleft().grouped:
+                self.grouped -= 1
+            else:
+                direct += 1
+        return direct
+
+    def clear(self) -> int:
+        """Drop everything; return how many there were."""
+        count = len(self.items)
+        self.items.clear()
+        self.grouped = 0
+        return count
+
+    def promise(self) -> Iterator[Waiter]:
+        """Promise what is here to those who wait; yield whom to wake."""
+        while self.waiters and len(self.items) > self.promised:
+            self.promised += 1
+            yield self.waiters.popleft()
+
+    def abandon(self, waiter: Waiter) -> Iterator[Waiter]:
+        """Forget a receiver that was cancelled; yield whom to wake in his place."""
+        try:
+            self.waiters.remove(waiter)
+        except ValueError:  # he was woken before he was cancelled
+            self.promised -= 1
+        yield from self.promise()
+
+
+@dataclass(slots=True)
+class _Member:
+    box: Mailbox
+    joined: float  # the shard's clock
+
+
+class Inbox:
+    """A minted inbox, as its owner sees it: mailboxes, the mirror of its groups, and the place where it reads.
+
+    Only `apply` changes the mirror, on meeting a marker, so that changes and messages keep the order that the store
+    gave them. Versions decide between two markers of one member that arrive in the wrong order.
+
+    Args:
+        queue: the inbox.
+        shard: where it is.
+        capacity: of its channels.
+        ledger: where losses are counted.
+        expiry: seconds that a message may live.
+        group_expiry: seconds that a membership lives after it was last made, or None.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        shard: int,
+        capacity: CapacityTable,
+        ledger: Ledger,
+        expiry: float,
+        group_expiry: float | None,
+    ) -> None:
+        self.queue = queue
+        self.shard = shard
+        self.boxes: dict[str, Mailbox] = {}
+        self.waiting: dict[str, Mailbox] = {}
+        """Mailboxes that may hold something: the ones to look at when time has passed."""
+        self.mirror: dict[str, dict[str, _Member]] = {}
+        self.unseen: dict[tuple[str, str], int] = {}
+        """Memberships (group, member) that the store confirmed and whose marker has not been met, with their version."""
+        self.position = ""
+        self.generation = ""
+        self.epoch = ""
+        self.flushed: str | None = None
+        """A flush that has been applied and is to be acknowledged."""
+        self.owed: dict[str, int] = {}
+        """Places to give back, by channel."""
+        self.serial = 0
+        self._capacity = capacity
+        self._ledger = ledger
+        self._expiry = expiry
+        self._group_expiry = group_expiry
+        self._versions: dict[tuple[str, str], tuple[int, float]] = {}
+        self._oldest: dict[str, float] = {}
+
+    # -- mailboxes
+
+    def box(self, name: str, now: float) -> Mailbox:
+        """Return the mailbox of a channel; make it if there is none."""
+        box = self.boxes.get(name)
+        if box is None:
+            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
+        return box
+
+    def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
+        """Take a message for a receiver, past any that are too old."""
+        if box.items and box.items[0].deadline <= now:
+            self._expire(box, now)
+        item = box.take(promised=promised)
+        if item is not None and not item.grouped:
+            self._owe(box.name, 1)
+        return item
+
+    def urgent(self, box: Mailbox) -> bool:
+        """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
+        return self.owed.get(box.name, 0) * 4 >= box.capacity
+
+    def held(self) -> tuple[tuple[str, int], ...]:
+        """Return how many direct messages wait in each mailbox."""
+        return tuple((box.name, box.direct) for box in self.boxes.values() if box.direct)
+
+    def count(self) -> int:
+        """Return how many messages wait here."""
+        return sum(len(box.items) for box in self.boxes.values())
+
+    def sweep(self, now: float) -> list[tuple[str, str]]:
+        """Drop what is too old at local time *now*; return memberships (group, member) to end, because of that."""
+        leaving: list[tuple[str, str]] = []
+        for box in list(self.waiting.values()):
+            if not box.items:
+                del self.waiting[box.name]
+            elif box.items[0].deadline <= now:
+                self._expire(box, now)
+                leaving.extend((group, box.name) for group in box.groups)
+        return leaving
+
+    def forget(self, now: float) -> None:
+        """Forget mailboxes that nobody has used for `expiry` seconds, and old versions of members that left."""
+        for box in list(self.boxes.values()):
+            if box.idle and not box.groups and now - box.used_at >= self._expiry:
+                del self.boxes[box.name]
+        for key, (_, at) in list(self._versions.items()):
+            group, member = key
+            if now - at >= 2 * self._expiry and member not in self.mirror.get(group, ()):
+                del self._versions[key]
+
+    def empty(self, reason: Reason) -> None:
+        """Drop every message that waits here, and what was owed for earlier ones."""
+        for box in self.boxes.values():
+            dropped = box.clear()
+            if dropped:
+                self._ledger.drop(reason, box.name, dropped)
+        self.waiting.clear()
+        self.owed.clear()
+
+    def disband(self) -> None:
+        """Forget every membership."""
+        for box in self.boxes.values():
+            box.groups.clear()
+        self.mirror.clear()
+        self.unseen.clear()
+        self._oldest.clear()
+
+    def _expire(self, box: Mailbox, now: float) -> None:
+        before = len(box.items)
+        direct = box.expire(now)
+        dropped = before - len(box.items)
+        if dropped:
+            self._ledger.drop("expired", box.name, dropped)
+        if direct:
+            self._owe(box.name, direct)
+
+    def _owe(self, name: str, places: int) -> None:
+        self.owed[name] = self.owed.get(name, 0) + places
+
+    # -- the stream of what comes in
+
+    def apply(self, entries: Iterable[tuple[float, bytes]], offset: float, now: float) -> list[Waiter]:
+        """Take in what was read, in order; return whom to wake.
+
+        Args:
+            entries: (stamp, frame) pairs.
+            offset: the latest that the store's clock can be ahead of the local one, in seconds.
+            now: local time.
+        """
+        wake: list[Waiter] = []
+        lifetime = self._expiry - offset
+        for stamp, frame in entries:
+            try:
+                kind = frame[0] if frame else 0
+                if kind == envelope.MESSAGE:
+                    name, payload = envelope.read_message(frame)
+                    box = self.boxes.get(name) or self.box(name, now)
+                    box.items.append(Item(stamp + lifetime, payload, False, None))
+                    if box.waiters:
+                        wake.extend(box.promise())
+                    else:
+                        self.waiting[name] = box
+                elif kind == envelope.GROUP:
+                    self._expand(envelope.read_group(frame), stamp, lifetime, now, wake)
+                elif kind in (envelope.JOIN, envelope.LEAVE):
+                    self._change(envelope.read_marker(frame), stamp, now)
+                elif kind == envelope.FLUSH:
+                    self._flush(envelope.read_flush(frame).generation)
+                else:
+                    raise envelope.BadFrame("unknown kind of frame")
+            except envelope.BadFrame:
+                self._ledger.drop("undecodable", self.queue.name)
+        return wake
+
+    def _expand(self, frame: envelope.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
+        members = self.mirror.get(frame.group)
+        item = Item(stamp + lifetime, frame.payload, True, None)
+        count = 0
+        if members:
+            if self._group_expiry is not None and stamp - self._oldest[frame.group] >= self._group_expiry:
+                self._retire(frame.group, stamp, self._group_expiry)
+            for member in members.values():
+                box = member.box
+                if box.grouped >= box.capacity and not self._room(box, now):
+                    continue
+                box.items.append(item)
+                box.grouped += 1
+                if box.waiters:
+                    wake.extend(box.promise())
+                else:
+                    self.waiting[box.name] = box
+            count = len(members)
+        for name in frame.riders:
+            if members and name in members:
+                continue
+            count += 1
+            box = self.box(name, now)
+            if box.grouped >= box.capacity and not self._room(box, now):
+                continue
+            box.put(item)
+            self.waiting[name] = box
+            wake.extend(box.promise())
+        self._ledger.expanded += count
+
+    def _room(self, box: Mailbox, now: float) -> bool:
+        """Make room for a group message by dropping what is too old; count the message as lost if there is none."""
+        self._expire(box, now)
+        if box.grouped < box.capacity:
+            return True
+        self._ledger.drop("full", box.name)
+        return False
+
+    def _change(self, marker: envelope.MembershipMarker, stamp: float, now: float) -> None:
+        key = (marker.group, marker.member)
+        if marker.version >= self.unseen.get(key, marker.version + 1):
+            del self.unseen[key]
+        known = self._versions.get(key)
+        if known is not None and known[0] >= marker.version:
+            return
+        self._versions[key] = (marker.version, now)
+        members = self.mirror.setdefault(marker.group, {})
+        if marker.joined:
+            box = self.box(marker.member, now)
+            joined = stamp - marker.age / 1000
+            members[marker.member] = _Member(box, joined)
+            box.groups.add(marker.group)
+            self._oldest[marker.group] = min(joined, self._oldest.get(marker.group, joined))
+        else:
+            self._drop_member(marker.group, members, marker.member)
+
+    def _drop_member(self, group: str, members: dict[str, _Member], name: str) -> None:
+        member = members.pop(name, None)
+        if member is not None:
+            member.box.groups.discard(group)
+        if not members:
+            self.mirror.pop(group, None)
+            self._oldest.pop(group, None)
+
+    def _retire(self, group: str, stamp: float, limit: float) -> None:
+        """End the memberships that are over at the store's time *stamp*."""
+        members = self.mirror[group]
+        for name, member in list(members.items()):
+            if stamp - member.joined >= limit:
+                self._drop_member(group, members, name)
+        if members:
+            self._oldest[group] = min(member.joined for member in members.values())
+
+    def _flush(self, generation: str) -> None:
+        self.empty("flushed")
+        self.disband()
+        self.generation = self.epoch = self.flushed = generation
+
+    # -- what the store is told again
+
+    def confirmed(self, group: str, member: str, version: int) -> None:
+        """Remember a membership that the store confirmed, until its marker is met."""
+        known = self._versions.get((group, member))
+        if known is None or known[0] < version:
+            self.unseen[group, member] = version
+
+    def unconfirmed(self, group: str, member: str) -> None:
+        """A member is leaving: it must not be announced again."""
+        self.unseen.pop((group, member), None)
+
+    def memberships(self) -> list[tuple[str, str, float | None]]:
+        """Return (group, member, when it joined by the store's clock, or None for just now)."""
+        seen = [(group, name, m.joined) for group, members in self.mirror.items() for name, m in members.items()]
+        known = {(group, name) for group, name, _ in seen}
+        return [*seen, *((group, name, None) for group, name in self.unseen if (group, name) not in known)]
+
+
+class Tap:
+    """Queues that no process minted, as one of their readers sees them: messages are popped only for who waits.
+
+    Args:
+        queue: a normal or single-reader channel, or an inbox that is claimed by reading it.
+        capacity: of its channels.
+    """
+
+    def __init__(self, queue: Queue, capacity: CapacityTable) -> None:
+        self.queue = queue
+        self.boxes: dict[str, Mailbox] = {}
+        self.epoch = ""
+        self._capacity = capacity
+
+    def box(self, name: str, now: float) -> Mailbox:
+        """Return the mailbox of a channel; make it if there is none."""
+        box = self.boxes.get(name)
+        if box is None:
+            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
+        return box
+
+    @property
+    def demand(self) -> int:
+        """Receivers that wait and have been promised nothing."""
+        return sum(len(box.waiters) for box in self.boxes.values())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is here and nobody waits."""
+        return all(box.idle for box in self.boxes.values())
+
+    def promise(self) -> list[Waiter]:
+        """Promise what is here to those who wait; return whom to wake."""
+        return [waiter for box in self.boxes.values() for waiter in box.promise()]
+
+    def surplus(self) -> list[Item]:
+        """Remove and return, oldest first, what nobody waits for any more and what can go back to its queue."""
+        extra: list[Item] = []
+        for box in self.boxes.values():
+            while len(box.items) > box.promised and not box.waiters:
+                extra.append(box.items.pop())
+        extra.reverse()
+        return extra

@@ -1,0 +1,146 @@
+r"""Channel and group names: parsed once at the edge, trusted as types everywhere else.
+
+The rest of the core takes a `Queue` wherever it routes or counts, so that the mistake which loses messages in
+other layers (a full name hashed by the sender, its prefix by the reader) cannot be typed.
+
+Grammar: ASCII letters, digits, ``-``, ``_`` and ``.``, 1 to 100 characters; a channel may have one ``?`` or
+``!`` after its first part. Names are matched whole, and only as ASCII: ``"foo\n"``, ``"foo!é"`` and ``"f٣"``
+are refused.
+
+Source: the ASGI channel layer specification, "Channels" and "Groups"; single-reader ``?`` names from ASGI 1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from channel_layer.errors import InvalidName
+
+__all__ = ("LOCAL_LENGTH", "MAX_NAME_LENGTH", "ChannelName", "GroupName", "Kind", "Queue", "minted_inbox")
+
+MAX_NAME_LENGTH = 100
+"""Characters. The specification says "at least 100 bytes"; 100 is allowed here, 101 is not."""
+
+LOCAL_LENGTH = 12
+"""Characters of the local part of a minted channel: 72 random bits as URL-safe text."""
+
+_CHANNEL = re.compile(r"[A-Za-z0-9\-_.]+(?:[!?][A-Za-z0-9\-_.]*)?", re.ASCII)
+_PART = re.compile(r"[A-Za-z0-9\-_.]+", re.ASCII)
+_RULE = f"ASCII letters, digits, '-', '_' and '.' only, at most {MAX_NAME_LENGTH} characters"
+
+
+class Kind(Enum):
+    """What sort of queue a name stands for."""
+
+    NORMAL = "normal"
+    """``http.request``: many readers, each message to one of them."""
+    SINGLE_READER = "single-reader"
+    """``resp?x7``: one reader."""
+    INBOX = "inbox"
+    """``specific.<client>!``: all the process-specific channels of one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a store keeps: a normal channel, a single-reader channel, or an inbox.
+
+    Attributes:
+        name: the queue's name; an inbox's ends in ``!``.
+        kind: which of the three it is.
+    """
+
+    name: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelName:
+    """A full channel name that is known to be valid.
+
+    Attributes:
+        name: as it was written.
+        queue: where its messages wait. For ``specific.abc!x`` that is the inbox ``specific.abc!``.
+    """
+
+    name: str
+    queue: Queue
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def parse(cls, value: object) -> ChannelName:
+        """Check *value* and say which queue it belongs to.
+
+        Raises:
+            InvalidName: it is not a str, or breaks the grammar; the text says how.
+        """
+        name = _check(value, "channel", _CHANNEL, f"{_RULE}, with at most one '?' or '!' after the first")
+        head, bang, local = name.partition("!")
+        if bang:
+            if not local:
+                raise InvalidName(
+                    f"invalid channel name {name!r}: an inbox is not a channel; name one of its channels, "
+                    f"as in {name + 'x'!r}"
+                )
+            return cls(name, Queue(head + bang, Kind.INBOX))
+        return cls(name, Queue(name, Kind.SINGLE_READER if "?" in name else Kind.NORMAL))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupName:
+    """A group name that is known to be valid."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def parse(cls, value: object) -> GroupName:
+        """Check *value*.
+
+        Raises:
+            InvalidName: it is not a str, or breaks the grammar; the text says how.
+        """
+        return cls(_check(value, "group", _PART, _RULE))
+
+
+def _check(value: object, what: str, grammar: re.Pattern[str], rule: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidName(f"a {what} name is a str, not {type(value).__name__}: {value!r:.80}")
+    if not value:
+        raise InvalidName(f"invalid {what} name '': it is empty")
+    if len(value) > MAX_NAME_LENGTH:
+        raise InvalidName(
+            f"invalid {what} name {value[:40] + '...'!r}: {len(value)} characters, "
+            f"at most {MAX_NAME_LENGTH} are allowed"
+        )
+    if grammar.fullmatch(value) is None:
+        raise InvalidName(f"invalid {what} name {value!r}: {rule}")
+    return str.__str__(value)  # plain; str() of a safe string is itself, of an Enum member its label
+
+
+def minted_inbox(prefix: object, client: str) -> Queue:
+    """Name the inbox of one process: ``<prefix>.<client>!``.
+
+    Args:
+        prefix: what the caller of ``new_channel`` asked for.
+        client: a part that no other process has.
+
+    Raises:
+        InvalidName: *prefix* is not a valid name part, or leaves no room for the rest.
+    """
+    part = _check(prefix, "new channel prefix", _PART, _RULE)
+    room = MAX_NAME_LENGTH - len(client) - 2 - LOCAL_LENGTH
+    if len(part) > room:
+        raise InvalidName(
+            f"invalid new channel prefix {part!r}: {len(part)} characters, "
+            f"at most {room} leave room for the rest"
+        )
+    return Queue(f"{part}.{client}!", Kind.INBOX)

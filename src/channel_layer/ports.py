@@ -1,0 +1,147 @@
+"""The core's ports: what it needs from a store, a codec and a clock, as structural types.
+
+A store is one event loop's way to the queues and groups; the core opens one in each loop that needs it, from a
+`Backend` that belongs to no loop. Nothing here is inherited from: an adapter only has to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from channel_layer import commands as c
+    from channel_layer.envelope import Message
+
+__all__ = ("AsyncStore", "Backend", "Clock", "Codec", "Program", "perform")
+
+R = TypeVar("R")
+
+# A generator has one type for all that is sent into it, and each command has a reply type of its own, so the middle
+# one cannot be said. `perform` gives every reply its type back; programs never see the Any.
+Program: TypeAlias = "Generator[c.Step[Any], Any, R]"
+"""A use case: yields steps, is sent their replies, returns *R*. Knows no I/O."""
+
+
+def perform(step: c.Step[R]) -> Program[R]:
+    """Yield *step* and return its reply, typed."""
+    reply: R = yield step
+    return reply
+
+
+class Clock(Protocol):
+    """Local time.
+
+    ``offset`` exists for tests: a store with a clock of its own adds it to that clock, and ``now()`` has it in it,
+    so that moving it moves every clock of the system at once. It is 0 in production.
+    """
+
+    @property
+    def offset(self) -> float:
+        """Seconds that are added to every clock."""
+        ...
+
+    def now(self) -> float:
+        """Return seconds since any fixed moment; never goes back."""
+        ...
+
+
+class Codec(Protocol):
+    """Messages to bytes and back. Pure."""
+
+    def encode(self, message: object, /) -> bytes:
+        """Check *message* and turn it into bytes.
+
+        Raises:
+            InvalidMessage: it is not a message.
+            MessageTooLarge: it is too large.
+        """
+        ...
+
+    def decode(self, payload: bytes, /) -> Message:
+        """Turn bytes into a message that nobody else holds.
+
+        Raises:
+            BadFrame: these bytes are not an encoded message.
+        """
+        ...
+
+
+class AsyncStore(Protocol):
+    """Queues, minted inboxes and groups, as reached from one event loop.
+
+    Every method may raise `channel_layer.errors.StoreError`, and nothing else, but for cancellation. What each has to
+    do is said by its request in `channel_layer.commands`.
+    """
+
+    async def push(self, request: c.Push, /) -> c.Pushed: ...
+    async def pop(self, request: c.Pop, /) -> c.Popped: ...
+    async def put_back(self, request: c.PutBack, /) -> None: ...
+
+    async def wait(self, request: c.Wait, /) -> None:
+        """Return when the queue may hold a message, or after ``request.block`` seconds.
+
+        Of all who wait for one queue at least one returns for each message that comes in; whoever returns must pop
+        or wait again. Cancelling passes the call on to another one who waits.
+        """
+        ...
+
+    async def pending(self, request: c.Pending, /) -> int: ...
+
+    async def claim(self, request: c.Claim, /) -> c.Claimed: ...
+    async def renew(self, request: c.Renew, /) -> c.Renewed: ...
+    async def release(self, request: c.Release, /) -> int: ...
+
+    async def read(self, request: c.Read, /) -> c.Batch:
+        """Return what came in after ``request.after``; empty after ``request.block`` seconds. Cancelling is harmless."""
+        ...
+
+    async def give_back(self, request: c.GiveBack, /) -> None: ...
+    async def mark(self, request: c.Mark, /) -> bool: ...
+    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]: ...
+
+    async def join(self, request: c.Join, /) -> c.Changed: ...
+    async def leave(self, request: c.Leave, /) -> c.Changed: ...
+    async def publish(self, request: c.Publish, /) -> c.Published: ...
+    async def deliver(self, request: c.Deliver, /) -> c.Delivery: ...
+    async def prune(self, request: c.Prune, /) -> None: ...
+    async def members(self, request: c.Members, /) -> c.Roster: ...
+    async def touch(self, request: c.Touch, /) -> None: ...
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing: ...
+    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]: ...
+    async def acknowledge(self, request: c.Acknowledge, /) -> None: ...
+
+    async def incarnation(self, shard: int, /) -> str:
+        """Return what names this run of the shard's server: it is another one after a restart. Connects if need be."""
+        ...
+
+    async def disconnected(self, shard: int, /) -> None:
+        """Return once the connection that `incarnation` spoke of is lost. Cancelling is harmless."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of every connection. Commands in flight fail."""
+        ...
+
+
+class Backend(Protocol):
+    """A store before it meets an event loop."""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What names each shard, the same in every process; all different."""
+        ...
+
+    @property
+    def connects(self) -> bool:
+        """Whether opening a store costs connections, so that event loops which live for one call should not."""
+        ...
+
+    def open(self) -> AsyncStore:
+        """Make a store for the running event loop. No I/O yet."""
+        ...
+
+    def forked(self) -> None:
+        """Forget what must not be shared with the parent process; called in the child after a fork."""
+        ...

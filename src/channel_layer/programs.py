@@ -1,0 +1,261 @@
+"""The use cases, each written once as a generator that yields commands and knows no I/O.
+
+A driver (see `channel_layer.layer`) performs the commands against a store and sends the replies back. What is random
+or depends on the time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from channel_layer import commands as c
+from channel_layer.capacity import CapacityTable, shares
+from channel_layer.envelope import MembershipMarker
+from channel_layer.names import ChannelName, Kind, Queue
+from channel_layer.ports import perform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from channel_layer.names import GroupName
+    from channel_layer.ports import Program
+    from channel_layer.sharding import Ring
+
+__all__ = (
+    "Joined",
+    "NoOwner",
+    "Routes",
+    "Sent",
+    "SentToGroup",
+    "group_add",
+    "group_channels",
+    "group_discard",
+    "group_send",
+    "send",
+)
+
+
+class NoOwner(Exception):
+    """The minted inbox of the one who asks has no lease in the store: claim it, then try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What decides where messages go and how many may wait; the same in every process with one configuration.
+
+    Attributes:
+        ring: which shard keeps what.
+        capacity: of every channel.
+    """
+
+    ring: Ring
+    capacity: CapacityTable
+
+    def shards(self, queue: Queue) -> tuple[int, ...]:
+        """Return the shards that hold *queue*, the preferred one first: all of them for a normal channel."""
+        return self.ring.order(queue) if queue.kind is Kind.NORMAL else (self.ring.queue(queue),)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a message.
+
+    Attributes:
+        accepted: it is in a queue.
+        expired: old messages that made room for it.
+    """
+
+    accepted: bool
+    expired: int
+
+
+def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int) -> Program[Sent]:
+    """Put a message into its channel's queue.
+
+    A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
+    gives up, so that it is full only when every share of its capacity is.
+
+    Args:
+        routes: where things are.
+        channel: whom it is for.
+        payload: the encoded message.
+        turn: any number that changes from call to call.
+    """
+    capacity = routes.capacity.of(channel.name)
+    queue = channel.queue
+    if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
+        pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload))
+        return Sent(pushed.accepted, pushed.expired)
+    parts = shares(capacity, routes.ring.order(queue))
+    expired = 0
+    for place in range(len(parts)):
+        shard, share = parts[(turn + place) % len(parts)]
+        if share:
+            pushed = yield from perform(c.Push(shard, channel, share, payload))
+            expired += pushed.expired
+            if pushed.accepted:
+                return Sent(True, expired)
+    return Sent(False, expired)
+
+
+@dataclass(frozen=True, slots=True)
+class SentToGroup:
+    """What became of a group message.
+
+    Attributes:
+        others: members that got it as a message of their own, in a queue outside any minted inbox.
+        full: members outside any minted inbox whose channel had no room.
+        inbox_full: minted inboxes that had no room.
+        expired: (channel, old messages that made room).
+    """
+
+    others: int
+    full: tuple[str, ...]
+    inbox_full: tuple[str, ...]
+    expired: tuple[tuple[str, int], ...]
+
+
+def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> Program[SentToGroup]:
+    """Send to every member of a group: once for each process that owns members, and once for each other member.
+
+    With one shard and no other members it is one step in the store. Otherwise the group's shard says who is in it,
+    and then every shard is told at once.
+    """
+    shard = routes.ring.group(group)
+    found = yield from perform(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
+    if found.done:
+        return SentToGroup(0, (), found.full, ())
+
+    riders: dict[str, list[str]] = {inbox: [] for inbox in found.inboxes}
+    outside: list[ChannelName] = []
+    for name in found.others:
+        member = ChannelName.parse(name)
+        if member.queue.kind is Kind.INBOX:
+            riders.setdefault(member.queue.name, []).append(name)
+        else:
+            outside.append(member)
+
+    inboxes = [(Queue(name, Kind.INBOX), tuple(names)) for name, names in riders.items()]
+    deliveries = yield from perform(
+        c.Together(tuple(c.Deliver(routes.ring.queue(q), q, group, names, payload) for q, names in inboxes))
+    )
+    inbox_full: list[str] = []
+    dead: list[str] = []
+    for (inbox, names), delivery in zip(inboxes, deliveries, strict=True):
+        if delivery is c.Delivery.FULL:
+            inbox_full.append(inbox.name)
+        elif delivery is c.Delivery.NO_OWNER:
+            outside.extend(ChannelName.parse(name) for name in names)
+            if inbox.name in found.inboxes:
+                dead.append(inbox.name)
+
+    full: list[str] = []
+    expired: list[tuple[str, int]] = []
+    sent = yield from _send_to_each(routes, outside, payload, turn)
+    for member, outcome in zip(outside, sent, strict=True):
+        if outcome.expired:
+            expired.append((member.name, outcome.expired))
+        if not outcome.accepted:
+            full.append(member.name)
+    if dead:
+        yield from perform(c.Prune(shard, group, tuple(dead), found.version))
+    return SentToGroup(len(outside) - len(full), tuple(full), tuple(inbox_full), tuple(expired))
+
+
+def _send_to_each(
+    routes: Routes, channels: Sequence[ChannelName], payload: bytes, turn: int
+) -> Program[tuple[Sent, ...]]:
+    """Run one `send` for each channel, all of them in step: each round's commands go out together."""
+    programs = [send(routes, channel, payload, turn) for channel in channels]
+    results: list[Sent | None] = [None] * len(programs)
+    asked: dict[int, c.Step[Any]] = {place: next(program) for place, program in enumerate(programs)}
+    while asked:
+        replies = yield from perform(c.Together(tuple(asked.values())))
+        answered = zip(list(asked), replies, strict=True)
+        asked = {}
+        for place, reply in answered:
+            try:
+                asked[place] = programs[place].send(reply)
+            except StopIteration as stop:
+                results[place] = stop.value
+    return tuple(result for result in results if result is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A membership that the store has confirmed.
+
+    Attributes:
+        version: the group's version with it.
+        applied: False when it was to be restored, but the member has left.
+    """
+
+    version: int
+    applied: bool
+
+
+def group_add(
+    routes: Routes, group: GroupName, channel: ChannelName, *, owned: bool, age: float = 0.0, restore: bool = False
+) -> Program[Joined]:
+    """Add a channel to a group.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        channel: the member; any valid channel, whoever reads it.
+        owned: the caller owns the channel's minted inbox.
+        age: seconds ago that it joined, for a membership that is restored.
+        restore: announce again what the store may have lost.
+
+    Raises:
+        NoOwner: the caller's inbox has no lease.
+    """
+    shard = routes.ring.group(group)
+    home = routes.ring.queue(channel.queue)
+    join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=owned and home == shard)
+    changed = yield from perform(join)
+    if owned and changed.applied:
+        marked = changed.marked
+        if home != shard:
+            marker = MembershipMarker(group.name, channel.name, True, changed.version, round(age * 1000))
+            marked = yield from perform(c.Mark(home, channel.queue, marker))
+        if not marked:
+            raise NoOwner(channel.queue.name)
+    return Joined(changed.version, changed.applied)
+
+
+def group_discard(routes: Routes, group: GroupName, channel: ChannelName) -> Program[None]:
+    """Remove a channel from a group, whoever added it; nothing happens if it is no member."""
+    shard = routes.ring.group(group)
+    inbox = channel.queue.kind is Kind.INBOX
+    home = routes.ring.queue(channel.queue)
+    changed = yield from perform(c.Leave(shard, group, channel, mark=inbox and home == shard))
+    if inbox and home != shard:
+        marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
+        yield from perform(c.Mark(home, channel.queue, marker))
+
+
+def group_channels(routes: Routes, group: GroupName) -> Program[list[str]]:
+    """List the members of a group, but for those whose owner is dead."""
+    roster = yield from perform(c.Members(routes.ring.group(group), group))
+    inboxes: dict[str, Queue] = {}
+    for name in roster.owned:
+        queue = ChannelName.parse(name).queue
+        inboxes[queue.name] = queue
+    alive = yield from _living(routes, inboxes.values())
+    owned = [name for name in roster.owned if ChannelName.parse(name).queue.name in alive]
+    return sorted({*owned, *roster.others})
+
+
+def _living(routes: Routes, inboxes: Iterable[Queue]) -> Program[set[str]]:
+    by_shard: dict[int, list[Queue]] = {}
+    for inbox in inboxes:
+        by_shard.setdefault(routes.ring.queue(inbox), []).append(inbox)
+    replies = yield from perform(c.Together(tuple(c.Alive(shard, tuple(some)) for shard, some in by_shard.items())))
+    return {
+        inbox.name
+        for some, reply in zip(by_shard.values(), replies, strict=True)
+        for inbox, lives in zip(some, reply, strict=True)
+        if lives
+    }

@@ -1,0 +1,81 @@
+"""Which host keeps a queue or a group: rendezvous hashing over host identities.
+
+Rendezvous, because a host that is added takes its part from all the others and nothing else moves; over
+identities (``host:port/db``), so that credentials, schemes and the order of the list do not matter.
+
+Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998).
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from channel_layer.names import GroupName, Queue
+
+__all__ = ("Ring",)
+
+_REMEMBERED = 65536
+"""Names whose place is kept at hand; the memory starts anew when it is full."""
+
+
+class Ring:
+    """The hosts, and who keeps what.
+
+    Args:
+        identities: one string for each host, all different; shard *i* is the host of ``identities[i]``.
+    """
+
+    __slots__ = ("_groups", "_identities", "_keys", "_orders", "_queues")
+
+    def __init__(self, identities: Sequence[str]) -> None:
+        self._identities = tuple(identity.encode() for identity in identities)
+        self._keys = tuple(blake2b(identity, digest_size=16).digest() for identity in self._identities)
+        self._queues: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
+        self._orders: dict[str, tuple[int, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._identities)
+
+    def name(self, shard: int) -> str:
+        """Return the identity of a host."""
+        return self._identities[shard].decode()
+
+    def queue(self, queue: Queue) -> int:
+        """Return the shard that keeps *queue*: a `Queue`, so that nobody routes a full name by mistake."""
+        return self._place(self._queues, queue.name)
+
+    def group(self, group: GroupName) -> int:
+        """Return the shard that keeps *group*."""
+        return self._place(self._groups, group.name)
+
+    def order(self, queue: Queue) -> tuple[int, ...]:
+        """Return all shards, the one that `queue` prefers first: for a normal channel, spread over all."""
+        known = self._orders.get(queue.name)
+        if known is None:
+            known = self._rank(queue.name)
+            if len(self._orders) >= _REMEMBERED:
+                self._orders = {}
+            self._orders[queue.name] = known
+        return known
+
+    def _place(self, memory: dict[str, int], name: str) -> int:
+        if len(self._identities) == 1:
+            return 0
+        known = memory.get(name)
+        if known is None:
+            known = self._rank(name)[0]
+            if len(memory) >= _REMEMBERED:
+                memory.clear()
+            memory[name] = known
+        return known
+
+    def _rank(self, name: str) -> tuple[int, ...]:
+        text = name.encode()
+        weights = [blake2b(text, digest_size=8, key=key).digest() for key in self._keys]
+        ranked = sorted(zip(weights, self._identities, range(len(weights)), strict=True), reverse=True)
+        return tuple(shard for _, _, shard in ranked)

@@ -1,0 +1,86 @@
+"""The wheel as a user meets it: in an environment that has only what the metadata asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.support import Environment, pyproject
+
+_EXPECT_HINT = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+try:
+    import channel_layer_redis
+except ImportError as error:
+    assert 'pip install "channel-layer[redis]"' in str(error), str(error)
+    assert error.__cause__ is not None, "the reason has to stay visible"
+else:
+    raise SystemExit("imported without its extra")
+"""
+
+_BROKEN = """
+import sys
+sys.path.insert(0, {path!r})
+try:
+    import channel_layer_redis
+except ImportError as error:
+    print(error.name)
+"""
+
+_ROUND_TRIP = """
+import asyncio
+from channel_layer_memory import MemoryChannelLayer
+
+async def main():
+    async with MemoryChannelLayer() as layer:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        await layer.group_send("room", {"type": "hello"})
+        print(await layer.receive(name))
+
+asyncio.run(main())
+"""
+
+
+def test_memory_layer_needs_no_extra(bare: Environment) -> None:
+    """Without any extra a message travels through the memory layer."""
+    assert bare.execute(_ROUND_TRIP).strip() == "{'type': 'hello'}"
+
+
+def test_redis_layer_without_its_extra_says_what_to_install(bare: Environment) -> None:
+    """Importing the Redis layer without the extra ends in an ImportError that says the command."""
+    bare.execute(_EXPECT_HINT.format(missing=[]))
+
+
+@pytest.mark.parametrize("missing", ["hiredis", "redis"])
+def test_half_an_extra_says_the_same(full: Environment, missing: str) -> None:
+    """If only one package of the extra is missing, the error still names the extra."""
+    full.execute(_EXPECT_HINT.format(missing=[missing]))
+
+
+def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path) -> None:
+    """A dependency that is installed but broken shows its own error instead of the hint."""
+    (tmp_path / "hiredis.py").write_text("import a_part_of_hiredis_that_is_gone")
+    assert full.execute(_BROKEN.format(path=str(tmp_path))).strip() == "a_part_of_hiredis_that_is_gone"
+
+
+@pytest.mark.parametrize("package", ["channel_layer", "channel_layer_memory", "channel_layer_redis"])
+def test_importing_a_package_does_not_import_django(full: Environment, package: str) -> None:
+    """Channels and Django are used if they are in use, and never imported to find out."""
+    found = full.execute(
+        f"import sys, {package}; print([n for n in ('channels', 'django') if n in sys.modules])"
+    )
+    assert found.strip() == "[]"
+
+
+def test_version_is_that_of_the_metadata(bare: Environment) -> None:
+    """The installed package says the version that was released."""
+    code = """
+import importlib.metadata, channel_layer
+print(channel_layer.__version__, importlib.metadata.version("channel-layer"))
+"""
+    version = pyproject(str, "project", "version")
+    assert bare.execute(code).strip() == f"{version} {version}"

@@ -1,0 +1,87 @@
+"""What is public is listed, and what is listed is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from tests.packaging.support import PACKAGES
+
+_PUBLIC = {
+    "channel_layer": {
+        "ChannelFull",
+        "ChannelLayer",
+        "ChannelLayerError",
+        "ConfigError",
+        "FieldError",
+        "InvalidMessage",
+        "InvalidName",
+        "Message",
+        "MessageTooLarge",
+        "Statistics",
+        "StoreError",
+        "Value",
+        "__version__",
+    },
+    "channel_layer_memory": {"MemoryChannelLayer"},
+    "channel_layer_redis": {"RedisChannelLayer"},
+}
+
+
+def _modules() -> dict[str, Path]:
+    """Return the public modules, those with no leading underscore in any part of their name: name -> file."""
+    found = {
+        ".".join([name, *file.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__"): file
+        for name, folder in PACKAGES.items()
+        for file in sorted(folder.rglob("*.py"))
+    }
+    return {
+        name: file
+        for name, file in found.items()
+        if not any(part.startswith("_") for part in name.split("."))
+    }
+
+
+def _defined(module: str, file: Path) -> set[str]:
+    """Return the public names that *module* defines; a package also has those it takes from its modules."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec" | "TypeVarTuple"))):
+                pass  # scaffolding of annotations, which need it public in no way
+            case ast.Assign(targets=targets):
+                names.update(target.id for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+            case ast.ImportFrom(module=str(source), names=aliases) if file.name == "__init__.py":
+                if source.startswith(f"{module}."):
+                    names.update(alias.asname or alias.name for alias in aliases)
+            case _:
+                pass
+    return {name for name in names if not name.startswith("_")}
+
+
+def _listed(module: str) -> tuple[str, ...]:
+    """Return the ``__all__`` of *module*, which has to be a tuple of strings and nothing like it."""
+    return TypeAdapter(tuple[str, ...]).validate_python(importlib.import_module(module).__all__, strict=True)
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_all_tells_the_truth(name: str) -> None:
+    """``__all__`` is a tuple with each public name that the module defines, and each name in it exists."""
+    listed = _listed(name)
+    assert len(set(listed)) == len(listed)
+    assert _defined(name, _modules()[name]) - set(listed) == set()
+    assert [each for each in listed if not hasattr(importlib.import_module(name), each)] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_surface_is_the_documented_one(package: str) -> None:
+    """A package offers the names that its users were promised: a change here is a breaking one."""
+    assert set(_listed(package)) == _PUBLIC[package]

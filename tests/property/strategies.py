@@ -1,0 +1,179 @@
+"""Hypothesis strategies for what a channel layer is given: names, messages, capacities and hosts.
+
+Small alphabets and the edges of every bound are drawn often, because that is where grammars, patterns and
+limits go wrong; all of it is valid, unless a strategy's name says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import TYPE_CHECKING, TypeAlias
+
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from channel_layer.envelope import Value
+
+__all__ = (
+    "Sendable",
+    "capacity_maps",
+    "channel_names",
+    "group_names",
+    "host_identities",
+    "inbox_names",
+    "messages",
+    "near_names",
+    "normal_names",
+    "process_names",
+    "sendable_messages",
+    "short_names",
+    "single_reader_names",
+    "values",
+)
+
+Sendable: TypeAlias = (
+    bytes
+    | str
+    | int
+    | float
+    | bool
+    | list["Sendable"]
+    | tuple["Sendable", ...]
+    | dict[str, "Sendable"]
+    | None
+)
+"""What a message may hold when it is sent: a `Value`, or a tuple."""
+
+_LONGEST = 100
+_PART = string.ascii_letters + string.digits + "-_."
+
+
+def _parts(longest: int) -> st.SearchStrategy[str]:
+    """Parts of names, up to and often exactly *longest* characters."""
+    some = st.text(_PART, min_size=1, max_size=min(longest, 20))
+    return st.one_of(some, some, some.map(lambda part: (part * longest)[:longest]))
+
+
+# -- names
+
+
+def group_names() -> st.SearchStrategy[str]:
+    """Return group names."""
+    return _parts(_LONGEST)
+
+
+def normal_names() -> st.SearchStrategy[str]:
+    """Return names of normal channels, such as ``http.request``."""
+    return _parts(_LONGEST)
+
+
+@st.composite
+def single_reader_names(draw: st.DrawFn) -> str:
+    """Draw the name of a single-reader channel, such as ``resp?x7``."""
+    head = draw(_parts(_LONGEST - 1))
+    room = _LONGEST - 1 - len(head)
+    return f"{head}?{draw(st.just('') if room == 0 else st.one_of(st.just(''), _parts(room)))}"
+
+
+@st.composite
+def inbox_names(draw: st.DrawFn) -> str:
+    """Draw the name of an inbox, such as ``specific.abc!``, with room for at least one channel in it."""
+    return draw(_parts(_LONGEST - 2)) + "!"
+
+
+@st.composite
+def process_names(draw: st.DrawFn, inboxes: st.SearchStrategy[str] | None = None) -> str:
+    """Draw the full name of a process-specific channel, such as ``specific.abc!x``.
+
+    Args:
+        draw: given by Hypothesis.
+        inboxes: where it lives; any inbox by default.
+    """
+    inbox = draw(inbox_names() if inboxes is None else inboxes)
+    return inbox + draw(_parts(_LONGEST - len(inbox)))
+
+
+def channel_names() -> st.SearchStrategy[str]:
+    """Return full channel names of every kind."""
+    return st.one_of(normal_names(), single_reader_names(), process_names())
+
+
+def short_names() -> st.SearchStrategy[str]:
+    """Return names of very few letters, so that many of them meet the same patterns."""
+    return st.text("aB.-", min_size=1, max_size=5)
+
+
+def near_names() -> st.SearchStrategy[str]:
+    """Return texts that are names, or nearly: a wrong character, a second mark, one character too many."""
+    nearly = st.text("ab?!.\n é٣ß＿/:*", max_size=8)
+    whole = st.one_of(channel_names(), group_names(), inbox_names(), st.just(""))
+    wrecked = st.tuples(whole, nearly, st.integers(0, 101)).map(lambda t: t[0][: t[2]] + t[1] + t[0][t[2] :])
+    return st.one_of(nearly, whole, wrecked, st.text(max_size=8))
+
+
+# -- messages
+
+
+def _scalars() -> st.SearchStrategy[bytes | str | int | float | bool | None]:
+    edges = st.sampled_from([-(2**63), -(2**31) - 1, -33, 127, 128, 2**32, 2**63 - 1])
+    return st.one_of(
+        st.none(),
+        st.booleans(),
+        edges,
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(),
+        st.text(max_size=40),
+        st.binary(max_size=40),
+    )
+
+
+def _lists(inner: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
+    return st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4))
+
+
+def _tuples(inner: st.SearchStrategy[Sendable]) -> st.SearchStrategy[Sendable]:
+    return st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    )
+
+
+def values() -> st.SearchStrategy[Value]:
+    """Return all that a received message may hold, NaN and infinities included."""
+    return st.recursive(_scalars(), _lists, max_leaves=12)
+
+
+def messages() -> st.SearchStrategy[dict[str, Value]]:
+    """Return messages as they are received."""
+    return st.dictionaries(st.text(max_size=12), values(), max_size=6)
+
+
+def sendable_messages() -> st.SearchStrategy[dict[str, Sendable]]:
+    """Return messages as they may be sent: with tuples too."""
+    return st.dictionaries(st.text(max_size=12), st.recursive(_scalars(), _tuples, max_leaves=12), max_size=6)
+
+
+# -- configuration
+
+
+def capacity_maps() -> st.SearchStrategy[dict[str | re.Pattern[str], int]]:
+    """Return ``channel_capacity`` settings whose globs and regexes meet `short_names` often."""
+    globs = st.text("aB.*?", min_size=1, max_size=4)
+    regexes = st.text("aB.", min_size=1, max_size=3).map(re.compile)
+    return st.dictionaries(st.one_of(globs, regexes), st.integers(1, 1000), max_size=6)
+
+
+def host_identities(smallest: int = 1, largest: int = 8) -> st.SearchStrategy[list[str]]:
+    """Return lists of different host identities: addresses, socket paths and Sentinel services.
+
+    Args:
+        smallest: hosts at least.
+        largest: hosts at most.
+    """
+    names = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=12)
+    addresses = st.builds("{}:{}/{}".format, names, st.integers(1, 65535), st.integers(0, 15))
+    sockets = st.builds("/run/{}.sock/{}".format, names, st.integers(0, 15))
+    services = st.builds("sentinel:{}/{}".format, names, st.integers(0, 15))
+    return st.lists(st.one_of(addresses, sockets, services), min_size=smallest, max_size=largest, unique=True)

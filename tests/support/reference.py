@@ -1,0 +1,329 @@
+"""Writes docs/reference/configuration.md from the configuration models.
+
+What the page says of an option (its default, what it takes and does) and of a mistake is what the code says,
+so it cannot drift; a test compares. To write it anew: ``python -m tests.support.reference``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from textwrap import fill
+
+from pydantic.fields import FieldInfo
+
+from channel_layer.config import Accepts, CommonConfig, parse
+from channel_layer.errors import ConfigError
+from channel_layer_redis.config import RedisConfig
+from channel_layer_redis.hosts import OPTIONS, Host, parse_hosts
+
+__all__ = ("PAGE", "configuration")
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+
+_SERVERS = (
+    "redis://localhost:6379/0",
+    "redis://localhost",
+    "redis://user:secret@redis.example:6380/2",
+    "redis://:p%40ss@redis.example",
+    "redis://[::1]:6379",
+    "rediss://redis.example:6380",
+    "valkey://valkey.example",
+    "valkeys://valkey.example/1",
+    "unix:///run/redis.sock",
+    "unix://:secret@/run/redis.sock?db=3",
+    "rediss://redis.example?ssl_ca_certs=/etc/ssl/redis-ca.pem",
+    ("redis.example", 6379),
+    {"host": "redis.example", "db": 1, "password": "secret"},
+    {"host": "redis.example", "ssl": True, "ssl_ca_certs": "/etc/ssl/redis-ca.pem"},
+    {"address": "rediss://redis.example:6380", "ssl_cert_reqs": "none"},
+)
+"""Servers as they may be written, one for each form and for what can be said in it."""
+
+_MISTAKES: tuple[Mapping[str, object], ...] = (
+    {"hosts": "redis://localhost"},
+    {"hosts": ["localhost:6379"]},
+    {"hosts": [("localhost", "6379")]},
+    {"hosts": ["redis://:pa/ss@redis.example"]},
+    {"hosts": ["redis://redis.example/one"]},
+    {"hosts": ["redis://redis.example?pasword=x"]},
+    {"hosts": [{"host": "redis.example", "ssl_cert_reqs": "none"}]},
+    {"hosts": ["redis://redis.example", "rediss://redis.example:6379/0"]},
+    {"hosts": ["redis://redis.example"], "db": 4},
+    {"capcity": 200},
+    {"capacity": 0},
+    {"capacity": "200"},
+    {"expiry": -1},
+    {"prefix": "{chat}"},
+    {"channel_capacity": {"http.[a-z": 20}},
+    {"channel_capacity": {"^http": 20}},
+    {"channel_capacity": {"re:(": 20}},
+    {"symmetric_encryption_keys": "secret"},
+    {"symmetric_encryption_keys": ["secret"]},
+)
+"""One mistake each, in the option that comes last."""
+
+_SEVERAL: Mapping[str, object] = {
+    "hosts": ["redis://:secret@redis.example:6379/x", ("localhost", "6379")],
+    "expiry": -1,
+    "capcity": 200,
+}
+"""Mistakes in one configuration."""
+
+_MORE = {
+    "hosts": "See [Servers](#servers).",
+    "channel_capacity": "See [Capacity by channel name](#capacity-by-channel-name).",
+}
+"""Where the page says more about an option."""
+
+_TEMPLATE = Template(
+    """\
+# Configuration
+
+<!-- Generated from the configuration models by `python -m tests.support.reference`: edit those. -->
+
+Every option is a keyword argument of the layer and, with Django Channels, a key of `CONFIG` in the
+settings:
+
+```python
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channel_layer_redis.RedisChannelLayer",
+        "CONFIG": {
+            "hosts": ["redis://localhost:6379/0"],
+            "capacity": 200,
+        },
+    },
+}
+```
+
+```python
+from channel_layer_redis import RedisChannelLayer
+
+layer = RedisChannelLayer(hosts=["redis://localhost:6379/0"], capacity=200)
+```
+
+No option is required. To make a layer connects to nothing: it reads the options and, if any is
+[wrong](#mistakes), says so at once. Types are taken at their word: `5` is a number, `"5"` and `True` are
+not.
+
+All processes of a project need the same configuration.
+
+## Options
+
+$table
+
+Names and defaults are those of asgi_redis; `max_message_size`, `inbox_capacity` and `timeout` are new.
+
+### Of the Redis layer
+
+$redis
+### Of every layer
+
+$common
+### Not available yet
+
+These are errors until they come, because an option that is ignored in silence is worse than none:
+
+$later
+- keys in `symmetric_encryption_keys`
+- [Sentinel](#sentinel)
+
+## Capacity by channel name
+
+```python
+import re
+
+layer = RedisChannelLayer(
+    capacity=100,
+    channel_capacity={
+        "http.request": 200,  # this channel
+        "http.*": 50,  # every other that begins with "http."
+        re.compile(r"websocket\\.(send|receive)"): 80,  # all that begin so
+        "re:chat[.-]": 20,  # the same kind, for configuration files that hold only text
+    },
+)
+```
+
+The patterns are tried in the order in which they are written, and the first that matches decides; a name
+that none matches has `capacity`. The name is the full one that is given to `send`: `specific.abc!x`, not
+its inbox.
+
+- A `str` is a glob for the whole name; upper and lower case differ. `*` is any text, `?` any one
+  character (a question mark, too), `[abc]` and `[a-z]` are one of these characters, `[!abc]` is any
+  other.
+- An `re.Pattern`, or a `str` that begins with `re:`, is a regular expression. It has to match at the
+  start of the name, but not up to its end.
+
+A glob that can match no name is an error: an empty one, a `[` that is never closed, a character or a set of
+characters that no channel name has.
+
+## Servers
+
+`hosts` is a list, even for one server. Each server is a URL, a `(host, port)` pair or a dict:
+
+$servers
+
+Where they are not written, the host is `localhost`, the port 6379 and the database 0. `valkey://` is the
+same as `redis://`, and `valkeys://` as `rediss://`. In the login and the options of a URL, the characters
+`%` `/` `?` `#` `@` and spaces are written `%25` `%2F` `%3F` `%23` `%40` and `%20`. `hosts=["localhost",
+6379]`, as asgi_redis wrote a single pair, works too.
+
+`host`, `port` and `db` are short for one server:
+
+```python
+layer = RedisChannelLayer(host="redis.example", db=4)
+```
+
+### Options of one server
+
+They stand in the dict, or in the query of the URL (all but `ssl` and `ssl_context`):
+
+$host_options
+
+A dict holds `host` and `port`, or a URL as its `address`. Certificates are read when the layer first
+connects.
+
+### Several servers
+
+```python
+layer = RedisChannelLayer(
+    hosts=[
+        "redis://redis1.example",
+        ("redis2.example", 6379),
+        {"host": "redis3.example", "password": "secret"},
+    ]
+)
+```
+
+Each queue and each group lives on one server, chosen by what the table above shows under *identity*: the
+address and the database, without credentials and scheme. So passwords, TLS and the order of the list may
+change at any time. A server that is added or removed moves only its share of the queues and groups; what
+waits in those is lost.
+
+Two entries with one identity are an error. That `localhost` and `127.0.0.1` are one server is not noticed:
+write each server in one way only, in all processes.
+
+### Sentinel
+
+A service behind Sentinel will be written
+
+```python
+service = {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster"}
+```
+
+This version checks such an entry, and then refuses it, because it cannot connect through Sentinel yet.
+
+## Mistakes
+
+They come all at once, in one `ConfigError` (which is a `ValueError` too). Its text names each field as it
+would be written and says what to do; passwords and keys are never part of it. Its `errors` hold the same as
+data, a `FieldError(field, problem)` each.
+
+```python
+from channel_layer import ConfigError
+
+config = {
+$several
+}
+try:
+    RedisChannelLayer(**config)
+except ConfigError as error:
+    print(error)
+```
+
+```text
+$error
+```
+
+$mistakes
+"""
+)
+
+
+def configuration() -> str:
+    """Return the page."""
+    common = CommonConfig.model_fields
+    redis = {name: field for name, field in RedisConfig.model_fields.items() if name not in common}
+    later = [name for name, problem in CommonConfig.refused.items() if "not available yet" in problem]
+    return _TEMPLATE.substitute(
+        table=_table(
+            ("option", "default", "takes"),
+            (
+                (f"[`{name}`](#{name})", f"`{_default(field)}`", _takes(field))
+                for name, field in {**redis, **common}.items()
+            ),
+        ),
+        redis=_described(redis),
+        common=_described(common),
+        later="\n".join(f"- `{name}`" for name in later),
+        servers=_table(
+            ("written", "identity", "TLS"),
+            (
+                (f"`{_written(server)}`", f"`{host.identity}`", "no" if host.tls is None else "yes")
+                for server in _SERVERS
+                for host in parse_hosts([server])
+            ),
+        ),
+        host_options=_table(
+            ("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in OPTIONS.items())
+        ),
+        several="\n".join(f"    {_written(name)}: {_written(value)}," for name, value in _SEVERAL.items()),
+        error=_error(_SEVERAL),
+        mistakes=_table(
+            ("written", "error"),
+            (
+                (f"`{name}={_written(value)}`", f"`{error.field}`: {error.problem}")
+                for options in _MISTAKES
+                for error in _error(options).errors
+                for name, value in [*options.items()][-1:]
+            ),
+        ),
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _described(fields: Mapping[str, FieldInfo]) -> str:
+    return "\n".join(
+        f"#### `{name}`\n\n{fill(' '.join(filter(None, [field.description, _MORE.get(name)])), 110)}\n\n"
+        f"Default: `{_default(field)}`. Takes {_takes(field)}.\n"
+        for name, field in fields.items()
+    )
+
+
+def _takes(field: FieldInfo) -> str:
+    return next(item.text for item in field.metadata if isinstance(item, Accepts))
+
+
+def _default(field: FieldInfo) -> str:
+    """Show a default as it would be written."""
+    value: object = field.get_default(call_default_factory=True)
+    if value == (Host(),):
+        return '[("localhost", 6379)]'
+    if value == ():
+        return "[]"
+    if isinstance(value, Mapping):
+        return "{}"
+    return f"{value:g}" if isinstance(value, float) else _written(value)
+
+
+def _written(value: object) -> str:
+    """Show a value in the quotes that this page uses."""
+    return repr(value).replace("'", '"')
+
+
+def _error(options: Mapping[str, object]) -> ConfigError:
+    try:
+        parse(RedisConfig, options)
+    except ConfigError as error:
+        return error
+    raise AssertionError(f"{options} is no mistake any more")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(configuration(), encoding="utf-8")

@@ -1,0 +1,80 @@
+"""The layers that the application can run on, and every way to configure and to use one."""
+
+from __future__ import annotations
+
+import re
+from typing import assert_type
+
+import channel_layer
+from channel_layer import ChannelFull, ChannelLayer, Message, MessageTooLarge, Statistics
+from channel_layer_memory import MemoryChannelLayer
+from channel_layer_redis import RedisChannelLayer
+
+__all__ = ("exercise", "in_memory", "on_redis", "version")
+
+version = assert_type(channel_layer.__version__, str)
+
+
+def in_memory(capacity: int = 100) -> ChannelLayer:
+    """Return a layer for one process."""
+    return assert_type(MemoryChannelLayer(capacity=capacity, expiry=1.5), MemoryChannelLayer)
+
+
+def on_redis(*urls: str) -> list[ChannelLayer]:
+    """Return layers over Redis, configured in each way there is."""
+    return [
+        RedisChannelLayer(),
+        RedisChannelLayer(hosts=urls),
+        RedisChannelLayer(hosts=["redis://localhost:6379/0", "unix:///run/redis.sock"]),
+        RedisChannelLayer(hosts=[("localhost", 6379), {"address": "rediss://localhost:6380/0"}]),
+        RedisChannelLayer(hosts=[{"host": "localhost", "port": 6379, "db": 1, "password": "p", "ssl": True}]),
+        RedisChannelLayer(host="localhost", port=6379, db=0),
+        RedisChannelLayer(
+            hosts=[("localhost", 6379)],
+            prefix="app:",
+            expiry=0.5,
+            group_expiry=None,
+            capacity=10,
+            channel_capacity={"http.*": 20, re.compile(r"specific\..*"): 30, "re:^x": 40},
+            max_message_size=1024,
+            inbox_capacity=500,
+            timeout=2,
+        ),
+    ]
+
+
+async def exercise(layer: ChannelLayer) -> Statistics:
+    """Call everything once, on a layer that nobody else uses, and return what it counted."""
+    assert_type(layer.expiry, float)
+    assert_type(layer.group_expiry, float | None)
+    assert_type(layer.capacity, int)
+    assert_type(layer.prefix, str)
+    assert_type(layer.ChannelFull, type[ChannelFull])
+    assert_type(layer.MessageTooLarge, type[MessageTooLarge])
+    assert all(isinstance(extension, str) for extension in layer.extensions)
+
+    async with layer as entered:
+        assert_type(entered, ChannelLayer)
+        channel = assert_type(await layer.new_channel(), str)
+        other = await layer.new_channel(prefix="other")
+
+        plain: dict[str, str] = {"type": "plain"}
+        nested: Message = {"rows": [{"id": 1}, {"id": 2, "pi": 3.14, "raw": b"\x00", "none": None}]}
+        assert_type(await layer.send(channel, {"type": "literal", "list": [1, "two", True]}), None)
+        await layer.send(channel, plain)
+        await layer.send(channel, nested)
+        for _ in range(3):
+            assert_type(await layer.receive(channel), Message)
+
+        assert_type(await layer.group_add("room", channel), None)
+        await layer.group_add("room", other)
+        assert channel in await layer.group_channels("room")
+        assert_type(await layer.group_discard("room", other), None)
+        await layer.group_send("room", {"type": "hello"})
+        await layer.receive(channel)
+
+        counted = assert_type(await layer.statistics(), Statistics)
+        assert_type(await layer.flush(), None)
+        assert_type(await layer.close_pools(), None)
+    assert_type(await layer.aclose(), None)
+    return counted

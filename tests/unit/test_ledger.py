@@ -1,0 +1,112 @@
+"""The ledger: what is counted, and when a loss is worth a line in the log."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from channel_layer.ledger import Ledger, Statistics
+
+
+def test_nothing_lost_is_nothing_to_say() -> None:
+    """A ledger without losses has no news and no warning, whatever else it counted."""
+    ledger = Ledger()
+    ledger.sent += 3
+    ledger.delivered += 3
+    assert not ledger.has_news
+    assert ledger.warning(0.0) is None
+
+
+def test_the_first_loss_is_told_at_once() -> None:
+    """The first loss is worth a warning of its own, at any local time, with its reason and its place."""
+    ledger = Ledger()
+    ledger.drop("expired", "chat!x")
+    assert ledger.has_news
+    assert ledger.warning(0.0) == "messages dropped: 1 expired; most on chat!x (1); 1 in all since the start"
+    assert ledger.warning(1e9) is None
+
+
+def test_later_losses_are_told_at_most_once_a_minute() -> None:
+    """For a minute after a warning losses are only counted; then one line tells of all of them."""
+    ledger = Ledger()
+    ledger.drop("full", "a", 2)
+    assert ledger.warning(100.0) is not None
+    for second in range(1, 60):
+        ledger.drop("full", "b")
+        assert ledger.has_news
+        assert ledger.warning(100.0 + second) is None
+    assert ledger.warning(160.0) == (
+        "messages dropped since the last warning: 59 full; most on b (59); 61 in all since the start"
+    )
+    ledger.drop("full", "b")
+    assert ledger.warning(219.9) is None
+    assert ledger.warning(220.0) is not None
+
+
+def test_a_warning_sums_by_reason_and_names_the_three_worst_places() -> None:
+    """Every reason is summed; of the places the three with the most losses are named, the worst first."""
+    ledger = Ledger()
+    ledger.drop("full", "one", 1)
+    ledger.drop("full", "four", 4)
+    ledger.drop("expired", "three", 2)
+    ledger.drop("full", "three", 1)
+    ledger.drop("expired", "two", 2)
+    assert ledger.warning(0.0) == (
+        "messages dropped: 4 expired, 6 full; most on four (4), three (3), two (2); 10 in all since the start"
+    )
+
+
+def test_the_worst_are_those_since_the_last_warning() -> None:
+    """What was told is not told again: a place that lost much an hour ago is not among the worst of today."""
+    ledger = Ledger()
+    ledger.drop("full", "old", 1000)
+    ledger.warning(0.0)
+    ledger.drop("full", "new")
+    assert ledger.warning(3600.0) == (
+        "messages dropped since the last warning: 1 full; most on new (1); 1001 in all since the start"
+    )
+
+
+def test_losses_at_very_many_places_are_all_counted() -> None:
+    """Only so many places are remembered, but every loss is in the totals."""
+    ledger = Ledger()
+    for number in range(5_000):
+        ledger.drop("full", f"chat!{number}")
+    ledger.drop("full", "chat!7", 10)
+    warning = ledger.warning(0.0)
+    assert warning is not None
+    assert "5010 full; most on chat!7 (11)," in warning
+    assert ledger.dropped == {"full": 5010}
+
+
+def test_dropping_nothing_is_no_news() -> None:
+    """A loss of no messages, as a difference may turn out to be, is no loss and no reason to warn."""
+    ledger = Ledger()
+    ledger.drop("expired", "chat", 0)
+    assert not ledger.has_news
+    assert ledger.warning(0.0) is None
+    assert ledger.statistics(0, None).dropped == {}
+
+
+def test_statistics_are_a_snapshot() -> None:
+    """Statistics hold every counter as it stood, and do not move on with the ledger."""
+    ledger = Ledger()
+    ledger.sent, ledger.refused, ledger.expanded, ledger.delivered = 1, 2, 3, 4
+    ledger.drop("flushed", "chat", 5)
+    taken = ledger.statistics(6, 7)
+    ledger.sent = 100
+    ledger.drop("flushed", "chat")
+    ledger.drop("closed", "chat")
+    assert taken == Statistics(
+        sent=1, refused=2, expanded=3, delivered=4, dropped={"flushed": 5}, waiting=6, pending=7
+    )
+    assert ledger.statistics(0, None).pending is None
+
+
+def test_statistics_start_at_zero_and_cannot_be_changed() -> None:
+    """A new ledger has counted nothing, and what it hands out is frozen."""
+    nothing = Ledger().statistics(0, None)
+    assert nothing == Statistics()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        nothing.__setattr__("sent", 1)
