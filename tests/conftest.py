@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import reaper
 from tests.support.leaks import Resources
+from tests.support.systems import System
 from tests.support.servers import (
     Deployment,
     NoSuchServer,
@@ -47,7 +48,7 @@ settings.load_profile(
 _T = TypeVar("_T")
 
 _SERVER_FIXTURES: Final = frozenset(
-    {"server", "one_host", "three_hosts", "deployment", "every_server", "tls_server", "start_server"}
+    {"server", "one_host", "three_hosts", "deployment", "every_server", "tls_server", "start_server", "redis_system"}
 )
 
 _FAILED: Final = pytest.StashKey[bool]()
@@ -166,6 +167,28 @@ def start_server() -> Generator[StartServer]:
 def tls_server(start_server: StartServer) -> Server:
     """A server for this test alone that listens with TLS too (`server.tls`)."""
     return start_server(ServerKind.REDIS, tls=True)
+
+
+@pytest.fixture(params=["memory", "one-host", "three-databases", "three-servers"])
+def system(server_pool: ServerPool, prefix: str, request: pytest.FixtureRequest) -> System:
+    """Every kind of store in turn, to make any number of layers over it."""
+    name: str = request.param
+    return System(None if name == "memory" else _demand(lambda: _deployment(server_pool, name)), prefix)
+
+
+@pytest.fixture(params=["one-host", "three-databases", "three-servers"])
+def redis_system(server_pool: ServerPool, prefix: str, request: pytest.FixtureRequest) -> System:
+    """Every deployment of servers in turn, to make any number of layers over it."""
+    name: str = request.param
+    return System(_demand(lambda: _deployment(server_pool, name)), prefix)
+
+
+@pytest.fixture(params=["settled", "young"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Event loops get connections of their own at once ("settled"), or go through the I/O thread ("young")."""
+    kind: str = request.param
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0 if kind == "settled" else 3600.0)
+    return kind
 
 
 def _deployment(pool: ServerPool, name: str) -> Deployment:

@@ -62,9 +62,14 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Step(Generic[R_co]):
-    """What a program may yield, typed by the reply it gets."""
+    """What a program may yield, typed by the reply it gets: a `Command`, or several `Together`."""
 
     __slots__ = ()
+
+    @property
+    def several(self) -> tuple[Step[object], ...]:
+        """The steps that this one consists of; none in a command."""
+        return ()
 
 
 class Command(Step[R_co], ABC):
@@ -85,6 +90,11 @@ class Together(Step[tuple[R_co, ...]]):
     """
 
     steps: tuple[Step[R_co], ...]
+
+    @property
+    def several(self) -> tuple[Step[object], ...]:
+        """The steps."""
+        return self.steps
 
 
 # -- messages ----------------------------------------------------------------------------------------------------

@@ -159,9 +159,9 @@ class Host:
 
     def start(self) -> None:
         """Take over all that the desk holds."""
-        self._spawn(self._sweep())
+        self._start(self._sweep())
         for shard in range(len(self._desk.routes.ring)):
-            self._spawn(self._keep(shard))
+            self._start(self._keep(shard))
         with self._desk.lock:
             inboxes = list(self._desk.inboxes.values())
             taps = list(self._desk.taps.values())
@@ -214,7 +214,7 @@ class Host:
         pump = self._pumps.get(tap.queue.name)
         if pump is None:
             pump = self._pumps[tap.queue.name] = _Pump(self._desk, self._store, tap)
-            self._spawn(self._run_pump(pump))
+            self._start(self._run_pump(pump))
         pump.poke()
 
     def give_back(self, inbox: Inbox, *, soon: bool) -> None:
@@ -255,11 +255,12 @@ class Host:
 
     # -- tasks
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        self._keep_track(self._loop.create_task(work))
+
+    def _keep_track(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -281,7 +282,8 @@ class Host:
         if old is not None:
             old.cancel()
         if not self._stopping:
-            self._readers[inbox.queue.name] = self._spawn(self._reader(inbox))
+            task = self._readers[inbox.queue.name] = self._loop.create_task(self._reader(inbox))
+            self._keep_track(task)
 
     async def _reader(self, inbox: Inbox) -> None:
         """Read an inbox for ever. No consumer holds a reference to this task, so none can cancel it."""
@@ -321,7 +323,7 @@ class Host:
         if self._stopping:
             del self._giving[inbox.queue.name]
         else:
-            self._spawn(self._give(inbox))
+            self._start(self._give(inbox))
 
     async def _give(self, inbox: Inbox) -> None:
         """Give back what is owed; each batch has a serial, so that repeating it after an error counts once."""
@@ -356,8 +358,8 @@ class Host:
             if request is not None:  # cancelled: whoever hosts next repeats it under the same serial
                 with desk.lock:
                     if request.generation == inbox.generation:
-                        for channel, places in request.places:
-                            inbox.owed[channel] = inbox.owed.get(channel, 0) + places
+                        for channel, count in request.places:
+                            inbox.owed[channel] = inbox.owed.get(channel, 0) + count
 
     async def _keep(self, shard: int) -> None:
         """Keep the leases on one shard, and notice when its server has restarted."""

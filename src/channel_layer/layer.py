@@ -270,12 +270,15 @@ class ChannelLayer:
                     raise StoreError(
                         f"the store keeps losing inbox {channel.queue}", retryable=True, outcome="unknown"
                     ) from exc
-                await self._on_host(lambda host, inbox=inbox: host.ensure_claimed(inbox))
+                await self._claim_again(inbox)
                 continue
             if inbox is not None:
                 with self._desk.lock:
                     inbox.confirmed(group.name, channel.name, joined.version)
             return
+
+    async def _claim_again(self, inbox: Inbox) -> None:
+        await self._on_host(lambda host: host.ensure_claimed(inbox))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group, whoever added it; nothing happens if it is no member.
@@ -600,7 +603,7 @@ class ChannelLayer:
                 if self._should_move(host):
                     home = await self._arrive()
                     if home is not None:
-                        self._keep_task(self._move(host, self._homes.get(home.loop, home)))
+                        self._keep_track(home.loop.create_task(self._move(host, home)))
                 return host
             home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
             if home is not None:
@@ -702,13 +705,14 @@ class ChannelLayer:
         """
         if len(self._routes.ring) == 1:
             return await work
-        return await asyncio.shield(self._keep_task(work))
-
-    def _keep_task(self, work: Coroutine[object, object, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)
+        self._keep_track(task)
+        return await asyncio.shield(task)
+
+    def _keep_track(self, task: asyncio.Task[R]) -> None:
+        """Hold on to a task: an event loop does not."""
         self._loose.add(task)
         task.add_done_callback(self._loose.discard)
-        return task
 
     def after_fork(self) -> None:
         """Start anew in a child process; called there by itself.

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from channel_layer.commands import Command, Step, Together
+from channel_layer.commands import Command, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -68,16 +68,14 @@ async def run_async(program: Program[R], store: AsyncStore) -> R:
 
 async def _perform(step: Step[object], store: AsyncStore) -> object:
     if isinstance(step, Command):
-        command: Command[object] = step
-        return await command.on_async(store)
-    if isinstance(step, Together):
-        several: tuple[Step[object], ...] = step.steps
+        return await step.on_async(store)
+    if several := step.several:
         outcomes = await asyncio.gather(*(_perform(each, store) for each in several), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return tuple(outcomes)
-    raise TypeError(f"a program yielded {step!r}")
+    return ()
 
 
 class Receiver:

@@ -284,7 +284,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
     "an unknown option in a URL": (
         {"hosts": ["redis://a", "redis://a/1?pasword=hidden"]},
         "hosts[1]",
-        "the URL's query has 'pasword': unknown option, did you mean 'password'? the options are db, username,",
+        "the URL's query has 'pasword': unknown option, did you mean 'password'? the options are db,",
     ),
     "redis-py's timeout": (
         {"hosts": ["redis://a?socket_timeout=1"]},
@@ -486,7 +486,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
 def test_each_mistake_is_one_error_that_names_its_field_and_the_mend(
     options: Mapping[str, object], field: str, fragment: str
 ) -> None:
-    """One mistake is one `FieldError`, at the field where it was written, with what to do and without a secret."""
+    """One mistake is one `FieldError`, at the field where it was written, with a mend and no secret."""
     (error,) = errors_of(options)
     assert error.field == field
     assert fragment in error.problem
@@ -500,7 +500,7 @@ def test_every_option_has_a_mistake_in_the_table() -> None:
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_the_options() -> None:
-    """One error tells of every field, those that pydantic never gets to included, whatever order they were in."""
+    """One error tells of every field, those included that pydantic does not see, in whatever order."""
     errors = errors_of(
         {
             "capcity": 5,
@@ -546,7 +546,8 @@ def test_a_wrong_sentinel_is_told_its_mistakes_and_that_it_is_too_early() -> Non
         "hosts[0].db",
         "hosts[0]",
     ]
-    for sentinels in (None, [], "a"):
+    nothing: list[object] = []
+    for sentinels in (None, nothing, "a"):
         wrong = {"sentinels": sentinels, "master_name": "m"}
         assert [error.field for error in errors_of({"hosts": [wrong]})] == ["hosts[0].sentinels", "hosts[0]"]
     assert [error.field for error in errors_of({"hosts": [{"master_name": "m"}]})] == [
@@ -561,7 +562,7 @@ def test_a_wrong_sentinel_is_told_its_mistakes_and_that_it_is_too_early() -> Non
 
 
 def test_a_wrong_address_does_not_hide_what_is_wrong_beside_it() -> None:
-    """Beside a URL that cannot be read, the other keys are still checked, and TLS options are not called useless."""
+    """Beside a URL that cannot be read, the other keys are checked, and TLS options not called useless."""
     fields = [
         error.field
         for error in errors_of(
@@ -572,7 +573,7 @@ def test_a_wrong_address_does_not_hide_what_is_wrong_beside_it() -> None:
 
 
 def test_a_config_error_is_ours_and_pydantic_does_not_hang_on_it() -> None:
-    """It is a `ChannelLayerError` and a `ValueError`; pydantic's, which holds the values, is not its context."""
+    """It is a `ChannelLayerError` and a `ValueError`; pydantic's, which holds values, is not its context."""
     with pytest.raises(ChannelLayerError) as caught:
         parse(CommonConfig, {"symmetric_encryption_keys": ["hidden"], "expiry": "hidden", "hidden_": 1})
     assert type(caught.value) is ConfigError
@@ -636,7 +637,7 @@ def test_every_option_arrives_in_the_rules() -> None:
 
 
 def test_a_prefix_may_be_any_text_without_braces() -> None:
-    """Nothing but braces is special in a prefix: it may be empty, or hold what other tools would take for a pattern."""
+    """Nothing but braces is special in a prefix: it may be empty, or hold what looks like a pattern."""
     for prefix in ("", "*", "a\n", "é:", "[a-z]?"):
         assert parse(CommonConfig, {"prefix": prefix}).prefix == prefix
 
@@ -661,13 +662,13 @@ def test_a_prefix_may_be_any_text_without_braces() -> None:
 def test_a_pattern_is_a_whole_glob_or_a_regex_from_the_start(
     pattern: ChannelPattern, matching: str, other: str
 ) -> None:
-    """A str is a glob for the whole name, in its case; a regex, compiled or after "re:", matches at the start."""
+    """A str is a glob for the whole name, in its case; a regex, compiled or as text, matches at the start."""
     rules = parse(CommonConfig, {"channel_capacity": {pattern: 7}}).rules()
     assert (rules.capacity.of(matching), rules.capacity.of(other)) == (7, 100)
 
 
 def test_the_first_pattern_wins_in_the_order_of_the_mapping() -> None:
-    """An OrderedDict that was reordered is tried in its own order, not in that of insertion or of the alphabet."""
+    """An OrderedDict that was reordered is tried in that order, not in that of insertion."""
     patterns: OrderedDict[str, int] = OrderedDict([("*", 1), ("http.*", 2), ("http.request", 3)])
     assert parse(CommonConfig, {"channel_capacity": patterns}).rules().capacity.of("http.request") == 1
     patterns.move_to_end("*")
@@ -715,6 +716,8 @@ UNSAFE = TLS(verify="none", check_hostname=False)
         ("redis://a?username=u&password=p%20q", Host("a", username="u", password="p q")),
         ("redis://[::1]:1", Host("::1", 1)),
         ("redis://[0:0:0:0:0:0:0:1]", Host("::1")),
+        ("redis://[::FFFF:7f00:1]", Host("::ffff:127.0.0.1")),
+        ("redis://[fe80::1%25eth0]", Host("fe80::1%eth0")),
         ("redis://127.0.0.1", Host("127.0.0.1")),
         ("valkey://a", Host("a")),
         ("rediss://a", Host("a", tls=SECURE)),
@@ -773,7 +776,7 @@ def test_shorthand_is_one_host() -> None:
 
 
 def test_an_identity_says_where_and_never_who() -> None:
-    """The identity is the lower-case host, port and database, or the socket and database: no login, no scheme."""
+    """The identity is the host in lower case, port and database, or socket and database: no login."""
     hosts = parse_hosts(["rediss://u:p@A:1/2", "redis://[::1]", "unix://u:p@/run/r.sock?db=3"])
     assert [host.identity for host in hosts] == ["a:1/2", "[::1]:6379/0", "/run/r.sock/3"]
     assert [host.label for host in hosts] == [
@@ -812,7 +815,7 @@ def test_a_tls_context_checks_the_server_unless_it_is_told_not_to() -> None:
 
 
 def test_a_tls_context_trusts_the_given_authority_and_shows_the_given_certificate(tmp_path: Path) -> None:
-    """The files of a host are what its context holds: only the authority named, and the client's certificate."""
+    """A context trusts only the authority that is named, and takes the client's certificate and key."""
     files = tls.issue(tmp_path)
     options = TLS(
         ca_certs=str(files.ca_file), certfile=str(files.certificate_file), keyfile=str(files.key_file)
@@ -829,7 +832,7 @@ def test_a_ready_context_is_used_as_it_is() -> None:
 
 
 def test_a_certificate_that_cannot_be_read_is_an_error_of_its_option(tmp_path: Path) -> None:
-    """A missing or wrong file is a `ConfigError` that names option and file; a password is never asked for or shown."""
+    """A missing or wrong file is a `ConfigError` that names option and file, and shows no password."""
     files = tls.issue(tmp_path)
     missing, wrong = tmp_path / "missing.pem", tmp_path / "wrong.pem"
     wrong.write_text("no certificate", encoding="ascii")
@@ -895,7 +898,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
 
 
 def test_the_reference_is_what_the_models_say() -> None:
-    """docs/reference/configuration.md is generated: after a change, run ``python -m tests.support.reference``."""
+    """docs/reference/configuration.md is generated: ``python -m tests.support.reference`` writes it."""
     assert reference.PAGE.read_text(encoding="utf-8") == reference.configuration()
 
 

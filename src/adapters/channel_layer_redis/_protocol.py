@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import hiredis
 
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
     from channel_layer_redis.hosts import Host
 
-__all__ = ("Arg", "Connection", "NoScript", "connect", "nothing")
+__all__ = ("Arg", "Connection", "NoScript", "connect", "is_list")
 
 Arg = bytes | str | int | float
 
 _MINIMUM_REDIS = (6, 2)
 _MINIMUM_VALKEY = (7, 2)
 _TOO_OLD = "channel-layer needs Redis 6.2 or newer, or Valkey 7.2 or newer: upgrade the server"
-
-_FRESH_BYTES = 65536
-"""Bytes that a read takes at most into one parse."""
 
 _NOT_CARRIED_OUT = (
     "BUSY",
@@ -50,12 +47,22 @@ _MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
 _INCOMPLETE = object()
 
 
+class _Pack(Protocol):
+    """hiredis's ``pack_command``, whose own stub says a tuple of one."""
+
+    def __call__(self, command: tuple[Arg, ...], /) -> bytes: ...
+
+
+_pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, which is wrong
+
+
 class NoScript(Exception):
     """The server does not know the script of this SHA; nothing was done."""
 
 
-def nothing(_: object) -> None:
-    """Take a result and ignore it."""
+def is_list(reply: object) -> TypeGuard[list[object]]:
+    """Whether a reply is an array."""
+    return isinstance(reply, list)
 
 
 class Connection(asyncio.Protocol):
@@ -64,7 +71,6 @@ class Connection(asyncio.Protocol):
     Args:
         label: the server, for errors.
         timeout: seconds that a command may take.
-        lost: called once when the connection is gone.
 
     Attributes:
         open: commands can be sent.
@@ -103,7 +109,7 @@ class Connection(asyncio.Protocol):
             return future
         if not self._out:
             self._loop.call_soon(self._write)
-        self._out.append(hiredis.pack_command(args))
+        self._out.append(_pack(args))
         deadline = self._loop.time() + (self._timeout if limit is None else limit)
         self._waiting.append((future, deadline))
         if self._timer is None:
@@ -160,10 +166,9 @@ class Connection(asyncio.Protocol):
         """Begin; called by asyncio."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
-        sock: object = transport.get_extra_info("socket")
-        if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
-            with_options = transport.get_extra_info("socket")
-            with_options.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -326,11 +331,10 @@ def _check_version(label: str, facts: dict[str, str], fields: dict[str, object])
 
 
 def _pairs(reply: object) -> dict[str, object]:
-    if not isinstance(reply, list):
+    if not is_list(reply):
         return {}
-    items: list[object] = reply
-    keys = (key.decode("ascii", "replace") for key in items[::2] if isinstance(key, bytes))
-    return dict(zip(keys, items[1::2], strict=False))
+    keys = (key.decode("ascii", "replace") for key in reply[::2] if isinstance(key, bytes))
+    return dict(zip(keys, reply[1::2], strict=False))
 
 
 def _info(reply: bytes) -> dict[str, str]:

@@ -19,7 +19,7 @@ from channel_layer.names import Kind
 
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
-from channel_layer_redis._protocol import NoScript, connect
+from channel_layer_redis._protocol import NoScript, connect, is_list
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable
@@ -120,11 +120,10 @@ class _Link:
 
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks; nobody else uses it."""
-        while self._spare:
+        connection = None
+        while self._spare and (connection is None or not connection.open):
             connection = self._spare.pop()
-            if connection.open:
-                break
-        else:
+        if connection is None or not connection.open:
             connection = await connect(self.host, self._timeout)
         if self._closed:
             connection.abort()
@@ -192,7 +191,7 @@ class RedisStore:
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
-        keys = self._keys.queue(name)
+        keys: tuple[str, ...] = self._keys.queue(name)
         args: tuple[Arg, ...] = (request.count, self._expiry, self._offset())
         if request.queue.kind is not Kind.INBOX:
             popping = self._script(request.shard, _POP, keys, args)
@@ -264,7 +263,7 @@ class RedisStore:
 
     async def pending(self, request: c.Pending, /) -> int:
         queue = request.channel.queue
-        keys = self._keys.queue(queue.name)[:1]
+        keys: tuple[str, ...] = self._keys.queue(queue.name)[:1]
         if queue.kind is Kind.INBOX:
             keys = (*keys, self._keys.inbox(queue.name)[1])
         head = message_frame(request.channel.name, b"")
@@ -508,10 +507,9 @@ def _ignore(future: asyncio.Future[object]) -> None:
 
 
 def _list(reply: object) -> list[object]:
-    if not isinstance(reply, list):
+    if not is_list(reply):
         raise _unexpected(reply)
-    items: list[object] = reply
-    return items
+    return reply
 
 
 def _number(reply: object) -> int:

@@ -146,7 +146,8 @@ class Host:
         """The host as a URL without credentials, for logs and errors."""
         if self.path is not None:
             return f"unix://{quote(self.path)}?db={self.db}"
-        return f"{'redis' if self.tls is None else 'rediss'}://{self._address}/{self.db}"
+        address = self._address.replace("%", "%25")  # of an IPv6 zone
+        return f"{'redis' if self.tls is None else 'rediss'}://{address}/{self.db}"
 
     @property
     def _address(self) -> str:
@@ -280,11 +281,13 @@ def parse_host_name(value: object) -> str:
     name = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     if ":" in name:
         try:
-            return str(IPv6Address(name))
+            address = IPv6Address(name)
         except ValueError:
             raise ValueError(
                 "must be the name of a host or an IPv6 address, and this is neither; a port has its own place"
             ) from None
+        # Python 3.13 writes these otherwise than 3.11; an identity must not depend on that.
+        return str(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
     try:
         name.encode("idna")  # as getaddrinfo will, where an empty or overlong part is an error
     except UnicodeError:
@@ -500,7 +503,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
     if port is not None:
         parts["port"] = port
     if path not in {"", "/"}:
-        if not re.fullmatch(r"/[0-9]{1,9}/?", path):
+        if not re.fullmatch(r"/[0-9]{1,10}/?", path):
             raise ValueError(f"must end in the number of a database, or without one, as in {_EXAMPLE}")
         parts["db"] = int(path.strip("/"))
     return parts, query
@@ -508,7 +511,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
 
 def _from_text(name: str, text: str) -> object:
     """Give an option of a query the type that it has in a dict; what has not that form is an error later."""
-    if name == "db" and re.fullmatch(r"[0-9]{1,9}", text):
+    if name == "db" and re.fullmatch(r"[0-9]{1,10}", text):
         return int(text)
     if name == "ssl_check_hostname":
         return _BOOLEANS.get(text.lower(), text)

@@ -1,0 +1,411 @@
+"""CONFIG for any values: hosts in any form, patterns in any order, any number of mistakes; no secret told."""
+
+from __future__ import annotations
+
+import re
+import string
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import quote
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from channel_layer.config import CommonConfig, parse
+from channel_layer.errors import ConfigError
+from channel_layer_redis.config import RedisConfig
+from channel_layer_redis.hosts import TLS, Host, Verify, parse_hosts
+from tests.property.strategies import capacity_maps, short_names
+
+VERIFY: tuple[Verify, ...] = ("required", "optional", "none")
+
+# -- hosts ---------------------------------------------------------------------------------------------------
+
+_FILE = st.text(string.ascii_letters + "-_. /%?#&=+", min_size=1, max_size=8).map("/".__add__)
+
+
+def _names() -> st.SearchStrategy[str]:
+    part = st.text(string.ascii_lowercase + string.digits + "-_", min_size=1, max_size=10)
+    return st.one_of(
+        st.lists(part, min_size=1, max_size=3).map(".".join),
+        st.ip_addresses(v=4).map(str),
+        st.ip_addresses(v=6, network="2001:db8::/32").map(str),
+        st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=5).map("fe80::1%".__add__),
+    )
+
+
+@st.composite
+def _tls(draw: st.DrawFn) -> TLS:
+    verify: Verify = draw(st.sampled_from(VERIFY))
+    certfile = draw(st.none() | _FILE)
+    return TLS(
+        ca_certs=draw(st.none() | _FILE),
+        certfile=certfile,
+        keyfile=None if certfile is None else draw(st.none() | _FILE),
+        password=None if certfile is None else draw(st.none() | st.text(min_size=1, max_size=5)),
+        verify=verify,
+        check_hostname=verify != "none" and draw(st.booleans()),
+    )
+
+
+def _hosts() -> st.SearchStrategy[Host]:
+    """Return servers of every kind, with any login."""
+    login = st.none() | st.text(min_size=1, max_size=8)
+    database = st.integers(0, 2**31 - 1) | st.integers(0, 15)
+    paths = st.text(min_size=1, max_size=8).filter(lambda path: path != "/" and "\0" not in path)
+    return st.one_of(
+        st.builds(
+            Host,
+            host=_names(),
+            port=st.integers(1, 65535),
+            db=database,
+            username=login,
+            password=login,
+            tls=st.none() | _tls(),
+        ),
+        st.builds(Host, path=paths.map("/".__add__), db=database, username=login, password=login),
+    )
+
+
+def _host_lists() -> st.SearchStrategy[list[Host]]:
+    return st.lists(_hosts(), min_size=1, max_size=5, unique_by=lambda host: host.identity)
+
+
+def _capitals(name: str) -> str:
+    return name if "%" in name else name.upper()  # the zone of an IPv6 address is the name of a device
+
+
+def _as_url(host: Host, *, valkey: bool, db_in_query: bool) -> str:
+    """Write a host as a URL, by the rules of URLs and not by the code under test."""
+    login = quote(host.username or "", safe="")
+    if host.password is not None:
+        login += ":" + quote(host.password, safe="")
+    query = [(name, str(value)) for name, value in _tls_options(host).items()]
+    if host.path is not None:
+        start, where = "unix", quote(host.path)
+        query.append(("db", str(host.db)))
+    else:
+        start = ("valkey" if valkey else "redis") + ("s" if host.tls else "")
+        where = f"[{quote(host.host, safe=':')}]" if ":" in host.host else host.host
+        where += f":{host.port}"
+        if db_in_query:
+            query.append(("db", str(host.db)))
+        else:
+            where += f"/{host.db}"
+    options = "&".join(f"{name}={quote(value, safe='')}" for name, value in query)
+    return f"{start}://{login + '@' if login else ''}{where}{'?' + options if options else ''}"
+
+
+def _as_dict(host: Host) -> dict[str, object]:
+    options: dict[str, object] = {"db": host.db, "username": host.username, "password": host.password}
+    options.update(_tls_options(host))
+    if host.path is not None:
+        return {"address": "unix://" + quote(host.path), **options}
+    return {"host": host.host, "port": host.port, "ssl": host.tls is not None, **options}
+
+
+def _tls_options(host: Host) -> dict[str, object]:
+    if host.tls is None:
+        return {}
+    options = {
+        "ssl_ca_certs": host.tls.ca_certs,
+        "ssl_certfile": host.tls.certfile,
+        "ssl_keyfile": host.tls.keyfile,
+        "ssl_password": host.tls.password,
+        "ssl_cert_reqs": host.tls.verify,
+        "ssl_check_hostname": host.tls.check_hostname,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@given(_host_lists(), st.data())
+def test_a_host_is_the_same_in_whatever_form_it_is_written(hosts: list[Host], data: st.DataObject) -> None:
+    """Any servers, each written as a URL, a dict or both, come back as they were, in their order."""
+    written: list[object] = []
+    for host in hosts:
+        url = _as_url(host, valkey=data.draw(st.booleans()), db_in_query=data.draw(st.booleans()))
+        written.append(data.draw(st.sampled_from([url, {"address": url}, _as_dict(host)])))
+    assert parse_hosts(written) == tuple(hosts)
+    assert parse(RedisConfig, {"hosts": tuple(written)}).servers == tuple(hosts)
+
+
+@given(_host_lists().filter(lambda hosts: all(host.path is None for host in hosts)), st.booleans())
+def test_pairs_are_hosts(hosts: list[Host], as_list: bool) -> None:  # noqa: FBT001 - drawn
+    """Any (host, port) pairs, as tuples or lists, in whatever case, are these servers."""
+    plain = {(host.host, host.port): Host(host.host, host.port) for host in hosts}
+    pairs = [[_capitals(name), port] if as_list else (_capitals(name), port) for name, port in plain]
+    assert parse_hosts(pairs) == tuple(plain.values())
+    for (name, port), host in plain.items():
+        assert parse_hosts([name, port]) == (host,)  # a single pair without a list around it
+
+
+@given(_hosts(), _hosts())
+def test_an_identity_depends_on_place_and_database_only(host: Host, other: Host) -> None:
+    """Login and TLS change nothing in an identity; another address, socket or database always does."""
+    bare = replace(host, username=None, password=None, tls=None)
+    assert bare.identity == host.identity
+    assert replace(host, username=other.username, password=other.password).identity == host.identity
+    place = [(each.path, each.db) if each.path else (each.host, each.port, each.db) for each in (host, other)]
+    assert (host.identity == other.identity) == (place[0] == place[1])
+
+
+@given(_host_lists(), st.data())
+def test_twins_are_refused_whatever_their_logins(hosts: list[Host], data: st.DataObject) -> None:
+    """A server that is listed again, with another login or in capitals, is an error at the later place."""
+    twin = data.draw(st.sampled_from(hosts))
+    again = replace(twin, host=_capitals(twin.host), username="somebody", password="else")
+    with pytest.raises(ConfigError) as caught:
+        parse_hosts([_as_dict(host) for host in [*hosts, again]])
+    (error,) = caught.value.errors
+    assert error.field == f"hosts[{len(hosts)}]"
+    assert f"as hosts[{hosts.index(twin)}], {twin.identity}" in error.problem
+
+
+@given(_hosts())
+def test_a_label_is_a_url_without_login_of_the_same_server(host: Host) -> None:
+    """What logs and errors show of a server is a URL of the same place, without credentials."""
+    (read,) = parse_hosts([host.label])
+    assert read.identity == host.identity
+    assert (read.username, read.password) == (None, None)
+
+
+# -- patterns and numbers ------------------------------------------------------------------------------------
+
+
+@given(capacity_maps(), st.lists(short_names(), min_size=1, max_size=10), st.data())
+def test_the_order_of_the_mapping_decides(
+    patterns: dict[str | re.Pattern[str], int], names: list[str], data: st.DataObject
+) -> None:
+    """In any order, in any kind of mapping, a name has the capacity of the first pattern that matches."""
+    order = data.draw(st.permutations(list(patterns.items())))
+    given_as: Mapping[str | re.Pattern[str], int] = data.draw(
+        st.sampled_from(
+            [
+                dict(order),
+                OrderedDict(order),
+                parse(CommonConfig, {"channel_capacity": dict(order)}).channel_capacity,
+            ]
+        )
+    )
+    rules = parse(CommonConfig, {"channel_capacity": given_as, "capacity": 5000}).rules()
+    for name in names:
+        alone = [
+            limit
+            for pattern, limit in order
+            if parse(CommonConfig, {"channel_capacity": {pattern: limit}, "capacity": 5000})
+            .rules()
+            .capacity.of(name)
+            != 5000
+        ]
+        assert rules.capacity.of(name) == (alone[0] if alone else 5000)
+
+
+@given(st.dictionaries(st.text("ab[]!*?-^ é{}(\\", max_size=6), st.integers(1, 9), max_size=4))
+def test_a_glob_that_is_accepted_can_match(patterns: dict[str, int]) -> None:
+    """Of any texts, each with an open set or a character that no name has is reported, and no other."""
+    try:
+        parse(CommonConfig, {"channel_capacity": patterns})
+        wrong: list[str] = []
+    except ConfigError as error:
+        wrong = [each.field for each in error.errors]
+    simple = [pattern for pattern in patterns if "[" not in pattern]
+    for pattern in simple:
+        allowed = pattern != "" and re.fullmatch(r"[A-Za-z0-9\-_.!?*]+", pattern) is not None
+        shown = pattern.replace("\\", "\\\\")
+        assert (f'channel_capacity["{shown}"]' not in wrong) == allowed
+    for pattern in set(patterns) - set(simple):
+        if "]" not in pattern:
+            shown = pattern.replace("\\", "\\\\")
+            assert f'channel_capacity["{shown}"]' in wrong
+
+
+@given(st.integers(1, 10**9) | st.floats(0, 1e9, exclude_min=True), st.integers(1, 2**63))
+def test_any_positive_number_is_taken(seconds: float, count: int) -> None:
+    """Seconds may be any number above zero, counts any whole number above it, and they arrive unchanged."""
+    rules = parse(
+        CommonConfig,
+        {
+            "expiry": seconds,
+            "group_expiry": seconds,
+            "timeout": seconds,
+            "capacity": count,
+            "inbox_capacity": count,
+            "max_message_size": count,
+        },
+    ).rules()
+    assert (rules.expiry, rules.group_expiry, rules.timeout) == (seconds, seconds, seconds)
+    assert (rules.default_capacity, rules.inbox_capacity, rules.max_message_size) == (count, count, count)
+
+
+@given(st.text().filter(lambda text: not set("{}") & set(text)))
+def test_any_text_without_braces_is_a_prefix(prefix: str) -> None:
+    """Any Unicode text without braces is taken as a prefix, as it is."""
+    assert parse(CommonConfig, {"prefix": prefix}).rules().prefix == prefix
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------
+
+_WRONG: Mapping[str, st.SearchStrategy[object]] = {
+    "prefix": st.sampled_from(["{", "a}", 5, None, b"asgi:"]),
+    "expiry": st.sampled_from([0, -1, "60", True, None, float("nan"), [60]]),
+    "group_expiry": st.sampled_from([0, -0.5, "60", False, float("inf")]),
+    "capacity": st.sampled_from([0, -5, 5.0, "5", True, None]),
+    "channel_capacity": st.sampled_from([None, 5, [("a", 5)], "a"]),
+    "symmetric_encryption_keys": st.sampled_from(["key", b"key", ["key"], None]),
+    "max_message_size": st.sampled_from([0, "4MiB", 1.5]),
+    "inbox_capacity": st.sampled_from([0, True, None]),
+    "timeout": st.sampled_from([0, -1, "5", None]),
+    "hosts": st.sampled_from(["redis://a", None, [], {}, 5]),
+    "host": st.sampled_from(["", "a:1", None, "redis://a"]),
+    "port": st.sampled_from([0, 65536, "1", True]),
+    "db": st.sampled_from([-1, "0", 1.0, False]),
+    "capcity": st.just(5),
+    "encryption": st.just("fernet"),
+}
+
+
+@given(st.sets(st.sampled_from(sorted(_WRONG)), min_size=1), st.data())
+def test_all_wrong_fields_are_told_at_once(names: set[str], data: st.DataObject) -> None:
+    """Whichever options are wrong, one error names each of them and no other, in their order."""
+    options = {name: data.draw(_WRONG[name]) for name in data.draw(st.permutations(sorted(names)))}
+    with pytest.raises(ConfigError) as caught:
+        parse(RedisConfig, options)
+    fields = [error.field for error in caught.value.errors]
+    assert set(fields) == names
+    known = [field for field in fields if field in RedisConfig.model_fields]
+    assert known == sorted(known, key=list(RedisConfig.model_fields).index)
+    assert fields[: len(known)] == known
+    assert all(str(error) in str(caught.value) for error in caught.value.errors)
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.binary(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(RedisConfig.model_fields)) | st.text(max_size=8), _ANYTHING, max_size=5
+    )
+)
+def test_anything_at_all_is_a_configuration_or_a_config_error(options: dict[str, object]) -> None:
+    """Whatever stands in a CONFIG, it is taken or refused with a `ConfigError`; nothing else comes out."""
+    with suppress(ConfigError):
+        parse(RedisConfig, options).rules()
+
+
+_KEYS = (
+    "address",
+    "host",
+    "port",
+    "db",
+    "username",
+    "password",
+    "ssl",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+)
+_PIECES = st.sampled_from(
+    [
+        *"/?#@:[]%&=,. \n",
+        "redis://",
+        "unix://",
+        "rediss://",
+        "localhost",
+        "::1",
+        "6379",
+        "db=1",
+        "%ff",
+        "\0",
+        "a",
+    ]
+)
+
+
+@given(
+    st.lists(
+        st.lists(_PIECES, max_size=8).map("".join)
+        | st.lists(_PIECES, max_size=8).map(lambda pieces: "redis://" + "".join(pieces))
+        | st.lists(_ANYTHING, max_size=3)
+        | st.dictionaries(st.sampled_from([*_KEYS, "sentinels", "master_name"]), _ANYTHING, max_size=5),
+        max_size=3,
+    )
+)
+@example(["redis://[v1.x]"])
+def test_any_hosts_are_read_or_refused_and_what_is_read_can_be_connected_to(hosts: list[object]) -> None:
+    """Whatever stands under hosts is refused with a `ConfigError`, or can be connected to."""
+    try:
+        servers = parse_hosts(hosts)
+    except ConfigError:
+        return
+    for server in servers:
+        assert (server.path or "/").startswith("/")
+        assert "\0" not in f"{server.path}{server.host}"
+        assert server.host.encode("idna")
+        assert 1 <= server.port <= 65535
+        assert server.db >= 0
+        assert parse_hosts([server.label])[0].identity == server.identity
+
+
+# -- secrets -------------------------------------------------------------------------------------------------
+
+_SECRET = "Zq7Xw9Jv"
+"""Eight characters, no three of which stand together in any text of ours."""
+
+
+def _tells(text: str) -> bool:
+    return any(_SECRET[place : place + 3] in text for place in range(len(_SECRET) - 2))
+
+
+def _secrets() -> st.SearchStrategy[str]:
+    """Return passwords that hold our secret, with whatever a careless writer forgets to encode."""
+    breaks = st.text("/?#@:%[]&=;,\\ \n\t", max_size=2)
+    return st.builds(
+        lambda *parts: "".join(parts), breaks, st.just(_SECRET), breaks, st.just(_SECRET), breaks
+    )
+
+
+@given(_secrets(), st.sampled_from(["redis", "rediss", "unix", "valkey", "http", ""]), st.data())
+@example("a/" + _SECRET, "redis", None)
+@example(_SECRET + "?" + _SECRET, "redis", None)
+@example(_SECRET + "@x?" + _SECRET, "redis", None)
+@example("/" + _SECRET, "unix", None)
+def test_no_url_makes_an_error_tell_a_password(secret: str, scheme: str, data: st.DataObject | None) -> None:
+    """A password that is not encoded, beside any other mistake in its URL, is repeated by no error."""
+    form, wrong = "{0}", "/x"
+    if data is not None:
+        form = data.draw(st.sampled_from(["{0}", ":{0}", "user:{0}"]))
+        wrong = data.draw(st.sampled_from(["", "/x", ":x", "?pasword=1", "?db=x", "/1"]))
+    where = "/run/r.sock" if scheme == "unix" else "localhost"
+    url = f"{scheme}://{form.format(secret)}@{where}{wrong}"
+    for entry in (url, {"address": url, "port": 1}, (url, 6379), {"host": url, "ssl": 5}):
+        with pytest.raises(ConfigError) as caught:
+            parse(RedisConfig, {"hosts": [entry], "capacity": 0})
+        error = caught.value
+        assert not _tells(f"{error} {error!r} {error.errors!r}")
+        assert not _tells("".join(traceback.format_exception_only(error)))
+
+
+@given(_secrets(), st.sampled_from(sorted(_WRONG)))
+def test_no_secret_in_the_wrong_place_is_told(secret: str, option: str) -> None:
+    """A password or key that stands where it should not, in any option, is in no error's text."""
+    assume(option not in {"prefix", "encryption", "capcity"})
+    places: list[object] = [
+        secret,
+        secret.encode(),
+        [secret],
+        {"host": "a", "password": secret},
+        [{"password": [secret]}],
+    ]
+    for value in places:
+        with pytest.raises(ConfigError) as caught:
+            parse(RedisConfig, {option: value, "symmetric_encryption_keys": [secret]})
+        error = caught.value
+        assert not _tells(f"{error} {error!r} {error.errors!r}")
+        assert error.__context__ is None

@@ -1,0 +1,84 @@
+"""Several layer objects over one store, as several processes would have them, on every kind of store.
+
+Invariants are written once against a `System` and run on memory, on Redis with one host and with three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.config import CommonConfig, parse
+from channel_layer.layer import ChannelLayer
+from channel_layer_memory.store import MemoryBackend
+from channel_layer_redis._store import RedisBackend
+from channel_layer_redis.config import RedisConfig
+
+if TYPE_CHECKING:
+    from channel_layer.ports import Backend
+    from tests.support.servers import Deployment
+
+__all__ = ("ShiftedClock", "System", "run")
+
+R = TypeVar("R")
+
+
+def run(body: Coroutine[object, object, R]) -> R:
+    """Run an async test body in a loop of its own, in asyncio's debug mode."""
+    return asyncio.run(body, debug=True)
+
+
+class ShiftedClock:
+    """A clock that a test moves instead of sleeping; the stores' clocks move with it."""
+
+    def __init__(self) -> None:
+        self.offset: float = 0.0
+
+    def now(self) -> float:
+        """Return seconds since some moment."""
+        return time.monotonic() + self.offset
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.offset += seconds
+
+
+@dataclass
+class System:
+    """One store, and any number of layers over it.
+
+    Attributes:
+        deployment: the hosts; None for memory.
+        prefix: of all keys.
+        clock: moves every clock of the system.
+        options: CONFIG options of every layer.
+    """
+
+    deployment: Deployment | None
+    prefix: str
+    clock: ShiftedClock = field(default_factory=ShiftedClock)
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    _memory: MemoryBackend | None = None
+
+    def layer(self, **options: object) -> ChannelLayer:
+        """Make another layer object over the store, as another process would."""
+        given = {"prefix": self.prefix, **self.options, **options}
+        backend: Backend
+        if self.deployment is None:
+            rules = parse(CommonConfig, given).rules()
+            if self._memory is None:
+                self._memory = MemoryBackend(rules, self.clock)
+            backend = self._memory
+        else:
+            config = parse(RedisConfig, {**given, "hosts": self.deployment.urls})
+            rules = config.rules()
+            backend = RedisBackend(config.servers, rules, self.clock)
+        return ChannelLayer(rules, backend, clock=self.clock)
+
+    @property
+    def shards(self) -> int:
+        """How many hosts there are."""
+        return 1 if self.deployment is None else len(self.deployment.hosts)
