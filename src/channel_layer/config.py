@@ -247,7 +247,7 @@ def _no_exceptions() -> Mapping[ChannelPattern, int]:
 class CommonConfig(BaseModel):
     """The options that every layer has. Made by `parse`."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         strict=True,
@@ -282,15 +282,15 @@ class CommonConfig(BaseModel):
             "of the readers."
         ),
     )
-    group_expiry: Annotated[
-        _Seconds | None, Accepts("a number of seconds, more than 0 and at most 1e9, or None")
-    ] = Field(
-        default=86400.0,
-        description=(
-            "Seconds that a membership of a group lasts after the last `group_add`. It should be longer "
-            "than your longest connection. `None`: a membership lasts as long as the process that owns "
-            "the channel."
-        ),
+    group_expiry: Annotated[_Seconds | None, Accepts("a number of seconds, more than 0 and at most 1e9, or None")] = (
+        Field(
+            default=86400.0,
+            description=(
+                "Seconds that a membership of a group lasts after the last `group_add`. It should be longer "
+                "than your longest connection. `None`: a membership lasts as long as the process that owns "
+                "the channel."
+            ),
+        )
     )
     capacity: _Count = Field(
         default=100,
@@ -299,9 +299,7 @@ class CommonConfig(BaseModel):
             "`group_send` drops the message for that channel only and counts it."
         ),
     )
-    channel_capacity: Annotated[
-        Mapping[ChannelPattern, int], PlainValidator(_channel_capacity), _CAPACITIES
-    ] = Field(
+    channel_capacity: Annotated[Mapping[ChannelPattern, int], PlainValidator(_channel_capacity), _CAPACITIES] = Field(
         default_factory=_no_exceptions,
         description=(
             "Exceptions from `capacity`, by channel name, tried in the mapping's order: the first pattern "

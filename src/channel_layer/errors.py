@@ -66,8 +66,8 @@ class MessageTooLarge(ChannelLayerError):
             f"the message is {size} bytes when encoded, over the limit of {limit}: send less, "
             f"or raise max_message_size on every process of this layer"
         )
-        self.size = size
-        self.limit = limit
+        self.size: int = size
+        self.limit: int = limit
 
 
 class ChannelFull(ChannelLayerError):
@@ -108,12 +108,10 @@ class ConfigError(ChannelLayerError, ValueError):
     """
 
     def __init__(self, errors: Iterable[FieldError]) -> None:
-        self.errors = tuple(errors)
+        self.errors: tuple[FieldError, ...] = tuple(errors)
         count = len(self.errors)
         head = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__(
-            f"{head} in the channel layer's CONFIG:\n" + "\n".join(f"  {e}" for e in self.errors)
-        )
+        super().__init__(f"{head} in the channel layer's CONFIG:\n" + "\n".join(f"  {e}" for e in self.errors))
 
 
 class StoreError(ChannelLayerError):

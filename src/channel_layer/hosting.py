@@ -72,20 +72,20 @@ class Desk:
     """
 
     def __init__(self, rules: Rules, routes: Routes, clock: Clock) -> None:
-        self.rules = rules
-        self.routes = routes
-        self.clock = clock
-        self.lock = threading.Lock()
-        self.ledger = Ledger()
+        self.rules: Rules = rules
+        self.routes: Routes = routes
+        self.clock: Clock = clock
+        self.lock: threading.Lock = threading.Lock()
+        self.ledger: Ledger = Ledger()
         self.inboxes: dict[str, Inbox] = {}
         self.taps: dict[str, Tap] = {}
-        self.clocks = [StoreClock() for _ in range(len(routes.ring))]
+        self.clocks: list[StoreClock] = [StoreClock() for _ in range(len(routes.ring))]
         self.leases: dict[str, float] = {}
         """Local seconds at which each inbox's lease ends if it is not renewed."""
         self.incarnations: dict[int, str] = {}
         """What each shard's server was called when its memberships were last known to be there."""
-        self.claimant = secrets.token_urlsafe(9)
-        self.closed = False
+        self.claimant: str = secrets.token_urlsafe(9)
+        self.closed: bool = False
 
     @property
     def lease(self) -> float:
@@ -141,7 +141,7 @@ class Host:
     """
 
     def __init__(self, desk: Desk, home: Home) -> None:
-        self.home = home
+        self.home: Home = home
         self._desk = desk
         self._store = home.store
         self._loop = home.loop
@@ -407,6 +407,8 @@ class Host:
                 )
                 if renewed.held:
                     desk.leases[name] = began + desk.lease
+                    if inbox.unannounced:
+                        await self._announce_all(inbox)
                     return
             with desk.lock:
                 if not first and began >= desk.leases[name]:
@@ -430,9 +432,14 @@ class Host:
             if first:
                 return
             _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
+            inbox.unannounced = True
             if name in self._readers:
                 self._read(inbox)
-            await self._announce([(inbox, *each) for each in self._all(inbox)])
+            await self._announce_all(inbox)
+
+    async def _announce_all(self, inbox: Inbox) -> None:
+        await self._announce([(inbox, *each) for each in self._all(inbox)])
+        inbox.unannounced = False
 
     def _all(self, inbox: Inbox) -> list[tuple[str, str, float | None]]:
         with self._desk.lock:

@@ -262,9 +262,7 @@ class ChannelLayer:
         for left in reversed(range(_JOIN_TRIES)):
             inbox = self._desk.inboxes.get(channel.queue.name)
             try:
-                joined = await self._run(
-                    programs.group_add(self._routes, group, channel, owned=inbox is not None)
-                )
+                joined = await self._run(programs.group_add(self._routes, group, channel, owned=inbox is not None))
             except programs.NoOwner as exc:
                 if inbox is None or not left:
                     raise StoreError(
@@ -489,10 +487,9 @@ class ChannelLayer:
             box.expire(now)
             if before > len(box.items):
                 ledger.drop("expired", box.name, before - len(box.items))
-            if tap.queue.kind is Kind.INBOX and not promised:
-                item = None  # what is here may have been flushed: the pump asks before it promises
-            else:
-                item = box.take(promised=promised)
+            # What is here of a claimed inbox may have been flushed: the pump asks before it promises.
+            unsure = tap.queue.kind is Kind.INBOX and not promised
+            item = None if unsure else box.take(promised=promised)
         else:  # pragma: no cover - one of the two is always there
             raise RuntimeError("nothing to take from")
         if item is not None:

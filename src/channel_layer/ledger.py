@@ -61,10 +61,10 @@ class Ledger:
     __slots__ = ("_unsaid", "_warned_at", "_worst", "delivered", "dropped", "expanded", "refused", "sent")
 
     def __init__(self) -> None:
-        self.sent = 0
-        self.refused = 0
-        self.expanded = 0
-        self.delivered = 0
+        self.sent: int = 0
+        self.refused: int = 0
+        self.expanded: int = 0
+        self.delivered: int = 0
         self.dropped: Counter[Reason] = Counter()
         self._worst: Counter[str] = Counter()
         self._unsaid: Counter[Reason] = Counter()

@@ -40,7 +40,7 @@ class SystemClock:
 
     __slots__ = ()
 
-    offset = 0.0
+    offset: float = 0.0
 
     def now(self) -> float:
         """Return seconds since some fixed moment."""
@@ -122,8 +122,8 @@ class Home:
     __slots__ = ("_farewell", "_goodbye", "loop", "store")
 
     def __init__(self, store: AsyncStore, farewell: Callable[[Home], Awaitable[None]]) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.store = store
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.store: AsyncStore = store
         self._farewell = farewell
         self._goodbye: AsyncGenerator[None, None] | None = None
 
@@ -152,7 +152,7 @@ class IOThread:
     """
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()

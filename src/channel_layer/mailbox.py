@@ -60,14 +60,14 @@ class Mailbox:
     __slots__ = ("capacity", "grouped", "groups", "items", "name", "promised", "used_at", "waiters")
 
     def __init__(self, name: str, capacity: int, now: float) -> None:
-        self.name = name
-        self.capacity = capacity
+        self.name: str = name
+        self.capacity: int = capacity
         self.items: deque[Item] = deque()
-        self.grouped = 0
+        self.grouped: int = 0
         self.waiters: deque[Waiter] = deque()
-        self.promised = 0
+        self.promised: int = 0
         self.groups: set[str] = set()
-        self.used_at = now
+        self.used_at: float = now
 
     @property
     def direct(self) -> int:
@@ -162,22 +162,24 @@ class Inbox:
         expiry: float,
         group_expiry: float | None,
     ) -> None:
-        self.queue = queue
-        self.shard = shard
+        self.queue: Queue = queue
+        self.shard: int = shard
         self.boxes: dict[str, Mailbox] = {}
         self.waiting: dict[str, Mailbox] = {}
         """Mailboxes that may hold something: the ones to look at when time has passed."""
         self.mirror: dict[str, dict[str, _Member]] = {}
         self.unseen: dict[tuple[str, str], int] = {}
-        """Memberships (group, member) that the store confirmed and whose marker has not been met, with their version."""
-        self.position = ""
-        self.generation = ""
-        self.epoch = ""
+        """Memberships (group, member) that the store confirmed, with their version, until their marker is met."""
+        self.position: str = ""
+        self.generation: str = ""
+        self.epoch: str = ""
         self.flushed: str | None = None
         """A flush that has been applied and is to be acknowledged."""
+        self.unannounced: bool = False
+        """The store may have lost memberships of this inbox and has not been told of all of them again."""
         self.owed: dict[str, int] = {}
         """Places to give back, by channel."""
-        self.serial = 0
+        self.serial: int = 0
         self._capacity = capacity
         self._ledger = ledger
         self._expiry = expiry
@@ -300,7 +302,9 @@ class Inbox:
                 self._ledger.drop("undecodable", self.queue.name)
         return wake
 
-    def _expand(self, frame: envelope.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
+    def _expand(
+        self, frame: envelope.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]
+    ) -> None:
         members = self.mirror.get(frame.group)
         item = Item(stamp + lifetime, frame.payload, True, None)
         count = 0
@@ -376,7 +380,9 @@ class Inbox:
     def _flush(self, generation: str) -> None:
         self.empty("flushed")
         self.disband()
-        self.generation = self.epoch = self.flushed = generation
+        self.generation = generation
+        self.epoch = generation
+        self.flushed = generation
 
     # -- what the store is told again
 
@@ -406,9 +412,9 @@ class Tap:
     """
 
     def __init__(self, queue: Queue, capacity: CapacityTable) -> None:
-        self.queue = queue
+        self.queue: Queue = queue
         self.boxes: dict[str, Mailbox] = {}
-        self.epoch = ""
+        self.epoch: str = ""
         self._capacity = capacity
 
     def box(self, name: str, now: float) -> Mailbox:

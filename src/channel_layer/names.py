@@ -140,7 +140,6 @@ def minted_inbox(prefix: object, client: str) -> Queue:
     room = MAX_NAME_LENGTH - len(client) - 2 - LOCAL_LENGTH
     if len(part) > room:
         raise InvalidName(
-            f"invalid new channel prefix {part!r}: {len(part)} characters, "
-            f"at most {room} leave room for the rest"
+            f"invalid new channel prefix {part!r}: {len(part)} characters, at most {room} leave room for the rest"
         )
     return Queue(f"{part}.{client}!", Kind.INBOX)

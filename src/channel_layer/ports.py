@@ -6,10 +6,11 @@ A store is one event loop's way to the queues and groups; the core opens one in 
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from channel_layer import commands as c
     from channel_layer.envelope import Message
 
@@ -75,7 +76,10 @@ class AsyncStore(Protocol):
     """
 
     async def push(self, request: c.Push, /) -> c.Pushed: ...
-    async def pop(self, request: c.Pop, /) -> c.Popped: ...
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Return what was taken. Cancelling puts it back."""
+        ...
+
     async def put_back(self, request: c.PutBack, /) -> None: ...
 
     async def wait(self, request: c.Wait, /) -> None:
@@ -93,7 +97,10 @@ class AsyncStore(Protocol):
     async def release(self, request: c.Release, /) -> int: ...
 
     async def read(self, request: c.Read, /) -> c.Batch:
-        """Return what came in after ``request.after``; empty after ``request.block`` seconds. Cancelling is harmless."""
+        """Return what came in after ``request.after``; nothing after ``request.block`` seconds.
+
+        Cancelling is harmless.
+        """
         ...
 
     async def give_back(self, request: c.GiveBack, /) -> None: ...

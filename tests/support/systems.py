@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.config import CommonConfig, parse
 from channel_layer.layer import ChannelLayer
-from channel_layer_memory.store import MemoryBackend
+from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 

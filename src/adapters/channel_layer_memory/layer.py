@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from channel_layer.config import CommonConfig, parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.loops import SystemClock
-
-from channel_layer_memory.store import MemoryBackend
+from channel_layer_memory._store import MemoryBackend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 try:
     import hiredis as _hiredis
     import redis as _redis
-except ImportError as exc:
-    if exc.name not in ("hiredis", "redis"):
+except ImportError as _exc:
+    if _exc.name not in ("hiredis", "redis"):
         raise
     raise ImportError(
-        f'channel_layer_redis needs {exc.name}: pip install "channel-layer[redis]"', name=exc.name
-    ) from exc
+        f'channel_layer_redis needs {_exc.name}: pip install "channel-layer[redis]"', name=_exc.name
+    ) from _exc
 
 from channel_layer_redis.layer import RedisChannelLayer
 

@@ -135,8 +135,14 @@ class Connection(asyncio.Protocol):
         """Whether the socket's buffer is full."""
         return self._room is not None
 
+    @property
+    def usable(self) -> bool:
+        """Whether somebody else can use it: it is open, and every reply has come."""
+        return self.open and not self._waiting
+
     def abort(self) -> None:
         """Drop the connection."""
+        self.open = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -248,7 +254,7 @@ class Connection(asyncio.Protocol):
         return StoreError(f"{self._label} answered with an error: {text}", retryable=False, outcome="unknown")
 
 
-async def connect(host: Host, timeout: float) -> Connection:
+async def connect(host: Host, timeout: float) -> Connection:  # noqa: ASYNC109 - kept by every command after it
     """Connect to a server, log in, and see that it can serve.
 
     Args:
@@ -266,9 +272,7 @@ async def connect(host: Host, timeout: float) -> Connection:
             await _greet(host, connection)
     except TimeoutError as exc:
         connection.abort()
-        raise StoreError(
-            f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent"
-        ) from exc
+        raise StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent") from exc
     except OSError as exc:
         connection.abort()
         raise StoreError(

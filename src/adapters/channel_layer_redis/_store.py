@@ -16,7 +16,6 @@ from channel_layer.envelope import group_frame, marker_frame, message_frame
 from channel_layer.errors import StoreError
 from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.names import Kind
-
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
 from channel_layer_redis._protocol import NoScript, connect, is_list
@@ -133,7 +132,7 @@ class _Link:
     def give(self, connection: Connection) -> None:
         """Return a borrowed connection whose replies have all come."""
         self._lent.discard(connection)
-        if connection.open and not self._closed:
+        if connection.usable and not self._closed:
             self._spare.append(connection)
         else:
             connection.abort()
@@ -257,8 +256,10 @@ class RedisStore:
                     request.shard, _POP, self._keys.queue(request.queue.name), (0, self._expiry, self._offset())
                 )
         except StoreError:
-            connection.abort()
+            pass  # one connection or the other is gone, and the wait with it
         finally:
+            if not reply.done():
+                connection.abort()  # its reply must not meet the next one who borrows it
             link.give(connection)
 
     async def pending(self, request: c.Pending, /) -> int:
@@ -401,21 +402,19 @@ class RedisStore:
         dropped = 0
         cursor = "0"
         while True:
-            step = await self._call(
-                shard, "SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", _SCAN_COUNT
-            )
+            step = await self._call(shard, "SCAN", cursor, "MATCH", self._keys.pattern, "COUNT", _SCAN_COUNT)
             head, keys = _list(step)
             cursor = _text(head)
             found = [split(self._keys.prefix, key) for key in _texts(keys)]
-            outcomes = await asyncio.gather(
-                *(self._flush_inbox(request, name) for kind, name in found if kind == "l")
-            )
-            for (name, count) in outcomes:
+            outcomes = await asyncio.gather(*(self._flush_inbox(request, name) for kind, name in found if kind == "l"))
+            for name, count in outcomes:
                 if count >= 0:
                     inboxes.append(name)
                     dropped += count
             dropped += sum(
-                await asyncio.gather(*(self._flush_key(request, kind, name) for kind, name in found if kind not in "lce"))
+                await asyncio.gather(
+                    *(self._flush_key(request, kind, name) for kind, name in found if kind not in "lce")
+                )
             )
             if cursor == "0":
                 return c.Flushing(tuple(inboxes), dropped)
@@ -449,9 +448,7 @@ class RedisStore:
         return tuple(left)
 
     async def acknowledge(self, request: c.Acknowledge, /) -> None:
-        await self._script(
-            request.shard, _ACKNOWLEDGE, self._keys.inbox(request.inbox.name)[:1], (request.generation,)
-        )
+        await self._script(request.shard, _ACKNOWLEDGE, self._keys.inbox(request.inbox.name)[:1], (request.generation,))
 
     # -- the connections
 

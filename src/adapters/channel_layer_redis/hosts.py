@@ -199,12 +199,8 @@ _BOOLEANS: Mapping[str, bool] = {
 """How redis-py lets a query say it, without its rule that all else is true."""
 
 _ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'
-    ),
-    **dict.fromkeys(
-        ("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"
-    ),
+    **dict.fromkeys(("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"),
 }
 """redis-py's names of options that are written otherwise here."""
 
@@ -257,9 +253,7 @@ def parse_hosts(value: object) -> tuple[Host, ...]:
     for at, host in hosts.items():
         twin = first.setdefault(host.identity, at)
         if twin != at:
-            errors.append(
-                FieldError(at, f"the same server and database as {twin}, {host.identity}: remove one")
-            )
+            errors.append(FieldError(at, f"the same server and database as {twin}, {host.identity}: remove one"))
     if errors:
         raise ConfigError(errors)
     return tuple(hosts.values())
@@ -325,17 +319,13 @@ def _entry(entry: object, at: str, errors: list[FieldError]) -> Host | None:
         return _dict(entry, at, errors)
     if _is_sequence(entry):
         return _pair(entry, at, errors)
-    errors.append(
-        FieldError(at, f"must be a URL, a (host, port) pair or a dict, not {describe_value(entry)}")
-    )
+    errors.append(FieldError(at, f"must be a URL, a (host, port) pair or a dict, not {describe_value(entry)}"))
     return None
 
 
 def _pair(entry: Sequence[object], at: str, errors: list[FieldError]) -> Host | None:
     if len(entry) != 2:
-        errors.append(
-            FieldError(at, f'must be a pair, as in ("localhost", 6379), and this has {len(entry)} items')
-        )
+        errors.append(FieldError(at, f'must be a pair, as in ("localhost", 6379), and this has {len(entry)} items'))
         return None
     host, port = entry
     return _build({"host": _Given(host, f"{at}.host"), "port": _Given(port, f"{at}.port")}, errors)
@@ -357,9 +347,7 @@ def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> 
         elif key in _ALL_KEYS:
             errors.append(FieldError(f"{at}.{key}", f"does not go together with {form!r}: remove one"))
         else:
-            errors.append(
-                FieldError(f"{at}.{key}", _ELSEWHERE.get(key) or describe_unknown(key, _FORMS[form]))
-            )
+            errors.append(FieldError(f"{at}.{key}", _ELSEWHERE.get(key) or describe_unknown(key, _FORMS[form])))
     if form == "sentinels":
         _sentinel(options, at, errors)
         return None
@@ -393,9 +381,7 @@ def _sentinel(options: _Options, at: str, errors: list[FieldError]) -> None:
     missing = _Given(None, "")
     sentinels = options.pop("sentinels", missing).value
     if not _is_sequence(sentinels) or not sentinels:
-        errors.append(
-            FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]')
-        )
+        errors.append(FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]'))
     elif _is_one_pair(sentinels):
         _pair(sentinels, f"{at}.sentinels", errors)
     else:
@@ -408,9 +394,7 @@ def _sentinel(options: _Options, at: str, errors: list[FieldError]) -> None:
     master = options.pop("master_name", missing).value
     if not isinstance(master, str) or not master:
         errors.append(
-            FieldError(
-                f"{at}.master_name", "must be the name that the sentinels know the service by, as a str"
-            )
+            FieldError(f"{at}.master_name", "must be the name that the sentinels know the service by, as a str")
         )
     if "sentinel_kwargs" in options:
         _sentinel_kwargs(options.pop("sentinel_kwargs"), errors)
@@ -482,9 +466,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
         login = {"username": split.username, "password": split.password}
         query = parse_qsl(split.query, keep_blank_values=True, errors="strict")
         path = unquote(split.path, errors="strict")
-        parts: dict[str, object] = {
-            name: unquote(value, errors="strict") for name, value in login.items() if value
-        }
+        parts: dict[str, object] = {name: unquote(value, errors="strict") for name, value in login.items() if value}
     except ValueError:  # of urllib, which repeats what it cannot read
         raise ValueError(
             "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in "
@@ -493,9 +475,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
     parts["ssl"] = kind == "tls"
     if kind == "unix":
         if host or port or path in {"", "/"} or "\0" in path:
-            raise ValueError(
-                "must give the full path of a socket after three slashes: unix:///run/redis.sock"
-            )
+            raise ValueError("must give the full path of a socket after three slashes: unix:///run/redis.sock")
         parts["path"] = path
         return parts, query
     if host:
@@ -543,9 +523,7 @@ def _build(options: _Options, errors: list[FieldError]) -> Host | None:
     return host if len(errors) == before else None
 
 
-def _number(
-    options: _Options, name: str, allowed: range, default: int, text: str, errors: list[FieldError]
-) -> int:
+def _number(options: _Options, name: str, allowed: range, default: int, text: str, errors: list[FieldError]) -> int:
     given = options.get(name)
     if given is None:
         return default
@@ -593,9 +571,7 @@ def _tls(options: _Options, errors: list[FieldError]) -> TLS | None:
         errors.append(wanted.wrong(f"must be True or False, not {describe_value(wanted.value)}"))
         return None
     if wanted is None or not wanted.value:
-        errors += [
-            options[name].wrong('needs TLS: a rediss:// URL, or "ssl": True in a dict') for name in used
-        ]
+        errors += [options[name].wrong('needs TLS: a rediss:// URL, or "ssl": True in a dict') for name in used]
         return None
     if "ssl_context" in options:
         given = options["ssl_context"]

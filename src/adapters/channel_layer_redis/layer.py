@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.loops import SystemClock
-
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 

@@ -326,7 +326,9 @@ class MemoryStore:
         with self._lock:
             group = self._all.groups.get(request.group.name)
             if group is not None:
-                _drop_inboxes(group, [n for n in request.inboxes if group.inboxes.get(n, request.version + 1) <= request.version])
+                _drop_inboxes(
+                    group, [n for n in request.inboxes if group.inboxes.get(n, request.version + 1) <= request.version]
+                )
 
     async def members(self, request: c.Members, /) -> c.Roster:
         with self._lock:
@@ -372,10 +374,10 @@ class MemoryStore:
 
     # -- the connection that there is none of
 
-    async def incarnation(self, shard: int, /) -> str:
+    async def incarnation(self, _shard: int, /) -> str:
         return "memory"
 
-    async def disconnected(self, shard: int, /) -> None:
+    async def disconnected(self, _shard: int, /) -> None:
         await asyncio.get_running_loop().create_future()
 
     async def aclose(self) -> None:
