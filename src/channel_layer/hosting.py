@@ -154,6 +154,7 @@ class Host:
         """Inboxes whose places are being given back, or will be when the timer goes."""
         self._givers: dict[str, asyncio.Lock] = {}
         self._stopping = False
+        self._complaints: set[str] = set()
 
     # -- called in the host's loop
 
@@ -186,13 +187,14 @@ class Host:
             StoreError: the store cannot be reached.
         """
         async with self._adopting:
-            if queue.name in self._desk.inboxes:
-                return
-            inbox = self._desk.make_inbox(queue)
-            await self._ensure_claimed(inbox)
-            with self._desk.lock:
-                self._desk.inboxes[queue.name] = inbox
-        self._read(inbox)
+            inbox = self._desk.inboxes.get(queue.name)
+            if inbox is None:
+                inbox = self._desk.make_inbox(queue)
+                await self._ensure_claimed(inbox)
+                with self._desk.lock:
+                    self._desk.inboxes[queue.name] = inbox
+        if queue.name not in self._readers:
+            self._read(inbox)
 
     def giving(self, inbox: Inbox, *, soon: bool) -> bool:
         """Whether places of an inbox are on their way back already, or will be. Any thread may ask."""
@@ -267,6 +269,12 @@ class Host:
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error("background work of the channel layer failed; please report this", exc_info=error)
 
+    def _complain(self, text: str) -> None:
+        """Say once what only a person can mend; the tries go on."""
+        if text not in self._complaints:
+            self._complaints.add(text)
+            _logger.error("%s", text)
+
     async def _timed(self, shard: int, reply: Awaitable[T], now_of: Callable[[T], float]) -> T:
         """Await a reply that shows the shard's clock, and learn from it."""
         sent = self._desk.clock.now()
@@ -295,7 +303,7 @@ class Host:
                 batch = await self._store.read(c.Read(inbox.shard, queue, inbox.position, block))
             except StoreError as exc:
                 if not exc.retryable:
-                    _logger.error("cannot read inbox %s: %s", queue, exc)
+                    self._complain(f"cannot read inbox {queue}: {exc}")
                 await backoff.wait()
                 continue
             backoff.reset()
@@ -384,7 +392,7 @@ class Host:
                 backoff.reset()
             except StoreError as exc:
                 if not exc.retryable:
-                    _logger.error("cannot keep the leases on %s: %s", desk.routes.ring.name(shard), exc)
+                    self._complain(f"cannot keep the leases on {desk.routes.ring.name(shard)}: {exc}")
                 await backoff.wait()
                 continue
             with contextlib.suppress(TimeoutError):

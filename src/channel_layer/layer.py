@@ -656,17 +656,26 @@ class ChannelLayer:
             self._start_host(await self._arrive_in_thread())
 
     async def _on_host(self, work: Callable[[Host], Coroutine[object, object, R]]) -> R:
-        """Await *work* in the host's loop, in the next host's if that one ends meanwhile."""
+        """Await *work* in the host's loop, and in the next one's too if the host changes meanwhile.
+
+        Args:
+            work: something that may be done twice.
+        """
         while True:
             if self._desk.closed:
                 raise _closed()
             host = await self._ensure_host()
             if host.here:
-                return await work(host)
+                result = await work(host)
+                if self._host is host:
+                    return result
+                continue  # the work has moved meanwhile; doing it again there is harmless
             task = asyncio.current_task()
             asked = task.cancelling() if task is not None else 0
             try:
-                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(host), host.home.loop))
+                result = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(host), host.home.loop))
+                if self._host is host:
+                    return result
             except asyncio.CancelledError:
                 if task is None or task.cancelling() > asked:
                     raise  # it is the caller that was cancelled, not the host

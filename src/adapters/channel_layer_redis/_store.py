@@ -97,6 +97,16 @@ class _Link:
         self._lent: set[Connection] = set()
         self._closed = False
 
+    async def call(self, *args: Arg) -> object:
+        """Send a command and await its reply; connecting and waiting for room count towards its time."""
+        connection = self._connection
+        if connection is not None and connection.open and not connection.crowded:
+            return await connection.call(*args)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        connection = await self.connection()
+        return await connection.call(*args, limit=max(0.01, began + self._timeout - loop.time()))
+
     async def connection(self) -> Connection:
         """Return the connection for commands, a new one if need be; callers at the same time share the attempt."""
         connection = self._connection
@@ -474,16 +484,15 @@ class RedisStore:
         return round(self._clock.offset * 1000)
 
     async def _call(self, shard: int, *args: Arg) -> object:
-        connection = await self._links[shard].connection()
-        return await connection.call(*args)
+        return await self._links[shard].call(*args)
 
     async def _script(self, shard: int, script: Script, keys: tuple[str, ...], args: Iterable[Arg]) -> object:
-        connection = await self._links[shard].connection()
+        link = self._links[shard]
         args = tuple(args)
         try:
-            return await connection.call(b"EVALSHA", script.sha, len(keys), *keys, *args)
+            return await link.call(b"EVALSHA", script.sha, len(keys), *keys, *args)
         except NoScript:
-            return await connection.call(b"EVAL", script.source, len(keys), *keys, *args)
+            return await link.call(b"EVAL", script.source, len(keys), *keys, *args)
 
 
 def _milliseconds(seconds: float) -> int:
