@@ -103,7 +103,7 @@ class Desk:
         """Return the tap of a queue; make it if there is none."""
         tap = self.taps.get(queue.name)
         if tap is None:
-            tap = self.taps[queue.name] = Tap(queue, self.rules.capacity)
+            tap = self.taps[queue.name] = Tap(queue, self.rules.capacity, self.ledger)
         return tap
 
     def offset(self, shard: int, now: float) -> float:
@@ -506,7 +506,8 @@ class Host:
                     if now >= forget_at:
                         inbox.forget(now)
                 for tap in desk.taps.values():
-                    _sweep_tap(tap, now, desk.ledger)
+                    for box in tap.boxes.values():
+                        tap.expire(box, now)
                 warning = desk.ledger.warning(now) if desk.ledger.has_news else None
             if now >= forget_at:
                 forget_at = now + expiry / 2
@@ -534,14 +535,6 @@ class Host:
                     del self._desk.taps[name]
             if not over and not self._stopping:  # somebody came at the last moment
                 self.pump(pump.tap)
-
-
-def _sweep_tap(tap: Tap, now: float, ledger: Ledger) -> None:
-    for box in tap.boxes.values():
-        before = len(box.items)
-        box.expire(now)
-        if before > len(box.items):
-            ledger.drop("expired", box.name, before - len(box.items))
 
 
 class _Pump:

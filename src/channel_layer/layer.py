@@ -22,7 +22,8 @@ from channel_layer.envelope import BadFrame, Message, MsgpackCodec
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
 from channel_layer.hosting import Desk, Host
 from channel_layer.loops import Home, Receiver, SystemClock, io_thread, run_async
-from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, minted_inbox
+from channel_layer.mailbox import Inbox, Tap
+from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.sharding import Ring
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from channel_layer.config import ChannelPattern, Rules
     from channel_layer.ledger import Statistics
-    from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
+    from channel_layer.mailbox import Mailbox
     from channel_layer.ports import Backend, Clock, Codec, Program
 
 __all__ = ("ChannelLayer",)
@@ -178,51 +179,48 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
-        promised = False
-        waiter: Receiver | None = None
+        host = self._host
+        if host is None or host.home.loop.is_closed() or self._should_move(host):
+            host = await self._ensure_host()
+        desk = self._desk
+        now = self._clock.now()
+        with desk.lock:
+            if desk.closed:
+                raise _closed()
+            source: Inbox | Tap | None = desk.inboxes.get(name.queue.name)
+            if source is None:
+                source = desk.tap(name.queue)
+            box = source.boxes.get(name.name) or source.box(name.name, now)
+            box.used_at = now
+            item = source.take(box, now, promised=False)
+            waiter = self._wait_at(box) if item is None else None
         while True:
-            if (host := self._host) is None or host.home.loop.is_closed() or self._should_move(host):
+            if waiter is not None:
+                if isinstance(source, Tap):
+                    self._poke(source)
                 try:
-                    host = await self._ensure_host()
+                    await waiter
                 except BaseException:
-                    if promised and waiter is not None:
-                        self._abandon(name, waiter)
+                    self._abandon(source, box, waiter)
                     raise
-            desk = self._desk
-            now = self._clock.now()
-            with desk.lock:
-                if desk.closed:
-                    raise _closed()
-                inbox = desk.inboxes.get(name.queue.name)
-                tap = desk.tap(name.queue) if inbox is None else None
-                item, box = self._take(inbox, tap, name, now, promised=promised)
-                if item is None:
-                    waiter = Receiver(asyncio.get_running_loop())
-                    box.waiters.append(waiter)
+                now = self._clock.now()
+                with desk.lock:
+                    if waiter.error is not None:
+                        box.promised -= 1
+                        raise waiter.error
+                    item = source.take(box, now, promised=True)
+                    waiter = self._wait_at(box) if item is None else None
             if item is not None:
-                if inbox is not None and not item.grouped:
-                    self._give_back(host, inbox, box)
+                if isinstance(source, Inbox) and not item.grouped:
+                    self._give_back(source, box)
                 try:
                     return self._codec.decode(item.payload)
                 except BadFrame:
                     with desk.lock:
                         desk.ledger.delivered -= 1
                         desk.ledger.drop("undecodable", name.name)
-                    promised = False
-                    continue
-            if tap is not None:
-                self._poke(host, tap)
-            if waiter is not None:
-                try:
-                    await waiter.woken()
-                except BaseException:
-                    self._abandon(name, waiter)
-                    raise
-                promised = True
-                if waiter.error is not None:
-                    with desk.lock:
-                        box.promised -= 1
-                    raise waiter.error
+                        item = source.take(box, now, promised=False)
+                        waiter = self._wait_at(box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -471,32 +469,17 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _take(
-        self, inbox: Inbox | None, tap: Tap | None, name: ChannelName, now: float, *, promised: bool
-    ) -> tuple[Item | None, Mailbox]:
-        """Take a message that is here already; under the lock."""
-        ledger = self._desk.ledger
-        if inbox is not None:
-            box = inbox.box(name.name, now)
-            box.used_at = now
-            item = inbox.take(box, now, promised=promised)
-        elif tap is not None:
-            box = tap.box(name.name, now)
-            box.used_at = now
-            before = len(box.items)
-            box.expire(now)
-            if before > len(box.items):
-                ledger.drop("expired", box.name, before - len(box.items))
-            # What is here of a claimed inbox may have been flushed: the pump asks before it promises.
-            unsure = tap.queue.kind is Kind.INBOX and not promised
-            item = None if unsure else box.take(promised=promised)
-        else:  # pragma: no cover - one of the two is always there
-            raise RuntimeError("nothing to take from")
-        if item is not None:
-            ledger.delivered += 1
-        return item, box
+    def _wait_at(self, box: Mailbox) -> Receiver:
+        """Join those who wait for a mailbox; under the lock."""
+        waiter = Receiver(asyncio.get_running_loop())
+        box.waiters.append(waiter)
+        return waiter
 
-    def _give_back(self, host: Host, inbox: Inbox, box: Mailbox) -> None:
+    def _give_back(self, inbox: Inbox, box: Mailbox) -> None:
+        """See to it that the store hears of the place of a message that was taken."""
+        host = self._host
+        if host is None:
+            return  # the next one begins with it
         soon = inbox.urgent(box)
         if not host.giving(inbox, soon=soon):
             if host.here:
@@ -504,25 +487,24 @@ class ChannelLayer:
             else:
                 host.post(lambda: host.give_back(inbox, soon=soon))
 
-    def _poke(self, host: Host, tap: Tap) -> None:
+    def _poke(self, tap: Tap) -> None:
+        """Receivers of a tap have come or gone."""
+        host = self._host
+        if host is None:
+            return  # the next one begins with it
         if host.here:
             host.pump(tap)
         else:
             host.post(lambda: host.pump(tap))
 
-    def _abandon(self, name: ChannelName, waiter: Receiver) -> None:
+    def _abandon(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
         """A receiver goes without its message: call the next one."""
-        desk = self._desk
-        with desk.lock:
-            inbox = desk.inboxes.get(name.queue.name)
-            tap = desk.taps.get(name.queue.name) if inbox is None else None
-            owner = inbox or tap
-            box = owner.boxes.get(name.name) if owner is not None else None
-            others = list(box.abandon(waiter)) if box is not None else []
+        with self._desk.lock:
+            others = list(box.abandon(waiter))
         for other in others:
             other.wake()
-        if tap is not None and (host := self._host) is not None:
-            host.post(lambda: host.pump(tap))
+        if isinstance(source, Tap) and (host := self._host) is not None:
+            host.post(lambda: host.pump(source))
 
     # -- which loop carries what
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from channel_layer.commands import Command, Step
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 
     from channel_layer.ports import AsyncStore, Program
 
@@ -101,9 +101,9 @@ class Receiver:
             with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
                 self._loop.call_soon_threadsafe(self._set)
 
-    async def woken(self) -> None:
+    def __await__(self) -> Generator[object, None, None]:
         """Wait for it."""
-        await self._future
+        return self._future.__await__()
 
     def _set(self) -> None:
         if not self._future.done():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from channel_layer import envelope
+from channel_layer.names import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -201,8 +202,10 @@ class Inbox:
         if box.items and box.items[0].deadline <= now:
             self._expire(box, now)
         item = box.take(promised=promised)
-        if item is not None and not item.grouped:
-            self._owe(box.name, 1)
+        if item is not None:
+            self._ledger.delivered += 1
+            if not item.grouped:
+                self._owe(box.name, 1)
         return item
 
     def urgent(self, box: Mailbox) -> bool:
@@ -409,13 +412,15 @@ class Tap:
     Args:
         queue: a normal or single-reader channel, or an inbox that is claimed by reading it.
         capacity: of its channels.
+        ledger: where losses are counted.
     """
 
-    def __init__(self, queue: Queue, capacity: CapacityTable) -> None:
+    def __init__(self, queue: Queue, capacity: CapacityTable, ledger: Ledger) -> None:
         self.queue: Queue = queue
         self.boxes: dict[str, Mailbox] = {}
         self.epoch: str = ""
         self._capacity = capacity
+        self._ledger = ledger
 
     def box(self, name: str, now: float) -> Mailbox:
         """Return the mailbox of a channel; make it if there is none."""
@@ -423,6 +428,23 @@ class Tap:
         if box is None:
             box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
         return box
+
+    def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
+        """Take a message for a receiver, past any that are too old."""
+        self.expire(box, now)
+        if self.queue.kind is Kind.INBOX and not promised:
+            return None  # what is here may have been flushed: the pump asks the store before it promises
+        item = box.take(promised=promised)
+        if item is not None:
+            self._ledger.delivered += 1
+        return item
+
+    def expire(self, box: Mailbox, now: float) -> None:
+        """Drop what is too old at local time *now*."""
+        before = len(box.items)
+        box.expire(now)
+        if before > len(box.items):
+            self._ledger.drop("expired", box.name, before - len(box.items))
 
     @property
     def demand(self) -> int:

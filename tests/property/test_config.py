@@ -196,9 +196,7 @@ def test_the_order_of_the_mapping_decides(
         alone = [
             limit
             for pattern, limit in order
-            if parse(CommonConfig, {"channel_capacity": {pattern: limit}, "capacity": 5000})
-            .rules()
-            .capacity.of(name)
+            if parse(CommonConfig, {"channel_capacity": {pattern: limit}, "capacity": 5000}).rules().capacity.of(name)
             != 5000
         ]
         assert rules.capacity.of(name) == (alone[0] if alone else 5000)
@@ -289,11 +287,7 @@ _ANYTHING = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(sorted(RedisConfig.model_fields)) | st.text(max_size=8), _ANYTHING, max_size=5
-    )
-)
+@given(st.dictionaries(st.sampled_from(sorted(RedisConfig.model_fields)) | st.text(max_size=8), _ANYTHING, max_size=5))
 def test_anything_at_all_is_a_configuration_or_a_config_error(options: dict[str, object]) -> None:
     """Whatever stands in a CONFIG, it is taken or refused with a `ConfigError`; nothing else comes out."""
     with suppress(ConfigError):
@@ -366,9 +360,7 @@ def _tells(text: str) -> bool:
 def _secrets() -> st.SearchStrategy[str]:
     """Return passwords that hold our secret, with whatever a careless writer forgets to encode."""
     breaks = st.text("/?#@:%[]&=;,\\ \n\t", max_size=2)
-    return st.builds(
-        lambda *parts: "".join(parts), breaks, st.just(_SECRET), breaks, st.just(_SECRET), breaks
-    )
+    return st.builds(lambda *parts: "".join(parts), breaks, st.just(_SECRET), breaks, st.just(_SECRET), breaks)
 
 
 @given(_secrets(), st.sampled_from(["redis", "rediss", "unix", "valkey", "http", ""]), st.data())

@@ -266,9 +266,7 @@ def configuration() -> str:
                 for host in parse_hosts([server])
             ),
         ),
-        host_options=_table(
-            ("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in OPTIONS.items())
-        ),
+        host_options=_table(("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in OPTIONS.items())),
         several="\n".join(f"    {_written(name)}: {_written(value)}," for name, value in _SEVERAL.items()),
         error=_error(_SEVERAL),
         mistakes=_table(

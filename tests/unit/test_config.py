@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import ssl
 from collections import OrderedDict
@@ -21,6 +22,8 @@ from channel_layer.config import (
     parse,
 )
 from channel_layer.errors import ChannelLayerError, ConfigError, FieldError
+from channel_layer_memory import MemoryChannelLayer
+from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import TLS, Host, parse_hosts
 from tests.support import reference, tls
@@ -33,9 +36,7 @@ class Number(int):
         return "secret"
 
 
-def errors_of(
-    options: Mapping[str, object], model: type[CommonConfig] = RedisConfig
-) -> tuple[FieldError, ...]:
+def errors_of(options: Mapping[str, object], model: type[CommonConfig] = RedisConfig) -> tuple[FieldError, ...]:
     """Return what is wrong with a CONFIG."""
     with pytest.raises(ConfigError) as caught:
         parse(model, options)
@@ -413,11 +414,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "must be an ssl.SSLContext, not a str",
     ),
     "a context and more": (
-        {
-            "hosts": [
-                {"ssl": True, "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "ssl_ca_certs": "/x"}
-            ]
-        },
+        {"hosts": [{"ssl": True, "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "ssl_ca_certs": "/x"}]},
         "hosts[0].ssl_ca_certs",
         "does not go together with 'ssl_context': remove one",
     ),
@@ -444,11 +441,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
     ),
     # Sentinel
     "a right Sentinel": (
-        {
-            "hosts": [
-                {"sentinels": [("a", 26379), ["b", 26379]], "master_name": "m", "db": 1, "password": "hidden"}
-            ]
-        },
+        {"hosts": [{"sentinels": [("a", 26379), ["b", 26379]], "master_name": "m", "db": 1, "password": "hidden"}]},
         "hosts[0]",
         _SENTINEL,
     ),
@@ -817,9 +810,7 @@ def test_a_tls_context_checks_the_server_unless_it_is_told_not_to() -> None:
 def test_a_tls_context_trusts_the_given_authority_and_shows_the_given_certificate(tmp_path: Path) -> None:
     """A context trusts only the authority that is named, and takes the client's certificate and key."""
     files = tls.issue(tmp_path)
-    options = TLS(
-        ca_certs=str(files.ca_file), certfile=str(files.certificate_file), keyfile=str(files.key_file)
-    )
+    options = TLS(ca_certs=str(files.ca_file), certfile=str(files.certificate_file), keyfile=str(files.key_file))
     assert len(options.make_context().get_ca_certs()) == 1
 
 
@@ -879,17 +870,14 @@ def test_another_adapter_gets_the_same_errors_for_options_of_its_own() -> None:
 
 def test_values_are_described_by_kind_unless_they_are_plain_numbers() -> None:
     """An error shows None, bools and numbers, and of all else the kind only."""
-    described = [
-        describe_value(value) for value in (None, True, -5, 0.5, "x", b"x", [1], Number(5), OtherConfig())
-    ]
+    described = [describe_value(value) for value in (None, True, -5, 0.5, "x", b"x", [1], Number(5), OtherConfig())]
     assert described == ["None", "True", "-5", "0.5", "a str", "a bytes", "a list", "5", "an OtherConfig"]
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
     """The closest known name is offered if one is close, and all are listed."""
     assert (
-        describe_unknown("hosst", ["hosts", "db"])
-        == "unknown option, did you mean 'hosts'? the options are hosts, db"
+        describe_unknown("hosst", ["hosts", "db"]) == "unknown option, did you mean 'hosts'? the options are hosts, db"
     )
     assert describe_unknown("zzz", ["hosts", "db"]) == "unknown option; the options are hosts, db"
 
@@ -906,3 +894,22 @@ def test_the_defaults_on_the_page_are_the_defaults() -> None:
     """What the page shows as the default of ``hosts`` is read as what is the default."""
     assert '| `[("localhost", 6379)]` |' in reference.configuration()
     assert parse(RedisConfig, {"hosts": [("localhost", 6379)]}).servers == parse(RedisConfig, {}).servers
+
+
+@pytest.mark.parametrize(("layer", "model"), [(MemoryChannelLayer, CommonConfig), (RedisChannelLayer, RedisConfig)])
+def test_the_keyword_arguments_of_a_layer_are_the_options_with_their_defaults(
+    layer: type[MemoryChannelLayer | RedisChannelLayer], model: type[CommonConfig]
+) -> None:
+    """Every option is a keyword argument, and what its signature shows as the default is the documented one."""
+    arguments = inspect.signature(layer).parameters
+    assert set(model.model_fields) <= set(arguments)
+    shown = {name: arguments[name].default for name in model.model_fields}
+    given = {name: value for name, value in shown.items() if value is not None}
+    assert parse(model, given) == parse(model, {})
+    assert {name for name, value in shown.items() if value is None} <= {
+        "channel_capacity",
+        "hosts",
+        "host",
+        "port",
+        "db",
+    }

@@ -167,7 +167,7 @@ class MemoryStore:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(request.block):
-                    await waiter.woken()
+                    await waiter
             done = True
         finally:
             with self._lock:
@@ -241,7 +241,7 @@ class MemoryStore:
                     if waiter is None:  # released, or its lease ended: the owner will see
                         await asyncio.sleep(request.block)
                     else:
-                        await waiter.woken()
+                        await waiter
         return c.Batch((), request.after)
 
     async def give_back(self, request: c.GiveBack, /) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import hiredis
 
-from channel_layer.errors import StoreError
+from channel_layer.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,7 +289,10 @@ async def connect(host: Host, timeout: float) -> Connection:  # noqa: ASYNC109 -
 async def _open(host: Host, connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     make: Callable[[], Connection] = lambda: connection  # noqa: E731
-    context = host.tls.make_context() if host.tls is not None else None
+    try:
+        context = host.tls.make_context() if host.tls is not None else None
+    except ConfigError as exc:
+        raise StoreError(str(exc), retryable=False, outcome="not_sent") from exc
     if host.path is not None:
         await loop.create_unix_connection(make, host.path)
     else:
