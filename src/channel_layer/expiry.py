@@ -9,7 +9,7 @@ Source: Cristian, "Probabilistic clock synchronization" (1989).
 
 from __future__ import annotations
 
-__all__ = ("GROUP_KEYS_LIFETIME", "LEASE_FACTOR", "RENEWALS_PER_EXPIRY", "StoreClock")
+__all__ = ("GROUP_KEYS_LIFETIME", "LEASE_FACTOR", "RENEWALS_PER_EXPIRY", "StoreClock", "deadline")
 
 LEASE_FACTOR = 1.5
 """A lease lasts this many times ``expiry``: it survives two missed renewals."""
@@ -63,3 +63,14 @@ class StoreClock:
     def middle(self, local: float) -> float:
         """Return the best single guess of what the store's clock shows at local time *local*."""
         return local + (self._low + self._high) / 2
+
+
+def deadline(stamp: float, expiry: float, offset: float) -> float:
+    """Return the local time at which a message is too old, whatever the clocks do until then.
+
+    Args:
+        stamp: when the store took it in, by the store's clock.
+        expiry: seconds that it may live.
+        offset: the latest that the store's clock can be ahead of the local one now, in seconds.
+    """
+    return stamp + expiry * (1 - _DRIFT) - offset

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from channel_layer import commands as c
 from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
-from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock
+from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
 from channel_layer.loops import Receiver, run_async
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
@@ -621,12 +621,15 @@ class _Pump:
         return not lingered
 
     async def _pop_all(self, shards: tuple[int, ...]) -> bool:
-        """Pop from each shard that is not being waited for, until nobody needs more; whether anything came."""
+        """Pop from each shard that is not being waited for, until nobody needs more; whether anything came.
+
+        What waits here for a claimed inbox's channels is promised by a pop only, so then none may be left out.
+        """
         self._turn += 1
         came = False
         for place in range(len(shards)):
             shard = shards[(self._turn + place) % len(shards)]
-            if shard in self._waits:
+            if shard in self._waits and not self.tap.held_back:
                 continue
             demand = self._demand()
             if not demand:
@@ -680,8 +683,8 @@ class _Pump:
             if len(box.items) >= max(box.capacity, box.promised + len(box.waiters)):
                 desk.ledger.drop("full", name)
                 continue
-            deadline = entry.stamp + desk.rules.expiry - offset
-            box.put(Item(deadline, payload, False, (shard, entry)))
+            over = deadline(entry.stamp, desk.rules.expiry, offset)
+            box.put(Item(over, payload, False, (shard, entry)))
 
     async def _wait_for_claim(self, held_for: float) -> None:
         """Another one has claimed this inbox; it may be dead. One lease shows."""

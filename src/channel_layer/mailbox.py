@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from channel_layer import envelope
+from channel_layer.expiry import deadline
 from channel_layer.names import Kind
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class Inbox:
             now: local time.
         """
         wake: list[Waiter] = []
-        lifetime = self._expiry - offset
+        lifetime = deadline(0.0, self._expiry, offset)
         for stamp, frame in entries:
             try:
                 kind = frame[0] if frame else 0
@@ -450,6 +451,11 @@ class Tap:
     def demand(self) -> int:
         """Receivers that wait and have been promised nothing."""
         return sum(len(box.waiters) for box in self.boxes.values())
+
+    @property
+    def held_back(self) -> bool:
+        """Whether somebody waits for a message that is here and has not been promised."""
+        return any(box.waiters and len(box.items) > box.promised for box in self.boxes.values())
 
     @property
     def idle(self) -> bool:

@@ -33,15 +33,7 @@ __all__ = (
 )
 
 Sendable: TypeAlias = (
-    bytes
-    | str
-    | int
-    | float
-    | bool
-    | list["Sendable"]
-    | tuple["Sendable", ...]
-    | dict[str, "Sendable"]
-    | None
+    bytes | str | int | float | bool | list["Sendable"] | tuple["Sendable", ...] | dict[str, "Sendable"] | None
 )
 """What a message may hold when it is sent: a `Value`, or a tuple."""
 

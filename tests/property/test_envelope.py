@@ -105,9 +105,7 @@ KEYS = st.text("abc", min_size=1, max_size=5)
 def spoiled_messages(draw: st.DrawFn) -> tuple[dict[str, object], str]:
     """Draw a message with one value that may not be sent, and the path of that value."""
     spoiled: object = draw(
-        st.sampled_from(
-            [object(), {1}, bytearray(b"x"), 2**63, -(2**63) - 1, 1j, "\udfff", decimal.Decimal(1)]
-        )
+        st.sampled_from([object(), {1}, bytearray(b"x"), 2**63, -(2**63) - 1, 1j, "\udfff", decimal.Decimal(1)])
         | st.dates()
     )
     path = ""

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from channel_layer.ledger import Ledger, Reason
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
-LOSSES = st.tuples(
-    st.sampled_from(REASONS), st.sampled_from(["chat", "chat!a", "chat!b", "room"]), st.integers(0, 50)
-)
+LOSSES = st.tuples(st.sampled_from(REASONS), st.sampled_from(["chat", "chat!a", "chat!b", "room"]), st.integers(0, 50))
 
 
 def counts_in(warning: str) -> Counter[str]:

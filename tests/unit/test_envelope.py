@@ -83,10 +83,7 @@ def test_the_bounds_of_an_int_are_those_of_64_bits_signed() -> None:
     low, high = -(2**63), 2**63 - 1
     assert CODEC.decode(CODEC.encode({"v": [low, high], "h": high})) == {"v": [low, high], "h": high}
     for value in (low - 1, high + 1, 10**5000):
-        assert (
-            refusal({"v": value})
-            == 'message["v"]: an int that does not fit in 64 bits signed; send it as str'
-        )
+        assert refusal({"v": value}) == 'message["v"]: an int that does not fit in 64 bits signed; send it as str'
         assert refusal({"v": [0, value]}).startswith('message["v"][1]: ')
 
 
@@ -164,9 +161,7 @@ def test_a_message_is_a_dict(message: object) -> None:
 def test_a_value_of_another_type_is_refused_with_path_and_type(value: object) -> None:
     """A type that is not in the specification is refused where it stands, at the top and deep inside."""
     kind = type(value).__name__
-    problem = (
-        f"{kind} is not one of bytes, str, int, float, bool, None, list, dict; convert it before sending"
-    )
+    problem = f"{kind} is not one of bytes, str, int, float, bool, None, list, dict; convert it before sending"
     assert refusal({"a": "x", "b": value}) == f'message["b"]: {problem}'
     assert refusal({"a": {"b": ["x", (b"x", value)]}}) == f'message["a"]["b"][1][1]: {problem}'
 
@@ -341,9 +336,7 @@ def test_frames_of_names_of_full_length_are_read_back() -> None:
         (envelope.read_flush, b"m3f2a"),
     ],
 )
-def test_a_frame_that_is_broken_or_of_another_kind_is_refused(
-    read: Callable[[bytes], object], frame: bytes
-) -> None:
+def test_a_frame_that_is_broken_or_of_another_kind_is_refused(read: Callable[[bytes], object], frame: bytes) -> None:
     """Cut short, with a name that is not ASCII, a number that is none, or of another kind: `BadFrame`."""
     with pytest.raises(BadFrame):
         read(frame)

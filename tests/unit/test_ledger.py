@@ -98,9 +98,7 @@ def test_statistics_are_a_snapshot() -> None:
     ledger.sent = 100
     ledger.drop("flushed", "chat")
     ledger.drop("closed", "chat")
-    assert taken == Statistics(
-        sent=1, refused=2, expanded=3, delivered=4, dropped={"flushed": 5}, waiting=6, pending=7
-    )
+    assert taken == Statistics(sent=1, refused=2, expanded=3, delivered=4, dropped={"flushed": 5}, waiting=6, pending=7)
     assert ledger.statistics(0, None).pending is None
 
 

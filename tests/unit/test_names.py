@@ -69,9 +69,7 @@ def test_an_error_about_an_endless_name_is_short() -> None:
 
 def test_an_inbox_alone_is_no_channel() -> None:
     """A name that ends in an exclamation mark is refused with the advice to name one of its channels."""
-    with pytest.raises(
-        InvalidName, match="an inbox is not a channel; name one of its channels, as in 'daphne!x'"
-    ):
+    with pytest.raises(InvalidName, match="an inbox is not a channel; name one of its channels, as in 'daphne!x'"):
         ChannelName.parse("daphne!")
 
 

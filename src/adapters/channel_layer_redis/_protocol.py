@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 import hiredis
 
@@ -56,6 +56,14 @@ class _Pack(Protocol):
 _pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, which is wrong
 
 
+@runtime_checkable
+class _Transport(Protocol):
+    """What is used of a transport. uvloop's do not inherit from `asyncio.Transport`."""
+
+    def write(self, data: bytes, /) -> object: ...
+    def abort(self) -> object: ...
+
+
 class NoScript(Exception):
     """The server does not know the script of this SHA; nothing was done."""
 
@@ -84,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._label = label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
-        self._transport: asyncio.Transport | None = None
+        self._transport: _Transport | None = None
         self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
         self._out: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -170,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; called by asyncio."""
-        if isinstance(transport, asyncio.Transport):
+        if isinstance(transport, _Transport):
             self._transport = transport
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
