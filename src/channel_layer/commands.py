@@ -399,16 +399,20 @@ class Changed:
         version: the group's version after it.
         marked: the marker is in the member's inbox.
         applied: False when a `Join` that restores found that the member has left meanwhile.
+        owned: the owner of the member's inbox has it in his mirror, or will, so a marker has to tell him.
     """
 
     version: int
     marked: bool
     applied: bool
+    owned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Join(Command[Changed]):
     """Add a channel to a group, or refresh its membership.
+
+    A member that its inbox's owner added stays his, whoever refreshes it.
 
     Attributes:
         shard: the host of the group.
@@ -417,7 +421,8 @@ class Join(Command[Changed]):
         owned: the one who asks owns the member's minted inbox and keeps it in its mirror.
         age: seconds ago that it really joined; 0 but for a restored membership.
         restore: the membership is announced again after the store lost it; void if the member left meanwhile.
-        mark: the inbox is on the same shard; put the marker into it in the same step.
+        mark: the member's inbox is on the same shard; put a marker into it in the same step, if the member is its
+            owner's.
     """
 
     shard: int

@@ -53,7 +53,7 @@ _LINGER_SECONDS = 1.0
 """How long the waits of a queue stay open after its last receiver went, for a worker that comes back for more."""
 
 _ANNOUNCE_AT_ONCE = 500
-"""Memberships that are announced again in one write."""
+"""Memberships that are announced again, or ended, in one write."""
 
 _TOUCH_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
@@ -81,7 +81,7 @@ class Desk:
         self.taps: dict[str, Tap] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in range(len(routes.ring))]
         self.leases: dict[str, float] = {}
-        """Local seconds at which each inbox's lease ends if it is not renewed."""
+        """When each inbox's lease ends if it is not renewed, by its shard's clock."""
         self.incarnations: dict[int, str] = {}
         """What each shard's server was called when its memberships were last known to be there."""
         self.claimant: str = secrets.token_urlsafe(9)
@@ -345,29 +345,19 @@ class Host:
 
     async def _give_all(self, desk: Desk, inbox: Inbox) -> None:
         backoff = _Backoff()
-        request: c.GiveBack | None = None
-        try:
-            while True:
-                with desk.lock:
-                    if request is None or request.generation != inbox.generation:
-                        if not inbox.owed or not inbox.generation:
-                            return
-                        inbox.serial += 1
-                        places = tuple(inbox.owed.items())
-                        request = c.GiveBack(inbox.shard, inbox.queue, inbox.generation, inbox.serial, places)
-                        inbox.owed.clear()
-                try:
-                    await self._store.give_back(request)
-                except StoreError:
-                    await backoff.wait()
-                    continue
-                request = None
-        finally:
-            if request is not None:  # cancelled: whoever hosts next repeats it under the same serial
-                with desk.lock:
-                    if request.generation == inbox.generation:
-                        for channel, count in request.places:
-                            inbox.owed[channel] = inbox.owed.get(channel, 0) + count
+        while True:
+            with desk.lock:
+                request = inbox.return_places()
+            if request is None:
+                return
+            try:
+                await self._store.give_back(request)
+            except StoreError:
+                await backoff.wait()
+                continue
+            with desk.lock:
+                if inbox.returning is request:
+                    inbox.returning = None
 
     async def _keep(self, shard: int) -> None:
         """Keep the leases on one shard, and notice when its server has restarted."""
@@ -407,19 +397,20 @@ class Host:
         """Renew a lease; where it is gone, take it anew and announce the members again."""
         desk, name = self._desk, inbox.queue.name
         async with self._claiming.setdefault(name, asyncio.Lock()):
-            began = desk.clock.now()
             first = name not in desk.leases
+            missed = False
             if not first:
                 renewed = await self._timed(
                     inbox.shard, self._store.renew(c.Renew(inbox.shard, inbox.queue)), lambda reply: reply.now
                 )
                 if renewed.held:
-                    desk.leases[name] = began + desk.lease
+                    desk.leases[name] = renewed.now + desk.lease
                     if inbox.unannounced:
                         await self._announce_all(inbox)
                     return
+                missed = renewed.now >= desk.leases[name]
             with desk.lock:
-                if not first and began >= desk.leases[name]:
+                if missed:
                     inbox.empty("expired")  # others have been told that this owner is dead
                 inbox.owed.clear()
                 inbox.generation = ""  # nothing is given back until the count begins anew
@@ -429,7 +420,7 @@ class Host:
             claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
             with desk.lock:
                 inbox.generation = generation
-                desk.leases[name] = began + desk.lease
+                desk.leases[name] = claimed.now + desk.lease
                 if claimed.fresh:
                     inbox.position = ""
                 if claimed.epoch != inbox.epoch and not first and claimed.epoch:
@@ -463,7 +454,8 @@ class Host:
         desk = self._desk
         for start in range(0, len(memberships), _ANNOUNCE_AT_ONCE):
             joins: list[Awaitable[programs.Joined]] = []
-            for inbox, group, member, joined in memberships[start : start + _ANNOUNCE_AT_ONCE]:
+            some = memberships[start : start + _ANNOUNCE_AT_ONCE]
+            for inbox, group, member, joined in some:
                 age = 0.0
                 if joined is not None:
                     age = max(0.0, desk.clocks[inbox.shard].middle(desk.clock.now()) - joined)
@@ -471,13 +463,15 @@ class Host:
                     desk.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True
                 )
                 joins.append(run_async(program, self._store))
-            for outcome in await asyncio.gather(*joins, return_exceptions=True):
-                if isinstance(outcome, StoreError):
-                    raise outcome
+            outcomes = await asyncio.gather(*joins, return_exceptions=True)
+            for (inbox, group, member, _), outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, programs.NoOwner):
                     raise StoreError("the lease was lost again", retryable=True, outcome="unknown")
                 if isinstance(outcome, BaseException):
                     raise outcome
+                if not outcome.applied:  # somebody removed it while there was no lease, so no marker told of it
+                    with desk.lock:
+                        inbox.retract(group, member, outcome.version, desk.clock.now())
 
     async def _touch(self, shard: int) -> None:
         groups = {group for inbox in self._all_inboxes() for group, _, _ in self._all(inbox)}
@@ -516,10 +510,13 @@ class Host:
             for inbox in inboxes:
                 if inbox.owed:
                     self.give_back(inbox, soon=True)
-            for group, member in leaving:
-                discard = programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member))
-                with contextlib.suppress(StoreError):  # the next unread message tries again
-                    await run_async(discard, self._store)
+            for start in range(0, len(leaving), _ANNOUNCE_AT_ONCE):
+                leaves = [
+                    programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member))
+                    for group, member in leaving[start : start + _ANNOUNCE_AT_ONCE]
+                ]
+                # What fails is tried again when the next message expires unread.
+                await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
 
     # -- taps
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from channel_layer import envelope
+from channel_layer.commands import GiveBack
 from channel_layer.expiry import deadline
 from channel_layer.names import Kind
 
@@ -143,8 +144,9 @@ class _Member:
 class Inbox:
     """A minted inbox, as its owner sees it: mailboxes, the mirror of its groups, and the place where it reads.
 
-    Only `apply` changes the mirror, on meeting a marker, so that changes and messages keep the order that the store
-    gave them. Versions decide between two markers of one member that arrive in the wrong order.
+    Only markers change the mirror, when `apply` meets them, so that changes and messages keep the order that the store
+    gave them. (`retract` stands for one that could not be put.) Versions decide between two markers of one member that
+    arrive in the wrong order.
 
     Args:
         queue: the inbox.
@@ -181,12 +183,16 @@ class Inbox:
         """The store may have lost memberships of this inbox and has not been told of all of them again."""
         self.owed: dict[str, int] = {}
         """Places to give back, by channel."""
-        self.serial: int = 0
+        self.returning: GiveBack | None = None
+        """Places that are on their way back; repeated as they are until the store is known to have heard of them."""
+        self._serial = 0
         self._capacity = capacity
         self._ledger = ledger
         self._expiry = expiry
         self._group_expiry = group_expiry
         self._versions: dict[tuple[str, str], tuple[int, float]] = {}
+        self._lapsed: set[str] = set()
+        """Channels with a message that became too old and made room for another before a sweep saw it."""
         self._oldest: dict[str, float] = {}
 
     # -- mailboxes
@@ -209,6 +215,19 @@ class Inbox:
                 self._owe(box.name, 1)
         return item
 
+    def return_places(self) -> GiveBack | None:
+        """Return what to tell the store of places that are free again: what it may not have heard, or what is new."""
+        if not self.generation:
+            return None  # the lease is being taken anew, and with it the count begins anew
+        if self.returning is None or self.returning.generation != self.generation:
+            self.returning = None
+            if self.owed:
+                self._serial += 1
+                places = tuple(self.owed.items())
+                self.owed.clear()
+                self.returning = GiveBack(self.shard, self.queue, self.generation, self._serial, places)
+        return self.returning
+
     def urgent(self, box: Mailbox) -> bool:
         """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
         return self.owed.get(box.name, 0) * 4 >= box.capacity
@@ -223,14 +242,15 @@ class Inbox:
 
     def sweep(self, now: float) -> list[tuple[str, str]]:
         """Drop what is too old at local time *now*; return memberships (group, member) to end, because of that."""
-        leaving: list[tuple[str, str]] = []
+        lapsed, self._lapsed = self._lapsed, set()
         for box in list(self.waiting.values()):
             if not box.items:
                 del self.waiting[box.name]
             elif box.items[0].deadline <= now:
                 self._expire(box, now)
-                leaving.extend((group, box.name) for group in box.groups)
-        return leaving
+                lapsed.add(box.name)
+        boxes = (self.boxes[name] for name in lapsed if name in self.boxes)
+        return [(group, box.name) for box in boxes for group in box.groups]
 
     def forget(self, now: float) -> None:
         """Forget mailboxes that nobody has used for `expiry` seconds, and old versions of members that left."""
@@ -250,6 +270,7 @@ class Inbox:
                 self._ledger.drop(reason, box.name, dropped)
         self.waiting.clear()
         self.owed.clear()
+        self._lapsed.clear()
 
     def disband(self) -> None:
         """Forget every membership."""
@@ -342,6 +363,7 @@ class Inbox:
         """Make room for a group message by dropping what is too old; count the message as lost if there is none."""
         self._expire(box, now)
         if box.grouped < box.capacity:
+            self._lapsed.add(box.name)
             return True
         self._ledger.drop("full", box.name)
         return False
@@ -399,6 +421,10 @@ class Inbox:
     def unconfirmed(self, group: str, member: str) -> None:
         """A member is leaving: it must not be announced again."""
         self.unseen.pop((group, member), None)
+
+    def retract(self, group: str, member: str, version: int, now: float) -> None:
+        """End a membership that somebody has ended, up to a version of the group, while the owner could not be told."""
+        self._change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now)
 
     def memberships(self) -> list[tuple[str, str, float | None]]:
         """Return (group, member, when it joined by the store's clock, or None for just now)."""

@@ -213,14 +213,15 @@ def group_add(
     """
     shard = routes.ring.group(group)
     home = routes.ring.queue(channel.queue)
-    join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=owned and home == shard)
+    mark = channel.queue.kind is Kind.INBOX and home == shard
+    join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
     changed = yield from perform(join)
-    if owned and changed.applied:
+    if changed.owned and changed.applied:
         marked = changed.marked
         if home != shard:
             marker = MembershipMarker(group.name, channel.name, True, changed.version, round(age * 1000))
             marked = yield from perform(c.Mark(home, channel.queue, marker))
-        if not marked:
+        if owned and not marked:
             raise NoOwner(channel.queue.name)
     return Joined(changed.version, changed.applied)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Generator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import pytest
-from sybil import Document, Example, Region
+from sybil import Document, Example
 
 import channel_layer
 from channel_layer import ChannelLayer, commands
 from channel_layer_redis._keys import KINDS
-from tests.support import api
+from tests.support import api, pages
 from tests.support.servers import Server
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -109,49 +108,17 @@ def _anchors(page: Path) -> set[str]:
 # -- the checker of the blocks -------------------------------------------------------------------------------
 
 
-class _Page(Protocol):
-    def close(self) -> None: ...
-
-
-class _Checker(Protocol):
-    """docs/conftest.py, which cannot be imported by name."""
-
-    def blocks(self, document: Document) -> list[Region]: ...
-    def page(self, server: Server) -> _Page: ...
-
-
-class _Pages:
-    def __init__(self) -> None:
-        spec = spec_from_file_location("docs_conftest", _ROOT / "docs" / "conftest.py")
-        if spec is None or spec.loader is None:
-            raise LookupError("docs/conftest.py is not there")
-        self._module = module_from_spec(spec)
-        spec.loader.exec_module(self._module)
-
-    def blocks(self, document: Document) -> list[Region]:
-        return list(self._module._blocks(document))
-
-    def page(self, server: Server) -> _Page:
-        made: _Page = self._module._Page(server)
-        return made
-
-    @property
-    def key(self) -> str:
-        return str(self._module._PAGE)
-
-
 class Check:
     """Checks a page that is given as text."""
 
     def __init__(self, server: Server) -> None:
-        self._pages = _Pages()
-        self._page = self._pages.page(server)
+        self._page = pages.Page(server)
 
     def __call__(self, text: str) -> None:
         """Evaluate all blocks in order, as the tests of the pages do."""
         document = Document(text, "page.md")
-        document.namespace[self._pages.key] = self._page
-        for region in self._pages.blocks(document):
+        document.namespace[pages.PAGE] = self._page
+        for region in pages.blocks(document):
             Example(document, 1, 1, region, document.namespace).evaluate()
 
     def close(self) -> None:
@@ -172,7 +139,9 @@ _GOOD = {
     "await": "```python\nimport asyncio\nawait asyncio.sleep(0)\n```\n",
     "file": "```python\n# a.py\nprint(1)\n```\n```console\n$ python a.py\n1\n```\n",
     "install": '```console\n$ pip install "channel-layer[redis,django]" uvicorn\n$ make test\n```\n',
-    "settings": "```python\nCHANNEL_LAYERS = {'default': {'BACKEND': 'channel_layer_memory.MemoryChannelLayer'}}\n```\n",
+    "settings": (
+        "```python\nCHANNEL_LAYERS = {'default': {'BACKEND': 'channel_layer_memory.MemoryChannelLayer'}}\n```\n"
+    ),
 }
 
 _BAD = {
@@ -210,8 +179,10 @@ def test_a_bad_block_fails(check: Check, text: str) -> None:
 
 def test_a_command_that_stays_is_ended_with_the_page(check: Check) -> None:
     """A background command runs until the page is over, and what it prints later can be shown later."""
+    program = (
+        "# b.py\nimport time\nprint('up')\nprint('more')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt: pass"
+    )
     check(
-        "```python\n# b.py\nimport sys\nprint('up')\nprint('more')\ntry:\n    sys.stdin = None\n"
-        "    import time; time.sleep(60)\nexcept KeyboardInterrupt:\n    pass\n```\n"
-        "<!-- stays -->\n```console\n$ python b.py\nup\n```\n<!-- b.py -->\n```text\nmore\n```\n"
+        f"```python\n{program}\n```\n<!-- stays -->\n```console\n$ python b.py\nup\n```\n"
+        "<!-- b.py -->\n```text\nmore\n```\n"
     )

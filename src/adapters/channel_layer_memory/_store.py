@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from channel_layer.config import Rules
+    from channel_layer.names import GroupName
     from channel_layer.ports import AsyncStore, Clock
 
 __all__ = ("MemoryBackend", "MemoryStore")
@@ -54,13 +55,10 @@ class _Minted:
 
 @dataclass(slots=True)
 class _Group:
-    version: int = 0
     owned: dict[str, float] = field(default_factory=dict[str, float])
     others: dict[str, float] = field(default_factory=dict[str, float])
     inboxes: dict[str, int] = field(default_factory=dict[str, int])
     """Each inbox with members that its owner added, and the version when it last added one."""
-    left: dict[str, float] = field(default_factory=dict[str, float])
-    """When members left, for as long as an owner might announce them again."""
 
 
 class MemoryBackend:
@@ -90,6 +88,10 @@ class MemoryBackend:
         self.inboxes: dict[str, _Minted] = {}
         self.claims: dict[str, tuple[str, float]] = {}
         self.groups: dict[str, _Group] = {}
+        self.version = 0
+        """Of all groups together, so that one that was empty for a while does not begin anew."""
+        self.left: dict[tuple[str, str], float] = {}
+        """When which member left which group, oldest first, for as long as an owner might announce it again."""
         self.epoch = ""
 
 
@@ -271,52 +273,57 @@ class MemoryStore:
         name = request.channel.name
         with self._lock:
             now = self._now()
-            group = self._all.groups.setdefault(request.group.name, _Group())
-            self._retire(group, now)
-            if request.restore and name in group.left:
-                return c.Changed(group.version, marked=False, applied=False)
-            group.version += 1
-            group.left.pop(name, None)
+            self._forget_left(now)
+            if request.restore and (request.group.name, name) in self._all.left:
+                return c.Changed(self._all.version, marked=False, applied=False, owned=False)
+            group = self._group(request.group, now) or _Group()
+            self._all.groups[request.group.name] = group
+            self._all.version = version = self._all.version + 1
+            self._all.left.pop((request.group.name, name), None)
             joined = now - request.age
-            if request.owned or name in group.owned:
+            owned = request.owned or name in group.owned
+            if owned:
                 group.others.pop(name, None)
                 group.owned[name] = joined
-                group.inboxes[request.channel.queue.name] = group.version
+                group.inboxes[request.channel.queue.name] = version
             else:
                 group.others[name] = joined
-            marker = MembershipMarker(request.group.name, name, True, group.version, round(request.age * 1000))
-            marked = request.mark and self._mark(request.channel.queue.name, marker)
-            return c.Changed(group.version, marked, applied=True)
+            marker = MembershipMarker(request.group.name, name, True, version, round(request.age * 1000))
+            marked = owned and request.mark and self._mark(request.channel.queue.name, marker)
+            return c.Changed(version, marked, applied=True, owned=owned)
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
         name = request.channel.name
         with self._lock:
             now = self._now()
-            group = self._all.groups.setdefault(request.group.name, _Group())
-            self._retire(group, now)
-            group.version += 1
-            group.others.pop(name, None)
-            if group.owned.pop(name, None) is not None:
-                _forget_empty(group, [request.channel.queue.name])
+            self._forget_left(now)
+            self._all.version = version = self._all.version + 1
+            group = self._all.groups.get(request.group.name)
+            if group is not None:
+                group.others.pop(name, None)
+                if group.owned.pop(name, None) is not None:
+                    _forget_empty(group, [request.channel.queue.name])
+                self._group(request.group, now)
             if request.channel.queue.kind is Kind.INBOX:
-                group.left[name] = now
-            marker = MembershipMarker(request.group.name, name, False, group.version, 0)
+                self._all.left.pop((request.group.name, name), None)
+                self._all.left[request.group.name, name] = now
+            marker = MembershipMarker(request.group.name, name, False, version, 0)
             marked = request.mark and self._mark(request.channel.queue.name, marker)
-            return c.Changed(group.version, marked, applied=True)
+            return c.Changed(version, marked, applied=True, owned=False)
 
     async def publish(self, request: c.Publish, /) -> c.Published:
         with self._lock:
-            group = self._all.groups.get(request.group.name)
+            version = self._all.version
+            group = self._group(request.group, self._now())
             if group is None:
-                return c.Published(0, done=True, inboxes=(), others=(), full=())
-            self._retire(group, self._now())
+                return c.Published(version, done=True, inboxes=(), others=(), full=())
             if group.others or not request.at_once:
-                return c.Published(group.version, False, tuple(group.inboxes), tuple(group.others), ())
+                return c.Published(version, False, tuple(group.inboxes), tuple(group.others), ())
             frame = group_frame(request.group.name, (), request.payload)
             outcomes = {name: self._deliver(name, frame) for name in group.inboxes}
             _drop_inboxes(group, [name for name, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER])
             full = tuple(name for name, outcome in outcomes.items() if outcome is c.Delivery.FULL)
-            return c.Published(group.version, done=True, inboxes=(), others=(), full=full)
+            return c.Published(version, done=True, inboxes=(), others=(), full=full)
 
     async def deliver(self, request: c.Deliver, /) -> c.Delivery:
         with self._lock:
@@ -332,10 +339,9 @@ class MemoryStore:
 
     async def members(self, request: c.Members, /) -> c.Roster:
         with self._lock:
-            group = self._all.groups.get(request.group.name)
+            group = self._group(request.group, self._now())
             if group is None:
                 return c.Roster((), ())
-            self._retire(group, self._now())
             return c.Roster(tuple(group.owned), tuple(group.others))
 
     async def touch(self, request: c.Touch, /) -> None:
@@ -426,20 +432,29 @@ class MemoryStore:
         _append(inbox, self._now(), frame)
         return c.Delivery.DONE
 
-    def _retire(self, group: _Group, now: float) -> None:
-        """End memberships that are over."""
+    def _group(self, name: GroupName, now: float) -> _Group | None:
+        """Return a group without the memberships that are over; None, and nothing is kept of it, if it is empty."""
+        group = self._all.groups.get(name.name)
+        if group is None:
+            return None
         lasts = self._rules.group_expiry
-        over = [name for name, at in group.others.items() if now - at >= (lasts or GROUP_KEYS_LIFETIME)]
-        for name in over:
-            del group.others[name]
+        for member in [m for m, at in group.others.items() if now - at >= (lasts or GROUP_KEYS_LIFETIME)]:
+            del group.others[member]
         if lasts is not None:
-            over = [name for name, at in group.owned.items() if now - at >= lasts]
-            for name in over:
-                del group.owned[name]
+            over = [member for member, at in group.owned.items() if now - at >= lasts]
+            for member in over:
+                del group.owned[member]
             if over:
-                _forget_empty(group, {ChannelName.parse(name).queue.name for name in over})
-        for name in [name for name, at in group.left.items() if now - at >= 2 * self._lease]:
-            del group.left[name]
+                _forget_empty(group, {ChannelName.parse(member).queue.name for member in over})
+        if group.owned or group.others:
+            return group
+        del self._all.groups[name.name]
+        return None
+
+    def _forget_left(self, now: float) -> None:
+        left = self._all.left
+        while left and now - left[oldest := next(iter(left))] >= 2 * self._lease:
+            del left[oldest]
 
 
 def _append(inbox: _Minted, now: float, frame: bytes) -> None:

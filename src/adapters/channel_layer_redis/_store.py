@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable
 
     from channel_layer.config import Rules
+    from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Backend, Clock
     from channel_layer_redis._protocol import Arg, Connection
     from channel_layer_redis._scripts import Script
@@ -203,35 +204,43 @@ class RedisStore:
         keys: tuple[str, ...] = self._keys.queue(name)
         args: tuple[Arg, ...] = (request.count, self._expiry, self._offset())
         if request.queue.kind is not Kind.INBOX:
-            popping = self._script(request.shard, _POP, keys, args)
-            return await self._undoing(request, popping)
+            return await self._pop(request, keys, args)
         keys = (*keys, self._keys.inbox(name)[0], self._keys.claim(name))
         args = (*args, request.claimant, self._lease)
         # Before and after, because a flush raises the epoch first and empties the queue then.
         before = await self._call(request.shard, "GET", self._keys.epoch)
-        popped = await self._undoing(request, self._script(request.shard, _POP, keys, args))
+        popped = await self._pop(request, keys, args)
         after = await self._call(request.shard, "GET", self._keys.epoch)
-        if before != after:
-            return c.Popped((), popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
-        return c.Popped(popped.entries, popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
+        entries = popped.entries if before == after else ()
+        return c.Popped(entries, popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
 
-    async def _undoing(self, request: c.Pop, popping: Coroutine[object, object, object]) -> c.Popped:
-        """Await a pop; if that is cancelled, put back what it brings."""
-        task = asyncio.get_running_loop().create_task(popping)
+    async def _pop(self, request: c.Pop, keys: tuple[str, ...], args: tuple[Arg, ...]) -> c.Popped:
+        """Run the script; if the caller is cancelled, put back what it brings."""
+        connection = await self._links[request.shard].connection()
+        reply = connection.call(b"EVALSHA", _POP.sha, len(keys), *keys, *args)
         try:
-            reply = await asyncio.shield(task)
+            try:
+                return _popped(await asyncio.shield(reply))
+            except NoScript:
+                reply = connection.call(b"EVAL", _POP.source, len(keys), *keys, *args)
+                return _popped(await asyncio.shield(reply))
         except asyncio.CancelledError:
-            with contextlib.suppress(StoreError):
-                popped = _popped(await task)
+            while not reply.done():  # its deadline is near; a loop that ends cancels everything, some of it twice
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([reply])
+            with contextlib.suppress(StoreError, NoScript):
+                popped = _popped(reply.result())
                 if popped.entries:
-                    await self.put_back(c.PutBack(request.shard, request.queue, popped.entries))
+                    await asyncio.shield(self._put_back(request.shard, request.queue, popped.entries))
             raise
-        return _popped(reply)
 
     async def put_back(self, request: c.PutBack, /) -> None:
-        entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in request.entries]
-        keys = self._keys.queue(request.queue.name)
-        await self._script(request.shard, _PUT_BACK, keys, (self._expiry, self._offset(), *entries))
+        await self._put_back(request.shard, request.queue, request.entries)
+
+    async def _put_back(self, shard: int, queue: Queue, some: tuple[c.Entry, ...]) -> None:
+        entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in some]
+        keys = self._keys.queue(queue.name)
+        await self._script(shard, _PUT_BACK, keys, (self._expiry, self._offset(), *entries))
 
     async def wait(self, request: c.Wait, /) -> None:
         """See `AsyncStore.wait`: it takes the one element of the call list, which stands for no message."""
@@ -351,8 +360,8 @@ class RedisStore:
             request.group.name, request.channel.name, inbox, int(request.owned), round(request.age * 1000),
             int(request.restore), self._group, self._offset(),
         )  # fmt: skip
-        version, marked, applied = _numbers(await self._script(request.shard, _JOIN, keys, args))
-        return c.Changed(version, marked == 1, applied == 1)
+        version, marked, applied, owned = _numbers(await self._script(request.shard, _JOIN, keys, args))
+        return c.Changed(version, marked == 1, applied == 1, owned == 1)
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
         queue = request.channel.queue
@@ -361,8 +370,8 @@ class RedisStore:
         if request.mark:
             keys = (*keys, *self._keys.inbox(inbox))
         args = (request.group.name, request.channel.name, inbox, self._group, self._left, self._offset())
-        version, marked, applied = _numbers(await self._script(request.shard, _LEAVE, keys, args))
-        return c.Changed(version, marked == 1, applied == 1)
+        version, marked = _numbers(await self._script(request.shard, _LEAVE, keys, args))
+        return c.Changed(version, marked == 1, applied=True, owned=False)
 
     async def publish(self, request: c.Publish, /) -> c.Published:
         frame = group_frame(request.group.name, (), request.payload)

@@ -2,7 +2,7 @@
 -- KEYS  1 owned  2 others  3 inboxes  4 left  and to put a marker: 5 lease  6 stream    (see join.lua)
 -- ARGV  1 group  2 member  3 its inbox, or ''  4 lifetime of the group's keys in ms  5 ms that a leaving is remembered
 --       6 clock offset in ms
--- Returns {version, 1 if the marker was put, 1}.
+-- Returns {version, 1 if the marker was put}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = tonumber(redis.call('HGET', KEYS[3], '') or 0)
@@ -30,4 +30,4 @@ if KEYS[5] and redis.call('HEXISTS', KEYS[5], 'g') == 1 then
   redis.call('PEXPIRE', KEYS[6], redis.call('PTTL', KEYS[5]))
   marked = 1
 end
-return {version, marked, 1}
+return {version, marked}

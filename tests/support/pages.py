@@ -1,0 +1,361 @@
+"""Runs every code block of the pages, because what a reader copies has to work, and to print what the page says.
+
+What happens to a block follows from how a reader would take it:
+
+- ``python`` runs here, in one namespace for each page. ``await`` may stand at the top, as in ``python -m asyncio``.
+  Settings in it (``CHANNEL_LAYERS``) are used to make their layers.
+- ``python`` whose first line is a comment with a file's name is saved under that name, for the commands that follow.
+- ``console`` holds commands, each after a ``$``, and below each what it prints; ``...`` stands for anything.
+- ``bash`` holds commands whose output nobody cares about.
+- ``text`` right after code that printed something is what it printed.
+
+A comment before a block, which readers do not see, adds what a page cannot show: ``<!-- stays -->`` that a command
+goes on running in a terminal of its own, until Ctrl-C at the end of the page; ``<!-- worker.py -->`` that the text is
+what this command has printed since.
+
+The server at ``REDIS_URL``, and free ports for 8001 and 8002, are provided.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import doctest
+import inspect
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING
+
+import pytest
+from packaging.requirements import Requirement
+from pydantic import TypeAdapter
+from sybil import Document, Example, Region, Sybil
+from sybil.integration.pytest import SybilFile, SybilItem
+
+from tests.support import reaper
+from tests.support.servers import Server, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+__all__ = ("PAGE", "Page", "Pages", "blocks")
+
+PAGE = "__page__"
+"""Where a page's `Page` is in its namespace; out of sight of its code."""
+
+_ROOT = Path(__file__).parents[2]
+
+_FENCE = re.compile(
+    r"^(?:<!-- (?P<note>[^\n]+?) -->\n\s*)?^```(?P<language>\w*)\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_FILE = re.compile(r"# (?P<name>[\w./]+\.py)\n")
+_PORT = re.compile(r"\b800[12]\b")
+
+_READ_ONLY = frozenset({"mermaid"})
+"""Blocks that are only looked at."""
+
+_TRUSTED = frozenset({"cd", "docker", "git", "python -m venv", "source"})
+"""Commands that are not run: they reach beyond the page."""
+
+_PATIENCE = 30.0
+"""Seconds; a crowded machine may take a hundred times as long as a good one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    language: str
+    source: str
+    note: str | None
+    line: int
+    """Of the document, where the source begins."""
+    shown: bool
+    """The next block shows what this one prints."""
+
+
+@dataclass(slots=True)
+class _Background:
+    """A command in a terminal of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    read: int = 0
+
+    def output(self) -> str:
+        """Return what it has printed since it was last looked at."""
+        return self.log.read_text(errors="replace")[self.read :]
+
+    def until(self, wanted: str) -> str | None:
+        """Wait until it has printed what is wanted; return what is wrong, if it does not come."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            ended = self.process.poll() is not None
+            lines = self.output().splitlines(keepends=True)
+            for count in range(len(lines) + 1):
+                if _same(wanted, said := "".join(lines[:count])):
+                    self.read += len(said)
+                    return None
+            if ended or time.monotonic() > deadline:
+                return _difference(wanted, "".join(lines))
+            time.sleep(0.01)
+
+
+@dataclass
+class Page:
+    """What belongs to one page while its blocks run."""
+
+    server: Server
+    directory: Path = field(default_factory=reaper.scratch_directory)
+    runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+    printed: str = ""
+    background: dict[str, _Background] = field(default_factory=dict[str, _Background])
+    ports: Mapping[str, str] = field(
+        default_factory=lambda: dict(zip(("8001", "8002"), map(str, free_ports()), strict=True))
+    )
+
+    def __post_init__(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setenv("REDIS_URL", self.server.url)
+        self.patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        self.patch.setenv("PYTHONUNBUFFERED", "1")  # as in a terminal
+
+    def here(self, text: str) -> str:
+        """Put in the ports that are free."""
+        return _PORT.sub(lambda match: self.ports[match[0]], text)
+
+    def close(self) -> None:
+        """End what still runs, as its reader would."""
+        try:
+            self.runner.close()
+            for name, command in self.background.items():
+                command.process.send_signal(signal.SIGINT)
+                code = command.process.wait(_PATIENCE)
+                if code not in (0, -signal.SIGINT):
+                    pytest.fail(f"{name} ended with code {code} after Ctrl-C:\n{command.output()}", pytrace=False)
+        finally:
+            for command in self.background.values():
+                reaper.end(command.process)
+            reaper.discard(self.directory)
+            self.patch.undo()
+
+
+# -- one evaluator for each language -----------------------------------------------------------------------------
+
+
+def _python(page: Page, block: _Block, namespace: dict[str, object]) -> str | None:
+    if (named := _FILE.match(block.source)) is not None:
+        path = page.directory / named["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page.here(block.source), encoding="utf-8")
+        compile(block.source, path, "exec")
+        return None
+    settings = namespace.get("CHANNEL_LAYERS")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        _execute(page, _compile(block), namespace)
+    page.printed = printed.getvalue()
+    if page.printed and not block.shown:
+        return f"the page does not show what this prints:\n{page.printed}"
+    if namespace.get("CHANNEL_LAYERS") is not settings:
+        _make_layers(namespace["CHANNEL_LAYERS"])
+    return None
+
+
+def _compile(block: _Block) -> CodeType:
+    source = "\n" * (block.line - 1) + block.source  # so that a traceback shows the page's own lines
+    code: object = compile(
+        source, "<page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True, optimize=0
+    )
+    if not isinstance(code, CodeType):
+        raise TypeError("compile() gave no code")
+    return code
+
+
+def _execute(page: Page, code: CodeType, namespace: dict[str, object]) -> None:
+    if not code.co_flags & inspect.CO_COROUTINE:
+        exec(code, namespace)  # noqa: S102 - that is the point
+        return
+
+    async def body() -> None:
+        await eval(code, namespace)  # noqa: S307 - the same
+
+    page.runner.run(body())
+
+
+@dataclass(frozen=True)
+class _LayerSettings:
+    BACKEND: str
+    CONFIG: dict[str, object] = field(default_factory=dict[str, object])
+    TEST_CONFIG: dict[str, object] = field(default_factory=dict[str, object])
+
+
+_SETTINGS = TypeAdapter(dict[str, _LayerSettings])
+
+
+def _make_layers(settings: object) -> None:
+    """Make every layer of a Django project's settings, as Channels does; making one connects to nothing."""
+    for layer in _SETTINGS.validate_python(settings).values():
+        module, _, name = layer.BACKEND.rpartition(".")
+        make = getattr(import_module(module), name)
+        make(**layer.CONFIG)
+        make(**layer.TEST_CONFIG)
+
+
+def _console(page: Page, block: _Block, _: dict[str, object]) -> str | None:
+    for command, wanted in _commands(page.here(block.source)):
+        if block.note == "stays":
+            problem = _start(page, command).until(wanted)
+        elif (problem := _refuse(command)) is None and _runs(command):
+            problem = _run(page, command, wanted)
+        if problem is not None:
+            return f"$ {command}\n{problem}"
+    return None
+
+
+def _commands(source: str) -> Iterator[tuple[str, str]]:
+    for part in re.split(r"^\$ ", source, flags=re.MULTILINE)[1:]:
+        command, _, wanted = part.partition("\n")
+        yield command, wanted
+
+
+def _bash(_: Page, block: _Block, __: dict[str, object]) -> str | None:
+    problems = [_refuse(line) for line in block.source.splitlines() if line and not line.startswith("#")]
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _runs(command: str) -> bool:
+    return bool(re.match(r"python \S+\.py\b|uvicorn ", command))
+
+
+def _refuse(command: str) -> str | None:
+    """Say what is wrong with a command, as far as that can be seen without running it."""
+    words = shlex.split(command)
+    if _runs(command) or words[0] in _TRUSTED or " ".join(words[:3]) in _TRUSTED:
+        return None
+    if words[0] == "." and words[1].endswith("/activate"):
+        return None
+    if words[:2] == ["pip", "install"]:
+        return next(filter(None, map(_not_installable, words[2:])), None)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        return next((f"the Makefile has no {target}" for target in words[1:] if target not in targets), None)
+    return f"no test of the pages knows what to do with {command!r}"
+
+
+def _not_installable(text: str) -> str | None:
+    """See that a package is one that the tests have too, with the extras that it is asked for."""
+    wanted = Requirement(text)
+    distribution = metadata.distribution(wanted.name)
+    extras = distribution.metadata.get_all("Provides-Extra") or []
+    missing = wanted.extras - set(extras)
+    return f"{wanted.name} has no extra {', '.join(missing)}" if missing else None
+
+
+def _run(page: Page, command: str, wanted: str) -> str | None:
+    done = subprocess.run(
+        shlex.split(command), cwd=page.directory, capture_output=True, text=True, timeout=_PATIENCE, check=False
+    )
+    if done.returncode:
+        return f"ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
+    output = done.stdout + done.stderr
+    return None if _same(wanted, output) else _difference(wanted, output)
+
+
+def _start(page: Page, command: str) -> _Background:
+    words = shlex.split(command)
+    name = next((word for word in words if word.endswith(".py")), command)
+    log = page.directory / f"output-{len(page.background)}"
+    with log.open("wb") as output:
+        process = reaper.launch(words, output=output, directory=page.directory)
+    page.background[name] = _Background(process, log)
+    return page.background[name]
+
+
+def _text(page: Page, block: _Block, _: dict[str, object]) -> str | None:
+    if block.note is not None:
+        return page.background[block.note].until(block.source)
+    printed, page.printed = page.printed, ""
+    return None if not printed or _same(block.source, printed) else _difference(block.source, printed)
+
+
+def _same(wanted: str, output: str) -> bool:
+    return doctest.OutputChecker().check_output(wanted, output, doctest.ELLIPSIS)
+
+
+def _difference(wanted: str, output: str) -> str:
+    return f"the page shows:\n{wanted}\nbut this came:\n{output}"
+
+
+_EVALUATORS = {"python": _python, "console": _console, "bash": _bash, "text": _text}
+
+
+def _evaluate(example: Example) -> str | None:
+    block: _Block = example.parsed
+    page: Page = example.namespace[PAGE]
+    return _EVALUATORS[block.language](page, block, example.namespace)
+
+
+# -- where pytest meets the pages --------------------------------------------------------------------------------
+
+
+def blocks(document: Document) -> Iterable[Region]:
+    """Find the blocks of a page that are to be run.
+
+    Raises:
+        ValueError: a block is not closed, or in a language that no test knows.
+    """
+    found = list(_FENCE.finditer(document.text))
+    if 2 * len(found) != len(re.findall(r"^\s*```", document.text, re.MULTILINE)):
+        raise ValueError(f"{document.path}: a block is indented, never closed, or has more than a language")
+    for place, match in enumerate(found):
+        language, line = match["language"], document.text.count("\n", 0, match.start("source")) + 1
+        if language in _EVALUATORS:
+            shown = any(following["language"] == "text" for following in found[place + 1 : place + 2])
+            block = _Block(language, match["source"], match["note"], line, shown)
+            yield Region(match.start(), match.end(), parsed=block, evaluator=_evaluate)
+        elif language not in _READ_ONLY:
+            raise ValueError(f"{document.path}:{line}: no test of the pages knows blocks of {language!r}")
+
+
+class Pages:
+    """The plugin that collects pages and runs their blocks."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._sybil = Sybil([blocks], pattern="*.md", path=str(_ROOT), setup=self._begin, teardown=self._end)
+        self._collect = self._sybil.pytest()
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SybilFile | None:
+        """Take in the pages."""
+        page: SybilFile | None = self._collect(file_path, parent)
+        return page
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put blocks in the order in which they are read: the plugin that shuffles tests shuffles them too."""
+        items.sort(key=lambda item: (str(item.path), item.example.line) if isinstance(item, SybilItem) else ("", 0))
+
+    def pytest_sessionfinish(self) -> None:
+        """Stop the server."""
+        if self._server is not None:
+            self._server.stop()
+
+    def _begin(self, namespace: dict[str, object]) -> None:
+        if self._server is None:
+            reaper.start()
+            self._server = Server()
+        namespace[PAGE] = Page(self._server)
+
+    def _end(self, namespace: dict[str, object]) -> None:
+        page = namespace[PAGE]
+        if isinstance(page, Page):
+            page.close()
