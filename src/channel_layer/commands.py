@@ -608,7 +608,7 @@ class Flush(Command[Flushing]):
 
 @dataclass(frozen=True, slots=True)
 class Unflushed(Command[tuple[str, ...]]):
-    """Say which of these inboxes live and have not acknowledged this flush."""
+    """Say which of these inboxes live and have not acknowledged this flush, nor any change of generation after it."""
 
     shard: int
     inboxes: tuple[str, ...]

@@ -415,9 +415,16 @@ class Host:
                 inbox.owed.clear()
                 inbox.generation = ""  # nothing is given back until the count begins anew
                 held = inbox.held()
+            if (reader := self._readers.get(name)) is not None:
+                reader.cancel()  # until the claim is known here, it might meet the marker of a flush that came after it
             generation = secrets.token_urlsafe(9)
             claim = c.Claim(inbox.shard, inbox.queue, generation, inbox.position, held)
-            claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
+            try:
+                claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
+            except BaseException:
+                if reader is not None:
+                    self._read(inbox)
+                raise
             with desk.lock:
                 inbox.generation = generation
                 desk.leases[name] = claimed.now + desk.lease
@@ -427,9 +434,12 @@ class Host:
                     inbox.empty("flushed")
                     inbox.disband()
                 inbox.epoch = claimed.epoch or inbox.epoch
+                if not first:
+                    inbox.flushed = generation  # a flush may be waiting for a marker that went with the old lease
             self.give_back(inbox, soon=True)
             if first:
                 return
+            await self._acknowledge(inbox, generation)
             _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
             inbox.unannounced = True
             if name in self._readers:

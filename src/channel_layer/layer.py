@@ -146,9 +146,12 @@ class ChannelLayer:
         name = self._channels.get(channel) or self._channel(channel)
         payload = self._encode(message)
         desk = self._desk
+        inbox, serial = desk.inboxes.get(name.queue.name), -1
+        if inbox is not None and ((host := self._host) is None or not host.giving(inbox, soon=True)):
+            serial = inbox.serial
         sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
-        if not sent.accepted and (inbox := desk.inboxes.get(name.queue.name)) is not None and inbox.owed:
-            # Our own inbox, and places in it are free that the store does not know of yet.
+        if not sent.accepted and inbox is not None and (inbox.owed or inbox.serial != serial):
+            # Our own inbox, and places in it are free, or have become free, that the store did not know of.
             await self._on_host(lambda host: host.settle(inbox))
             sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
         with desk.lock:
@@ -182,6 +185,8 @@ class ChannelLayer:
         host = self._host
         if host is None or host.home.loop.is_closed() or self._should_move(host):
             host = await self._ensure_host()
+        if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
+            await self._arrive()  # what this loop waits for is its to read, should the host's loop end
         desk = self._desk
         now = self._clock.now()
         with desk.lock:
@@ -558,8 +563,8 @@ class ChannelLayer:
             with self._hosting:
                 if self._host is host:
                     self._host = None
-            if not in_thread:  # else the process ends
-                self._host_elsewhere()
+        if self._host is None and not in_thread:  # else the process ends
+            self._host_elsewhere()
         await home.store.aclose()
 
     # -- who hosts the background work
@@ -628,10 +633,18 @@ class ChannelLayer:
         if self._backend.connects:
             asyncio.run_coroutine_threadsafe(self._host_in_thread(), io_thread().loop)
             return
-        for home in list(self._homes.values()):
-            with contextlib.suppress(RuntimeError, StoreError):
-                home.loop.call_soon_threadsafe(self._start_host, home)
+        for home in sorted(self._homes.values(), key=lambda home: not home.loop.is_running()):
+            with contextlib.suppress(RuntimeError):  # it is closed
+                home.loop.call_soon_threadsafe(self._start_host_if_home, home)
                 return
+
+    def _start_host_if_home(self, home: Home) -> None:
+        """Begin to host in the running loop, unless it has said its farewell since it was asked to."""
+        with contextlib.suppress(StoreError):  # closed meanwhile
+            if self._homes.get(home.loop) is home:
+                self._start_host(home)
+            elif self._host is None:
+                self._host_elsewhere()
 
     async def _host_in_thread(self) -> None:
         with contextlib.suppress(StoreError):  # closed meanwhile
@@ -738,8 +751,19 @@ def _for_channels(ours: type[_E]) -> type[_E]:
         return ours
     twin = _twins.get((ours, theirs))
     if twin is None:
-        twin = _twins[ours, theirs] = type(ours.__name__, (ours, theirs), {"__module__": ours.__module__})
+        body = {"__module__": ours.__module__, "__reduce__": _reduce_twin}
+        twin = _twins[ours, theirs] = type(ours.__name__, (ours, theirs), body)
     return twin if issubclass(twin, ours) else ours
+
+
+def _reduce_twin(error: Exception) -> tuple[object, ...]:
+    """Pickle an error of a class that is made on demand: it is made again where it is restored."""
+    return _restore_twin, (type(error).__mro__[1], error.args), error.__dict__
+
+
+def _restore_twin(ours: type[Exception], args: tuple[object, ...]) -> Exception:
+    kind = _for_channels(ours)
+    return kind.__new__(kind, *args)
 
 
 def _after_fork() -> None:

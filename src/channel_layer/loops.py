@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import os
 import threading
 import time
@@ -98,11 +97,13 @@ class Receiver:
 
     def wake(self) -> None:
         """Let it run."""
-        if threading.get_ident() == self._thread:
-            self._set()
-        else:
-            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
+        try:
+            if threading.get_ident() == self._thread:
+                self._set()
+            else:
                 self._loop.call_soon_threadsafe(self._set)
+        except RuntimeError:  # its loop is closed; nobody will take the message
+            return
 
     def __await__(self) -> Generator[object, None, None]:
         """Wait for it."""

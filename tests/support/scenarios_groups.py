@@ -14,24 +14,37 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+import pytest
+
+from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.names import ChannelName, GroupName
+from channel_layer.sharding import Ring
+from channel_layer_memory._store import MemoryStore
+from channel_layer_redis._store import RedisStore
+from channel_layer_redis.config import RedisConfig
+from tests.support.systems import System
 
 __all__ = (
     "Change",
+    "Gate",
     "GroupSend",
     "History",
     "Plan",
     "Verdict",
     "collect",
     "eventually",
+    "hold",
+    "intercept",
     "judge",
+    "lose_leases",
     "merge",
     "name_group",
     "play",
     "receive_within",
+    "settle",
 )
 
 _PATIENCE: Final = 20.0
@@ -52,9 +65,10 @@ async def eventually(condition: Callable[[], Awaitable[bool]], patience: float =
         TimeoutError: it never held.
     """
     began = time.monotonic()
-    async with asyncio.timeout(patience):
-        while not await condition():
-            await asyncio.sleep(0.005)
+    while not await condition():
+        if time.monotonic() - began > patience:
+            raise TimeoutError(f"not within {patience:g} s")
+        await asyncio.sleep(0.005)
     return time.monotonic() - began
 
 
@@ -81,12 +95,109 @@ async def collect(layer: ChannelLayer, channel: str) -> list[dict[str, object]]:
     return messages
 
 
-def name_group(layer: ChannelLayer, channel: str, *, together: bool) -> str:
+def name_group(system: System, channel: str, *, together: bool) -> str:
     """A group name that lies on the same host as a channel's queue, or on another one."""
-    ring = layer._routes.ring
+    identities = ["memory"]
+    if system.deployment is not None:
+        config = parse(RedisConfig, {"hosts": system.deployment.urls})
+        identities = [host.identity for host in config.servers]
+    ring = Ring(identities)
     home = ring.queue(ChannelName.parse(channel).queue)
     names = (f"group-{number}" for number in range(1000))
     return next(name for name in names if (ring.group(GroupName.parse(name)) == home) == together)
+
+
+# --- requests held back -------------------------------------------------------------------------------------
+
+Q = TypeVar("Q")
+
+
+class Gate:
+    """Holds back what comes to it, in the event loop of the test.
+
+    Attributes:
+        reached: set once something stands here.
+        count: how many have come.
+    """
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.count = 0
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        """Let through what stands here, and whatever comes later."""
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        """Stand here until it is open."""
+        self.count += 1
+        self.reached.set()
+        await self._open.wait()
+
+
+def intercept(monkeypatch: pytest.MonkeyPatch, kind: type[Q], before: Callable[[Q], Awaitable[None]]) -> None:
+    """Await something before each request of a kind that reaches a store of this process.
+
+    Args:
+        monkeypatch: undoes it.
+        kind: a request of one word, such as `commands.Mark`.
+        before: given the request; what it raises is raised to who asked.
+    """
+    for store in (MemoryStore, RedisStore):
+        _intercept(monkeypatch, store, kind, before)
+
+
+def _intercept(
+    monkeypatch: pytest.MonkeyPatch, store: type, kind: type[Q], before: Callable[[Q], Awaitable[None]]
+) -> None:
+    original: Callable[[object, Q], Awaitable[object]] = getattr(store, kind.__name__.lower())
+
+    async def intercepted(self: object, request: Q, /) -> object:
+        await before(request)
+        return await original(self, request)
+
+    monkeypatch.setattr(store, kind.__name__.lower(), intercepted)
+
+
+def hold(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Q], which: Callable[[Q], bool], *, only_first: bool = False
+) -> Gate:
+    """Hold requests of a kind back before they reach their store; see `intercept`.
+
+    Args:
+        monkeypatch: undoes it.
+        kind: of the requests.
+        which: says whether to hold this one.
+        only_first: hold one and let all later ones pass.
+    """
+    gate = Gate()
+
+    async def before(request: Q) -> None:
+        if which(request) and not (only_first and gate.count):
+            await gate.pass_through()
+
+    intercept(monkeypatch, kind, before)
+    return gate
+
+
+def lose_leases(system: System) -> None:
+    """Let every lease of a minted inbox be gone: lost by the servers, over in memory (where time passes for that)."""
+    if system.deployment is None:
+        system.clock.advance(_LONGER_THAN_A_LEASE)
+        return
+    for host in system.deployment.hosts:
+        for key in host.keys(f"{system.prefix}l:") + host.keys(f"{system.prefix}s:"):
+            host.command("DEL", key)
+
+
+_LONGER_THAN_A_LEASE: Final = 100.0
+"""Seconds; with the default expiry of 60 a lease lasts 90."""
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every event loop have connections of its own at once, so that all requests pass through the test's loop."""
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
 
 
 # --- what happened ------------------------------------------------------------------------------------------
@@ -284,8 +395,7 @@ async def play(
     await meet()
     over = asyncio.Event()
     changers = [
-        asyncio.create_task(_change(layer, everybody, plan.groups, choose, history, over))
-        for _ in range(plan.changers)
+        asyncio.create_task(_change(layer, everybody, plan.groups, choose, history, over)) for _ in range(plan.changers)
     ]
     numbers = iter(range(number, number + _STRIDE * plan.sends, _STRIDE))
     await asyncio.gather(*(_send(layer, plan.groups, numbers, choose, history) for _ in range(plan.senders)))

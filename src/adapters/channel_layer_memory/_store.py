@@ -75,6 +75,9 @@ class MemoryBackend:
     def __init__(self, rules: Rules, clock: Clock) -> None:
         self.rules = rules
         self.clock = clock
+        self.inboxes: dict[str, _Minted] = {}
+        self.parents = set[str]()
+        """Inboxes that were minted before a fork: their owner lives, though not here."""
         self.forked()
 
     def open(self) -> MemoryStore:
@@ -85,7 +88,8 @@ class MemoryBackend:
         """Begin empty: what the parent holds stays the parent's."""
         self.lock = threading.Lock()
         self.lines: dict[str, _Line] = {}
-        self.inboxes: dict[str, _Minted] = {}
+        self.parents.update(self.inboxes)
+        self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
         self.groups: dict[str, _Group] = {}
         self.version = 0
@@ -136,7 +140,7 @@ class MemoryStore:
         with self._lock:
             now = self._now()
             if request.queue.kind is Kind.INBOX:
-                if self._minted(name) is not None:
+                if self._minted(name) is not None or name in self._all.parents:
                     return c.Popped((), 0, now, self._all.epoch, minted=True)
                 claimant, until = self._all.claims.get(name, (request.claimant, now))
                 if claimant != request.claimant and until > now:
@@ -370,12 +374,13 @@ class MemoryStore:
     async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         with self._lock:
             found = ((name, self._minted(name)) for name in request.inboxes)
-            return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != request.generation)
+            # The generation is that of this flush, of a later one, or of a new lease.
+            return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
     async def acknowledge(self, request: c.Acknowledge, /) -> None:
         with self._lock:
             inbox = self._minted(request.inbox.name)
-            if inbox is not None:
+            if inbox is not None and inbox.generation == request.generation:
                 inbox.flushed = request.generation
 
     # -- the connection that there is none of

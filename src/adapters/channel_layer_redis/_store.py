@@ -462,7 +462,7 @@ class RedisStore:
         left: list[str] = []
         for name, reply in zip(request.inboxes, replies, strict=True):
             generation, flushed = _list(reply)
-            if generation is not None and _text(flushed) != request.generation:
+            if generation is not None and flushed != generation:  # of this flush, a later one, or a new lease
                 left.append(name)
         return tuple(left)
 

@@ -11,7 +11,7 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'g', ARGV[1], 'b', 0)
 for place = 6, #ARGV, 2 do redis.call('HSET', KEYS[1], 'n' .. ARGV[place], ARGV[place + 1]) end
 local function count(frame)
-  if string.sub(frame, 1, 1) == 'm' then
+  if #frame > 1 and string.sub(frame, 1, 1) == 'm' then
     redis.call('HINCRBY', KEYS[1], 'n' .. string.sub(frame, 3, 2 + string.byte(frame, 2)), 1)
   end
 end
@@ -24,7 +24,7 @@ end
 while true do
   local entry = redis.call('LPOP', KEYS[3])
   if not entry then break end
-  local stamp = struct.unpack('>d', entry)
+  local stamp = #entry >= 8 and struct.unpack('>d', entry) or 0 -- what is shorter is not ours
   if stamp > now - tonumber(ARGV[3]) then
     local frame = string.sub(entry, 9)
     redis.call('XADD', KEYS[2], '*', string.format('%.0f', stamp - server), frame)

@@ -1,0 +1,1 @@
+"""A chat of rooms on Django Channels: each room is a group of the channel layer."""

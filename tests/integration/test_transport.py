@@ -1,0 +1,1 @@
+"""How the Redis layer reaches its servers."""

@@ -1,0 +1,1 @@
+"""Wrong use ends in one typed error that says what to do."""

@@ -1,0 +1,3 @@
+"""Tests of channel_layer.programs."""
+
+from __future__ import annotations

@@ -1,0 +1,1 @@
+"""A small server that answers as a test says."""

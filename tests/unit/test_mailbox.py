@@ -1,0 +1,3 @@
+"""Tests of channel_layer.mailbox."""
+
+from __future__ import annotations
