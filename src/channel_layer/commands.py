@@ -160,6 +160,7 @@ class Popped:
         epoch: the last flush of this prefix on this shard, or "".
         minted: the queue is an inbox whose minting owner is alive: nobody else may read it.
         held_for: seconds for which another claimant holds this inbox, or None.
+        flushed: messages that a flush at that moment removed.
     """
 
     entries: tuple[Entry, ...]
@@ -168,6 +169,7 @@ class Popped:
     epoch: str = ""
     minted: bool = False
     held_for: float | None = None
+    flushed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +247,13 @@ class Claimed:
         now: the shard's clock.
         fresh: True when the inbox did not exist, so that reading starts at its beginning.
         epoch: the last flush of this prefix on this shard, or "".
+        expired: messages that were sent while the inbox had no owner, and are too old.
     """
 
     now: float
     fresh: bool
     epoch: str
+    expired: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,13 @@ class Desk:
         """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
         return self.clocks[shard].latest(now) - now
 
+    def tell(self) -> None:
+        """Say in the log what was lost, if there is news and it was not said just now."""
+        with self.lock:
+            warning = self.ledger.warning(self.clock.now()) if self.ledger.has_news else None
+        if warning is not None:
+            _logger.warning("%s", warning)
+
     def count(self) -> int:
         """Return how many messages wait in this process."""
         boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
@@ -434,6 +441,8 @@ class Host:
                     inbox.empty("flushed")
                     inbox.disband()
                 inbox.epoch = claimed.epoch or inbox.epoch
+                if claimed.expired:
+                    desk.ledger.drop("expired", name, claimed.expired)
                 if not first:
                     inbox.flushed = generation  # a flush may be waiting for a marker that went with the old lease
             self.give_back(inbox, soon=True)
@@ -512,11 +521,9 @@ class Host:
                 for tap in desk.taps.values():
                     for box in tap.boxes.values():
                         tap.expire(box, now)
-                warning = desk.ledger.warning(now) if desk.ledger.has_news else None
             if now >= forget_at:
                 forget_at = now + expiry / 2
-            if warning is not None:
-                _logger.warning("%s", warning)
+            desk.tell()
             for inbox in inboxes:
                 if inbox.owed:
                     self.give_back(inbox, soon=True)
@@ -560,6 +567,7 @@ class _Pump:
         self._waits: dict[int, asyncio.Task[None]] = {}
         self._called = set[int]()
         """Shards whose wait is over and that have not been popped since."""
+        self._backoffs = [_Backoff() for _ in range(len(desk.routes.ring))]
         self._turn = random.randrange(len(desk.routes.ring))  # noqa: S311 - where to look first
         self._held_until: float | None = None
         self._block = min(_BLOCK_SECONDS, desk.rules.expiry / 3)
@@ -604,8 +612,40 @@ class _Pump:
         for shard, task in list(self._waits.items()):
             if task.done():
                 del self._waits[shard]
-                task.result()  # raises its StoreError
-                self._called.add(shard)
+                try:
+                    task.result()
+                except StoreError as exc:
+                    self._reach(shard, exc)
+                else:
+                    self._called.add(shard)
+
+    def _reach(self, shard: int, error: StoreError) -> None:
+        """A shard is away: look out for it in the background, while the others are served.
+
+        Raises:
+            StoreError: a person has to mend it.
+        """
+        self._called.discard(shard)
+        if not error.retryable:
+            raise error
+        if shard not in self._waits:
+            self._watch(shard, self._return_of(shard))
+
+    async def _return_of(self, shard: int) -> None:
+        while True:
+            await self._backoffs[shard].wait()
+            try:
+                await self._store.incarnation(shard)
+            except StoreError as exc:
+                if not exc.retryable:
+                    raise
+            else:
+                return
+
+    def _watch(self, shard: int, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        task.add_done_callback(lambda _: self._poked.set())
+        self._waits[shard] = task
 
     async def _pass_on(self) -> None:
         """Nobody here needs a message any more: let the store call somebody else."""
@@ -641,7 +681,12 @@ class _Pump:
             demand = self._demand()
             if not demand:
                 break
-            came = await self._pop(shard, demand) or came
+            try:
+                came = await self._pop(shard, demand) or came
+            except StoreError as exc:
+                self._reach(shard, exc)
+            else:
+                self._backoffs[shard].reset()
         return came
 
     async def _pop(self, shard: int, demand: int) -> bool:
@@ -654,6 +699,8 @@ class _Pump:
             desk.clocks[shard].observe(sent, now, popped.now)
             if popped.expired:
                 desk.ledger.drop("expired", tap.queue.name, popped.expired)
+            if popped.flushed:
+                desk.ledger.drop("flushed", tap.queue.name, popped.flushed)
             if tap.queue.kind is Kind.INBOX and popped.epoch != tap.epoch:
                 for box in tap.boxes.values():
                     if dropped := box.clear():
@@ -684,11 +731,10 @@ class _Pump:
             except envelope.BadFrame:
                 desk.ledger.drop("undecodable", tap.queue.name)
                 continue
-            if tap.queue.kind is not Kind.INBOX:
-                name = tap.queue.name
-            box = tap.box(name, now)
-            if len(box.items) >= max(box.capacity, box.promised + len(box.waiters)):
-                desk.ledger.drop("full", name)
+            claimed = tap.queue.kind is Kind.INBOX
+            box = tap.box(name if claimed else tap.queue.name, now)
+            if claimed and len(box.items) >= max(box.capacity, box.promised + len(box.waiters)):
+                desk.ledger.drop("full", name)  # it waits here for a channel that nobody reads
                 continue
             over = deadline(entry.stamp, desk.rules.expiry, offset)
             box.put(Item(over, payload, False, (shard, entry)))
@@ -717,9 +763,7 @@ class _Pump:
         """Wait on every shard until one may hold a message, or receivers come or go."""
         for shard in shards:
             if shard not in self._waits:
-                task = self._loop.create_task(self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
-                task.add_done_callback(lambda _: self._poked.set())
-                self._waits[shard] = task
+                self._watch(shard, self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
         await self._poked.wait()
 
     async def _return_surplus(self) -> None:

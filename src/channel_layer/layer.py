@@ -146,12 +146,11 @@ class ChannelLayer:
         name = self._channels.get(channel) or self._channel(channel)
         payload = self._encode(message)
         desk = self._desk
-        inbox, serial = desk.inboxes.get(name.queue.name), -1
-        if inbox is not None and ((host := self._host) is None or not host.giving(inbox, soon=True)):
-            serial = inbox.serial
+        inbox = desk.inboxes.get(name.queue.name)
+        known = inbox.returned if inbox is not None else 0
         sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
-        if not sent.accepted and inbox is not None and (inbox.owed or inbox.serial != serial):
-            # Our own inbox, and places in it are free, or have become free, that the store did not know of.
+        if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
+            # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))
             sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
         with desk.lock:
@@ -159,8 +158,12 @@ class ChannelLayer:
                 desk.ledger.drop("expired", name.name, sent.expired)
             if sent.accepted:
                 desk.ledger.sent += 1
-                return
-            desk.ledger.refused += 1
+            else:
+                desk.ledger.refused += 1
+        if sent.expired:
+            desk.tell()
+        if sent.accepted:
+            return
         raise _for_channels(ChannelFull)(name.name, self._rules.capacity.of(name.name))
 
     async def receive(self, channel: str) -> Message:
@@ -316,13 +319,14 @@ class ChannelLayer:
         if sent.others or sent.full or sent.inbox_full or sent.expired:
             with self._desk.lock:
                 ledger = self._desk.ledger
-                ledger.sent += sent.others
+                ledger.expanded += sent.others + len(sent.full) + len(sent.inbox_full)
                 for member in sent.full:
                     ledger.drop("full", member)
                 for inbox in sent.inbox_full:
                     ledger.drop("inbox_full", inbox)
                 for member, count in sent.expired:
                     ledger.drop("expired", member, count)
+            self._desk.tell()
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the full names of a group's members, sorted; members whose owner is dead are left out.

@@ -39,7 +39,8 @@ class Statistics:
     Attributes:
         sent: messages that ``send`` put into a queue.
         refused: sends that ended in ``ChannelFull``.
-        expanded: group messages, counted once for each member that this process delivers to.
+        expanded: group messages, counted once for each member: by the owner of its inbox, or by the sender for a member
+            that no process owns; and once for an inbox that had no room for any.
         delivered: messages handed to a ``receive()``.
         dropped: messages lost, by reason (see `Reason`).
         waiting: messages that this process holds for a ``receive()`` to come.

@@ -228,6 +228,11 @@ class Inbox:
                 self.returning = GiveBack(self.shard, self.queue, self.generation, self._serial, places)
         return self.returning
 
+    @property
+    def returned(self) -> int:
+        """How many batches of places have been given back, those that are on their way not counted."""
+        return self._serial - (self.returning is not None)
+
     def urgent(self, box: Mailbox) -> bool:
         """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
         return self.owed.get(box.name, 0) * 4 >= box.capacity

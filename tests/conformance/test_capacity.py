@@ -3,9 +3,6 @@
 A bound that a crowd of senders can slip past is none, and a place that never comes back is a channel that dies.
 """
 
-# pyright: reportPrivateUsage=false
-# A forced race has to reach inside.
-
 from __future__ import annotations
 
 import asyncio
@@ -283,6 +280,7 @@ class Places(RuleBasedStateMachine):
 
     @initialize(capacity=st.integers(1, 5))
     def begin(self, capacity: int) -> None:
+        """Two processes, and a channel of each kind."""
         self.runner = asyncio.Runner()
         self.system = System(self.deployment, fresh_prefix(), options={"capacity": capacity})
         self.capacity = capacity
@@ -294,11 +292,12 @@ class Places(RuleBasedStateMachine):
     async def _open(self) -> tuple[ChannelLayer, ChannelLayer]:
         return self.system.layer(), self.system.layer()
 
-    @rule(place=st.integers(0, 3), who=st.booleans())
-    def send(self, place: int, who: bool) -> None:
+    @rule(place=st.integers(0, 3), by=st.sampled_from(["owner", "another"]))
+    def send(self, place: int, by: str) -> None:
+        """A send is accepted where there is a place, and refused where there is none."""
         name = self.names[place]
         self.sent += 1
-        accepted = self.runner.run(_sends(self.owner if who else self.sender, name, self.sent))
+        accepted = self.runner.run(_sends(self.owner if by == "owner" else self.sender, name, self.sent))
         if accepted:
             self.unread[name].append(self.sent)
         assert len(self.unread[name]) <= self.capacity
@@ -310,6 +309,7 @@ class Places(RuleBasedStateMachine):
     @precondition(lambda self: any(self.unread.values()))
     @rule(place=st.integers(0, 3))
     def receive(self, place: int) -> None:
+        """What is received is the oldest unread message."""
         names = [name for name in self.names if self.unread[name]]
         name = names[place % len(names)]
         received = number(self.runner.run(asyncio.wait_for(self.owner.receive(name), BOUND)))
@@ -335,10 +335,12 @@ class Places(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
+        """No message that was accepted is ever dropped."""
         found = self.runner.run(self.owner.statistics())
         assert not found.dropped
 
     def teardown(self) -> None:
+        """In the end exactly what is unread is there."""
         if not hasattr(self, "runner"):
             return
         try:

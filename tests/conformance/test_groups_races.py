@@ -7,7 +7,6 @@ made to happen here; the rest is left to the crowds of `test_groups_membership`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -59,7 +58,7 @@ def test_a_refresh_that_returned_holds_while_the_first_joining_is_half_way(
             group = name_group(apart, name, together=False)
             marker = _hold_marker(monkeypatch, joined=True)
             adding = asyncio.create_task(owner.group_add(group, name))
-            await marker.reached.wait()
+            await marker.reached()
             await stranger.group_add(group, name)
             await stranger.group_send(group, {"n": 1})
             marker.open()
@@ -81,7 +80,7 @@ def test_a_member_stays_one_while_its_owner_adds_it_too(apart: System, monkeypat
             await stranger.group_send(group, {"n": 1})
             marker = _hold_marker(monkeypatch, joined=True)
             adding = asyncio.create_task(owner.group_add(group, name))
-            await marker.reached.wait()
+            await marker.reached()
             await stranger.group_send(group, {"n": 2})
             marker.open()
             await adding
@@ -106,7 +105,7 @@ def test_a_discard_that_returned_holds_against_a_joining_that_comes_late(
             group = name_group(apart, name, together=False)
             marker = _hold_marker(monkeypatch, joined=True)
             adding = asyncio.create_task(owner.group_add(group, name))
-            await marker.reached.wait()
+            await marker.reached()
             await stranger.group_discard(group, name)
             marker.open()
             await adding
@@ -130,7 +129,7 @@ def test_a_joining_that_returned_holds_against_a_discard_that_comes_late(
             await owner.group_add(group, name)
             marker = _hold_marker(monkeypatch, joined=False)
             discarding = asyncio.create_task(stranger.group_discard(group, name))
-            await marker.reached.wait()
+            await marker.reached()
             await (owner if adder == "the owner" else stranger).group_add(group, name)
             await stranger.group_send(group, {"n": 1})
             marker.open()
@@ -157,7 +156,7 @@ def test_a_change_that_is_cancelled_half_way_is_carried_out(
             marker = _hold_marker(monkeypatch, joined=joined)
             change = owner.group_add if joined else other.group_discard
             changing = asyncio.create_task(change(group, name))
-            await marker.reached.wait()
+            await marker.reached()
             changing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await changing
@@ -180,13 +179,6 @@ def test_a_change_that_is_cancelled_half_way_is_carried_out(
 # -- an owner that is thought dead ---------------------------------------------------------------------------
 
 
-def _with_others(group: str) -> Callable[[ChannelLayer], object]:
-    async def add(layer: ChannelLayer) -> None:
-        await layer.group_add(group, "normal")
-
-    return add
-
-
 def test_an_owner_that_comes_back_is_not_removed_as_dead(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members that a sender found dead, and that came back before it could remove them, stay."""
 
@@ -198,7 +190,7 @@ def test_an_owner_that_comes_back_is_not_removed_as_dead(system: System, monkeyp
             lose_leases(system)
             removal = hold(monkeypatch, c.Prune, lambda _: True)
             sending = asyncio.create_task(sender.group_send("group", {"n": 1}))
-            await removal.reached.wait()
+            await removal.reached()
             await owner.group_add("group", new)
             removal.open()
             await sending
@@ -264,7 +256,7 @@ def test_a_joining_that_returned_holds_against_the_removal_of_an_unread_member(
             await eventually(lambda: _waiting(owner, 1))
             leaving = hold(monkeypatch, c.Leave, lambda request: request.channel.name == name, only_first=True)
             system.clock.advance(10.1)
-            await leaving.reached.wait()
+            await leaving.reached()
             await owner.group_add(group, name)
             leaving.open()
             await eventually(lambda: _swept(owner))

@@ -18,7 +18,7 @@ from tests.support.systems import run
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.support.servers import Server, StartServer
+    from tests.support.servers import Deployment, Server, StartServer
 
 TIMEOUT = 1.0
 """Of the layers: seconds that a command may take."""
@@ -54,10 +54,9 @@ async def members(layer: ChannelLayer, group: str) -> list[str]:
         return []
 
 
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize(("count", "victim"), [(1, 0), (3, 0), (3, 2)], ids=["the-only", "first-of-3", "last-of-3"])
-def test_a_server_dies_and_comes_back_empty(
-    start_server: StartServer, prefix: str, loops: str, count: int, victim: int
-) -> None:
+def test_a_server_dies_and_comes_back_empty(start_server: StartServer, prefix: str, count: int, victim: int) -> None:
     """Receivers go on, memberships are back within 2 s, and sends in between fail in time, whichever server it was."""
     servers = [start_server() for _ in range(count)]
     urls = [server.url for server in servers]
@@ -183,3 +182,48 @@ def test_memberships_come_back_after_each_of_many_restarts(start_server: StartSe
                 assert await layer.receive(stays) == {"n": number}
 
     run(body())
+
+
+def test_one_hanging_server_of_three_does_not_hold_up_the_others(start_server: StartServer, prefix: str) -> None:
+    """A worker gets what the living servers hold of its channel, while one server stands still."""
+    servers = [start_server() for _ in range(3)]
+    urls = [server.url for server in servers]
+
+    async def body() -> None:
+        async with (
+            RedisChannelLayer(hosts=urls, prefix=prefix, timeout=TIMEOUT) as worker,
+            RedisChannelLayer(hosts=urls[1:], prefix=prefix, timeout=TIMEOUT) as sender,
+        ):
+            await sender.send("jobs", {"n": 0})
+            assert await worker.receive("jobs") == {"n": 0}
+            await asyncio.to_thread(servers[0].pause)
+            try:
+                async with asyncio.timeout(3 * TIMEOUT):  # one timeout shows that the server is away; then none does
+                    await sender.send("jobs", {"n": 1})
+                    assert await worker.receive("jobs") == {"n": 1}
+                began = time.monotonic()
+                for number in range(50):
+                    await sender.send("jobs", {"n": number})
+                    assert await worker.receive("jobs") == {"n": number}
+                assert time.monotonic() - began < 5 * TIMEOUT  # with a timeout each it would be 50
+            finally:
+                await asyncio.to_thread(servers[0].resume)
+
+    run(body())
+
+
+def test_a_process_that_only_sends_says_what_was_lost(
+    one_host: Deployment, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A group message that a full channel misses is in the log of the sender, though nothing runs in its background."""
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=one_host.urls, prefix=prefix, capacity=1) as layer:
+            await layer.group_add("group", "nobody-reads-this")
+            for number in range(3):
+                await layer.group_send("group", {"n": number})
+            statistics = await layer.statistics()
+            assert (statistics.expanded, dict(statistics.dropped)) == (3, {"full": 2})
+
+    run(body())
+    assert [record.levelname for record in caplog.records if "nobody-reads-this" in record.getMessage()] == ["WARNING"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.systems import System, run
 
 
-def test_a_message_travels_on_every_path(system: System, loops: str) -> None:
+@pytest.mark.usefixtures("loops")
+def test_a_message_travels_on_every_path(system: System) -> None:
     """A message reaches a process-specific, a normal, a single-reader and a claimed channel, directly and by group."""
 
     async def body() -> None:

@@ -116,14 +116,22 @@ class Gate:
     """Holds back what comes to it, in the event loop of the test.
 
     Attributes:
-        reached: set once something stands here.
         count: how many have come.
     """
 
     def __init__(self) -> None:
-        self.reached = asyncio.Event()
         self.count = 0
+        self._came = asyncio.Event()
         self._open = asyncio.Event()
+
+    async def reached(self) -> None:
+        """Wait until something stands here.
+
+        Raises:
+            TimeoutError: nothing came.
+        """
+        async with asyncio.timeout(_PATIENCE):
+            await self._came.wait()
 
     def open(self) -> None:
         """Let through what stands here, and whatever comes later."""
@@ -132,7 +140,7 @@ class Gate:
     async def pass_through(self) -> None:
         """Stand here until it is open."""
         self.count += 1
-        self.reached.set()
+        self._came.set()
         await self._open.wait()
 
 

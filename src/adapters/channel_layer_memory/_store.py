@@ -209,10 +209,11 @@ class MemoryStore:
                 if number > int(request.after or "0"):
                     _count(inbox, frame)
             line = self._all.lines.pop(name, None)
+            expired = self._expire(line, now) if line is not None else 0
             for entry in line.entries if line is not None else ():
                 _append(inbox, entry.stamp, entry.frame)
                 _count(inbox, entry.frame)
-            return c.Claimed(now, fresh, self._all.epoch)
+            return c.Claimed(now, fresh, self._all.epoch, expired)
 
     async def renew(self, request: c.Renew, /) -> c.Renewed:
         with self._lock:

@@ -8,6 +8,7 @@ written is ever written again.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
@@ -43,6 +44,8 @@ _NOT_CARRIED_OUT = (
 
 _MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
 """Refusals that a person has to mend; the command has had no effect."""
+
+_IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 
 _INCOMPLETE = object()
 
@@ -168,9 +171,7 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < deadline:
             self._timer = self._loop.call_at(deadline, self._check)
             return
-        error = StoreError(
-            f"{self._label} did not answer within {self._timeout:g} s", retryable=True, outcome="unknown"
-        )
+        error = StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown")
         self._fail(error)
         self.abort()
 
@@ -250,7 +251,8 @@ class Connection(asyncio.Protocol):
         )
 
     def _refusal(self, text: str) -> Exception:
-        code = text.split(" ", 1)[0]
+        found = _IN_SCRIPT.search(text)  # Redis 6.2 wraps an error that a script met
+        code = text.split(" ", 1)[0] if found is None else found[1]
         if code == "NOSCRIPT":
             return NoScript(text)
         if code in _NOT_CARRIED_OUT:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
@@ -116,6 +117,7 @@ class _Link:
                 raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
             if self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
+                self._connecting.add_done_callback(_ignore)  # every caller may have been cancelled
             connection = await asyncio.shield(self._connecting)
         if connection.crowded:
             await connection.room()
@@ -211,8 +213,8 @@ class RedisStore:
         before = await self._call(request.shard, "GET", self._keys.epoch)
         popped = await self._pop(request, keys, args)
         after = await self._call(request.shard, "GET", self._keys.epoch)
-        entries = popped.entries if before == after else ()
-        return c.Popped(entries, popped.expired, popped.now, _text(after), popped.minted, popped.held_for)
+        entries, flushed = (popped.entries, 0) if before == after else ((), len(popped.entries))
+        return replace(popped, entries=entries, flushed=flushed, epoch=_text(after))
 
     async def _pop(self, request: c.Pop, keys: tuple[str, ...], args: tuple[Arg, ...]) -> c.Popped:
         """Run the script; if the caller is cancelled, put back what it brings."""
@@ -299,8 +301,8 @@ class RedisStore:
         claiming = self._script(request.shard, _CLAIM, keys, args)
         epoch = self._call(request.shard, "GET", self._keys.epoch)
         reply, last = await _both(claiming, epoch)
-        now, fresh = _numbers(reply)
-        return c.Claimed(now / 1000, fresh == 1, _text(last))
+        now, fresh, expired = _numbers(reply)
+        return c.Claimed(now / 1000, fresh == 1, _text(last), expired)
 
     async def renew(self, request: c.Renew, /) -> c.Renewed:
         keys = self._keys.inbox(request.inbox.name)
@@ -513,7 +515,8 @@ async def _both(first: Awaitable[object], second: Awaitable[object]) -> tuple[ob
     return one, two
 
 
-def _ignore(future: asyncio.Future[object]) -> None:
+def _ignore(future: asyncio.Future[T]) -> None:
+    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
     if not future.cancelled():
         future.exception()
 

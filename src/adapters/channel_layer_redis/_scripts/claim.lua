@@ -2,7 +2,7 @@
 -- KEYS  1 lease  2 stream  3 queue  4 call
 -- ARGV  1 generation  2 lease in ms  3 expiry in ms  4 clock offset in ms  5 id of the last entry read, or 0-0
 --       6... channel, messages that the owner holds unread for it
--- Returns {now in ms, 1 if the stream is new}.
+-- Returns {now in ms, 1 if the stream is new, messages that were too old}.
 local time = redis.call('TIME')
 local server = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = server + tonumber(ARGV[4])
@@ -21,6 +21,7 @@ if fresh == 1 then
 else
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '(' .. ARGV[5], '+')) do count(entry[2][2]) end
 end
+local expired = 0
 while true do
   local entry = redis.call('LPOP', KEYS[3])
   if not entry then break end
@@ -29,9 +30,11 @@ while true do
     local frame = string.sub(entry, 9)
     redis.call('XADD', KEYS[2], '*', string.format('%.0f', stamp - server), frame)
     count(frame)
+  else
+    expired = expired + 1
   end
 end
 redis.call('DEL', KEYS[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return {now, fresh}
+return {now, fresh, expired}
