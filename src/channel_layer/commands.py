@@ -402,7 +402,8 @@ class Changed:
     Attributes:
         version: the group's version after it.
         marked: the marker is in the member's inbox.
-        applied: False when a `Join` that restores found that the member has left meanwhile.
+        applied: False when a `Join` that restores found that the member has left meanwhile, or a `Leave` with a
+            ``latest`` that there has been a later joining.
         owned: the owner of the member's inbox has it in his mirror, or will, so a marker has to tell him.
     """
 
@@ -450,12 +451,15 @@ class Leave(Command[Changed]):
         group: the group.
         channel: the member.
         mark: the member's inbox is on the same shard; put the marker into it in the same step.
+        latest: if not None, apply it only to a member that the owner of its inbox added, and only if no channel of
+            that inbox has joined the group since this version.
     """
 
     shard: int
     group: GroupName
     channel: ChannelName
     mark: bool
+    latest: int | None = None
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
         return store.leave(self)

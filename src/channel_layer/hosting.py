@@ -511,7 +511,7 @@ class Host:
         while True:
             await asyncio.sleep(period)
             now = desk.clock.now()
-            leaving: list[tuple[str, str]] = []
+            leaving: list[tuple[str, str, int]] = []
             with desk.lock:
                 inboxes = list(desk.inboxes.values())
                 for inbox in inboxes:
@@ -529,8 +529,8 @@ class Host:
                     self.give_back(inbox, soon=True)
             for start in range(0, len(leaving), _ANNOUNCE_AT_ONCE):
                 leaves = [
-                    programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member))
-                    for group, member in leaving[start : start + _ANNOUNCE_AT_ONCE]
+                    programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member), latest)
+                    for group, member, latest in leaving[start : start + _ANNOUNCE_AT_ONCE]
                 ]
                 # What fails is tried again when the next message expires unread.
                 await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
@@ -601,6 +601,7 @@ class _Pump:
             for task in self._waits.values():
                 task.cancel()
             await asyncio.gather(*self._waits.values(), return_exceptions=True)
+            await self._return_calls()
             await self._return_surplus()
 
     def _demand(self) -> int:
@@ -652,6 +653,16 @@ class _Pump:
         while self._called:
             shard = next(iter(self._called))
             await self._pop(shard, 0)
+
+    async def _return_calls(self) -> None:
+        """Pass on, at the end of all waits, what nobody here has answered; else a message waits for a look by chance."""
+        desk, tap = self._desk, self.tap
+        answered = {shard for shard, task in self._waits.items() if not (task.cancelled() or task.exception())}
+        for shard in self._called | answered:
+            with contextlib.suppress(StoreError):
+                popped = await self._store.pop(c.Pop(shard, tap.queue, 0, desk.claimant))
+                with desk.lock:
+                    desk.ledger.drop("expired", tap.queue.name, popped.expired)
 
     async def _linger(self) -> bool:
         """Keep the waits open for a while; whether anything happened."""

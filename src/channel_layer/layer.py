@@ -244,6 +244,8 @@ class ChannelLayer:
             StoreError: the store could not be reached.
         """
         queue = minted_inbox(prefix, self._client)
+        if self._desk.closed:
+            raise _closed()
         if queue.name not in self._desk.inboxes:
             await self._on_host(lambda host: host.adopt(queue))
         return queue.name + secrets.token_urlsafe(LOCAL_LENGTH * 3 // 4)
@@ -509,7 +511,7 @@ class ChannelLayer:
     def _abandon(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
         """A receiver goes without its message: call the next one."""
         with self._desk.lock:
-            others = list(box.abandon(waiter))
+            others = source.abandon(box, waiter)
         for other in others:
             other.wake()
         if isinstance(source, Tap) and (host := self._host) is not None:

@@ -87,18 +87,21 @@ class Receiver:
         error: set instead of a message: the receiver can never get one.
     """
 
-    __slots__ = ("_future", "_loop", "_thread", "error")
+    __slots__ = ("_future", "_loop", "error")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._thread = threading.get_ident()
         self._future: asyncio.Future[None] = loop.create_future()
         self.error: Exception | None = None
 
     def wake(self) -> None:
         """Let it run."""
         try:
-            if threading.get_ident() == self._thread:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # called from a thread without a loop
+            here = False
+        try:
+            if here:
                 self._set()
             else:
                 self._loop.call_soon_threadsafe(self._set)

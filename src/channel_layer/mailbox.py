@@ -126,13 +126,12 @@ class Mailbox:
             self.promised += 1
             yield self.waiters.popleft()
 
-    def abandon(self, waiter: Waiter) -> Iterator[Waiter]:
-        """Forget a receiver that was cancelled; yield whom to wake in his place."""
+    def leave(self, waiter: Waiter) -> None:
+        """Forget a receiver that was cancelled; what was promised to him is promised to nobody."""
         try:
             self.waiters.remove(waiter)
         except ValueError:  # he was woken before he was cancelled
             self.promised -= 1
-        yield from self.promise()
 
 
 @dataclass(slots=True)
@@ -192,8 +191,11 @@ class Inbox:
         self._group_expiry = group_expiry
         self._versions: dict[tuple[str, str], tuple[int, float]] = {}
         self._lapsed: set[str] = set()
-        """Channels with a message that became too old and made room for another before a sweep saw it."""
+        """Channels with a message that became too old and was dropped for a newer one before a sweep saw it."""
         self._oldest: dict[str, float] = {}
+        """For each group in the mirror: when the longest membership was last made."""
+        self._latest: dict[str, int] = {}
+        """For each group in the mirror: the version of the last joining of any channel."""
 
     # -- mailboxes
 
@@ -214,6 +216,13 @@ class Inbox:
             if not item.grouped:
                 self._owe(box.name, 1)
         return item
+
+    def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
+        """Forget a receiver that was cancelled; return whom to wake in his place."""
+        box.leave(waiter)
+        if box.items:
+            self.waiting[box.name] = box  # what came in while somebody waited is not in it
+        return list(box.promise())
 
     def return_places(self) -> GiveBack | None:
         """Return what to tell the store of places that are free again: what it may not have heard, or what is new."""
@@ -245,8 +254,12 @@ class Inbox:
         """Return how many messages wait here."""
         return sum(len(box.items) for box in self.boxes.values())
 
-    def sweep(self, now: float) -> list[tuple[str, str]]:
-        """Drop what is too old at local time *now*; return memberships (group, member) to end, because of that."""
+    def sweep(self, now: float) -> list[tuple[str, str, int]]:
+        """Drop what is too old at local time *now*; return memberships to end, because of that.
+
+        Returns:
+            (group, member, the latest version in which a channel of this inbox is known to have joined the group).
+        """
         lapsed, self._lapsed = self._lapsed, set()
         for box in list(self.waiting.values()):
             if not box.items:
@@ -255,7 +268,7 @@ class Inbox:
                 self._expire(box, now)
                 lapsed.add(box.name)
         boxes = (self.boxes[name] for name in lapsed if name in self.boxes)
-        return [(group, box.name) for box in boxes for group in box.groups]
+        return [(group, box.name, self._latest[group]) for box in boxes for group in box.groups]
 
     def forget(self, now: float) -> None:
         """Forget mailboxes that nobody has used for `expiry` seconds, and old versions of members that left."""
@@ -284,6 +297,7 @@ class Inbox:
         self.mirror.clear()
         self.unseen.clear()
         self._oldest.clear()
+        self._latest.clear()
 
     def _expire(self, box: Mailbox, now: float) -> None:
         before = len(box.items)
@@ -347,10 +361,11 @@ class Inbox:
                     continue
                 box.items.append(item)
                 box.grouped += 1
-                if box.waiters:
-                    wake.extend(box.promise())
-                else:
+                if not box.waiters:
                     self.waiting[box.name] = box
+                elif len(box.items) > box.promised:  # as `promise` does, at a third of its cost
+                    box.promised += 1
+                    wake.append(box.waiters.popleft())
             count = len(members)
         for name in frame.riders:
             if members and name in members:
@@ -366,9 +381,11 @@ class Inbox:
 
     def _room(self, box: Mailbox, now: float) -> bool:
         """Make room for a group message by dropping what is too old; count the message as lost if there is none."""
+        before = len(box.items)
         self._expire(box, now)
-        if box.grouped < box.capacity:
+        if len(box.items) < before:
             self._lapsed.add(box.name)
+        if box.grouped < box.capacity:
             return True
         self._ledger.drop("full", box.name)
         return False
@@ -377,6 +394,8 @@ class Inbox:
         key = (marker.group, marker.member)
         if marker.version >= self.unseen.get(key, marker.version + 1):
             del self.unseen[key]
+        if marker.joined and marker.group in self._latest:
+            self._latest[marker.group] = max(marker.version, self._latest[marker.group])
         known = self._versions.get(key)
         if known is not None and known[0] >= marker.version:
             return
@@ -384,10 +403,13 @@ class Inbox:
         members = self.mirror.setdefault(marker.group, {})
         if marker.joined:
             box = self.box(marker.member, now)
+            self._expire(box, now)  # what was too old before it joined (again) does not end this membership
+            self._lapsed.discard(marker.member)
             joined = stamp - marker.age / 1000
             members[marker.member] = _Member(box, joined)
             box.groups.add(marker.group)
             self._oldest[marker.group] = min(joined, self._oldest.get(marker.group, joined))
+            self._latest.setdefault(marker.group, marker.version)
         else:
             self._drop_member(marker.group, members, marker.member)
 
@@ -398,6 +420,7 @@ class Inbox:
         if not members:
             self.mirror.pop(group, None)
             self._oldest.pop(group, None)
+            self._latest.pop(group, None)
 
     def _retire(self, group: str, stamp: float, limit: float) -> None:
         """End the memberships that are over at the store's time *stamp*."""
@@ -470,6 +493,11 @@ class Tap:
         if item is not None:
             self._ledger.delivered += 1
         return item
+
+    def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
+        """Forget a receiver that was cancelled; return whom to wake in his place."""
+        box.leave(waiter)
+        return [] if self.queue.kind is Kind.INBOX else list(box.promise())  # as in `take`: the pump asks the store
 
     def expire(self, box: Mailbox, now: float) -> None:
         """Drop what is too old at local time *now*."""

@@ -226,13 +226,23 @@ def group_add(
     return Joined(changed.version, changed.applied)
 
 
-def group_discard(routes: Routes, group: GroupName, channel: ChannelName) -> Program[None]:
-    """Remove a channel from a group, whoever added it; nothing happens if it is no member."""
+def group_discard(
+    routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None
+) -> Program[None]:
+    """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        channel: the member.
+        latest: the channel's owner tidies up, and knows of joinings up to this version: one that he does not know of
+            holds.
+    """
     shard = routes.ring.group(group)
     inbox = channel.queue.kind is Kind.INBOX
     home = routes.ring.queue(channel.queue)
-    changed = yield from perform(c.Leave(shard, group, channel, mark=inbox and home == shard))
-    if inbox and home != shard:
+    changed = yield from perform(c.Leave(shard, group, channel, mark=inbox and home == shard, latest=latest))
+    if inbox and home != shard and changed.applied:
         marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
         yield from perform(c.Mark(home, channel.queue, marker))
 

@@ -302,8 +302,12 @@ class MemoryStore:
         with self._lock:
             now = self._now()
             self._forget_left(now)
-            self._all.version = version = self._all.version + 1
             group = self._all.groups.get(request.group.name)
+            if request.latest is not None:
+                last = group.inboxes.get(request.channel.queue.name) if group is not None else None
+                if group is None or name not in group.owned or last is None or last > request.latest:
+                    return c.Changed(self._all.version, marked=False, applied=False, owned=False)
+            self._all.version = version = self._all.version + 1
             if group is not None:
                 group.others.pop(name, None)
                 if group.owned.pop(name, None) is not None:

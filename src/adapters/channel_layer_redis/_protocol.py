@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
+        self._foreign = False
         self.open = False
         self.client_id = 0
         self.run_id = ""
@@ -200,7 +202,8 @@ class Connection(asyncio.Protocol):
                 else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as exc:
-            error = StoreError(f"{self._label} does not speak Redis's protocol", retryable=False, outcome="unknown")
+            self._foreign = True
+            error = self._gone("unknown")
             error.__cause__ = exc
             self._fail(error)
             self.abort()
@@ -244,9 +247,10 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
 
     def _gone(self, outcome: str) -> StoreError:
+        lost = f"the connection to {self._label} was lost"
         return StoreError(
-            f"the connection to {self._label} was lost",
-            retryable=True,
+            f"{self._label} does not speak Redis's protocol" if self._foreign else lost,
+            retryable=not self._foreign,
             outcome="not_sent" if outcome == "not_sent" else "unknown",
         )
 
@@ -283,6 +287,14 @@ async def connect(host: Host, timeout: float) -> Connection:  # noqa: ASYNC109 -
     except TimeoutError as exc:
         connection.abort()
         raise StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent") from exc
+    except ssl.SSLCertVerificationError as exc:
+        connection.abort()
+        raise StoreError(
+            f"cannot trust {label}: certificate verify failed: {exc.verify_message}; give the authority that signed it "
+            f"as ssl_ca_certs in hosts, and the host by a name that is in the certificate",
+            retryable=False,
+            outcome="not_sent",
+        ) from exc
     except OSError as exc:
         connection.abort()
         raise StoreError(

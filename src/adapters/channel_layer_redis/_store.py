@@ -212,7 +212,13 @@ class RedisStore:
         # Before and after, because a flush raises the epoch first and empties the queue then.
         before = await self._call(request.shard, "GET", self._keys.epoch)
         popped = await self._pop(request, keys, args)
-        after = await self._call(request.shard, "GET", self._keys.epoch)
+        try:
+            after = await self._call(request.shard, "GET", self._keys.epoch)
+        except BaseException:  # cancelled, or the server is away
+            if popped.entries:
+                with contextlib.suppress(StoreError):
+                    await asyncio.shield(self._put_back(request.shard, request.queue, popped.entries))
+            raise
         entries, flushed = (popped.entries, 0) if before == after else ((), len(popped.entries))
         return replace(popped, entries=entries, flushed=flushed, epoch=_text(after))
 
@@ -371,9 +377,10 @@ class RedisStore:
         keys: tuple[str, ...] = self._keys.group(request.group.name)
         if request.mark:
             keys = (*keys, *self._keys.inbox(inbox))
-        args = (request.group.name, request.channel.name, inbox, self._group, self._left, self._offset())
-        version, marked = _numbers(await self._script(request.shard, _LEAVE, keys, args))
-        return c.Changed(version, marked == 1, applied=True, owned=False)
+        latest = "" if request.latest is None else request.latest
+        args = (request.group.name, request.channel.name, inbox, self._group, self._left, self._offset(), latest)
+        version, marked, applied = _numbers(await self._script(request.shard, _LEAVE, keys, args))
+        return c.Changed(version, marked == 1, applied == 1, owned=False)
 
     async def publish(self, request: c.Publish, /) -> c.Published:
         frame = group_frame(request.group.name, (), request.payload)

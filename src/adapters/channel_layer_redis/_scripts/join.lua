@@ -17,16 +17,14 @@ local version = string.format('%.0f', math.max(known + 1, time[1] * 1000000 + ti
 redis.call('HSET', KEYS[3], '', version)
 redis.call('ZREM', KEYS[4], ARGV[2])
 local joined = now - tonumber(ARGV[5])
-local owned = 1
-if ARGV[4] == '1' then
+local owned = 0
+if ARGV[4] == '1' or redis.call('ZSCORE', KEYS[1], ARGV[2]) then
+  owned = 1
   if KEYS[5] then redis.call('ZREM', KEYS[2], ARGV[2]) end
   local new = redis.call('ZADD', KEYS[1], joined, ARGV[2])
   local count = tonumber(string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '0:', '^(%d+):')) + new
   redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count, version))
-elseif redis.call('ZSCORE', KEYS[1], ARGV[2]) then
-  redis.call('ZADD', KEYS[1], joined, ARGV[2])
 else
-  owned = 0
   redis.call('ZADD', KEYS[2], joined, ARGV[2])
 end
 for place = 1, 3 do redis.call('PEXPIRE', KEYS[place], ARGV[7]) end

@@ -1,11 +1,17 @@
 -- Remove a channel from a group, whoever added it.
 -- KEYS  1 owned  2 others  3 inboxes  4 left  and to put a marker: 5 lease  6 stream    (see join.lua)
 -- ARGV  1 group  2 member  3 its inbox, or ''  4 lifetime of the group's keys in ms  5 ms that a leaving is remembered
---       6 clock offset in ms
--- Returns {version, 1 if the marker was put}.
+--       6 clock offset in ms  7 the latest version that the owner knows to have added one of his channels, or ''
+-- Returns {version, 1 if the marker was put, 1 if it was applied or 0 if the owner has added one since}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = tonumber(redis.call('HGET', KEYS[3], '') or 0)
+if ARGV[7] ~= '' then
+  local last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '', '^%d+:(%d+)$')
+  if not redis.call('ZSCORE', KEYS[1], ARGV[2]) or not last or tonumber(last) > tonumber(ARGV[7]) then
+    return {string.format('%.0f', known), 0, 0}
+  end
+end
 local version = string.format('%.0f', math.max(known + 1, time[1] * 1000000 + time[2]))
 redis.call('HSET', KEYS[3], '', version)
 if redis.call('ZREM', KEYS[1], ARGV[2]) == 1 then
@@ -30,4 +36,4 @@ if KEYS[5] and redis.call('HEXISTS', KEYS[5], 'g') == 1 then
   redis.call('PEXPIRE', KEYS[6], redis.call('PTTL', KEYS[5]))
   marked = 1
 end
-return {version, marked}
+return {version, marked, 1}

@@ -1,0 +1,183 @@
+"""Leases: a dead owner is skipped at once and forgotten soon; a living one keeps what it has, and can come back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from channel_layer import StoreError
+from channel_layer_redis import RedisChannelLayer
+from tests.support.processes import AsyncChild, Fleet
+from tests.support.scenarios_groups import collect, eventually, receive_within
+from tests.support.systems import System, run
+
+if TYPE_CHECKING:
+    from tests.support.servers import Deployment
+
+EXPIRY = 1.0
+LEASE = 1.5 * EXPIRY
+
+
+async def belong(child: AsyncChild, job: tuple[list[str], str]) -> list[object]:
+    """Own a member of a group; receive until told that it is over."""
+    hosts, prefix = job
+    async with RedisChannelLayer(hosts=hosts, prefix=prefix, expiry=EXPIRY) as layer:
+        name = await layer.new_channel()
+        await layer.group_add("group", name)
+        seen: list[object] = []
+        await child.ready(name)
+        while not seen or seen[-1] != "end":
+            seen.append((await layer.receive(name))["n"])
+        return seen
+
+
+def test_members_of_a_killed_process_are_gone_with_its_lease(deployment: Deployment, prefix: str) -> None:
+    """After `kill -9` and one lease the members are skipped, and the next group send removes them from the store."""
+
+    async def body(fleet: Fleet) -> None:
+        dies = fleet.spawn(belong, (deployment.urls, prefix))
+        name = await asyncio.to_thread(dies.wait_ready)
+        async with RedisChannelLayer(hosts=deployment.urls, prefix=prefix, expiry=EXPIRY) as layer:
+            mine = await layer.new_channel()
+            await layer.group_add("group", mine)
+            assert await layer.group_channels("group") == sorted([name, mine])
+            await asyncio.to_thread(dies.kill9)
+
+            async def skipped() -> bool:
+                return await layer.group_channels("group") == [mine]
+
+            assert await eventually(skipped) < 10 * LEASE
+            await layer.group_send("group", {"n": 1})
+            assert await receive_within(layer, mine) == {"n": 1}
+            rosters = [host.command("ZRANGE", k, 0, -1) for host in deployment.hosts for k in host.keys(f"{prefix}g:")]
+            assert rosters == [[mine.encode()]]
+
+    with Fleet() as fleet:
+        asyncio.run(body(fleet))
+
+
+def test_an_owner_that_stood_still_for_longer_than_its_lease_comes_back(deployment: Deployment, prefix: str) -> None:
+    """It drops what it held, since nothing of that can be young enough, and its memberships are there again."""
+
+    async def body(fleet: Fleet) -> None:
+        sleeper = fleet.spawn(belong, (deployment.urls, prefix))
+        name = await asyncio.to_thread(sleeper.wait_ready)
+        fleet.go()
+        async with RedisChannelLayer(hosts=deployment.urls, prefix=prefix, expiry=EXPIRY) as layer:
+            sleeper.send_signal(signal.SIGSTOP)
+            await layer.group_send("group", {"n": "too old when it wakes up"})
+            await layer.send(name, {"n": "too old when it wakes up"})
+
+            async def dead() -> bool:
+                return await layer.group_channels("group") == []
+
+            await eventually(dead)
+            await layer.group_send("group", {"n": "to a dead member, who is removed"})
+            sleeper.send_signal(signal.SIGCONT)
+
+            async def back() -> bool:
+                return await layer.group_channels("group") == [name]
+
+            await eventually(back)
+            await layer.group_send("group", {"n": "group"})
+            await layer.send(name, {"n": "end"})
+            assert await asyncio.to_thread(sleeper.result) == ["group", "end"]
+
+    with Fleet() as fleet:
+        asyncio.run(body(fleet))
+
+
+def test_a_living_owner_keeps_its_lease(redis_system: System) -> None:
+    """For many leases' time an idle owner stays a member, its inbox stays its own, and it costs next to nothing."""
+
+    async def body() -> None:
+        async with redis_system.layer(expiry=0.2) as owner, redis_system.layer(expiry=0.2) as sender:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            for _ in range(5):
+                await asyncio.sleep(0.3)  # the length of a lease; here real time is what is tested
+                assert await sender.group_channels("group") == [name]
+            await sender.group_send("group", {"n": 1})
+            assert await receive_within(owner, name) == {"n": 1}
+
+    run(body())
+
+
+@pytest.mark.parametrize("group_expiry", [50.0, None])
+def test_a_membership_ends_a_group_expiry_after_the_last_add(system: System, group_expiry: float | None) -> None:
+    """It runs from the last `group_add`, even if the owner lives; with None a living owner's members stay."""
+
+    async def body() -> None:
+        options = {"expiry": 1e6, "group_expiry": group_expiry}
+        async with system.layer(**options) as owner, system.layer(**options) as sender:
+            early, late = await owner.new_channel(), await owner.new_channel()
+            for channel in (early, late, "nobody"):
+                await owner.group_add("group", channel)
+            system.clock.advance(30)
+            await owner.group_add("group", late)
+            await sender.group_add("group", "nobody")
+            system.clock.advance(19.9)
+            await sender.group_send("group", {"n": 1})
+            assert await collect(owner, early) == await collect(owner, late) == [{"n": 1}]
+            system.clock.advance(0.2)
+            await sender.group_send("group", {"n": 2})
+            remains = group_expiry is None
+            assert await collect(owner, early) == ([{"n": 2}] if remains else [])
+            assert await collect(owner, late) == [{"n": 2}]
+            assert await sender.group_channels("group") == sorted([late, "nobody", *([early] if remains else [])])
+            system.clock.advance(50)
+            await sender.group_send("group", {"n": 3})
+            assert await collect(owner, late) == ([{"n": 3}] if remains else [])
+
+    run(body())
+
+
+@pytest.mark.usefixtures("loops")
+def test_the_end_of_a_layer_gives_everything_up(system: System) -> None:
+    """`aclose` leaves the groups and gives up the inbox; who waits gets an error; a second time nothing happens."""
+
+    async def body() -> None:
+        layer, other = system.layer(), system.layer()
+        name = await layer.new_channel()
+        await layer.group_add("group", name)
+        waiting = [asyncio.create_task(layer.receive(channel)) for channel in (name, "jobs")]
+        await asyncio.sleep(0)
+        await layer.aclose()
+        for task in waiting:
+            with pytest.raises(StoreError, match="closed"):
+                await task
+        assert await other.group_channels("group") == []
+        await layer.aclose()
+        for call in (layer.send("jobs", {}), layer.receive("jobs"), layer.new_channel(), layer.group_add("g", "jobs")):
+            with pytest.raises(StoreError, match="closed") as caught:
+                await call
+            assert not caught.value.retryable
+        await other.send("jobs", {"n": 1})
+        assert await receive_within(other, "jobs") == {"n": 1}
+        await other.aclose()
+
+    run(body())
+
+
+@pytest.mark.usefixtures("loops")
+def test_letting_go_of_connections_loses_nothing(system: System) -> None:
+    """After `close_pools` the layer, its inbox, its messages and its memberships are as before."""
+
+    async def body() -> None:
+        async with system.layer() as layer, system.layer() as other:
+            name = await layer.new_channel()
+            await layer.group_add("group", name)
+            await other.send(name, {"n": 0})
+            assert await receive_within(layer, name) == {"n": 0}
+            for number in range(5):
+                await other.send(name, {"n": number})
+                await layer.close_pools()
+                await other.close_pools()
+                await other.group_send("group", {"n": -number})
+                assert await receive_within(layer, name) == {"n": number}
+                assert await receive_within(layer, name) == {"n": -number}
+
+    run(body())
