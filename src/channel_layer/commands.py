@@ -54,6 +54,7 @@ __all__ = (
     "Step",
     "Together",
     "Touch",
+    "Unclaim",
     "Unflushed",
     "Wait",
 )
@@ -208,6 +209,24 @@ class PutBack(Command[None]):
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
         return store.put_back(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaim(Command[None]):
+    """Give up an inbox that was claimed by popping it, so that another one need not wait for the end of the lease.
+
+    Attributes:
+        shard: the host.
+        inbox: the inbox.
+        claimant: who claimed it; nothing happens if that is somebody else by now.
+    """
+
+    shard: int
+    inbox: Queue
+    claimant: str
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.unclaim(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -603,6 +603,17 @@ class _Pump:
             await asyncio.gather(*self._waits.values(), return_exceptions=True)
             await self._return_calls()
             await self._return_surplus()
+            await self._unclaim()
+
+    async def _unclaim(self) -> None:
+        """Let another process claim this inbox at once, unless something of it waits here for another receiver."""
+        desk, tap = self._desk, self.tap
+        with desk.lock:
+            over = tap.queue.kind is Kind.INBOX and (tap.idle or desk.closed)
+        if over:
+            with contextlib.suppress(StoreError):  # the lease ends by itself
+                shard = desk.routes.ring.queue(tap.queue)
+                await self._store.unclaim(c.Unclaim(shard, tap.queue, desk.claimant))
 
     def _demand(self) -> int:
         with self._desk.lock:
@@ -655,7 +666,7 @@ class _Pump:
             await self._pop(shard, 0)
 
     async def _return_calls(self) -> None:
-        """Pass on, at the end of all waits, what nobody here has answered; else a message waits for a look by chance."""
+        """Pass on, at the end of all waits, what nobody here has answered; else a message waits for the next look."""
         desk, tap = self._desk, self.tap
         answered = {shard for shard, task in self._waits.items() if not (task.cancelled() or task.exception())}
         for shard in self._called | answered:

@@ -432,6 +432,10 @@ class ChannelLayer:
                     await self._give_up(inboxes)
         finally:
             await self._stop_host()
+            with desk.lock:
+                for tap in desk.taps.values():
+                    for box in tap.boxes.values():
+                        desk.ledger.drop("closed", box.name, box.clear())
             await self._leave_everywhere()
 
     async def __aenter__(self) -> Self:

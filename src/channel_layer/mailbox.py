@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from channel_layer import envelope
 from channel_layer.commands import GiveBack
+from channel_layer.errors import InvalidName
 from channel_layer.expiry import deadline
-from channel_layer.names import Kind
+from channel_layer.names import ChannelName, GroupName, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -337,9 +338,14 @@ class Inbox:
                 elif kind == envelope.GROUP:
                     self._expand(envelope.read_group(frame), stamp, lifetime, now, wake)
                 elif kind in (envelope.JOIN, envelope.LEAVE):
-                    self._change(envelope.read_marker(frame), stamp, now)
+                    marker = envelope.read_marker(frame)
+                    self._check(marker)
+                    self._change(marker, stamp, now)
                 elif kind == envelope.FLUSH:
-                    self._flush(envelope.read_flush(frame).generation)
+                    generation = envelope.read_flush(frame).generation
+                    if not generation:
+                        raise envelope.BadFrame("a flush marker is cut short")
+                    self._flush(generation)
                 else:
                     raise envelope.BadFrame("unknown kind of frame")
             except envelope.BadFrame:
@@ -389,6 +395,16 @@ class Inbox:
             return True
         self._ledger.drop("full", box.name)
         return False
+
+    def _check(self, marker: envelope.MembershipMarker) -> None:
+        """See that a marker names a group and a channel of this inbox: both are told to the store again, later."""
+        try:
+            GroupName.parse(marker.group)
+            owner = ChannelName.parse(marker.member).queue
+        except InvalidName as exc:
+            raise envelope.BadFrame("a marker with a name that is none") from exc
+        if owner.name != self.queue.name:
+            raise envelope.BadFrame("a marker for a channel of somebody else")
 
     def _change(self, marker: envelope.MembershipMarker, stamp: float, now: float) -> None:
         key = (marker.group, marker.member)

@@ -226,9 +226,7 @@ def group_add(
     return Joined(changed.version, changed.applied)
 
 
-def group_discard(
-    routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None
-) -> Program[None]:
+def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Program[None]:
     """Remove a channel from a group, whoever added it; nothing happens if it is no member.
 
     Args:

@@ -181,3 +181,19 @@ def test_letting_go_of_connections_loses_nothing(system: System) -> None:
                 assert await receive_within(layer, name) == {"n": -number}
 
     run(body())
+
+
+@pytest.mark.usefixtures("loops")
+def test_an_inbox_that_was_claimed_is_free_after_the_end(system: System) -> None:
+    """Who closes gives up the inboxes that it claimed by reading: a successor need not wait for the end of a lease."""
+
+    async def body() -> None:
+        first, second = system.layer(), system.layer()
+        await first.send("server!a", {"n": 0})
+        assert await receive_within(first, "server!a") == {"n": 0}
+        await first.aclose()
+        await second.send("server!a", {"n": 1})
+        assert await receive_within(second, "server!a") == {"n": 1}  # patience is far less than a lease
+        await second.aclose()
+
+    run(body())

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from zipfile import ZipFile
 
 from tests.packaging.conftest import Distributions
-from tests.packaging.support import PACKAGES, pyproject, run
+from tests.packaging.support import PACKAGES, ROOT, pyproject, run
 
 
 def _contents(distributions: Distributions) -> set[str]:
@@ -40,9 +40,10 @@ def test_every_package_says_that_it_is_typed(distributions: Distributions) -> No
 
 def test_lua_scripts_are_shipped(distributions: Distributions) -> None:
     """The Redis layer finds its scripts where it is installed."""
-    scripts = [name for name in _contents(distributions) if name.startswith("channel_layer_redis/_scripts/")]
-    assert scripts
-    assert all(name.endswith(".lua") for name in scripts)
+    shipped = {name for name in _contents(distributions) if name.endswith(".lua")}
+    written = {f"channel_layer_redis/_scripts/{path.name}" for path in ROOT.glob("src/adapters/*/_scripts/*.lua")}
+    assert shipped == written
+    assert written
 
 
 def test_wheel_passes_the_guard(distributions: Distributions) -> None:

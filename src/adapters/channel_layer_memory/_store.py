@@ -160,6 +160,12 @@ class MemoryStore:
             line.entries.extendleft(reversed(request.entries))
             _call(line)
 
+    async def unclaim(self, request: c.Unclaim, /) -> None:
+        with self._lock:
+            claim = self._all.claims.get(request.inbox.name)
+            if claim is not None and claim[0] == request.claimant:
+                del self._all.claims[request.inbox.name]
+
     async def wait(self, request: c.Wait, /) -> None:
         name = request.queue.name
         with self._lock:

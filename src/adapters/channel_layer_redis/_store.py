@@ -51,6 +51,7 @@ _PUSH_QUEUE = _scripts.load("push_queue")
 _PUT_BACK = _scripts.load("put_back")
 _RELEASE = _scripts.load("release")
 _RENEW = _scripts.load("renew")
+_UNCLAIM = _scripts.load("unclaim")
 
 _READ_COUNT = 256
 """Entries that one read of an inbox brings at most: enough to make a round trip cheap, few enough to stay small."""
@@ -249,6 +250,9 @@ class RedisStore:
         entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in some]
         keys = self._keys.queue(queue.name)
         await self._script(shard, _PUT_BACK, keys, (self._expiry, self._offset(), *entries))
+
+    async def unclaim(self, request: c.Unclaim, /) -> None:
+        await self._script(request.shard, _UNCLAIM, (self._keys.claim(request.inbox.name),), (request.claimant,))
 
     async def wait(self, request: c.Wait, /) -> None:
         """See `AsyncStore.wait`: it takes the one element of the call list, which stands for no message."""
@@ -593,7 +597,7 @@ def _batch(reply: object, after: str) -> c.Batch:
                 case [bytes() as offset, bytes() as frame]:
                     try:
                         entries.append(((milliseconds + int(offset)) / 1000, frame))
-                    except ValueError:
+                    except (ValueError, OverflowError):
                         entries.append((milliseconds / 1000, b""))
                 case _:
                     entries.append((milliseconds / 1000, b""))

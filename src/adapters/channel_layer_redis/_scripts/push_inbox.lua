@@ -5,8 +5,8 @@
 -- An entry is 8 bytes of time and a frame; what is shorter is not ours, and must stop nobody.
 if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
   local place = 'n' .. ARGV[5]
-  if redis.call('HINCRBY', KEYS[1], place, 1) > tonumber(ARGV[1])
-    or redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[6]) then
+  if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[6]) then return {0, 0} end -- first: an error here takes no place
+  if redis.call('HINCRBY', KEYS[1], place, 1) > tonumber(ARGV[1]) then
     if redis.call('HINCRBY', KEYS[1], place, -1) <= 0 then redis.call('HDEL', KEYS[1], place) end
     return {0, 0}
   end
