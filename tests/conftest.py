@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import reaper
 from tests.support.leaks import Resources
-from tests.support.systems import System
 from tests.support.servers import (
     Deployment,
     NoSuchServer,
@@ -28,6 +27,7 @@ from tests.support.servers import (
     fresh_prefix,
     preferred_kind,
 )
+from tests.support.systems import System
 
 # No deadline in any profile: how long an example takes depends on who else uses the machine.
 settings.register_profile("dev", deadline=None, max_examples=50)
@@ -41,9 +41,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile(
-    os.environ.get("CHANNEL_LAYER_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
-)
+settings.load_profile(os.environ.get("CHANNEL_LAYER_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 _T = TypeVar("_T")
 

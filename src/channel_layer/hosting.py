@@ -199,7 +199,11 @@ class Host:
                 inbox = self._desk.make_inbox(queue)
                 await self._ensure_claimed(inbox)
                 with self._desk.lock:
-                    self._desk.inboxes[queue.name] = inbox
+                    if not self._desk.closed:
+                        self._desk.inboxes[queue.name] = inbox
+                if queue.name not in self._desk.inboxes:  # the layer was closed meanwhile, and did not know of it
+                    await self._store.release(c.Release(inbox.shard, queue))
+                    raise StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
         if queue.name not in self._readers:
             self._read(inbox)
 
@@ -415,6 +419,8 @@ class Host:
                     if inbox.unannounced:
                         await self._announce_all(inbox)
                     return
+                if desk.closed:
+                    return  # it has been given up for good
                 missed = renewed.now >= desk.leases[name]
             with desk.lock:
                 if missed:

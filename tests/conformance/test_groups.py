@@ -17,13 +17,14 @@ _OUTSIDE = ("normal", "single?reader", "claimed!one", "claimed!two")
 
 
 async def _dropped(layer: ChannelLayer) -> dict[str, int]:
-    return dict((await layer.statistics()).dropped)
+    return {str(reason): count for reason, count in (await layer.statistics()).dropped.items()}
 
 
 # -- members -------------------------------------------------------------------------------------------------
 
 
-def test_a_member_of_any_kind_gets_one_copy(system: System, loops: str) -> None:
+@pytest.mark.usefixtures("loops")
+def test_a_member_of_any_kind_gets_one_copy(system: System) -> None:
     """Whoever adds a channel, and however often: `group_send` gives it one copy, `group_channels` lists it once."""
 
     async def body() -> None:
@@ -118,9 +119,9 @@ def test_recipients_share_no_object_with_anybody(system: System) -> None:
             names = [await owner.new_channel() for _ in range(2)] + [await other.new_channel()]
             for layer, name in zip((owner, owner, other), names, strict=True):
                 await layer.group_add("group", name)
-            message = {"list": [1, {"deep": b"x"}]}
-            await other.group_send("group", message)
-            message["list"].append("changed by the sender")
+            sent: list[object] = [1, {"deep": b"x"}]
+            await other.group_send("group", {"list": sent})
+            sent.append("changed by the sender")
             first = await receive_within(owner, names[0])
             first_list = first["list"]
             assert isinstance(first_list, list)
@@ -131,7 +132,8 @@ def test_recipients_share_no_object_with_anybody(system: System) -> None:
     run(body())
 
 
-def test_direct_and_group_messages_keep_one_order(system: System, loops: str) -> None:
+@pytest.mark.usefixtures("loops")
+def test_direct_and_group_messages_keep_one_order(system: System) -> None:
     """What one writer sends to a channel, directly and through groups in turn, is received in that order."""
 
     async def body() -> None:

@@ -187,6 +187,7 @@ def test_an_owner_that_comes_back_is_not_removed_as_dead(system: System, monkeyp
             old, new = await owner.new_channel(), await owner.new_channel()
             await owner.group_add("group", old)
             await owner.group_add("group", "normal")  # so that the removal is a step of its own on every store
+            assert await collect(owner, old) == []  # the owner's background work has begun
             lose_leases(system)
             removal = hold(monkeypatch, c.Prune, lambda _: True)
             sending = asyncio.create_task(sender.group_send("group", {"n": 1}))
@@ -208,6 +209,7 @@ def test_a_group_add_takes_a_lost_lease_again(system: System) -> None:
         async with system.layer() as owner, system.layer() as sender:
             old, new = await owner.new_channel(), await owner.new_channel()
             await owner.group_add("group", old)
+            assert await collect(owner, old) == []  # the owner's background work has begun
             lose_leases(system)
             assert await sender.group_channels("group") == []
             await owner.group_add("group", new)

@@ -1,1 +1,326 @@
-"""In the making: workers, poison and leftovers."""
+"""Nothing outlives its use: every key has a lifetime, and what processes leave behind goes away by itself."""
+
+# pyright: reportPrivateUsage=false
+# A forced race has to reach inside.
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from channel_layer import ChannelFull, ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer_redis._keys import KINDS, Keys, split
+from channel_layer_redis._protocol import is_list
+from channel_layer_redis._store import RedisStore
+from tests.support.processes import Fleet
+from tests.support.scenarios_delivery import eventually, number, receive_or_none, site
+from tests.support.scenarios_workers import Leaving, leave_everything
+from tests.support.systems import System, run
+
+EXPIRY, GROUP_EXPIRY = 60, 600
+
+LONGEST = {
+    **dict.fromkeys("qt", EXPIRY),
+    **dict.fromkeys("lsc", 1.5 * EXPIRY),
+    **dict.fromkeys("goi", GROUP_EXPIRY),
+    "x": 3 * EXPIRY,
+    "e": GROUP_EXPIRY,
+}
+"""Seconds that a key of each kind may live."""
+
+
+def _keys(system: System) -> list[str]:
+    deployment = system.deployment
+    assert deployment is not None
+    return deployment.keys(system.prefix)
+
+
+def _check_lifetimes(system: System, after: str) -> None:
+    """Every key of the prefix ends by itself, and none lives longer than its kind may."""
+    deployment = system.deployment
+    assert deployment is not None
+    for host in deployment.hosts:
+        for key, milliseconds in host.lifetimes(system.prefix).items():
+            kind, _ = split(system.prefix, key)
+            assert 0 <= milliseconds <= LONGEST[kind] * 1000, f"{key} lives {milliseconds} ms after {after}"
+
+
+async def _use_everything(
+    owner: ChannelLayer, other: ChannelLayer, check: Callable[[str], Awaitable[None]]
+) -> list[asyncio.Task[None]]:
+    """Do all that a layer can do, and check after each; return receivers that still wait."""
+    channel, second = await owner.new_channel(), await owner.new_channel("second")
+    await check("new_channel()")
+    for name in ("jobs", "reply?x", "daemon!x", "nobody!x", channel):
+        await other.send(name, {"n": 0})
+        await check(f"send() to {name}")
+    for name in ("jobs", "reply?x", "daemon!x", channel):
+        await owner.receive(name)
+        await check(f"receive() from {name}")
+    for name in ("jobs", "reply?x", "daemon!x", "nobody!x", channel):
+        for n in range(4):
+            try:
+                await other.send(name, {"n": n})
+            except ChannelFull:
+                await check(f"a refused send() to {name}")
+        if name != "nobody!x":
+            await owner.receive(name)
+        await check(f"a receive() from one of several in {name}")
+
+    async def wait_for(name: str) -> None:
+        await owner.receive(name)
+
+    waiting = [asyncio.create_task(wait_for(name)) for name in ("empty", "empty?x", "empty!x")]
+    await receive_or_none(other, "another")
+    await check("a receive() that was cancelled")
+    members = ("jobs", "reply?x", "daemon!x", "nobody!x", channel, second)
+    for group in ("here", "there", "everywhere"):
+        for name in members:
+            for layer in (other, owner):
+                await layer.group_add(group, name)
+                await check(f"group_add() of {name}")
+        await other.group_send(group, {"n": 1})
+        await check("group_send()")
+        await other.group_channels(group)
+        for layer, name in ((owner, second), (other, channel), (other, "jobs"), (other, "never!there")):
+            await layer.group_discard(group, name)
+            await check(f"group_discard() of {name}")
+        await owner.group_send(group, {"n": 2})
+        await check("group_send() after group_discard()")
+    await other.group_discard("unknown", channel)
+    await check("group_discard() from no group")
+    await other.statistics("jobs")
+    await other.flush()
+    await check("flush()")
+    await owner.group_add("here", channel)
+    await other.group_discard("here", channel)
+    await owner.group_add("there", channel)
+    await owner.group_add("there", "daemon!x")
+    await other.group_send("there", {"n": 3})
+    for name in ("jobs", "daemon!x", channel):
+        await other.send(name, {"n": 4})
+    await check("all that after flush()")
+    return waiting
+
+
+def test_every_key_has_a_lifetime_at_all_times(redis_system: System) -> None:
+    """After each operation of each kind every key has a TTL, and none above what its kind may live."""
+
+    async def check(after: str) -> None:
+        await asyncio.to_thread(_check_lifetimes, redis_system, after)
+
+    async def body() -> None:
+        options = {"capacity": 3, "expiry": EXPIRY, "group_expiry": GROUP_EXPIRY}
+        async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
+            waiting = await _use_everything(owner, other, check)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await check("giving up")
+        await check("aclose()")
+
+    run(body())
+
+
+def test_every_key_is_as_documented(redis_system: System) -> None:
+    """Every key is ``<prefix><kind>:{<name>}``, of a kind that is listed and of its type; and every kind occurs."""
+
+    async def nothing(_: str) -> None:
+        return
+
+    async def body() -> set[str]:
+        async with redis_system.layer(capacity=3) as owner, redis_system.layer(capacity=3) as other:
+            waiting = await _use_everything(owner, other, nothing)
+            found = await asyncio.to_thread(look)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return found
+
+    def look() -> set[str]:
+        found: set[str] = set()
+        deployment = redis_system.deployment
+        assert deployment is not None
+        for host in deployment.hosts:
+            for key in host.keys(redis_system.prefix):
+                match = re.fullmatch(r"([a-z]):\{[A-Za-z0-9\-_.!?]*\}", key.removeprefix(redis_system.prefix))
+                assert match is not None, key
+                assert match[1] in KINDS, key
+                kind = host.command("TYPE", key)
+                assert isinstance(kind, bytes)
+                shown = {"zset": "sorted set", "none": ""}.get(kind.decode(), kind.decode())
+                assert f"({shown}" in KINDS[match[1]], key  # "(" alone for one that went away just now
+                found.add(match[1])
+        return found
+
+    assert run(body()) == set(KINDS)
+
+
+def test_closing_every_layer_leaves_no_lease_and_no_inbox(redis_system: System) -> None:
+    """After aclose() of all layers, with messages, members and receivers about, there is no lease, stream or member."""
+
+    async def nothing(_: str) -> None:
+        return
+
+    async def body() -> None:
+        owner, other = redis_system.layer(capacity=3), redis_system.layer(capacity=3)
+        waiting = await _use_everything(owner, other, nothing)
+        await other.new_channel()
+        await asyncio.gather(owner.aclose(), other.aclose())
+        await asyncio.gather(*waiting, return_exceptions=True)
+        kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+        assert kinds <= set("qtcixoe")  # unread messages on channels that nobody owns, and what tells of groups
+
+    run(body())
+
+
+def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that comes up for renewal while aclose() gives it up is not taken again."""
+
+    async def body() -> None:
+        layer = redis_system.layer()
+        names = [await layer.new_channel(f"p{n}") for n in range(3)]
+        for name in names:
+            await layer.group_add("group", name)
+        give_up, host = layer._give_up, layer._host
+        assert host is not None
+        inboxes = list(layer._desk.inboxes.values())
+
+        async def give_up_and_renew(_: object) -> None:
+            await give_up(inboxes)
+            if layer._host is host:  # it still works, so a renewal may come just now
+                done = [
+                    asyncio.run_coroutine_threadsafe(host._ensure_claimed(each), host.home.loop) for each in inboxes
+                ]
+                await asyncio.gather(*map(asyncio.wrap_future, done))
+
+        monkeypatch.setattr(layer, "_give_up", give_up_and_renew)
+        await layer.aclose()
+        kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+        assert not kinds & set("lsg")
+
+    run(body())
+
+
+def test_a_channel_made_while_the_layer_closes_leaves_nothing(
+    redis_system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new_channel() that is under way when aclose() begins fails with StoreError, and its lease is given up."""
+    claim = RedisStore.claim
+
+    async def body() -> None:
+        layer = redis_system.layer()
+        await layer.new_channel()
+        claimed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        async def claim_slowly(self: RedisStore, request: c.Claim, /) -> c.Claimed:
+            reply = await claim(self, request)
+            loop.call_soon_threadsafe(claimed.set)
+            while not layer._desk.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
+                await asyncio.sleep(0.001)
+            return reply
+
+        monkeypatch.setattr(RedisStore, "claim", claim_slowly)
+        making = asyncio.create_task(layer.new_channel("another"))
+        await claimed.wait()
+        await layer.aclose()
+        with pytest.raises(StoreError):
+            await making
+        kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+        assert not kinds & set("ls")
+
+    run(body())
+
+
+def test_nothing_is_left_when_all_processes_were_killed(redis_system: System) -> None:
+    """Three processes that use everything are killed with SIGKILL; when the lifetimes are over, no key is there."""
+    where = site(redis_system, expiry=1, group_expiry=1)
+    with Fleet() as fleet:
+        workers = [fleet.spawn(leave_everything, Leaving(where, n)) for n in range(3)]
+        fleet.go()
+        for worker in workers:
+            worker.wait_ready()
+        assert len(_keys(redis_system)) > 10
+        kinds = {split(redis_system.prefix, key)[0] for key in _keys(redis_system)}
+        assert kinds >= set("lsge")
+        for worker in workers:
+            worker.kill9()
+        killed = time.monotonic()
+        while _keys(redis_system) and time.monotonic() - killed < 6:
+            time.sleep(0.05)
+        assert _keys(redis_system) == []
+
+
+def test_prefixes_do_not_mix(redis_system: System) -> None:
+    """Layers with prefixes that begin or match one another share no message, no member and no flush()."""
+    base = redis_system.prefix
+    endings = ("", "2", "q", "q:", "a*b[c]?", "aXXbcY", "a\\*b", "?")
+    prefixes = [base + ending for ending in endings]
+
+    async def body() -> None:
+        layers = [redis_system.layer(prefix=prefix) for prefix in prefixes]
+        owned = [await layer.new_channel() for layer in layers]
+        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
+            for name in ("jobs", "reply?x", "daemon!x", channel):
+                await layer.send(name, {"n": n})
+                await layer.group_add("group", name)
+            await layer.group_send("group", {"n": n})
+        flushed = {0, 4}
+        for n in flushed:
+            await layers[n].flush()
+        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
+            if n in flushed:
+                assert await layer.group_channels("group") == []
+                await layer.send(channel, {"n": -1})
+                assert number(await layer.receive(channel)) == -1
+                assert await receive_or_none(layer, "jobs") is None
+                continue
+            assert len(await layer.group_channels("group")) == 4
+            for name in ("jobs", "reply?x", "daemon!x", channel):
+                for _ in range(2):
+                    async with asyncio.timeout(5):
+                        assert number(await layer.receive(name)) == n
+                assert await receive_or_none(layer, name) is None
+        for layer in layers:
+            await layer.aclose()
+
+    run(body())
+
+
+def test_the_pattern_of_a_prefix_finds_its_keys_alone(redis_system: System) -> None:
+    """The pattern that flush() scans with finds every key of its prefix on a server, and no other prefix's."""
+    deployment = redis_system.deployment
+    assert deployment is not None
+    host, base = deployment.hosts[0], redis_system.prefix
+    endings = ("", "2", "q", "q:", "a*b[c]?", "aXXbcY", "[^a]", "\\")
+    mine = {base + ending: [f"{base}{ending}{kind}:{{a.b!}}" for kind in KINDS] for ending in endings}
+    for key in itertools.chain.from_iterable(mine.values()):
+        host.command("SET", key, "x", "PX", 60_000)
+    for prefix, keys in mine.items():
+        found = host.command("KEYS", Keys(prefix).pattern)
+        assert is_list(found)
+        assert set(found) == {key.encode() for key in keys}
+
+
+def test_unread_messages_of_a_closed_layer_are_gone_in_time(redis_system: System) -> None:
+    """What nobody reads goes away with its queue when `expiry` is over, though a layer lives on."""
+
+    async def body() -> None:
+        async with redis_system.layer(expiry=1, group_expiry=1) as layer:
+            for name in ("jobs", "reply?x", "nobody!x"):
+                await layer.send(name, {"n": 1})
+
+            async def gone() -> bool:
+                return not await asyncio.to_thread(_keys, redis_system)
+
+            assert not await gone()
+            await eventually(gone, "no key is left")
+
+    run(body())

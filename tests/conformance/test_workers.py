@@ -1,1 +1,196 @@
-"""In the making: workers, poison and leftovers."""
+"""Workers that share a channel: killed, impatient or leaving, they cost the others nothing and double nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from channel_layer import ChannelLayer
+from tests.support.processes import Fleet, is_alive, wait_for_end
+from tests.support.scenarios_delivery import BOUND, Flow, drain, eventually, number, send_patiently, site, work
+from tests.support.scenarios_workers import Shipment, die_when_called, ship
+from tests.support.servers import Deployment
+from tests.support.systems import System, run
+
+MESSAGES = 20_000
+PATIENCE = 120.0
+"""Seconds for what many thousand messages take on a busy machine."""
+
+PROMPT = 1.0
+"""Seconds: far more than being called takes, far less than the 20 s after which one who waits looks by himself."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redis_system", ["one-host", "three-servers"], indirect=True)
+@pytest.mark.parametrize("receivers", [1, 8])
+def test_a_killed_worker_loses_one_message_a_receiver_at_most(redis_system: System, receivers: int) -> None:
+    """Of 20 000 messages to 4 workers, one shot anywhere, none comes twice; one for each of its receivers may miss."""
+    where = site(redis_system, capacity=500)
+    with Fleet() as fleet:
+        workers = [fleet.spawn(work, Flow(where, "jobs", receivers)) for _ in range(4)]
+        half = MESSAGES // 2
+        shippers = [fleet.spawn(ship, Shipment(where, "jobs", first, half)) for first in (0, half)]
+        fleet.go()
+        victim = workers.pop(random.randrange(4))
+        victim.wait_progress(random.randint(1, 3000), PATIENCE)
+        victim.kill9()
+        for shipper in shippers:
+            shipper.result(PATIENCE)
+
+        async def finish() -> list[int]:
+            async with redis_system.layer() as layer:
+
+                async def all_taken() -> bool:
+                    return (await layer.statistics("jobs")).pending == 0
+
+                await eventually(all_taken, "the channel is empty")
+                for worker in workers:
+                    await asyncio.to_thread(worker.go)
+                    await asyncio.to_thread(worker.result)
+                return await drain(layer, "jobs")  # what a survivor had popped when he was told to stop
+
+        rest = asyncio.run(finish())
+        seen = Counter(rest)
+        for worker in (victim, *workers):
+            seen.update(map(int, worker.journal()))
+    assert seen.total() == len(seen), "a message was seen twice"
+    assert seen.keys() <= set(range(MESSAGES))
+    assert MESSAGES - receivers <= len(seen) <= MESSAGES
+
+
+def test_a_call_that_died_with_a_worker_strands_no_message(redis_system: System) -> None:
+    """A worker killed between its call and its pop has taken no message: another one gets it at his next look."""
+    deployment = redis_system.deployment
+    assert deployment is not None
+    where = site(redis_system, expiry=3)  # who waits looks after a third of it
+    with Fleet() as fleet:
+        victim = fleet.spawn(die_when_called, Flow(where, "jobs"))
+        victim.go()
+        asyncio.run(_waits(deployment, 1))
+        survivor = fleet.spawn(work, Flow(where, "jobs"))
+        survivor.go()
+        asyncio.run(_waits(deployment, 2))  # the victim, who came first, is called first
+
+        async def send() -> None:
+            async with redis_system.layer(expiry=3) as layer:
+                await layer.send("jobs", {"n": 1})
+
+        began = time.monotonic()
+        asyncio.run(send())
+        wait_for_end(victim.pid)
+        survivor.wait_progress(1)
+        took = time.monotonic() - began
+        survivor.go()
+        assert survivor.result() == 1
+        assert survivor.journal() == ["1"]
+        assert not is_alive(victim.pid)
+        victim.kill9()  # so that the fleet takes its death for intended
+    assert took < 1.0 + PROMPT
+
+
+async def _waits(deployment: Deployment, workers: int) -> None:
+    """Wait until so many workers wait on every host."""
+    wanted = workers * len(deployment.hosts)
+
+    async def all_wait() -> bool:
+        clients = [client for server in deployment.servers for client in server.host().clients()]
+        return sum(client["cmd"] == "blpop" and "b" in client["flags"] for client in clients) >= wanted
+
+    await eventually(all_wait, f"{workers} wait on every host")
+
+
+@pytest.mark.parametrize("channel", ["jobs", "reply?x"])
+def test_an_impatient_worker_delays_nobody(system: System, channel: str) -> None:
+    """While some receivers give up again and again, each message comes promptly, once, to one who is there."""
+
+    async def body() -> None:
+        came: asyncio.Queue[int] = asyncio.Queue()
+        impatient, steady, sender = system.layer(), system.layer(), system.layer()
+
+        async def receive_all(layer: ChannelLayer) -> None:
+            while True:
+                came.put_nowait(number(await layer.receive(channel)))
+
+        async def give_up_often(dice: random.Random) -> None:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(dice.uniform(0, 0.004)):
+                        message = await impatient.receive(channel)
+                        came.put_nowait(number(message))
+
+        async with impatient, steady, sender:
+            tasks = [asyncio.create_task(give_up_often(random.Random(random.random()))) for _ in range(4)]
+            tasks.append(asyncio.create_task(receive_all(steady)))
+            for n in range(100):
+                await sender.send(channel, {"n": n})
+                assert await asyncio.wait_for(came.get(), PROMPT) == n
+            for task in tasks:
+                assert not task.done()
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert came.empty()
+            assert await drain(sender, channel) == []
+
+    run(body())
+
+
+@pytest.mark.parametrize("away", ["closes", "is cancelled"])
+def test_one_who_is_called_and_leaves_passes_the_call_on(system: System, away: str) -> None:
+    """A message that is sent at the moment its first waiter leaves is received by the next one, promptly."""
+
+    async def body() -> None:
+        async with system.layer() as steady, system.layer() as sender:
+            for n in range(25):
+                leaver = system.layer()
+                first = asyncio.create_task(leaver.receive("jobs"))
+                await asyncio.sleep(random.uniform(0, 0.02))
+                second = asyncio.create_task(steady.receive("jobs"))
+                await asyncio.sleep(random.uniform(0, 0.02))
+                sending = asyncio.create_task(sender.send("jobs", {"n": n}))
+                for _ in range(random.randrange(12)):
+                    await asyncio.sleep(0)
+                if away == "closes":
+                    await leaver.aclose()
+                else:
+                    first.cancel()
+                [outcome] = await asyncio.gather(first, return_exceptions=True)
+                await sending
+                if isinstance(outcome, BaseException):
+                    assert number(await asyncio.wait_for(second, PROMPT)) == n
+                else:
+                    assert number(outcome) == n
+                    second.cancel()
+                    await asyncio.gather(second, return_exceptions=True)
+                await leaver.aclose()
+            assert await drain(sender, "jobs") == []
+
+    run(body())
+
+
+def test_workers_come_and_go_while_messages_flow(system: System) -> None:
+    """Layers that open, receive a few messages and close, one after another, lose none and double none."""
+
+    async def body() -> None:
+        seen: list[int] = []
+
+        async def serve(dice: random.Random) -> None:
+            while len(seen) < 600:
+                async with system.layer() as layer:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            for _ in range(dice.randrange(1, 40)):
+                                seen.append(number(await layer.receive("jobs")))  # noqa: PERF401 - each as it comes
+
+        async with system.layer() as sender, asyncio.timeout(BOUND):
+            serving = [asyncio.create_task(serve(random.Random(random.random()))) for _ in range(4)]
+            for n in range(600):
+                await send_patiently(sender, "jobs", {"n": n})
+            await asyncio.gather(*serving)
+        assert sorted(seen) == list(range(600))
+
+    run(body())

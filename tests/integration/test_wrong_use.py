@@ -3,10 +3,13 @@
 The sentence is a part of what is promised: whoever meets one of these errors has nothing else to go by.
 """
 
+# A forced race has to reach inside.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import logging
 import re
 import socket
@@ -18,7 +21,8 @@ import pytest
 
 from channel_layer import ChannelLayer, ChannelLayerError, ConfigError, InvalidMessage, InvalidName, StoreError
 from channel_layer_memory import MemoryChannelLayer
-from channel_layer_redis import RedisChannelLayer
+from channel_layer_redis import RedisChannelLayer, _protocol
+from channel_layer_redis.hosts import Host
 from tests.support.fake_server import Answer, fake_redis, fake_server, redis_of_version
 from tests.support.servers import Server, free_ports
 from tests.support.systems import System, run
@@ -47,13 +51,15 @@ def _is_complaint(record: logging.LogRecord) -> bool:
 
 def _make_redis(**options: object) -> ChannelLayer:
     """Make a layer as settings do, where no type checker looks."""
-    make: Callable[..., ChannelLayer] = RedisChannelLayer
-    return make(**options)
+    return _make(RedisChannelLayer, options)
 
 
 def _make_memory(**options: object) -> ChannelLayer:
-    make: Callable[..., ChannelLayer] = MemoryChannelLayer
-    return make(**options)
+    return _make(MemoryChannelLayer, options)
+
+
+def _make(kind: Callable[..., ChannelLayer], options: dict[str, object]) -> ChannelLayer:
+    return kind(**options)
 
 
 def _unreachable(port: int, **options: object) -> ChannelLayer:
@@ -151,7 +157,7 @@ def test_a_message_with_a_datetime_is_refused_with_its_place(system: System) -> 
     async def body() -> None:
         async with system.layer() as layer:
             await layer.group_add("group", "channel")
-            message = {"type": "x", "rows": [1, {"at": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)}]}
+            message = {"type": "x", "rows": [1, {"at": dt.datetime(2024, 1, 1, tzinfo=dt.UTC)}]}
             for refused in (layer.send("channel", message), layer.group_send("group", message)):
                 with pytest.raises(InvalidMessage, match=r'message\["rows"\]\[1\]\["at"\].*datetime'):
                     await refused
@@ -163,7 +169,8 @@ def test_a_message_with_a_datetime_is_refused_with_its_place(system: System) -> 
 # -- inboxes of others ---------------------------------------------------------------------------------------
 
 
-def test_the_inbox_of_a_living_process_cannot_be_received_from(system: System, loops: str) -> None:
+@pytest.mark.usefixtures("loops")
+def test_the_inbox_of_a_living_process_cannot_be_received_from(system: System) -> None:
     """receive() of another owner's channel is an InvalidName; the owner gets every message, in order."""
 
     async def body() -> None:
@@ -198,7 +205,7 @@ def test_an_inbox_that_another_one_reads_is_refused_after_one_lease(redis_system
             async with asyncio.timeout(_SOON):
                 assert await reader.receive("daphne!y") == {}  # so it is the reader's now
             began = time.monotonic()
-            with pytest.raises(InvalidName, match="another process reads it.*an inbox of its own"):
+            with pytest.raises(InvalidName, match=r"another process reads it.*an inbox of its own"):
                 await asyncio.wait_for(other.receive("daphne!x"), _SOON)
             assert time.monotonic() - began < expiry * 1.5 + _SLACK
             await other.send("daphne!x", {"n": 1})
@@ -265,6 +272,7 @@ def test_a_host_that_does_not_resolve_is_named(monkeypatch: pytest.MonkeyPatch) 
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)  # this loop's resolver thread ends with it
 
     async def body() -> None:
         async with _make_redis(hosts=["redis://nowhere.invalid:6379"], timeout=_TIMEOUT) as layer:
@@ -279,7 +287,7 @@ def test_a_database_that_the_server_has_not_is_named(server: Server) -> None:
     """A database number over the server's own limit is a StoreError that says so."""
 
     async def body() -> None:
-        async with _unreachable(server.port, hosts=None, host="127.0.0.1", port=server.port, db=999) as layer:
+        async with _make_redis(hosts=[f"redis://127.0.0.1:{server.port}/999"], timeout=_TIMEOUT) as layer:
             error = await _refusal_of_any_outcome(layer.send("channel", {}))
             assert f"127.0.0.1:{server.port}/999" in str(error)
             assert "out of range" in str(error)
@@ -355,6 +363,26 @@ def test_a_server_that_is_no_redis_is_told_of(greeting: bytes, reply: bytes, han
     run(body())
 
 
+def test_a_greeting_that_comes_before_ours_is_understood_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that speaks first and hangs up, all before our first command, is no Redis either."""
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    open_connection = _protocol._open
+
+    async def open_slowly(host: Host, connection: _protocol.Connection) -> None:
+        await open_connection(host, connection)
+        await connection.closed
+
+    monkeypatch.setattr(_protocol, "_open", open_slowly)
+
+    async def body() -> None:
+        async with fake_server(greeting=b"SSH-2.0-OpenSSH_9.2p1\r\n") as port, _unreachable(port) as layer:
+            error = await _refusal(layer.send("channel", {}))
+            assert "does not speak Redis's protocol" in str(error)
+            assert not error.retryable
+
+    run(body())
+
+
 @pytest.mark.usefixtures("loops")
 def test_a_server_that_says_nothing_is_given_up_within_the_timeout() -> None:
     """A server that accepts and never answers is a StoreError within the timeout, which names it."""
@@ -398,7 +426,7 @@ def test_a_closed_layer_says_so(system: System) -> None:
         calls["receive, own"] = lambda layer: layer.receive(name)
         late = [asyncio.ensure_future(call(layer)) for call in calls.values()]
         async with asyncio.timeout(_SOON):
-            outcomes = await asyncio.gather(*waiting, *late, return_exceptions=True)
+            outcomes: list[object] = await asyncio.gather(*waiting, *late, return_exceptions=True)
         for outcome in outcomes:
             assert isinstance(outcome, StoreError)
             assert "closed" in str(outcome)

@@ -38,9 +38,7 @@ def pyproject(kind: type[_T], *path: str) -> _T:
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
     """Run *command* in *cwd* and return what it wrote; its output is the failure's text if it fails."""
-    done = subprocess.run(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
 

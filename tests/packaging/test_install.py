@@ -70,9 +70,7 @@ def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path
 @pytest.mark.parametrize("package", ["channel_layer", "channel_layer_memory", "channel_layer_redis"])
 def test_importing_a_package_does_not_import_django(full: Environment, package: str) -> None:
     """Channels and Django are used if they are in use, and never imported to find out."""
-    found = full.execute(
-        f"import sys, {package}; print([n for n in ('channels', 'django') if n in sys.modules])"
-    )
+    found = full.execute(f"import sys, {package}; print([n for n in ('channels', 'django') if n in sys.modules])")
     assert found.strip() == "[]"
 
 

@@ -39,11 +39,7 @@ def _modules() -> dict[str, Path]:
         for name, folder in PACKAGES.items()
         for file in sorted(folder.rglob("*.py"))
     }
-    return {
-        name: file
-        for name, file in found.items()
-        if not any(part.startswith("_") for part in name.split("."))
-    }
+    return {name: file for name, file in found.items() if not any(part.startswith("_") for part in name.split("."))}
 
 
 def _defined(module: str, file: Path) -> set[str]:

@@ -29,11 +29,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
     """No file holds a path of one machine or the address of a package registry: a clone works anywhere."""
-    found = [
-        f"{file.relative_to(ROOT)}: {match[0]}"
-        for file, text in _texts()
-        for match in _FOREIGN.finditer(text)
-    ]
+    found = [f"{file.relative_to(ROOT)}: {match[0]}" for file, text in _texts() for match in _FOREIGN.finditer(text)]
     assert found == []
 
 

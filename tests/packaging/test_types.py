@@ -120,9 +120,7 @@ def test_sample_passes_pyright(full: Environment, sample: Path) -> None:
 
 def test_sample_runs(full: Environment) -> None:
     """The application does what its types say, on the installed wheel."""
-    full.execute(
-        f"import runpy, sys; sys.path.insert(0, {str(_SAMPLE.parent)!r}); runpy.run_module('downstream')"
-    )
+    full.execute(f"import runpy, sys; sys.path.insert(0, {str(_SAMPLE.parent)!r}); runpy.run_module('downstream')")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

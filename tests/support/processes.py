@@ -402,9 +402,7 @@ class Worker(Generic[R_co]):
             raise self._failure(self._report)
         while (code := self._process.poll()) is None:
             if time.monotonic() > deadline:
-                raise WorkerTimeout(
-                    f"{self.name} returned, but its process has not ended after {timeout:g} s"
-                )
+                raise WorkerTimeout(f"{self.name} returned, but its process has not ended after {timeout:g} s")
             time.sleep(0.001)
         if code and not self._killed:
             raise self._death("after it had returned")

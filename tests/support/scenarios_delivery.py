@@ -4,6 +4,9 @@ A race is forced by naming the step at which it happens; a crowd of senders goes
 leaves a journal. None of the tests that use this waits for luck.
 """
 
+# pyright: reportPrivateUsage=false
+# A forced race has to reach inside.
+
 from __future__ import annotations
 
 import asyncio
@@ -17,7 +20,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -26,6 +29,8 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
 from channel_layer import commands as c
+from channel_layer.mailbox import Mailbox, Waiter
+from channel_layer.names import ChannelName
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis._protocol import Connection
@@ -43,6 +48,7 @@ __all__ = (
     "Site",
     "Steps",
     "accounts",
+    "at_promise",
     "bursts",
     "drain",
     "eventually",
@@ -54,6 +60,7 @@ __all__ = (
     "run_stepping",
     "send_patiently",
     "site",
+    "waits",
     "work",
     "work_until_killed",
 )
@@ -192,6 +199,37 @@ def run_stepping(body: Callable[[Steps], Coroutine[object, object, R]]) -> R:
     steps = Steps()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(steps)) as runner:
         return runner.run(body(steps))
+
+
+# --- the moment of a promise --------------------------------------------------------------------------------
+
+
+def at_promise(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do *action* whenever a message is promised to a receiver that waits, before that receiver hears of it.
+
+    The action runs in the thread of the background work, under the layer's lock.
+    """
+    original = Mailbox.promise
+
+    def promise(self: Mailbox) -> Iterator[Waiter]:
+        for waiter in original(self):
+            action()
+            yield waiter
+
+    monkeypatch.setattr(Mailbox, "promise", promise)
+
+
+async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:
+    """Wait until so many receive() calls of a layer wait for a channel."""
+    desk, queue = layer._desk, ChannelName.parse(channel).queue
+
+    async def there() -> bool:
+        with desk.lock:
+            source = desk.inboxes.get(queue.name) or desk.taps.get(queue.name)
+            box = None if source is None else source.boxes.get(channel)
+            return box is not None and len(box.waiters) == receivers
+
+    await eventually(there, f"{receivers} receive() calls wait for {channel}")
 
 
 # --- an owner that does not read ----------------------------------------------------------------------------

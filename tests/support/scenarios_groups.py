@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 import pytest
 
+from channel_layer import commands as c
 from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.names import ChannelName, GroupName
@@ -44,6 +45,7 @@ __all__ = (
     "name_group",
     "play",
     "receive_within",
+    "record",
     "settle",
 )
 
@@ -110,6 +112,7 @@ def name_group(system: System, channel: str, *, together: bool) -> str:
 # --- requests held back -------------------------------------------------------------------------------------
 
 Q = TypeVar("Q")
+R = TypeVar("R")
 
 
 class Gate:
@@ -187,6 +190,25 @@ def hold(
 
     intercept(monkeypatch, kind, before)
     return gate
+
+
+def record(monkeypatch: pytest.MonkeyPatch, kind: type[c.Command[R]]) -> list[R]:
+    """Write down every reply of the stores of this process to a kind of requests; see `intercept`."""
+    replies: list[R] = []
+    for store in (MemoryStore, RedisStore):
+        _record(monkeypatch, store, kind, replies)
+    return replies
+
+
+def _record(monkeypatch: pytest.MonkeyPatch, store: type, kind: type[c.Command[R]], replies: list[R]) -> None:
+    original: Callable[[object, c.Command[R]], Awaitable[R]] = getattr(store, kind.__name__.lower())
+
+    async def recorded(self: object, request: c.Command[R], /) -> R:
+        reply = await original(self, request)
+        replies.append(reply)
+        return reply
+
+    monkeypatch.setattr(store, kind.__name__.lower(), recorded)
 
 
 def lose_leases(system: System) -> None:

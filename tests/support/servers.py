@@ -434,9 +434,7 @@ class Server:
         """
         process = self._running()
         process.send_signal(signal.SIGSTOP)
-        os.waitpid(
-            process.pid, os.WUNTRACED
-        )  # the signal takes effect on each of its threads in its own time
+        os.waitpid(process.pid, os.WUNTRACED)  # the signal takes effect on each of its threads in its own time
 
     def resume(self) -> None:
         """SIGCONT after `pause`.
@@ -477,9 +475,7 @@ class Server:
             try:
                 self._start()
             except ServerNotStarted:
-                if certificates is not None and re.search(
-                    r"TLS support|FATAL CONFIG.*tls-", self.log(), re.DOTALL
-                ):
+                if certificates is not None and re.search(r"TLS support|FATAL CONFIG.*tls-", self.log(), re.DOTALL):
                     raise NoSuchServer(f"{self._binary} does not speak TLS") from None
                 # Between our look and its bind someone else may take the port.
                 if "already in use" not in self.log() or not attempts_left:
@@ -515,11 +511,7 @@ class Server:
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 self.kill()
-                what = (
-                    f"ended with code {code}"
-                    if code is not None
-                    else f"did not answer in {_START_TIMEOUT:g} s"
-                )
+                what = f"ended with code {code}" if code is not None else f"did not answer in {_START_TIMEOUT:g} s"
                 raise ServerNotStarted(f"{self._binary.name} {what}\n{self.log()}")
             time.sleep(0.002)
 

@@ -1,3 +1,261 @@
-"""Tests of channel_layer.mailbox."""
+"""Mailboxes: what the owner of an inbox, and a reader of any other queue, holds for receivers."""
 
 from __future__ import annotations
+
+import re
+
+import pytest
+
+from channel_layer import envelope
+from channel_layer.capacity import CapacityTable
+from channel_layer.commands import Entry
+from channel_layer.ledger import Ledger
+from channel_layer.mailbox import Inbox, Item, Tap
+from channel_layer.names import Kind, Queue
+
+A, B = "specific.me!a", "specific.me!b"
+OLD, YOUNG = 100.0, 105.0
+
+
+class Caller:
+    """A receiver that waits."""
+
+    def wake(self) -> None:
+        """Nothing: the tests read who is to be woken."""
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Count losses."""
+    return Ledger()
+
+
+@pytest.fixture
+def inbox(ledger: Ledger) -> Inbox:
+    """Make a leased inbox whose channels hold 2 messages, but for `B`, which holds 40."""
+    table = CapacityTable(2, [(re.compile(".*b"), 40)])
+    made = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, ledger, 10.0, None)
+    made.generation = "generation"
+    return made
+
+
+def message(payload: bytes, channel: str = A) -> bytes:
+    """Frame a message to one channel."""
+    return envelope.message_frame(channel, payload)
+
+
+def joined(version: int, channel: str = A, *, there: bool = True) -> bytes:
+    """Frame a marker for the group ``g``."""
+    return envelope.marker_frame(envelope.MembershipMarker("g", channel, there, version, 0))
+
+
+def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, ledger: Ledger) -> None:
+    """A message that came for a receiver who then left is swept when it is too old, and its place given back."""
+    caller = Caller()
+    box = inbox.box(A, 100.0)
+    box.waiters.append(caller)
+    assert inbox.apply([(100.0, joined(1)), (100.0, message(b"1"))], 0.0, 100.0) == [caller]
+    assert inbox.abandon(box, caller) == []
+    assert inbox.sweep(109.0) == []
+    assert inbox.sweep(110.0) == [("g", A, 1)]
+    assert inbox.count() == 0
+    assert ledger.dropped == {"expired": 1}
+    assert inbox.owed == {A: 1}
+
+
+def test_the_call_of_a_cancelled_receiver_goes_to_the_next(inbox: Inbox) -> None:
+    """Whoever leaves after he was woken wakes the one who waits longest; whoever leaves asleep wakes nobody."""
+    first, second, third = Caller(), Caller(), Caller()
+    box = inbox.box(A, 0.0)
+    box.waiters.extend([first, second, third])
+    assert inbox.apply([(0.0, message(b"1"))], 0.0, 0.0) == [first]
+    assert inbox.abandon(box, second) == []
+    assert inbox.abandon(box, first) == [third]
+    item = inbox.take(box, 0.0, promised=True)
+    assert item is not None
+    assert item.payload == b"1"
+
+
+def test_a_promised_message_is_not_for_others(inbox: Inbox) -> None:
+    """Who was not woken takes nothing that is promised to somebody who was, and what comes later he takes at once."""
+    caller = Caller()
+    box = inbox.box(A, 0.0)
+    box.waiters.append(caller)
+    inbox.apply([(0.0, message(b"1"))], 0.0, 0.0)
+    assert inbox.take(box, 0.0, promised=False) is None
+    inbox.apply([(0.0, message(b"2"))], 0.0, 0.0)
+    taken = [inbox.take(box, 0.0, promised=False), inbox.take(box, 0.0, promised=True)]
+    assert [item.payload for item in taken if item] == [b"1", b"2"]
+
+
+def test_a_late_estimate_of_the_clock_hands_out_nothing_too_old(inbox: Inbox, ledger: Ledger) -> None:
+    """When two batches were read with different estimates of the store's clock, each message keeps its deadline."""
+    inbox.apply([(100.0, message(b"1"))], 0.0, 100.0)
+    inbox.apply([(100.0, message(b"2"))], 5.0, 100.0)
+    box = inbox.boxes[A]
+    first = inbox.take(box, 106.0, promised=False)
+    assert first is not None
+    assert first.payload == b"1"
+    assert inbox.take(box, 106.0, promised=False) is None
+    assert ledger.dropped == {"expired": 1}
+
+
+def test_an_expired_message_that_left_no_room_still_ends_memberships(inbox: Inbox, ledger: Ledger) -> None:
+    """A message that became too old counts as unread even if a group message found it before a sweep, and no room."""
+    group = envelope.group_frame("g", (), b"group")
+    inbox.apply([(OLD, joined(1)), (OLD, message(b"direct")), (YOUNG, group), (YOUNG, group)], 0.0, YOUNG)
+    inbox.apply([(111.0, group)], 0.0, 111.0)
+    assert ledger.dropped == {"expired": 1, "full": 1}
+    assert inbox.sweep(111.0) == [("g", A, 1)]
+
+
+def test_direct_messages_are_bounded_in_the_store_and_not_here(inbox: Inbox, ledger: Ledger) -> None:
+    """What the store accepted for a channel is never dropped as full, however many group messages wait there."""
+    group = envelope.group_frame("g", (A,), b"group")
+    inbox.apply([(0.0, group)] * 3 + [(0.0, message(b"direct"))] * 3 + [(0.0, group)], 0.0, 0.0)
+    assert ledger.dropped == {"full": 2}
+    assert [item.grouped for item in inbox.boxes[A].items] == [True, True, False, False, False]
+    assert inbox.held() == ((A, 3),)
+
+
+def test_a_member_that_rides_along_gets_one_copy(inbox: Inbox, ledger: Ledger) -> None:
+    """A member that its owner added and that somebody else added too gets one copy."""
+    group = envelope.group_frame("g", (A, B), b"group")
+    inbox.apply([(0.0, joined(1)), (0.0, group)], 0.0, 0.0)
+    assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 1]
+    assert ledger.expanded == 2
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_the_higher_version_holds(inbox: Inbox, order: tuple[int, int]) -> None:
+    """A member that joined and then left is no member, in whichever order the markers come."""
+    markers = {1: joined(1), 2: joined(2, there=False)}
+    inbox.apply([(0.0, markers[version]) for version in order], 0.0, 0.0)
+    assert inbox.memberships() == []
+    inbox.apply([(0.0, joined(3))], 0.0, 0.0)
+    assert inbox.memberships() == [("g", A, 0.0)]
+
+
+def test_versions_of_members_long_gone_are_forgotten(inbox: Inbox) -> None:
+    """A version decides for twice `expiry` after its member left, and for as long as the member is one."""
+    inbox.apply([(0.0, joined(3)), (0.0, joined(4, there=False)), (0.0, joined(4, B))], 0.0, 0.0)
+    inbox.forget(19.9)
+    inbox.apply([(19.9, joined(2))], 0.0, 19.9)
+    assert inbox.memberships() == [("g", B, 0.0)]
+    inbox.forget(20.0)
+    inbox.apply([(20.0, joined(2)), (20.0, joined(3, B, there=False))], 0.0, 20.0)
+    assert sorted(name for _, name, _ in inbox.memberships()) == [A, B]
+
+
+def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:
+    """Bytes that are no frame are counted; what came before and after them in the batch is delivered."""
+    inbox.apply([(0.0, message(b"1")), (0.0, b""), (0.0, b"?"), (0.0, b"g\x09"), (0.0, message(b"2"))], 0.0, 0.0)
+    assert [item.payload for item in inbox.boxes[A].items] == [b"1", b"2"]
+    assert ledger.dropped == {"undecodable": 3}
+
+
+def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, ledger: Ledger) -> None:
+    """A flush drops messages, memberships and owed places that came before it, and nothing that came after."""
+    inbox.apply([(0.0, message(b"0"))], 0.0, 0.0)
+    inbox.take(inbox.boxes[A], 0.0, promised=False)
+    flush = envelope.flush_frame("flush")
+    entries = [joined(1), message(b"1"), envelope.group_frame("g", (), b"g"), flush, joined(2, B), message(b"2")]
+    inbox.apply([(0.0, frame) for frame in entries], 0.0, 0.0)
+    assert [item.payload for item in inbox.boxes[A].items] == [b"2"]
+    assert inbox.memberships() == [("g", B, 0.0)]
+    assert (inbox.generation, inbox.epoch, inbox.flushed, inbox.owed) == ("flush", "flush", "flush", {})
+    assert ledger.dropped == {"flushed": 2}
+
+
+def test_places_are_told_of_until_the_store_has_heard(inbox: Inbox) -> None:
+    """A request to give back is repeated as it was; what is taken meanwhile comes after it, with another serial."""
+    inbox.apply([(0.0, message(b"1")), (0.0, message(b"2"))], 0.0, 0.0)
+    box = inbox.boxes[A]
+    inbox.take(box, 0.0, promised=False)
+    first = inbox.return_places()
+    assert first is not None
+    inbox.take(box, 0.0, promised=False)
+    assert inbox.return_places() is first
+    inbox.returning = None
+    second = inbox.return_places()
+    assert second is not None
+    assert second.serial > first.serial
+    assert first.places == second.places == ((A, 1),)
+    inbox.returning = None
+    assert inbox.return_places() is None
+
+
+def test_places_of_an_old_count_are_not_given_back(inbox: Inbox) -> None:
+    """When the lease is taken anew the count begins anew: what was on its way back before is not sent any more."""
+    inbox.apply([(0.0, message(b"1"))], 0.0, 0.0)
+    inbox.take(inbox.boxes[A], 0.0, promised=False)
+    assert inbox.return_places() is not None
+    inbox.generation = ""
+    assert inbox.return_places() is None
+    inbox.generation = "another"
+    assert inbox.return_places() is None
+
+
+def test_a_quarter_of_the_places_is_urgent(inbox: Inbox) -> None:
+    """Senders hear at once of free places when they are a quarter of the capacity."""
+    inbox.apply([(0.0, message(b"1", B))] * 10, 0.0, 0.0)
+    box = inbox.boxes[B]
+    urgent: list[bool] = []
+    for _ in range(10):
+        inbox.take(box, 0.0, promised=False)
+        urgent.append(inbox.urgent(box))
+    assert urgent == [False] * 9 + [True]
+
+
+def tap_of(name: str, kind: Kind, ledger: Ledger, *payloads: bytes) -> Tap:
+    """Make a tap whose mailbox `name` holds messages."""
+    tap = Tap(Queue(name.partition("!")[0] + "!" if kind is Kind.INBOX else name, kind), CapacityTable(9), ledger)
+    box = tap.box(name, 0.0)
+    for payload in payloads:
+        box.put(Item(10.0, payload, False, (0, Entry(0.0, payload))))
+    return tap
+
+
+def test_a_claimed_inbox_hands_out_only_what_a_pop_has_promised(ledger: Ledger) -> None:
+    """What waits for a claimed inbox may have been flushed: neither a take nor a cancelled receiver promises it."""
+    tap = tap_of("daphne!x", Kind.INBOX, ledger, b"1")
+    box = tap.boxes["daphne!x"]
+    assert tap.take(box, 0.0, promised=False) is None
+    first, second, third = Caller(), Caller(), Caller()
+    box.waiters.extend([first, second, third])
+    held_back = [tap.held_back]
+    assert tap.abandon(box, second) == []
+    assert tap.promise() == [first]
+    held_back.append(tap.held_back)
+    assert tap.abandon(box, first) == []
+    held_back.append(tap.held_back)
+    assert held_back == [True, False, True]
+    assert tap.promise() == [third]
+    item = tap.take(box, 0.0, promised=True)
+    assert item is not None
+    assert item.payload == b"1"
+    assert tap.idle
+
+
+def test_the_surplus_of_a_tap_goes_back_in_order(ledger: Ledger) -> None:
+    """What nobody waits for any more goes back oldest first, and what is promised stays."""
+    tap = tap_of("jobs", Kind.NORMAL, ledger, b"1", b"2", b"3")
+    box = tap.boxes["jobs"]
+    first, second = Caller(), Caller()
+    box.waiters.extend([first, second])
+    assert tap.demand == 2
+    assert tap.promise() == [first, second]
+    assert tap.demand == 0
+    assert [item.payload for item in tap.surplus()] == [b"3"]
+    tap.abandon(box, first)
+    tap.abandon(box, second)
+    assert [item.payload for item in tap.surplus()] == [b"1", b"2"]
+    assert tap.surplus() == []
+
+
+def test_a_tap_hands_out_nothing_too_old(ledger: Ledger) -> None:
+    """A message that became too old after it was popped is counted, not handed out."""
+    tap = tap_of("jobs", Kind.NORMAL, ledger, b"1")
+    assert tap.take(tap.boxes["jobs"], 10.0, promised=False) is None
+    assert ledger.dropped == {"expired": 1}
+    assert ledger.delivered == 0

