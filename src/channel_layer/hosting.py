@@ -804,16 +804,21 @@ class _Pump:
         for item in items:
             if item.origin is not None:
                 by_shard.setdefault(item.origin[0], []).append(item)
+        cancelled: asyncio.CancelledError | None = None
         for shard, some in by_shard.items():
             entries = tuple(item.origin[1] for item in some if item.origin is not None)
             try:
                 await self._store.put_back(c.PutBack(shard, self.tap.queue, entries))
+            except asyncio.CancelledError as exc:
+                cancelled = exc  # these are on their way all the same, and the other shards' have yet to go
             except StoreError as exc:
                 with self._desk.lock:
                     if exc.outcome == "not_sent":
                         self._keep_surplus(some)
                     else:
                         self._desk.ledger.drop("store_lost", self.tap.queue.name, len(some))
+        if cancelled is not None:
+            raise cancelled
 
     def _keep_surplus(self, items: list[Item]) -> None:
         """The store is away: they wait here for this process's next receiver."""

@@ -8,7 +8,7 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, MessageTooLarge
 from channel_layer import commands as c
-from tests.support.scenarios_groups import collect, eventually, hold, receive_within, settle
+from tests.support.scenarios_groups import collect, eventually, hold, name_group, receive_within, settle
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System, run
 
@@ -249,22 +249,23 @@ def test_a_process_that_does_not_read_misses_what_its_inbox_cannot_hold(
         reads = hold(monkeypatch, c.Read, lambda request: request.inbox.name.startswith("stalled."))
         async with system.layer(inbox_capacity=5) as stalled, system.layer(inbox_capacity=5) as quick:
             names = [await stalled.new_channel("stalled") for _ in range(2)]
+            group = name_group(system, names[0], together=system.shards == 1)
             for name in names:
-                await stalled.group_add("group", name)
+                await stalled.group_add(group, name)
             reading = await quick.new_channel()
-            await quick.group_add("group", reading)
+            await quick.group_add(group, reading)
             held = 2  # the markers of the two members wait in the inbox, too
             for number in range(8):
-                await quick.group_send("group", {"n": number})
+                await quick.group_send(group, {"n": number})
                 assert await receive_within(quick, reading) == {"n": number}
             assert await _dropped(quick) == {"inbox_full": 8 - (5 - held)}
             # Changes are outside every capacity, so the owner will not miss this one.
-            await quick.group_discard("group", names[1])
+            await quick.group_discard(group, names[1])
             reads.open()
             for name in names:
                 for number in range(5 - held):
                     assert await receive_within(stalled, name) == {"n": number}
-            await quick.group_send("group", {"n": "room again"})
+            await quick.group_send(group, {"n": "room again"})
             assert await collect(stalled, names[0]) == [{"n": "room again"}]
             assert await collect(stalled, names[1]) == []
 

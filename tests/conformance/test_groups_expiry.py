@@ -81,6 +81,26 @@ def test_a_membership_that_nobody_owns_lasts_as_long(system: System, member: str
     run(body())
 
 
+def test_memberships_that_are_over_leave_the_store(redis_system: System) -> None:
+    """The first `group_send` after `group_expiry` removes the members from the server, whoever added them."""
+
+    async def body() -> None:
+        deployment, prefix = redis_system.deployment, redis_system.prefix
+        assert deployment is not None
+        async with redis_system.layer(group_expiry=30) as owner:
+            name = await owner.new_channel()
+            for member in (name, "normal"):
+                await owner.group_add("group", member)
+            rosters = [f"{prefix}{kind}:{{group}}" for kind in "go"]
+            assert [key for key in rosters if key in deployment.keys(prefix)] == rosters
+            redis_system.clock.advance(31)
+            await owner.group_send("group", {"n": 1})
+            assert [key for key in rosters if key in deployment.keys(prefix)] == []
+            assert await collect(owner, name) == []
+
+    run(body())
+
+
 def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(system: System) -> None:
     """With `group_expiry=None` an owner's channels stay members for ever, the others for a day."""
 
@@ -201,14 +221,14 @@ def test_an_idle_mailbox_is_forgotten_and_made_anew(system: System) -> None:
     """A channel that nobody used for `expiry` keeps no memory; it takes messages again, and so does one that waits."""
 
     async def body() -> None:
-        async with system.layer(expiry=2) as owner, system.layer(expiry=2) as other:
+        async with system.layer(expiry=10) as owner, system.layer(expiry=10) as other:
             idle, awaited = await owner.new_channel(), await owner.new_channel()
             for name in (idle, awaited):
                 await other.send(name, {"n": 1})
                 assert await receive_within(owner, name) == {"n": 1}
             waiting = asyncio.create_task(owner.receive(awaited))
             await eventually(lambda: _true(_mailboxes(idle) == 1))
-            system.clock.advance(20)
+            system.clock.advance(100)
             await eventually(lambda: _true(_mailboxes(idle) == 0))
             for name in (idle, awaited):
                 await other.send(name, {"n": 2})

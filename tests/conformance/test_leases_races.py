@@ -14,6 +14,7 @@ from tests.support.scenarios_groups import (
     Gate,
     collect,
     eventually,
+    hold,
     intercept,
     lose_leases,
     name_group,
@@ -134,11 +135,14 @@ def test_an_owner_that_missed_its_lease_drops_what_it_held() -> None:
         async with system.layer(expiry=60) as owner, system.layer(expiry=60) as sender:
             name = await owner.new_channel()
             await owner.group_add("group", name)
+            assert await collect(owner, name) == []  # the background work has begun, and renewed the lease for once
+            system.clock.advance(80)
             for number in range(3):
                 await sender.send(name, {"n": number})
             await sender.group_send("group", {"n": 3})
             await eventually(lambda: _waiting(owner, 4))
-            lose_leases(system)
+            system.clock.advance(11)  # they are young, but the lease was for 90 seconds
+            assert await sender.group_channels("group") == []
             await owner.group_add("another", name)
             assert (await owner.statistics()).dropped == {"expired": 4}
             await sender.group_send("group", {"n": 4})
@@ -157,8 +161,7 @@ def test_memberships_are_announced_until_all_have_been_heard(
     """If the store goes away while an owner announces its members again, it goes on announcing when it is back."""
 
     async def body() -> None:
-        expiry = 0.5 if system.deployment is not None else 60
-        async with system.layer(expiry=expiry) as owner, system.layer() as other:
+        async with system.layer(expiry=0.5) as owner, system.layer(expiry=0.5) as other:
             names = [await owner.new_channel() for _ in range(5)]
             groups = [f"group-{number}" for number in range(5)]
             for group, name in zip(groups, names, strict=True):
@@ -173,7 +176,11 @@ def test_memberships_are_announced_until_all_have_been_heard(
                     raise StoreError("away", retryable=True, outcome="not_sent")
 
             intercept(monkeypatch, c.Join, fail)
+            renewals = hold(monkeypatch, c.Renew, lambda _: True)
             lose_leases(system)
+            for group in groups:
+                await other.group_send(group, {})  # finds nobody alive, and so removes all
+            renewals.open()
             while failed < fails:
                 try:
                     await owner.group_add("another", names[0])  # takes the lease again

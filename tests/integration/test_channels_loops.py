@@ -22,7 +22,7 @@ import pytest
 import uvloop
 from asgiref.sync import async_to_sync
 
-from channel_layer import ChannelLayer, InvalidName, Statistics, loops
+from channel_layer import ChannelLayer, InvalidName, Statistics, StoreError, loops
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import Fleet, SyncChild
@@ -360,6 +360,28 @@ def test_receive_goes_on_when_the_loop_that_reads_for_all_lets_go(system: System
             run(send(name))
         assert received.result() == [{"n": 1}, {"n": 2}]
     run(layer.aclose())
+
+
+@pytest.mark.usefixtures("loops")
+def test_aclose_in_one_loop_ends_what_waits_in_another(system: System) -> None:
+    """aclose() tells every receive() of the layer object that it waits in vain, whatever loop that is in."""
+    layer = system.layer()
+    waiting = threading.Event()
+
+    async def receive(name: str) -> None:
+        both = [asyncio.create_task(layer.receive(channel)) for channel in (name, "normal")]
+        await asyncio.sleep(0)
+        waiting.set()
+        for task in both:
+            with pytest.raises(StoreError, match="this channel layer is closed"):
+                await asyncio.wait_for(task, 20)
+
+    name = run(layer.new_channel())
+    with ThreadPoolExecutor(1) as threads:
+        received = threads.submit(asyncio.run, receive(name))
+        waiting.wait()
+        run(layer.aclose())
+        received.result()
 
 
 def leave_open(_child: SyncChild, setup: Setup) -> None:

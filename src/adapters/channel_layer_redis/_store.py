@@ -247,9 +247,26 @@ class RedisStore:
         await self._put_back(request.shard, request.queue, request.entries)
 
     async def _put_back(self, shard: int, queue: Queue, some: tuple[c.Entry, ...]) -> None:
+        """Put back what is nowhere else any more: once it has been sent, a cancellation is heard at the end only."""
         entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in some]
         keys = self._keys.queue(queue.name)
-        await self._script(shard, _PUT_BACK, keys, (self._expiry, self._offset(), *entries))
+        connection = await self._links[shard].connection()
+        cancelled: asyncio.CancelledError | None = None
+        error: BaseException | None = None
+        for command in ((b"EVALSHA", _PUT_BACK.sha), (b"EVAL", _PUT_BACK.source)):
+            reply = connection.call(*command, len(keys), *keys, self._expiry, self._offset(), *entries)
+            while not reply.done():  # a loop that ends cancels everything, some of it twice
+                try:
+                    await asyncio.wait([reply])
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+            error = reply.exception()
+            if not isinstance(error, NoScript):
+                break
+        if cancelled is not None:
+            raise cancelled
+        if error is not None:
+            raise error
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
         await self._script(request.shard, _UNCLAIM, (self._keys.claim(request.inbox.name),), (request.claimant,))
