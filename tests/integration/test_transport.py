@@ -28,7 +28,7 @@ _SOON: Final = 20.0
 _TIMEOUT: Final = 0.5
 """Seconds that a layer may wait for a server that stands."""
 
-_SLACK: Final = 2.0
+_SLACK: Final = 10.0
 """Seconds by which a crowded machine may be late."""
 
 Option = str | Mapping[str, object]
