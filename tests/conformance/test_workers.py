@@ -39,7 +39,7 @@ MESSAGES = 20_000
 PATIENCE = 120.0
 """Seconds for what many thousand messages take on a busy machine."""
 
-PROMPT = 1.0
+PROMPT = 5.0
 """Seconds: far more than being called takes, far less than the 20 s after which one who waits looks by himself."""
 
 

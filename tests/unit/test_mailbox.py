@@ -147,6 +147,57 @@ def test_versions_of_members_long_gone_are_forgotten(inbox: Inbox) -> None:
     assert sorted(name for _, name, _ in inbox.memberships()) == [A, B]
 
 
+def test_a_membership_ends_when_its_own_time_is_over(ledger: Ledger) -> None:
+    """Of two members the one that joined earlier ends first, whichever joined last before the message."""
+    table = CapacityTable(9)
+    inbox = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, ledger, 10.0, group_expiry=25.0)
+    group = envelope.group_frame("g", (), b"group")
+    inbox.apply([(0.0, joined(1)), (20.0, joined(2, B)), (24.9, group)], 0.0, 24.9)
+    assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 1]
+    inbox.apply([(25.0, group)], 0.0, 25.0)
+    assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 2]
+    assert inbox.memberships() == [("g", B, 20.0)]
+
+
+def test_a_group_message_wakes_a_member_who_waits(inbox: Inbox) -> None:
+    """A member is woken by a group message as by any other, whether its owner or somebody else added it."""
+    callers = [Caller(), Caller()]
+    for name, caller in zip((A, B), callers, strict=True):
+        inbox.box(name, 0.0).waiters.append(caller)
+    assert inbox.apply([(0.0, joined(1)), (0.0, envelope.group_frame("g", (B,), b"group"))], 0.0, 0.0) == callers
+
+
+def test_a_mailbox_is_forgotten_when_nothing_and_nobody_needs_it(inbox: Inbox) -> None:
+    """A mailbox that is in a group, holds a message or has a receiver is kept; an idle one goes after `expiry`."""
+    inbox.apply([(0.0, joined(1)), (0.0, message(b"1", B))], 0.0, 0.0)
+    inbox.box("specific.me!idle", 0.0)
+    inbox.box("specific.me!waiting", 0.0).waiters.append(Caller())
+    inbox.forget(9.9)
+    assert len(inbox.boxes) == 4
+    inbox.forget(10.0)
+    assert set(inbox.boxes) == {A, B, "specific.me!waiting"}
+
+
+def test_a_confirmed_membership_is_announced_until_it_is_over(inbox: Inbox) -> None:
+    """What the store confirmed is a membership before its marker is met, but not after a discard or a flush."""
+    inbox.confirmed("g", A, 5)
+    assert inbox.memberships() == [("g", A, None)]
+    inbox.apply([(1.0, joined(4, there=False))], 0.0, 1.0)
+    assert inbox.memberships() == [("g", A, None)]
+    inbox.apply([(1.0, joined(5))], 0.0, 1.0)
+    assert inbox.memberships() == [("g", A, 1.0)]
+    inbox.apply([(1.0, joined(6, there=False))], 0.0, 1.0)
+    assert inbox.memberships() == []
+    inbox.confirmed("g", A, 5)
+    assert inbox.memberships() == []
+    inbox.confirmed("g", A, 7)
+    inbox.confirmed("g", B, 8)
+    inbox.unconfirmed("g", A)
+    assert inbox.memberships() == [("g", B, None)]
+    inbox.apply([(2.0, envelope.flush_frame("flush"))], 0.0, 2.0)
+    assert inbox.memberships() == []
+
+
 def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:
     """Bytes that are no frame are counted; what came before and after them in the batch is delivered."""
     inbox.apply([(0.0, message(b"1")), (0.0, b""), (0.0, b"?"), (0.0, b"g\x09"), (0.0, message(b"2"))], 0.0, 0.0)
