@@ -7,7 +7,6 @@ half a second and more is left for a machine that is busy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from functools import partial
 
 import pytest
@@ -324,69 +323,6 @@ def test_a_process_whose_clock_is_wrong_delivers_nothing_too_old(redis_system: S
                 assert await receive_or_none(owner, channel) is None
 
     run(body())
-
-
-# --- keys ---------------------------------------------------------------------------------------------------
-
-
-async def _use_everything(system: System) -> AsyncGenerator[str]:
-    """Use every feature that writes to a store; stops after each step, and says which it was."""
-    async with system.layer(expiry=30, group_expiry=300) as one, system.layer(expiry=30, group_expiry=300) as two:
-        owned, other = await one.new_channel(), await two.new_channel("other")
-        yield "new_channel"
-        channels = ("jobs", "reply?x", "daemon!x", owned, other)
-        for channel in channels:
-            await one.send(channel, {"n": 0})
-            yield f"send to {channel}"
-        for channel in channels:
-            await one.group_add("group", channel)
-            await two.group_add("group", channel)
-            yield f"group_add of {channel}"
-        for layer in (one, two):
-            await layer.group_send("group", {"n": 1})
-            yield "group_send"
-        for channel in ("jobs", "reply?x", "daemon!x", owned):
-            await one.receive(channel)
-            yield f"receive from {channel}"
-            task = asyncio.create_task(one.receive(f"{channel}more"))
-            await asyncio.sleep(0.005)
-            yield "a receive() that waits"
-            task.cancel()
-            await asyncio.wait([task])
-            yield "a receive() that was cancelled"
-        for channel in channels:
-            await two.group_discard("group", channel)
-            yield f"group_discard of {channel}"
-        await one.group_discard("empty", "jobs")
-        await one.group_discard("empty", owned)
-        yield "group_discard of what was never added"
-        await two.flush()
-        yield "flush"
-        await two.send(owned, {"n": 2})
-        yield "send after a flush"
-    yield "aclose"
-
-
-LIFETIMES = {"q": 30, "t": 30, "l": 45, "s": 45, "c": 45, "g": 300, "o": 300, "i": 300, "x": 90, "e": 300}
-"""Seconds that a key of each kind may live at most, with an expiry of 30 and a group_expiry of 300."""
-
-
-def test_every_key_has_a_lifetime(redis_system: System) -> None:
-    """After every step that any feature takes, each key expires by itself, in the time that its kind needs."""
-    deployment = redis_system.deployment
-    assert deployment is not None
-    seen = set[str]()
-
-    async def body() -> None:
-        async for step in _use_everything(redis_system):
-            for host in deployment.hosts:
-                for key, lifetime in (await asyncio.to_thread(host.lifetimes, redis_system.prefix)).items():
-                    kind = key.removeprefix(redis_system.prefix)[0]
-                    assert 0 < lifetime <= LIFETIMES[kind] * 1000, (step, key, lifetime)
-                    seen.add(kind)
-
-    run(body())
-    assert seen == set(LIFETIMES)  # so nothing was forgotten
 
 
 def test_a_second_that_really_passes_is_enough(system: System) -> None:

@@ -13,10 +13,8 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import selectors
-import signal
 import threading
 import time
 from collections import Counter
@@ -33,7 +31,6 @@ from channel_layer.mailbox import Mailbox, Waiter
 from channel_layer.names import ChannelName
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis import RedisChannelLayer
-from channel_layer_redis._protocol import Connection
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import AsyncChild, Fleet, Worker
 from tests.support.systems import System
@@ -41,7 +38,6 @@ from tests.support.systems import System
 __all__ = (
     "BOUND",
     "Bursts",
-    "Doomed",
     "Flow",
     "Owned",
     "Reads",
@@ -53,7 +49,6 @@ __all__ = (
     "drain",
     "eventually",
     "hold_reads",
-    "leave_keys",
     "number",
     "receive_many",
     "receive_or_none",
@@ -62,7 +57,6 @@ __all__ = (
     "site",
     "waits",
     "work",
-    "work_until_killed",
 )
 
 R = TypeVar("R")
@@ -74,16 +68,21 @@ BOUND: Final = 20.0
 # --- waiting and counting -----------------------------------------------------------------------------------
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str, seconds: float = BOUND) -> None:
     """Wait for something that must come about by itself.
 
+    Args:
+        holds: asked again and again.
+        what: for the error.
+        seconds: to wait at most; few where a failure is repeated many times over.
+
     Raises:
-        AssertionError: it did not within `BOUND`.
+        AssertionError: it did not.
     """
-    deadline = time.monotonic() + BOUND
+    deadline = time.monotonic() + seconds
     while not await holds():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {BOUND:g} s: {what}")
+            raise AssertionError(f"not within {seconds:g} s: {what}")
         await asyncio.sleep(0.005)
 
 
@@ -128,8 +127,13 @@ async def send_patiently(layer: ChannelLayer, channel: str, message: Mapping[str
 async def accounts(layers: Iterable[ChannelLayer], channels: Iterable[str]) -> Counter[str]:
     """Add up what several layers have counted, and what waits in the store for some channels.
 
-    ``entered`` is what was accepted, ``gone`` what was delivered or dropped, ``here`` what waits in the processes and
-    in the store. Messages that were dropped are also there under their reasons.
+    Args:
+        layers: all there are; the last one is open, and asked about the store.
+        channels: all that were sent to.
+
+    Returns:
+        ``entered``: what was accepted; ``gone``: what was delivered or dropped; ``here``: what waits in the processes
+        and in the store. Also ``delivered``, ``refused``, and what was dropped by its reason.
     """
     total = Counter[str]()
     layers = list(layers)
@@ -143,7 +147,7 @@ async def accounts(layers: Iterable[ChannelLayer], channels: Iterable[str]) -> C
         for reason, count in found.dropped.items():
             total[reason] += count
     for channel in channels:
-        pending = (await layers[0].statistics(channel)).pending
+        pending = (await layers[-1].statistics(channel)).pending
         total["here"] += pending or 0
     return total
 
@@ -444,47 +448,6 @@ async def work(child: AsyncChild, flow: Flow) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Doomed:
-    """A process that is killed at one exact moment of its first ``receive()``.
-
-    Attributes:
-        flow: what it receives.
-        reply: it dies when this many replies from servers have come since the ``receive()`` began, before it has
-            looked at the last one.
-    """
-
-    flow: Flow
-    reply: int
-
-
-async def work_until_killed(child: AsyncChild, doomed: Doomed) -> None:
-    """Receive, and be killed by one's own hand when a certain reply has come."""
-    replies = itertools.count(1)
-    handle = Connection.data_received
-
-    def die(self: Connection, data: bytes) -> None:
-        if next(replies) == doomed.reply:
-            os.kill(os.getpid(), signal.SIGKILL)
-        handle(self, data)
-
-    layer = doomed.flow.site.layer()
-    await layer.receive(await _warm(layer))  # connections are open now, scripts known
-    await child.ready()
-    setattr(Connection, "data_received", die)  # noqa: B010 - a method; the process ends with it
-    tasks = [asyncio.create_task(layer.receive(doomed.flow.channel)) for _ in range(doomed.flow.receivers)]
-    for task in tasks:
-        child.record(str(number(await task)))
-        child.progress(1)
-    await child.ready()
-
-
-async def _warm(layer: ChannelLayer) -> str:
-    channel = f"warm.{os.getpid()}"
-    await layer.send(channel, {"n": 0})
-    return channel
-
-
-@dataclass(frozen=True, slots=True)
 class Owned:
     """Channels that one process makes and receives from.
 
@@ -526,22 +489,3 @@ async def receive_many(child: AsyncChild, owned: Owned) -> dict[str, list[int]]:
         for channel in received:  # and nothing came twice
             received[channel] += await drain(layer, channel, 0.001)
     return received
-
-
-async def leave_keys(child: AsyncChild, where: Site) -> None:
-    """Make the store keep something of every kind, and stand still until killed."""
-    layer = where.layer()
-    owned = await layer.new_channel()
-    other = await layer.new_channel("other")
-    await layer.flush()
-    for channel in ("normal", "single?reader", "claimed!one", "unread!one", owned, other):
-        await layer.send(channel, {"n": 0})
-        for group in ("here", "there", "everywhere"):
-            await layer.group_add(group, channel)
-    await layer.receive("claimed!one")
-    waiting = [asyncio.create_task(layer.receive(channel)) for channel in ("empty", "empty?reader", "empty!one")]
-    for group in ("here", "there", "everywhere"):
-        await layer.group_send(group, {"n": 1})
-        await layer.group_discard(group, other)
-    await child.ready()
-    await asyncio.gather(*waiting)
