@@ -20,7 +20,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import Receiver, run_async
+from channel_layer.loops import run_async
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from channel_layer.config import Rules
     from channel_layer.loops import Home
-    from channel_layer.mailbox import Waiter
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Clock
     from channel_layer.programs import Routes
@@ -161,6 +160,7 @@ class Host:
         """Inboxes whose places are being given back, or will be when the timer goes."""
         self._givers: dict[str, asyncio.Lock] = {}
         self._stopping = False
+        self._retired = False
         self._complaints: set[str] = set()
 
     # -- called in the host's loop
@@ -183,9 +183,14 @@ class Host:
         """End all work; nothing that has arrived is lost."""
         self._stopping = True
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._cancel()
+        if tasks:
+            await asyncio.wait(tasks)  # not gather: if this is cancelled, they have been cancelled enough
+
+    def _cancel(self) -> None:
+        for task in list(self._tasks):
+            if not task.cancelling():  # a second time would meet it while it puts back what it holds
+                task.cancel()
 
     async def adopt(self, queue: Queue) -> None:
         """Claim a new inbox and begin to read it, unless that has been done.
@@ -266,6 +271,12 @@ class Host:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the next host starts with a look at everything
             self._loop.call_soon_threadsafe(work)
 
+    def retire(self) -> None:
+        """Do nothing any more, not even when the loop, which stands still, runs again."""
+        with self._desk.lock:
+            self._stopping = self._retired = True
+        self.post(self._cancel)
+
     # -- tasks
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
@@ -319,6 +330,8 @@ class Host:
                 continue
             backoff.reset()
             with desk.lock:
+                if self._stopping:  # whoever hosts next reads this again, or has done so
+                    return
                 now = desk.clock.now()
                 waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
                 inbox.position = batch.position
@@ -550,7 +563,7 @@ class Host:
             name = pump.tap.queue.name
             self._pumps.pop(name, None)
             with self._desk.lock:
-                over = pump.tap.idle
+                over = pump.tap.idle and not self._retired  # else another host serves it by now
                 if over and self._desk.taps.get(name) is pump.tap:
                     del self._desk.taps[name]
             if not over and not self._stopping:  # somebody came at the last moment
@@ -606,9 +619,11 @@ class _Pump:
         finally:
             for task in self._waits.values():
                 task.cancel()
-            await asyncio.gather(*self._waits.values(), return_exceptions=True)
-            await self._return_calls()
-            await self._return_surplus()
+            try:
+                await self._return_surplus()
+            finally:
+                await asyncio.gather(*self._waits.values(), return_exceptions=True)
+                await self._return_calls()
             await self._unclaim()
 
     async def _unclaim(self) -> None:
@@ -828,12 +843,5 @@ class _Pump:
     def _fail(self, error: Exception) -> None:
         """Tell every receiver that it will never get a message."""
         with self._desk.lock:
-            waiters: list[Waiter] = []
-            for box in self.tap.boxes.values():
-                waiters.extend(box.waiters)
-                box.promised += len(box.waiters)
-                box.waiters.clear()
-        for waiter in waiters:
-            if isinstance(waiter, Receiver):
-                waiter.error = error
-            waiter.wake()
+            for waiter in self.tap.dismiss():
+                waiter.fail(error)

@@ -14,6 +14,7 @@ import secrets
 import sys
 import threading
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from channel_layer import commands as c
@@ -21,7 +22,7 @@ from channel_layer import loops, programs
 from channel_layer.envelope import BadFrame, Message, MsgpackCodec
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
 from channel_layer.hosting import Desk, Host
-from channel_layer.loops import Home, Receiver, SystemClock, io_thread, run_async
+from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.sharding import Ring
@@ -186,7 +187,7 @@ class ChannelLayer:
             self._takes = 0
             await asyncio.sleep(0)
         host = self._host
-        if host is None or host.home.loop.is_closed() or self._should_move(host):
+        if host is None or not host.home.loop.is_running() or self._should_move(host):
             host = await self._ensure_host()
         if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
             await self._arrive()  # what this loop waits for is its to read, should the host's loop end
@@ -214,7 +215,6 @@ class ChannelLayer:
                 now = self._clock.now()
                 with desk.lock:
                     if waiter.error is not None:
-                        box.promised -= 1
                         raise waiter.error
                     item = source.take(box, now, promised=True)
                     waiter = self._wait_at(box) if item is None else None
@@ -418,14 +418,9 @@ class ChannelLayer:
             inboxes = list(desk.inboxes.values())
             boxes = [box for inbox in inboxes for box in inbox.boxes.values()]
             boxes += [box for tap in desk.taps.values() for box in tap.boxes.values()]
-            waiters = [waiter for box in boxes for waiter in box.waiters]
             for box in boxes:
-                box.promised += len(box.waiters)
-                box.waiters.clear()
-        for waiter in waiters:
-            if isinstance(waiter, Receiver):
-                waiter.error = _closed()
-            waiter.wake()
+                for waiter in box.dismiss():
+                    waiter.fail(_closed())
         try:
             if inboxes:
                 with contextlib.suppress(StoreError):  # the leases end by themselves
@@ -485,7 +480,13 @@ class ChannelLayer:
     # -- receiving
 
     def _wait_at(self, box: Mailbox) -> Receiver:
-        """Join those who wait for a mailbox; under the lock."""
+        """Join those who wait for a mailbox; under the lock.
+
+        Raises:
+            StoreError: the layer has been closed: nobody would come to wake him.
+        """
+        if self._desk.closed:
+            raise _closed()
         waiter = Receiver(asyncio.get_running_loop())
         box.waiters.append(waiter)
         return waiter
@@ -515,7 +516,7 @@ class ChannelLayer:
     def _abandon(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
         """A receiver goes without its message: call the next one."""
         with self._desk.lock:
-            others = source.abandon(box, waiter)
+            others = source.abandon(box, waiter) if waiter.error is None else []
         for other in others:
             other.wake()
         if isinstance(source, Tap) and (host := self._host) is not None:
@@ -593,7 +594,7 @@ class ChannelLayer:
         """Return the host; begin one if there is none, and move it here from the thread if this loop lives."""
         while True:
             host = self._host
-            if host is not None and not host.home.loop.is_closed():
+            if host is not None and host.home.loop.is_running():
                 if self._should_move(host):
                     home = await self._arrive()
                     if home is not None:
@@ -612,7 +613,10 @@ class ChannelLayer:
             host = self._host
             if self._desk.closed:
                 raise _closed()
-            if host is None or host.home.loop.is_closed():
+            if host is not None and not host.home.loop.is_running():
+                host.retire()  # its loop is closed, or waits for its program to go on
+                host = None
+            if host is None:
                 self._host = host = Host(self._desk, home)
                 host.start()
 
@@ -675,25 +679,22 @@ class ChannelLayer:
                 if self._host is host:
                     return result
                 continue  # the work has moved meanwhile; doing it again there is harmless
-            task = asyncio.current_task()
-            asked = task.cancelling() if task is not None else 0
-            try:
-                result = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(host), host.home.loop))
+            with contextlib.suppress(LoopStopped):
+                result = await run_in(host.home.loop, partial(work, host))
                 if self._host is host:
                     return result
-            except asyncio.CancelledError:
-                if task is None or task.cancelling() > asked:
-                    raise  # it is the caller that was cancelled, not the host
 
     async def _stop_host(self) -> None:
         with self._hosting:
             host, self._host = self._host, None
-        if host is None or host.home.loop.is_closed():
+        if host is None:
             return
         if host.here:
             await host.stop()
         else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(host.stop(), host.home.loop))
+            with contextlib.suppress(LoopStopped):
+                await run_in(host.home.loop, host.stop)
+            host.retire()
 
     async def _leave_everywhere(self) -> None:
         """Let go of all connections in all loops."""
@@ -703,9 +704,9 @@ class ChannelLayer:
                 self._homes.pop(home.loop, None)
             elif home.loop is asyncio.get_running_loop():
                 await home.leave()
-            elif home.loop.is_running():
-                with contextlib.suppress(RuntimeError):  # it ended this moment
-                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(home.leave(), home.loop))
+            else:
+                with contextlib.suppress(LoopStopped):
+                    await run_in(home.loop, home.leave)
 
     # -- calls that must not stop half way
 

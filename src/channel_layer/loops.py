@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import time
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.commands import Command, Step
@@ -21,7 +23,18 @@ if TYPE_CHECKING:
 
     from channel_layer.ports import AsyncStore, Program
 
-__all__ = ("SETTLE_SECONDS", "THREAD_NAME", "Home", "IOThread", "Receiver", "SystemClock", "io_thread", "run_async")
+__all__ = (
+    "SETTLE_SECONDS",
+    "THREAD_NAME",
+    "Home",
+    "IOThread",
+    "LoopStopped",
+    "Receiver",
+    "SystemClock",
+    "io_thread",
+    "run_async",
+    "run_in",
+)
 
 R = TypeVar("R")
 
@@ -29,6 +42,9 @@ SETTLE_SECONDS = 1.0
 """A loop that has run for so long gets connections of its own. ``async_to_sync`` makes loops that live milliseconds."""
 
 THREAD_NAME = "channel-layer-io"
+
+_LOOK_SECONDS = 0.05
+"""How often somebody who waits for another event loop looks whether that one still runs."""
 
 _STOP_SECONDS = 5.0
 """How long the interpreter's exit waits for the I/O thread."""
@@ -80,11 +96,60 @@ async def _perform(step: Step[object], store: AsyncStore) -> object:
     return ()
 
 
+class LoopStopped(Exception):
+    """An event loop has ended, or stands still, before it did what another one asked of it."""
+
+
+async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[object, object, R]]) -> R:
+    """Await *work* in the event loop of another thread; cancelling this cancels it there.
+
+    Raises:
+        LoopStopped: that loop does not run, or has ceased to. The work may have been begun, even done.
+    """
+    outcome: Future[R] = Future()
+    tasks: list[asyncio.Task[R]] = []
+
+    def begin() -> None:
+        if not outcome.cancelled():  # else this loop stood still for a while, and nobody waits any more
+            task = loop.create_task(work())
+            tasks.append(task)
+            task.add_done_callback(report)
+
+    def report(task: asyncio.Task[R]) -> None:
+        with contextlib.suppress(InvalidStateError):  # nobody waits any more
+            if task.cancelled():
+                outcome.cancel()
+            elif (error := task.exception()) is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(task.result())
+
+    try:
+        loop.call_soon_threadsafe(begin)
+    except RuntimeError as exc:
+        raise LoopStopped from exc
+    wrapped = asyncio.wrap_future(outcome)
+    try:
+        # What a loop is given in its last moment is not even begun, and nobody is told of that.
+        while not wrapped.done() and (loop.is_running() or outcome.done()):
+            await asyncio.wait((wrapped,), timeout=_LOOK_SECONDS)
+    finally:
+        if not wrapped.cancel() and not wrapped.cancelled():
+            wrapped.exception()  # seen, even if the caller has been cancelled
+        for task in tasks:
+            if not task.done():
+                with contextlib.suppress(RuntimeError):  # closed
+                    loop.call_soon_threadsafe(task.cancel)
+    if wrapped.cancelled():
+        raise LoopStopped
+    return wrapped.result()
+
+
 class Receiver:
     """Somebody who waits in one event loop and may be woken from any thread.
 
     Attributes:
-        error: set instead of a message: the receiver can never get one.
+        error: why the receiver can never get a message, once it was told so.
     """
 
     __slots__ = ("_future", "_loop", "error")
@@ -107,6 +172,11 @@ class Receiver:
                 self._loop.call_soon_threadsafe(self._set)
         except RuntimeError:  # its loop is closed; nobody will take the message
             return
+
+    def fail(self, error: Exception) -> None:
+        """Let it run, into an error."""
+        self.error = error
+        self.wake()
 
     def __await__(self) -> Generator[object, None, None]:
         """Wait for it."""

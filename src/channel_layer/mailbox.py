@@ -34,6 +34,10 @@ class Waiter(Protocol):
         """Let him run; may come from any thread, and only once."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Tell him that he will never get a message, instead of `wake`; he must be among `Mailbox.waiters` no more."""
+        ...
+
 
 class Item(NamedTuple):
     """A message that waits for a receiver."""
@@ -127,8 +131,14 @@ class Mailbox:
             self.promised += 1
             yield self.waiters.popleft()
 
+    def dismiss(self) -> list[Waiter]:
+        """Remove and return all who wait, to be told that they will get nothing; nothing is promised to them."""
+        waiters = list(self.waiters)
+        self.waiters.clear()
+        return waiters
+
     def leave(self, waiter: Waiter) -> None:
-        """Forget a receiver that was cancelled; what was promised to him is promised to nobody."""
+        """Forget a receiver that was cancelled (one not dismissed); what was promised to him is nobody's."""
         try:
             self.waiters.remove(waiter)
         except ValueError:  # he was woken before he was cancelled
@@ -540,6 +550,10 @@ class Tap:
     def promise(self) -> list[Waiter]:
         """Promise what is here to those who wait; return whom to wake."""
         return [waiter for box in self.boxes.values() for waiter in box.promise()]
+
+    def dismiss(self) -> list[Waiter]:
+        """Remove and return all who wait, to be told that they will get nothing."""
+        return [waiter for box in self.boxes.values() for waiter in box.dismiss()]
 
     def surplus(self) -> list[Item]:
         """Remove and return, oldest first, what nobody waits for any more and what can go back to its queue."""

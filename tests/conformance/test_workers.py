@@ -231,6 +231,39 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
     run(body())
 
 
+def test_background_work_that_is_ended_twice_returns_what_it_holds(
+    redis_system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message popped for a receiver that has gone is put back, though aclose() comes while the work is moving."""
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    queue = ChannelName.parse("jobs").queue
+
+    async def body() -> None:
+        async with redis_system.layer() as other:
+            for steps in range(12):
+                layer = redis_system.layer()
+                await receive_or_none(layer, "jobs", 0.02)  # which leaves a pump that lingers
+                host = layer._host
+                assert host is not None
+                await other.send("jobs", {"n": steps})
+                for shard in range(redis_system.shards):
+                    popped = await host._store.pop(c.Pop(shard, queue, 1, "me"))
+                    for entry in popped.entries:
+                        _, payload = read_message(entry.frame)
+                        box = layer._desk.taps["jobs"].box("jobs", 0.0)
+                        box.put(Item(layer._clock.now() + 60, payload, False, (shard, entry)))
+                first = asyncio.create_task(host.stop())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                first.cancel()
+                await host.stop()
+                await asyncio.gather(first, return_exceptions=True)
+                assert await receive_or_none(other, "jobs", 3.0) == {"n": steps}
+                await layer.aclose()
+
+    run(body())
+
+
 def test_workers_come_and_go_while_messages_flow(system: System) -> None:
     """Layers that open, receive a few messages and close, one after another, lose none and double none."""
 

@@ -8,12 +8,13 @@ about a socket), so most of these bodies run in a process of their own with ever
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
@@ -274,6 +275,97 @@ def test_receiving_in_one_loop_what_another_makes_and_sends(system: System) -> N
         asyncio.run(layer.send(name, {"n": 1}))
         assert received.result() == {"n": 1}
     run(layer.aclose())
+
+
+@pytest.mark.usefixtures("loops")
+def test_a_loop_that_stands_still(system: System) -> None:
+    """While a loop stands still, as between two tests, others do its work; when it goes on, all is there once."""
+    layer = system.layer()
+
+    async def begin() -> tuple[str, asyncio.Task[list[object]]]:
+        name = await layer.new_channel()
+        await layer.send(name, {"n": 0})
+        task = asyncio.create_task(receive(name, 4))
+        await asyncio.sleep(0)
+        return name, task
+
+    async def receive(name: str, count: int) -> list[object]:
+        return [(await layer.receive(name))["n"] for _ in range(count)]
+
+    async def meanwhile(name: str, number: int) -> None:
+        async with asyncio.timeout(20):
+            other = await layer.new_channel(f"other{number}")
+            await layer.send(other, {"n": number})
+            assert await layer.receive(other) == {"n": number}
+            await layer.send("normal", {"n": number})
+            assert await layer.receive("normal") == {"n": number}
+            await layer.send(name, {"n": number})
+
+    async def finish(task: asyncio.Task[list[object]], name: str) -> None:
+        assert await asyncio.wait_for(task, 20) == [0, 1, 2, 3]
+        await layer.send(name, {"n": 4})
+        assert await receive(name, 1) == [4]
+        assert (await layer.statistics()).dropped == {}
+        await layer.aclose()
+
+    with asyncio.Runner() as still:
+        name, task = still.run(begin())
+        for number in (1, 2, 3):
+            run(meanwhile(name, number))
+        still.run(finish(task, name))
+
+
+def test_a_loop_that_stops_while_another_waits_for_it() -> None:
+    """Work that is given to another loop in its last moment, or to one that stands still, is not waited for."""
+    other = asyncio.new_event_loop()
+    thread = threading.Thread(target=other.run_forever)
+    thread.start()
+    done: list[str] = []
+
+    async def work() -> None:
+        done.append("work")
+
+    async def last_work() -> None:
+        other.stop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        done.append("last work")
+
+    async def is_not_waited_for(given: Callable[[], Coroutine[object, object, None]]) -> None:
+        with pytest.raises(loops.LoopStopped):
+            await asyncio.wait_for(loops.run_in(other, given), 20)
+
+    run(loops.run_in(other, work))
+    assert done == ["work"]
+    run(is_not_waited_for(last_work))
+    thread.join()
+    run(is_not_waited_for(work))
+    other.run_until_complete(asyncio.sleep(0.01))
+    assert done == ["work", "last work"]  # cancelled; and what nobody waits for any more is not begun
+    other.close()
+    run(is_not_waited_for(work))
+
+
+def test_cancelling_a_wait_for_another_loop() -> None:
+    """Whoever waits for work in another loop and is cancelled cancels the work, and is told of nothing else."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def body() -> None:
+        task = asyncio.create_task(loops.run_in(loops.io_thread().loop, work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(ended.wait, 20)
+
+    run(body())
 
 
 @pytest.mark.usefixtures("loops")

@@ -60,6 +60,9 @@ class Caller:
         assert not self.woken
         self.woken = True
 
+    def fail(self, error: Exception) -> None:
+        """Nothing fails here: who is dismissed is forgotten."""
+
 
 @dataclass
 class Letter:
@@ -593,6 +596,12 @@ class TapMachine(RuleBasedStateMachine):
         caller = data.draw(st.sampled_from([*self.asleep, *self.awake]))
         (self.awake if caller.woken else self.asleep).remove(caller)
         self.note_woken(self.tap.abandon(self.box, caller))
+
+    @rule()
+    def dismiss(self) -> None:
+        """All who wait are told of an error; who was woken before gets his message all the same."""
+        assert self.tap.dismiss() == self.asleep
+        self.asleep.clear()
 
     @rule()
     def pump(self) -> None:

@@ -23,6 +23,9 @@ class Caller:
     def wake(self) -> None:
         """Nothing: the tests read who is to be woken."""
 
+    def fail(self, error: Exception) -> None:
+        """Nothing, either."""
+
 
 @pytest.fixture
 def ledger() -> Ledger:
@@ -302,6 +305,20 @@ def test_the_surplus_of_a_tap_goes_back_in_order(ledger: Ledger) -> None:
     tap.abandon(box, second)
     assert [item.payload for item in tap.surplus()] == [b"1", b"2"]
     assert tap.surplus() == []
+
+
+def test_nothing_is_promised_to_who_was_dismissed(ledger: Ledger) -> None:
+    """What comes in for receivers that have been told of an error meanwhile is nobody's, and goes back."""
+    tap = tap_of("jobs", Kind.NORMAL, ledger)
+    box = tap.boxes.get("jobs") or tap.box("jobs", 0.0)
+    waiting = Caller()
+    box.waiters.append(waiting)
+    assert tap.dismiss() == [waiting]
+    assert tap.demand == 0
+    box.put(Item(OLD, b"1", False, (0, Entry(0.0, b"1"))))  # a pop that was on its way
+    assert tap.promise() == []
+    assert [item.payload for item in tap.surplus()] == [b"1"]
+    assert tap.idle
 
 
 def test_a_tap_hands_out_nothing_too_old(ledger: Ledger) -> None:
