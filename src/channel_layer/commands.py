@@ -162,6 +162,7 @@ class Popped:
         minted: the queue is an inbox whose minting owner is alive: nobody else may read it.
         held_for: seconds for which another claimant holds this inbox, or None.
         flushed: messages that a flush at that moment removed.
+        lost: messages that the store took out and could then neither vouch for nor put back.
     """
 
     entries: tuple[Entry, ...]
@@ -171,6 +172,7 @@ class Popped:
     minted: bool = False
     held_for: float | None = None
     flushed: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +196,23 @@ class Pop(Command[Popped]):
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack(Command[None]):
+class Returned:
+    """What became of a `PutBack`.
+
+    Attributes:
+        expired: messages that were too old to go back.
+        flushed: messages that a flush would have removed, had they been there.
+    """
+
+    expired: int
+    flushed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack(Command[Returned]):
     """Return messages to the head of their queue, with their old stamps and outside any capacity.
+
+    A message from before the last flush must not be popped again; a store may find that out now, or then.
 
     Attributes:
         shard: the host that they were popped from.
@@ -207,7 +224,7 @@ class PutBack(Command[None]):
     queue: Queue
     entries: tuple[Entry, ...]
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Returned]:
         return store.put_back(self)
 
 

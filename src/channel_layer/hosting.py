@@ -570,6 +570,13 @@ class Host:
                 self.pump(pump.tap)
 
 
+def _heed() -> None:
+    """Raise the cancellation that a store has held back, while it finished what it had begun."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _Pump:
     """Pops one queue for the receivers of this process, as many messages as there are receivers, and never more.
 
@@ -606,6 +613,7 @@ class _Pump:
                     self._collect()
                     if not self._demand():
                         await self._return_surplus()
+                        _heed()
                         await self._pass_on()
                         if not self._poked.is_set() and not await self._linger():
                             return
@@ -615,6 +623,7 @@ class _Pump:
                 except StoreError as exc:
                     if not exc.retryable:
                         self._fail(exc)
+                    _heed()
                     await backoff.wait()
         finally:
             for task in self._waits.values():
@@ -692,9 +701,7 @@ class _Pump:
         answered = {shard for shard, task in self._waits.items() if not (task.cancelled() or task.exception())}
         for shard in self._called | answered:
             with contextlib.suppress(StoreError):
-                popped = await self._store.pop(c.Pop(shard, tap.queue, 0, desk.claimant))
-                with desk.lock:
-                    desk.ledger.drop("expired", tap.queue.name, popped.expired)
+                await self._store.pop(c.Pop(shard, tap.queue, 0, desk.claimant))
 
     async def _linger(self) -> bool:
         """Keep the waits open for a while; whether anything happened."""
@@ -740,10 +747,9 @@ class _Pump:
         with desk.lock:
             now = desk.clock.now()
             desk.clocks[shard].observe(sent, now, popped.now)
-            if popped.expired:
-                desk.ledger.drop("expired", tap.queue.name, popped.expired)
-            if popped.flushed:
-                desk.ledger.drop("flushed", tap.queue.name, popped.flushed)
+            desk.ledger.drop("expired", tap.queue.name, popped.expired)
+            desk.ledger.drop("flushed", tap.queue.name, popped.flushed)
+            desk.ledger.drop("store_lost", tap.queue.name, popped.lost)
             if tap.queue.kind is Kind.INBOX and popped.epoch != tap.epoch:
                 for box in tap.boxes.values():
                     if dropped := box.clear():
@@ -753,6 +759,7 @@ class _Pump:
             waiters = tap.promise()
         for waiter in waiters:
             waiter.wake()
+        _heed()
         if popped.minted:
             self._fail(
                 InvalidName(
@@ -764,7 +771,7 @@ class _Pump:
             await self._wait_for_claim(popped.held_for)
         else:
             self._held_until = None
-        return bool(popped.entries) or popped.held_for is not None or popped.minted
+        return bool(popped.entries) or popped.flushed > 0 or popped.held_for is not None or popped.minted
 
     def _take_in(self, shard: int, entries: Iterable[c.Entry], offset: float, now: float) -> None:
         tap, desk = self.tap, self._desk
@@ -807,6 +814,7 @@ class _Pump:
         for shard in shards:
             if shard not in self._waits:
                 self._watch(shard, self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
+        _heed()
         await self._poked.wait()
 
     async def _return_surplus(self) -> None:
@@ -819,19 +827,24 @@ class _Pump:
         for item in items:
             if item.origin is not None:
                 by_shard.setdefault(item.origin[0], []).append(item)
+        ledger, name = self._desk.ledger, self.tap.queue.name
         cancelled: asyncio.CancelledError | None = None
         for shard, some in by_shard.items():
             entries = tuple(item.origin[1] for item in some if item.origin is not None)
             try:
-                await self._store.put_back(c.PutBack(shard, self.tap.queue, entries))
-            except asyncio.CancelledError as exc:
-                cancelled = exc  # these are on their way all the same, and the other shards' have yet to go
-            except StoreError as exc:
+                returned = await self._store.put_back(c.PutBack(shard, self.tap.queue, entries))
+            except (asyncio.CancelledError, StoreError) as exc:
                 with self._desk.lock:
-                    if exc.outcome == "not_sent":
+                    if isinstance(exc, asyncio.CancelledError) or exc.outcome == "not_sent":
                         self._keep_surplus(some)
                     else:
-                        self._desk.ledger.drop("store_lost", self.tap.queue.name, len(some))
+                        ledger.drop("store_lost", name, len(some))
+                if isinstance(exc, asyncio.CancelledError):
+                    cancelled = exc  # the other shards' have yet to go
+            else:
+                with self._desk.lock:
+                    ledger.drop("expired", name, returned.expired)
+                    ledger.drop("flushed", name, returned.flushed)
         if cancelled is not None:
             raise cancelled
 

@@ -77,11 +77,15 @@ class AsyncStore(Protocol):
 
     async def push(self, request: c.Push, /) -> c.Pushed: ...
     async def pop(self, request: c.Pop, /) -> c.Popped:
-        """Return what was taken. Cancelling puts it back."""
+        """Return what was taken, for it is nowhere else.
+
+        If the caller is cancelled when the store may have taken something, this returns all the same, when it knows;
+        the caller sees by its task's ``cancelling()`` that it is to end.
+        """
         ...
 
-    async def put_back(self, request: c.PutBack, /) -> None:
-        """Do it although the caller is cancelled: the messages are nowhere else."""
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+        """Do it, and return, although the caller is cancelled, as in `pop`: the messages are nowhere else."""
         ...
 
     async def unclaim(self, request: c.Unclaim, /) -> None: ...

@@ -104,7 +104,7 @@ class Books(RuleBasedStateMachine):
             for name in self.names[:4]:  # what became too old in the store is counted by who looks there
                 self.runner.run(drain(self.owners[name], name))
             for layer in self.layers:
-                self.runner.run(eventually(self._balances, "accepted = delivered + dropped + waiting"))
+                self.runner.run(self._balance())
                 if layer is not self.layers[-1]:
                     self.runner.run(layer.aclose())
         finally:
@@ -112,6 +112,13 @@ class Books(RuleBasedStateMachine):
             self.runner.close()
             for host in self.deployment.hosts if self.deployment is not None else ():
                 host.remove(self.system.prefix)
+
+    async def _balance(self) -> None:
+        try:
+            await eventually(self._balances, "accepted = delivered + dropped + waiting")
+        except AssertionError as exc:
+            exc.add_note(repr(await accounts(self.layers, self.names)))
+            raise
 
     async def _balances(self) -> bool:
         total = await accounts(self.layers, self.names)

@@ -1,5 +1,8 @@
 """`flush()` while something else is half way: each meeting is put together on purpose."""
 
+# pyright: reportPrivateUsage=false
+# A forced race has to reach inside.
+
 from __future__ import annotations
 
 import asyncio
@@ -8,6 +11,8 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
+from channel_layer.names import ChannelName
+from tests.support.scenarios_delivery import drain
 from tests.support.scenarios_groups import collect, eventually, hold, lose_leases, receive_within, record, settle
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System, run
@@ -93,6 +98,52 @@ def test_what_a_reader_of_a_claimed_inbox_holds_for_later_is_dropped(system: Sys
             async with asyncio.timeout(20):
                 assert await waiting == {"n": 3}
             assert (await reader.statistics()).dropped == {"flushed": 2}
+
+    run(body())
+
+
+@pytest.mark.parametrize("channel", ["jobs", "reply?x"])
+def test_what_is_put_back_after_a_flush_is_not_received(system: System, channel: str) -> None:
+    """A message popped for a receiver that has gone, and put back when its queue has been flushed, is gone, counted."""
+
+    async def body() -> None:
+        queue = ChannelName.parse(channel).queue
+        async with system.layer() as layer, system.layer() as other:
+            store = layer._backend.open()
+            await layer.send(channel, {"n": 1})
+            taken: list[tuple[int, c.Entry]] = []
+            for shard in layer._routes.shards(queue):
+                popped = await store.pop(c.Pop(shard, queue, 1, "me"))
+                taken.extend((shard, entry) for entry in popped.entries)
+            [(shard, entry)] = taken
+            await other.flush()
+            await other.send(channel, {"n": 2})
+            returned = await store.put_back(c.PutBack(shard, queue, (entry,)))
+            assert await receive_within(other, channel) == {"n": 2}
+            assert await drain(other, channel) == []
+            flushed = (await other.statistics()).dropped.get("flushed", 0)
+            assert flushed + returned.flushed == 1
+            await store.aclose()
+
+    run(body())
+
+
+def test_what_is_put_back_is_received_though_there_was_a_flush_before(system: System) -> None:
+    """A flush takes with it what is older than it, and nothing that was sent since."""
+
+    async def body() -> None:
+        queue = ChannelName.parse("reply?x").queue
+        async with system.layer() as layer:
+            store = layer._backend.open()
+            await layer.flush()
+            await layer.send("reply?x", {"n": 1})
+            await layer.send("reply?x", {"n": 2})
+            [shard] = layer._routes.shards(queue)
+            popped = await store.pop(c.Pop(shard, queue, 1, "me"))
+            assert await store.put_back(c.PutBack(shard, queue, popped.entries)) == c.Returned(expired=0, flushed=0)
+            for n in (1, 2):
+                assert await receive_within(layer, "reply?x") == {"n": n}
+            await store.aclose()
 
     run(body())
 

@@ -97,6 +97,7 @@ class MemoryBackend:
         self.left: dict[tuple[str, str], float] = {}
         """When which member left which group, oldest first, for as long as an owner might announce it again."""
         self.epoch = ""
+        self.flushed_at = 0.0
 
 
 class MemoryStore:
@@ -154,11 +155,13 @@ class MemoryStore:
             self._tidy(name)
             return c.Popped(entries, expired, now, self._all.epoch)
 
-    async def put_back(self, request: c.PutBack, /) -> None:
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
         with self._lock:
             line = self._line(request.queue.name)
-            line.entries.extendleft(reversed(request.entries))
+            entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
+            line.entries.extendleft(reversed(entries))
             _call(line)
+            return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
         with self._lock:
@@ -372,6 +375,7 @@ class MemoryStore:
                 line.called = False
             self._all.groups.clear()
             self._all.epoch = request.generation
+            self._all.flushed_at = self._now()
             living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
             for name in living:
                 inbox = self._all.inboxes[name]

@@ -7,7 +7,6 @@ and further ones for what blocks: one for each inbox that is read and one for ea
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -210,63 +209,40 @@ class RedisStore:
             return await self._pop(request, keys, args)
         keys = (*keys, self._keys.inbox(name)[0], self._keys.claim(name))
         args = (*args, request.claimant, self._lease)
-        # Before and after, because a flush raises the epoch first and empties the queue then.
-        before = await self._call(request.shard, "GET", self._keys.epoch)
-        popped = await self._pop(request, keys, args)
-        try:
-            after = await self._call(request.shard, "GET", self._keys.epoch)
-        except BaseException:  # cancelled, or the server is away
-            if popped.entries:
-                with contextlib.suppress(StoreError):
-                    await asyncio.shield(self._put_back(request.shard, request.queue, popped.entries))
-            raise
-        entries, flushed = (popped.entries, 0) if before == after else ((), len(popped.entries))
-        return replace(popped, entries=entries, flushed=flushed, epoch=_text(after))
+        return await self._pop(request, keys, args)
 
     async def _pop(self, request: c.Pop, keys: tuple[str, ...], args: tuple[Arg, ...]) -> c.Popped:
-        """Run the script; if the caller is cancelled, put back what it brings."""
+        """Run the script; see to it that what a flush has missed goes no further.
+
+        A flush raises the epoch first and empties the queue then: what is popped meanwhile is looked at, if it can
+        matter. A normal channel's messages cannot be told from ones received just before, unless they were put back.
+        """
         connection = await self._links[request.shard].connection()
-        reply = connection.call(b"EVALSHA", _POP.sha, len(keys), *keys, *args)
+        popped, returned = _popped(await _unbroken(connection, _POP, keys, args))
+        if not returned and request.queue.kind is not Kind.INBOX:
+            return popped
         try:
+            generation, began = _epoch(await _settled(connection.call("GET", self._keys.epoch)))
+        except StoreError:
+            if not popped.entries:
+                raise
             try:
-                return _popped(await asyncio.shield(reply))
-            except NoScript:
-                reply = connection.call(b"EVAL", _POP.source, len(keys), *keys, *args)
-                return _popped(await asyncio.shield(reply))
-        except asyncio.CancelledError:
-            while not reply.done():  # its deadline is near; a loop that ends cancels everything, some of it twice
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([reply])
-            with contextlib.suppress(StoreError, NoScript):
-                popped = _popped(reply.result())
-                if popped.entries:
-                    await asyncio.shield(self._put_back(request.shard, request.queue, popped.entries))
+                await self._put_back(connection, request.queue, popped.entries)
+            except StoreError:
+                return replace(popped, entries=(), lost=len(popped.entries))
             raise
+        entries = tuple(entry for entry in popped.entries if entry.stamp * 1000 >= began)
+        return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
 
-    async def put_back(self, request: c.PutBack, /) -> None:
-        await self._put_back(request.shard, request.queue, request.entries)
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+        connection = await self._links[request.shard].connection()
+        return await self._put_back(connection, request.queue, request.entries)
 
-    async def _put_back(self, shard: int, queue: Queue, some: tuple[c.Entry, ...]) -> None:
-        """Put back what is nowhere else any more: once it has been sent, a cancellation is heard at the end only."""
-        entries = [struct.pack(">d", entry.stamp * 1000) + entry.frame for entry in some]
-        keys = self._keys.queue(queue.name)
-        connection = await self._links[shard].connection()
-        cancelled: asyncio.CancelledError | None = None
-        error: BaseException | None = None
-        for command in ((b"EVALSHA", _PUT_BACK.sha), (b"EVAL", _PUT_BACK.source)):
-            reply = connection.call(*command, len(keys), *keys, self._expiry, self._offset(), *entries)
-            while not reply.done():  # a loop that ends cancels everything, some of it twice
-                try:
-                    await asyncio.wait([reply])
-                except asyncio.CancelledError as exc:
-                    cancelled = exc
-            error = reply.exception()
-            if not isinstance(error, NoScript):
-                break
-        if cancelled is not None:
-            raise cancelled
-        if error is not None:
-            raise error
+    async def _put_back(self, connection: Connection, queue: Queue, some: tuple[c.Entry, ...]) -> c.Returned:
+        entries = [struct.pack(">d", entry.stamp * -1000) + entry.frame for entry in some]
+        args: tuple[Arg, ...] = (self._expiry, self._offset(), *entries)
+        expired = _number(await _unbroken(connection, _PUT_BACK, self._keys.queue(queue.name), args))
+        return c.Returned(expired, flushed=0)
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
         await self._script(request.shard, _UNCLAIM, (self._keys.claim(request.inbox.name),), (request.claimant,))
@@ -329,7 +305,7 @@ class RedisStore:
         epoch = self._call(request.shard, "GET", self._keys.epoch)
         reply, last = await _both(claiming, epoch)
         now, fresh, expired = _numbers(reply)
-        return c.Claimed(now / 1000, fresh == 1, _text(last), expired)
+        return c.Claimed(now / 1000, fresh == 1, _epoch(last)[0], expired)
 
     async def renew(self, request: c.Renew, /) -> c.Renewed:
         keys = self._keys.inbox(request.inbox.name)
@@ -337,7 +313,7 @@ class RedisStore:
         epoch = self._call(request.shard, "GET", self._keys.epoch)
         reply, last = await _both(renewing, epoch)
         now, held = _numbers(reply)
-        return c.Renewed(now / 1000, held == 1, _text(last))
+        return c.Renewed(now / 1000, held == 1, _epoch(last)[0])
 
     async def release(self, request: c.Release, /) -> int:
         return _number(await self._script(request.shard, _RELEASE, self._keys.inbox(request.inbox.name), ()))
@@ -446,7 +422,9 @@ class RedisStore:
     async def flush(self, request: c.Flush, /) -> c.Flushing:
         shard = request.shard
         lifetime = max(self._left, self._group)
-        await self._call(shard, "SET", self._keys.epoch, request.generation, "PX", lifetime)
+        seconds, micros = _texts(await self._call(shard, "TIME"))
+        began = int(seconds) * 1000 + int(micros) / 1000 + self._offset()
+        await self._call(shard, "SET", self._keys.epoch, f"{request.generation} {began:.3f}", "PX", lifetime)
         inboxes: list[str] = []
         dropped = 0
         cursor = "0"
@@ -549,6 +527,27 @@ def _ignore(future: asyncio.Future[T]) -> None:
         future.exception()
 
 
+# -- what is finished although its caller is cancelled
+
+
+async def _settled(reply: asyncio.Future[T]) -> T:
+    """Await a reply that is needed: a cancellation meanwhile is left to the caller, who sees it in its task."""
+    while True:
+        try:
+            return await asyncio.shield(reply)
+        except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
+            if reply.done():
+                return reply.result()
+
+
+async def _unbroken(connection: Connection, script: Script, keys: tuple[str, ...], args: tuple[Arg, ...]) -> object:
+    """Run a script whose reply is needed: see `_settled`."""
+    try:
+        return await _settled(connection.call(b"EVALSHA", script.sha, len(keys), *keys, *args))
+    except NoScript:
+        return await _settled(connection.call(b"EVAL", script.source, len(keys), *keys, *args))
+
+
 # -- replies: what the scripts return, as types
 
 
@@ -582,21 +581,30 @@ def _texts(reply: object) -> tuple[str, ...]:
     return tuple(_text(item) for item in _list(reply))
 
 
-def _popped(reply: object) -> c.Popped:
+def _epoch(reply: object) -> tuple[str, float]:
+    """Return the name of the last flush, and when it began: what is older than that has been flushed."""
+    name, _, began = _text(reply).partition(" ")
+    return name, float(began or "-inf")
+
+
+def _popped(reply: object) -> tuple[c.Popped, bool]:
+    """Return what a pop brought, and whether some of it had been put back."""
     moment, expired, *rest = _list(reply)
     now = _number(moment) / 1000
     if expired == -1:
-        return c.Popped((), 0, now, minted=True)
+        return c.Popped((), 0, now, minted=True), False
     if expired == -2:
-        return c.Popped((), 0, now, held_for=max(0, _number(rest[0])) / 1000)
+        return c.Popped((), 0, now, held_for=max(0, _number(rest[0])) / 1000), False
     entries: list[c.Entry] = []
+    returned = False
     for item in rest:
         if isinstance(item, bytes) and len(item) >= 8:
             (stamp,) = struct.unpack_from(">d", item)
-            entries.append(c.Entry(stamp / 1000, item[8:]))
+            returned = returned or stamp < 0
+            entries.append(c.Entry(abs(stamp) / 1000, item[8:]))
         else:
             entries.append(c.Entry(now, b""))  # not ours: counted as undecodable where it is read
-    return c.Popped(tuple(entries), _number(expired), now)
+    return c.Popped(tuple(entries), _number(expired), now), returned
 
 
 def _batch(reply: object, after: str) -> c.Batch:

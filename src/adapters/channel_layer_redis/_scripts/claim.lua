@@ -25,7 +25,7 @@ local expired = 0
 while true do
   local entry = redis.call('LPOP', KEYS[3])
   if not entry then break end
-  local stamp = #entry >= 8 and struct.unpack('>d', entry) or 0 -- what is shorter is not ours
+  local stamp = #entry >= 8 and math.abs(struct.unpack('>d', entry)) or 0 -- what is shorter is not ours
   if stamp > now - tonumber(ARGV[3]) then
     local frame = string.sub(entry, 9)
     redis.call('XADD', KEYS[2], '*', string.format('%.0f', stamp - server), frame)

@@ -5,7 +5,8 @@ local time = redis.call('TIME')
 local oldest = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2]) - tonumber(ARGV[1])
 local count = 0
 for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-  if string.sub(entry, 9, 8 + #ARGV[3]) == ARGV[3] and struct.unpack('>d', entry) > oldest then count = count + 1 end
+  local stamp = #entry >= 8 and math.abs(struct.unpack('>d', entry)) or 0
+  if stamp > oldest and string.sub(entry, 9, 8 + #ARGV[3]) == ARGV[3] then count = count + 1 end
 end
 if KEYS[2] then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do

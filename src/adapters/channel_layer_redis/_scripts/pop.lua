@@ -16,7 +16,7 @@ local wanted = tonumber(ARGV[1])
 while wanted > 0 do
   local entry = redis.call('LPOP', KEYS[1])
   if not entry then break end
-  if #entry < 8 or struct.unpack('>d', entry) > oldest then -- what is shorter is not ours: the caller counts it
+  if #entry < 8 or math.abs(struct.unpack('>d', entry)) > oldest then -- what is shorter is not ours: the caller counts it
     reply[#reply + 1] = entry
     wanted = wanted - 1
   else

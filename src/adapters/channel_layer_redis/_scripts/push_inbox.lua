@@ -2,7 +2,7 @@
 -- KEYS  1 lease (hash: g generation, b serial, f flushed, n<channel> unread)  2 stream  3 queue  4 call
 -- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame  5 channel  6 inbox capacity
 -- Returns {1 accepted or 0 full, messages that were too old and made room}.
--- An entry is 8 bytes of time and a frame; what is shorter is not ours, and must stop nobody.
+-- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
 if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
   local place = 'n' .. ARGV[5]
   if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[6]) then return {0, 0} end -- first: an error here takes no place
@@ -17,13 +17,13 @@ if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
   return {1, 0}
 end
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
+local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[3])
 local expired = 0
 if redis.call('LLEN', KEYS[3]) >= tonumber(ARGV[1]) then
   local oldest = now - tonumber(ARGV[2])
   while true do
     local head = redis.call('LINDEX', KEYS[3], 0)
-    if not head or (#head >= 8 and struct.unpack('>d', head) > oldest) then break end
+    if not head or (#head >= 8 and math.abs(struct.unpack('>d', head)) > oldest) then break end
     redis.call('LPOP', KEYS[3])
     expired = expired + 1
   end

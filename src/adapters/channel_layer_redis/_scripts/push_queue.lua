@@ -2,15 +2,15 @@
 -- KEYS  1 queue (list)  2 call (list: one element when somebody should be told)
 -- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame
 -- Returns {1 accepted or 0 full, messages that were too old and made room}.
--- An entry is 8 bytes of time and a frame; what is shorter is not ours, and must stop nobody.
+-- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
+local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[3])
 local expired = 0
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then
   local oldest = now - tonumber(ARGV[2])
   while true do
     local head = redis.call('LINDEX', KEYS[1], 0)
-    if not head or (#head >= 8 and struct.unpack('>d', head) > oldest) then break end
+    if not head or (#head >= 8 and math.abs(struct.unpack('>d', head)) > oldest) then break end
     redis.call('LPOP', KEYS[1])
     expired = expired + 1
   end

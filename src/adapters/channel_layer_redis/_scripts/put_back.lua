@@ -1,17 +1,20 @@
 -- Return messages to the head of their queue, with their old stamps and outside any capacity.
+-- The stamps are negated: whoever pops such a message sees whether it was flushed while it was away.
 -- KEYS  1 queue  2 call
 -- ARGV  1 expiry in ms  2 clock offset in ms  3... entries, oldest first
--- Returns how many were not too old.
+-- Returns how many were too old, and are gone.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2])
 local lifetime = math.max(0, redis.call('PTTL', KEYS[1]))
-local kept = 0
+local kept, expired = 0, 0
 for place = #ARGV, 3, -1 do
-  local left = math.ceil(struct.unpack('>d', ARGV[place]) + tonumber(ARGV[1]) - now)
+  local left = math.ceil(math.abs(struct.unpack('>d', ARGV[place])) + tonumber(ARGV[1]) - now)
   if left > 0 then
     redis.call('LPUSH', KEYS[1], ARGV[place])
     lifetime = math.max(lifetime, left)
     kept = kept + 1
+  else
+    expired = expired + 1
   end
 end
 if kept > 0 then
@@ -19,4 +22,4 @@ if kept > 0 then
   if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], '1') end
   redis.call('PEXPIRE', KEYS[2], lifetime)
 end
-return kept
+return expired
