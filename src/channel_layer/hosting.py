@@ -152,6 +152,8 @@ class Host:
         self._store = home.store
         self._loop = home.loop
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()
+        """Those that have been told to end; ``cancelling()`` is also true of one whose timeout is up."""
         self._readers: dict[str, asyncio.Task[None]] = {}
         self._pumps: dict[str, _Pump] = {}
         self._adopting = asyncio.Lock()
@@ -188,9 +190,9 @@ class Host:
             await asyncio.wait(tasks)  # not gather: if this is cancelled, they have been cancelled enough
 
     def _cancel(self) -> None:
-        for task in list(self._tasks):
-            if not task.cancelling():  # a second time would meet it while it puts back what it holds
-                task.cancel()
+        for task in self._tasks - self._cancelled:  # a second time would meet it while it puts back what it holds
+            self._cancelled.add(task)
+            task.cancel()
 
     async def adopt(self, queue: Queue) -> None:
         """Claim a new inbox and begin to read it, unless that has been done.
@@ -464,12 +466,12 @@ class Host:
                     desk.ledger.drop("expired", name, claimed.expired)
                 if not first:
                     inbox.flushed = generation  # a flush may be waiting for a marker that went with the old lease
+                    inbox.unannounced = True
             self.give_back(inbox, soon=True)
             if first:
                 return
             await self._acknowledge(inbox, generation)
             _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
-            inbox.unannounced = True
             if name in self._readers:
                 self._read(inbox)
             await self._announce_all(inbox)

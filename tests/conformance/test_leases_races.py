@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -197,6 +198,59 @@ def test_memberships_are_announced_until_all_have_been_heard(
 
             await eventually(back)
             assert failed == fails
+
+    run(body())
+
+
+def test_members_are_announced_though_the_work_moves_in_between(
+    redis_system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner whose loop lets go of everything between its claim and its announcements makes them later."""
+    gate = hold(monkeypatch, c.Acknowledge, lambda _: True, only_first=True)
+
+    async def body() -> None:
+        async with redis_system.layer(expiry=1) as owner, redis_system.layer(expiry=1) as other:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            _lose_groups(redis_system)
+            lose_leases(redis_system)
+            await gate.reached()  # by who looks after the lease, twice a second
+            await owner.close_pools()
+            await eventually(lambda: _members(other, "group", [name]))
+
+    run(body())
+
+
+def _lose_groups(system: System) -> None:
+    """Let the servers lose what they know of groups."""
+    assert system.deployment is not None
+    for host in system.deployment.hosts:
+        for kind in "goi":
+            for key in host.keys(f"{system.prefix}{kind}:"):
+                host.command("DEL", key)
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_background_work_whose_time_is_up_ends_when_it_is_told_to(system: System, steps: int) -> None:
+    """A task that its own timeout is just cancelling is not taken for one that has been told to end."""
+
+    async def body() -> None:
+        async with system.layer() as layer:
+            await layer.new_channel()
+            host = layer._host
+            assert host is not None
+
+            async def look_again_and_again() -> None:
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0):
+                            await asyncio.Event().wait()
+
+            host._start(look_again_and_again())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                await host.stop()
 
     run(body())
 
