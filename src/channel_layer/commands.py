@@ -50,6 +50,7 @@ __all__ = (
     "Release",
     "Renew",
     "Renewed",
+    "Returned",
     "Roster",
     "Step",
     "Together",
