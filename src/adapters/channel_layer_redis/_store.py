@@ -257,6 +257,7 @@ class RedisStore:
         try:
             await asyncio.shield(reply)
         except asyncio.CancelledError:
+            reply.add_done_callback(_ignore)  # should the connection be lost, nobody waits to hear of it
             self._in_background(self._end_wait(request, link, connection, reply))
             raise
         except BaseException:
