@@ -59,6 +59,19 @@ _MAX_PATH = 200
 """Characters of a path in an error; keys may be long, and what contains itself has paths without end."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+_PLAIN_DEPTH = 8
+"""Levels that the quick check of a message looks into; deeper ones are left to the careful one."""
+
+_SMALL = 4096
+"""Bytes that are copied sooner than a view of them is made, and kept when they have been checked."""
+
+_REMEMBERED = 64
+"""Payloads that are known to be messages; a group's members take the same few again and again."""
+
+_unpack: Final = msgpack.unpackb
+"""By its defaults str is str, and keys are str or bytes."""
+
+_STR = frozenset({str})
 _SIMPLE = frozenset({str, bytes, float, bool, type(None)})
 _ALLOWED = "bytes, str, int, float, bool, None, list, dict"
 _TOO_DEEP = f"more than {_MAX_DEPTH} levels deep; does a list or dict contain itself?"
@@ -71,10 +84,12 @@ class MsgpackCodec:
         max_size: bytes that an encoded message may have.
     """
 
-    __slots__ = ("_max_size",)
+    __slots__ = ("_checked", "_max_size", "_packer")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
+        self._checked: dict[int, bytes] = {}
+        self._packer = msgpack.Packer()
 
     def encode(self, message: object, /) -> bytes:
         """Turn a message into bytes.
@@ -83,38 +98,96 @@ class MsgpackCodec:
             InvalidMessage: it is not a dict of the allowed types; the text holds the offending value's path.
             MessageTooLarge: it is over the size limit.
         """
-        if not _is_dict(message):
-            raise InvalidMessage(f"a message is a dict, not {_kind(message)}")
-        fault = _fault(message, 0)
-        if fault is not None:
-            raise _refusal(*fault)
+        plain = _is_plain(message)
+        if not plain:
+            _check(message)
         try:
-            packed = msgpack.packb(message, use_bin_type=True)
+            # One packer is enough for what is plain: nothing in it is able to run code that lets another thread in.
+            packed = self._packer.pack(message) if plain else msgpack.packb(message)
         except (TypeError, ValueError) as exc:  # a lone surrogate; a lazy object that only claims to be a str
             raise _refusal(_culprit(message), str(exc)) from exc
         if len(packed) > self._max_size:
             raise MessageTooLarge(len(packed), self._max_size)
         return _FORMAT + packed
 
-    def decode(self, payload: bytes, /) -> Message:
+    def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
         """Turn bytes back into a message that nobody else holds.
+
+        Args:
+            payload: the bytes.
+            shared: they went to a group: of all copies only the first is checked.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
         """
-        if payload[:1] != _FORMAT:
+        if shared and self._checked.get(id(payload)) is payload:
+            copy: Message = _unpack(payload[1:])
+            return copy
+        if not payload.startswith(_FORMAT):
             raise BadFrame(f"unknown payload format {payload[:1]!r}")
         try:
-            message: object = msgpack.unpackb(memoryview(payload)[1:], raw=False, strict_map_key=True)
+            message: object = _unpack(payload[1:] if len(payload) < _SMALL else memoryview(payload)[1:])
         except (ValueError, RecursionError, msgpack.exceptions.UnpackException) as exc:
             raise BadFrame(f"not msgpack: {exc}") from exc
-        if not _is_message(message):
+        if not (_is_plain(message) or _is_message(message)):
             raise BadFrame("msgpack, but not a message")
+        if shared and len(payload) < _SMALL:
+            if len(self._checked) >= _REMEMBERED:
+                self._checked = {}
+            self._checked[id(payload)] = payload  # which keeps it, so that its id is nobody else's
         return message
+
+
+def _check(message: object) -> None:
+    if not _is_dict(message):
+        raise InvalidMessage(f"a message is a dict, not {_kind(message)}")
+    if (fault := _fault(message, 0)) is not None:
+        raise _refusal(*fault)
 
 
 def _is_message(value: object) -> TypeGuard[Message]:
     return _is_dict(value) and _fault(value, 0) is None
+
+
+def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
+    """Whether *value* is a message of the most common kind: `_fault`, which is slower, would find nothing in it."""
+    if not _is_just_dict(value):
+        return False
+    for key, item in value.items():
+        if type(key) is not str:
+            return False
+        if type(item) in _SIMPLE:
+            continue
+        if type(item) is int:
+            if not _INT_MIN <= item <= _INT_MAX:
+                return False
+        elif depth == _PLAIN_DEPTH or not (_is_plain(item, depth + 1) or _is_plain_list(item, depth + 1)):
+            return False
+    return True
+
+
+def _is_plain_list(value: object, depth: int) -> bool:
+    if not _is_just_list(value):
+        return False
+    if _SIMPLE.issuperset(map(type, value)):
+        return True
+    for item in value:
+        if type(item) in _SIMPLE:
+            continue
+        if type(item) is int:
+            if not _INT_MIN <= item <= _INT_MAX:
+                return False
+        elif depth == _PLAIN_DEPTH or not (_is_plain(item, depth + 1) or _is_plain_list(item, depth + 1)):
+            return False
+    return True
+
+
+def _is_just_dict(value: object) -> TypeGuard[dict[object, object]]:
+    return type(value) is dict
+
+
+def _is_just_list(value: object) -> TypeGuard[list[object]]:
+    return type(value) is list
 
 
 def _is_dict(value: object) -> TypeGuard[dict[object, object]]:

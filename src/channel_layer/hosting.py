@@ -20,7 +20,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import run_async
+from channel_layer.loops import run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -338,8 +338,7 @@ class Host:
                 waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
                 inbox.position = batch.position
                 flushed = inbox.flushed
-            for waiter in waiters:
-                waiter.wake()
+            wake_all(waiters)
             if flushed is not None:
                 await self._acknowledge(inbox, flushed)
 
@@ -759,8 +758,7 @@ class _Pump:
                 tap.epoch = popped.epoch
             self._take_in(shard, popped.entries, desk.offset(shard, now), now)
             waiters = tap.promise()
-        for waiter in waiters:
-            waiter.wake()
+        wake_all(waiters)
         _heed()
         if popped.minted:
             self._fail(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from channel_layer.config import ChannelPattern, Rules
     from channel_layer.ledger import Statistics
-    from channel_layer.mailbox import Mailbox
+    from channel_layer.mailbox import Item, Mailbox
     from channel_layer.ports import Backend, Clock, Codec, Program
 
 __all__ = ("ChannelLayer",)
@@ -79,6 +79,7 @@ class ChannelLayer:
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
         self._rules = rules
         self._backend = backend
+        self._connects = backend.connects
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._codec: Codec = MsgpackCodec(rules.max_message_size)
         self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
@@ -186,23 +187,32 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
-        host = self._host
-        if host is None or not host.home.loop.is_running() or self._should_move(host):
-            host = await self._ensure_host()
-        if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
-            await self._arrive()  # what this loop waits for is its to read, should the host's loop end
-        desk = self._desk
-        now = self._clock.now()
-        with desk.lock:
-            if desk.closed:
-                raise _closed()
-            source: Inbox | Tap | None = desk.inboxes.get(name.queue.name)
-            if source is None:
-                source = desk.tap(name.queue)
-            box = source.boxes.get(name.name) or source.box(name.name, now)
-            box.used_at = now
-            item = source.take(box, now, promised=False)
-            waiter = self._wait_at(box) if item is None else None
+        desk, clock = self._desk, self._clock
+        source: Inbox | Tap | None = desk.inboxes.get(name.queue.name)
+        box = source.boxes.get(name.name) if source is not None else None
+        item: Item | None = None
+        waiter: Receiver | None = None
+        if source is not None and box is not None and box.items:  # what is here needs no help from the background
+            with desk.lock:
+                item = source.take(box, clock.now(), promised=False)
+        if source is None or box is None or item is None:
+            host = self._host
+            loop = asyncio.get_running_loop()
+            if (
+                host is None
+                or not host.home.loop.is_running()
+                or (host.home.loop is not loop and self._should_move(host))
+            ):
+                host = await self._ensure_host()
+            if not (self._connects or loop in self._homes):
+                await self._arrive()  # what this loop waits for is its to read, should the host's loop end
+            with desk.lock:
+                source = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
+                box = source.boxes.get(name.name) or source.box(name.name, clock.now())
+                if box.items:
+                    item = source.take(box, clock.now(), promised=False)
+                if item is None:
+                    waiter = self._wait_at(box, loop)
         while True:
             if waiter is not None:
                 if isinstance(source, Tap):
@@ -212,23 +222,23 @@ class ChannelLayer:
                 except BaseException:
                     self._abandon(source, box, waiter)
                     raise
-                now = self._clock.now()
+                now = clock.now()
                 with desk.lock:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box) if item is None else None
+                    waiter = self._wait_at(box, asyncio.get_running_loop()) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.grouped:
                     self._give_back(source, box)
                 try:
-                    return self._codec.decode(item.payload)
+                    return self._codec.decode(item.payload, shared=item.grouped)
                 except BadFrame:
                     with desk.lock:
                         desk.ledger.delivered -= 1
                         desk.ledger.drop("undecodable", name.name)
-                        item = source.take(box, now, promised=False)
-                        waiter = self._wait_at(box) if item is None else None
+                        item = source.take(box, clock.now(), promised=False)
+                        waiter = self._wait_at(box, asyncio.get_running_loop()) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -479,7 +489,7 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, box: Mailbox) -> Receiver:
+    def _wait_at(self, box: Mailbox, loop: asyncio.AbstractEventLoop) -> Receiver:
         """Join those who wait for a mailbox; under the lock.
 
         Raises:
@@ -487,7 +497,7 @@ class ChannelLayer:
         """
         if self._desk.closed:
             raise _closed()
-        waiter = Receiver(asyncio.get_running_loop())
+        waiter = Receiver(loop.create_future())
         box.waiters.append(waiter)
         return waiter
 
@@ -517,6 +527,7 @@ class ChannelLayer:
         """A receiver goes without its message: call the next one."""
         with self._desk.lock:
             others = source.abandon(box, waiter) if waiter.error is None else []
+            box.used_at = self._clock.now()
         for other in others:
             other.wake()
         if isinstance(source, Tap) and (host := self._host) is not None:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from channel_layer.commands import Command, Step
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable
 
+    from channel_layer.mailbox import Waiter
     from channel_layer.ports import AsyncStore, Program
 
 __all__ = (
@@ -34,6 +35,7 @@ __all__ = (
     "io_thread",
     "run_async",
     "run_in",
+    "wake_all",
 )
 
 R = TypeVar("R")
@@ -148,30 +150,39 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
 class Receiver:
     """Somebody who waits in one event loop and may be woken from any thread.
 
+    Args:
+        future: of that loop, and nobody else's.
+
     Attributes:
         error: why the receiver can never get a message, once it was told so.
     """
 
-    __slots__ = ("_future", "_loop", "error")
+    __slots__ = ("_future", "error")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._future: asyncio.Future[None] = loop.create_future()
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self._future = future
         self.error: Exception | None = None
 
     def wake(self) -> None:
         """Let it run."""
+        future = self._future
         try:
-            here = asyncio.get_running_loop() is self._loop
+            here = asyncio.get_running_loop() is future.get_loop()
         except RuntimeError:  # called from a thread without a loop
             here = False
-        try:
-            if here:
-                self._set()
-            else:
-                self._loop.call_soon_threadsafe(self._set)
-        except RuntimeError:  # its loop is closed; nobody will take the message
-            return
+        if not here:
+            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
+                future.get_loop().call_soon_threadsafe(self._set)
+        elif not future.done():
+            future.set_result(None)
+
+    def wake_from(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let it run; the caller knows that he runs in *loop*, which is dear to find out."""
+        future = self._future
+        if future.get_loop() is not loop:
+            self.wake()
+        elif not future.done():
+            future.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """Let it run, into an error."""
@@ -185,6 +196,16 @@ class Receiver:
     def _set(self) -> None:
         if not self._future.done():
             self._future.set_result(None)
+
+
+def wake_all(waiters: Iterable[Waiter]) -> None:
+    """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
+    loop = asyncio.get_running_loop()
+    for waiter in waiters:
+        if isinstance(waiter, Receiver):
+            waiter.wake_from(loop)
+        else:
+            waiter.wake()
 
 
 class Home:

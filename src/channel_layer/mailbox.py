@@ -62,7 +62,7 @@ class Mailbox:
         waiters: receivers that no message has been promised to, longest waiting first.
         promised: receivers that were woken and have not taken their message yet.
         groups: names of the groups whose mirror it is in.
-        used_at: local seconds of the last ``receive()``.
+        used_at: local seconds when a ``receive()`` last took a message or was given up.
     """
 
     __slots__ = ("capacity", "grouped", "groups", "items", "name", "promised", "used_at", "waiters")
@@ -219,13 +219,15 @@ class Inbox:
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, past any that are too old."""
-        if box.items and box.items[0].deadline <= now:
+        items = box.items
+        if items and items[0].deadline <= now:
             self._expire(box, now)
+        box.used_at = now
         item = box.take(promised=promised)
         if item is not None:
             self._ledger.delivered += 1
             if not item.grouped:
-                self._owe(box.name, 1)
+                self.owed[box.name] = self.owed.get(box.name, 0) + 1
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:

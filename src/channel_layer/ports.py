@@ -59,8 +59,12 @@ class Codec(Protocol):
         """
         ...
 
-    def decode(self, payload: bytes, /) -> Message:
+    def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
         """Turn bytes into a message that nobody else holds.
+
+        Args:
+            payload: the bytes.
+            shared: others have been given the same bytes object, or will be: what is known of it is worth keeping.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
