@@ -259,7 +259,7 @@ class Host:
             timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._desk.rules.timeout):
-                await self._give(inbox)
+                await self._give(inbox, everything=True)
 
     # -- called in any thread
 
@@ -358,17 +358,26 @@ class Host:
         else:
             self._start(self._give(inbox))
 
-    async def _give(self, inbox: Inbox) -> None:
-        """Give back what is owed; each batch has a serial, so that repeating it after an error counts once."""
-        desk, name = self._desk, inbox.queue.name
+    async def _give(self, inbox: Inbox, *, everything: bool = False) -> None:
+        """Give back what is owed; each batch has a serial, so that repeating it after an error counts once.
+
+        Args:
+            inbox: whose places they are.
+            everything: also what comes to be owed meanwhile; else that waits for others to share a command with,
+                unless it is urgent.
+        """
+        name = inbox.queue.name
         async with self._givers.setdefault(name, asyncio.Lock()):  # in the order of their serials
             self._giving[name] = None
             try:
-                await self._give_all(desk, inbox)
+                await self._give_batches(inbox, everything=everything)
             finally:
                 self._giving.pop(name, None)
+        if inbox.owed:
+            self.give_back(inbox, soon=False)
 
-    async def _give_all(self, desk: Desk, inbox: Inbox) -> None:
+    async def _give_batches(self, inbox: Inbox, *, everything: bool) -> None:
+        desk = self._desk
         backoff = _Backoff()
         while True:
             with desk.lock:
@@ -383,6 +392,8 @@ class Host:
             with desk.lock:
                 if inbox.returning is request:
                     inbox.returning = None
+                if not (everything or inbox.pressed):
+                    return
 
     async def _keep(self, shard: int) -> None:
         """Keep the leases on one shard, and notice when its server has restarted."""

@@ -150,7 +150,9 @@ class ChannelLayer:
         desk = self._desk
         inbox = desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
-        sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
+        program = programs.send(self._routes, name, payload, next(self._turns))
+        home = self._homes.get(asyncio.get_running_loop())
+        sent = await (self._run(program) if home is None or desk.closed else run_async(program, home.store))
         if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))

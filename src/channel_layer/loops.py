@@ -76,7 +76,7 @@ async def run_async(program: Program[R], store: AsyncStore) -> R:
         step = next(program)
         while True:
             try:
-                reply: object = await _perform(step, store)
+                reply: object = await (step.on_async(store) if isinstance(step, Command) else _perform(step, store))
             except BaseException as exc:  # noqa: BLE001 - the program decides, cancellation included
                 step = program.throw(exc)
             else:

@@ -195,6 +195,8 @@ class Inbox:
         """Places to give back, by channel."""
         self.returning: GiveBack | None = None
         """Places that are on their way back; repeated as they are until the store is known to have heard of them."""
+        self._addressed: dict[bytes, Mailbox] = {}
+        """Mailboxes by name as it stands in a frame, as far as messages have come for them."""
         self._serial = 0
         self._capacity = capacity
         self._ledger = ledger
@@ -259,6 +261,11 @@ class Inbox:
         """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
         return self.owed.get(box.name, 0) * 4 >= box.capacity
 
+    @property
+    def pressed(self) -> bool:
+        """Whether so many places of some channel are owed; see `urgent`."""
+        return any(owed * 4 >= self._capacity.of(name) for name, owed in self.owed.items())
+
     def held(self) -> tuple[tuple[str, int], ...]:
         """Return how many direct messages wait in each mailbox."""
         return tuple((box.name, box.direct) for box in self.boxes.values() if box.direct)
@@ -288,6 +295,7 @@ class Inbox:
         for box in list(self.boxes.values()):
             if box.idle and not box.groups and now - box.used_at >= self._expiry:
                 del self.boxes[box.name]
+                self._addressed.pop(box.name.encode("ascii"), None)
         for key, (_, at) in list(self._versions.items()):
             group, member = key
             if now - at >= 2 * self._expiry and member not in self.mirror.get(group, ()):
@@ -336,17 +344,23 @@ class Inbox:
         """
         wake: list[Waiter] = []
         lifetime = deadline(0.0, self._expiry, offset)
+        addressed = self._addressed
         for stamp, frame in entries:
             try:
                 kind = frame[0] if frame else 0
                 if kind == envelope.MESSAGE:
-                    name, payload = envelope.read_message(frame)
-                    box = self.boxes.get(name) or self.box(name, now)
+                    end = 2 + frame[1] if len(frame) > 1 else 0
+                    box = addressed.get(frame[2:end]) if end < len(frame) else None
+                    if box is None:
+                        name, payload = envelope.read_message(frame)
+                        box = addressed[frame[2:end]] = self.boxes.get(name) or self.box(name, now)
+                    else:
+                        payload = frame[end:]
                     box.items.append(Item(stamp + lifetime, payload, False, None))
                     if box.waiters:
                         wake.extend(box.promise())
                     else:
-                        self.waiting[name] = box
+                        self.waiting[box.name] = box
                 elif kind == envelope.GROUP:
                     self._expand(envelope.read_group(frame), stamp, lifetime, now, wake)
                 elif kind in (envelope.JOIN, envelope.LEAVE):

@@ -70,6 +70,9 @@ class Sent:
     expired: int
 
 
+_SENT = Sent(accepted=True, expired=0)
+
+
 def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int) -> Program[Sent]:
     """Put a message into its channel's queue.
 
@@ -86,7 +89,7 @@ def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int) -> Pro
     queue = channel.queue
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
         pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload))
-        return Sent(pushed.accepted, pushed.expired)
+        return _SENT if pushed.accepted and not pushed.expired else Sent(pushed.accepted, pushed.expired)
     parts = shares(capacity, routes.ring.order(queue))
     expired = 0
     for place in range(len(parts)):

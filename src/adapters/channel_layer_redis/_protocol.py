@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from channel_layer_redis.hosts import Host
 
-__all__ = ("Arg", "Connection", "NoScript", "connect", "is_list")
+__all__ = ("Arg", "Connection", "NoScript", "connect", "is_list", "pack_head")
 
 Arg = bytes | str | int | float
 
@@ -50,6 +50,9 @@ _IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 
 _INCOMPLETE = object()
 
+_NOTHING = b"$0\r\n\r\n"
+"""An empty argument."""
+
 
 class _Pack(Protocol):
     """hiredis's ``pack_command``, whose own stub says a tuple of one."""
@@ -70,6 +73,11 @@ class _Transport(Protocol):
 
 class NoScript(Exception):
     """The server does not know the script of this SHA; nothing was done."""
+
+
+def pack_head(*args: Arg) -> bytes:
+    """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
+    return _pack((*args, b""))[: -len(_NOTHING)]
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -99,6 +107,8 @@ class Connection(asyncio.Protocol):
         self._transport: _Transport | None = None
         self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
         self._out: list[bytes] = []
+        self._batched = 0.0
+        """When the first of these was put there, which is one tick of the event loop ago at most."""
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._foreign = False
@@ -116,14 +126,31 @@ class Connection(asyncio.Protocol):
             args: the command.
             limit: seconds that it may take, if not the connection's timeout.
         """
+        return self.send(_pack(args), limit=limit)
+
+    def send(self, command: bytes, *, limit: float | None = None, now: bool = False) -> asyncio.Future[object]:
+        """Send a command that is packed already; see `call`.
+
+        Args:
+            command: its bytes.
+            limit: seconds that it may take, if not the connection's timeout.
+            now: if the connection is idle, wait for no others to share the write with: for what somebody waits for.
+        """
         future: asyncio.Future[object] = self._loop.create_future()
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
         if not self._out:
-            self._loop.call_soon(self._write)
-        self._out.append(_pack(args))
-        deadline = self._loop.time() + (self._timeout if limit is None else limit)
+            self._batched = self._loop.time()
+            if now and not self._waiting:
+                self._out.append(command)
+                self._write()
+            else:
+                self._loop.call_soon(self._write)
+                self._out.append(command)
+        else:
+            self._out.append(command)
+        deadline = self._batched + (self._timeout if limit is None else limit)
         self._waiting.append((future, deadline))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)

@@ -18,7 +18,7 @@ from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.names import Kind
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
-from channel_layer_redis._protocol import NoScript, connect, is_list
+from channel_layer_redis._protocol import NoScript, connect, is_list, pack_head
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable
@@ -57,6 +57,11 @@ _READ_COUNT = 256
 
 _SCAN_COUNT = 1000
 """Keys that the server looks at in one step of a flush."""
+
+_REMEMBERED = 16384
+"""Beginnings of commands that are kept at hand."""
+
+_ACCEPTED = c.Pushed(accepted=True, expired=0)
 
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
 """Seconds between tries to end a wait whose command the server may not have seen yet."""
@@ -101,13 +106,18 @@ class _Link:
 
     async def call(self, *args: Arg) -> object:
         """Send a command and await its reply; connecting and waiting for room count towards its time."""
-        connection = self._connection
-        if connection is not None and connection.open and not connection.crowded:
+        if (connection := self.ready) is not None:
             return await connection.call(*args)
         loop = asyncio.get_running_loop()
         began = loop.time()
         connection = await self.connection()
         return await connection.call(*args, limit=max(0.01, began + self._timeout - loop.time()))
+
+    @property
+    def ready(self) -> Connection | None:
+        """The connection for commands, if it is there and has room."""
+        connection = self._connection
+        return connection if connection is not None and connection.open and not connection.crowded else None
 
     async def connection(self) -> Connection:
         """Return the connection for commands, a new one if need be; callers at the same time share the attempt."""
@@ -180,6 +190,7 @@ class RedisStore:
         self._group = _milliseconds(rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME)
         self._owned_last = -1 if rules.group_expiry is None else self._group
         self._tails: set[asyncio.Task[None]] = set()
+        self._heads: dict[tuple[str, int], bytes] = {}
 
     # -- messages
 
@@ -188,18 +199,41 @@ class RedisStore:
         queue = channel.queue
         name = channel.name.encode("ascii")
         frame = b"m%c%b%b" % (len(name), name, request.payload)
-        if queue.kind is Kind.INBOX:
-            keys: tuple[str, ...] = (*self._keys.inbox(queue.name), *self._keys.queue(queue.name))
-            args: tuple[Arg, ...] = (
-                request.capacity, self._expiry, self._offset(), frame, name, self._rules.inbox_capacity
-            )  # fmt: skip
-            reply = await self._script(request.shard, _PUSH_INBOX, keys, args)
+        connection = self._links[request.shard].ready
+        if connection is None or self._clock.offset:
+            expired = await self._push(request, frame)
         else:
-            keys = self._keys.queue(queue.name)
-            args = (request.capacity, self._expiry, self._offset(), frame)
-            reply = await self._script(request.shard, _PUSH_QUEUE, keys, args)
-        accepted, expired = _numbers(reply)
-        return c.Pushed(accepted == 1, expired)
+            head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
+            try:
+                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True))
+            except NoScript:
+                expired = await self._push(request, frame)
+        if not expired:
+            return _ACCEPTED
+        return (
+            c.Pushed(accepted=True, expired=expired) if expired > 0 else c.Pushed(accepted=False, expired=-1 - expired)
+        )
+
+    async def _push(self, request: c.Push, frame: bytes) -> int:
+        script, keys, args = self._pushing(request.channel.queue, request.capacity)
+        return _number(await self._script(request.shard, script, keys, (*args, frame)))
+
+    def _pushing(self, queue: Queue, capacity: int) -> tuple[Script, tuple[str, ...], tuple[Arg, ...]]:
+        """Return a push's script, its keys, and its arguments but for the last, which is the frame."""
+        keys: tuple[str, ...] = self._keys.queue(queue.name)
+        args: tuple[Arg, ...] = (capacity, self._expiry, self._offset())
+        if queue.kind is not Kind.INBOX:
+            return _PUSH_QUEUE, keys, args
+        return _PUSH_INBOX, (*self._keys.inbox(queue.name), *keys), (*args, self._rules.inbox_capacity)
+
+    def _head(self, queue: Queue, capacity: int) -> bytes:
+        """Return all of a push command but its frame. It is the same each time, and takes long to put together."""
+        script, keys, args = self._pushing(queue, capacity)
+        head = pack_head(b"EVALSHA", script.sha, len(keys), *keys, *args)
+        if len(self._heads) >= _REMEMBERED:
+            self._heads = {}
+        self._heads[queue.name, capacity] = head
+        return head
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
