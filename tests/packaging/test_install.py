@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.support import Environment, pyproject
+from tests.packaging.support import Environment, pyproject, run
 
 _EXPECT_HINT = """
 import sys
@@ -61,13 +62,28 @@ def test_half_an_extra_says_the_same(full: Environment, missing: str) -> None:
     full.execute(_EXPECT_HINT.format(missing=[missing]))
 
 
+def test_the_command_without_its_extra_says_what_to_install(bare: Environment) -> None:
+    """The command that every installation has ends, without its extra, in the line that installs it."""
+    done = subprocess.run([bare.path / "bin" / "channel-layer"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'channel-layer needs click: pip install "channel-layer[cli]"\n'
+
+
+def test_the_command_runs_when_installed(full: Environment) -> None:
+    """With its extra the installed command knows its version and its benchmark's own bars."""
+    assert pyproject(str, "project", "version") in run(full.path / "bin" / "channel-layer", "--version")
+    full.execute("from channel_layer_cli.bench import bars; assert bars.load(bars.DEFAULT)")
+
+
 def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path) -> None:
     """A dependency that is installed but broken shows its own error instead of the hint."""
     (tmp_path / "hiredis.py").write_text("import a_part_of_hiredis_that_is_gone")
     assert full.execute(_BROKEN.format(path=str(tmp_path))).strip() == "a_part_of_hiredis_that_is_gone"
 
 
-@pytest.mark.parametrize("package", ["channel_layer", "channel_layer_memory", "channel_layer_redis"])
+@pytest.mark.parametrize(
+    "package", ["channel_layer", "channel_layer_cli", "channel_layer_memory", "channel_layer_redis"]
+)
 def test_importing_a_package_does_not_import_django(full: Environment, package: str) -> None:
     """Channels and Django are used if they are in use, and never imported to find out."""
     found = full.execute(f"import sys, {package}; print([n for n in ('channels', 'django') if n in sys.modules])")

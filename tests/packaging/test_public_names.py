@@ -27,6 +27,7 @@ _PUBLIC = {
         "Value",
         "__version__",
     },
+    "channel_layer_cli": {"main"},
     "channel_layer_memory": {"MemoryChannelLayer"},
     "channel_layer_redis": {"RedisChannelLayer"},
 }

@@ -8,6 +8,7 @@ What happens to a block follows from how a reader would take it:
 - ``console`` holds commands, each after a ``$``, and below each what it prints; ``...`` stands for anything.
 - ``bash`` holds commands whose output nobody cares about.
 - ``text`` right after code that printed something is what it printed.
+- ``toml`` is a file of bars for the benchmark.
 
 A comment before a block, which readers do not see, adds what a page cannot show: ``<!-- stays -->`` that a command
 goes on running in a terminal of its own, until Ctrl-C at the end of the page; ``<!-- worker.py -->`` that the text is
@@ -38,11 +39,17 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 import pytest
+from click import ClickException
 from packaging.requirements import Requirement
 from pydantic import TypeAdapter
 from sybil import Document, Example, Region, Sybil
 from sybil.integration.pytest import SybilFile, SybilItem
 
+from channel_layer_cli._main import bench
+from channel_layer_cli.bench.contenders import UnknownContender, parse_contender
+from channel_layer_cli.bench.inputs import Unreadable, read_bars
+from channel_layer_cli.bench.plan import Plan
+from channel_layer_cli.bench.workloads import UnknownWorkload, choose
 from tests.support import reaper
 from tests.support.servers import Server, free_ports
 
@@ -243,12 +250,26 @@ def _refuse(command: str) -> str | None:
         return None
     if words[0] == "." and words[1].endswith("/activate"):
         return None
+    if words[:2] == ["channel-layer", "bench"]:
+        return _not_measurable(words[2:])
     if words[:2] == ["pip", "install"]:
         return next(filter(None, map(_not_installable, words[2:])), None)
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         return next((f"the Makefile has no {target}" for target in words[1:] if target not in targets), None)
     return f"no test of the pages knows what to do with {command!r}"
+
+
+def _not_measurable(words: list[str]) -> str | None:
+    """See that a benchmark has the options, layers and workloads that it is asked for; running it takes minutes."""
+    try:
+        context = bench.make_context("bench", words)
+        for layer in context.params["layers"]:
+            parse_contender(layer)
+        choose(context.params["workloads"], Plan())
+    except (ClickException, UnknownContender, UnknownWorkload) as exc:
+        return str(exc)
+    return None
 
 
 def _not_installable(text: str) -> str | None:
@@ -280,6 +301,14 @@ def _start(page: Page, command: str) -> _Background:
     return page.background[name]
 
 
+def _toml(_: Page, block: _Block, __: dict[str, object]) -> str | None:
+    try:
+        read_bars(block.source)
+    except Unreadable as exc:
+        return str(exc)
+    return None
+
+
 def _text(page: Page, block: _Block, _: dict[str, object]) -> str | None:
     if block.note is not None:
         return page.background[block.note].until(block.source)
@@ -295,7 +324,7 @@ def _difference(wanted: str, output: str) -> str:
     return f"the page shows:\n{wanted}\nbut this came:\n{output}"
 
 
-_EVALUATORS = {"python": _python, "console": _console, "bash": _bash, "text": _text}
+_EVALUATORS = {"python": _python, "console": _console, "bash": _bash, "text": _text, "toml": _toml}
 
 
 def _evaluate(example: Example) -> str | None:

@@ -139,6 +139,7 @@ _GOOD = {
     "await": "```python\nimport asyncio\nawait asyncio.sleep(0)\n```\n",
     "file": "```python\n# a.py\nprint(1)\n```\n```console\n$ python a.py\n1\n```\n",
     "install": '```console\n$ pip install "channel-layer[redis,django]" uvicorn\n$ make test\n```\n',
+    "benchmark": "```console\n$ channel-layer bench --layer redis --workload fanout-10x2\n```\n",
     "settings": (
         "```python\nCHANNEL_LAYERS = {'default': {'BACKEND': 'channel_layer_memory.MemoryChannelLayer'}}\n```\n"
     ),
@@ -153,6 +154,9 @@ _BAD = {
     "extra": '```console\n$ pip install "channel-layer[nonsense]"\n```\n',
     "target": "```bash\nmake nonsense\n```\n",
     "command": "```bash\nnonsense\n```\n",
+    "benchmark": "```console\n$ channel-layer bench --layer nonsense\n```\n",
+    "bars": "```toml\n[[bar]]\nlayer = 'redis'\n```\n",
+    "benchmark option": "```console\n$ channel-layer bench --nonsense\n```\n",
     "settings": "```python\nCHANNEL_LAYERS = {'default': {'BACKEND': 'channel_layer_memory.Nonsense'}}\n```\n",
     "option": (
         "```python\nCHANNEL_LAYERS = {'default': {'BACKEND': 'channel_layer_memory.MemoryChannelLayer',"

@@ -1,0 +1,190 @@
+"""The layers that take part: those we know by name, and any other by its dotted path and configuration.
+
+A contender is a description only. Its layer is made in the processes that use it, so that nothing of one layer is
+imported where another one is measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeGuard
+
+from channel_layer_cli.bench.inputs import Unreadable, read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ("BUILT_IN", "DEFAULT", "FLOOR", "Contender", "UnknownContender", "fill", "parse_contender")
+
+FLOOR: Final = "floor"
+"""The contender that is no layer: what the server and the event loop can do without one."""
+
+_PATH: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+class UnknownContender(ValueError):
+    """A --layer names no layer that can take part; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A layer that takes part.
+
+    Attributes:
+        name: what it is called in the results.
+        backend: the dotted path of its class; empty for the floor.
+        config: the keyword arguments of the class, with placeholders that `fill` fills.
+        hosts: how many servers it has; 0: it lives in one process, and needs none.
+        lacks: the families of workloads that it cannot do.
+        needs: the import package that it is in, and what installs it.
+    """
+
+    name: str
+    backend: str
+    config: Mapping[str, object]
+    hosts: int = 1
+    lacks: frozenset[str] = frozenset()
+    needs: tuple[str, str] | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it lives in one process, so that all parts of a workload have to."""
+        return self.hosts == 0
+
+    def missing(self) -> str | None:
+        """Say what to install, if what it needs is not there."""
+        if self.needs is None or importlib.util.find_spec(self.needs[0]) is not None:
+            return None
+        return f"{self.name} needs {self.needs[0]}: pip install {self.needs[1]}"
+
+
+def _known() -> tuple[Contender, ...]:
+    ours: dict[str, object] = {"prefix": "{prefix}", "capacity": "{capacity}", "inbox_capacity": "{capacity}"}
+    redis = "channel_layer_redis.RedisChannelLayer"
+    alone = frozenset({"pending"})
+    extra = ("redis", '"channel-layer[redis]"')
+    peers = ("channels_redis", "channels_redis")
+    return (
+        Contender("redis", redis, {**ours, "hosts": "{urls}"}, needs=extra),
+        Contender("redis-3-hosts", redis, {**ours, "hosts": "{urls}"}, hosts=3, needs=extra),
+        Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=alone),
+        Contender(
+            "core",
+            "channels_redis.core.RedisChannelLayer",
+            # redis-py 8 gives every read 5 seconds unless told otherwise; this layer waits for messages just as long,
+            # so that each idle wait would end in an error.
+            {
+                "hosts": [{"address": "{url}", "socket_timeout": 60}],
+                "prefix": "{prefix}",
+                "capacity": "{capacity}",
+            },
+            needs=peers,
+        ),
+        Contender(
+            "pubsub",
+            "channels_redis.pubsub.RedisPubSubChannelLayer",
+            {"hosts": ["{url}"], "prefix": "{prefix}"},
+            lacks=frozenset({"worker", "pending"}),  # it keeps nothing for whoever does not listen yet
+            needs=peers,
+        ),
+        Contender(
+            "inmemory",
+            "channels.layers.InMemoryChannelLayer",
+            {"capacity": "{capacity}"},
+            hosts=0,
+            lacks=alone | {"sync"},  # its queues belong to one event loop
+            needs=("channels", '"channel-layer[django]"'),
+        ),
+        Contender(
+            FLOOR,
+            "",
+            {},
+            lacks=frozenset({"fanout", "worker", "sync", "churn", "large", "pending", "idle"}),
+            needs=("hiredis", '"channel-layer[redis]"'),
+        ),
+    )
+
+
+BUILT_IN: Final[Mapping[str, Contender]] = MappingProxyType({each.name: each for each in _known()})
+"""The contenders that need no configuration, by name."""
+
+DEFAULT: Final = ("redis", "core", "pubsub", FLOOR)
+"""Who takes part if nobody is named: those that pass messages between processes, and the limit."""
+
+
+def parse_contender(text: str) -> Contender:
+    """Return the contender that a --layer names.
+
+    Args:
+        text: the name of one that is built in, or ``NAME=dotted.path.Class``, or ``NAME=dotted.path.Class:{...}`` with
+            its configuration as JSON. One whose configuration has no ``{url}`` and no ``{urls}`` in it has no
+            server, and therefore lives in one process.
+
+    Raises:
+        UnknownContender: it is none of these.
+    """
+    name, equals, rest = text.partition("=")
+    if not equals:
+        if name not in BUILT_IN:
+            raise UnknownContender(
+                f"{name!r} is none of {', '.join(BUILT_IN)}; any other layer is NAME=dotted.path.Class:{{json config}}"
+            )
+        return BUILT_IN[name]
+    backend, colon, config = rest.partition(":")
+    if not _NAME.fullmatch(name):
+        raise UnknownContender(f"{name!r} is no name: use letters, digits, dots and hyphens")
+    if name in BUILT_IN:
+        raise UnknownContender(f"{name!r} is built in; give the layer another name")
+    if not _PATH.fullmatch(backend):
+        raise UnknownContender(f"{backend!r} is not the dotted path of a class")
+    try:
+        options = read_object(config) if colon else {}
+    except Unreadable as exc:
+        raise UnknownContender(f"the configuration of {name!r} is no JSON object: {exc}") from exc
+    served = _mentions(options, "{url}") or _mentions(options, "{urls}")
+    return Contender(
+        name, backend, options, hosts=1 if served else 0, lacks=frozenset() if served else frozenset({"pending"})
+    )
+
+
+def _mentions(value: object, placeholder: str) -> bool:
+    return placeholder in repr(value)
+
+
+def fill(config: Mapping[str, object], *, urls: Sequence[str], prefix: str, capacity: int) -> dict[str, object]:
+    """Return a configuration with its placeholders filled.
+
+    Args:
+        config: it; ``"{urls}"`` and ``"{capacity}"`` stand for a whole value, ``{url}`` and ``{prefix}`` may stand
+            inside of a text.
+        urls: the servers.
+        prefix: what keys begin with.
+        capacity: messages that a channel may hold.
+    """
+    return {name: _filled(value, urls, prefix, capacity) for name, value in config.items()}
+
+
+def _filled(value: object, urls: Sequence[str], prefix: str, capacity: int) -> object:
+    if value == "{urls}":
+        return list(urls)
+    if value == "{capacity}":
+        return capacity
+    if isinstance(value, str):
+        return value.replace("{url}", urls[0] if urls else "").replace("{prefix}", prefix)
+    if _is_list(value):
+        return [_filled(each, urls, prefix, capacity) for each in value]
+    if _is_dict(value):
+        return {name: _filled(each, urls, prefix, capacity) for name, each in value.items()}
+    return value
+
+
+def _is_list(value: object) -> TypeGuard[list[object]]:
+    return isinstance(value, list)
+
+
+def _is_dict(value: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(value, dict)

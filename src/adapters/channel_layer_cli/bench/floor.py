@@ -1,0 +1,153 @@
+"""The floor: what one process gets out of a server with no layer in between.
+
+Raw pushes and raw pings over asyncio and hiredis. No layer can be faster than this on the same machine, so the
+distance to it is what a layer costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
+
+from channel_layer_cli.bench.parts import Stalled
+
+if TYPE_CHECKING:
+    import hiredis
+
+    from channel_layer_cli.bench.parts import Part
+
+__all__ = ("ping", "push")
+
+_CLEAR_EVERY = 200
+"""Batches of pushes after which the list is dropped, so that a long run does not fill the server."""
+
+
+@runtime_checkable
+class _Transport(Protocol):
+    """What is used of a transport; uvloop's is no `asyncio.Transport`."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class _Wire(asyncio.Protocol):
+    """A connection that counts replies."""
+
+    def __init__(self, reader: hiredis.Reader) -> None:
+        self._reader = reader
+        self._transport: _Transport | None = None
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._replies = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, _Transport):
+            self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        replies = self._replies
+        while (reply := self._reader.gets()) is not False:
+            if isinstance(reply, Exception):
+                self.connection_lost(reply)
+                return
+            replies += 1
+        while self._waiting and self._waiting[0][0] <= replies:
+            wanted, done = self._waiting.popleft()
+            replies -= wanted
+            if not done.done():
+                done.set_result(None)
+        self._replies = replies
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        while self._waiting:
+            _, done = self._waiting.popleft()
+            if not done.done():
+                done.set_exception(exc or ConnectionResetError("the server closed the connection"))
+
+    def ask(self, data: bytes, replies: int) -> asyncio.Future[None]:
+        """Write commands; the future is done when their replies are there."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            raise ConnectionResetError("there is no connection")
+        self._waiting.append((replies, done))
+        self._transport.write(data)
+        return done
+
+
+def _command(*words: str) -> bytes:
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        raw = word.encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(parts)
+
+
+async def _connect(url: str) -> _Wire:
+    import hiredis  # noqa: PLC0415 - of the `redis` extra, which only those need who measure Redis
+
+    address = urlsplit(url)
+    if address.scheme not in ("redis", "valkey"):
+        raise ValueError(f"the floor is measured over redis:// only, not over {address.scheme}://")
+    loop = asyncio.get_running_loop()
+    _, wire = await loop.create_connection(
+        lambda: _Wire(hiredis.Reader()), address.hostname or "localhost", address.port or 6379
+    )
+    if address.password:
+        user = [unquote(address.username)] if address.username else []
+        await wire.ask(_command("AUTH", *user, unquote(address.password)), 1)
+    if address.path.strip("/"):
+        await wire.ask(_command("SELECT", address.path.strip("/")), 1)
+    return wire
+
+
+async def push(part: Part) -> None:
+    """Push the payload onto a list, as many at once as the workload has tasks."""
+    tasks, seconds, key = part.params.integer("tasks"), part.params.real("seconds"), part.params.text("key")
+    wire = await _connect(part.params.text("url"))
+    batch = _command("RPUSH", key, "x" * part.params.integer("payload")) * tasks
+    drop = _command("UNLINK", key)
+    await wire.ask(batch, tasks)
+    await asyncio.sleep(part.warmup)
+    part.say(ready=True)
+    await part.hear()
+    first, batches = time.monotonic(), 0
+    ahead = deque([wire.ask(batch, tasks)])
+    while time.monotonic() < first + seconds:
+        # One batch is written while the server works on the other: neither of the two ever waits for nothing.
+        ahead.append(wire.ask(batch, tasks))
+        await _bounded(part, ahead.popleft())
+        batches += 1
+        if batches % _CLEAR_EVERY == 0:
+            await _bounded(part, wire.ask(drop, 1))
+    await _bounded(part, ahead.popleft())
+    last = time.monotonic()
+    await _bounded(part, wire.ask(drop, 1))
+    part.say(first=first, last=last, count=(batches + 1) * tasks)
+
+
+async def ping(part: Part) -> None:
+    """Wait for the reply to each PING before the next one."""
+    seconds = part.params.real("seconds")
+    wire = await _connect(part.params.text("url"))
+    command = _command("PING")
+    await wire.ask(command, 1)
+    await asyncio.sleep(part.warmup)
+    part.say(ready=True)
+    await part.hear()
+    trips: list[float] = []
+    deadline = time.monotonic() + seconds
+    while (began := time.monotonic()) < deadline:
+        await wire.ask(command, 1)
+        trips.append(time.monotonic() - began)
+    trips.sort()
+    part.say(p50=trips[len(trips) // 2] / 2, p99=trips[len(trips) * 99 // 100] / 2, count=len(trips))
+
+
+async def _bounded(part: Part, done: asyncio.Future[None]) -> None:
+    try:
+        async with asyncio.timeout(part.patience):
+            await done
+    except TimeoutError as exc:
+        raise Stalled("the server does not answer") from exc

@@ -1,0 +1,43 @@
+"""The options of a benchmark, in one frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("Plan",)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The options of a benchmark.
+
+    Attributes:
+        seconds: that senders send in each run.
+        repeat: runs of each layer in each workload.
+        payload: bytes of a message.
+        capacity: messages that a channel may hold, for the layers that have such a bound.
+        warmup: seconds that each process lives before it is measured.
+        patience: seconds without any progress after which what is still missing counts as lost. Peers poll every 5
+            seconds.
+        loop: ``asyncio`` or ``uvloop``.
+        members: sizes of the groups.
+        receivers: numbers of the processes that the members live in.
+        urls: servers that run already; if none, fresh ones are started.
+        profiles: the folder that every process writes a profile of itself to; empty: none does.
+    """
+
+    seconds: float = 3.0
+    repeat: int = 5
+    payload: int = 100
+    capacity: int = 100_000
+    warmup: float = 1.2
+    patience: float = 10.0
+    loop: str = "asyncio"
+    members: tuple[int, ...] = (100, 1000, 10_000)
+    receivers: tuple[int, ...] = (2, 8)
+    urls: tuple[str, ...] = ()
+    profiles: str = ""
+
+    def window(self, members: int) -> int:
+        """Return how many group messages may be on their way at once to so many members."""
+        return 16 if members <= 100 else 4

@@ -1,0 +1,85 @@
+"""The order of the runs: layer after layer, in turns, each in fresh processes.
+
+In turns, because a machine is never equally fast for long: what slows it down for a minute slows everybody down.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TYPE_CHECKING
+
+from channel_layer_cli.bench.faults import Faults
+from channel_layer_cli.bench.inputs import Unreadable
+from channel_layer_cli.bench.metrics import family
+from channel_layer_cli.bench.results import Results, Run
+from channel_layer_cli.bench.servers import serve
+from channel_layer_cli.bench.stage import RunFailed, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from channel_layer_cli.bench.contenders import Contender
+    from channel_layer_cli.bench.plan import Plan
+    from channel_layer_cli.bench.workloads import Workload
+
+__all__ = ("count_runs", "run_all")
+
+
+def _order(
+    plan: Plan, layers: Sequence[Contender], workloads: Sequence[Workload]
+) -> Iterator[tuple[int, Workload, Contender]]:
+    for workload in workloads:
+        for turn in range(plan.repeat):
+            for layer in layers:
+                if family(workload.name) not in layer.lacks:
+                    yield turn, workload, layer
+
+
+def count_runs(plan: Plan, layers: Sequence[Contender], workloads: Sequence[Workload]) -> int:
+    """Return how many runs there will be."""
+    return sum(1 for _ in _order(plan, layers, workloads))
+
+
+async def run_all(
+    plan: Plan,
+    layers: Sequence[Contender],
+    workloads: Sequence[Workload],
+    tell: Callable[[str, str], object],
+) -> Results:
+    """Run everything.
+
+    Args:
+        plan: the options.
+        layers: who takes part.
+        workloads: in what.
+        tell: called before each run with the names of the workload and the layer.
+
+    Raises:
+        NoServer: there is no server to measure on.
+    """
+    results = Results(plan, layers, [workload.name for workload in workloads])
+    wrong: set[tuple[str, str]] = set()
+    for turn, workload, layer in _order(plan, layers, workloads):
+        tell(workload.name, layer.name)
+        if (workload.name, layer.name) in wrong:
+            continue  # it has lost already, and may take its time to do so again
+        run = await _run(plan, layer, workload, turn, results)
+        results.runs.append(run)
+        if run.faults or run.failure is not None:
+            wrong.add((workload.name, layer.name))
+    return results
+
+
+async def _run(plan: Plan, layer: Contender, workload: Workload, turn: int, results: Results) -> Run:
+    with serve(layer.hosts, plan.urls) as servers:
+        if servers.urls and not results.server:
+            results.server = servers.describe()
+        prefix = f"bench-{secrets.token_hex(5)}:"
+        try:
+            async with Stage(layer, servers, plan, prefix, f"{workload.name}-{layer.name}-{turn}") as stage:
+                sample = await workload.play(stage)
+        except (RunFailed, Unreadable, TimeoutError) as exc:
+            return Run(workload.name, layer.name, turn, {}, Faults(), str(exc) or type(exc).__name__)
+    metrics = {name: value for name, value in sample.metrics.items() if math.isfinite(value)}
+    return Run(workload.name, layer.name, turn, metrics, sample.faults)
