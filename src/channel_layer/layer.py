@@ -189,23 +189,18 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
+        loop, host = asyncio.get_running_loop(), self._host
+        if host is None or not host.home.loop.is_running() or (host.home.loop is not loop and self._should_move(host)):
+            await self._ensure_host()
         desk, clock = self._desk, self._clock
         source: Inbox | Tap | None = desk.inboxes.get(name.queue.name)
         box = source.boxes.get(name.name) if source is not None else None
         item: Item | None = None
         waiter: Receiver | None = None
-        if source is not None and box is not None and box.items:  # what is here needs no help from the background
+        if source is not None and box is not None and box.items:
             with desk.lock:
                 item = source.take(box, clock.now(), promised=False)
         if source is None or box is None or item is None:
-            host = self._host
-            loop = asyncio.get_running_loop()
-            if (
-                host is None
-                or not host.home.loop.is_running()
-                or (host.home.loop is not loop and self._should_move(host))
-            ):
-                host = await self._ensure_host()
             if not (self._connects or loop in self._homes):
                 await self._arrive()  # what this loop waits for is its to read, should the host's loop end
             with desk.lock:
