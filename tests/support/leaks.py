@@ -80,8 +80,13 @@ def _is_io_thread(thread: threading.Thread) -> bool:
 
 
 def _children() -> list[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for pids in lists for pid in pids.read_text().split()]
+    found: list[int] = []
+    for pids in Path("/proc/self/task").glob("*/children"):
+        try:
+            found += map(int, pids.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended since it was listed
+            continue
+    return found
 
 
 def _sockets() -> list[tuple[int, int]]:
