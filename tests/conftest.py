@@ -5,6 +5,7 @@ The servers are real and shared by the whole run; the keys are a test's own, thr
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
@@ -88,6 +89,27 @@ def leaves_nothing(request: pytest.FixtureRequest, server_pool: ServerPool) -> G
         left = before.left_since(allowed_processes=server_pool.pids())
         if left:
             pytest.fail("the test left behind: " + ", ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> Generator[None]:
+    """Fail a test in which asyncio complains, or background work has failed."""
+    yield
+    said = [record.getMessage() for record in caplog.get_records("call") if _is_complaint(record)]
+    assert not said
+
+
+def _is_complaint(record: logging.LogRecord) -> bool:
+    return (record.name == "asyncio" and record.levelno >= logging.ERROR) or "please report" in record.getMessage()
+
+
+# --- time ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every loop have connections of its own at once: requests pass through the test's loop, where gates stand."""
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
 
 
 # --- servers ------------------------------------------------------------------------------------------------

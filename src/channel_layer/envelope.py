@@ -37,6 +37,7 @@ __all__ = (
     "group_frame",
     "marker_frame",
     "message_frame",
+    "message_head",
     "read_flush",
     "read_group",
     "read_marker",
@@ -71,7 +72,6 @@ _REMEMBERED = 64
 _unpack: Final = msgpack.unpackb
 """By its defaults str is str, and keys are str or bytes."""
 
-_STR = frozenset({str})
 _SIMPLE = frozenset({str, bytes, float, bool, type(None)})
 _ALLOWED = "bytes, str, int, float, bool, None, list, dict"
 _TOO_DEEP = f"more than {_MAX_DEPTH} levels deep; does a list or dict contain itself?"
@@ -154,32 +154,21 @@ def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
     if not _is_just_dict(value):
         return False
     for key, item in value.items():
-        if type(key) is not str:
-            return False
-        if type(item) in _SIMPLE:
-            continue
-        if type(item) is int:
-            if not _INT_MIN <= item <= _INT_MAX:
-                return False
-        elif depth == _PLAIN_DEPTH or not (_is_plain(item, depth + 1) or _is_plain_list(item, depth + 1)):
+        if type(key) is not str or not (type(item) in _SIMPLE or _is_plain_item(item, depth)):
             return False
     return True
 
 
-def _is_plain_list(value: object, depth: int) -> bool:
-    if not _is_just_list(value):
+def _is_plain_item(item: object, depth: int) -> bool:
+    if type(item) is int:
+        return _INT_MIN <= item <= _INT_MAX
+    if depth == _PLAIN_DEPTH:
         return False
-    if _SIMPLE.issuperset(map(type, value)):
-        return True
-    for item in value:
-        if type(item) in _SIMPLE:
-            continue
-        if type(item) is int:
-            if not _INT_MIN <= item <= _INT_MAX:
-                return False
-        elif depth == _PLAIN_DEPTH or not (_is_plain(item, depth + 1) or _is_plain_list(item, depth + 1)):
-            return False
-    return True
+    if _is_just_list(item):
+        return _SIMPLE.issuperset(map(type, item)) or all(
+            type(each) in _SIMPLE or _is_plain_item(each, depth + 1) for each in item
+        )
+    return _is_plain(item, depth + 1)
 
 
 def _is_just_dict(value: object) -> TypeGuard[dict[object, object]]:
@@ -331,6 +320,12 @@ def marker_frame(marker: MembershipMarker) -> bytes:
 def flush_frame(generation: str) -> bytes:
     """Write a flush marker. The Redis scripts write the same bytes."""
     return b"f" + generation.encode("ascii")
+
+
+def message_head(frame: bytes) -> bytes:
+    """Return what comes before the payload of a message frame, b"" if that is cut short: the same for each message."""
+    end = 2 + frame[1] if len(frame) > 1 else 0
+    return frame[:end] if end <= len(frame) else b""
 
 
 def read_message(frame: bytes) -> tuple[str, bytes]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import AsyncStore, Clock
     from channel_layer.programs import Routes
 
-__all__ = ("Desk", "Host")
+__all__ = ("Desk", "Host", "closed_error")
 
 T = TypeVar("T")
 
@@ -120,6 +120,11 @@ class Desk:
         """Return how many messages wait in this process."""
         boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
         return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
+
+
+def closed_error() -> StoreError:
+    """Return what whoever uses a layer that was closed is told."""
+    return StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
 
 
 class _Backoff:
@@ -210,7 +215,7 @@ class Host:
                         self._desk.inboxes[queue.name] = inbox
                 if queue.name not in self._desk.inboxes:  # the layer was closed meanwhile, and did not know of it
                     await self._store.release(c.Release(inbox.shard, queue))
-                    raise StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
+                    raise closed_error()
         if queue.name not in self._readers:
             self._read(inbox)
 

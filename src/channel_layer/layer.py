@@ -21,7 +21,7 @@ from channel_layer import commands as c
 from channel_layer import loops, programs
 from channel_layer.envelope import BadFrame, Message, MsgpackCodec
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
-from channel_layer.hosting import Desk, Host
+from channel_layer.hosting import Desk, Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from channel_layer.config import ChannelPattern, Rules
     from channel_layer.ledger import Statistics
-    from channel_layer.mailbox import Item, Mailbox
+    from channel_layer.mailbox import Mailbox
     from channel_layer.ports import Backend, Clock, Codec, Program
 
 __all__ = ("ChannelLayer",)
@@ -79,7 +79,6 @@ class ChannelLayer:
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
         self._rules = rules
         self._backend = backend
-        self._connects = backend.connects
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._codec: Codec = MsgpackCodec(rules.max_message_size)
         self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
@@ -150,9 +149,7 @@ class ChannelLayer:
         desk = self._desk
         inbox = desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
-        program = programs.send(self._routes, name, payload, next(self._turns))
-        home = self._homes.get(asyncio.get_running_loop())
-        sent = await (self._run(program) if home is None or desk.closed else run_async(program, home.store))
+        sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
         if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))
@@ -190,26 +187,18 @@ class ChannelLayer:
             self._takes = 0
             await asyncio.sleep(0)
         loop, host = asyncio.get_running_loop(), self._host
-        if host is None or not host.home.loop.is_running() or (host.home.loop is not loop and self._should_move(host)):
+        if host is None or not host.home.loop.is_running() or self._should_move(host):
             await self._ensure_host()
+        if not (self._backend.connects or loop in self._homes):
+            await self._arrive()  # what this loop waits for is its to read, should the host's loop end
         desk, clock = self._desk, self._clock
-        source: Inbox | Tap | None = desk.inboxes.get(name.queue.name)
-        box = source.boxes.get(name.name) if source is not None else None
-        item: Item | None = None
-        waiter: Receiver | None = None
-        if source is not None and box is not None and box.items:
-            with desk.lock:
-                item = source.take(box, clock.now(), promised=False)
-        if source is None or box is None or item is None:
-            if not (self._connects or loop in self._homes):
-                await self._arrive()  # what this loop waits for is its to read, should the host's loop end
-            with desk.lock:
-                source = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
-                box = source.boxes.get(name.name) or source.box(name.name, clock.now())
-                if box.items:
-                    item = source.take(box, clock.now(), promised=False)
-                if item is None:
-                    waiter = self._wait_at(box, loop)
+        with desk.lock:
+            if desk.closed:
+                raise closed_error()
+            source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
+            box = source.boxes.get(name.name) or source.box(name.name, clock.now())
+            item = source.take(box, clock.now(), promised=False) if box.items else None
+            waiter = self._wait_at(box, loop) if item is None else None
         while True:
             if waiter is not None:
                 if isinstance(source, Tap):
@@ -224,7 +213,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box, asyncio.get_running_loop()) if item is None else None
+                    waiter = self._wait_at(box, loop) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.grouped:
                     self._give_back(source, box)
@@ -235,7 +224,7 @@ class ChannelLayer:
                         desk.ledger.delivered -= 1
                         desk.ledger.drop("undecodable", name.name)
                         item = source.take(box, clock.now(), promised=False)
-                        waiter = self._wait_at(box, asyncio.get_running_loop()) if item is None else None
+                        waiter = self._wait_at(box, loop) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -252,7 +241,7 @@ class ChannelLayer:
         """
         queue = minted_inbox(prefix, self._client)
         if self._desk.closed:
-            raise _closed()
+            raise closed_error()
         if queue.name not in self._desk.inboxes:
             await self._on_host(lambda host: host.adopt(queue))
         return queue.name + secrets.token_urlsafe(LOCAL_LENGTH * 3 // 4)
@@ -427,7 +416,7 @@ class ChannelLayer:
             boxes += [box for tap in desk.taps.values() for box in tap.boxes.values()]
             for box in boxes:
                 for waiter in box.dismiss():
-                    waiter.fail(_closed())
+                    waiter.fail(closed_error())
         try:
             if inboxes:
                 with contextlib.suppress(StoreError):  # the leases end by themselves
@@ -493,7 +482,7 @@ class ChannelLayer:
             StoreError: the layer has been closed: nobody would come to wake him.
         """
         if self._desk.closed:
-            raise _closed()
+            raise closed_error()
         waiter = Receiver(loop.create_future())
         box.waiters.append(waiter)
         return waiter
@@ -536,7 +525,7 @@ class ChannelLayer:
         """Drive a program in this loop if it has a home of its own, else in the I/O thread."""
         if self._desk.closed and not closing:
             program.close()
-            raise _closed()
+            raise closed_error()
         home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
         if home is not None:
             return await run_async(program, home.store)
@@ -620,7 +609,7 @@ class ChannelLayer:
         with self._hosting:
             host = self._host
             if self._desk.closed:
-                raise _closed()
+                raise closed_error()
             if host is not None and not host.home.loop.is_running():
                 host.retire()  # its loop is closed, or waits for its program to go on
                 host = None
@@ -680,7 +669,7 @@ class ChannelLayer:
         """
         while True:
             if self._desk.closed:
-                raise _closed()
+                raise closed_error()
             host = await self._ensure_host()
             if host.here:
                 result = await work(host)
@@ -750,10 +739,6 @@ _parents: list[object] = []
 def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:
     reply: tuple[R, ...] = yield c.Together(tuple(steps))
     return reply
-
-
-def _closed() -> StoreError:
-    return StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
 
 
 _E = TypeVar("_E", bound=Exception)

@@ -165,24 +165,24 @@ class Receiver:
 
     def wake(self) -> None:
         """Let it run."""
-        future = self._future
         try:
-            here = asyncio.get_running_loop() is future.get_loop()
+            here = asyncio.get_running_loop()
         except RuntimeError:  # called from a thread without a loop
-            here = False
-        if not here:
-            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
-                future.get_loop().call_soon_threadsafe(self._set)
-        elif not future.done():
-            future.set_result(None)
+            here = None
+        self.wake_from(here)
 
-    def wake_from(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let it run; the caller knows that he runs in *loop*, which is dear to find out."""
-        future = self._future
-        if future.get_loop() is not loop:
-            self.wake()
-        elif not future.done():
-            future.set_result(None)
+    def wake_from(self, here: asyncio.AbstractEventLoop | None) -> None:
+        """Let it run.
+
+        Args:
+            here: the loop in which the caller runs, which is dear to find out; None if he runs in none.
+        """
+        loop = self._future.get_loop()
+        if loop is here:
+            self._set()
+        else:
+            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
+                loop.call_soon_threadsafe(self._set)
 
     def fail(self, error: Exception) -> None:
         """Let it run, into an error."""

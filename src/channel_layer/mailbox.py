@@ -196,7 +196,7 @@ class Inbox:
         self.returning: GiveBack | None = None
         """Places that are on their way back; repeated as they are until the store is known to have heard of them."""
         self._addressed: dict[bytes, Mailbox] = {}
-        """Mailboxes by name as it stands in a frame, as far as messages have come for them."""
+        """Mailboxes by the head of their messages' frames, as far as messages have come for them."""
         self._serial = 0
         self._capacity = capacity
         self._ledger = ledger
@@ -221,15 +221,14 @@ class Inbox:
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, past any that are too old."""
-        items = box.items
-        if items and items[0].deadline <= now:
+        if box.items and box.items[0].deadline <= now:
             self._expire(box, now)
         box.used_at = now
         item = box.take(promised=promised)
         if item is not None:
             self._ledger.delivered += 1
             if not item.grouped:
-                self.owed[box.name] = self.owed.get(box.name, 0) + 1
+                self._owe(box.name, 1)
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
@@ -259,12 +258,15 @@ class Inbox:
 
     def urgent(self, box: Mailbox) -> bool:
         """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
-        return self.owed.get(box.name, 0) * 4 >= box.capacity
+        return self._are_many(self.owed.get(box.name, 0), box.name)
 
     @property
     def pressed(self) -> bool:
         """Whether so many places of some channel are owed; see `urgent`."""
-        return any(owed * 4 >= self._capacity.of(name) for name, owed in self.owed.items())
+        return any(self._are_many(places, name) for name, places in self.owed.items())
+
+    def _are_many(self, places: int, name: str) -> bool:
+        return places * 4 >= self._capacity.of(name)
 
     def held(self) -> tuple[tuple[str, int], ...]:
         """Return how many direct messages wait in each mailbox."""
@@ -295,7 +297,7 @@ class Inbox:
         for box in list(self.boxes.values()):
             if box.idle and not box.groups and now - box.used_at >= self._expiry:
                 del self.boxes[box.name]
-                self._addressed.pop(box.name.encode("ascii"), None)
+                self._addressed.pop(envelope.message_frame(box.name, b""), None)
         for key, (_, at) in list(self._versions.items()):
             group, member = key
             if now - at >= 2 * self._expiry and member not in self.mirror.get(group, ()):
@@ -349,13 +351,12 @@ class Inbox:
             try:
                 kind = frame[0] if frame else 0
                 if kind == envelope.MESSAGE:
-                    end = 2 + frame[1] if len(frame) > 1 else 0
-                    box = addressed.get(frame[2:end]) if end < len(frame) else None
+                    head = envelope.message_head(frame)
+                    box = addressed.get(head)
                     if box is None:
-                        name, payload = envelope.read_message(frame)
-                        box = addressed[frame[2:end]] = self.boxes.get(name) or self.box(name, now)
-                    else:
-                        payload = frame[end:]
+                        name, _ = envelope.read_message(frame)
+                        box = addressed[head] = self.box(name, now)
+                    payload = frame[len(head) :]
                     box.items.append(Item(stamp + lifetime, payload, False, None))
                     if box.waiters:
                         wake.extend(box.promise())

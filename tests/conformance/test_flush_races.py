@@ -9,23 +9,15 @@ import asyncio
 
 import pytest
 
-from channel_layer import ChannelLayer, StoreError
+from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer.names import ChannelName
 from tests.support.scenarios_delivery import drain
-from tests.support.scenarios_groups import collect, eventually, hold, lose_leases, receive_within, record, settle
+from tests.support.scenarios_groups import are_waiting, collect, eventually, hold, lose_leases, receive_within, record
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System, run
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests pass through the test's own loop, where the gates stand."""
-    settle(monkeypatch)
-
-
-async def _waiting(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.mark.parametrize("stands", [c.Read, c.Acknowledge])
@@ -48,7 +40,7 @@ def test_it_returns_no_sooner_than_a_living_owner_has_dropped_everything(
             gate.open()
             async with asyncio.timeout(20):
                 await flushing
-            assert await _waiting(owner, 0)
+            assert await are_waiting(owner, 0)
             assert await collect(owner, name) == []
             assert await other.group_channels("group") == []
 
@@ -67,7 +59,7 @@ def test_an_owner_without_a_lease_learns_of_a_flush_later(system: System) -> Non
             member, reader = await owner.new_channel(), await owner.new_channel()
             await owner.group_add("group", member)
             await other.send(member, {"n": 1})
-            await eventually(lambda: _waiting(owner, 1))
+            await eventually(lambda: are_waiting(owner, 1))
             lose_leases(system)
             await other.flush()
             await owner.group_add("another", reader)  # takes the lease again
@@ -90,10 +82,10 @@ def test_what_a_reader_of_a_claimed_inbox_holds_for_later_is_dropped(system: Sys
                 await other.send("claimed!later", {"n": number})
             await other.send("claimed!now", {"n": 2})
             assert await receive_within(reader, "claimed!now") == {"n": 2}
-            assert await _waiting(reader, 2)
+            assert await are_waiting(reader, 2)
             await other.flush()
             waiting = asyncio.create_task(reader.receive("claimed!later"))
-            await eventually(lambda: _waiting(reader, 0))
+            await eventually(lambda: are_waiting(reader, 0))
             await other.send("claimed!later", {"n": 3})
             async with asyncio.timeout(20):
                 assert await waiting == {"n": 3}
@@ -156,7 +148,7 @@ def test_every_message_that_a_flush_removes_is_counted(system: System) -> None:
             name = await owner.new_channel()
             for _ in range(3):
                 await other.send(name, {"n": 1})
-            await eventually(lambda: _waiting(owner, 3))
+            await eventually(lambda: are_waiting(owner, 3))
             for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
                 await other.send(channel, {"n": 1})
             await other.flush()

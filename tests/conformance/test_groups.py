@@ -8,7 +8,7 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, MessageTooLarge
 from channel_layer import commands as c
-from tests.support.scenarios_groups import collect, eventually, hold, name_group, receive_within, settle
+from tests.support.scenarios_groups import collect, eventually, hold, name_group, receive_within
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System, run
 
@@ -239,11 +239,11 @@ def test_group_messages_take_no_room_from_direct_ones(system: System) -> None:
     run(body())
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_process_that_does_not_read_misses_what_its_inbox_cannot_hold(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past `inbox_capacity` the newest are dropped for the stalled process alone, counted `inbox_full`; none raises."""
-    settle(monkeypatch)
 
     async def body() -> None:
         reads = hold(monkeypatch, c.Read, lambda request: request.inbox.name.startswith("stalled."))

@@ -14,6 +14,7 @@ from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.mailbox import Mailbox
 from tests.support.scenarios_groups import (
+    are_waiting,
     collect,
     eventually,
     hold,
@@ -21,17 +22,12 @@ from tests.support.scenarios_groups import (
     name_group,
     receive_within,
     record,
-    settle,
 )
 from tests.support.systems import System, run
 
 
 async def _members(layer: ChannelLayer, expected: list[str], group: str = "group") -> bool:
     return await layer.group_channels(group) == sorted(expected)
-
-
-async def _waiting(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
 
 
 # -- group_expiry --------------------------------------------------------------------------------------------
@@ -156,12 +152,12 @@ def test_without_group_expiry_the_owner_keeps_the_keys_alive(redis_system: Syste
 # -- an owner that is dead -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("beside", [[], ["normal"]], ids=["alone", "with others"])
 def test_the_members_of_a_dead_owner_are_skipped_and_removed(
     system: System, monkeypatch: pytest.MonkeyPatch, beside: list[str]
 ) -> None:
     """Once an owner's lease is over, `group_channels` leaves its members out; the next `group_send` removes them."""
-    settle(monkeypatch)
 
     async def body() -> None:
         hold(monkeypatch, c.Renew, lambda request: request.inbox.name.startswith("dies."))
@@ -201,7 +197,7 @@ def test_a_full_member_that_does_not_read_leaves_its_group(system: System) -> No
             name = await owner.new_channel()
             await owner.group_add("group", name)
             await other.group_send("group", {"n": 1})
-            await eventually(lambda: _waiting(owner, 1))
+            await eventually(lambda: are_waiting(owner, 1))
             system.clock.advance(20.1)
             await other.group_send("group", {"n": 2})
             await eventually(lambda: _members(other, []))

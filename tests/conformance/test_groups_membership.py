@@ -13,7 +13,7 @@ import pytest
 
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import AsyncChild, Fleet
-from tests.support.scenarios_groups import Change, GroupSend, History, Plan, Verdict, judge, merge, play, settle
+from tests.support.scenarios_groups import Change, GroupSend, History, Plan, Verdict, judge, merge, play
 from tests.support.systems import System
 
 _GROUPS = ("first", "second", "third")
@@ -95,12 +95,10 @@ def test_no_decision_contradicts_the_changes_around_it(system: System) -> None:
     assert verdict.definite > verdict.decisions / 2
 
 
+@pytest.mark.usefixtures("settled")
 @pytest.mark.slow
-def test_no_decision_of_100_000_contradicts_the_changes_around_it(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_decision_of_100_000_contradicts_the_changes_around_it(system: System) -> None:
     """The same over 100 000 decisions."""
-    settle(monkeypatch)
     verdict = asyncio.run(_play_all(system, Plan(_GROUPS, sends=620, seed=1), channels=17))
     assert verdict.wrong == ()
     assert verdict.decisions == 3 * 620 * 54

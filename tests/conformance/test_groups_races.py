@@ -14,6 +14,7 @@ from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
 from tests.support.scenarios_groups import (
     Gate,
+    are_waiting,
     collect,
     eventually,
     hold,
@@ -21,16 +22,11 @@ from tests.support.scenarios_groups import (
     lose_leases,
     name_group,
     receive_within,
-    settle,
 )
 from tests.support.servers import Deployment
 from tests.support.systems import System, run
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests pass through the test's own loop, where the gates stand."""
-    settle(monkeypatch)
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 @pytest.fixture
@@ -255,7 +251,7 @@ def test_a_joining_that_returned_holds_against_the_removal_of_an_unread_member(
             group = name_group(system, name, together=system.shards == 1)
             await owner.group_add(group, name)
             await other.send(name, {"n": "too old"})
-            await eventually(lambda: _waiting(owner, 1))
+            await eventually(lambda: are_waiting(owner, 1))
             leaving = hold(monkeypatch, c.Leave, lambda request: request.channel.name == name, only_first=True)
             system.clock.advance(10.1)
             await leaving.reached()
@@ -267,10 +263,6 @@ def test_a_joining_that_returned_holds_against_the_removal_of_an_unread_member(
             assert await other.group_channels(group) == [name]
 
     run(body())
-
-
-async def _waiting(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
 
 
 async def _swept(layer: ChannelLayer) -> bool:

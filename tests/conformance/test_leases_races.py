@@ -16,6 +16,7 @@ from channel_layer_redis import _store
 from channel_layer_redis._protocol import is_list
 from tests.support.scenarios_groups import (
     Gate,
+    are_waiting,
     collect,
     eventually,
     hold,
@@ -23,23 +24,14 @@ from tests.support.scenarios_groups import (
     lose_leases,
     name_group,
     receive_within,
-    settle,
 )
 from tests.support.systems import System, run
 
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests pass through the test's own loop, where the gates stand."""
-    settle(monkeypatch)
+pytestmark = pytest.mark.usefixtures("settled")
 
 
 async def _members(layer: ChannelLayer, group: str, expected: list[str]) -> bool:
     return await layer.group_channels(group) == sorted(expected)
-
-
-async def _waiting(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
 
 
 # -- what others do while there is no lease ------------------------------------------------------------------
@@ -106,7 +98,7 @@ def test_an_owner_that_did_not_miss_its_lease_keeps_its_messages(redis_system: S
             await owner.group_add("group", name)
             for number in range(3):
                 await sender.send(name, {"n": number})
-            await eventually(lambda: _waiting(owner, 3))
+            await eventually(lambda: are_waiting(owner, 3))
             lose_leases(redis_system)
             await owner.group_add("another", name)  # takes the lease again
             assert await _members(sender, "group", [name])
@@ -144,7 +136,7 @@ def test_an_owner_that_missed_its_lease_drops_what_it_held() -> None:
             for number in range(3):
                 await sender.send(name, {"n": number})
             await sender.group_send("group", {"n": 3})
-            await eventually(lambda: _waiting(owner, 4))
+            await eventually(lambda: are_waiting(owner, 4))
             system.clock.advance(11)  # they are young, but the lease was for 90 seconds
             assert await sender.group_channels("group") == []
             await owner.group_add("another", name)

@@ -6,11 +6,10 @@ Each way is walked with real servers, since a handshake or a login that only see
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,16 +34,7 @@ Option = str | Mapping[str, object]
 """A server, as in a layer's hosts."""
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> Generator[None]:
-    """Fail a test in which asyncio complains, or background work has failed."""
-    yield
-    said = [record.getMessage() for record in caplog.get_records("call") if _is_complaint(record)]
-    assert not said
-
-
-def _is_complaint(record: logging.LogRecord) -> bool:
-    return (record.name == "asyncio" and record.levelno >= logging.ERROR) or "please report" in record.getMessage()
+pytestmark = pytest.mark.usefixtures("nothing_else_is_said")
 
 
 async def _walk_every_path(host: Option, prefix: str, *, between: Callable[[], object] = lambda: None) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import logging
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import pytest
@@ -37,16 +36,7 @@ _SLACK: Final = 2.0
 """Seconds by which a crowded machine may be late."""
 
 
-@pytest.fixture(autouse=True)
-def nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> Generator[None]:
-    """Fail a test in which asyncio complains, of an exception that nobody fetched for instance."""
-    yield
-    said = [record.getMessage() for record in caplog.get_records("call") if _is_complaint(record)]
-    assert not said
-
-
-def _is_complaint(record: logging.LogRecord) -> bool:
-    return record.name == "asyncio" and record.levelno >= logging.ERROR
+pytestmark = pytest.mark.usefixtures("nothing_else_is_said")
 
 
 def _make_redis(**options: object) -> ChannelLayer:

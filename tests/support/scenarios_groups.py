@@ -35,6 +35,7 @@ __all__ = (
     "History",
     "Plan",
     "Verdict",
+    "are_waiting",
     "collect",
     "eventually",
     "hold",
@@ -46,7 +47,6 @@ __all__ = (
     "play",
     "receive_within",
     "record",
-    "settle",
 )
 
 _PATIENCE: Final = 20.0
@@ -225,9 +225,9 @@ _LONGER_THAN_A_LEASE: Final = 100.0
 """Seconds; with the default expiry of 60 a lease lasts 90."""
 
 
-def settle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every event loop have connections of its own at once, so that all requests pass through the test's loop."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+async def are_waiting(layer: ChannelLayer, count: int) -> bool:
+    """Tell whether that many messages wait in this process."""
+    return (await layer.statistics()).waiting == count
 
 
 # --- what happened ------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from channel_layer_cli.bench import bars, report
 from channel_layer_cli.bench.contenders import BUILT_IN
 from channel_layer_cli.bench.faults import Faults
 from channel_layer_cli.bench.inputs import Said, Unreadable, read_bars
-from channel_layer_cli.bench.metrics import METRICS, number
+from channel_layer_cli.bench.metrics import METRICS, number, percentile
 from channel_layer_cli.bench.plan import Plan
 from channel_layer_cli.bench.results import Figure, Results, Run
-from channel_layer_cli.bench.roles import padding, percentile
+from channel_layer_cli.bench.roles import padding
 from channel_layer_cli.bench.workloads import UnknownWorkload, choose
 
 _RATE = "messages_per_second"

@@ -140,18 +140,16 @@ class Connection(asyncio.Protocol):
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
+        at_once = now and not self._waiting
         if not self._out:
             self._batched = self._loop.time()
-            if now and not self._waiting:
-                self._out.append(command)
-                self._write()
-            else:
+            if not at_once:
                 self._loop.call_soon(self._write)
-                self._out.append(command)
-        else:
-            self._out.append(command)
+        self._out.append(command)
         deadline = self._batched + (self._timeout if limit is None else limit)
         self._waiting.append((future, deadline))
+        if at_once:
+            self._write()
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
         return future

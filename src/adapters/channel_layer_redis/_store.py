@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.envelope import group_frame, marker_frame, message_frame
@@ -439,8 +439,7 @@ class RedisStore:
 
     async def members(self, request: c.Members, /) -> c.Roster:
         owned, others, _, _ = self._keys.group(request.group.name)
-        seconds, micros = _texts(await self._call(request.shard, "TIME"))
-        now = int(seconds) * 1000 + int(micros) // 1000 + self._offset()
+        now = int(await self._now(request.shard))
         first = "-inf" if self._owned_last < 0 else f"({now - self._owned_last}"
         found = await _both(
             self._call(request.shard, "ZRANGEBYSCORE", owned, first, "+inf"),
@@ -457,8 +456,7 @@ class RedisStore:
     async def flush(self, request: c.Flush, /) -> c.Flushing:
         shard = request.shard
         lifetime = max(self._left, self._group)
-        seconds, micros = _texts(await self._call(shard, "TIME"))
-        began = int(seconds) * 1000 + int(micros) / 1000 + self._offset()
+        began = await self._now(shard)
         await self._call(shard, "SET", self._keys.epoch, f"{request.generation} {began:.3f}", "PX", lifetime)
         inboxes: list[str] = []
         dropped = 0
@@ -532,6 +530,11 @@ class RedisStore:
         self._tails.add(task)
         task.add_done_callback(self._tails.discard)
 
+    async def _now(self, shard: int) -> float:
+        """Return the shard's time in milliseconds, to the microsecond."""
+        seconds, micros = _texts(await self._call(shard, "TIME"))
+        return int(seconds) * 1000 + int(micros) / 1000 + self._offset()
+
     def _offset(self) -> int:
         return round(self._clock.offset * 1000)
 
@@ -539,12 +542,7 @@ class RedisStore:
         return await self._links[shard].call(*args)
 
     async def _script(self, shard: int, script: Script, keys: tuple[str, ...], args: Iterable[Arg]) -> object:
-        link = self._links[shard]
-        args = tuple(args)
-        try:
-            return await link.call(b"EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScript:
-            return await link.call(b"EVAL", script.source, len(keys), *keys, *args)
+        return await _evaluate(self._links[shard].call, script, keys, tuple(args))
 
 
 def _milliseconds(seconds: float) -> int:
@@ -577,10 +575,21 @@ async def _settled(reply: asyncio.Future[T]) -> T:
 
 async def _unbroken(connection: Connection, script: Script, keys: tuple[str, ...], args: tuple[Arg, ...]) -> object:
     """Run a script whose reply is needed: see `_settled`."""
+    return await _evaluate(lambda *command: _settled(connection.call(*command)), script, keys, args)
+
+
+class _Call(Protocol):
+    """What sends a command."""
+
+    def __call__(self, *args: Arg) -> Awaitable[object]: ...
+
+
+async def _evaluate(call: _Call, script: Script, keys: tuple[str, ...], args: tuple[Arg, ...]) -> object:
+    """Run a script by its name, or by its text if the server does not know it."""
     try:
-        return await _settled(connection.call(b"EVALSHA", script.sha, len(keys), *keys, *args))
+        return await call(b"EVALSHA", script.sha, len(keys), *keys, *args)
     except NoScript:
-        return await _settled(connection.call(b"EVAL", script.source, len(keys), *keys, *args))
+        return await call(b"EVAL", script.source, len(keys), *keys, *args)
 
 
 # -- replies: what the scripts return, as types

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
+from channel_layer_cli.bench.metrics import percentile
 from channel_layer_cli.bench.parts import Stalled
 
 if TYPE_CHECKING:
@@ -141,8 +142,7 @@ async def ping(part: Part) -> None:
     while (began := time.monotonic()) < deadline:
         await wire.ask(command, 1)
         trips.append(time.monotonic() - began)
-    trips.sort()
-    part.say(p50=trips[len(trips) // 2] / 2, p99=trips[len(trips) * 99 // 100] / 2, count=len(trips))
+    part.say(p50=percentile(trips, 0.5) / 2, p99=percentile(trips, 0.99) / 2, count=len(trips))
 
 
 async def _bounded(part: Part, done: asyncio.Future[None]) -> None:

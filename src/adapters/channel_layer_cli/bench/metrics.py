@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ("FAMILIES", "METRICS", "Metric", "family", "number")
+__all__ = ("FAMILIES", "METRICS", "Metric", "family", "number", "percentile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,11 @@ FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
 def family(workload: str) -> str:
     """Return the kind of a workload: ``fanout`` of ``fanout-100x2``."""
     return workload.partition("-")[0]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that is not below *share* of all; of none, NaN."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
 
 
 def number(value: float) -> str:

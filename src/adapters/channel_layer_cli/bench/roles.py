@@ -20,6 +20,7 @@ import msgpack
 from channel_layer_cli.bench import floor
 from channel_layer_cli.bench.bell import Bell, Ringer
 from channel_layer_cli.bench.faults import Book, Faults, Tally
+from channel_layer_cli.bench.metrics import percentile
 from channel_layer_cli.bench.parts import GRACE, Crew, refusals, warm_up
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
     from channel_layer_cli.bench.parts import Part, PlainPart
 
-__all__ = ("PLAIN_ROLES", "ROLES", "TASK_BITS", "padding", "percentile")
+__all__ = ("PLAIN_ROLES", "ROLES", "padding")
 
-TASK_BITS: Final = 40
+_TASK_BITS: Final = 40
 """A worker notes a message as one number: the sender's task above this many bits, its number below."""
 
 _REFUSED_PAUSE: Final = 0.001
@@ -54,11 +55,6 @@ def padding(payload: int, **fields: object) -> str:
     """
     packed = msgpack.packb({"type": "bench.message", **fields, "text": ""})
     return "x" * max(0, payload - len(packed or b"") - 1)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that is not below *share* of all; of none, NaN."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
 
 
 def _verdict(faults: Faults) -> dict[str, object]:
@@ -209,7 +205,7 @@ async def _worker(part: Part) -> None:
             task, n = message["task"], message["n"]
             if not (isinstance(task, int) and isinstance(n, int)):
                 raise TypeError(f"a job came as {message!r}")
-            jobs.append(task << TASK_BITS | n)
+            jobs.append(task << _TASK_BITS | n)
             last = time.monotonic()
 
     async def report() -> None:

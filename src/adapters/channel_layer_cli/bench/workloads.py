@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer_cli.bench.contenders import FLOOR
 from channel_layer_cli.bench.faults import Faults
-from channel_layer_cli.bench.metrics import FAMILIES
-from channel_layer_cli.bench.roles import percentile
+from channel_layer_cli.bench.metrics import FAMILIES, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
