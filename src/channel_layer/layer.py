@@ -533,8 +533,10 @@ class ChannelLayer:
         return await io_thread().run(run_async(program, io_home.store))
 
     async def _arrive(self) -> Home | None:
-        """Make a home in the running loop if it is one that lives; None if that is not known yet."""
+        """Return the home in the running loop, a new one if it is one that lives; None if that is not known yet."""
         loop = asyncio.get_running_loop()
+        if (home := self._homes.get(loop)) is not None:
+            return home
         if self._backend.connects:
             now = loops.SystemClock().now()
             if now - self._seen.setdefault(loop, now) < loops.SETTLE_SECONDS:
@@ -597,7 +599,7 @@ class ChannelLayer:
                     if home is not None:
                         self._keep_track(home.loop.create_task(self._move(host, home)))
                 return host
-            home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
+            home = await self._arrive()
             if home is not None:
                 self._start_host(home)
             else:

@@ -86,13 +86,14 @@ def is_list(reply: object) -> TypeGuard[list[object]]:
 
 
 class Connection(asyncio.Protocol):
-    """A connection; made by `connect`.
+    """A connection; `connect` opens it.
 
     Args:
         label: the server, for errors.
         timeout: seconds that a command may take.
 
     Attributes:
+        timeout: the one given.
         open: commands can be sent.
         client_id: by which another connection can name this one to the server.
         run_id: names this run of the server; another one after a restart.
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, label: str, timeout: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
-        self._timeout = timeout
+        self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._transport: _Transport | None = None
         self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
@@ -146,7 +147,7 @@ class Connection(asyncio.Protocol):
             if not at_once:
                 self._loop.call_soon(self._write)
         self._out.append(command)
-        deadline = self._batched + (self._timeout if limit is None else limit)
+        deadline = self._batched + (self.timeout if limit is None else limit)
         self._waiting.append((future, deadline))
         if at_once:
             self._write()
@@ -162,10 +163,10 @@ class Connection(asyncio.Protocol):
         """
         while self._room is not None:
             try:
-                await asyncio.wait_for(asyncio.shield(self._room), self._timeout)
+                await asyncio.wait_for(asyncio.shield(self._room), self.timeout)
             except TimeoutError as exc:
                 raise StoreError(
-                    f"{self._label} takes no more data for {self._timeout:g} s", retryable=True, outcome="not_sent"
+                    f"{self._label} takes no more data for {self.timeout:g} s", retryable=True, outcome="not_sent"
                 ) from exc
 
     @property
@@ -179,10 +180,18 @@ class Connection(asyncio.Protocol):
         return self.open and not self._waiting
 
     def abort(self) -> None:
-        """Drop the connection."""
+        """Drop the connection. `closed` is set once its socket is; at once if there never was one."""
         self.open = False
-        if self._transport is not None and not self._loop.is_closed():
+        if self._loop.is_closed():
+            return
+        if self._transport is not None:
             self._transport.abort()
+        else:
+            self._loop.call_soon(self._end)  # after what a transport that failed has put off until then
+
+    def _end(self) -> None:
+        if self._transport is None and not self.closed.done():
+            self.closed.set_result(None)
 
     def _write(self) -> None:
         out, self._out = self._out, []
@@ -246,8 +255,7 @@ class Connection(asyncio.Protocol):
         self._fail(self._gone("unknown"))
         self._transport = None
         self.resume_writing()
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self._end()
 
     def pause_writing(self) -> None:
         """The socket's buffer is full; called by asyncio."""
@@ -293,44 +301,38 @@ class Connection(asyncio.Protocol):
         return StoreError(f"{self._label} answered with an error: {text}", retryable=False, outcome="unknown")
 
 
-async def connect(host: Host, timeout: float) -> Connection:  # noqa: ASYNC109 - kept by every command after it
-    """Connect to a server, log in, and see that it can serve.
+async def connect(host: Host, connection: Connection) -> None:
+    """Connect to a server, log in, and see that it can serve, within the connection's timeout.
 
     Args:
         host: the server.
-        timeout: seconds for all of it, and for every command later.
+        connection: a new one; dropped if it cannot be made.
 
     Raises:
-        StoreError: it cannot be reached, refuses the login, or is too old.
+        StoreError: the server cannot be reached, refuses the login, or is too old.
     """
     label = host.label
-    connection = Connection(label, timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(connection.timeout):
             await _open(host, connection)
             await _greet(host, connection)
-    except TimeoutError as exc:
+    except BaseException as exc:
         connection.abort()
-        raise StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent") from exc
-    except ssl.SSLCertVerificationError as exc:
-        connection.abort()
-        raise StoreError(
-            f"cannot trust {label}: certificate verify failed: {exc.verify_message}; give the authority that signed it "
-            f"as ssl_ca_certs in hosts, and the host by a name that is in the certificate",
-            retryable=False,
-            outcome="not_sent",
-        ) from exc
-    except OSError as exc:
-        connection.abort()
-        raise StoreError(
-            f"cannot connect to {label}: {exc.strerror or exc}; is a server running there?",
-            retryable=True,
-            outcome="not_sent",
-        ) from exc
-    except BaseException:
-        connection.abort()
-        raise
-    return connection
+        match exc:
+            case TimeoutError():
+                what = f"cannot connect to {label} within {connection.timeout:g} s"
+                raise StoreError(what, retryable=True, outcome="not_sent") from exc
+            case ssl.SSLCertVerificationError():
+                what = (
+                    f"cannot trust {label}: certificate verify failed: {exc.verify_message}; give the authority that "
+                    f"signed it as ssl_ca_certs in hosts, and the host by a name that is in the certificate"
+                )
+                raise StoreError(what, retryable=False, outcome="not_sent") from exc
+            case OSError():
+                what = f"cannot connect to {label}: {exc.strerror or exc}; is a server running there?"
+                raise StoreError(what, retryable=True, outcome="not_sent") from exc
+            case _:
+                raise
 
 
 async def _open(host: Host, connection: Connection) -> None:

@@ -18,15 +18,15 @@ from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.names import Kind
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
-from channel_layer_redis._protocol import NoScript, connect, is_list, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, connect, is_list, pack_head
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.config import Rules
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Backend, Clock
-    from channel_layer_redis._protocol import Arg, Connection
+    from channel_layer_redis._protocol import Arg
     from channel_layer_redis._scripts import Script
     from channel_layer_redis.hosts import Host
 
@@ -101,7 +101,9 @@ class _Link:
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._spare: list[Connection] = []
-        self._lent: set[Connection] = set()
+        self._all: set[Connection] = set()
+        """Every one whose socket may be open, those that are being made included."""
+        self._making: set[asyncio.Task[Connection]] = set()
         self._closed = False
 
     async def call(self, *args: Arg) -> object:
@@ -123,52 +125,77 @@ class _Link:
         """Return the connection for commands, a new one if need be; callers at the same time share the attempt."""
         connection = self._connection
         if connection is None or not connection.open:
-            if self._closed:
-                raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
-            if self._connecting is None:
-                self._connecting = asyncio.get_running_loop().create_task(self._connect())
-                self._connecting.add_done_callback(_ignore)  # every caller may have been cancelled
-            connection = await asyncio.shield(self._connecting)
+            if self._connecting is None or self._connecting.done():
+                self._connecting = self._begin(self._connect_for_commands)
+            connection = await self._made(self._connecting)
         if connection.crowded:
             await connection.room()
         return connection
 
-    async def _connect(self) -> Connection:
-        try:
-            self._connection = connection = await connect(self.host, self._timeout)
-        finally:
-            self._connecting = None
-        return connection
-
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks; nobody else uses it."""
-        connection = None
-        while self._spare and (connection is None or not connection.open):
-            connection = self._spare.pop()
-        if connection is None or not connection.open:
-            connection = await connect(self.host, self._timeout)
-        if self._closed:
-            connection.abort()
-        self._lent.add(connection)
-        return connection
+        while True:
+            while self._spare:
+                connection = self._spare.pop()
+                if connection.open:
+                    return connection
+            await self._made(self._begin(self._connect_for_one))
 
     def give(self, connection: Connection) -> None:
         """Return a borrowed connection whose replies have all come."""
-        self._lent.discard(connection)
-        if connection.usable and not self._closed:
+        if connection.usable:
             self._spare.append(connection)
         else:
             connection.abort()
 
     async def aclose(self) -> None:
+        """Close every connection, and see to it that none is made; return when the sockets are closed."""
         self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-        some = [*self._spare, *self._lent, *([self._connection] if self._connection is not None else [])]
-        for connection in some:
+        for task in self._making:
+            task.cancel()
+        if self._making:
+            await asyncio.wait(self._making)
+        for connection in self._all:
             connection.abort()
-        await asyncio.gather(*(connection.closed for connection in some))
+        await asyncio.gather(*(connection.closed for connection in self._all))
+
+    def _begin(self, connect_for: Callable[[], Coroutine[object, object, Connection]]) -> asyncio.Task[Connection]:
+        """Make a connection in a task of its own: it outlives callers that are cancelled, but not `aclose`."""
+        if self._closed:
+            raise self._let_go()
+        task = asyncio.get_running_loop().create_task(connect_for())
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+        task.add_done_callback(_ignore)
+        return task
+
+    async def _made(self, making: asyncio.Task[Connection]) -> Connection:
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise self._let_go() from None  # it was not the caller that has been told to end
+
+    async def _connect_for_commands(self) -> Connection:
+        self._connection = connection = await self._connect()
+        return connection
+
+    async def _connect_for_one(self) -> Connection:
+        connection = await self._connect()
+        self._spare.append(connection)
+        return connection
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self.host.label, self._timeout)
+        self._all.add(connection)
+        connection.closed.add_done_callback(lambda _: self._all.discard(connection))
+        await connect(self.host, connection)
+        return connection
+
+    def _let_go(self) -> StoreError:
+        return StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
 
 
 class RedisStore:

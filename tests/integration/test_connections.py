@@ -1,0 +1,161 @@
+"""What an event loop has of a store, and what is left when it ends: every connection goes, half made ones included."""
+
+# How long a connection takes to be made is seen from inside only.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from channel_layer import StoreError
+from channel_layer import commands as c
+from channel_layer.config import parse
+from channel_layer.loops import SystemClock
+from channel_layer.names import ChannelName
+from channel_layer_redis import RedisChannelLayer, _protocol
+from channel_layer_redis._store import RedisBackend, RedisStore
+from channel_layer_redis.config import RedisConfig
+from channel_layer_redis.hosts import Host
+from tests.support.leaks import Resources
+from tests.support.scenarios_groups import eventually
+from tests.support.servers import Server
+from tests.support.systems import run
+
+_TICKS = 60
+"""Turns of the event loop; a connection with TLS is made within a third of them."""
+
+_BLOCK = 30.0
+"""Seconds that a wait may take."""
+
+
+async def _command(store: RedisStore) -> object:
+    return await store.incarnation(0)
+
+
+async def _wait(store: RedisStore) -> object:
+    await store.wait(c.Wait(0, ChannelName.parse("queue").queue, _BLOCK))
+    return None
+
+
+pytestmark = pytest.mark.usefixtures("nothing_else_is_said")
+calls = pytest.mark.parametrize("call", [_command, _wait], ids=["a command", "a wait"])
+
+
+def _open(server: Server, prefix: str, *, tls: bool = False) -> RedisStore:
+    host: object = server.url
+    if tls:
+        assert server.tls is not None
+        host = {"address": server.tls.url, "ssl_ca_certs": str(server.tls.ca_file)}
+    config = parse(RedisConfig, {"hosts": [host], "prefix": prefix})
+    return RedisBackend(config.servers, config.rules(), SystemClock()).open()
+
+
+@calls
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_no_socket_outlives_the_end_whenever_it_comes(
+    tls_server: Server, prefix: str, call: Callable[[RedisStore], Awaitable[object]], *, tls: bool
+) -> None:
+    """At whatever moment of its making a connection is: once `aclose` is done its socket is closed."""
+
+    async def body() -> None:
+        answered = 0
+        for ticks in range(_TICKS):
+            store = _open(tls_server, prefix, tls=tls)
+            before = Resources.now()
+            calling = asyncio.ensure_future(call(store))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            await store.aclose()
+            assert Resources.now().sockets == before.sockets, ticks
+            outcome, *_ = await asyncio.gather(calling, return_exceptions=True)
+            assert isinstance(outcome, str | StoreError), (ticks, outcome)
+            answered += isinstance(outcome, str) or outcome.outcome != "not_sent"
+        assert answered  # the last of them had a connection
+
+    run(body())
+
+
+@calls
+def test_whoever_needs_a_connection_after_the_end_is_told(
+    server: Server, prefix: str, call: Callable[[RedisStore], Awaitable[object]]
+) -> None:
+    """A store that is closed makes no connection any more."""
+
+    async def body() -> None:
+        store = _open(server, prefix)
+        await store.aclose()
+        before = Resources.now()
+        with pytest.raises(StoreError, match="has let go of its connections") as caught:
+            await call(store)
+        assert caught.value.outcome == "not_sent"
+        assert Resources.now().sockets == before.sockets
+
+    run(body())
+
+
+async def _is(true: Callable[[], bool]) -> bool:
+    return true()
+
+
+def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that is cancelled while its connection is made leaves that to the next, not to nobody."""
+    made: list[_protocol.Connection] = []
+    greet = _protocol._greet
+
+    async def body() -> None:
+        store = _open(server, prefix)
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def greet_later(host: Host, connection: _protocol.Connection) -> None:
+            made.append(connection)
+            begun.set()
+            await gate.wait()
+            await greet(host, connection)
+
+        monkeypatch.setattr(_protocol, "_greet", greet_later)
+        cancelled = asyncio.ensure_future(_wait(store))
+        await begun.wait()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
+        gate.set()
+        await eventually(lambda: _is(lambda: store._links[0]._spare == made))
+        waiting = asyncio.ensure_future(_wait(store))
+        await eventually(lambda: _is(lambda: not made[0].usable))
+        assert len(made) == 1
+        await store.aclose()
+        with pytest.raises(StoreError):
+            await waiting
+
+    run(body())
+
+
+def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that has sent on connections of its own receives on them too; a second store would be lost to its end."""
+    opened: list[asyncio.AbstractEventLoop] = []
+    open_store = RedisBackend.open
+
+    def note(backend: RedisBackend) -> RedisStore:
+        opened.append(asyncio.get_running_loop())
+        return open_store(backend)
+
+    monkeypatch.setattr(RedisBackend, "open", note)
+    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0)
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
+            name = await layer.new_channel()
+            monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+            await layer.send(name, {"n": 1})
+            assert await layer.receive(name) == {"n": 1}
+            await eventually(lambda: _is(lambda: layer._host is not None and layer._host.here))
+            assert opened.count(asyncio.get_running_loop()) == 1
+
+    run(body())
