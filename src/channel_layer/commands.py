@@ -32,6 +32,7 @@ __all__ = (
     "Entry",
     "Flush",
     "Flushing",
+    "Forgive",
     "GiveBack",
     "Join",
     "Leave",
@@ -107,12 +108,14 @@ class Pushed:
     """What became of a `Push`.
 
     Attributes:
-        accepted: False when the channel was full.
+        accepted: False when the channel was full, or lapsed.
         expired: messages that were too old and made room.
+        lapsed: the channel is a member of groups no longer (see `Push`).
     """
 
     accepted: bool
     expired: int
+    lapsed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +130,29 @@ class Push(Command[Pushed]):
         channel: whom it is for.
         capacity: messages that may wait there.
         payload: the encoded message.
+        to_member: it goes to the channel as a member of a group. Nothing is pushed if an earlier such message has
+            expired unread, and nothing was taken from the queue since it came: ``lapsed``.
     """
 
     shard: int
     channel: ChannelName
     capacity: int
     payload: bytes
+    to_member: bool = False
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Pushed]:
         return store.push(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Forgive(Command[None]):
+    """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
+
+    shard: int
+    channel: ChannelName
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.forgive(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,12 +590,21 @@ class Deliver(Command[Delivery]):
 
 @dataclass(frozen=True, slots=True)
 class Prune(Command[None]):
-    """Remove the members of dead inboxes from a group, but for inboxes that joined again after *version*."""
+    """Remove from a group who is gone.
+
+    Attributes:
+        shard: the host of the group.
+        group: the group.
+        version: the group's when they were found to be gone.
+        inboxes: whose members, added by their owners, are removed, unless one of them has joined since.
+        others: members outside of these, by full name, that are removed unless anything has joined or left since.
+    """
 
     shard: int
     group: GroupName
-    inboxes: tuple[str, ...]
     version: int
+    inboxes: tuple[str, ...]
+    others: tuple[str, ...]
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
         return store.prune(self)

@@ -80,6 +80,7 @@ class AsyncStore(Protocol):
     """
 
     async def push(self, request: c.Push, /) -> c.Pushed: ...
+    async def forgive(self, request: c.Forgive, /) -> None: ...
     async def pop(self, request: c.Pop, /) -> c.Popped:
         """Return what was taken, for it is nowhere else.
 

@@ -64,16 +64,18 @@ class Sent:
     Attributes:
         accepted: it is in a queue.
         expired: old messages that made room for it.
+        lapsed: nobody has read an earlier one that was for a member of a group, so that it is none any more.
     """
 
     accepted: bool
     expired: int
+    lapsed: bool = False
 
 
 _SENT = Sent(accepted=True, expired=0)
 
 
-def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int) -> Program[Sent]:
+def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int, *, to_member: bool = False) -> Program[Sent]:
     """Put a message into its channel's queue.
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
@@ -84,21 +86,24 @@ def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int) -> Pro
         channel: whom it is for.
         payload: the encoded message.
         turn: any number that changes from call to call.
+        to_member: it goes to the channel as a member of a group.
     """
     capacity = routes.capacity.of(channel.name)
     queue = channel.queue
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
-        pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload))
-        return _SENT if pushed.accepted and not pushed.expired else Sent(pushed.accepted, pushed.expired)
+        pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
+        if pushed.accepted and not pushed.expired:
+            return _SENT
+        return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
     parts = shares(capacity, routes.ring.order(queue))
     expired = 0
     for place in range(len(parts)):
         shard, share = parts[(turn + place) % len(parts)]
         if share:
-            pushed = yield from perform(c.Push(shard, channel, share, payload))
+            pushed = yield from perform(c.Push(shard, channel, share, payload, to_member))
             expired += pushed.expired
-            if pushed.accepted:
-                return Sent(True, expired)
+            if pushed.accepted or pushed.lapsed:
+                return Sent(pushed.accepted, expired, pushed.lapsed)
     return Sent(False, expired)
 
 
@@ -121,6 +126,8 @@ class SentToGroup:
 
 def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> Program[SentToGroup]:
     """Send to every member of a group: once for each process that owns members, and once for each other member.
+
+    A member that nobody owns, and that has let an earlier message to it expire unread, is removed.
 
     With one shard and no other members it is one step in the store. Otherwise the group's shard says who is in it,
     and then every shard is told at once.
@@ -155,22 +162,26 @@ def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> P
 
     full: list[str] = []
     expired: list[tuple[str, int]] = []
+    lapsed: list[str] = []
     sent = yield from _send_to_each(routes, outside, payload, turn)
     for member, outcome in zip(outside, sent, strict=True):
         if outcome.expired:
             expired.append((member.name, outcome.expired))
-        if not outcome.accepted:
+        if outcome.lapsed:
+            lapsed.append(member.name)
+        elif not outcome.accepted:
             full.append(member.name)
-    if dead:
-        yield from perform(c.Prune(shard, group, tuple(dead), found.version))
-    return SentToGroup(len(outside) - len(full), tuple(full), tuple(inbox_full), tuple(expired))
+    if dead or lapsed:
+        yield from perform(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
+    others = len(outside) - len(full) - len(lapsed)
+    return SentToGroup(others, tuple(full), tuple(inbox_full), tuple(expired))
 
 
 def _send_to_each(
     routes: Routes, channels: Sequence[ChannelName], payload: bytes, turn: int
 ) -> Program[tuple[Sent, ...]]:
     """Run one `send` for each channel, all of them in step: each round's commands go out together."""
-    programs = [send(routes, channel, payload, turn) for channel in channels]
+    programs = [send(routes, channel, payload, turn, to_member=True) for channel in channels]
     results: list[Sent | None] = [None] * len(programs)
     asked: dict[int, c.Step[Any]] = {place: next(program) for place, program in enumerate(programs)}
     while asked:
@@ -217,6 +228,9 @@ def group_add(
     shard = routes.ring.group(group)
     home = routes.ring.queue(channel.queue)
     mark = channel.queue.kind is Kind.INBOX and home == shard
+    if not owned:  # first: else a message to the group could meet what was, and remove the new member for it
+        places = routes.ring.order(channel.queue) if channel.queue.kind is Kind.NORMAL else (home,)
+        yield from perform(c.Together(tuple(c.Forgive(place, channel) for place in places)))
     join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
     changed = yield from perform(join)
     if changed.owned and changed.applied:

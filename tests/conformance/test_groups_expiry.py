@@ -237,3 +237,147 @@ def test_an_idle_mailbox_is_forgotten_and_made_anew(system: System) -> None:
 
 async def _true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
     return value
+
+
+# -- what nobody reads outside the processes that own channels -----------------------------------------------
+
+OUTSIDE = pytest.mark.parametrize("member", ["normal", "single?reader", "claimed!local"])
+
+
+def _let_queues_go(system: System) -> None:
+    """Let the servers' own lifetimes take every queue that is popped, as they do while no time passes for a test."""
+    for host in system.deployment.hosts if system.deployment is not None else ():
+        for key in host.keys(f"{system.prefix}q:") + host.keys(f"{system.prefix}t:"):
+            host.command("DEL", key)
+
+
+async def _send_to_every_share(layer: ChannelLayer, system: System, group: str = "group") -> None:
+    """Send to the group as often as a normal member may have shares on different shards."""
+    for _ in range(system.shards):
+        await layer.group_send(group, {"to": "all"})
+
+
+@OUTSIDE
+@pytest.mark.parametrize("queue", ["is there", "has gone"])
+def test_a_member_that_nobody_owns_leaves_its_groups_over_a_message_that_expired_unread(
+    system: System, member: str, queue: str
+) -> None:
+    """The next send to each of its groups removes it and does not reach it, even if no trace of the message is left."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as adder, system.layer(expiry=20) as sender:
+            for group in ("group", "another"):
+                await adder.group_add(group, member)
+            await sender.group_send("group", {"n": 1})
+            system.clock.advance(20.1)
+            assert await _members(sender, [member])
+            if queue == "has gone":
+                _let_queues_go(system)
+            await _send_to_every_share(sender, system)
+            assert await _members(sender, [])
+            await _send_to_every_share(sender, system, "another")
+            assert await _members(sender, [], "another")
+
+    run(body())
+
+
+@OUTSIDE
+def test_a_member_that_nobody_owns_stays_while_somebody_reads_it(system: System, member: str) -> None:
+    """Whatever time passes between: a message that was read ends no membership, nor does one that came directly."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as reader, system.layer(expiry=20) as sender:
+            await sender.group_add("group", member)
+            for number in range(3 * system.shards):
+                await sender.group_send("group", {"n": number})
+                system.clock.advance(19.5)
+                assert await receive_within(reader, member) == {"n": number}
+                system.clock.advance(30)
+            await sender.send(member, {"direct": True})
+            system.clock.advance(20.1)
+            await sender.group_send("group", {"n": "last"})
+            assert await _members(sender, [member])
+            assert await receive_within(reader, member) == {"n": "last"}
+
+    run(body())
+
+
+@OUTSIDE
+def test_a_member_that_nobody_owns_may_join_again(system: System, member: str) -> None:
+    """A member that is added after its message expired is one, whether anybody has noticed that before or not."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as reader, system.layer(expiry=20) as sender:
+            for noticed in (False, True):
+                await sender.group_add("group", member)
+                await _send_to_every_share(sender, system)
+                system.clock.advance(20.1)
+                if noticed:
+                    await sender.group_send("group", {"n": 1})
+                    assert await _members(sender, [])
+                await sender.group_add("group", member)
+                await sender.group_send("group", {"n": 2})
+                assert await _members(sender, [member])
+                assert await receive_within(reader, member) == {"n": 2}
+
+    run(body())
+
+
+@pytest.mark.usefixtures("settled")
+@OUTSIDE
+def test_a_member_that_joins_while_it_is_removed_stays(
+    system: System, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """A `group_add` that returns before the removal is carried out holds."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as adder, system.layer(expiry=20) as sender:
+            await adder.group_add("group", member)
+            await _send_to_every_share(sender, system)
+            system.clock.advance(20.1)
+            removal = hold(monkeypatch, c.Prune, lambda request: bool(request.others))
+            sending = asyncio.create_task(sender.group_send("group", {"n": 2}))
+            await removal.reached()
+            await adder.group_add("group", member)
+            removal.open()
+            await sending
+            assert await _members(sender, [member])
+            await sender.group_send("group", {"n": 3})
+            assert await receive_within(adder, member) == {"n": 3}
+
+    run(body())
+
+
+def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(system: System) -> None:
+    """Of an inbox that nobody minted, only the channel whose own message expired leaves its group."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as sender:
+            await sender.group_add("quiet", "claimed!quiet")
+            await sender.group_add("group", "claimed!other")
+            await sender.group_send("quiet", {"n": 1})
+            system.clock.advance(20.1)
+            await sender.group_send("group", {"n": 2})
+            await sender.group_send("quiet", {"n": 3})
+            assert await _members(sender, [], "quiet")
+            assert await _members(sender, ["claimed!other"])
+
+    run(body())
+
+
+def test_a_flush_forgets_what_expired_unread(system: System) -> None:
+    """A member that is added after a flush begins anew."""
+
+    async def body() -> None:
+        async with system.layer(expiry=20) as layer:
+            await layer.group_add("group", "normal")
+            await _send_to_every_share(layer, system)
+            system.clock.advance(20.1)
+            await layer.flush()
+            for host in system.deployment.hosts if system.deployment is not None else ():
+                assert host.keys(f"{system.prefix}u:") == []
+            await layer.group_add("group", "normal")
+            await layer.group_send("group", {"n": 2})
+            assert await _members(layer, ["normal"])
+
+    run(body())

@@ -168,6 +168,8 @@ class InboxMachine(RuleBasedStateMachine):
         self.members: dict[tuple[str, str], float] = {}
         self.versions: dict[tuple[str, str], int] = {}
         self.confirmed: dict[tuple[str, str], int] = {}
+        self.met: dict[str, set[int]] = {}
+        """Of each group, the joinings whose markers were met."""
         self.coming: list[Marker] = []
         self.entered = self.delivered = self.bad = self.full = self.expanded = 0
 
@@ -231,10 +233,13 @@ class InboxMachine(RuleBasedStateMachine):
         key = marker.group, marker.member
         if self.confirmed.get(key, marker.version + 1) <= marker.version:
             del self.confirmed[key]
+        if marker.joined:
+            self.met.setdefault(marker.group, set()).add(marker.version)
         if marker.version <= self.versions.get(key, -1):
             return
         self.versions[key] = marker.version
         if marker.joined:
+            self.grow_old()  # what was too old before that does not end this membership
             self.place(marker.member).unread = False  # its owner has just shown that he is there
             self.members[key] = stamp - marker.age / 1000
         else:
@@ -338,6 +343,7 @@ class InboxMachine(RuleBasedStateMachine):
         place, box = self.places[caller.channel], self.inbox.boxes[caller.channel]
         place.awake.remove(caller)
         place.unread = False
+        place.used_at = self.now
         item = self.inbox.take(box, self.now, promised=True)
         if not self.handed(place, item, others=len(place.awake)):
             # Promises name no message: whoever runs first goes without, if the message of any of them is gone.
@@ -399,7 +405,8 @@ class InboxMachine(RuleBasedStateMachine):
         assert due <= set(ending) <= set(self.members)
         assert len(ending) == len(set(ending))
         for group, _, latest in swept:
-            assert latest == max(self.versions[key] for key in self.members if key[0] == group)
+            assert latest in self.met[group]  # a joining that is known, even of a member that has left since
+            assert latest >= max(self.versions[key] for key in self.members if key[0] == group)
         for name, place in self.places.items():
             here = len(self.inbox.boxes[name].items)
             assert here == len(place.letters) or here <= len(place.awake)  # who was woken drops it when he runs

@@ -99,6 +99,8 @@ def check_place(routes: Routes, step: c.Step[Any], group: GroupName) -> None:
         assert step.shard in routes.shards(step.channel.queue)
         assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
         assert step.capacity <= routes.capacity(step.channel)
+    elif isinstance(step, c.Forgive):
+        assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
     elif isinstance(step, (c.Deliver, c.Mark)):
         assert step.inbox.kind is Kind.INBOX
         assert step.shard == routes.ring.queue(step.inbox)
@@ -124,13 +126,17 @@ def check_place(routes: Routes, step: c.Step[Any], group: GroupName) -> None:
 def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     hosts: list[str], group: GroupName, inboxes: list[str], strangers: list[str], data: st.DataObject
 ) -> None:
-    """Each inbox is delivered to once, with its riders; every other member, and riders of the dead, get their own."""
+    """Each inbox is delivered to once, with its riders; every other member, and riders of the dead, get their own.
+
+    The members of dead inboxes, and those that have let a message expire unread, are removed.
+    """
     some = st.lists(st.sampled_from(inboxes), max_size=4) if inboxes else st.just(list[str]())
     others = list(dict.fromkeys([*strangers, *(f"{inbox}{place}" for place, inbox in enumerate(data.draw(some)))]))
     others = [name for name in others if len(name) <= 100]
     routes = routes_over(hosts)
     outcomes: dict[str, c.Delivery] = {}
     accepts: dict[str, bool] = {}
+    lapses: dict[str, bool] = {}
 
     def answer(step: c.Step[Any]) -> object:
         check_place(routes, step, group)
@@ -142,7 +148,10 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
             assert step.riders == tuple(name for name in others if name.startswith(step.inbox.name))
             return outcomes.setdefault(step.inbox.name, data.draw(st.sampled_from(c.Delivery)))
         if isinstance(step, c.Push):
-            return c.Pushed(accepts.setdefault(step.channel.name, data.draw(st.booleans())), 0)
+            assert step.to_member
+            accepted = accepts.setdefault(step.channel.name, data.draw(st.booleans()))
+            lapsed = lapses.setdefault(step.channel.name, not accepted and data.draw(st.booleans()))
+            return c.Pushed(accepted, 0, lapsed)
         assert isinstance(step, c.Prune)
         assert step.version == 7
         return None
@@ -155,13 +164,15 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     assert set(outcomes) == {*inboxes, *riding.values()}
     dead = {inbox for inbox, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER}
     alone = {name for name in others if riding.get(name) in dead or name not in riding}
-    full = {name for name, accepted in accepts.items() if not accepted}
+    full = {name for name, accepted in accepts.items() if not accepted and not lapses[name]}
+    gone = tuple(name for name in others if lapses.get(name))
     assert set(accepts) == alone
     assert set(sent.full) == full
-    assert sent.others == len(alone) - len(full)
+    assert sent.others == len(alone) - len(full) - len(gone)
     assert set(sent.inbox_full) == {inbox for inbox, outcome in outcomes.items() if outcome is c.Delivery.FULL}
-    pruned = [step.inboxes for step in asked if isinstance(step, c.Prune)]
-    assert pruned == ([tuple(inbox for inbox in inboxes if inbox in dead)] if dead & set(inboxes) else [])
+    pruned = [(step.inboxes, set(step.others)) for step in asked if isinstance(step, c.Prune)]
+    buried = tuple(inbox for inbox in inboxes if inbox in dead)
+    assert pruned == ([(buried, set(gone))] if buried or gone else [])
 
 
 @given(
@@ -194,7 +205,7 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
             marker = step.marker
             assert (marker.group, marker.member, marker.version) == (group.name, channel.name, changed.version)
             return told
-        return changed
+        return changed if not isinstance(step, c.Forgive) else None
 
     _, asked = drive(programs.group_discard(routes, group, channel), answer)
     assert len(asked) == 1 + (elsewhere and changed.applied)
@@ -207,7 +218,9 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
     else:
         joined, asked = drive(adding, answer)
         assert joined == programs.Joined(changed.version, changed.applied)
-        assert len(asked) == 1 + (elsewhere and meant)
+        forgiven = 0 if owned else len(hosts) if channel.queue.kind is Kind.NORMAL else 1
+        assert [isinstance(step, c.Forgive) for step in asked[:forgiven]] == [True] * forgiven  # before it joins
+        assert len(asked) == forgiven + 1 + (elsewhere and meant)
 
 
 @given(

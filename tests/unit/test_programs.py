@@ -31,6 +31,11 @@ HERE = TWO.ring.group(GROUP)
 """The group's shard, of two."""
 
 
+def forgiven(channel: ChannelName, *shards: int) -> tuple[c.Step[Any], object]:
+    """Return the step in which a member that is added anew is forgiven what it let expire."""
+    return together(*(c.Forgive(shard, channel) for shard in shards)), (None,) * len(shards)
+
+
 def minted(shard: int, local: str = "x") -> ChannelName:
     """Name a channel whose inbox is on that shard, of two."""
     names = (ChannelName.parse(f"specific.p{number}!{local}") for number in range(1000))
@@ -59,9 +64,9 @@ def together(*steps: c.Step[Any]) -> c.Together[Any]:
     return c.Together(steps)
 
 
-def push(shard: int, name: str, capacity: int) -> c.Push:
+def push(shard: int, name: str, capacity: int, *, to_member: bool = False) -> c.Push:
     """Ask to push the body."""
-    return c.Push(shard, ChannelName.parse(name), capacity, BODY)
+    return c.Push(shard, ChannelName.parse(name), capacity, BODY, to_member)
 
 
 # -- send
@@ -131,7 +136,7 @@ def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
             ),
             (c.Delivery.FULL, c.Delivery.DONE),
         ),
-        (together(push(TWO.ring.queue(single.queue), "resp?x", 100)), (c.Pushed(True, 2),)),
+        (together(push(TWO.ring.queue(single.queue), "resp?x", 100, to_member=True)), (c.Pushed(True, 2),)),
     ) == SentToGroup(1, (), (NEAR.queue.name,), (("resp?x", 2),))
 
 
@@ -150,10 +155,10 @@ def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned
             (c.Delivery.NO_OWNER, c.Delivery.NO_OWNER),
         ),
         (
-            together(push(HERE, near.name, 100), push(1 - HERE, far.name, 100)),
+            together(push(HERE, near.name, 100, to_member=True), push(1 - HERE, far.name, 100, to_member=True)),
             (c.Pushed(False, 0), c.Pushed(True, 0)),
         ),
-        (c.Prune(HERE, GROUP, (NEAR.queue.name,), 3), None),
+        (c.Prune(HERE, GROUP, 3, (NEAR.queue.name,), ()), None),
     ) == SentToGroup(1, (near.name,), (), ())
 
 
@@ -165,9 +170,34 @@ def test_normal_members_are_tried_on_every_shard_in_step() -> None:
         programs.group_send(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
         (together(), ()),
-        (together(push(jobs[0], "jobs", 50), push(mail[0], "mail", 50)), (c.Pushed(False, 1), c.Pushed(True, 0))),
-        (together(push(jobs[1], "jobs", 50)), (c.Pushed(False, 2),)),
+        (
+            together(push(jobs[0], "jobs", 50, to_member=True), push(mail[0], "mail", 50, to_member=True)),
+            (c.Pushed(False, 1), c.Pushed(True, 0)),
+        ),
+        (together(push(jobs[1], "jobs", 50, to_member=True)), (c.Pushed(False, 2),)),
     ) == SentToGroup(1, ("jobs",), (), (("jobs", 3),))
+
+
+def test_members_that_let_a_message_expire_unread_are_removed() -> None:
+    """A member that a push finds lapsed, on whichever shard, is neither sent to nor full: it is pruned."""
+    jobs = TWO.ring.order(ChannelName.parse("jobs").queue)
+    single = ChannelName.parse("resp?x")
+    found = c.Published(3, done=False, inboxes=(), others=("jobs", "resp?x"), full=())
+    lapsed = c.Pushed(False, 0, lapsed=True)
+    assert play(
+        programs.group_send(TWO, GROUP, BODY, turn=0),
+        (c.Publish(HERE, GROUP, BODY, at_once=False), found),
+        (together(), ()),
+        (
+            together(
+                push(jobs[0], "jobs", 50, to_member=True),
+                push(TWO.ring.queue(single.queue), "resp?x", 100, to_member=True),
+            ),
+            (c.Pushed(False, 1), lapsed),
+        ),
+        (together(push(jobs[1], "jobs", 50, to_member=True)), (lapsed,)),
+        (c.Prune(HERE, GROUP, 3, (), ("jobs", "resp?x")), None),
+    ) == SentToGroup(0, (), (), (("jobs", 1),))
 
 
 # -- groups
@@ -205,7 +235,7 @@ def test_a_stranger_is_told_of_no_lease(owned: bool) -> None:  # noqa: FBT001 - 
     """Who refreshes somebody else's member does not care whether its owner lives, whoever has it in his mirror."""
     join = c.Join(HERE, GROUP, FAR, owned=False, age=0.0, restore=False, mark=False)
     mark = c.Mark(1 - HERE, FAR.queue, MembershipMarker("room", FAR.name, joined=True, version=8, age=0))
-    script: list[tuple[c.Step[Any], object]] = [(join, c.Changed(8, False, True, owned))]
+    script = [forgiven(FAR, 1 - HERE), (join, c.Changed(8, False, True, owned))]
     if owned:
         script.append((mark, False))
     assert play(programs.group_add(TWO, GROUP, FAR, owned=False), *script) == Joined(8, applied=True)
@@ -225,7 +255,9 @@ def test_a_member_outside_inboxes_is_never_marked(name: str) -> None:
     join = c.Join(HERE, GROUP, channel, owned=False, age=0.0, restore=False, mark=False)
     leave = c.Leave(HERE, GROUP, channel, mark=False)
     changed = c.Changed(8, False, True, False)
-    assert play(programs.group_add(TWO, GROUP, channel, owned=False), (join, changed)) == Joined(8, applied=True)
+    places = TWO.ring.order(channel.queue) if name == "jobs" else (TWO.ring.queue(channel.queue),)
+    adding = programs.group_add(TWO, GROUP, channel, owned=False)
+    assert play(adding, forgiven(channel, *places), (join, changed)) == Joined(8, applied=True)
     play(programs.group_discard(TWO, GROUP, channel), (leave, changed))
 
 

@@ -88,6 +88,8 @@ class MemoryBackend:
         """Begin empty: what the parent holds stays the parent's."""
         self.lock = threading.Lock()
         self.lines: dict[str, _Line] = {}
+        self.unread: dict[str, dict[str, float]] = {}
+        """Of each queue from which nothing has been taken since, the channels that got a group's message, and when."""
         self.parents.update(self.inboxes)
         self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
@@ -108,6 +110,7 @@ class MemoryStore:
         self._rules = backend.rules
         self._lock = backend.lock
         self._lease = backend.rules.expiry * LEASE_FACTOR
+        self._lifetime = backend.rules.group_expiry or GROUP_KEYS_LIFETIME
 
     def _now(self) -> float:
         return self._all.clock.now()
@@ -126,6 +129,8 @@ class MemoryStore:
                 inbox.unread[request.channel.name] = unread + 1
                 _append(inbox, now, frame)
                 return c.Pushed(accepted=True, expired=0)
+            if request.to_member and self._has_lapsed(request.channel, now):
+                return c.Pushed(accepted=False, expired=0, lapsed=True)
             line = self._line(request.channel.queue.name)
             expired = 0
             if len(line.entries) >= request.capacity:
@@ -133,8 +138,15 @@ class MemoryStore:
                 if len(line.entries) >= request.capacity:
                     return c.Pushed(accepted=False, expired=expired)
             line.entries.append(c.Entry(now, frame))
+            if request.to_member:
+                channels = self._all.unread.setdefault(request.channel.queue.name, {})
+                channels.setdefault(request.channel.name, now)
             _call(line)
             return c.Pushed(accepted=True, expired=expired)
+
+    async def forgive(self, request: c.Forgive, /) -> None:
+        with self._lock:
+            self._all.unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
@@ -151,6 +163,8 @@ class MemoryStore:
             expired = self._expire(line, now)
             count = min(request.count, len(line.entries))
             entries = tuple(line.entries.popleft() for _ in range(count))
+            if entries:
+                self._all.unread.pop(name, None)
             _call(line)
             self._tidy(name)
             return c.Popped(entries, expired, now, self._all.epoch)
@@ -217,6 +231,7 @@ class MemoryStore:
             for number, _, frame in inbox.entries:
                 if number > int(request.after or "0"):
                     _count(inbox, frame)
+            self._all.unread.pop(name, None)
             line = self._all.lines.pop(name, None)
             expired = self._expire(line, now) if line is not None else 0
             for entry in line.entries if line is not None else ():
@@ -354,6 +369,9 @@ class MemoryStore:
                 _drop_inboxes(
                     group, [n for n in request.inboxes if group.inboxes.get(n, request.version + 1) <= request.version]
                 )
+                if self._all.version == request.version:
+                    for name in request.others:
+                        group.others.pop(name, None)
 
     async def members(self, request: c.Members, /) -> c.Roster:
         with self._lock:
@@ -373,6 +391,7 @@ class MemoryStore:
             for line in self._all.lines.values():
                 line.entries.clear()
                 line.called = False
+            self._all.unread.clear()
             self._all.groups.clear()
             self._all.epoch = request.generation
             self._all.flushed_at = self._now()
@@ -410,6 +429,14 @@ class MemoryStore:
         """Nothing to let go of."""
 
     # -- under the lock
+
+    def _has_lapsed(self, channel: ChannelName, now: float) -> bool:
+        """Whether a message to a member of a group has expired, and nothing was taken from its queue since it came."""
+        unread = self._all.unread
+        while unread and max(next(iter(unread.values())).values(), default=now) + self._lifetime <= now:
+            del unread[next(iter(unread))]
+        since = unread.get(channel.queue.name, {}).get(channel.name)
+        return since is not None and since + self._rules.expiry <= now
 
     def _line(self, name: str) -> _Line:
         line = self._all.lines.get(name)
@@ -458,7 +485,7 @@ class MemoryStore:
         if group is None:
             return None
         lasts = self._rules.group_expiry
-        for member in [m for m, at in group.others.items() if now - at >= (lasts or GROUP_KEYS_LIFETIME)]:
+        for member in [m for m, at in group.others.items() if now - at >= self._lifetime]:
             del group.others[member]
         if lasts is not None:
             over = [member for member, at in group.owned.items() if now - at >= lasts]

@@ -13,6 +13,7 @@ __all__ = ("KINDS", "Keys", "split")
 KINDS = {
     "q": "queue that is popped (list)",
     "t": "call: one element when somebody should be told of a message in the queue (list)",
+    "u": "channels that got a message as members of a group, nothing being taken from their queue since (hash)",
     "l": "lease of a minted inbox (hash)",
     "s": "entries of a minted inbox (stream)",
     "c": "claim: who reads an inbox that nobody minted (string)",
@@ -39,6 +40,10 @@ class Keys:
     def queue(self, name: str) -> tuple[str, str]:
         """Return queue and call."""
         return f"{self.prefix}q:{{{name}}}", f"{self.prefix}t:{{{name}}}"
+
+    def unread(self, name: str) -> str:
+        """Return who got a message as a member of a group."""
+        return f"{self.prefix}u:{{{name}}}"
 
     def inbox(self, name: str) -> tuple[str, str]:
         """Return lease and stream."""

@@ -227,6 +227,8 @@ class RedisStore:
         name = channel.name.encode("ascii")
         frame = b"m%c%b%b" % (len(name), name, request.payload)
         connection = self._links[request.shard].ready
+        if request.to_member:
+            return await self._push_to_member(request, frame)
         if connection is None or self._clock.offset:
             expired = await self._push(request, frame)
         else:
@@ -235,11 +237,19 @@ class RedisStore:
                 expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True))
             except NoScript:
                 expired = await self._push(request, frame)
-        if not expired:
-            return _ACCEPTED
-        return (
-            c.Pushed(accepted=True, expired=expired) if expired > 0 else c.Pushed(accepted=False, expired=-1 - expired)
+        return _pushed(expired) if expired else _ACCEPTED
+
+    async def _push_to_member(self, request: c.Push, frame: bytes) -> c.Pushed:
+        queue = request.channel.queue
+        script, keys, args = self._pushing(queue, request.capacity)
+        reply = await self._script(
+            request.shard, script, (*keys, self._keys.unread(queue.name)), (*args, frame, self._group)
         )
+        return c.Pushed(accepted=False, expired=0, lapsed=True) if reply is None else _pushed(_number(reply))
+
+    async def forgive(self, request: c.Forgive, /) -> None:
+        channel = request.channel
+        await self._call(request.shard, "HDEL", self._keys.unread(channel.queue.name), channel.name)
 
     async def _push(self, request: c.Push, frame: bytes) -> int:
         script, keys, args = self._pushing(request.channel.queue, request.capacity)
@@ -264,7 +274,7 @@ class RedisStore:
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
-        keys: tuple[str, ...] = self._keys.queue(name)
+        keys: tuple[str, ...] = (*self._keys.queue(name), self._keys.unread(name))
         args: tuple[Arg, ...] = (request.count, self._expiry, self._offset())
         if request.queue.kind is not Kind.INBOX:
             return await self._pop(request, keys, args)
@@ -338,9 +348,9 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if reply.result() is not None:
-                await self._script(
-                    request.shard, _POP, self._keys.queue(request.queue.name), (0, self._expiry, self._offset())
-                )
+                name = request.queue.name
+                keys = (*self._keys.queue(name), self._keys.unread(name))
+                await self._script(request.shard, _POP, keys, (0, self._expiry, self._offset()))
         except StoreError:
             pass  # one connection or the other is gone, and the wait with it
         finally:
@@ -360,7 +370,7 @@ class RedisStore:
 
     async def claim(self, request: c.Claim, /) -> c.Claimed:
         name = request.inbox.name
-        keys = (*self._keys.inbox(name), *self._keys.queue(name))
+        keys = (*self._keys.inbox(name), *self._keys.queue(name), self._keys.unread(name))
         held = [part for channel, count in request.held for part in (channel, count)]
         args = (request.generation, self._lease, self._expiry, self._offset(), request.after or "0-0", *held)
         claiming = self._script(request.shard, _CLAIM, keys, args)
@@ -461,8 +471,8 @@ class RedisStore:
         return {1: c.Delivery.DONE, 0: c.Delivery.FULL}.get(outcome, c.Delivery.NO_OWNER)
 
     async def prune(self, request: c.Prune, /) -> None:
-        owned, _, inboxes, _ = self._keys.group(request.group.name)
-        await self._script(request.shard, _PRUNE, (owned, inboxes), (request.version, *request.inboxes))
+        args: tuple[Arg, ...] = (request.version, len(request.inboxes), *request.inboxes, *request.others)
+        await self._script(request.shard, _PRUNE, self._keys.group(request.group.name)[:3], args)
 
     async def members(self, request: c.Members, /) -> c.Roster:
         owned, others, _, _ = self._keys.group(request.group.name)
@@ -620,6 +630,12 @@ async def _evaluate(call: _Call, script: Script, keys: tuple[str, ...], args: tu
 
 
 # -- replies: what the scripts return, as types
+
+
+def _pushed(outcome: int) -> c.Pushed:
+    """Return what a push's script says: how many were too old, or -1 less that number if there is no room."""
+    full = outcome < 0
+    return c.Pushed(accepted=not full, expired=-1 - outcome if full else outcome)
 
 
 def _list(reply: object) -> list[object]:

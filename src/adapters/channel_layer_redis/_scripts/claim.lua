@@ -1,5 +1,5 @@
 -- Take the lease of a minted inbox and make its stream; what was sent while it had no owner comes in.
--- KEYS  1 lease  2 stream  3 queue  4 call
+-- KEYS  1 lease  2 stream  3 queue  4 call  5 unread
 -- ARGV  1 generation  2 lease in ms  3 expiry in ms  4 clock offset in ms  5 id of the last entry read, or 0-0
 --       6... channel, messages that the owner holds unread for it
 -- Returns {now in ms, 1 if the stream is new, messages that were too old}.
@@ -34,7 +34,7 @@ while true do
     expired = expired + 1
   end
 end
-redis.call('DEL', KEYS[4])
+redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {now, fresh, expired}

@@ -1,14 +1,14 @@
 -- Take messages from the head of a queue; see that somebody is told if more are left.
--- KEYS  1 queue  2 call  and for an inbox: 3 lease  4 claim (string: who reads this inbox)
+-- KEYS  1 queue  2 call  3 unread  and for an inbox: 4 lease  5 claim (string: who reads this inbox)
 -- ARGV  1 count  2 expiry in ms  3 clock offset in ms  and for an inbox: 4 claimant  5 lease in ms
 -- Returns {now in ms, too old, entry ...}, or {now, -1} if a minting owner lives, or {now, -2, ms} if it is claimed.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
-if KEYS[3] then
-  if redis.call('HEXISTS', KEYS[3], 'g') == 1 then return {now, -1} end
-  local claimant = redis.call('GET', KEYS[4])
-  if claimant and claimant ~= ARGV[4] then return {now, -2, redis.call('PTTL', KEYS[4])} end
-  redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5])
+if KEYS[4] then
+  if redis.call('HEXISTS', KEYS[4], 'g') == 1 then return {now, -1} end
+  local claimant = redis.call('GET', KEYS[5])
+  if claimant and claimant ~= ARGV[4] then return {now, -2, redis.call('PTTL', KEYS[5])} end
+  redis.call('SET', KEYS[5], ARGV[4], 'PX', ARGV[5])
 end
 local reply = {now, 0}
 local oldest = now - tonumber(ARGV[2])
@@ -23,6 +23,7 @@ while wanted > 0 do
     reply[2] = reply[2] + 1
   end
 end
+if reply[3] then redis.call('DEL', KEYS[3]) end -- somebody reads here
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then
   if redis.call('EXISTS', KEYS[2]) == 0 then

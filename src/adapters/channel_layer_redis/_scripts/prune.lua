@@ -1,16 +1,21 @@
--- Remove the members of dead inboxes, but for inboxes that joined again since.
--- KEYS  1 owned  2 inboxes    (see join.lua)
--- ARGV  1 version up to which a joining does not count  2... inboxes
+-- Remove from a group who is gone: the members of dead inboxes, but for inboxes that joined again since, and others,
+-- unless anything has changed since.
+-- KEYS  1 owned  2 others  3 inboxes    (see join.lua)
+-- ARGV  1 version up to which a change does not count  2 number of inboxes  3... inboxes, then others
 -- Returns how many members were removed.
 local dead = {}
-for place = 2, #ARGV do
-  local last = string.match(redis.call('HGET', KEYS[2], ARGV[place]) or '', '^%d+:(%d+)$')
+local first = 3 + tonumber(ARGV[2])
+for place = 3, first - 1 do
+  local last = string.match(redis.call('HGET', KEYS[3], ARGV[place]) or '', '^%d+:(%d+)$')
   if last and tonumber(last) <= tonumber(ARGV[1]) then
     dead[ARGV[place]] = true
-    redis.call('HDEL', KEYS[2], ARGV[place])
+    redis.call('HDEL', KEYS[3], ARGV[place])
   end
 end
 local removed = 0
+if tonumber(redis.call('HGET', KEYS[3], '') or 0) <= tonumber(ARGV[1]) then
+  for place = first, #ARGV do removed = removed + redis.call('ZREM', KEYS[2], ARGV[place]) end
+end
 if next(dead) then
   for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     if dead[string.match(member, '^.-!')] then removed = removed + redis.call('ZREM', KEYS[1], member) end

@@ -1,13 +1,21 @@
 -- Put one message at the end of a queue that is popped, if there is room.
--- KEYS  1 queue (list)  2 call (list: one element when somebody should be told)
--- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame
--- Returns how many messages were too old and made room, or -1 less that number if it is full all the same.
+-- KEYS  1 queue (list)  2 call (list: one element when somebody should be told)  and if it goes to a member of a group:
+--       3 unread (hash: channel -> ms when such a message came, nothing being taken from the queue since)
+-- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame (its channel after two bytes)  5 lifetime of 3 in ms
+-- Returns how many messages were too old and made room, or -1 less that number if it is full all the same; nil if an
+-- earlier message to this member has expired unread, so that it is no member any more.
 -- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[3])
+local oldest = now - tonumber(ARGV[2])
+local name
+if KEYS[3] then
+  name = string.sub(ARGV[4], 3, 2 + string.byte(ARGV[4], 2))
+  local since = redis.call('HGET', KEYS[3], name)
+  if since and tonumber(since) <= oldest then return false end
+end
 local expired = 0
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then
-  local oldest = now - tonumber(ARGV[2])
   while true do
     local head = redis.call('LINDEX', KEYS[1], 0)
     if not head or (#head >= 8 and math.abs(struct.unpack('>d', head)) > oldest) then break end
@@ -20,4 +28,7 @@ redis.call('RPUSH', KEYS[1], struct.pack('>d', now) .. ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], '1') end
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
+if name and redis.call('HSETNX', KEYS[3], name, string.format('%.0f', now)) == 1 then
+  redis.call('PEXPIRE', KEYS[3], ARGV[5])
+end
 return expired
