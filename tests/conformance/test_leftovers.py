@@ -28,7 +28,7 @@ EXPIRY, GROUP_EXPIRY = 60, 600
 LONGEST = {
     **dict.fromkeys("qt", EXPIRY),
     **dict.fromkeys("lsc", 1.5 * EXPIRY),
-    **dict.fromkeys("goi", GROUP_EXPIRY),
+    **dict.fromkeys("goiu", GROUP_EXPIRY),
     "x": 3 * EXPIRY,
     "e": GROUP_EXPIRY,
 }
