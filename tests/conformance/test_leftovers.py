@@ -175,7 +175,7 @@ def test_closing_every_layer_leaves_no_lease_and_no_inbox(redis_system: System) 
         await asyncio.gather(owner.aclose(), other.aclose())
         await asyncio.gather(*waiting, return_exceptions=True)
         kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
-        assert kinds <= set("qtcixoe")  # unread messages on channels that nobody owns, and what tells of groups
+        assert kinds <= set("qtucixoe")  # unread messages on channels that nobody owns, and what tells of groups
 
     run(body())
 
