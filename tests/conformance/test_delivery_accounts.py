@@ -210,6 +210,7 @@ def test_the_first_loss_warns_and_then_one_line_a_minute(
             await asyncio.sleep(0.5)  # for a second line to come, if it were to come
             assert len(lines()) == 1
             system.clock.advance(60)
+            await owner.group_add("room", member)  # what expired unread has ended its membership
             await sender.group_send("room", {"n": 0})
             await sender.group_send("room", {"n": 0})
             await eventually(lambda: logged(2), "a minute has passed")
