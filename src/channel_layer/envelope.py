@@ -88,7 +88,8 @@ class MsgpackCodec:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._checked: dict[int, bytes] = {}
+        self._checked: dict[int, tuple[bytes, Message | None]] = {}
+        """By the id of its bytes: a payload that holds a message, and that message if it is flat, to be copied."""
         self._packer = msgpack.Packer()
 
     def encode(self, message: object, /) -> bytes:
@@ -115,14 +116,18 @@ class MsgpackCodec:
 
         Args:
             payload: the bytes.
-            shared: they went to a group: of all copies only the first is checked.
+            shared: they went to a group: of all copies only the first is checked, and a flat one is unpacked only once.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
         """
-        if shared and self._checked.get(id(payload)) is payload:
-            copy: Message = _unpack(payload[1:])
-            return copy
+        if shared:
+            known = self._checked.get(id(payload))
+            if known is not None and known[0] is payload:
+                if known[1] is not None:
+                    return known[1].copy()
+                copy: Message = _unpack(payload[1:])
+                return copy
         if not payload.startswith(_FORMAT):
             raise BadFrame(f"unknown payload format {payload[:1]!r}")
         try:
@@ -134,7 +139,8 @@ class MsgpackCodec:
         if shared and len(payload) < _SMALL:
             if len(self._checked) >= _REMEMBERED:
                 self._checked = {}
-            self._checked[id(payload)] = payload  # which keeps it, so that its id is nobody else's
+            flat = message.copy() if _is_flat(message) else None
+            self._checked[id(payload)] = payload, flat  # which keeps it, so that its id is nobody else's
         return message
 
 
@@ -157,6 +163,11 @@ def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
         if type(key) is not str or not (type(item) in _SIMPLE or _is_plain_item(item, depth)):
             return False
     return True
+
+
+def _is_flat(message: Message) -> bool:
+    """Whether all values are ones that nobody can change."""
+    return not any(isinstance(item, (list, dict)) for item in message.values())
 
 
 def _is_plain_item(item: object, depth: int) -> bool:

@@ -13,6 +13,7 @@ import logging
 import random
 import secrets
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
@@ -25,10 +26,11 @@ from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
     from channel_layer.config import Rules
     from channel_layer.loops import Home
+    from channel_layer.mailbox import Waiter
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Clock
     from channel_layer.programs import Routes
@@ -53,6 +55,10 @@ _LINGER_SECONDS = 1.0
 
 _ANNOUNCE_AT_ONCE = 500
 """Memberships that are announced again, or ended, in one write."""
+
+_WAKE_AT_ONCE = 128
+"""Receivers that are let run in one turn of the loop: many enough to make a turn's cost small, few enough that what
+they make and drop stays under the garbage collector's threshold of 700 objects."""
 
 _TOUCH_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
@@ -166,6 +172,8 @@ class Host:
         self._giving: dict[str, asyncio.TimerHandle | None] = {}
         """Inboxes whose places are being given back, or will be when the timer goes."""
         self._givers: dict[str, asyncio.Lock] = {}
+        self._woken: deque[Waiter] = deque()
+        """Receivers whose message has come and who are to run, soon."""
         self._stopping = False
         self._retired = False
         self._complaints: set[str] = set()
@@ -191,8 +199,11 @@ class Host:
         self._stopping = True
         tasks = list(self._tasks)
         self._cancel()
-        if tasks:
-            await asyncio.wait(tasks)  # not gather: if this is cancelled, they have been cancelled enough
+        try:
+            if tasks:
+                await asyncio.wait(tasks)  # not gather: if this is cancelled, they have been cancelled enough
+        finally:
+            self._wake_rest()
 
     def _cancel(self) -> None:
         for task in self._tasks - self._cancelled:  # a second time would meet it while it puts back what it holds
@@ -283,6 +294,39 @@ class Host:
         with self._desk.lock:
             self._stopping = self._retired = True
         self.post(self._cancel)
+        self._wake_rest()
+
+    # -- receivers
+
+    def wake(self, waiters: Sequence[Waiter]) -> None:
+        """Let receivers run whose messages have come; called in the host's loop.
+
+        A message to a group may be for thousands. They are let run in turns of a few: what each of them makes and drops
+        is then gone before the next turn, where the garbage collector would otherwise look through all of it, again and
+        again; others in the loop have their turns in between; and what comes in meanwhile is there when they run.
+        """
+        if len(waiters) <= _WAKE_AT_ONCE and not self._woken:
+            wake_all(waiters)
+        elif waiters:
+            begun = bool(self._woken)
+            self._woken.extend(waiters)
+            if not begun:
+                self._wake_some()
+
+    def _wake_some(self) -> None:
+        some: list[Waiter] = []
+        with contextlib.suppress(IndexError):  # there are no more
+            while len(some) < _WAKE_AT_ONCE:
+                some.append(self._woken.popleft())
+        wake_all(some)
+        if self._woken:
+            self._loop.call_soon(self._wake_some)
+
+    def _wake_rest(self) -> None:
+        """Let all of them run, from whatever thread."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._woken.popleft().wake()
 
     # -- tasks
 
@@ -343,7 +387,7 @@ class Host:
                 waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
                 inbox.position = batch.position
                 flushed = inbox.flushed
-            wake_all(waiters)
+            self.wake(waiters)
             if flushed is not None:
                 await self._acknowledge(inbox, flushed)
 

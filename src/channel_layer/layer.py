@@ -186,10 +186,10 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
-        loop, host = asyncio.get_running_loop(), self._host
+        host = self._host
         if host is None or not host.home.loop.is_running() or self._should_move(host):
             await self._ensure_host()
-        if not (self._backend.connects or loop in self._homes):
+        if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
             await self._arrive()  # what this loop waits for is its to read, should the host's loop end
         desk, clock = self._desk, self._clock
         with desk.lock:
@@ -198,13 +198,13 @@ class ChannelLayer:
             source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._wait_at(box, loop) if item is None else None
+            waiter = self._wait_at(box) if item is None else None
         while True:
             if waiter is not None:
                 if isinstance(source, Tap):
                     self._poke(source)
                 try:
-                    await waiter
+                    await waiter.woken
                 except BaseException:
                     self._abandon(source, box, waiter)
                     raise
@@ -213,7 +213,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box, loop) if item is None else None
+                    waiter = self._wait_at(box) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.grouped:
                     self._give_back(source, box)
@@ -224,7 +224,7 @@ class ChannelLayer:
                         desk.ledger.delivered -= 1
                         desk.ledger.drop("undecodable", name.name)
                         item = source.take(box, clock.now(), promised=False)
-                        waiter = self._wait_at(box, loop) if item is None else None
+                        waiter = self._wait_at(box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -475,7 +475,7 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, box: Mailbox, loop: asyncio.AbstractEventLoop) -> Receiver:
+    def _wait_at(self, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox; under the lock.
 
         Raises:
@@ -483,7 +483,7 @@ class ChannelLayer:
         """
         if self._desk.closed:
             raise closed_error()
-        waiter = Receiver(loop.create_future())
+        waiter = Receiver(asyncio.get_running_loop().create_future())
         box.waiters.append(waiter)
         return waiter
 

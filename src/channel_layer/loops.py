@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from channel_layer.commands import Command, Step
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.mailbox import Waiter
     from channel_layer.ports import AsyncStore, Program
@@ -154,13 +154,14 @@ class Receiver:
         future: of that loop, and nobody else's.
 
     Attributes:
+        woken: that future, to be awaited.
         error: why the receiver can never get a message, once it was told so.
     """
 
-    __slots__ = ("_future", "error")
+    __slots__ = ("error", "woken")
 
     def __init__(self, future: asyncio.Future[None]) -> None:
-        self._future = future
+        self.woken: asyncio.Future[None] = future
         self.error: Exception | None = None
 
     def wake(self) -> None:
@@ -177,7 +178,7 @@ class Receiver:
         Args:
             here: the loop in which the caller runs, which is dear to find out; None if he runs in none.
         """
-        loop = self._future.get_loop()
+        loop = self.woken.get_loop()
         if loop is here:
             self._set()
         else:
@@ -189,13 +190,9 @@ class Receiver:
         self.error = error
         self.wake()
 
-    def __await__(self) -> Generator[object, None, None]:
-        """Wait for it."""
-        return self._future.__await__()
-
     def _set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+        if not self.woken.done():
+            self.woken.set_result(None)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:

@@ -345,3 +345,18 @@ def test_a_frame_that_is_broken_or_of_another_kind_is_refused(read: Callable[[by
 def test_a_flush_is_read_back() -> None:
     """The generation of a flush marker is what stands after its first byte."""
     assert envelope.read_flush(b"f3f2a") == Flush("3f2a")
+
+
+@pytest.mark.parametrize("message", [{"type": "t", "n": 1, "b": b"x", "none": None}, {"list": [1, {"a": 2}], "n": 1}])
+def test_copies_of_a_group_message_are_nobody_elses(message: dict[str, object]) -> None:
+    """However often one payload is decoded, each receiver may do with his copy what he likes."""
+    codec = MsgpackCodec(1000)
+    payload = codec.encode(message)
+    for _ in range(4):
+        copy = codec.decode(payload, shared=True)
+        assert copy == message
+        nested = copy.get("list")
+        if isinstance(nested, list):
+            nested.append("mine")
+        copy["n"] = "mine"
+        copy["more"] = "mine"

@@ -196,7 +196,7 @@ class MemoryStore:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(request.block):
-                    await waiter
+                    await waiter.woken
             done = True
         finally:
             with self._lock:
@@ -272,7 +272,7 @@ class MemoryStore:
                     if waiter is None:  # released, or its lease ended: the owner will see
                         await asyncio.sleep(request.block)
                     else:
-                        await waiter
+                        await waiter.woken
         return c.Batch((), request.after)
 
     async def give_back(self, request: c.GiveBack, /) -> None:

@@ -1,0 +1,96 @@
+"""A message to thousands of receivers in one process: they are let run in turns, and none is left out."""
+
+# A forced race has to reach inside.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from channel_layer import ChannelLayer, hosting
+from tests.support.systems import System, run
+
+_MEMBERS = 300
+
+_SOON = 20.0
+"""Seconds; what is waited for here takes milliseconds."""
+
+pytestmark = pytest.mark.usefixtures("settled")
+
+
+async def _join(layer: ChannelLayer) -> list[str]:
+    """Make the members of a group."""
+    names = [await layer.new_channel() for _ in range(_MEMBERS)]
+    await asyncio.gather(*(layer.group_add("group", name) for name in names))
+    return names
+
+
+def test_others_have_their_turns_while_thousands_receive(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first and the last receiver of a group message every other task of the loop runs, many times."""
+    monkeypatch.setattr(hosting, "_WAKE_AT_ONCE", 10)
+
+    async def body() -> None:
+        turns = 0
+
+        async def tick() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async def receive(name: str) -> int:
+            assert await layer.receive(name) == {"n": 1}
+            return turns
+
+        async with system.layer() as layer:
+            waiting = [asyncio.create_task(receive(name)) for name in await _join(layer)]
+            await asyncio.sleep(0)
+            ticking = asyncio.create_task(tick())
+            await layer.group_send("group", {"n": 1})
+            async with asyncio.timeout(_SOON):
+                ran = await asyncio.gather(*waiting)
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+            assert max(ran) - min(ran) >= _MEMBERS // 10 - 1
+
+    run(body())
+
+
+def test_none_is_left_out_when_the_loop_that_wakes_them_ends_between_two_turns(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers in one loop get what was promised to them by another one that ends before it has told them all."""
+    monkeypatch.setattr(hosting, "_WAKE_AT_ONCE", 1)
+
+    async def body() -> None:
+        layer = system.layer()
+        here = asyncio.get_running_loop()
+        first = asyncio.Event()
+        joined: asyncio.Future[list[str]] = here.create_future()
+        over = threading.Event()
+
+        async def host() -> None:
+            names = await _join(layer)
+            here.call_soon_threadsafe(joined.set_result, names)
+            await asyncio.to_thread(over.wait)  # and with that its loop ends
+
+        async def receive(name: str) -> None:
+            assert await layer.receive(name) == {"n": 1}
+            over.set()
+            first.set()
+
+        hosting_loop = threading.Thread(target=asyncio.run, args=(host(),))
+        hosting_loop.start()
+        waiting = [asyncio.create_task(receive(name)) for name in await joined]
+        await asyncio.sleep(0)
+        await layer.group_send("group", {"n": 1})
+        async with asyncio.timeout(_SOON):
+            await first.wait()
+            await asyncio.gather(*waiting)
+        await asyncio.to_thread(hosting_loop.join)
+        await layer.aclose()
+
+    run(body())
