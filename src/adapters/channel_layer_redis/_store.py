@@ -234,7 +234,7 @@ class RedisStore:
         else:
             head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
             try:
-                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True))
+                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame)))
             except NoScript:
                 expired = await self._push(request, frame)
         return _pushed(expired) if expired else _ACCEPTED
