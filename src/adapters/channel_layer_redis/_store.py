@@ -397,11 +397,11 @@ class RedisStore:
         try:
             if request.after:
                 milliseconds, _, number = request.after.partition("-")
-                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}")
+                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}", lazily=True)
                 trimmed.add_done_callback(_ignore)
             reply = await connection.call(
                 "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
-                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout,
+                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout, lazily=True,
             )  # fmt: skip
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
