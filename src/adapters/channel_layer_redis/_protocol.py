@@ -120,31 +120,28 @@ class Connection(asyncio.Protocol):
 
     # -- sending
 
-    def call(self, *args: Arg, limit: float | None = None, lazily: bool = False) -> asyncio.Future[object]:
+    def call(self, *args: Arg, limit: float | None = None) -> asyncio.Future[object]:
         """Send a command; the future brings its reply, `StoreError` or `NoScript`.
 
         Args:
             args: the command.
             limit: seconds that it may take, if not the connection's timeout.
-            lazily: see `send`.
         """
-        return self.send(_pack(args), limit=limit, lazily=lazily)
+        return self.send(_pack(args), limit=limit)
 
-    def send(self, command: bytes, *, limit: float | None = None, lazily: bool = False) -> asyncio.Future[object]:
+    def send(self, command: bytes, *, limit: float | None = None, now: bool = False) -> asyncio.Future[object]:
         """Send a command that is packed already; see `call`.
-
-        If the connection is idle it goes out at once; else all that come in this turn of the loop share a write.
 
         Args:
             command: its bytes.
             limit: seconds that it may take, if not the connection's timeout.
-            lazily: nobody waits for it: another one follows, and whoever was woken just now goes first.
+            now: if the connection is idle, wait for no others to share the write with: for what somebody waits for.
         """
         future: asyncio.Future[object] = self._loop.create_future()
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
-        at_once = not (lazily or self._waiting)
+        at_once = now and not self._waiting
         if not self._out:
             self._batched = self._loop.time()
             if not at_once:

@@ -234,7 +234,7 @@ class RedisStore:
         else:
             head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
             try:
-                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame)))
+                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True))
             except NoScript:
                 expired = await self._push(request, frame)
         return _pushed(expired) if expired else _ACCEPTED
@@ -397,11 +397,11 @@ class RedisStore:
         try:
             if request.after:
                 milliseconds, _, number = request.after.partition("-")
-                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}", lazily=True)
+                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}")
                 trimmed.add_done_callback(_ignore)
             reply = await connection.call(
                 "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
-                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout, lazily=True,
+                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout,
             )  # fmt: skip
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
