@@ -258,15 +258,12 @@ class Inbox:
 
     def urgent(self, box: Mailbox) -> bool:
         """Whether enough places of a channel are owed that its senders should hear of it at once: a quarter."""
-        return self._are_many(self.owed.get(box.name, 0), box.name)
+        return _are_many(self.owed.get(box.name, 0), box.capacity)
 
     @property
     def pressed(self) -> bool:
         """Whether so many places of some channel are owed; see `urgent`."""
-        return any(self._are_many(places, name) for name, places in self.owed.items())
-
-    def _are_many(self, places: int, name: str) -> bool:
-        return places * 4 >= self._capacity.of(name)
+        return any(_are_many(places, self._capacity.of(name)) for name, places in self.owed.items())
 
     def held(self) -> tuple[tuple[str, int], ...]:
         """Return how many direct messages wait in each mailbox."""
@@ -502,6 +499,10 @@ class Inbox:
         seen = [(group, name, m.joined) for group, members in self.mirror.items() for name, m in members.items()]
         known = {(group, name) for group, name, _ in seen}
         return [*seen, *((group, name, None) for group, name in self.unseen if (group, name) not in known)]
+
+
+def _are_many(places: int, capacity: int) -> bool:
+    return places * 4 >= capacity
 
 
 class Tap:

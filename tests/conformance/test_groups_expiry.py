@@ -18,6 +18,7 @@ from tests.support.scenarios_groups import (
     collect,
     eventually,
     hold,
+    is_true,
     lose_leases,
     name_group,
     receive_within,
@@ -224,19 +225,15 @@ def test_an_idle_mailbox_is_forgotten_and_made_anew(system: System) -> None:
                 await other.send(name, {"n": 1})
                 assert await receive_within(owner, name) == {"n": 1}
             waiting = asyncio.create_task(owner.receive(awaited))
-            await eventually(lambda: _true(_mailboxes(idle) == 1))
+            await eventually(lambda: is_true(_mailboxes(idle) == 1))
             system.clock.advance(100)
-            await eventually(lambda: _true(_mailboxes(idle) == 0))
+            await eventually(lambda: is_true(_mailboxes(idle) == 0))
             for name in (idle, awaited):
                 await other.send(name, {"n": 2})
             assert await receive_within(owner, idle) == {"n": 2}
             assert await waiting == {"n": 2}
 
     run(body())
-
-
-async def _true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
-    return value
 
 
 # -- what nobody reads outside the processes that own channels -----------------------------------------------

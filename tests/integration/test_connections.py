@@ -20,7 +20,7 @@ from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import Host
 from tests.support.leaks import Resources
-from tests.support.scenarios_groups import eventually
+from tests.support.scenarios_groups import eventually, is_true
 from tests.support.servers import Server
 from tests.support.systems import run
 
@@ -96,10 +96,6 @@ def test_whoever_needs_a_connection_after_the_end_is_told(
     run(body())
 
 
-async def _is(true: Callable[[], bool]) -> bool:
-    return true()
-
-
 def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,9 +120,9 @@ def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
         await asyncio.wait([cancelled])
         assert cancelled.cancelled()
         gate.set()
-        await eventually(lambda: _is(lambda: store._links[0]._spare == made))
+        await eventually(lambda: is_true(store._links[0]._spare == made))
         waiting = asyncio.ensure_future(_wait(store))
-        await eventually(lambda: _is(lambda: not made[0].usable))
+        await eventually(lambda: is_true(not made[0].usable))
         assert len(made) == 1
         await store.aclose()
         with pytest.raises(StoreError):
@@ -155,7 +151,7 @@ def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
             monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
             await layer.send(name, {"n": 1})
             assert await layer.receive(name) == {"n": 1}
-            await eventually(lambda: _is(lambda: layer._host is not None and layer._host.here))
+            await eventually(lambda: is_true(layer._host is not None and layer._host.here))
             assert opened.count(asyncio.get_running_loop()) == 1
 
     run(body())

@@ -40,6 +40,7 @@ __all__ = (
     "eventually",
     "hold",
     "intercept",
+    "is_true",
     "judge",
     "lose_leases",
     "merge",
@@ -223,6 +224,11 @@ def lose_leases(system: System) -> None:
 
 _LONGER_THAN_A_LEASE: Final = 100.0
 """Seconds; with the default expiry of 60 a lease lasts 90."""
+
+
+async def is_true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
+    """Tell what is known without waiting, to `eventually`."""
+    return value
 
 
 async def are_waiting(layer: ChannelLayer, count: int) -> bool:

@@ -146,7 +146,10 @@ class MemoryStore:
 
     async def forgive(self, request: c.Forgive, /) -> None:
         with self._lock:
-            self._all.unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
+            name = request.channel.queue.name
+            channels = self._all.unread.get(name, {})
+            if channels.pop(request.channel.name, None) is not None and not channels:
+                del self._all.unread[name]
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
@@ -433,8 +436,8 @@ class MemoryStore:
     def _has_lapsed(self, channel: ChannelName, now: float) -> bool:
         """Whether a message to a member of a group has expired, and nothing was taken from its queue since it came."""
         unread = self._all.unread
-        while unread and max(next(iter(unread.values())).values(), default=now) + self._lifetime <= now:
-            del unread[next(iter(unread))]
+        while unread and max(unread[first := next(iter(unread))].values()) + self._lifetime <= now:
+            del unread[first]
         since = unread.get(channel.queue.name, {}).get(channel.name)
         return since is not None and since + self._rules.expiry <= now
 

@@ -45,6 +45,10 @@ class Keys:
         """Return who got a message as a member of a group."""
         return f"{self.prefix}u:{{{name}}}"
 
+    def taking(self, name: str) -> tuple[str, str, str]:
+        """Return all that changes when messages are taken from a queue: queue, call and unread."""
+        return *self.queue(name), self.unread(name)
+
     def inbox(self, name: str) -> tuple[str, str]:
         """Return lease and stream."""
         return f"{self.prefix}l:{{{name}}}", f"{self.prefix}s:{{{name}}}"

@@ -227,33 +227,26 @@ class RedisStore:
         name = channel.name.encode("ascii")
         frame = b"m%c%b%b" % (len(name), name, request.payload)
         connection = self._links[request.shard].ready
-        if request.to_member:
-            return await self._push_to_member(request, frame)
-        if connection is None or self._clock.offset:
-            expired = await self._push(request, frame)
-        else:
-            head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
-            try:
-                expired = _number(await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True))
-            except NoScript:
-                expired = await self._push(request, frame)
-        return _pushed(expired) if expired else _ACCEPTED
+        if connection is None or request.to_member or self._clock.offset:
+            return await self._push(request, frame)
+        head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
+        try:
+            reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True)
+        except NoScript:
+            return await self._push(request, frame)
+        return _pushed(reply)
 
-    async def _push_to_member(self, request: c.Push, frame: bytes) -> c.Pushed:
+    async def _push(self, request: c.Push, frame: bytes) -> c.Pushed:
         queue = request.channel.queue
         script, keys, args = self._pushing(queue, request.capacity)
-        reply = await self._script(
-            request.shard, script, (*keys, self._keys.unread(queue.name)), (*args, frame, self._group)
-        )
-        return c.Pushed(accepted=False, expired=0, lapsed=True) if reply is None else _pushed(_number(reply))
+        args = (*args, frame)
+        if request.to_member:
+            keys, args = (*keys, self._keys.unread(queue.name)), (*args, self._group)
+        return _pushed(await self._script(request.shard, script, keys, args))
 
     async def forgive(self, request: c.Forgive, /) -> None:
         channel = request.channel
         await self._call(request.shard, "HDEL", self._keys.unread(channel.queue.name), channel.name)
-
-    async def _push(self, request: c.Push, frame: bytes) -> int:
-        script, keys, args = self._pushing(request.channel.queue, request.capacity)
-        return _number(await self._script(request.shard, script, keys, (*args, frame)))
 
     def _pushing(self, queue: Queue, capacity: int) -> tuple[Script, tuple[str, ...], tuple[Arg, ...]]:
         """Return a push's script, its keys, and its arguments but for the last, which is the frame."""
@@ -274,7 +267,7 @@ class RedisStore:
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
-        keys: tuple[str, ...] = (*self._keys.queue(name), self._keys.unread(name))
+        keys: tuple[str, ...] = self._keys.taking(name)
         args: tuple[Arg, ...] = (request.count, self._expiry, self._offset())
         if request.queue.kind is not Kind.INBOX:
             return await self._pop(request, keys, args)
@@ -348,8 +341,7 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if reply.result() is not None:
-                name = request.queue.name
-                keys = (*self._keys.queue(name), self._keys.unread(name))
+                keys = self._keys.taking(request.queue.name)
                 await self._script(request.shard, _POP, keys, (0, self._expiry, self._offset()))
         except StoreError:
             pass  # one connection or the other is gone, and the wait with it
@@ -370,7 +362,7 @@ class RedisStore:
 
     async def claim(self, request: c.Claim, /) -> c.Claimed:
         name = request.inbox.name
-        keys = (*self._keys.inbox(name), *self._keys.queue(name), self._keys.unread(name))
+        keys = (*self._keys.inbox(name), *self._keys.taking(name))
         held = [part for channel, count in request.held for part in (channel, count)]
         args = (request.generation, self._lease, self._expiry, self._offset(), request.after or "0-0", *held)
         claiming = self._script(request.shard, _CLAIM, keys, args)
@@ -632,10 +624,14 @@ async def _evaluate(call: _Call, script: Script, keys: tuple[str, ...], args: tu
 # -- replies: what the scripts return, as types
 
 
-def _pushed(outcome: int) -> c.Pushed:
-    """Return what a push's script says: how many were too old, or -1 less that number if there is no room."""
-    full = outcome < 0
-    return c.Pushed(accepted=not full, expired=-1 - outcome if full else outcome)
+def _pushed(reply: object) -> c.Pushed:
+    """Return what a push's script says: how many were too old, or -1 less that number if full; nothing if lapsed."""
+    if reply is None:
+        return c.Pushed(accepted=False, expired=0, lapsed=True)
+    outcome = _number(reply)
+    if not outcome:
+        return _ACCEPTED
+    return c.Pushed(accepted=True, expired=outcome) if outcome > 0 else c.Pushed(accepted=False, expired=-1 - outcome)
 
 
 def _list(reply: object) -> list[object]:
