@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 
 from channel_layer.capacity import CapacityTable, compile_glob
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.faults import Faults
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -63,6 +64,7 @@ class Rules:
         max_message_size: bytes of an encoded message.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that a command to the store may take.
+        faults: what goes wrong on purpose; None: nothing.
     """
 
     prefix: str
@@ -74,6 +76,7 @@ class Rules:
     max_message_size: int
     inbox_capacity: int
     timeout: float
+    faults: Faults | None = None
 
 
 # -- saying what is wrong ------------------------------------------------------------------------------------
@@ -237,7 +240,39 @@ _SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
 _Count = Annotated[int, Field(ge=1), _COUNT]
 _Seconds = Annotated[float, Field(gt=0, le=_LONGEST)]
 
+_FAULTS = Accepts('None or a mapping of faults to how often they happen, as in {"refuse": 0.01, "delay": 0.2}')
+_FAULT_LIMITS = {"refuse": 1.0, "lose_reply": 1.0, "disconnect": 1.0, "delay": 60.0}
+"""The most of each: a share of all commands, or seconds."""
+
 _LATER = "not available yet in this version: remove it"
+
+
+def _faults(value: object) -> Faults | None:
+    if value is None or isinstance(value, Faults):
+        return value
+    if not _is_mapping(value):
+        raise ConfigError([FieldError("faults", _must_be(_FAULTS, value))])
+    errors: list[FieldError] = []
+    found: dict[str, float] = {}
+    seed = 0
+    for name, amount in value.items():
+        where = f"faults[{json.dumps(name) if isinstance(name, str) else f'{name!r:.80}'}]"
+        number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if name == "seed":
+            if isinstance(amount, int) and number:
+                seed = amount
+            else:
+                errors.append(FieldError(where, _must_be(Accepts("a whole number"), amount)))
+        elif not isinstance(name, str) or name not in _FAULT_LIMITS:
+            errors.append(FieldError(where, describe_unknown(str(name), (*_FAULT_LIMITS, "seed"))))
+        elif isinstance(amount, (int, float)) and number and 0 <= amount <= _FAULT_LIMITS[name]:
+            found[name] = float(amount)
+        else:
+            errors.append(FieldError(where, _must_be(Accepts(f"a number from 0 to {_FAULT_LIMITS[name]:g}"), amount)))
+    if errors:
+        raise ConfigError(errors)
+    refuse, lose_reply, disconnect, delay = (found.get(name, 0.0) for name in _FAULT_LIMITS)
+    return Faults(refuse, lose_reply, disconnect, delay, seed)
 
 
 def _no_exceptions() -> Mapping[ChannelPattern, int]:
@@ -343,6 +378,16 @@ class CommonConfig(BaseModel):
         ),
     )
 
+    faults: Annotated[Faults | None, PlainValidator(_faults), _FAULTS] = Field(
+        default=None,
+        description=(
+            "What shall go wrong on purpose between this layer and its store, to see what your application makes of "
+            'it: the shares of commands, from 0 to 1, that are not sent (`"refuse"`), whose reply is lost '
+            '(`"lose_reply"`) and at which the connection is lost (`"disconnect"`); the seconds that each waits at '
+            'most (`"delay"`); and the `"seed"` of the dice. For tests and staging, never for production.'
+        ),
+    )
+
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
         """Find what is wrong between options, each of which may be right by itself.
@@ -368,6 +413,7 @@ class CommonConfig(BaseModel):
             max_message_size=self.max_message_size,
             inbox_capacity=self.inbox_capacity,
             timeout=self.timeout,
+            faults=self.faults,
         )
 
 

@@ -174,6 +174,8 @@ class Host:
         self._givers: dict[str, asyncio.Lock] = {}
         self._woken: deque[Waiter] = deque()
         """Receivers whose message has come and who are to run, soon."""
+        self._touched: dict[int, float] = {}
+        """When the groups on each shard were last kept alive."""
         self._stopping = False
         self._retired = False
         self._complaints: set[str] = set()
@@ -276,6 +278,18 @@ class Host:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._desk.rules.timeout):
                 await self._give(inbox, everything=True)
+
+    async def tend(self) -> None:
+        """Do at once what is done every so often: renew leases, drop what is too old, give back all that is owed.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        for shard in range(len(self._desk.routes.ring)):
+            await self._look_after(shard)
+        await self._sweep_once(forget=True)
+        for inbox in self._all_inboxes():
+            await self.settle(inbox)
 
     # -- called in any thread
 
@@ -449,21 +463,9 @@ class Host:
         desk = self._desk
         period = desk.rules.expiry / RENEWALS_PER_EXPIRY
         backoff = _Backoff()
-        touched = desk.clock.now()
         while True:
             try:
-                incarnation = await self._store.incarnation(shard)
-                lost = desk.incarnations.setdefault(shard, incarnation) != incarnation
-                for inbox in self._inboxes(shard):
-                    await self._ensure_claimed(inbox)
-                    if inbox.flushed is not None:
-                        await self._acknowledge(inbox, inbox.flushed)
-                if lost:
-                    await self._announce(self._memberships(lambda group: desk.routes.ring.group(group) == shard))
-                if desk.rules.group_expiry is None and desk.clock.now() - touched >= _TOUCH_SECONDS:
-                    touched = desk.clock.now()
-                    await self._touch(shard)
-                desk.incarnations[shard] = incarnation
+                await self._look_after(shard)
                 backoff.reset()
             except StoreError as exc:
                 if not exc.retryable:
@@ -473,6 +475,23 @@ class Host:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(period):
                     await self._store.disconnected(shard)
+
+    async def _look_after(self, shard: int) -> None:
+        """Renew the leases on one shard, and announce what its server may have lost."""
+        desk = self._desk
+        incarnation = await self._store.incarnation(shard)
+        lost = desk.incarnations.setdefault(shard, incarnation) != incarnation
+        for inbox in self._inboxes(shard):
+            await self._ensure_claimed(inbox)
+            if inbox.flushed is not None:
+                await self._acknowledge(inbox, inbox.flushed)
+        if lost:
+            await self._announce(self._memberships(lambda group: desk.routes.ring.group(group) == shard))
+        touched = self._touched.setdefault(shard, desk.clock.now())
+        if desk.rules.group_expiry is None and desk.clock.now() - touched >= _TOUCH_SECONDS:
+            self._touched[shard] = desk.clock.now()
+            await self._touch(shard)
+        desk.incarnations[shard] = incarnation
 
     def _inboxes(self, shard: int) -> list[Inbox]:
         with self._desk.lock:
@@ -551,13 +570,16 @@ class Host:
     async def _announce(self, memberships: list[tuple[Inbox, str, str, float | None]]) -> None:
         """Tell the store of memberships that it may have lost."""
         desk = self._desk
-        for start in range(0, len(memberships), _ANNOUNCE_AT_ONCE):
+        now, limit = desk.clock.now(), desk.rules.group_expiry
+        valid: list[tuple[Inbox, str, str, float]] = []
+        for inbox, group, member, joined in memberships:
+            age = 0.0 if joined is None else max(0.0, desk.clocks[inbox.shard].middle(now) - joined)
+            if limit is None or age < limit:  # else it is over, and a joining by somebody else may have followed
+                valid.append((inbox, group, member, age))
+        for start in range(0, len(valid), _ANNOUNCE_AT_ONCE):
             joins: list[Awaitable[programs.Joined]] = []
-            some = memberships[start : start + _ANNOUNCE_AT_ONCE]
-            for inbox, group, member, joined in some:
-                age = 0.0
-                if joined is not None:
-                    age = max(0.0, desk.clocks[inbox.shard].middle(desk.clock.now()) - joined)
+            some = valid[start : start + _ANNOUNCE_AT_ONCE]
+            for _, group, member, age in some:
                 program = programs.group_add(
                     desk.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True
                 )
@@ -583,37 +605,47 @@ class Host:
             return list(self._desk.inboxes.values())
 
     async def _sweep(self) -> None:
-        """Drop what nobody read in time, forget what nobody uses, and say in the log what was lost."""
+        """Sweep for ever."""
         desk = self._desk
         expiry = desk.rules.expiry
         period = min(1.0, expiry / 20)
         forget_at = desk.clock.now() + expiry / 2
         while True:
             await asyncio.sleep(period)
-            now = desk.clock.now()
-            leaving: list[tuple[str, str, int]] = []
-            with desk.lock:
-                inboxes = list(desk.inboxes.values())
-                for inbox in inboxes:
-                    leaving.extend(inbox.sweep(now))
-                    if now >= forget_at:
-                        inbox.forget(now)
-                for tap in desk.taps.values():
-                    for box in tap.boxes.values():
-                        tap.expire(box, now)
-            if now >= forget_at:
-                forget_at = now + expiry / 2
-            desk.tell()
+            forget = desk.clock.now() >= forget_at
+            if forget:
+                forget_at = desk.clock.now() + expiry / 2
+            await self._sweep_once(forget=forget)
+
+    async def _sweep_once(self, *, forget: bool) -> None:
+        """Drop what nobody read in time, end memberships over it, and say in the log what was lost.
+
+        Args:
+            forget: also forget what nobody uses.
+        """
+        desk = self._desk
+        now = desk.clock.now()
+        leaving: list[tuple[str, str, int]] = []
+        with desk.lock:
+            inboxes = list(desk.inboxes.values())
             for inbox in inboxes:
-                if inbox.owed:
-                    self.give_back(inbox, soon=True)
-            for start in range(0, len(leaving), _ANNOUNCE_AT_ONCE):
-                leaves = [
-                    programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member), latest)
-                    for group, member, latest in leaving[start : start + _ANNOUNCE_AT_ONCE]
-                ]
-                # What fails is tried again when the next message expires unread.
-                await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
+                leaving.extend(inbox.sweep(now))
+                if forget:
+                    inbox.forget(now)
+            for tap in desk.taps.values():
+                for box in tap.boxes.values():
+                    tap.expire(box, now)
+        desk.tell()
+        for inbox in inboxes:
+            if inbox.owed:
+                self.give_back(inbox, soon=True)
+        for start in range(0, len(leaving), _ANNOUNCE_AT_ONCE):
+            leaves = [
+                programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member), latest)
+                for group, member, latest in leaving[start : start + _ANNOUNCE_AT_ONCE]
+            ]
+            # What fails is tried again when the next message expires unread.
+            await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
 
     # -- taps
 

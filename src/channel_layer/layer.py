@@ -21,6 +21,7 @@ from channel_layer import commands as c
 from channel_layer import loops, programs
 from channel_layer.envelope import BadFrame, Message, MsgpackCodec
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
+from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import Desk, Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
@@ -78,7 +79,7 @@ class ChannelLayer:
 
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
         self._rules = rules
-        self._backend = backend
+        self._backend: Backend = backend if rules.faults is None else FaultyBackend(backend, rules.faults)
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._codec: Codec = MsgpackCodec(rules.max_message_size)
         self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
@@ -242,7 +243,7 @@ class ChannelLayer:
         queue = minted_inbox(prefix, self._client)
         if self._desk.closed:
             raise closed_error()
-        if queue.name not in self._desk.inboxes:
+        if self._backend.capabilities.leases and queue.name not in self._desk.inboxes:
             await self._on_host(lambda host: host.adopt(queue))
         return queue.name + secrets.token_urlsafe(LOCAL_LENGTH * 3 // 4)
 
@@ -387,6 +388,18 @@ class ChannelLayer:
             pending = sum(await self._run(_together([c.Pending(shard, name) for shard in shards])))
         with self._desk.lock:
             return self._desk.ledger.statistics(self._desk.count(), pending)
+
+    async def tend(self) -> None:
+        """Do at once what the background work does every so often, and return when it is done.
+
+        It renews leases, drops what is too old and gives places back. Nobody has to call it, but for tests whose clock
+        jumps: after a jump all is as if the time had passed.
+
+        Raises:
+            StoreError: the store could not be reached.
+        """
+        if self._host is not None:
+            await self._on_host(lambda host: host.tend())
 
     # -- the end
 

@@ -6,6 +6,7 @@ A store is one event loop's way to the queues and groups; the core opens one in 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from channel_layer import commands as c
     from channel_layer.envelope import Message
 
-__all__ = ("AsyncStore", "Backend", "Clock", "Codec", "Program", "perform")
+__all__ = ("AsyncStore", "Backend", "Capabilities", "Clock", "Codec", "Program", "SimpleStore", "perform")
 
 R = TypeVar("R")
 
@@ -145,8 +146,56 @@ class AsyncStore(Protocol):
         ...
 
 
+class SimpleStore(Protocol):
+    """Queues and groups on one shard, and nothing else: the least that a channel layer can be built on.
+
+    Its methods block, and all are called in the thread that made it. `channel_layer.simple.SimpleBackend` makes a whole
+    store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said by its
+    request in `channel_layer.commands`; of a `Join` and a `Leave` only ``group`` and ``channel`` matter here, every
+    member is one of the `Roster.others`, and an inbox is popped like any other queue, whoever asks.
+    """
+
+    def push(self, request: c.Push, /) -> c.Pushed: ...
+    def pop(self, request: c.Pop, /) -> c.Popped: ...
+    def put_back(self, request: c.PutBack, /) -> c.Returned: ...
+    def pending(self, request: c.Pending, /) -> int: ...
+    def join(self, request: c.Join, /) -> None: ...
+    def leave(self, request: c.Leave, /) -> None: ...
+    def members(self, request: c.Members, /) -> c.Roster: ...
+    def flush(self, request: c.Flush, /) -> int:
+        """Empty everything of this prefix; return how many messages that were."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open. Harmless if it is called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do beyond queues and groups. What it lacks, the core does without.
+
+    Attributes:
+        leases: it keeps minted inboxes, with leases, markers and one copy of a group message for each process. Without
+            them all channels of one `new_channel` prefix share one queue, and its capacity, and a group message is
+            pushed to each member by itself.
+        blocking: `AsyncStore.wait` returns when a message comes. Without it the core looks again and again.
+        lapses: it notes which members let a group's message expire unread (`Forgive`, `Pushed.lapsed`). Without it
+            such a member stays until its ``group_expiry``.
+    """
+
+    leases: bool = True
+    blocking: bool = True
+    lapses: bool = True
+
+
 class Backend(Protocol):
     """A store before it meets an event loop."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; the same for as long as it lives."""
+        ...
 
     @property
     def identities(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, m
 from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.loops import Receiver
 from channel_layer.names import ChannelName, Kind
+from channel_layer.ports import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +70,7 @@ class MemoryBackend:
         clock: what time it is, here and in the store.
     """
 
+    capabilities = Capabilities()
     identities = ("memory",)
     connects = False
 

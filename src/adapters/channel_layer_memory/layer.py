@@ -32,6 +32,7 @@ class MemoryChannelLayer(ChannelLayer):
         max_message_size: bytes of an encoded message.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: taken for the sake of a common CONFIG; nothing here waits.
+        faults: what shall go wrong on purpose, and how often; None: nothing.
         clock: local time; another one is for tests.
 
     Raises:
@@ -50,6 +51,7 @@ class MemoryChannelLayer(ChannelLayer):
         max_message_size: int = 4 * 1024 * 1024,
         inbox_capacity: int = 10_000,
         timeout: float = 5,
+        faults: Mapping[str, float] | None = None,
         clock: Clock | None = None,
         **unknown: Never,
     ) -> None:
@@ -63,6 +65,7 @@ class MemoryChannelLayer(ChannelLayer):
             "max_message_size": max_message_size,
             "inbox_capacity": inbox_capacity,
             "timeout": timeout,
+            "faults": faults,
             **unknown,
         }
         rules = parse(CommonConfig, options).rules()

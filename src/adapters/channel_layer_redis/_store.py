@@ -16,6 +16,7 @@ from channel_layer.envelope import group_frame, marker_frame, message_frame
 from channel_layer.errors import StoreError
 from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.names import Kind
+from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
 from channel_layer_redis._protocol import Connection, NoScript, connect, is_list, pack_head
@@ -76,6 +77,7 @@ class RedisBackend:
         clock: its offset is added to the servers' clocks.
     """
 
+    capabilities = Capabilities()
     connects = True
 
     def __init__(self, hosts: tuple[Host, ...], rules: Rules, clock: Clock) -> None:

@@ -41,6 +41,7 @@ class RedisChannelLayer(ChannelLayer):
         max_message_size: bytes of an encoded message.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that any command may wait for a server.
+        faults: what shall go wrong on purpose, and how often; None: nothing.
         clock: local time; another one is for tests.
 
     Raises:
@@ -63,6 +64,7 @@ class RedisChannelLayer(ChannelLayer):
         max_message_size: int = 4 * 1024 * 1024,
         inbox_capacity: int = 10_000,
         timeout: float = 5,
+        faults: Mapping[str, float] | None = None,
         clock: Clock | None = None,
         **unknown: Never,
     ) -> None:
@@ -76,6 +78,7 @@ class RedisChannelLayer(ChannelLayer):
             "max_message_size": max_message_size,
             "inbox_capacity": inbox_capacity,
             "timeout": timeout,
+            "faults": faults,
             **unknown,
         }
         servers = {"hosts": hosts, "host": host, "port": port, "db": db}

@@ -1,0 +1,266 @@
+"""Faults on purpose, by chance or on demand, in front of any store: what networks and servers do on bad days.
+
+The specification's resilience testing mode: an application that runs with it for a while shows what it makes of errors
+before its users do. Seeded, so that a run can be repeated.
+
+Source: the ASGI channel layer specification, "Message Semantics and Delivery".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from channel_layer.ports import AsyncStore, Backend, Capabilities
+
+__all__ = ("Faults", "FaultyBackend", "FaultyStore")
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How often what goes wrong.
+
+    Attributes:
+        refuse: the share of commands, from 0 to 1, that are not sent.
+        lose_reply: the share that are carried out, and whose reply is lost.
+        disconnect: the share at which the connection is lost: this command and all in flight fail, carried out or not.
+        delay: seconds that a command waits before it is sent, at most; evenly spread from 0 on.
+        seed: of the generator that decides; the same seed decides the same, command by command.
+    """
+
+    refuse: float = 0.0
+    lose_reply: float = 0.0
+    disconnect: float = 0.0
+    delay: float = 0.0
+    seed: int = 0
+
+
+class FaultyBackend:
+    """A backend in front of another one, which it hinders.
+
+    Args:
+        backend: the one that does the work.
+        faults: how often what goes wrong; None: nothing does by itself.
+    """
+
+    def __init__(self, backend: Backend, faults: Faults | None = None) -> None:
+        self.faults: Faults = faults if faults is not None else Faults()
+        self.random: random.Random = random.Random(self.faults.seed)  # noqa: S311 - to be repeated, not to be secret
+        self.planned: list[tuple[type[object], bool]] = []
+        """What is to fail once: a kind of request, and whether it is carried out."""
+        self._backend = backend
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the backend behind."""
+        return self._backend.capabilities
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Those of the backend behind."""
+        return self._backend.identities
+
+    @property
+    def connects(self) -> bool:
+        """As the backend behind."""
+        return self._backend.connects
+
+    def open(self) -> FaultyStore:
+        """Make a store for the running event loop."""
+        return FaultyStore(self, self._backend.open())
+
+    def forked(self) -> None:
+        """Tell the backend behind."""
+        self._backend.forked()
+
+    def fail_once(self, request: type[object], *, acted: bool = False) -> None:
+        """Let the next request of a kind fail; called twice, the next two.
+
+        Args:
+            request: a class of `channel_layer.commands`.
+            acted: it is carried out and its reply is lost; else it is not sent.
+        """
+        self.planned.append((request, acted))
+
+
+class FaultyStore:
+    """The store port in front of another store.
+
+    Args:
+        backend: decides what goes wrong.
+        store: does the work.
+    """
+
+    def __init__(self, backend: FaultyBackend, store: AsyncStore) -> None:
+        self._backend = backend
+        self._store = store
+        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def cut(self) -> None:
+        """Lose the connection: every command in flight fails, carried out or not."""
+        self._cut.set_result(None)
+        self._cut = self._cut.get_loop().create_future()
+
+    # -- what goes through
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        return await self._ask(request, self._store.push)
+
+    async def forgive(self, request: c.Forgive, /) -> None:
+        await self._ask(request, self._store.forgive)
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        loses = await self._decide(request)
+        popped = await self._store.pop(request)
+        # What was taken out is nowhere else: its loss is told, as by a store that finds out itself.
+        return replace(popped, entries=(), lost=len(popped.entries)) if loses else popped
+
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+        loses = await self._decide(request)
+        returned = await self._store.put_back(request)
+        if loses:
+            raise _lost("the reply was lost", "unknown")
+        return returned
+
+    async def unclaim(self, request: c.Unclaim, /) -> None:
+        await self._ask(request, self._store.unclaim)
+
+    async def wait(self, request: c.Wait, /) -> None:
+        await self._ask(request, self._store.wait)
+
+    async def pending(self, request: c.Pending, /) -> int:
+        return await self._ask(request, self._store.pending)
+
+    async def claim(self, request: c.Claim, /) -> c.Claimed:
+        return await self._ask(request, self._store.claim)
+
+    async def renew(self, request: c.Renew, /) -> c.Renewed:
+        return await self._ask(request, self._store.renew)
+
+    async def release(self, request: c.Release, /) -> int:
+        return await self._ask(request, self._store.release)
+
+    async def read(self, request: c.Read, /) -> c.Batch:
+        return await self._ask(request, self._store.read)
+
+    async def give_back(self, request: c.GiveBack, /) -> None:
+        await self._ask(request, self._store.give_back)
+
+    async def mark(self, request: c.Mark, /) -> bool:
+        return await self._ask(request, self._store.mark)
+
+    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return await self._ask(request, self._store.alive)
+
+    async def join(self, request: c.Join, /) -> c.Changed:
+        return await self._ask(request, self._store.join)
+
+    async def leave(self, request: c.Leave, /) -> c.Changed:
+        return await self._ask(request, self._store.leave)
+
+    async def publish(self, request: c.Publish, /) -> c.Published:
+        return await self._ask(request, self._store.publish)
+
+    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return await self._ask(request, self._store.deliver)
+
+    async def prune(self, request: c.Prune, /) -> None:
+        await self._ask(request, self._store.prune)
+
+    async def members(self, request: c.Members, /) -> c.Roster:
+        return await self._ask(request, self._store.members)
+
+    async def touch(self, request: c.Touch, /) -> None:
+        await self._ask(request, self._store.touch)
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        return await self._ask(request, self._store.flush)
+
+    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return await self._ask(request, self._store.unflushed)
+
+    async def acknowledge(self, request: c.Acknowledge, /) -> None:
+        await self._ask(request, self._store.acknowledge)
+
+    async def incarnation(self, shard: int, /) -> str:
+        return await self._store.incarnation(shard)
+
+    async def disconnected(self, shard: int, /) -> None:
+        with contextlib.suppress(StoreError):
+            await self._unless_cut(self._store.disconnected(shard))
+
+    async def aclose(self) -> None:
+        """Let go of every connection."""
+        await self._store.aclose()
+
+    # -- what goes wrong
+
+    async def _ask(self, request: Q, call: Callable[[Q], Awaitable[R]]) -> R:
+        """Let a request through, or not."""
+        loses = await self._decide(request)
+        reply = await self._unless_cut(call(request))
+        if loses:
+            raise _lost("the reply was lost", "unknown")
+        return reply
+
+    async def _unless_cut(self, work: Awaitable[R]) -> R:
+        """Await *work*, unless the connection is lost first.
+
+        Raises:
+            StoreError: it is lost.
+        """
+        task = asyncio.ensure_future(work)
+        cut = self._cut
+        try:
+            await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+        if cut.done():
+            await asyncio.gather(task, return_exceptions=True)
+            raise _lost("the connection was lost", "unknown")
+        return task.result()
+
+    async def _decide(self, request: object) -> bool:
+        """Return whether the reply to a request is to be lost.
+
+        Raises:
+            StoreError: it is not sent.
+        """
+        backend, faults = self._backend, self._backend.faults
+        for place, (kind, acted) in enumerate(backend.planned):
+            if isinstance(request, kind):
+                del backend.planned[place]
+                if acted:
+                    return True
+                raise _lost("the command was not sent", "not_sent")
+        if faults.delay and not isinstance(request, c.PutBack):  # which is finished even if its caller is cancelled
+            await asyncio.sleep(backend.random.uniform(0.0, faults.delay))
+        chance = backend.random.random()
+        if chance < faults.refuse:
+            raise _lost("the command was not sent", "not_sent")
+        if chance < faults.refuse + faults.disconnect:
+            self.cut()
+            raise _lost("the connection was lost", "not_sent")
+        return chance < faults.refuse + faults.disconnect + faults.lose_reply
+
+
+def _lost(what: str, outcome: Literal["not_sent", "unknown"]) -> StoreError:
+    return StoreError(f"{what} (a fault on purpose)", retryable=True, outcome=outcome)
+
+
+if TYPE_CHECKING:
+    _fits: type[AsyncStore] = FaultyStore
+    _fits_too: type[Backend] = FaultyBackend

@@ -1,0 +1,200 @@
+"""A whole store out of a simple one: what it lacks is done without, and what blocks is done in a thread.
+
+So somebody who has queues and groups, in a database say, has a channel layer for a page of code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.errors import StoreError
+from channel_layer.ports import Capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from channel_layer.ports import AsyncStore, Backend, SimpleStore
+
+__all__ = ("SimpleBackend",)
+
+R = TypeVar("R")
+
+_LOOK_FIRST, _LOOK_MOST = 0.002, 0.1
+"""Seconds between two looks at a queue: doubled while nothing is there, up to the most."""
+
+_REMEMBERED = 4096
+"""Queues of which it is known how long they have been empty."""
+
+
+class SimpleBackend:
+    """A backend with one shard over a simple store.
+
+    Its layer polls: a message that comes to a queue where nothing has come for a while is seen up to 0.1 s later.
+
+    Args:
+        make: makes the store. Each one that it makes is used in the thread that made it, and in no other.
+        identity: what names the place where everything is kept, the same in every process.
+    """
+
+    capabilities = Capabilities(leases=False, blocking=False, lapses=False)
+    connects = True
+
+    def __init__(self, make: Callable[[], SimpleStore], identity: str) -> None:
+        self.make = make
+        self.identities: tuple[str, ...] = (identity,)
+
+    def open(self) -> AsyncStore:
+        """Make a store for the running event loop; the simple one is made when it is first asked for something."""
+        return _Completed(self.make)
+
+    def forked(self) -> None:
+        """Nothing here is shared with the parent."""
+
+
+class _Completed:
+    """The store port over a simple store: see `channel_layer.ports.AsyncStore`."""
+
+    def __init__(self, make: Callable[[], SimpleStore]) -> None:
+        self._make = make
+        self._store: SimpleStore | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="channel-layer-store")  # which starts at the first call
+        self._closed = asyncio.get_running_loop().create_future()
+        self._pauses: dict[str, float] = {}
+        """Seconds until the next look at each queue that was empty at the last one."""
+
+    async def _call(self, work: Callable[[SimpleStore], R]) -> R:
+        """Do *work* in the thread, whole: a cancellation meanwhile is left to the caller, who sees it in its task."""
+        if self._closed.done():
+            raise StoreError("this store is closed", retryable=False, outcome="not_sent")
+        done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        while True:
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
+                if done.done():
+                    return done.result()
+
+    def _do(self, work: Callable[[SimpleStore], R]) -> R:
+        if self._store is None:
+            self._store = self._make()
+        return work(self._store)
+
+    # -- messages
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        self._pauses.pop(request.channel.queue.name, None)  # whoever waits here looks again soon
+        return await self._call(lambda store: store.push(request))
+
+    async def forgive(self, _request: c.Forgive, /) -> None:
+        """Nothing is held against anybody."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        popped = await self._call(lambda store: store.pop(request))
+        if popped.entries:
+            self._pauses.pop(request.queue.name, None)
+        return popped
+
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+        return await self._call(lambda store: store.put_back(request))
+
+    async def unclaim(self, _request: c.Unclaim, /) -> None:
+        """An inbox belongs to nobody here."""
+
+    async def wait(self, request: c.Wait, /) -> None:
+        pause = self._pauses.pop(request.queue.name, _LOOK_FIRST)
+        self._pauses[request.queue.name] = min(_LOOK_MOST, pause * 2)
+        if len(self._pauses) > _REMEMBERED:
+            del self._pauses[next(iter(self._pauses))]
+        await asyncio.sleep(min(pause, request.block))
+
+    async def pending(self, request: c.Pending, /) -> int:
+        return await self._call(lambda store: store.pending(request))
+
+    # -- minted inboxes, of which there are none
+
+    async def claim(self, _request: c.Claim, /) -> c.Claimed:
+        raise _lacking("lease")
+
+    async def renew(self, _request: c.Renew, /) -> c.Renewed:
+        raise _lacking("lease")
+
+    async def release(self, _request: c.Release, /) -> int:
+        raise _lacking("lease")
+
+    async def read(self, _request: c.Read, /) -> c.Batch:
+        raise _lacking("minted inbox")
+
+    async def give_back(self, _request: c.GiveBack, /) -> None:
+        raise _lacking("minted inbox")
+
+    async def mark(self, _request: c.Mark, /) -> bool:
+        return False
+
+    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return (False,) * len(request.inboxes)
+
+    # -- groups
+
+    async def join(self, request: c.Join, /) -> c.Changed:
+        await self._call(lambda store: store.join(request))
+        return c.Changed(version=0, marked=False, applied=True, owned=False)
+
+    async def leave(self, request: c.Leave, /) -> c.Changed:
+        await self._call(lambda store: store.leave(request))
+        return c.Changed(version=0, marked=False, applied=True, owned=False)
+
+    async def publish(self, request: c.Publish, /) -> c.Published:
+        roster = await self.members(c.Members(request.shard, request.group))
+        return c.Published(version=0, done=False, inboxes=(), others=roster.others, full=())
+
+    async def deliver(self, _request: c.Deliver, /) -> c.Delivery:
+        return c.Delivery.NO_OWNER
+
+    async def prune(self, _request: c.Prune, /) -> None:
+        """Nobody is found to be gone."""
+
+    async def members(self, request: c.Members, /) -> c.Roster:
+        return await self._call(lambda store: store.members(request))
+
+    async def touch(self, _request: c.Touch, /) -> None:
+        """No membership depends on its owner."""
+
+    # -- flush
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        return c.Flushing((), await self._call(lambda store: store.flush(request)))
+
+    async def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
+        return ()
+
+    async def acknowledge(self, _request: c.Acknowledge, /) -> None:
+        """Nobody waits for it."""
+
+    # -- the connection that is the store's own affair
+
+    async def incarnation(self, _shard: int, /) -> str:
+        return "simple"
+
+    async def disconnected(self, _shard: int, /) -> None:
+        await asyncio.shield(self._closed)
+
+    async def aclose(self) -> None:
+        """Close the simple store, in its thread, and end that."""
+        if self._closed.done():
+            return
+        if self._store is not None:
+            await self._call(lambda store: store.close())
+        self._closed.set_result(None)
+        self._thread.shutdown(wait=False)
+
+
+def _lacking(what: str) -> StoreError:
+    return StoreError(f"this store keeps no {what}", retryable=False, outcome="not_sent")
+
+
+if TYPE_CHECKING:
+    _fits: type[AsyncStore] = _Completed
+    _fits_too: type[Backend] = SimpleBackend

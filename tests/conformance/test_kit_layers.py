@@ -1,0 +1,56 @@
+"""The kit's machine above the stores: every right layer passes it, and every wrong one is caught."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from channel_layer import ChannelLayer
+from channel_layer.testing import Violation, layers_over, run_layer_conformance_test
+from tests.support.servers import Deployment
+from tests.support.stores import memory_stores, redis_stores
+from tests.support.wrong_kit_layers import WRONG_LAYERS, over_memory
+
+_STEPS = 30
+
+_QUICK = settings(
+    max_examples=300,
+    stateful_step_count=_STEPS,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],  # what is found need not be made small
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
+
+
+def test_the_memory_layer_keeps_every_promise() -> None:
+    """Several layers over one memory store do what the specification says, whatever is called in whatever order."""
+    run_layer_conformance_test(layers_over(memory_stores()))
+
+
+def test_the_redis_layer_keeps_every_promise(deployment: Deployment) -> None:
+    """The same over servers: one host, three databases, three servers."""
+    few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=_STEPS, deadline=None)
+    run_layer_conformance_test(layers_over(redis_stores(deployment)), settings=few)
+
+
+@pytest.mark.parametrize("wrong", WRONG_LAYERS, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_layer_is_caught(wrong: type[ChannelLayer]) -> None:
+    """A layer that breaks one promise is found out, and the error says what was to be expected."""
+    with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+        run_layer_conformance_test(over_memory(wrong), settings=_QUICK, patience=0.25)
+
+
+def test_a_failure_is_told_as_a_script() -> None:
+    """What led to a violation stands with it: the calls in their order, and what came of them."""
+    with pytest.raises(Violation) as caught:
+        run_layer_conformance_test(over_memory(WRONG_LAYERS[0]), settings=_QUICK, patience=0.25)
+    script = "\n".join(caught.value.__notes__)
+    assert "state = LayerTest()" in script
+    assert "state.begin(group_expiry=" in script
+    assert "group_add" in script

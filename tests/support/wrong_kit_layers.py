@@ -1,0 +1,327 @@
+"""Layers that break one promise of the specification each: the kit's machine has to find every one of them."""
+
+# pyright: reportPrivateUsage=false
+# What is wrong is deep inside.
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from channel_layer import ChannelFull, ChannelLayer, Message, programs
+from channel_layer.capacity import CapacityTable
+from channel_layer.commands import GiveBack
+from channel_layer.config import Rules
+from channel_layer.envelope import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
+from channel_layer.hosting import Desk
+from channel_layer.ledger import Ledger, Reason
+from channel_layer.loops import Receiver
+from channel_layer.mailbox import Inbox, Item, Mailbox, Tap, Waiter
+from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.ports import Clock
+from channel_layer.testing import MakeLayer
+from channel_layer_memory._store import MemoryBackend
+from tests.support.stores import shared
+
+__all__ = ("WRONG_LAYERS", "over_memory")
+
+
+class _Desk(Desk):
+    kind: type[Inbox]
+
+    def make_inbox(self, queue: Queue) -> Inbox:
+        shard, rules = self.routes.ring.queue(queue), self.rules
+        return self.kind(queue, shard, rules.capacity, self.ledger, rules.expiry, rules.group_expiry)
+
+
+class WithInbox(ChannelLayer):
+    """Has inboxes of another kind."""
+
+    kind: ClassVar[type[Inbox]]
+
+    def _begin(self) -> None:
+        super()._begin()
+        desk = self._desk = _Desk(self._rules, self._routes, self._clock)
+        desk.kind = self.kind
+
+
+class LosesOnCancel(ChannelLayer):
+    """Takes a message, and may be cancelled before it hands it over."""
+
+    async def receive(self, channel: str) -> Message:
+        """Receive, with one await too many."""
+        message = await super().receive(channel)
+        await asyncio.sleep(0)
+        return message
+
+
+class KeepsItsPlaceInTheQueue(ChannelLayer):
+    """A receiver that was cancelled is called all the same."""
+
+    def _abandon(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
+        """Forget to tell anybody."""
+
+
+class _SharingCodec(MsgpackCodec):
+    """Decodes a group's message once."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(max_size)
+        self._known: dict[bytes, Message] = {}
+
+    def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
+        """Return the same object to everybody."""
+        if not shared:
+            return super().decode(payload)
+        if payload not in self._known:
+            self._known[payload] = super().decode(payload)
+        return self._known[payload]
+
+
+class SharesObjects(ChannelLayer):
+    """All members of a group get the same dict."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._codec = _SharingCodec(self._rules.max_message_size)
+
+
+class _DropsForAllInbox(Inbox):
+    def _expand(self, frame: GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
+        members = [member.box for member in self.mirror.get(frame.group, {}).values()]
+        if any(box.grouped >= box.capacity for box in members):
+            for box in members:
+                self._ledger.drop("full", box.name)
+            self._ledger.expanded += len(members)
+        else:
+            super()._expand(frame, stamp, lifetime, now, wake)
+
+
+class DropsForAll(WithInbox):
+    """One full member costs all members of its process the message."""
+
+    kind: ClassVar[type[Inbox]] = _DropsForAllInbox
+
+
+class _DropsOldestInbox(Inbox):
+    def _room(self, box: Mailbox, now: float) -> bool:
+        if not super()._room(box, now):
+            oldest = next(item for item in box.items if item.grouped)
+            box.items.remove(oldest)
+            box.grouped -= 1
+        return True
+
+
+class DropsOldest(WithInbox):
+    """A full member loses the oldest message of a group for the newest."""
+
+    kind: ClassVar[type[Inbox]] = _DropsOldestInbox
+
+
+class _DeafInbox(Inbox):
+    def _flush(self, generation: str) -> None:
+        self.generation = self.epoch = self.flushed = generation
+        self.owed.clear()
+
+
+class DeafToFlushes(WithInbox):
+    """Acknowledges a flush, and keeps what it holds."""
+
+    kind: ClassVar[type[Inbox]] = _DeafInbox
+
+
+class _EverlastingInbox(Inbox):
+    def _expire(self, box: Mailbox, now: float) -> None:
+        """Keep it."""
+
+    def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
+        return super().take(box, now - 1e6, promised=promised)
+
+
+class DeliversTooLate(WithInbox):
+    """Hands out what is too old."""
+
+    kind: ClassVar[type[Inbox]] = _EverlastingInbox
+
+
+class _MiserlyInbox(Inbox):
+    def _owe(self, name: str, places: int) -> None:
+        """Owe nothing."""
+
+    def return_places(self) -> GiveBack | None:
+        return None
+
+
+class NeverGivesPlacesBack(WithInbox):
+    """A channel that was full once is full for ever."""
+
+    kind: ClassVar[type[Inbox]] = _MiserlyInbox
+
+
+class _ForgetfulInbox(Inbox):
+    def sweep(self, now: float) -> list[tuple[str, str, int]]:
+        super().sweep(now)
+        return []
+
+
+class KeepsMembersThatDoNotRead(WithInbox):
+    """A channel whose message expired unread stays in its groups."""
+
+    kind: ClassVar[type[Inbox]] = _ForgetfulInbox
+
+
+class RaisesChannelFullForAGroup(ChannelLayer):
+    """Tells the sender to a group that a member was full."""
+
+    async def group_send(self, group: str, message: Mapping[str, object]) -> None:
+        """Send, and complain."""
+        before = self._desk.ledger.dropped["full"]
+        await super().group_send(group, message)
+        if self._desk.ledger.dropped["full"] > before:
+            raise ChannelFull(group, 1)
+
+
+class SendsToGroupsLater(ChannelLayer):
+    """Returns from group_send before the message is anywhere."""
+
+    async def group_send(self, group: str, message: Mapping[str, object]) -> None:
+        """Send in the background."""
+        self._keep_track(asyncio.get_running_loop().create_task(self._later(group, dict(message))))
+
+    async def _later(self, group: str, message: Mapping[str, object]) -> None:
+        await asyncio.sleep(0)
+        await super().group_send(group, message)
+
+
+class ChangesItsMirrorItself(ChannelLayer):
+    """Takes a joining for done when it asks for it, not when its marker comes."""
+
+    async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
+        inbox = self._desk.inboxes.get(channel.queue.name)
+        if inbox is not None:
+            now = self._clock.now()
+            frame = marker_frame(MembershipMarker(group.name, channel.name, joined=True, version=0, age=0))
+            inbox._versions.pop((group.name, channel.name), None)
+            inbox.apply([(now, frame)], 0.0, now)
+        await super()._group_add(group, channel)
+
+
+class TakesAShortCut(ChannelLayer):
+    """Puts what it sends to its own channels straight into their mailboxes."""
+
+    async def send(self, channel: str, message: Mapping[str, object]) -> None:
+        """Send, past the store where it can."""
+        name = ChannelName.parse(channel)
+        inbox = self._desk.inboxes.get(name.queue.name)
+        if inbox is None:
+            await super().send(channel, message)
+            return
+        now = self._clock.now()
+        box = inbox.box(channel, now)
+        if box.direct >= box.capacity:
+            raise ChannelFull(channel, box.capacity)
+        box.put(Item(now + self.expiry, self._codec.encode(message), False, None))
+        inbox.waiting[channel] = box
+        self._desk.ledger.sent += 1
+        for waiter in box.promise():
+            waiter.wake()
+
+
+class SendsAgainWhatWasReceived(ChannelLayer):
+    """Queues a message again that somebody may not have finished, as if he had been killed."""
+
+    async def receive(self, channel: str) -> Message:
+        """Receive, and put some back."""
+        message = await super().receive(channel)
+        name = ChannelName.parse(channel)
+        if name.queue.kind is Kind.NORMAL:
+            await self._run(programs.send(self._routes, name, self._codec.encode(message), 0))
+        return message
+
+
+class _SilentLedger(Ledger):
+    __slots__ = ()
+
+    def drop(self, reason: Reason, where: str, count: int = 1) -> None:
+        """Say nothing."""
+
+
+class CountsNoLosses(ChannelLayer):
+    """Loses in silence."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._desk.ledger = _SilentLedger()
+
+
+class DiscardsOnlyItsOwn(ChannelLayer):
+    """Does not let one process remove another one's channel from a group."""
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Discard what is ours."""
+        if ChannelName.parse(channel).queue.name in self._desk.inboxes:
+            await super().group_discard(group, channel)
+
+
+class AddsOnce(ChannelLayer):
+    """Takes a channel that it has added for a member for ever."""
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add what it has not added before."""
+        added: set[tuple[str, str]] = self.__dict__.setdefault("added", set())
+        if (group, channel) not in added:
+            added.add((group, channel))
+            await super().group_add(group, channel)
+
+
+class ListsOnlyItsOwn(ChannelLayer):
+    """Lists the members that it has added itself."""
+
+    async def group_channels(self, group: str) -> list[str]:
+        """List ours."""
+        names = await super().group_channels(group)
+        return [name for name in names if ChannelName.parse(name).queue.name in self._desk.inboxes]
+
+
+class TakesOneTooMany(ChannelLayer):
+    """Allows one message more than the capacity."""
+
+    def __init__(self, rules: Rules, backend: MemoryBackend, *, clock: Clock | None = None) -> None:
+        more = CapacityTable(rules.default_capacity + 1)
+        super().__init__(dataclasses.replace(rules, capacity=more), backend, clock=clock)
+
+
+WRONG_LAYERS: Final = (
+    AddsOnce,
+    ChangesItsMirrorItself,
+    CountsNoLosses,
+    DeafToFlushes,
+    DeliversTooLate,
+    DiscardsOnlyItsOwn,
+    DropsForAll,
+    DropsOldest,
+    KeepsItsPlaceInTheQueue,
+    KeepsMembersThatDoNotRead,
+    ListsOnlyItsOwn,
+    LosesOnCancel,
+    NeverGivesPlacesBack,
+    RaisesChannelFullForAGroup,
+    SendsAgainWhatWasReceived,
+    SendsToGroupsLater,
+    SharesObjects,
+    TakesAShortCut,
+    TakesOneTooMany,
+)
+"""Each breaks one promise, and says which in its first line."""
+
+
+def over_memory(kind: type[ChannelLayer]) -> MakeLayer:
+    """Return a factory of such layers over the memory store."""
+    make_store = shared(MemoryBackend)
+
+    def make_layer(rules: Rules, clock: Clock) -> ChannelLayer:
+        return kind(rules, make_store(rules, clock), clock=clock)
+
+    return make_layer
