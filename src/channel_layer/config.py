@@ -6,7 +6,7 @@ right in one go and before the first message. Pydantic stays in this module and 
 An adapter with options of its own subclasses `CommonConfig` and reads what its user wrote with `parse`.
 
 Source: the asgi_redis README, whose options, names and defaults these are; ``max_message_size``,
-``inbox_capacity`` and ``timeout`` are new.
+``inbox_capacity``, ``timeout`` and ``faults`` are new.
 """
 
 from __future__ import annotations

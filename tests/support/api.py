@@ -43,7 +43,7 @@ _WIDTH = 110
 _METHODS = {
     "messages": ("send", "receive", "new_channel"),
     "groups": ("group_add", "group_discard", "group_send", "group_channels"),
-    "whole": ("flush", "statistics"),
+    "whole": ("flush", "statistics", "tend"),
     "end": ("aclose", "close_pools"),
 }
 """Where each method stands on the page."""

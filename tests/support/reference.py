@@ -114,7 +114,7 @@ All processes of a project need the same configuration.
 
 $table
 
-Names and defaults are those of asgi_redis; `max_message_size`, `inbox_capacity` and `timeout` are new.
+Names and defaults are those of asgi_redis; `max_message_size`, `inbox_capacity`, `timeout` and `faults` are new.
 
 ### Of the Redis layer
 

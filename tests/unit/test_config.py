@@ -48,6 +48,8 @@ def errors_of(options: Mapping[str, object], model: type[CommonConfig] = RedisCo
 _PORT = "must be a whole number from 1 to 65535, not"
 _COUNT = "must be a whole number, 1 or more, not"
 _SECONDS = "must be a number of seconds, more than 0 and at most 1e9"
+_FAULTS = 'must be None or a mapping of faults to how often they happen, as in {"refuse": 0.01, "delay": 0.2}'
+_SHARE = "must be a number from 0 to 1"
 _TEXT = "a character where it cannot stand; in a login or an option % / ? # @ and spaces are written %25"
 _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in brackets"
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
@@ -88,6 +90,23 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
     "inbox_capacity of None": ({"inbox_capacity": None}, "inbox_capacity", f"{_COUNT} None"),
     "timeout of nothing": ({"timeout": 0.0}, "timeout", f"{_SECONDS}, not 0.0"),
     "timeout of None": ({"timeout": None}, "timeout", f"{_SECONDS}, not None"),
+    "faults of a number": ({"faults": 0.1}, "faults", f"{_FAULTS}, not 0.1"),
+    "fault unknown": (
+        {"faults": {"refus": 0.1}},
+        'faults["refus"]',
+        "unknown option, did you mean 'refuse'? the options are refuse, lose_reply, disconnect, delay, seed",
+    ),
+    "fault of no name": (
+        {"faults": {3: 0.1}},
+        "faults[3]",
+        "unknown option; the options are refuse, lose_reply, disconnect, delay, seed",
+    ),
+    "fault more often than always": ({"faults": {"refuse": 2}}, 'faults["refuse"]', f"{_SHARE}, not 2"),
+    "fault less often than never": ({"faults": {"lose_reply": -0.1}}, 'faults["lose_reply"]', f"{_SHARE}, not -0.1"),
+    "fault of nan": ({"faults": {"disconnect": float("nan")}}, 'faults["disconnect"]', f"{_SHARE}, not nan"),
+    "fault of True": ({"faults": {"refuse": True}}, 'faults["refuse"]', f"{_SHARE}, not True"),
+    "delay of an hour": ({"faults": {"delay": 3600}}, 'faults["delay"]', "must be a number from 0 to 60, not 3600"),
+    "seed of a fraction": ({"faults": {"seed": 0.5}}, 'faults["seed"]', "must be a whole number, not 0.5"),
     # channel_capacity
     "patterns as a list": (
         {"channel_capacity": [("http.*", 5)]},
@@ -588,7 +607,7 @@ def test_a_common_layer_knows_no_hosts() -> None:
     (error,) = errors_of({"hosts": ["redis://a"]}, CommonConfig)
     assert error.field == "hosts"
     assert error.problem.startswith("unknown option")
-    assert error.problem.endswith("max_message_size, inbox_capacity, timeout")
+    assert error.problem.endswith("inbox_capacity, timeout, faults")
 
 
 # -- what is accepted ----------------------------------------------------------------------------------------
@@ -908,6 +927,7 @@ def test_the_keyword_arguments_of_a_layer_are_the_options_with_their_defaults(
     assert parse(model, given) == parse(model, {})
     assert {name for name, value in shown.items() if value is None} <= {
         "channel_capacity",
+        "faults",
         "hosts",
         "host",
         "port",

@@ -1,4 +1,4 @@
-"""Queues and groups as rows; each request is one transaction, so each is one atomic step for all processes."""
+"""Queues and groups as rows. Each request is one transaction, so it is one atomic step for all processes."""
 
 from __future__ import annotations
 
@@ -45,43 +45,39 @@ class SQLiteStore:
         self._expiry = rules.expiry
         self._lifetime = rules.group_expiry or _FOREVER
         self._clock = clock
-        self._db = sqlite3.connect(path, timeout=rules.timeout, isolation_level=None)
-        self._db.executescript(_TABLES)
-        with self._step():  # what has expired in queues that nobody uses any more
-            self._db.execute("DELETE FROM messages WHERE prefix = ? AND stamp <= ?", (self._prefix, self._oldest()))
-            self._db.execute("DELETE FROM members WHERE prefix = ? AND joined <= ?", (self._prefix, self._first()))
+        with _told():
+            self._db = sqlite3.connect(path, timeout=rules.timeout, isolation_level=None)
+            self._db.executescript(_TABLES)
+        with self._step() as now:  # away with what has expired in queues that nobody uses any more
+            self._db.execute("DELETE FROM messages WHERE prefix = ? AND stamp <= ?", (self._prefix, now - self._expiry))
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Put a message at the end of its queue, if there is room."""
         queue = request.channel.queue.name
-        with self._step():
+        with self._step() as now:
             expired = 0
             if self._length(queue) >= request.capacity:
-                expired = self._expire(queue)
+                expired = self._expire(queue, now)
                 if self._length(queue) >= request.capacity:
                     return c.Pushed(accepted=False, expired=expired)
             [last] = self._row("SELECT max(place) FROM messages WHERE prefix = ? AND queue = ?", queue)
-            entry = c.Entry(self._now(), message_frame(request.channel.name, request.payload))
-            self._insert(queue, (last or 0) + 1, [entry])
+            self._insert(queue, (last or 0) + 1, [c.Entry(now, message_frame(request.channel.name, request.payload))])
             return c.Pushed(accepted=True, expired=expired)
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Take messages from the head of a queue."""
         queue = request.queue.name
-        with self._step():
-            expired = self._expire(queue)
-            taken = self._db.execute(
+        with self._step() as now:
+            expired = self._expire(queue, now)
+            found = self._db.execute(
                 "SELECT place, stamp, frame FROM messages WHERE prefix = ? AND queue = ? ORDER BY place LIMIT ?",
                 (self._prefix, queue, request.count),
             ).fetchall()
-            if taken:
-                self._db.execute(
-                    "DELETE FROM messages WHERE prefix = ? AND queue = ? AND place <= ?",
-                    (self._prefix, queue, taken[-1][0]),
-                )
+            if found:
+                taken = (self._prefix, queue, found[-1][0])
+                self._db.execute("DELETE FROM messages WHERE prefix = ? AND queue = ? AND place <= ?", taken)
             epoch, _ = self._flushed()
-            entries = tuple(c.Entry(stamp, frame) for _, stamp, frame in taken)
-            return c.Popped(entries, expired, self._now(), epoch)
+            return c.Popped(tuple(c.Entry(stamp, frame) for _, stamp, frame in found), expired, now, epoch)
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
         """Return messages to the head of their queue, but for those from before the last flush."""
@@ -95,36 +91,37 @@ class SQLiteStore:
 
     def pending(self, request: c.Pending, /) -> int:
         """Count the messages that wait for one channel."""
-        count: int
-        [count] = self._row("SELECT count(*) FROM messages WHERE prefix = ? AND channel = ?", request.channel.name)
-        return count
+        with self._step():
+            return self._row("SELECT count(*) FROM messages WHERE prefix = ? AND channel = ?", request.channel.name)[0]
 
     def join(self, request: c.Join, /) -> None:
         """Add a channel to a group, or refresh its membership."""
-        values = (self._prefix, request.group.name, request.channel.name, self._now())
-        with self._step():
+        with self._step() as now:
+            values = (self._prefix, request.group.name, request.channel.name, now)
             self._db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?)", values)
 
     def leave(self, request: c.Leave, /) -> None:
         """Remove a channel from a group."""
-        values = (self._prefix, request.group.name, request.channel.name)
         with self._step():
+            values = (self._prefix, request.group.name, request.channel.name)
             self._db.execute("DELETE FROM members WHERE prefix = ? AND team = ? AND channel = ?", values)
 
     def members(self, request: c.Members, /) -> c.Roster:
         """List a group's members."""
-        values = (self._prefix, request.group.name, self._first())
-        with self._step():
-            self._db.execute("DELETE FROM members WHERE prefix = ? AND team = ? AND joined <= ?", values)
-            rows = self._db.execute("SELECT channel FROM members WHERE prefix = ? AND team = ?", values[:2])
+        with self._step() as now:
+            self._db.execute(
+                "DELETE FROM members WHERE joined <= ? AND prefix = ?", (now - self._lifetime, self._prefix)
+            )
+            group = (self._prefix, request.group.name)
+            rows = self._db.execute("SELECT channel FROM members WHERE prefix = ? AND team = ?", group)
             return c.Roster(owned=(), others=tuple(name for (name,) in rows))
 
     def flush(self, request: c.Flush, /) -> int:
         """Empty everything of this prefix."""
-        with self._step():
+        with self._step() as now:
             dropped = self._db.execute("DELETE FROM messages WHERE prefix = ?", (self._prefix,)).rowcount
             self._db.execute("DELETE FROM members WHERE prefix = ?", (self._prefix,))
-            epoch = (self._prefix, request.generation, self._now())
+            epoch = (self._prefix, request.generation, now)
             self._db.execute("INSERT OR REPLACE INTO flushes VALUES (?, ?, ?)", epoch)
             return dropped
 
@@ -132,26 +129,13 @@ class SQLiteStore:
         """Close the file."""
         self._db.close()
 
-    # -- in a transaction
-
     @contextlib.contextmanager
-    def _step(self) -> Generator[None]:
-        """Do all that follows, or nothing of it."""
-        try:
+    def _step(self) -> Generator[float]:
+        """Do all that follows, or nothing of it; yields the time."""
+        with _told():
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:  # commits, or rolls back
-                yield
-        except sqlite3.Error as exc:
-            raise StoreError(f"SQLite: {exc}", retryable=True, outcome="not_sent") from exc
-
-    def _now(self) -> float:
-        return time.time() + self._clock.offset
-
-    def _oldest(self) -> float:
-        return self._now() - self._expiry
-
-    def _first(self) -> float:
-        return self._now() - self._lifetime
+                yield time.time() + self._clock.offset
 
     def _row(self, query: str, name: str) -> tuple[int, ...]:
         row: tuple[int, ...] = self._db.execute(query, (self._prefix, name)).fetchone()
@@ -160,12 +144,15 @@ class SQLiteStore:
     def _length(self, queue: str) -> int:
         return self._row("SELECT count(*) FROM messages WHERE prefix = ? AND queue = ?", queue)[0]
 
-    def _expire(self, queue: str) -> int:
-        over = (self._prefix, queue, self._oldest())
+    def _expire(self, queue: str, now: float) -> int:
+        over = (self._prefix, queue, now - self._expiry)
         return self._db.execute("DELETE FROM messages WHERE prefix = ? AND queue = ? AND stamp <= ?", over).rowcount
 
     def _insert(self, queue: str, place: int, entries: Iterable[c.Entry]) -> None:
-        rows = ((self._prefix, queue, place + n, _channel(e), e.stamp, e.frame) for n, e in enumerate(entries))
+        rows = (
+            (self._prefix, queue, number, read_message(entry.frame)[0], entry.stamp, entry.frame)
+            for number, entry in enumerate(entries, place)
+        )
         self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _flushed(self) -> tuple[str, float]:
@@ -174,8 +161,13 @@ class SQLiteStore:
         return row or ("", 0.0)
 
 
-def _channel(entry: c.Entry) -> str:
-    return read_message(entry.frame)[0]
+@contextlib.contextmanager
+def _told() -> Generator[None]:
+    """Tell of SQLite's errors as a store does: what failed has been rolled back."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StoreError(f"SQLite: {exc}", retryable=True, outcome="not_sent") from exc
 
 
 if TYPE_CHECKING:
