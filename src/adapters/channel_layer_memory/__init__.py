@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from channel_layer_memory._store import MemoryBackend
 from channel_layer_memory.layer import MemoryChannelLayer
 
-__all__ = ("MemoryChannelLayer",)
+__all__ = ("MemoryBackend", "MemoryChannelLayer")

@@ -7,10 +7,13 @@ from typing import assert_type
 
 import channel_layer
 from channel_layer import ChannelFull, ChannelLayer, Message, MessageTooLarge, Statistics
-from channel_layer_memory import MemoryChannelLayer
+from channel_layer.config import CommonConfig, parse
+from channel_layer.loops import SystemClock
+from channel_layer.ports import Backend
+from channel_layer_memory import MemoryBackend, MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 
-__all__ = ("exercise", "in_memory", "on_redis", "version")
+__all__ = ("exercise", "in_memory", "on_redis", "over_one_store", "version")
 
 version = assert_type(channel_layer.__version__, str)
 
@@ -18,6 +21,13 @@ version = assert_type(channel_layer.__version__, str)
 def in_memory(capacity: int = 100) -> ChannelLayer:
     """Return a layer for one process."""
     return assert_type(MemoryChannelLayer(capacity=capacity, expiry=1.5), MemoryChannelLayer)
+
+
+def over_one_store() -> tuple[ChannelLayer, ChannelLayer]:
+    """Return two layers that meet in one store, as two processes do."""
+    rules = parse(CommonConfig, {"capacity": 10}).rules()
+    store: Backend = MemoryBackend(rules, SystemClock())
+    return ChannelLayer(rules, store), ChannelLayer(rules, store)
 
 
 def on_redis(*urls: str) -> list[ChannelLayer]:

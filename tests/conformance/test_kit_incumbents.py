@@ -1,0 +1,301 @@
+"""What is wrong with the layers that people use today, planted into copies of ours: the kit finds each of it."""
+
+# pyright: reportPrivateUsage=false
+# What is wrong is deep inside.
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from channel_layer import ChannelFull, ChannelLayer, Message, names, programs
+from channel_layer import commands as c
+from channel_layer.config import Rules
+from channel_layer.names import ChannelName, Kind, Queue
+from channel_layer.ports import Backend, Capabilities, Clock, perform
+from channel_layer.testing import (
+    LayerSuite,
+    MakeLayer,
+    MakeStore,
+    StoreSuite,
+    Violation,
+    layers_over,
+    run_async_conformance_test,
+    run_layer_conformance_test,
+)
+from channel_layer.testing.suites.stores import StoreWorld
+from channel_layer.testing.suites.tools import World
+from channel_layer_memory._store import MemoryBackend, MemoryStore
+from tests.support.servers import Deployment
+from tests.support.stores import memory_stores, redis_stores, shared
+
+_QUICK = settings(
+    max_examples=300,
+    stateful_step_count=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
+_PATIENCE = 0.3
+
+
+def _over(kind: type[ChannelLayer], make_store: MakeStore) -> MakeLayer:
+    def make_layer(rules: Rules, clock: Clock) -> ChannelLayer:
+        return kind(rules, make_store(rules, clock), clock=clock)
+
+    return make_layer
+
+
+def _is_found_by_machine(make_layer: MakeLayer) -> None:
+    with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+        run_layer_conformance_test(make_layer, settings=_QUICK, patience=_PATIENCE)
+
+
+def _is_found_in_store(make: Callable[[Rules, Clock], Backend]) -> None:
+    with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+        run_async_conformance_test(shared(make), settings=_QUICK)
+
+
+def _world(kind: type[ChannelLayer]) -> World:
+    return World(_over(kind, memory_stores()), Capabilities(), _PATIENCE)
+
+
+class IdleTimeout(ChannelLayer):
+    """Takes a receive() without a message for a lost connection."""
+
+    async def receive(self, channel: str) -> Message:
+        """Wait, but not for long."""
+        async with asyncio.timeout(self._rules.timeout):
+            return await super().receive(channel)
+
+
+def test_a_receive_that_dies_of_idleness() -> None:
+    """A driver's timeout that ends an idle receive() is found."""
+    with pytest.raises((Violation, TimeoutError)):
+        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(_world(IdleTimeout))
+    gc.collect()  # asyncio complains of the receivers that failed; not in the middle of somebody else's work
+
+
+class RoutesByFullName(ChannelLayer):
+    """Looks for the host of a channel by its full name, where its reader looks by its inbox's."""
+
+    async def send(self, channel: str, message: Mapping[str, object]) -> None:
+        """Send to the wrong host, mostly."""
+        name = ChannelName.parse(channel)
+        shard = self._routes.ring.queue(Queue(name.name, Kind.INBOX))
+        push = c.Push(shard, name, self._rules.capacity.of(channel), self._codec.encode(message))
+        pushed = await self._run(perform(push))
+        if not pushed.accepted:
+            raise ChannelFull(channel, push.capacity)
+        self._desk.ledger.sent += 1
+
+
+def test_a_send_that_hashes_the_full_name(three_hosts: Deployment) -> None:
+    """A sender and a reader that disagree about the host are found."""
+    _is_found_by_machine(_over(RoutesByFullName, redis_stores(three_hosts)))
+
+
+class _OneHost(programs.Routes):
+    def shards(self, queue: Queue) -> tuple[int, ...]:
+        """Look at one host only."""
+        return self.ring.order(queue)[:1]
+
+
+class WaitsAtOneHost(ChannelLayer):
+    """Looks for the messages of a normal channel on one host."""
+
+    def _begin(self) -> None:
+        self._routes = _OneHost(self._routes.ring, self._routes.capacity)
+        super()._begin()
+
+
+def test_a_worker_that_looks_at_one_host_only(three_hosts: Deployment) -> None:
+    """A worker that does not see the messages on another host is found."""
+    _is_found_by_machine(_over(WaitsAtOneHost, redis_stores(three_hosts)))
+
+
+class _Backing(MemoryBackend):
+    """A memory backend whose stores are of another kind."""
+
+    store: type[MemoryStore] = MemoryStore
+
+    def open(self) -> MemoryStore:
+        """Make one."""
+        return self.store(self)
+
+
+class _InFlight(MemoryStore):
+    """Keeps what was popped until the next pop, for a reader that may have died; and gives it out again."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Take, and keep."""
+        popped = await super().pop(request)
+        kept: dict[str, tuple[c.Entry, ...]] = self._all.__dict__.setdefault("kept", {})
+        again = kept.pop(request.queue.name, ())
+        if request.count and popped.entries:
+            kept[request.queue.name] = popped.entries
+        return replace(popped, entries=(*again, *popped.entries)[: request.count])
+
+
+class InFlight(_Backing):
+    """See the store."""
+
+    store = _InFlight
+
+
+def test_a_message_that_is_queued_again_behind_its_reader_s_back() -> None:
+    """A list of messages in flight from which another worker is served is found, in the store and above it."""
+    _is_found_in_store(InFlight)
+    _is_found_by_machine(layers_over(shared(InFlight)))
+
+
+def test_what_is_in_flight_for_ever() -> None:
+    """Messages kept for a reader that never comes back, in a place without a lifetime, are found."""
+    worlds: dict[str, InFlight] = {}
+
+    class Suite(StoreSuite):
+        counts_remains = True
+
+        def remains(self, prefix: str) -> int:
+            """Count what is kept, in flight or not."""
+            backend = worlds[prefix]
+            kept: dict[str, tuple[c.Entry, ...]] = backend.__dict__.get("kept", {})
+            return len(kept)
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        return worlds.setdefault(rules.prefix, InFlight(rules, clock))
+
+    suite = Suite()
+    with pytest.raises(Violation):
+        suite.test_nothing_is_left_when_all_limits_have_passed(StoreWorld(make_store, _PATIENCE))
+
+
+class SharedMutables(ChannelLayer):
+    """Gives every member of a group the same dict."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        decode = self._codec.decode
+        known: dict[bytes, Message] = {}
+
+        class Codec:
+            encode = self._codec.encode
+
+            def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
+                """Decode what is shared once."""
+                return known.setdefault(payload, decode(payload)) if shared else decode(payload)
+
+        self._codec = Codec()
+
+
+def test_recipients_that_share_a_message() -> None:
+    """A dict that two consumers hold is found."""
+    _is_found_by_machine(_over(SharedMutables, memory_stores()))
+
+
+class _ChecksFirst(MemoryStore):
+    """Looks how full a queue is, and then pushes."""
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        """Two steps."""
+        if await super().pending(c.Pending(request.shard, request.channel)) >= request.capacity:
+            return c.Pushed(accepted=False, expired=0)
+        await asyncio.sleep(0)
+        return await super().push(replace(request, capacity=1000))
+
+
+class ChecksFirst(_Backing):
+    """See the store."""
+
+    store = _ChecksFirst
+
+
+def test_a_capacity_that_a_crowd_slips_past() -> None:
+    """A check and a push that are two steps are found."""
+    _is_found_in_store(ChecksFirst)
+    world = World(layers_over(shared(ChecksFirst)), Capabilities(), _PATIENCE)
+    with pytest.raises(Violation):
+        LayerSuite().test_a_crowd_of_senders_gets_exactly_the_capacity(world)
+
+
+class FlushesByBeginning:
+    """Makes backends whose flush takes all prefixes that begin like its own for its own."""
+
+    def __init__(self) -> None:
+        self.worlds: dict[str, MemoryBackend] = {}
+
+    def __call__(self, rules: Rules, clock: Clock) -> Backend:
+        """Return the world of a prefix."""
+        worlds = self.worlds
+
+        class Store(MemoryStore):
+            async def flush(self, request: c.Flush, /) -> c.Flushing:
+                """Flush the neighbours, too."""
+                for prefix, backend in worlds.items():
+                    if prefix.startswith(rules.prefix[:-1]) and prefix != rules.prefix:
+                        await MemoryStore(backend).flush(request)
+                return await super().flush(request)
+
+        class Neighbourly(_Backing):
+            store = Store
+
+        return worlds.setdefault(rules.prefix, Neighbourly(rules, clock))
+
+
+def test_a_flush_that_takes_its_neighbours_along() -> None:
+    """A flush of "asgi" that deletes what belongs to "asgi2" is found."""
+    with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
+        run_async_conformance_test(FlushesByBeginning(), settings=_QUICK)
+
+
+def test_names_that_are_matched_from_their_beginning_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with a line break, or letters that only look like ASCII, are found when they are accepted."""
+
+    class Loose:
+        def fullmatch(self, value: str) -> re.Match[str] | None:
+            """Match the beginning, in any alphabet."""
+            return re.match(r"[\w\-.]+(?:[!?][\w\-.]*)?$", value)
+
+    monkeypatch.setattr(names, "_CHANNEL", Loose())
+    with pytest.raises(Violation):
+        LayerSuite().test_names_that_are_none_are_refused(_world(ChannelLayer))
+
+
+class ForgetsItsPatterns(ChannelLayer):
+    """Never compiles the patterns of channel_capacity."""
+
+    def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
+        table = type(rules.capacity)(rules.default_capacity)
+        super().__init__(replace(rules, capacity=table), backend, clock=clock)
+
+
+def test_patterns_that_have_no_effect() -> None:
+    """A channel_capacity that is not heeded is found."""
+    with pytest.raises(Violation):
+        LayerSuite().test_the_first_pattern_that_matches_decides(_world(ForgetsItsPatterns))
+
+
+class LosesWithASibling(ChannelLayer):
+    """Holds messages of siblings in the receive() of one consumer, and loses them when that is cancelled."""
+
+    async def receive(self, channel: str) -> Message:
+        """Take first, and then look whether anybody is still there."""
+        message = await super().receive(channel)
+        await asyncio.sleep(0)
+        return message
+
+
+def test_messages_lost_when_consumers_come_and_go() -> None:
+    """A message that is lost when a consumer disconnects is found."""
+    _is_found_by_machine(_over(LosesWithASibling, memory_stores()))
