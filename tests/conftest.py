@@ -5,6 +5,7 @@ The servers are real and shared by the whole run; the keys are a test's own, thr
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Generator
@@ -13,8 +14,8 @@ from typing import Final, TypeVar
 
 import pytest
 from asgiref.sync import SyncToAsync
-from hypothesis import HealthCheck, settings
 
+from channel_layer.testing.profiles import load_profile
 from tests.support import reaper
 from tests.support.leaks import Resources
 from tests.support.servers import (
@@ -30,19 +31,7 @@ from tests.support.servers import (
 )
 from tests.support.systems import System
 
-# No deadline in any profile: how long an example takes depends on who else uses the machine.
-settings.register_profile("dev", deadline=None, max_examples=50)
-settings.register_profile(
-    "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
-    "nightly",
-    deadline=None,
-    max_examples=2_000,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile(os.environ.get("CHANNEL_LAYER_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+load_profile()
 
 _T = TypeVar("_T")
 
@@ -101,6 +90,18 @@ def nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> Generator[None]:
 
 def _is_complaint(record: logging.LogRecord) -> bool:
     return (record.name == "asyncio" and record.levelno >= logging.ERROR) or "please report" in record.getMessage()
+
+
+@pytest.fixture
+def tidied() -> Generator[None]:
+    """Collect at once what a test leaves that made something fail on purpose.
+
+    asyncio complains of tasks that failed unseen when they are collected, with a traceback; and that in the middle of
+    compiling something else ends in a SystemError of Python 3.11 (gh-106905).
+    """
+    gc.collect()
+    yield
+    gc.collect()
 
 
 # --- time ---------------------------------------------------------------------------------------------------

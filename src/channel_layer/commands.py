@@ -176,7 +176,8 @@ class Popped:
         entries: oldest first; none of them expired.
         expired: messages that were too old and are gone.
         now: the shard's clock.
-        epoch: the last flush of this prefix on this shard, or "".
+        epoch: the last flush of this prefix on this shard, or "". A process drops by it what it had popped for another
+            channel of an inbox before the flush; a store that never tells has such messages delivered.
         minted: the queue is an inbox whose minting owner is alive: nobody else may read it.
         held_for: seconds for which another claimant holds this inbox, or None.
         flushed: messages that a flush at that moment removed.
@@ -201,7 +202,8 @@ class Pop(Command[Popped]):
         shard: the host.
         queue: a normal or single-reader channel, or an inbox that nobody minted.
         count: messages at most; 0 claims an inbox without taking any.
-        claimant: who asks; an inbox belongs to its claimant for one lease from each pop.
+        claimant: who asks; an inbox belongs to its claimant for one lease from each pop. A store without leases may
+            serve whoever asks.
     """
 
     shard: int
@@ -479,7 +481,8 @@ class Join(Command[Changed]):
         channel: the member.
         owned: the one who asks owns the member's minted inbox and keeps it in its mirror.
         age: seconds ago that it really joined; 0 but for a restored membership.
-        restore: the membership is announced again after the store lost it; void if the member left meanwhile.
+        restore: the membership is announced again after the store lost it; void if the member left meanwhile. So a
+            store remembers for two leases who of an inbox has left.
         mark: the member's inbox is on the same shard; put a marker into it in the same step, if the member is its
             owner's.
     """

@@ -635,6 +635,8 @@ class Host:
             for tap in desk.taps.values():
                 for box in tap.boxes.values():
                     tap.expire(box, now)
+                if forget:
+                    tap.forget(now, desk.rules.expiry)
         desk.tell()
         for inbox in inboxes:
             if inbox.owed:

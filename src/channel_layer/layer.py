@@ -686,15 +686,20 @@ class ChannelLayer:
             if self._desk.closed:
                 raise closed_error()
             host = await self._ensure_host()
-            if host.here:
-                result = await work(host)
+            try:
+                if host.here:
+                    result = await work(host)
+                else:
+                    result = await run_in(host.home.loop, partial(work, host))
+            except LoopStopped:
+                continue
+            except StoreError:
                 if self._host is host:
-                    return result
-                continue  # the work has moved meanwhile; doing it again there is harmless
-            with contextlib.suppress(LoopStopped):
-                result = await run_in(host.home.loop, partial(work, host))
-                if self._host is host:
-                    return result
+                    raise
+                continue  # its loop has let go of its connections meanwhile
+            if self._host is host:
+                return result
+            # Else the work has moved meanwhile; doing it again there is harmless.
 
     async def _stop_host(self) -> None:
         with self._hosting:

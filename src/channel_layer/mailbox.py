@@ -472,6 +472,8 @@ class Inbox:
             self._oldest[group] = min(member.joined for member in members.values())
 
     def _flush(self, generation: str) -> None:
+        if generation == self.epoch:
+            return  # the claim that came after it has told of it already, and has a generation of its own
         self.empty("flushed")
         self.disband()
         self.generation = generation
@@ -531,6 +533,7 @@ class Tap:
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, past any that are too old."""
         self.expire(box, now)
+        box.used_at = now
         if self.queue.kind is Kind.INBOX and not promised:
             return None  # what is here may have been flushed: the pump asks the store before it promises
         item = box.take(promised=promised)
@@ -549,6 +552,12 @@ class Tap:
         box.expire(now)
         if before > len(box.items):
             self._ledger.drop("expired", box.name, before - len(box.items))
+
+    def forget(self, now: float, after: float) -> None:
+        """Forget mailboxes that nobody has used for *after* seconds."""
+        for box in list(self.boxes.values()):
+            if box.idle and now - box.used_at >= after:
+                del self.boxes[box.name]
 
     @property
     def demand(self) -> int:

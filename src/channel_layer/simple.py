@@ -65,11 +65,25 @@ class _Completed:
         self._pauses: dict[str, float] = {}
         """Seconds until the next look at each queue that was empty at the last one."""
 
-    async def _call(self, work: Callable[[SimpleStore], R]) -> R:
-        """Do *work* in the thread, whole: a cancellation meanwhile is left to the caller, who sees it in its task."""
+    def _begin(self, work: Callable[[SimpleStore], R]) -> asyncio.Future[R]:
+        """Have *work* done in the thread, whoever still waits for it.
+
+        Raises:
+            StoreError: the store is closed.
+        """
         if self._closed.done():
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        done.add_done_callback(_see)
+        return done
+
+    async def _call(self, work: Callable[[SimpleStore], R]) -> R:
+        """Have *work* done in the thread; a caller who is cancelled goes, and it is done all the same."""
+        return await asyncio.shield(self._begin(work))
+
+    async def _finish(self, work: Callable[[SimpleStore], R]) -> R:
+        """Have *work* done in the thread; a cancellation meanwhile is left to the caller, who sees it in its task."""
+        done = self._begin(work)
         while True:
             try:
                 return await asyncio.shield(done)
@@ -92,13 +106,13 @@ class _Completed:
         """Nothing is held against anybody."""
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
-        popped = await self._call(lambda store: store.pop(request))
+        popped = await self._finish(lambda store: store.pop(request))
         if popped.entries:
             self._pauses.pop(request.queue.name, None)
         return popped
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return await self._call(lambda store: store.put_back(request))
+        return await self._finish(lambda store: store.put_back(request))
 
     async def unclaim(self, _request: c.Unclaim, /) -> None:
         """An inbox belongs to nobody here."""
@@ -189,6 +203,12 @@ class _Completed:
             await self._call(lambda store: store.close())
         self._closed.set_result(None)
         self._thread.shutdown(wait=False)
+
+
+def _see(done: asyncio.Future[R]) -> None:
+    """Take note of an error that nobody may be waiting for, so that asyncio does not complain of it."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _lacking(what: str) -> StoreError:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import pytest
 
 from channel_layer import ChannelLayer
+from channel_layer.testing.suites.tools import send_patiently
 from tests.support.processes import Fleet
-from tests.support.scenarios_delivery import Owned, receive_many, send_patiently, site
+from tests.support.scenarios_delivery import Owned, receive_many, site
 from tests.support.systems import System
 
 MESSAGES, PROCESSES = 10_000, 6

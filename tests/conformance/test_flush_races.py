@@ -12,7 +12,7 @@ import pytest
 from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer.names import ChannelName
-from tests.support.scenarios_delivery import drain
+from channel_layer.testing.suites.tools import drain
 from tests.support.scenarios_groups import are_waiting, collect, eventually, hold, lose_leases, receive_within, record
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System, run
@@ -73,27 +73,6 @@ def test_an_owner_without_a_lease_learns_of_a_flush_later(system: System) -> Non
     run(body())
 
 
-def test_what_a_reader_of_a_claimed_inbox_holds_for_later_is_dropped(system: System) -> None:
-    """A message that was popped on behalf of a sibling channel and waits in the process is gone after a flush."""
-
-    async def body() -> None:
-        async with system.layer() as reader, system.layer() as other:
-            for number in range(2):
-                await other.send("claimed!later", {"n": number})
-            await other.send("claimed!now", {"n": 2})
-            assert await receive_within(reader, "claimed!now") == {"n": 2}
-            assert await are_waiting(reader, 2)
-            await other.flush()
-            waiting = asyncio.create_task(reader.receive("claimed!later"))
-            await eventually(lambda: are_waiting(reader, 0))
-            await other.send("claimed!later", {"n": 3})
-            async with asyncio.timeout(20):
-                assert await waiting == {"n": 3}
-            assert (await reader.statistics()).dropped == {"flushed": 2}
-
-    run(body())
-
-
 @pytest.mark.parametrize("channel", ["jobs", "reply?x"])
 def test_what_is_put_back_after_a_flush_is_not_received(system: System, channel: str) -> None:
     """A message popped for a receiver that has gone, and put back when its queue has been flushed, is gone, counted."""
@@ -136,24 +115,6 @@ def test_what_is_put_back_is_received_though_there_was_a_flush_before(system: Sy
             for n in (1, 2):
                 assert await receive_within(layer, "reply?x") == {"n": n}
             await store.aclose()
-
-    run(body())
-
-
-def test_every_message_that_a_flush_removes_is_counted(system: System) -> None:
-    """What waited in the store is counted where `flush` was called, what waited in a process where it waited."""
-
-    async def body() -> None:
-        async with system.layer() as owner, system.layer() as other:
-            name = await owner.new_channel()
-            for _ in range(3):
-                await other.send(name, {"n": 1})
-            await eventually(lambda: are_waiting(owner, 3))
-            for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
-                await other.send(channel, {"n": 1})
-            await other.flush()
-            assert (await owner.statistics()).dropped == {"flushed": 3}
-            assert (await other.statistics()).dropped == {"flushed": 4}
 
     run(body())
 

@@ -14,7 +14,6 @@ from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.mailbox import Mailbox
 from tests.support.scenarios_groups import (
-    are_waiting,
     collect,
     eventually,
     hold,
@@ -34,50 +33,6 @@ async def _members(layer: ChannelLayer, expected: list[str], group: str = "group
 # -- group_expiry --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("refreshed", ["by its owner", "by a stranger"])
-def test_a_membership_lasts_from_its_last_joining(system: System, refreshed: str) -> None:
-    """A member is one for `group_expiry` seconds after it was last added, by whom ever, and no longer, owner or not."""
-
-    async def body() -> None:
-        async with system.layer(group_expiry=30) as owner, system.layer(group_expiry=30) as other:
-            name, beside = await owner.new_channel(), await owner.new_channel()
-            await owner.group_add("group", name)
-            system.clock.advance(20)
-            await owner.group_add("group", beside)
-            await (owner if refreshed == "by its owner" else other).group_add("group", name)
-            system.clock.advance(20)
-            assert await _members(other, [name, beside])
-            await other.group_send("group", {"n": 1})
-            assert await collect(owner, name) == await collect(owner, beside) == [{"n": 1}]
-            await owner.group_add("group", beside)
-            system.clock.advance(11)
-            assert await _members(other, [beside])
-            await other.group_send("group", {"n": 2})
-            assert await collect(owner, name) == []
-            assert await collect(owner, beside) == [{"n": 2}]
-
-    run(body())
-
-
-@pytest.mark.parametrize("member", ["normal", "single?reader", "claimed!one"])
-def test_a_membership_that_nobody_owns_lasts_as_long(system: System, member: str) -> None:
-    """The same for a member that no process has minted."""
-
-    async def body() -> None:
-        async with system.layer(group_expiry=30) as layer:
-            await layer.group_add("group", member)
-            system.clock.advance(20)
-            await layer.group_add("group", member)
-            system.clock.advance(29)
-            assert await _members(layer, [member])
-            system.clock.advance(2)
-            assert await _members(layer, [])
-            await layer.group_send("group", {"n": 1})
-            assert (await layer.statistics(member)).pending == 0
-
-    run(body())
-
-
 def test_memberships_that_are_over_leave_the_store(redis_system: System) -> None:
     """The first `group_send` after `group_expiry` removes the members from the server, whoever added them."""
 
@@ -94,32 +49,6 @@ def test_memberships_that_are_over_leave_the_store(redis_system: System) -> None
             await owner.group_send("group", {"n": 1})
             assert [key for key in rosters if key in deployment.keys(prefix)] == []
             assert await collect(owner, name) == []
-
-    run(body())
-
-
-def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(system: System) -> None:
-    """With `group_expiry=None` an owner's channels stay members for ever, the others for a day."""
-
-    async def body() -> None:
-        # In memory the leases end with the clock that jumps, and are taken again after half an expiry.
-        expiry = 60 if system.deployment is not None else 1
-        async with (
-            system.layer(group_expiry=None, expiry=expiry) as owner,
-            system.layer(group_expiry=None, expiry=expiry) as other,
-        ):
-            name = await owner.new_channel()
-            await owner.group_add("group", name)
-            await owner.group_add("group", "normal")
-            system.clock.advance(86_399)
-            await eventually(lambda: _members(other, [name, "normal"]))
-            system.clock.advance(2)
-            await eventually(lambda: _members(other, [name]))
-            await other.group_send("group", {"n": 1})
-            assert await receive_within(owner, name) == {"n": 1}
-            assert (await other.statistics("normal")).pending == 0
-            await owner.aclose()
-            assert await _members(other, [])
 
     run(body())
 
@@ -190,26 +119,6 @@ def test_the_members_of_a_dead_owner_are_skipped_and_removed(
 # -- what nobody reads ---------------------------------------------------------------------------------------
 
 
-def test_a_full_member_that_does_not_read_leaves_its_group(system: System) -> None:
-    """A mailbox leaves its groups over an unread message, too, where that one makes room for the next."""
-
-    async def body() -> None:
-        async with system.layer(expiry=20, capacity=1) as owner, system.layer(expiry=20) as other:
-            name = await owner.new_channel()
-            await owner.group_add("group", name)
-            await other.group_send("group", {"n": 1})
-            await eventually(lambda: are_waiting(owner, 1))
-            system.clock.advance(20.1)
-            await other.group_send("group", {"n": 2})
-            await eventually(lambda: _members(other, []))
-            assert await collect(owner, name) == [{"n": 2}]
-            await owner.group_add("group", name)
-            await other.group_send("group", {"n": 3})
-            assert await collect(owner, name) == [{"n": 3}]
-
-    run(body())
-
-
 def _mailboxes(channel: str) -> int:
     # type(), not isinstance(): a lazy object of another library would be made by the question what class it has
     return sum(issubclass(type(thing), Mailbox) and thing.name == channel for thing in gc.get_objects())
@@ -255,67 +164,19 @@ async def _send_to_every_share(layer: ChannelLayer, system: System, group: str =
 
 
 @OUTSIDE
-@pytest.mark.parametrize("queue", ["is there", "has gone"])
-def test_a_member_that_nobody_owns_leaves_its_groups_over_a_message_that_expired_unread(
-    system: System, member: str, queue: str
-) -> None:
-    """The next send to each of its groups removes it and does not reach it, even if no trace of the message is left."""
+def test_a_message_that_expired_unread_is_remembered_when_its_queue_has_gone(redis_system: System, member: str) -> None:
+    """The next send to each of a member's groups removes it, even if the server has let go of its queue by then."""
 
     async def body() -> None:
-        async with system.layer(expiry=20) as adder, system.layer(expiry=20) as sender:
+        async with redis_system.layer(expiry=20) as adder, redis_system.layer(expiry=20) as sender:
             for group in ("group", "another"):
                 await adder.group_add(group, member)
             await sender.group_send("group", {"n": 1})
-            system.clock.advance(20.1)
-            assert await _members(sender, [member])
-            if queue == "has gone":
-                _let_queues_go(system)
-            await _send_to_every_share(sender, system)
-            assert await _members(sender, [])
-            await _send_to_every_share(sender, system, "another")
-            assert await _members(sender, [], "another")
-
-    run(body())
-
-
-@OUTSIDE
-def test_a_member_that_nobody_owns_stays_while_somebody_reads_it(system: System, member: str) -> None:
-    """Whatever time passes between: a message that was read ends no membership, nor does one that came directly."""
-
-    async def body() -> None:
-        async with system.layer(expiry=20) as reader, system.layer(expiry=20) as sender:
-            await sender.group_add("group", member)
-            for number in range(3 * system.shards):
-                await sender.group_send("group", {"n": number})
-                system.clock.advance(19.5)
-                assert await receive_within(reader, member) == {"n": number}
-                system.clock.advance(30)
-            await sender.send(member, {"direct": True})
-            system.clock.advance(20.1)
-            await sender.group_send("group", {"n": "last"})
-            assert await _members(sender, [member])
-            assert await receive_within(reader, member) == {"n": "last"}
-
-    run(body())
-
-
-@OUTSIDE
-def test_a_member_that_nobody_owns_may_join_again(system: System, member: str) -> None:
-    """A member that is added after its message expired is one, whether anybody has noticed that before or not."""
-
-    async def body() -> None:
-        async with system.layer(expiry=20) as reader, system.layer(expiry=20) as sender:
-            for noticed in (False, True):
-                await sender.group_add("group", member)
-                await _send_to_every_share(sender, system)
-                system.clock.advance(20.1)
-                if noticed:
-                    await sender.group_send("group", {"n": 1})
-                    assert await _members(sender, [])
-                await sender.group_add("group", member)
-                await sender.group_send("group", {"n": 2})
-                assert await _members(sender, [member])
-                assert await receive_within(reader, member) == {"n": 2}
+            redis_system.clock.advance(20.1)
+            _let_queues_go(redis_system)
+            for group in ("group", "another"):
+                await _send_to_every_share(sender, redis_system, group)
+                assert await _members(sender, [], group)
 
     run(body())
 
@@ -341,40 +202,5 @@ def test_a_member_that_joins_while_it_is_removed_stays(
             assert await _members(sender, [member])
             await sender.group_send("group", {"n": 3})
             assert await receive_within(adder, member) == {"n": 3}
-
-    run(body())
-
-
-def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(system: System) -> None:
-    """Of an inbox that nobody minted, only the channel whose own message expired leaves its group."""
-
-    async def body() -> None:
-        async with system.layer(expiry=20) as sender:
-            await sender.group_add("quiet", "claimed!quiet")
-            await sender.group_add("group", "claimed!other")
-            await sender.group_send("quiet", {"n": 1})
-            system.clock.advance(20.1)
-            await sender.group_send("group", {"n": 2})
-            await sender.group_send("quiet", {"n": 3})
-            assert await _members(sender, [], "quiet")
-            assert await _members(sender, ["claimed!other"])
-
-    run(body())
-
-
-def test_a_flush_forgets_what_expired_unread(system: System) -> None:
-    """A member that is added after a flush begins anew."""
-
-    async def body() -> None:
-        async with system.layer(expiry=20) as layer:
-            await layer.group_add("group", "normal")
-            await _send_to_every_share(layer, system)
-            system.clock.advance(20.1)
-            await layer.flush()
-            for host in system.deployment.hosts if system.deployment is not None else ():
-                assert host.keys(f"{system.prefix}u:") == []
-            await layer.group_add("group", "normal")
-            await layer.group_send("group", {"n": 2})
-            assert await _members(layer, ["normal"])
 
     run(body())

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -36,6 +36,8 @@ from channel_layer.testing.suites.tools import World
 from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.servers import Deployment
 from tests.support.stores import memory_stores, redis_stores, shared
+
+pytestmark = pytest.mark.usefixtures("tidied")
 
 _QUICK = settings(
     max_examples=300,
@@ -84,7 +86,6 @@ def test_a_receive_that_dies_of_idleness() -> None:
     """A driver's timeout that ends an idle receive() is found."""
     with pytest.raises((Violation, TimeoutError)):
         LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(_world(IdleTimeout))
-    gc.collect()  # asyncio complains of the receivers that failed; not in the middle of somebody else's work
 
 
 class RoutesByFullName(ChannelLayer):
@@ -128,7 +129,7 @@ def test_a_worker_that_looks_at_one_host_only(three_hosts: Deployment) -> None:
 class _Backing(MemoryBackend):
     """A memory backend whose stores are of another kind."""
 
-    store: type[MemoryStore] = MemoryStore
+    store: ClassVar[type[MemoryStore]] = MemoryStore
 
     def open(self) -> MemoryStore:
         """Make one."""
@@ -151,7 +152,7 @@ class _InFlight(MemoryStore):
 class InFlight(_Backing):
     """See the store."""
 
-    store = _InFlight
+    store: ClassVar[type[MemoryStore]] = _InFlight
 
 
 def test_a_message_that_is_queued_again_behind_its_reader_s_back() -> None:
@@ -218,7 +219,7 @@ class _ChecksFirst(MemoryStore):
 class ChecksFirst(_Backing):
     """See the store."""
 
-    store = _ChecksFirst
+    store: ClassVar[type[MemoryStore]] = _ChecksFirst
 
 
 def test_a_capacity_that_a_crowd_slips_past() -> None:
@@ -248,7 +249,7 @@ class FlushesByBeginning:
                 return await super().flush(request)
 
         class Neighbourly(_Backing):
-            store = Store
+            store: ClassVar[type[MemoryStore]] = Store
 
         return worlds.setdefault(rules.prefix, Neighbourly(rules, clock))
 

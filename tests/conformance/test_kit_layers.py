@@ -14,6 +14,8 @@ from tests.support.servers import Deployment
 from tests.support.stores import memory_stores, redis_stores
 from tests.support.wrong_kit_layers import WRONG_LAYERS, over_memory
 
+pytestmark = pytest.mark.usefixtures("tidied")
+
 _STEPS = 30
 
 _QUICK = settings(

@@ -6,12 +6,9 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING
 
-import pytest
-
-from channel_layer import StoreError
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import AsyncChild, Fleet
-from tests.support.scenarios_groups import collect, eventually, receive_within
+from tests.support.scenarios_groups import eventually, receive_within
 from tests.support.systems import System, run
 
 if TYPE_CHECKING:
@@ -102,98 +99,5 @@ def test_a_living_owner_keeps_its_lease(redis_system: System) -> None:
                 assert await sender.group_channels("group") == [name]
             await sender.group_send("group", {"n": 1})
             assert await receive_within(owner, name) == {"n": 1}
-
-    run(body())
-
-
-@pytest.mark.parametrize("group_expiry", [50.0, None])
-def test_a_membership_ends_a_group_expiry_after_the_last_add(system: System, group_expiry: float | None) -> None:
-    """It runs from the last `group_add`, even if the owner lives; with None a living owner's members stay."""
-
-    async def body() -> None:
-        options = {"expiry": 1e6, "group_expiry": group_expiry}
-        async with system.layer(**options) as owner, system.layer(**options) as sender:
-            early, late = await owner.new_channel(), await owner.new_channel()
-            for channel in (early, late, "nobody"):
-                await owner.group_add("group", channel)
-            system.clock.advance(30)
-            await owner.group_add("group", late)
-            await sender.group_add("group", "nobody")
-            system.clock.advance(19.9)
-            await sender.group_send("group", {"n": 1})
-            assert await collect(owner, early) == await collect(owner, late) == [{"n": 1}]
-            system.clock.advance(0.2)
-            await sender.group_send("group", {"n": 2})
-            remains = group_expiry is None
-            assert await collect(owner, early) == ([{"n": 2}] if remains else [])
-            assert await collect(owner, late) == [{"n": 2}]
-            assert await sender.group_channels("group") == sorted([late, "nobody", *([early] if remains else [])])
-            system.clock.advance(50)
-            await sender.group_send("group", {"n": 3})
-            assert await collect(owner, late) == ([{"n": 3}] if remains else [])
-
-    run(body())
-
-
-@pytest.mark.usefixtures("loops")
-def test_the_end_of_a_layer_gives_everything_up(system: System) -> None:
-    """`aclose` leaves the groups and gives up the inbox; who waits gets an error; a second time nothing happens."""
-
-    async def body() -> None:
-        layer, other = system.layer(), system.layer()
-        name = await layer.new_channel()
-        await layer.group_add("group", name)
-        waiting = [asyncio.create_task(layer.receive(channel)) for channel in (name, "jobs")]
-        await asyncio.sleep(0)
-        await layer.aclose()
-        for task in waiting:
-            with pytest.raises(StoreError, match="closed"):
-                await task
-        assert await other.group_channels("group") == []
-        await layer.aclose()
-        for call in (layer.send("jobs", {}), layer.receive("jobs"), layer.new_channel(), layer.group_add("g", "jobs")):
-            with pytest.raises(StoreError, match="closed") as caught:
-                await call
-            assert not caught.value.retryable
-        await other.send("jobs", {"n": 1})
-        assert await receive_within(other, "jobs") == {"n": 1}
-        await other.aclose()
-
-    run(body())
-
-
-@pytest.mark.usefixtures("loops")
-def test_letting_go_of_connections_loses_nothing(system: System) -> None:
-    """After `close_pools` the layer, its inbox, its messages and its memberships are as before."""
-
-    async def body() -> None:
-        async with system.layer() as layer, system.layer() as other:
-            name = await layer.new_channel()
-            await layer.group_add("group", name)
-            await other.send(name, {"n": 0})
-            assert await receive_within(layer, name) == {"n": 0}
-            for number in range(5):
-                await other.send(name, {"n": number})
-                await layer.close_pools()
-                await other.close_pools()
-                await other.group_send("group", {"n": -number})
-                assert await receive_within(layer, name) == {"n": number}
-                assert await receive_within(layer, name) == {"n": -number}
-
-    run(body())
-
-
-@pytest.mark.usefixtures("loops")
-def test_an_inbox_that_was_claimed_is_free_after_the_end(system: System) -> None:
-    """Who closes gives up the inboxes that it claimed by reading: a successor need not wait for the end of a lease."""
-
-    async def body() -> None:
-        first, second = system.layer(), system.layer()
-        await first.send("server!a", {"n": 0})
-        assert await receive_within(first, "server!a") == {"n": 0}
-        await first.aclose()
-        await second.send("server!a", {"n": 1})
-        assert await receive_within(second, "server!a") == {"n": 1}  # patience is far less than a lease
-        await second.aclose()
 
     run(body())

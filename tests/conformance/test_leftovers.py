@@ -15,11 +15,12 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, StoreError
 from channel_layer import commands as c
+from channel_layer.testing.suites.tools import receive_or_none
 from channel_layer_redis._keys import KINDS, Keys, split
 from channel_layer_redis._protocol import is_list
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import Fleet
-from tests.support.scenarios_delivery import eventually, number, receive_or_none, site
+from tests.support.scenarios_delivery import site
 from tests.support.scenarios_workers import Leaving, leave_everything
 from tests.support.systems import System, run
 
@@ -258,42 +259,6 @@ def test_nothing_is_left_when_all_processes_were_killed(redis_system: System) ->
         assert _keys(redis_system) == []
 
 
-def test_prefixes_do_not_mix(redis_system: System) -> None:
-    """Layers with prefixes that begin or match one another share no message, no member and no flush()."""
-    base = redis_system.prefix
-    endings = ("", "2", "q", "q:", "a*b[c]?", "aXXbcY", "a\\*b", "?")
-    prefixes = [base + ending for ending in endings]
-
-    async def body() -> None:
-        layers = [redis_system.layer(prefix=prefix) for prefix in prefixes]
-        owned = [await layer.new_channel() for layer in layers]
-        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
-            for name in ("jobs", "reply?x", "daemon!x", channel):
-                await layer.send(name, {"n": n})
-                await layer.group_add("group", name)
-            await layer.group_send("group", {"n": n})
-        flushed = {0, 4}
-        for n in flushed:
-            await layers[n].flush()
-        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
-            if n in flushed:
-                assert await layer.group_channels("group") == []
-                await layer.send(channel, {"n": -1})
-                assert number(await layer.receive(channel)) == -1
-                assert await receive_or_none(layer, "jobs") is None
-                continue
-            assert len(await layer.group_channels("group")) == 4
-            for name in ("jobs", "reply?x", "daemon!x", channel):
-                for _ in range(2):
-                    async with asyncio.timeout(5):
-                        assert number(await layer.receive(name)) == n
-                assert await receive_or_none(layer, name) is None
-        for layer in layers:
-            await layer.aclose()
-
-    run(body())
-
-
 def test_the_pattern_of_a_prefix_finds_its_keys_alone(redis_system: System) -> None:
     """The pattern that flush() scans with finds every key of its prefix on a server, and no other prefix's."""
     deployment = redis_system.deployment
@@ -307,20 +272,3 @@ def test_the_pattern_of_a_prefix_finds_its_keys_alone(redis_system: System) -> N
         found = host.command("KEYS", Keys(prefix).pattern)
         assert is_list(found)
         assert set(found) == {key.encode() for key in keys}
-
-
-def test_unread_messages_of_a_closed_layer_are_gone_in_time(redis_system: System) -> None:
-    """What nobody reads goes away with its queue when `expiry` is over, though a layer lives on."""
-
-    async def body() -> None:
-        async with redis_system.layer(expiry=1, group_expiry=1) as layer:
-            for name in ("jobs", "reply?x", "nobody!x"):
-                await layer.send(name, {"n": 1})
-
-            async def gone() -> bool:
-                return not await asyncio.to_thread(_keys, redis_system)
-
-            assert not await gone()
-            await eventually(gone, "no key is left")
-
-    run(body())

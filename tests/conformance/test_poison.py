@@ -15,8 +15,9 @@ import pytest
 from channel_layer import ChannelLayer, StoreError, programs
 from channel_layer.envelope import MsgpackCodec, group_frame, message_frame
 from channel_layer.names import ChannelName, GroupName
+from channel_layer.testing.suites.tools import number, receive_or_none
 from channel_layer_redis._keys import Keys
-from tests.support.scenarios_delivery import BOUND, eventually, number, receive_or_none
+from tests.support.scenarios_delivery import BOUND, eventually
 from tests.support.servers import Host
 from tests.support.systems import System, run
 

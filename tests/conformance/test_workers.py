@@ -1,4 +1,4 @@
-"""Workers that share a channel: killed, impatient or leaving, they cost the others nothing and double nothing."""
+"""Workers that are killed, or end while they hold messages, cost the others nothing and double nothing."""
 
 # pyright: reportPrivateUsage=false
 # A forced race has to reach inside.
@@ -6,31 +6,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import Counter
 
 import pytest
 
-from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.envelope import read_message
 from channel_layer.hosting import _Pump
 from channel_layer.mailbox import Item, Tap
 from channel_layer.names import ChannelName
+from channel_layer.testing.suites.tools import drain, receive_or_none
 from tests.support.processes import Fleet, is_alive, wait_for_end
-from tests.support.scenarios_delivery import (
-    BOUND,
-    Flow,
-    drain,
-    eventually,
-    number,
-    receive_or_none,
-    send_patiently,
-    site,
-    work,
-)
+from tests.support.scenarios_delivery import Flow, eventually, site, work
 from tests.support.scenarios_workers import Shipment, die_when_called, ship
 from tests.support.servers import Deployment
 from tests.support.systems import System, run
@@ -124,74 +113,6 @@ async def _waits(deployment: Deployment, workers: int) -> None:
     await eventually(all_wait, f"{workers} wait on every host")
 
 
-@pytest.mark.parametrize("channel", ["jobs", "reply?x"])
-def test_an_impatient_worker_delays_nobody(system: System, channel: str) -> None:
-    """While some receivers give up again and again, each message comes promptly, once, to one who is there."""
-
-    async def body() -> None:
-        came: asyncio.Queue[int] = asyncio.Queue()
-        impatient, steady, sender = system.layer(), system.layer(), system.layer()
-
-        async def receive_all(layer: ChannelLayer) -> None:
-            while True:
-                came.put_nowait(number(await layer.receive(channel)))
-
-        async def give_up_often(dice: random.Random) -> None:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(dice.uniform(0, 0.004)):
-                        message = await impatient.receive(channel)
-                        came.put_nowait(number(message))
-
-        async with impatient, steady, sender:
-            tasks = [asyncio.create_task(give_up_often(random.Random(random.random()))) for _ in range(4)]
-            tasks.append(asyncio.create_task(receive_all(steady)))
-            for n in range(100):
-                await sender.send(channel, {"n": n})
-                assert await asyncio.wait_for(came.get(), PROMPT) == n
-            for task in tasks:
-                assert not task.done()
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert came.empty()
-            assert await drain(sender, channel) == []
-
-    run(body())
-
-
-@pytest.mark.parametrize("away", ["closes", "is cancelled"])
-def test_one_who_is_called_and_leaves_passes_the_call_on(system: System, away: str) -> None:
-    """A message that is sent at the moment its first waiter leaves is received by the next one, promptly."""
-
-    async def body() -> None:
-        async with system.layer() as steady, system.layer() as sender:
-            for n in range(25):
-                leaver = system.layer()
-                first = asyncio.create_task(leaver.receive("jobs"))
-                await asyncio.sleep(random.uniform(0, 0.02))
-                second = asyncio.create_task(steady.receive("jobs"))
-                await asyncio.sleep(random.uniform(0, 0.02))
-                sending = asyncio.create_task(sender.send("jobs", {"n": n}))
-                for _ in range(random.randrange(12)):
-                    await asyncio.sleep(0)
-                if away == "closes":
-                    await leaver.aclose()
-                else:
-                    first.cancel()
-                [outcome] = await asyncio.gather(first, return_exceptions=True)
-                await sending
-                if isinstance(outcome, BaseException):
-                    assert number(await asyncio.wait_for(second, PROMPT)) == n
-                else:
-                    assert number(outcome) == n
-                    second.cancel()
-                    await asyncio.gather(second, return_exceptions=True)
-                await leaver.aclose()
-            assert await drain(sender, "jobs") == []
-
-    run(body())
-
-
 @pytest.mark.parametrize("steps", range(4))
 def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: System, steps: int) -> None:
     """Messages on their way back to every host are there again, though a cancellation meets them on the way.
@@ -260,29 +181,5 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
                 await asyncio.gather(first, return_exceptions=True)
                 assert await receive_or_none(other, "jobs", 3.0) == {"n": steps}
                 await layer.aclose()
-
-    run(body())
-
-
-def test_workers_come_and_go_while_messages_flow(system: System) -> None:
-    """Layers that open, receive a few messages and close, one after another, lose none and double none."""
-
-    async def body() -> None:
-        seen: list[int] = []
-
-        async def serve(dice: random.Random) -> None:
-            while len(seen) < 600:
-                async with system.layer() as layer:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(0.5):
-                            for _ in range(dice.randrange(1, 40)):
-                                seen.append(number(await layer.receive("jobs")))  # noqa: PERF401 - each as it comes
-
-        async with system.layer() as sender, asyncio.timeout(BOUND):
-            serving = [asyncio.create_task(serve(random.Random(random.random()))) for _ in range(4)]
-            for n in range(600):
-                await send_patiently(sender, "jobs", {"n": n})
-            await asyncio.gather(*serving)
-        assert sorted(seen) == list(range(600))
 
     run(body())

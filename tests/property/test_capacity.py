@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_layer.capacity import CapacityTable, compile_glob, shares
-from tests.property.strategies import capacity_maps, short_names
+from channel_layer.testing.strategies import capacity_maps, short_names
 
 
 def glob_matches(pattern: str, name: str) -> bool:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from channel_layer.config import CommonConfig, parse
 from channel_layer.errors import ConfigError
+from channel_layer.testing.strategies import capacity_maps, short_names
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import TLS, Host, Verify, parse_hosts
-from tests.property.strategies import capacity_maps, short_names
 
 VERIFY: tuple[Verify, ...] = ("required", "optional", "none")
 

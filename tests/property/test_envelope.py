@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from channel_layer import envelope
 from channel_layer.envelope import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
 from channel_layer.errors import InvalidMessage, MessageTooLarge
-from tests.property.strategies import (
+from channel_layer.testing.strategies import (
     channel_names,
     group_names,
     messages,
@@ -26,7 +26,7 @@ from tests.property.strategies import (
 
 if TYPE_CHECKING:
     from channel_layer.envelope import Value
-    from tests.property.strategies import Sendable
+    from channel_layer.testing.strategies import Sendable
 
 Read: TypeAlias = tuple[str, bytes] | GroupFrame | MembershipMarker | Flush
 

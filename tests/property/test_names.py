@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from channel_layer.errors import InvalidName
 from channel_layer.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, minted_inbox
-from tests.property.strategies import (
+from channel_layer.testing.strategies import (
     channel_names,
     group_names,
     inbox_names,

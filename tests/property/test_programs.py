@@ -17,7 +17,7 @@ from channel_layer.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.ports import Program
 from channel_layer.programs import NoOwner, Routes
 from channel_layer.sharding import Ring
-from tests.property.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
+from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
 
 R = TypeVar("R")
 Answer: TypeAlias = Callable[[c.Step[Any]], object]

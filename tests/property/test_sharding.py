@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from channel_layer.names import ChannelName, GroupName
 from channel_layer.sharding import Ring
-from tests.property.strategies import channel_names, group_names, host_identities, inbox_names, process_names
+from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, process_names
 
 
 @given(host_identities(), channel_names())

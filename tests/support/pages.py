@@ -285,9 +285,7 @@ def _run(page: Page, command: str, wanted: str) -> str | None:
     words = shlex.split(command)
     if "pytest" in words:  # of a suite that takes minutes it is enough to see that its tests are found
         words, wanted = [*words, "--collect-only"], "...\n"
-    done = subprocess.run(
-        words, cwd=page.directory, capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
+    done = subprocess.run(words, cwd=page.directory, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     if done.returncode:
         return f"ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
     output = done.stdout + done.stderr

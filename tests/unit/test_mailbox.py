@@ -208,6 +208,16 @@ def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger:
     assert ledger.dropped == {"undecodable": 3}
 
 
+def test_the_marker_of_a_flush_that_a_claim_has_told_of_changes_nothing(inbox: Inbox, ledger: Ledger) -> None:
+    """A flush from before the last claim, met after it, drops nothing and leaves the claim's generation."""
+    inbox.epoch = "flush"
+    inbox.apply([(100.0, message(b"1")), (100.0, envelope.flush_frame("flush"))], 0.0, 100.0)
+    assert (inbox.generation, inbox.flushed) == ("generation", None)
+    assert (inbox.count(), ledger.dropped.total()) == (1, 0)
+    inbox.apply([(100.0, envelope.flush_frame("next"))], 0.0, 100.0)
+    assert (inbox.generation, inbox.flushed, inbox.count()) == ("next", "next", 0)
+
+
 def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, ledger: Ledger) -> None:
     """A flush drops messages, memberships and owed places that came before it, and nothing that came after."""
     inbox.apply([(0.0, message(b"0"))], 0.0, 0.0)
@@ -327,3 +337,15 @@ def test_a_tap_hands_out_nothing_too_old(ledger: Ledger) -> None:
     assert tap.take(tap.boxes["jobs"], 10.0, promised=False) is None
     assert ledger.dropped == {"expired": 1}
     assert ledger.delivered == 0
+
+
+def test_a_reader_forgets_mailboxes_that_nobody_uses(ledger: Ledger) -> None:
+    """Of a queue's mailboxes those are forgotten that are empty and unused for so long; one in use is not."""
+    tap = Tap(Queue("claimed!", Kind.INBOX), CapacityTable(2), ledger)
+    for name in ("claimed!old", "claimed!holds", "claimed!waits", "claimed!young"):
+        tap.box(name, 100.0)
+    tap.boxes["claimed!holds"].put(Item(1000.0, b"1", False, None))
+    tap.boxes["claimed!waits"].waiters.append(Caller())
+    assert tap.take(tap.boxes["claimed!young"], 105.0, promised=False) is None
+    tap.forget(110.0, 10.0)
+    assert set(tap.boxes) == {"claimed!holds", "claimed!waits", "claimed!young"}

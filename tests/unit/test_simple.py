@@ -133,6 +133,28 @@ def test_a_pop_that_has_begun_brings_its_messages_though_its_caller_is_cancelled
     asyncio.run(body(), debug=True)
 
 
+def test_a_push_whose_caller_is_cancelled_ends_at_once_and_is_carried_out() -> None:
+    """A cancelled call of any other kind is a cancelled call: its caller does not go on as if nothing had been."""
+    simple = Slow()
+
+    async def body() -> None:
+        store = SimpleBackend(lambda: simple, "here").open()
+        pop = asyncio.create_task(store.pop(_POP))
+        await asyncio.to_thread(simple.begun.wait)
+        push = asyncio.create_task(store.push(_PUSH))
+        await asyncio.sleep(0)
+        push.cancel()
+        await asyncio.wait([push])
+        assert push.cancelled()
+        assert simple.calls == ["pop"]
+        simple.gate.set()
+        await pop
+        await store.aclose()
+
+    asyncio.run(body(), debug=True)
+    assert simple.calls == ["pop", "push", "close"]
+
+
 def test_a_closed_store_refuses_to_work() -> None:
     """After the end a request is a StoreError that was not sent, and the loss of the connection is told."""
 

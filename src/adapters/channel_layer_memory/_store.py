@@ -215,10 +215,10 @@ class MemoryStore:
         name = request.channel.name
         with self._lock:
             inbox = self._minted(request.channel.queue.name)
-            if inbox is not None:
-                return sum(frame[2:].startswith(name.encode()) for _, _, frame in inbox.entries if frame[:1] == b"m")
-            line = self._all.lines.get(request.channel.queue.name)
             prefix = message_frame(name, b"")
+            if inbox is not None:
+                return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
+            line = self._all.lines.get(request.channel.queue.name)
             return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
 
     # -- minted inboxes
@@ -401,10 +401,11 @@ class MemoryStore:
             self._all.epoch = request.generation
             self._all.flushed_at = self._now()
             living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
-            for name in living:
-                inbox = self._all.inboxes[name]
+            for name, inbox in self._all.inboxes.items():
                 dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
                 inbox.entries.clear()
+                if name not in living:  # its owner may come back; the epoch tells him what happened
+                    continue
                 inbox.unread.clear()
                 inbox.generation, inbox.serial = request.generation, 0
                 _append(inbox, self._now(), flush_frame(request.generation))

@@ -6,9 +6,13 @@ with a minor release and a line in the changelog.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from channel_layer.faults import Faults, FaultyBackend
 from channel_layer.ports import Capabilities
 from channel_layer.testing.layer_machine import run_layer_conformance_test
+from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
 from channel_layer.testing.worlds import (
     MakeLayer,
     MakeSimpleStore,
@@ -20,17 +24,32 @@ from channel_layer.testing.worlds import (
     make_rules,
 )
 
+if TYPE_CHECKING:
+    from channel_layer.testing.suites import LayerSuite, StoreSuite
+
 __all__ = (
     "Capabilities",
     "Faults",
     "FaultyBackend",
+    "LayerSuite",
     "MakeLayer",
     "MakeSimpleStore",
     "MakeStore",
+    "StoreSuite",
     "Violation",
     "VirtualClock",
     "fresh_prefix",
     "layers_over",
     "make_rules",
+    "run_async_conformance_test",
+    "run_conformance_test",
     "run_layer_conformance_test",
 )
+
+
+def __getattr__(name: str) -> object:
+    """Load the suites when they are asked for: nothing else here needs pytest."""
+    if name in {"LayerSuite", "StoreSuite"}:
+        suite: object = getattr(importlib.import_module("channel_layer.testing.suites"), name)
+        return suite
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from tempfile import mkdtemp
+
+from sqlite_channel_layer import SQLiteStore
 
 from channel_layer.simple import SimpleBackend
 from channel_layer.testing import LayerSuite, layers_over, run_conformance_test, run_layer_conformance_test
-from sqlite_channel_layer import SQLiteStore
 
-FILE = str(Path(mkdtemp()) / "layer.sqlite")
-
+FILE = f"{mkdtemp()}/layer.sqlite"
 make_store = partial(SQLiteStore, FILE)
 make_layer = layers_over(lambda rules, clock: SimpleBackend(partial(make_store, rules, clock), identity=FILE))
 

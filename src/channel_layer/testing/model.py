@@ -1,0 +1,1167 @@
+"""What `channel_layer.commands` says of every request, as a model of one shard that judges the replies of any store.
+
+It does not foretell a reply, because the contract leaves freedom: it looks at the one that came, refuses it if no right
+store could give it, and goes on from there. It borrows nothing from the core that a store may have borrowed, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.testing.worlds import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from channel_layer.ports import Capabilities
+
+__all__ = ("GUARD", "SLACK", "Facts", "Model", "Span", "Unclear", "describe")
+
+T = TypeVar("T", "_Letter", "_Item")
+
+SLACK = 0.25
+"""Seconds by which a time that a store tells may be off: its clock may be a coarse one, and be set while we look."""
+
+GUARD = 0.005
+"""Seconds on either side of a limit in which nothing is judged: stores round to the millisecond, some of them twice."""
+
+
+class Unclear(Exception):
+    """A limit fell into the time that a request took: no reply to it can be judged."""
+
+
+class Span(NamedTuple):
+    """When something happened: between these two local times, in seconds by the clock that is moved."""
+
+    low: float
+    high: float
+
+    def plus(self, seconds: float) -> Span:
+        """Return the same so much later."""
+        return Span(self.low + seconds, self.high + seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a model knows of its store beforehand.
+
+    Attributes:
+        capabilities: what the store can do.
+        expiry: seconds that a message may wait.
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
+        inbox_capacity: entries that a minted inbox may hold.
+        leases_move: a lease ends by the clock that is moved; else by a real one, and so never while we look.
+        claims_move: the same for the claim of an inbox that nobody minted.
+    """
+
+    capabilities: Capabilities
+    expiry: float
+    group_expiry: float | None
+    inbox_capacity: int
+    leases_move: bool = True
+    claims_move: bool = True
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lease lasts: two renewals may be missed."""
+        return 1.5 * self.expiry
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds that a group lives if nobody joins it: its ``group_expiry``, or a day."""
+        return 86400.0 if self.group_expiry is None else self.group_expiry
+
+    @property
+    def remembered(self) -> float:
+        """Seconds for which a store has to remember that a member left: two leases."""
+        return 2 * self.lease
+
+
+# -- how the model keeps things ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Letter:
+    """A message in a queue, or away from it."""
+
+    channel: str
+    frame: bytes
+    since: Span
+    slot: int
+    """The same for those that were pushed at once, whose order is free."""
+    stamp: float | None = None
+    """What the store has said of its age, once it has."""
+    flushed: bool = False
+    """It was away when everything was flushed: it may be in the queue, but must not come out of it."""
+    ghost: bool = False
+    """It may have gone without being counted: all that was in its queue was too old."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """An entry of a minted inbox."""
+
+    frame: bytes
+    since: Span
+    slot: int
+    channel: str = ""
+    """Of a message to one channel."""
+    marker: bool = False
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """A minted inbox."""
+
+    until: Span
+    generation: str
+    items: list[_Item] = field(default_factory=list[_Item])
+    base: int = 0
+    """How many entries came before these."""
+    fetched: int = 0
+    """How many entries have been read at least once, of all that there ever were."""
+    positions: dict[str, int] = field(default_factory=dict[str, int])
+    """What each position stands for: so many entries."""
+    unread: Counter[str] = field(default_factory=Counter[str])
+    serial: int = 0
+    generations: list[str] = field(default_factory=list[str])
+    acknowledged: set[str] = field(default_factory=set[str])
+
+
+@dataclass(slots=True)
+class _Claimant:
+    name: str
+    until: Span
+    doubtful: bool = False
+
+
+@dataclass(slots=True)
+class _Note:
+    """A channel got a message as a member of a group, and nothing has been taken since."""
+
+    since: Span
+    doubtful: bool = False
+
+
+@dataclass(slots=True)
+class _Member:
+    joined: Span
+    doubtful: bool = False
+    """A store may have removed it already."""
+
+
+@dataclass(slots=True)
+class _Group:
+    owned: dict[str, _Member] = field(default_factory=dict[str, _Member])
+    others: dict[str, _Member] = field(default_factory=dict[str, _Member])
+    over: set[str] = field(default_factory=set[str])
+    """Owned members whose time is over and that a store may not have removed yet."""
+    joins: dict[str, int] = field(default_factory=dict[str, int])
+    """Of each inbox with owned members, the version in which its owner's last one came."""
+    changed: int = -1
+    """The version of the last change, or -1."""
+    known: int = -1
+    """The highest version that was told."""
+    touched: Span | None = None
+
+
+@dataclass(slots=True)
+class _Left:
+    at: Span
+    doubtful: bool = False
+
+
+def describe(value: object) -> str:
+    """Write a request or a reply so that a script stays short: names as plain text."""
+    if isinstance(value, (ChannelName, GroupName, Queue)):
+        return repr(value.name)
+    if _is_tuple(value):
+        return f"({', '.join(map(describe, value))}{',' if len(value) == 1 else ''})"
+    fields: Iterable[str] = getattr(value, "__dataclass_fields__", ())
+    shown = ", ".join(f"{name}={describe(getattr(value, name))}" for name in fields)
+    return f"{type(value).__name__}({shown})" if shown else repr(value)
+
+
+def _is_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
+    return isinstance(value, tuple)
+
+
+def _violation(rule: str, request: object, reply: object, wanted: str) -> Violation:
+    return Violation(f"{rule}\n  asked: {describe(request)}\n  came: {describe(reply)}\n  should have come: {wanted}")
+
+
+def _over(limit: Span, at: Span) -> bool:
+    """Whether a limit had passed when a request was carried out.
+
+    Raises:
+        Unclear: it may or may not have.
+    """
+    if at.low >= limit.high + GUARD:
+        return True
+    if at.high < limit.low - GUARD:
+        return False
+    raise Unclear
+
+
+def _name(text: str) -> bytes:
+    return bytes([len(text)]) + text.encode("ascii")
+
+
+def _message_frame(channel: str, payload: bytes) -> bytes:
+    return b"m" + _name(channel) + payload
+
+
+def _group_frame(group: str, riders: Iterable[str], payload: bytes) -> bytes:
+    names = "\n".join(riders).encode("ascii")
+    return b"g" + _name(group) + len(names).to_bytes(4, "big") + names + payload
+
+
+def _marker_frame(sign: bytes, group: str, member: str, version: int, age: int) -> bytes:
+    return sign + _name(group) + _name(member) + f"{version}:{age}".encode("ascii")
+
+
+def _place(frame: bytes, items: list[T], start: int) -> int | None:
+    """Find a frame among those that may come next: the one at *start*, or one that came in at once with it."""
+    if start >= len(items):
+        return None
+    slot = items[start].slot
+    place = start
+    while place < len(items) and items[place].slot == slot:
+        if items[place].frame == frame:
+            return place
+        place += 1
+    return None
+
+
+class Model:
+    """One shard of a right store.
+
+    Every method is told a request, its reply and when it was carried out, and raises `Violation` if no right store
+    could have given that reply, or `Unclear` if a limit passed meanwhile.
+
+    Args:
+        facts: what is known of the store.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self._slots = 0
+        self._ahead: Span | None = None
+        """Seconds by which the shard's clock is ahead of the local one."""
+        self._lines: dict[str, list[_Letter]] = {}
+        self._away: dict[bytes, _Letter] = {}
+        """By frame, what was popped and may be put back."""
+        self._claims: dict[str, _Claimant] = {}
+        self._notes: dict[str, dict[str, _Note]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
+        self._groups: dict[str, _Group] = {}
+        self._left: dict[tuple[str, str], _Left] = {}
+        self._changes = 0
+        """Of all groups together."""
+        self._published: dict[tuple[str, int], int] = {}
+        """How many changes there had been when a group was told to have a version."""
+        self._epoch = ""
+        self._epoch_at: Span | None = None
+
+    # -- what the machine asks
+
+    def limits(self) -> Iterator[tuple[str, Span]]:
+        """Yield what may end, and when."""
+        facts = self.facts
+        for line in (*self._lines.values(), self._away.values()):
+            for letter in line:
+                yield "message", letter.since.plus(facts.expiry)
+        if facts.leases_move:
+            for inbox in self._inboxes.values():
+                yield "lease", inbox.until
+        if facts.claims_move:
+            for claim in self._claims.values():
+                yield "claim", claim.until
+        for notes in self._notes.values():
+            for noted in notes.values():
+                yield "message", noted.since.plus(facts.expiry)
+                yield "note", noted.since.plus(facts.lifetime)
+        for group in self._groups.values():
+            if facts.group_expiry is not None:
+                for member in group.owned.values():
+                    yield "membership", member.joined.plus(facts.group_expiry)
+            elif group.touched is not None and group.owned:
+                yield "group", group.touched.plus(facts.lifetime)
+            for member in group.others.values():
+                yield "membership", member.joined.plus(facts.lifetime)
+        for left in self._left.values():
+            yield "leaving", left.at.plus(facts.remembered)
+        if self._epoch_at is not None:
+            yield "epoch", self._epoch_at.plus(max(facts.remembered, facts.lifetime))
+
+    def lives(self, inbox: str, at: Span) -> bool:
+        """Whether a minted inbox has a living owner."""
+        return self._minted(inbox, at) is not None
+
+    def waits(self, inbox: str, after: str) -> bool:
+        """Whether a read of a living inbox after a position has to bring something."""
+        kept = self._inboxes[inbox]
+        return len(kept.items) > max(0, kept.positions.get(after, 0) - kept.base)
+
+    def unsettled(self, group: str, at: Span) -> bool:
+        """Whether a group has members of whom only a roster can tell if they are still there."""
+        found = self._group(group, at)
+        return any(member.doubtful for some in (found.owned, found.others) for member in some.values())
+
+    def roster(self, group: str, at: Span) -> tuple[list[str], list[str]]:
+        """Return a group's owned and other members, the doubtful ones included."""
+        found = self._group(group, at)
+        return list(found.owned), list(found.others)
+
+    def last_join(self, group: str, inbox: str) -> int | None:
+        """Return the version in which an owner's channel of this inbox last joined a group it is still in."""
+        found = self._groups.get(group)
+        return found.joins.get(inbox) if found is not None else None
+
+    # -- messages
+
+    def pushed(self, asked: Sequence[tuple[c.Push, c.Pushed]], at: Span) -> None:
+        """Judge one push, or several to one channel that were made at once."""
+        request = asked[0][0]
+        replies = tuple(reply for _, reply in asked)
+        inbox = self._minted(request.channel.queue.name, at)
+        self._slots += 1
+        if inbox is not None:
+            self._pushed_to_owner(inbox, asked, replies, at)
+        elif not self._has_lapsed(request, replies, at):
+            self._pushed_to_line(asked, replies, at)
+
+    def _pushed_to_owner(
+        self, inbox: _Inbox, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
+    ) -> None:
+        request = asked[0][0]
+        name = request.channel.name
+        unread = inbox.unread[name]
+        room = request.capacity - unread
+        ours = sum(not item.marker for item in inbox.items)
+        least = min(room, self.facts.inbox_capacity - len(inbox.items))
+        most = min(room, self.facts.inbox_capacity - ours)
+        self._judge_room(
+            "A minted inbox takes a message exactly while its channel, and the inbox, have room",
+            request,
+            replies,
+            (least, most),
+            f"{unread} of {request.capacity} places of {name} are taken; the inbox holds {len(inbox.items)} of "
+            f"{self.facts.inbox_capacity} entries, {ours} of them no markers",
+        )
+        if any(reply.expired or reply.lapsed for reply in replies):
+            raise _violation(
+                "In a minted inbox nothing expires, and nobody lapses: its owner looks after both",
+                request,
+                replies,
+                "expired=0, lapsed=False",
+            )
+        for push, reply in asked:
+            if reply.accepted:
+                inbox.unread[name] += 1
+                frame = _message_frame(name, push.payload)
+                inbox.items.append(_Item(frame, at, self._slots, channel=name))
+
+    def _pushed_to_line(
+        self, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
+    ) -> None:
+        request = asked[0][0]
+        name = request.channel.name
+        line = self._line(request.channel.queue.name, at)
+        live = sum(not self._is_void(letter, at) for letter in line)
+        heads = 0
+        while heads < len(line) and self._is_old(line[heads], at):
+            heads += 1
+        # What is too old behind a head that is not may stay and take room: put_back can bring them into such an order.
+        bounds = request.capacity - (len(line) - heads), request.capacity - live
+        accepted = self._judge_room(
+            "A queue takes a message exactly while it holds fewer than the capacity, those too old not counted",
+            request,
+            replies,
+            bounds,
+            f"the queue holds {live} messages that are young, and {len(line) - live} that are not",
+        )
+        self._count_out(line, 0, sum(reply.expired for reply in replies), 0, at, request, replies)
+        for push, reply in asked:
+            if reply.accepted:
+                line.append(_Letter(name, _message_frame(name, push.payload), at, self._slots))
+        if request.to_member and accepted:
+            self._notes.setdefault(request.channel.queue.name, {}).setdefault(name, _Note(at))
+
+    def _judge_room(
+        self, rule: str, request: c.Push, replies: tuple[c.Pushed, ...], bounds: tuple[int, int], why: str
+    ) -> int:
+        least, most = (min(len(replies), max(0, bound)) for bound in bounds)
+        accepted = sum(reply.accepted for reply in replies)
+        if not least <= accepted <= most:
+            wanted = f"{least}" if least == most else f"{least} to {most}"
+            raise _violation(rule, request, replies, f"{wanted} of {len(replies)} accepted: {why}")
+        return accepted
+
+    def _has_lapsed(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+        queue, name = request.channel.queue.name, request.channel.name
+        note = self._notes.get(queue, {}).get(name) if request.to_member else None
+        may = must = False
+        if note is not None and self.facts.capabilities.lapses:
+            may = _over(note.since.plus(self.facts.expiry), at)
+            forgotten = _over(note.since.plus(self.facts.lifetime), at)
+            must = may and not forgotten and not note.doubtful
+            if may and not must and not replies[0].lapsed:
+                del self._notes[queue][name]
+        for reply in replies:
+            if (reply.lapsed and not may) or (must and not reply.lapsed) or (reply.lapsed and reply.accepted):
+                raise _violation(
+                    "A push to a member lapses exactly if an earlier one has expired, and nothing was taken since",
+                    request,
+                    reply,
+                    "lapsed=True, accepted=False" if must else "lapsed=False",
+                )
+        return replies[0].lapsed
+
+    def forgiven(self, request: c.Forgive) -> None:
+        """Take note of a `Forgive`."""
+        self._notes.get(request.channel.queue.name, {}).pop(request.channel.name, None)
+
+    def popped(self, request: c.Pop, reply: c.Popped, at: Span) -> None:
+        """Judge a `Pop`."""
+        name = request.queue.name
+        self._judge_now(request, reply, reply.now, at)
+        if reply.lost:
+            raise _violation("A store that nothing happened to loses nothing", request, reply, "lost=0")
+        if not self._may_take(request, reply, at):
+            if reply.entries or reply.expired or reply.flushed:
+                raise _violation(
+                    "Nothing is taken from an inbox that belongs to somebody else", request, reply, "no entries"
+                )
+            return
+        line = self._line(name, at)
+        live = sum(not self._is_void(letter, at) for letter in line)
+        passed = 0
+        for entry in reply.entries:
+            while passed < len(line) and self._is_void(line[passed], at):
+                passed += 1
+            found = _place(entry.frame, line, passed)
+            if found is None:
+                raise _violation(self._what_is_wrong(entry.frame, line, at), request, reply, self._order(line, at))
+            line.insert(passed, line.pop(found))
+            self._judge_stamp(request, reply, entry.stamp, line[passed])
+            passed += 1
+        count = len(reply.entries)
+        most = min(live, request.count)
+        if not min(live, request.count - reply.flushed) <= count <= most:
+            raise _violation(
+                "A pop brings as many messages as there are, and as were asked for",
+                request,
+                reply,
+                f"{most} entries: {self._order(line, at)}",
+            )
+        if count + reply.flushed < request.count:
+            passed = len(line)  # it has seen the whole queue
+        taken = [letter for letter in line[:passed] if not self._is_void(letter, at)]
+        self._count_out(line, passed, reply.expired, reply.flushed, at, request, reply)
+        for letter in taken:
+            line.remove(letter)
+            self._away[letter.frame] = letter
+        if taken:
+            self._notes.pop(name, None)
+        elif reply.flushed:
+            for note in self._notes.get(name, {}).values():
+                note.doubtful = True
+
+    def _may_take(self, request: c.Pop, reply: c.Popped, at: Span) -> bool:
+        """Judge what a pop says of the one who reads its queue; whether that is the caller."""
+        name, leases = request.queue.name, self.facts.capabilities.leases
+        is_inbox = request.queue.kind is Kind.INBOX
+        self._judge_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
+        minted = is_inbox and self._minted(name, at) is not None
+        if reply.minted != minted:
+            raise _violation(
+                "A pop tells of a minting owner who lives, and of no other", request, reply, f"minted={minted}"
+            )
+        claim = self._claims.get(name) if is_inbox and not minted else None
+        may = claim is not None and claim.name != request.claimant and not self._is_over(claim, at)
+        must = may and claim is not None and not claim.doubtful and leases
+        if (reply.held_for is not None and not may) or (must and reply.held_for is None):
+            who = "nobody else holds it" if claim is None or not may else f"{claim.name} holds it"
+            raise _violation(
+                "An inbox that nobody minted belongs to who popped it last, for one lease from then",
+                request,
+                reply,
+                f"held_for={'...' if must else None}: {who}",
+            )
+        if reply.held_for is not None and claim is not None:
+            low, high = claim.until.low - at.high, claim.until.high - at.low
+            if not self.facts.claims_move:
+                low, high = self.facts.lease - 1.0, self.facts.lease
+            if not max(0.0, low - SLACK) <= reply.held_for <= high + SLACK:
+                raise _violation(
+                    "held_for is what is left of the lease", request, reply, f"held_for from {low:.3f} to {high:.3f}"
+                )
+            claim.doubtful = False
+            return False
+        if minted:
+            return False
+        if is_inbox:
+            self._claims[name] = _Claimant(request.claimant, at.plus(self.facts.lease))
+        return True
+
+    def _is_over(self, claim: _Claimant, at: Span) -> bool:
+        return self.facts.claims_move and _over(claim.until, at)
+
+    def put_back(self, request: c.PutBack, reply: c.Returned, at: Span) -> None:
+        """Judge a `PutBack`."""
+        line = self._line(request.queue.name, at)
+        returned: list[_Letter] = []
+        for entry in request.entries:
+            letter = self._away.pop(entry.frame)
+            self._slots += 1
+            letter.slot = self._slots
+            letter.ghost = False
+            returned.append(letter)
+        self._count_out(returned, 0, reply.expired, reply.flushed, at, request, reply)
+        line[:0] = returned
+
+    def unclaimed(self, request: c.Unclaim) -> None:
+        """Take note of an `Unclaim`."""
+        claim = self._claims.get(request.inbox.name)
+        if claim is not None and claim.name == request.claimant:
+            del self._claims[request.inbox.name]
+
+    def pending(self, request: c.Pending, reply: int, at: Span) -> None:
+        """Judge a `Pending`."""
+        name, queue = request.channel.name, request.channel.queue.name
+        line = [letter for letter in self._line(queue, at) if letter.channel == name]
+        inbox = self._inboxes.get(queue)
+        if self._minted(queue, at) is not None and inbox is not None:
+            here = [item.channel == name for item in inbox.items]
+            least, most = sum(here[max(0, inbox.fetched - inbox.base) :]), sum(here)
+        else:
+            least = sum(not self._is_void(letter, at) for letter in line)
+            most = len(line) + (sum(item.channel == name for item in inbox.items) if inbox is not None else 0)
+        if not least <= reply <= most:
+            raise _violation(
+                "Pending counts the messages to one channel and to no other", request, reply, f"{least} to {most}"
+            )
+
+    # -- minted inboxes
+
+    def claimed(self, request: c.Claim, reply: c.Claimed, at: Span) -> None:
+        """Judge a `Claim`."""
+        name = request.inbox.name
+        self._judge_now(request, reply, reply.now, at)
+        self._judge_epoch(request, reply, reply.epoch, at)
+        inbox = self._inboxes.get(name)
+        lived = self._minted(name, at) is not None
+        if (inbox is None and not reply.fresh) or (lived and reply.fresh):
+            raise _violation(
+                "A claim is fresh exactly if the inbox did not exist", request, reply, f"fresh={inbox is None}"
+            )
+        until = at.plus(self.facts.lease)
+        if inbox is None or reply.fresh:
+            old = inbox
+            inbox = self._inboxes[name] = _Inbox(until, "")
+            if old is not None:
+                inbox.generations, inbox.acknowledged = old.generations, old.acknowledged
+        inbox.until, inbox.generation, inbox.serial = until, request.generation, 0
+        inbox.generations.append(request.generation)
+        inbox.unread = Counter(dict(request.held))
+        read = inbox.positions.get(request.after, 0)
+        for number, item in enumerate(inbox.items, inbox.base):
+            if number >= read and item.channel:
+                inbox.unread[item.channel] += 1
+        line = self._line(name, at)
+        self._count_out(line, len(line), reply.expired, 0, at, request, reply)
+        for letter in self._lines.pop(name):
+            inbox.items.append(_Item(letter.frame, letter.since, letter.slot, channel=letter.channel))
+            inbox.unread[letter.channel] += 1
+        self._notes.pop(name, None)
+
+    def renewed(self, request: c.Renew, reply: c.Renewed, at: Span) -> None:
+        """Judge a `Renew`."""
+        self._judge_now(request, reply, reply.now, at)
+        self._judge_epoch(request, reply, reply.epoch, at)
+        inbox = self._minted(request.inbox.name, at)
+        if reply.held != (inbox is not None):
+            raise _violation(
+                "A lease that has not ended is kept, and one that has is not",
+                request,
+                reply,
+                f"held={inbox is not None}",
+            )
+        if inbox is not None:
+            inbox.until = at.plus(self.facts.lease)
+
+    def released(self, request: c.Release, reply: int, at: Span) -> None:
+        """Judge a `Release`."""
+        lived = self._minted(request.inbox.name, at) is not None
+        inbox = self._inboxes.pop(request.inbox.name)
+        here = [bool(item.channel) for item in inbox.items]
+        least = sum(here[max(0, inbox.fetched - inbox.base) :]) if lived else 0
+        if not least <= reply <= sum(here):
+            raise _violation("A release tells how many messages waited", request, reply, f"{least} to {sum(here)}")
+
+    def read(self, request: c.Read, reply: c.Batch, at: Span) -> None:
+        """Judge a `Read` of an inbox whose owner lives."""
+        del at
+        inbox = self._inboxes[request.inbox.name]
+        read = inbox.positions.get(request.after, 0)
+        while inbox.base < read:
+            inbox.base += 1
+            inbox.items.pop(0)
+        for place, (stamp, frame) in enumerate(reply.entries):
+            found = _place(frame, inbox.items, place)
+            if found is None:
+                raise _violation(
+                    "A read brings what came in after the position, in the order in which it came, and nothing twice",
+                    request,
+                    reply,
+                    _frames(inbox.items),
+                )
+            inbox.items.insert(place, inbox.items.pop(found))
+            self._judge_stamp(request, reply, stamp, inbox.items[place])
+        if inbox.items and not reply.entries:
+            raise _violation("A read brings what is there", request, reply, _frames(inbox.items))
+        inbox.positions[reply.position] = inbox.base + len(reply.entries)
+        inbox.fetched = max(inbox.fetched, inbox.base + len(reply.entries))
+        # From here on the order is known: it is the same for who reads again.
+        for item in inbox.items[: len(reply.entries)]:
+            self._slots += 1
+            item.slot = self._slots
+
+    def gave_back(self, request: c.GiveBack, at: Span) -> None:
+        """Take note of a `GiveBack`."""
+        inbox = self._minted(request.inbox.name, at)
+        if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
+            return
+        inbox.serial = request.serial
+        inbox.unread.subtract(dict(request.places))
+        inbox.unread = +inbox.unread
+
+    def marked(self, request: c.Mark, reply: bool, at: Span) -> None:  # noqa: FBT001 - a reply
+        """Judge a `Mark`."""
+        inbox = self._minted(request.inbox.name, at)
+        if reply != (inbox is not None):
+            raise _violation("A marker is put exactly if a minting owner lives", request, reply, f"{inbox is not None}")
+        marker = request.marker
+        sign = b"+" if marker.joined else b"-"
+        self._mark(inbox, _marker_frame(sign, marker.group, marker.member, marker.version, marker.age), at)
+
+    def _mark(self, inbox: _Inbox | None, frame: bytes, at: Span) -> None:
+        if inbox is not None:
+            self._slots += 1
+            inbox.items.append(_Item(frame, at, self._slots, marker=True))
+
+    def told_alive(self, request: c.Alive, reply: tuple[bool, ...], at: Span) -> None:
+        """Judge an `Alive`."""
+        wanted = tuple(self._minted(inbox.name, at) is not None for inbox in request.inboxes)
+        if reply != wanted:
+            raise _violation("An inbox lives for one lease from its last claim or renewal", request, reply, f"{wanted}")
+
+    # -- groups
+
+    def joined(self, request: c.Join, reply: c.Changed, at: Span) -> None:
+        """Judge a `Join`."""
+        if not self.facts.capabilities.leases:
+            self._judge_applied(request, reply)
+            self._group(request.group.name, at).others[request.channel.name] = _Member(at)
+            return
+        name, inbox = request.channel.name, request.channel.queue.name
+        group = self._group(request.group.name, at)
+        left = self._left.get((request.group.name, name))
+        may_be_void = request.restore and left is not None
+        if not reply.applied:
+            if not may_be_void or reply.marked:
+                raise _violation(
+                    "A joining is void only if it restores what has left meanwhile", request, reply, "applied=True"
+                )
+            self._judge_version(group, request, reply, reply.version)
+            return
+        if (
+            may_be_void
+            and left is not None
+            and not left.doubtful
+            and not _over(left.at.plus(self.facts.remembered), at)
+        ):
+            raise _violation(
+                "A joining that is restored is void if the member has left meanwhile", request, reply, "applied=False"
+            )
+        self._judge_change(group, request, reply)
+        self._left.pop((request.group.name, name), None)
+        was = group.owned.get(name)
+        must = request.owned or (was is not None and not was.doubtful)
+        may = must or was is not None or name in group.over
+        if (must and not reply.owned) or (reply.owned and not may):
+            raise _violation(
+                "A member that the owner of its inbox added stays his, and nobody else's becomes his",
+                request,
+                reply,
+                f"owned={must}",
+            )
+        member = _Member(Span(at.low - request.age, at.high - request.age))
+        group.touched = at
+        group.over.discard(name)
+        if reply.owned:
+            group.owned[name] = member
+            group.joins[inbox] = reply.version
+            if request.mark:
+                group.others.pop(name, None)
+            elif name in group.others:  # until the marker is put, it may be reached as another one, too
+                group.others[name].doubtful = True
+        else:
+            group.owned.pop(name, None)
+            self._forget_joins(group)
+            group.others[name] = member
+        home = self._minted(inbox, at) if request.mark and reply.owned else None
+        self._judge_marked(request, reply, home)
+        age = round(request.age * 1000)
+        self._mark(home, _marker_frame(b"+", request.group.name, name, reply.version, age), at)
+
+    def left(self, request: c.Leave, reply: c.Changed, at: Span) -> None:
+        """Judge a `Leave`."""
+        if not self.facts.capabilities.leases:
+            self._judge_applied(request, reply)
+            self._group(request.group.name, at).others.pop(request.channel.name, None)
+            return
+        name, inbox = request.channel.name, request.channel.queue.name
+        group = self._group(request.group.name, at)
+        must = may = request.latest is None
+        known = False
+        if request.latest is not None:
+            member = group.owned.get(name)
+            known = member is not None and group.joins.get(inbox, request.latest + 1) <= request.latest
+            must = known and member is not None and not member.doubtful
+            may = known or name in group.over
+        if (must and not reply.applied) or (reply.applied and not may):
+            raise _violation(
+                "A leaving is applied; one with a latest only to an owned member whose inbox joined no later",
+                request,
+                reply,
+                f"applied={must}; the last joining was {group.joins.get(inbox)}",
+            )
+        if not reply.applied:
+            if reply.marked:
+                raise _violation("What is not applied puts no marker", request, reply, "marked=False")
+            self._judge_version(group, request, reply, reply.version)
+            if known and name in group.owned and group.owned[name].doubtful:
+                del group.owned[name]
+                self._forget_joins(group)
+            return
+        self._judge_change(group, request, reply)
+        group.owned.pop(name, None)
+        group.others.pop(name, None)
+        group.over.discard(name)
+        self._forget_joins(group)
+        if request.channel.queue.kind is Kind.INBOX:
+            self._left[request.group.name, name] = _Left(at)
+        home = self._minted(inbox, at) if request.mark else None
+        self._judge_marked(request, reply, home)
+        self._mark(home, _marker_frame(b"-", request.group.name, name, reply.version, 0), at)
+
+    def _judge_applied(self, request: object, reply: c.Changed) -> None:
+        if not reply.applied or reply.marked or reply.owned:
+            raise _violation(
+                "Without leases every change is applied, and nobody is owned or told by a marker",
+                request,
+                reply,
+                "applied=True, marked=False, owned=False",
+            )
+
+    def _judge_marked(self, request: object, reply: c.Changed, home: _Inbox | None) -> None:
+        if reply.marked != (home is not None):
+            raise _violation(
+                "A marker is put in the same step, if that was asked for, it concerns the owner, and he lives",
+                request,
+                reply,
+                f"marked={home is not None}",
+            )
+
+    def _judge_change(self, group: _Group, request: object, reply: c.Changed) -> None:
+        if reply.version <= group.known:
+            raise _violation(
+                "Each change of a group has a higher version than all that were told before",
+                request,
+                reply,
+                f"a version above {group.known}",
+            )
+        group.changed = group.known = reply.version
+        self._changes += 1
+
+    def _judge_version(self, group: _Group, request: object, reply: object, version: int) -> None:
+        if version < group.changed and (group.owned or group.others):
+            raise _violation(
+                "A group's version is not below that of its last change",
+                request,
+                reply,
+                f"a version of {group.changed} or more",
+            )
+        group.known = max(group.known, version)
+
+    def published(self, request: c.Publish, reply: c.Published, at: Span) -> None:
+        """Judge a `Publish`; without members that are doubtful (see `unsettled`)."""
+        group = self._group(request.group.name, at)
+        if not self.facts.capabilities.leases:
+            self._judge_names(request, reply, "others", reply.others, group.others, at)
+            return
+        self._judge_version(group, request, reply, reply.version)
+        self._published[request.group.name, reply.version] = self._changes
+        inboxes = {_inbox_of(name) for name in group.owned}
+        if not reply.done:
+            self._judge_names(request, reply, "others", reply.others, group.others, at)
+            dead = {name for name in inboxes if self._minted(name, at) is None}
+            if not inboxes - dead <= set(reply.inboxes) <= inboxes or len(set(reply.inboxes)) < len(reply.inboxes):
+                raise _violation(
+                    "A publish names each inbox with members that its owner added, once",
+                    request,
+                    reply,
+                    f"inboxes={sorted(inboxes)}",
+                )
+            if reply.full:
+                raise _violation("Only who delivers tells who is full", request, reply, "full=()")
+            return
+        if group.others or (inboxes and not request.at_once):
+            raise _violation(
+                "A publish delivers by itself only if it may, and if it reaches every member",
+                request,
+                reply,
+                f"done=False, others={sorted(group.others)}",
+            )
+        frame = _group_frame(request.group.name, (), request.payload)
+        full = set(reply.full)
+        if not full <= inboxes:
+            raise _violation("Only an inbox with members can be full", request, reply, f"full among {sorted(inboxes)}")
+        for name in sorted(inboxes):
+            inbox = self._minted(name, at)
+            if inbox is not None:
+                self._deliver(inbox, frame, at, request, reply, full=name in full)
+                continue
+            if name in full:
+                raise _violation("An inbox without an owner is not full", request, reply, f"{name} not among the full")
+            for member, one in group.owned.items():
+                one.doubtful = one.doubtful or _inbox_of(member) == name
+
+    def _deliver(self, inbox: _Inbox, frame: bytes, at: Span, request: object, reply: object, *, full: bool) -> None:
+        """Judge whether an inbox had room; put the frame in if it had."""
+        ours = sum(not item.marker for item in inbox.items)
+        limit = self.facts.inbox_capacity
+        if (full and len(inbox.items) < limit) or (not full and ours >= limit):
+            raise _violation(
+                "A group message finds an inbox full exactly if inbox_capacity is used up",
+                request,
+                reply,
+                f"{'room' if full else 'no room'}: it holds {len(inbox.items)} of {limit} entries",
+            )
+        if not full:
+            self._slots += 1
+            inbox.items.append(_Item(frame, at, self._slots))
+
+    def delivered(self, request: c.Deliver, reply: c.Delivery, at: Span) -> None:
+        """Judge a `Deliver`."""
+        inbox = self._minted(request.inbox.name, at)
+        if (reply is c.Delivery.NO_OWNER) != (inbox is None):
+            raise _violation(
+                "A group message is put into an inbox whose minting owner lives, and into no other",
+                request,
+                reply,
+                "no owner" if inbox is None else "done or full",
+            )
+        if inbox is not None:
+            frame = _group_frame(request.group.name, request.riders, request.payload)
+            self._deliver(inbox, frame, at, request, reply, full=reply is c.Delivery.FULL)
+
+    def pruned(self, request: c.Prune, at: Span) -> None:
+        """Take note of a `Prune`."""
+        group = self._group(request.group.name, at)
+        for inbox in request.inboxes:
+            if group.joins.get(inbox, request.version + 1) <= request.version:
+                for name in [name for name in group.owned if _inbox_of(name) == inbox]:
+                    del group.owned[name]
+                del group.joins[inbox]
+        if group.changed <= request.version:
+            quiet = self._published.get((request.group.name, request.version)) == self._changes
+            for name in request.others:
+                if quiet:
+                    group.others.pop(name, None)
+                elif name in group.others:  # something has changed, though not here
+                    group.others[name].doubtful = True
+
+    def listed(self, request: c.Members, reply: c.Roster, at: Span) -> None:
+        """Judge a `Members`."""
+        group = self._group(request.group.name, at)
+        self._judge_names(request, reply, "owned", reply.owned, group.owned, at)
+        self._judge_names(request, reply, "others", reply.others, group.others, at)
+        self._forget_joins(group)
+
+    def _judge_names(
+        self,
+        request: object,
+        reply: object,
+        what: str,
+        names: tuple[str, ...],
+        members: dict[str, _Member],
+        at: Span,
+    ) -> None:
+        """Judge a list of members, and learn from it of those that are doubtful."""
+        found = set(names)
+        dead = {
+            name for name in members if what == "owned" and self._minted(_inbox_of(name), at) is None
+        }  # a store may tell of them or not
+        certain = {name for name, member in members.items() if not member.doubtful} - dead
+        if len(found) < len(names) or not certain <= found <= set(members):
+            raise _violation(
+                "A group lists each of its members once, and nobody else",
+                request,
+                reply,
+                f"{what}={sorted(certain)}" + (f", perhaps also {sorted(set(members) - certain)}" if dead else ""),
+            )
+        for name in list(members):
+            if name in dead:
+                members[name].doubtful = True
+            elif name in found:
+                members[name].doubtful = False
+            else:
+                del members[name]
+
+    def touched(self, request: c.Touch, at: Span) -> None:
+        """Take note of a `Touch`."""
+        for name in request.groups:
+            self._group(name.name, at).touched = at
+
+    # -- flush
+
+    def flushed(self, request: c.Flush, reply: c.Flushing, at: Span) -> None:
+        """Judge a `Flush`."""
+        lines = [letter for name in self._lines for letter in self._line(name, at)]
+        least = sum(not self._is_void(letter, at) for letter in lines)
+        most = len(lines)
+        living: list[str] = []
+        for name, inbox in self._inboxes.items():
+            if self._minted(name, at) is not None:
+                living.append(name)
+                least += sum(bool(item.channel) for item in inbox.items[max(0, inbox.fetched - inbox.base) :])
+            most += sum(not item.marker for item in inbox.items)
+        if set(reply.inboxes) != set(living):
+            raise _violation("A flush names the living inboxes", request, reply, f"inboxes={sorted(living)}")
+        if not least <= reply.dropped <= most:
+            raise _violation("A flush counts what it removes", request, reply, f"dropped from {least} to {most}")
+        self._lines.clear()
+        self._notes.clear()
+        for letter in self._away.values():
+            letter.flushed = True
+        for claim in self._claims.values():
+            claim.doubtful = True
+        for left in self._left.values():
+            left.doubtful = True
+        for group in self._groups.values():
+            group.owned.clear()
+            group.others.clear()
+            group.over.clear()
+            group.joins.clear()
+            group.changed = -1
+        for name, inbox in self._inboxes.items():
+            inbox.base += len(inbox.items)
+            inbox.items.clear()
+            if name in living:
+                inbox.generation, inbox.serial = request.generation, 0
+                inbox.generations.append(request.generation)
+                inbox.unread.clear()
+                for _ in range(reply.inboxes.count(name)):  # a marker that comes twice does no harm
+                    self._slots += 1
+                    marker = b"f" + request.generation.encode("ascii")
+                    inbox.items.append(_Item(marker, at, self._slots, marker=True))
+        self._epoch, self._epoch_at = request.generation, at
+
+    def told_unflushed(self, request: c.Unflushed, reply: tuple[str, ...], at: Span) -> None:
+        """Judge an `Unflushed`, of inboxes that this very flush has named."""
+        for name in request.inboxes:
+            inbox = self._minted(name, at)
+            since = inbox.generations[inbox.generations.index(request.generation) :] if inbox is not None else []
+            heard = inbox is not None and not inbox.acknowledged.isdisjoint(since)
+            must = inbox is not None and not heard
+            may = must or (inbox is not None and inbox.generation not in inbox.acknowledged)
+            if (must and name not in reply) or (name in reply and not may):
+                raise _violation(
+                    "An inbox is unflushed as long as it lives and has not acknowledged",
+                    request,
+                    reply,
+                    f"{name} {'among' if must else 'not among'} them",
+                )
+
+    def acknowledged(self, request: c.Acknowledge, at: Span) -> None:
+        """Take note of an `Acknowledge`."""
+        inbox = self._minted(request.inbox.name, at)
+        if inbox is not None:
+            inbox.acknowledged.add(request.generation)
+
+    # -- what all of them use
+
+    def _minted(self, name: str, at: Span) -> _Inbox | None:
+        """Return an inbox whose minting owner lives."""
+        inbox = self._inboxes.get(name)
+        if inbox is None or (self.facts.leases_move and _over(inbox.until, at)):
+            return None
+        return inbox
+
+    def _is_old(self, letter: _Letter, at: Span) -> bool:
+        return _over(letter.since.plus(self.facts.expiry), at)
+
+    def _is_void(self, letter: _Letter, at: Span) -> bool:
+        return letter.flushed or self._is_old(letter, at)
+
+    def _line(self, name: str, at: Span) -> list[_Letter]:
+        """Return a queue; if all in it is too old, a store may let go of it as a whole, without a count."""
+        line = self._lines.setdefault(name, [])
+        if line and all(self._is_old(letter, at) for letter in line):
+            for letter in line:
+                letter.ghost = True
+        return line
+
+    def _count_out(
+        self,
+        line: list[_Letter],
+        passed: int,
+        expired: int,
+        flushed: int,
+        at: Span,
+        request: object,
+        reply: object,
+    ) -> None:
+        """Judge how many were counted as too old or as flushed, and remove them.
+
+        Args:
+            line: the queue.
+            passed: up to here all that cannot come out has to be gone.
+            expired: how many were counted as too old.
+            flushed: the same of those that a flush would have removed.
+            at: when.
+            request: the request.
+            reply: its reply.
+        """
+        must: Counter[tuple[bool, bool]] = Counter()
+        may: Counter[tuple[bool, bool]] = Counter()
+        for place, letter in enumerate(line):
+            why = self._is_old(letter, at), letter.flushed
+            if any(why):
+                (must if place < passed and not letter.ghost else may)[why] += 1
+        both = must + may
+        low_expired, low_flushed = must[True, False], must[False, True]
+        high_expired = both[True, False] + both[True, True]
+        high_flushed = both[False, True] + both[True, True]
+        right = low_expired <= expired <= high_expired and low_flushed <= flushed <= high_flushed
+        if not right or not must.total() <= expired + flushed <= both.total():
+            raise _violation(
+                "Each message that is gone is counted once: as expired, or as flushed",
+                request,
+                reply,
+                f"expired from {low_expired} to {high_expired}, flushed from {low_flushed} to {high_flushed}, "
+                f"together from {must.total()} to {both.total()}",
+            )
+        more_flushed = max(0, flushed - must[False, True] - must[True, True])
+        more_expired = expired + flushed - must.total() - more_flushed
+        kept: list[_Letter] = []
+        for place, letter in enumerate(line):
+            old = self._is_old(letter, at)
+            if not (old or letter.flushed) or (place >= passed and not (more_expired or more_flushed)):
+                kept.append(letter)
+            elif place >= passed or letter.ghost:
+                if old and more_expired:
+                    more_expired -= 1
+                elif letter.flushed and more_flushed:
+                    more_flushed -= 1
+                elif place >= passed:
+                    kept.append(letter)
+        line[:] = kept
+
+    def _group(self, name: str, at: Span) -> _Group:
+        """Return a group without the members whose time is over."""
+        group = self._groups.setdefault(name, _Group())
+        lasts = self.facts.group_expiry
+        for member, one in list(group.others.items()):
+            if _over(one.joined.plus(self.facts.lifetime), at):
+                del group.others[member]
+        if lasts is not None:
+            for member, one in list(group.owned.items()):
+                if _over(one.joined.plus(lasts), at):
+                    del group.owned[member]
+                    group.over.add(member)
+            self._forget_joins(group)
+        elif group.owned and group.touched is not None and _over(group.touched.plus(self.facts.lifetime), at):
+            for one in group.owned.values():
+                one.doubtful = True
+        return group
+
+    def _forget_joins(self, group: _Group) -> None:
+        """Forget inboxes that hold no member any more."""
+        inboxes = {_inbox_of(name) for name in group.owned} | {_inbox_of(name) for name in group.over}
+        for inbox in list(group.joins):
+            if inbox not in inboxes:
+                del group.joins[inbox]
+
+    def _judge_now(self, request: object, reply: object, now: float, at: Span) -> None:
+        """Judge what time a store says that it is: it differs from ours by always the same."""
+        ahead = Span(now - at.high, now - at.low)
+        if self._ahead is None:
+            self._ahead = ahead
+        elif ahead.high < self._ahead.low - SLACK or ahead.low > self._ahead.high + SLACK:
+            wanted = Span(at.low + self._ahead.low, at.high + self._ahead.high)
+            raise _violation(
+                "The shard's clock goes on like ours, and moves with its offset",
+                request,
+                reply,
+                f"now from {wanted.low:.3f} to {wanted.high:.3f}",
+            )
+
+    def _judge_stamp(self, request: object, reply: object, stamp: float, what: _Letter | _Item) -> None:
+        """Judge when a store says that a message came in."""
+        if self._ahead is not None:
+            low, high = what.since.low + self._ahead.low, what.since.high + self._ahead.high
+            if not low - SLACK <= stamp <= high + SLACK:
+                raise _violation(
+                    "A stamp is the shard's time when it took the message in",
+                    request,
+                    reply,
+                    f"a stamp from {low:.3f} to {high:.3f}, not {stamp:.3f}, of {what.frame!r}",
+                )
+        if isinstance(what, _Letter):
+            if what.stamp is not None and abs(what.stamp - stamp) > GUARD:
+                raise _violation(
+                    "What is put back keeps its stamp", request, reply, f"{what.stamp:.6f}, not {stamp:.6f}"
+                )
+            what.stamp = stamp
+
+    def _judge_epoch(self, request: object, reply: object, epoch: str, at: Span, *, always: bool = True) -> None:
+        """Judge which flush a store names as the last one."""
+        right = {self._epoch}
+        if self._epoch_at is not None:
+            lasts = max(self.facts.remembered, self.facts.lifetime)
+            if not always or _over(self._epoch_at.plus(lasts), at):
+                right.add("")
+        if epoch not in right:
+            raise _violation("The epoch is the last flush", request, reply, f"epoch={self._epoch!r}")
+
+    def _order(self, line: list[_Letter], at: Span) -> str:
+        return _frames([letter for letter in line if not self._is_void(letter, at)])
+
+    def _what_is_wrong(self, frame: bytes, line: list[_Letter], at: Span) -> str:
+        """Say which rule is broken by a message that should not have come."""
+        for letter in line:
+            if letter.frame == frame:
+                if letter.flushed:
+                    return "What was popped before a flush must not be popped again"
+                if self._is_old(letter, at):
+                    return "Nothing is popped that is as old as expiry"
+                return "Messages leave a queue in the order in which they came, and what is put back comes first"
+        if frame in self._away:
+            return "What was popped is in no queue any more"
+        return "Only what was pushed to a queue, and waits there, is popped from it"
+
+
+def _inbox_of(channel: str) -> str:
+    return channel.partition("!")[0] + "!"
+
+
+def _frames(items: Sequence[_Letter | _Item]) -> str:
+    return "in this order: " + (", ".join(repr(item.frame) for item in items) or "nothing")

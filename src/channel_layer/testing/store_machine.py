@@ -1,0 +1,1611 @@
+"""A state machine that does anything with a store in any order, and compares every reply with `Model`.
+
+Two processes share the world that is judged, and a neighbour has a prefix that begins like theirs. Time is a clock that
+is moved; nothing here sleeps. Real time goes on meanwhile: an example that takes too long is not judged to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import hypothesis
+from hypothesis import HealthCheck, note
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from channel_layer import commands as c
+from channel_layer.envelope import MembershipMarker
+from channel_layer.errors import StoreError
+from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.simple import SimpleBackend
+from channel_layer.testing.model import GUARD, Facts, Model, Span, Unclear, describe
+from channel_layer.testing.worlds import Violation, VirtualClock, fresh_prefix, make_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from channel_layer.config import Rules
+    from channel_layer.ports import AsyncStore, Backend, Capabilities, Clock
+    from channel_layer.testing.worlds import MakeSimpleStore, MakeStore
+
+__all__ = ("StoreMachine", "run_async_conformance_test", "run_conformance_test")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PATIENCE = 0.4
+"""Real seconds that an example is judged for."""
+
+_BEFORE, _AFTER = 0.5, 0.01
+"""Seconds before and after a limit to which time passes; more than `_PATIENCE` before, for real time goes on, too."""
+
+_APART = 0.55
+"""Seconds by which two limits are apart if time can pass to in between: more than `_BEFORE` and `_AFTER`."""
+
+_STEP = 0.6
+"""Seconds between messages that do not expire together: more than `_APART`."""
+
+_SHORT = 0.04
+"""Seconds of ``expiry`` where a lease ends by a real clock, and its end is waited for."""
+
+_PROMPT = 0.5
+"""Seconds within which such a lease has to end when its time is over."""
+
+_STEPS = 15
+"""Steps of an example; most of them make several requests."""
+
+_STAY = 5
+"""Steps after which normal channels are used on the next shard."""
+
+_OWNED = ("specific.me!a", "specific.me!ab", "specific.you!a")
+_TOPICS = {
+    "queues": ("jobs", "reply?x", "Jobs"),
+    "claimed inboxes": ("claimed!a", "claimed!b"),
+    "members": ("jobs", "claimed!a", "reply?x", "Jobs"),
+    "minted inboxes": ("specific.me!a", "specific.me!ab", "specific.me!a", "specific.you!a"),
+    "groups": ("specific.me!a", "specific.you!a", "jobs", "specific.me!ab"),
+    "everything": ("jobs", "Jobs", "reply?x", "claimed!a", "claimed!b", *_OWNED),
+}
+"""What an example is about, and the channels that it uses: the fewer there are, the more of what is done meets."""
+
+_INBOXES = ("specific.me!", "specific.you!")
+_GROUPS = ("g", "G")
+
+
+class _Late(Exception):
+    """The example takes longer than it can be judged for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What is known of a store before it is judged."""
+
+    capabilities: Capabilities
+    shards: int
+    leases_move: bool
+    claims_move: bool
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How much of a run was judged."""
+
+    examples: int = 0
+    replies: int = 0
+
+
+class _Line:
+    """A request and its reply, written out only if somebody reads it."""
+
+    def __init__(self, who: str, request: object, reply: object) -> None:
+        self._parts = who, request, reply
+
+    def __repr__(self) -> str:
+        who, request, reply = self._parts
+        return f"  {who}: {describe(request)} -> {describe(reply)}"
+
+
+@dataclass(slots=True)
+class _Owner:
+    """What the owner of a minted inbox knows."""
+
+    queue: Queue
+    claimed: bool = False
+    released: bool = False
+    generation: str = ""
+    after: str = ""
+    """Where the last read began."""
+    position: str = ""
+    """Where the next one goes on."""
+    batch: int = 0
+    """Entries between the two."""
+    held: Counter[str] = field(default_factory=Counter[str])
+    """Messages to single channels that were read and not taken."""
+    serial: int = 0
+    given: c.GiveBack | None = None
+    unheard: str = ""
+    """The generation that has yet to be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What one pop brought and nobody received."""
+
+    shard: int
+    queue: Queue
+    entries: tuple[c.Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A flush that was begun."""
+
+    shard: int
+    generation: str
+    inboxes: tuple[str, ...]
+
+
+def _judged(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Concatenate[StoreMachine, P], None]:
+    """Let a rule do nothing once its example cannot be judged any more."""
+
+    @wraps(step)
+    def judged(self: StoreMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.inert:
+            return
+        self.steps += 1
+        if self.script is not None:
+            self.script.append(
+                f"state.{step.__name__}({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})"
+            )
+        try:
+            step(self, *args, **kwargs)
+        except (Unclear, _Late):
+            self.inert = True
+            self.say("the rest of this example is not judged: it has taken too long")
+        except BaseException:
+            self.failed = True
+            raise
+
+    return judged
+
+
+def _about(*topics: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a rule be used in examples about these topics, and about everything."""
+
+    def applies(machine: StoreMachine) -> bool:
+        return machine.topic in topics or machine.topic == "everything"
+
+    return precondition(applies)
+
+
+def _of(choose: Callable[[StoreMachine], Sequence[str]]) -> st.SearchStrategy[str]:
+    """Draw one of the names that an example uses."""
+
+    def choose_for(machine: object) -> st.SearchStrategy[str]:
+        return st.sampled_from(choose(machine) if isinstance(machine, StoreMachine) else ("",))
+
+    return st.runner().flatmap(choose_for)
+
+
+def _inbox_of(channel: str) -> str:
+    return ChannelName.parse(channel).queue.name
+
+
+_topics = _of(lambda machine: machine.topics)
+_channels = _of(lambda machine: machine.channels)
+_owned = _of(lambda machine: machine.owned)
+_inboxes = _of(lambda machine: [_inbox_of(name) for name in machine.owned])
+_groups = st.sampled_from(("g", "g", "G"))
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Anything that the core asks of a store, in any order.
+
+    Args:
+        make_store: makes the store.
+        traits: what is known of it.
+        tally: where to count what was judged.
+    """
+
+    def __init__(self, make_store: MakeStore, traits: _Traits, tally: _Tally) -> None:
+        super().__init__()
+        self.make_store = make_store
+        self.traits = traits
+        self.tally = tally
+        self.topic: str = ""
+        self.channels: tuple[str, ...] = ()
+        self.owned: list[str] = []
+        self.inert = True
+        self.failed = False
+        self.script: list[object] | None = None
+        """What was done, if Hypothesis does not write it down."""
+        self.stores: list[AsyncStore] = []
+        self.runner: asyncio.Runner | None = None
+
+    @property
+    def leases(self) -> bool:
+        """Whether the store keeps minted inboxes."""
+        return self.traits.capabilities.leases
+
+    @property
+    def topics(self) -> list[str]:
+        """What an example can be about; there is most to say of what needs leases."""
+        plain = ["queues", "claimed inboxes", "members", "everything"]
+        return [*plain, "minted inboxes", "minted inboxes", "groups", "groups"] if self.leases else plain
+
+    @initialize(
+        topic=_topics,
+        expiry=st.sampled_from([10.0, 2.75]),
+        group_expiry=st.sampled_from([25.0, None]),
+        capacity=st.integers(1, 3),
+        inbox_capacity=st.sampled_from([6, 3]),
+        nested=st.sampled_from(["neighbour", "world"]),
+    )
+    def begin(
+        self, topic: str, expiry: float, group_expiry: float | None, capacity: int, inbox_capacity: int, nested: str
+    ) -> None:
+        """Make two processes of one world, and their neighbour: one of the two prefixes begins with the other."""
+        self.topic = topic
+        self.channels = _TOPICS[topic]
+        self.owned = [channel for channel in self.channels if channel in _OWNED]
+        self.clock = VirtualClock()
+        self.capacity = capacity
+        self.expiry = expiry
+        self.group_expiry = group_expiry
+        self.inbox_capacity = inbox_capacity
+        outer = fresh_prefix()
+        inner = outer + "2:"
+        prefixes = (outer, inner) if nested == "neighbour" else (inner, outer)
+
+        def rules(prefix: str) -> Rules:
+            return make_rules(
+                prefix=prefix,
+                expiry=expiry,
+                group_expiry=group_expiry,
+                capacity=capacity,
+                inbox_capacity=inbox_capacity,
+                channel_capacity={"claimed!b": capacity + 1},
+            )
+
+        facts = Facts(
+            self.traits.capabilities,
+            expiry,
+            group_expiry,
+            inbox_capacity,
+            leases_move=self.traits.leases_move,
+            claims_move=self.traits.claims_move,
+        )
+        self.models = [Model(facts) for _ in range(self.traits.shards)]
+        self.neighbours = [Model(facts) for _ in range(self.traits.shards)]
+        self.number = 0
+        self.asked = 0
+        self.steps = 0
+        self.last = self.joined_at = Span(0.0, 0.0)
+        self.taken: list[_Taken] = []
+        self.owners = {name: _Owner(Queue(name, Kind.INBOX)) for name in _INBOXES}
+        self.mirror: dict[tuple[str, str], Span] = {}
+        """What owners believe to be their memberships: (group, channel), and since when."""
+        self.versions: dict[str, list[int]] = {name: [] for name in _GROUPS}
+        self.begun: list[_Begun] = []
+        self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()
+        self.backends = [self.make_store(rules(prefix), self.clock) for prefix in (prefixes[0], *prefixes)]
+        self.stores = self.loop.run_until_complete(_open(self.backends))
+        self.neighbour = self.stores[2]
+        self.tally.examples += 1
+        self.began = time.monotonic()
+        self.inert = False
+
+    # -- messages
+
+    @_about("queues", "claimed inboxes", "members", "minted inboxes", "groups")
+    @rule(channel=_channels, times=st.sampled_from([1, 1, 2, 4]))
+    @_judged
+    def push(self, channel: str, times: int) -> None:
+        """Push so many messages, one after another."""
+        for _ in range(times):
+            self.push_one(channel)
+
+    def push_one(self, channel: str, *, to_member: bool = False) -> c.Pushed:
+        """Push one message; return what became of it."""
+        request = self.push_request(channel, to_member=to_member)
+        reply, at = self.ask(request)
+        self.models[request.shard].pushed([(request, reply)], at)
+        return reply
+
+    def push_request(self, channel: str, *, to_member: bool = False) -> c.Push:
+        """Return a push of a message that there is only one of."""
+        self.number += 1
+        name = ChannelName.parse(channel)
+        capacity = self.capacity + (channel == "claimed!b")
+        return c.Push(self.shard(name.queue), name, capacity, b"\x01%d\r\n\xff\x00" % self.number, to_member)
+
+    @_about("queues", "claimed inboxes", "minted inboxes")
+    @rule(channel=_channels, count=st.integers(2, 5))
+    @_judged
+    def push_at_once(self, channel: str, count: int) -> None:
+        """Push so many messages to one channel at once, from both processes."""
+        requests = [self.push_request(channel) for _ in range(count)]
+        replies, at = self.ask_at_once(requests)
+        self.models[requests[0].shard].pushed(list(zip(requests, replies, strict=True)), at)
+
+    @precondition(lambda self: self.traits.capabilities.lapses)
+    @_about("members")
+    @rule(channel=_channels)
+    @_judged
+    def push_to_member(self, channel: str) -> None:
+        """Push a message that a channel gets as a member of a group."""
+        self.push_one(channel, to_member=True)
+
+    @precondition(lambda self: self.traits.capabilities.lapses)
+    @_about("members")
+    @rule(channel=_channels)
+    @_judged
+    def forgive(self, channel: str) -> None:
+        """Forget that a member has let a message expire."""
+        name = ChannelName.parse(channel)
+        self.forgive_one(name, self.shard(name.queue))
+
+    def forgive_one(self, name: ChannelName, shard: int) -> None:
+        """Forget it on one shard."""
+        request = c.Forgive(shard, name)
+        self.ask(request)
+        self.models[shard].forgiven(request)
+
+    @_about("queues", "claimed inboxes", "members")
+    @rule(
+        channel=_channels,
+        count=st.integers(0, 3),
+        claimant=st.sampled_from(["anna", "anna", "ben"]),
+    )
+    @_judged
+    def pop(self, channel: str, count: int, claimant: str) -> None:
+        """Take messages from the queue of a channel."""
+        self.pop_once(channel, count, claimant)
+
+    def pop_once(self, channel: str, count: int, claimant: str) -> None:
+        """Pop from the queue of a channel, where it is now."""
+        queue = ChannelName.parse(channel).queue
+        self.pop_some(queue, count, claimant, self.shard(queue))
+
+    def pop_some(self, queue: Queue, count: int, claimant: str, shard: int) -> None:
+        """Pop once."""
+        request = c.Pop(shard, queue, count, claimant)
+        reply, at = self.ask(request)
+        self.models[request.shard].popped(request, reply, at)
+        if reply.entries and queue.kind is not Kind.INBOX:  # what was in an inbox waits for its other channels
+            self.taken.append(_Taken(request.shard, queue, reply.entries))
+
+    @_about("queues")
+    @rule(which=st.integers(0, 3), count=st.integers(1, 3))
+    @_judged
+    def put_back(self, which: int, count: int) -> None:
+        """Put back the last ones of what a pop has brought: the first ones have been received."""
+        self.put_some_back(which, count)
+
+    def put_some_back(self, which: int, count: int) -> None:
+        """Put back the last ones of one pop, the youngest first, if there is any."""
+        if not self.taken:
+            return
+        taken = self.taken.pop(-1 - which % len(self.taken))
+        request = c.PutBack(taken.shard, taken.queue, taken.entries[-count:])
+        reply, at = self.ask(request)
+        self.models[request.shard].put_back(request, reply, at)
+
+    @_about("queues", "claimed inboxes")
+    @rule(
+        channel=_channels,
+        to=st.sampled_from(["after", "after", "before"]),
+        then=st.sampled_from(["pop", "pop one", "push"]),
+    )
+    @_judged
+    def grow_old(self, channel: str, to: str, then: str) -> None:
+        """Two messages come, with some time between them, and the first one gets too old, or nearly so."""
+        self.push_one(channel)
+        limit = self.last.plus(self.expiry)
+        self.pass_a_step()
+        self.push_one(channel)
+        self.pass_limit(to, limit)
+        if then == "push":
+            self.fill(channel)
+        else:
+            self.pop_once(channel, 1 if then == "pop one" else 3, "anna")
+
+    @_about("queues")
+    @rule(
+        channel=_channels,
+        count=st.integers(1, 3),
+        back=st.integers(1, 3),
+        meanwhile=st.sampled_from(["nothing", "push", "pop", "flush", "time"]),
+    )
+    @_judged
+    def receive_and_cancel(self, channel: str, count: int, back: int, meanwhile: str) -> None:
+        """Messages are popped for receivers, some of which are cancelled: the last ones go back to the head."""
+        self.fill(channel)
+        self.pop_once(channel, count, "anna")
+        if meanwhile == "push":
+            self.fill(channel)
+        elif meanwhile == "pop":
+            self.pop_once(channel, 1, "ben")
+        elif meanwhile == "flush":
+            self.flush_all()
+        elif meanwhile == "time":
+            self.pass_to("before", "message")
+        self.put_some_back(0, back)
+        self.pop_once(channel, 2, "ben")
+
+    @_about("claimed inboxes")
+    @rule(channel=_channels, how=st.sampled_from(["by time", "by unclaim", "not yet"]))
+    @_judged
+    def hand_over(self, channel: str, how: str) -> None:
+        """A claimed inbox goes over to another one, who gets nothing again that the first one has had."""
+        queue = ChannelName.parse(channel).queue
+        self.fill(channel)
+        self.pop_once(channel, 1, "anna")
+        if how == "by time":
+            self.pass_limit("after", self.last.plus(1.5 * self.expiry))
+        elif how == "by unclaim":
+            self.unclaim_as(queue, "anna")
+        self.push_one(channel)
+        self.pop_once(channel, 2, "ben")
+
+    @precondition(lambda self: self.traits.capabilities.lapses)
+    @_about("members")
+    @rule(
+        channel=_channels,
+        meanwhile=st.sampled_from(["nothing", "forgive", "pop", "flush"]),
+        to=st.sampled_from(["after", "after", "before"]),
+    )
+    @_judged
+    def stop_reading(self, channel: str, meanwhile: str, to: str) -> None:
+        """A member gets a message, which gets too old unless it reads or joins anew; then another one comes."""
+        self.push_one(channel, to_member=True)
+        limit = self.last.plus(self.expiry)
+        name = ChannelName.parse(channel)
+        if meanwhile == "pop":
+            self.pop_once(channel, 1, "anna")
+        elif meanwhile == "flush":
+            self.flush_all()
+        self.pass_limit(to, limit)
+        if meanwhile == "forgive":
+            self.forgive_one(name, self.shard(name.queue))
+        self.push_one(channel, to_member=True)
+
+    @_about("claimed inboxes")
+    @rule(channel=_channels, claimant=st.sampled_from(["anna", "ben"]))
+    @_judged
+    def unclaim(self, channel: str, claimant: str) -> None:
+        """Give up an inbox that was claimed by popping it."""
+        self.unclaim_as(ChannelName.parse(channel).queue, claimant)
+
+    def unclaim_as(self, queue: Queue, claimant: str) -> None:
+        """Unclaim once; what has no leases need not know of it."""
+        if not self.leases:
+            return
+        request = c.Unclaim(self.shard(queue), queue, claimant)
+        self.ask(request)
+        self.models[request.shard].unclaimed(request)
+
+    @_about("queues", "claimed inboxes", "minted inboxes")
+    @rule(channel=_channels)
+    @_judged
+    def pending(self, channel: str) -> None:
+        """Count what waits."""
+        self.count_pending(channel)
+
+    def count_pending(self, channel: str) -> None:
+        """Count once."""
+        name = ChannelName.parse(channel)
+        request = c.Pending(self.shard(name.queue), name)
+        reply, at = self.ask(request)
+        self.models[request.shard].pending(request, reply, at)
+
+    # -- groups
+
+    @_about("members", "groups")
+    @rule(group=_groups, channel=_channels)
+    @_judged
+    def join(self, group: str, channel: str) -> None:
+        """Somebody who does not own a channel adds it to a group."""
+        name = ChannelName.parse(channel)
+        if self.traits.capabilities.lapses:
+            for shard in range(self.traits.shards) if name.queue.kind is Kind.NORMAL else [self.shard(name.queue)]:
+                self.forgive_one(name, shard)
+        self.join_as(group, name, owned=False)
+
+    def join_as(self, group: str, name: ChannelName, *, owned: bool, age: float = 0.0) -> None:
+        """Join, and put the marker where it belongs if that is another shard; with an age it restores."""
+        shard, home = self.group_shard(group), self.shard(name.queue)
+        mark = self.leases and name.queue.kind is Kind.INBOX and home == shard
+        restore = age > 0.0
+        request = c.Join(shard, GroupName.parse(group), name, owned=owned, age=age, restore=restore, mark=mark)
+        reply, at = self.ask(request)
+        self.models[shard].joined(request, reply, at)
+        self.joined_at = at
+        if reply.applied:
+            self.versions[group].append(reply.version)
+        if reply.owned and reply.applied:
+            self.mirror[group, name.name] = Span(at.low - age, at.high - age)
+            if home != shard:
+                self.mark_at(home, name, MembershipMarker(group, name.name, True, reply.version, round(age * 1000)))
+        elif restore:
+            self.mirror.pop((group, name.name), None)
+
+    def mark_at(self, home: int, name: ChannelName, marker: MembershipMarker) -> None:
+        """Put a marker into an inbox."""
+        request = c.Mark(home, name.queue, marker)
+        reply, at = self.ask(request)
+        self.models[home].marked(request, reply, at)
+
+    @_about("members", "groups")
+    @rule(group=_groups, channel=_channels)
+    @_judged
+    def leave(self, group: str, channel: str) -> None:
+        """Somebody removes a channel from a group."""
+        self.leave_as(group, ChannelName.parse(channel), None)
+
+    def leave_as(self, group: str, name: ChannelName, latest: int | None) -> None:
+        """Leave, and put the marker where it belongs if that is another shard."""
+        shard, home = self.group_shard(group), self.shard(name.queue)
+        is_inbox = self.leases and name.queue.kind is Kind.INBOX
+        request = c.Leave(shard, GroupName.parse(group), name, mark=is_inbox and home == shard, latest=latest)
+        reply, at = self.ask(request)
+        self.models[shard].left(request, reply, at)
+        if is_inbox and home != shard and reply.applied:
+            self.mark_at(home, name, MembershipMarker(group, name.name, False, reply.version, 0))
+
+    @_about("members", "groups")
+    @rule(group=_groups)
+    @_judged
+    def members(self, group: str) -> None:
+        """List a group's members."""
+        self.list_members(group)
+
+    def list_members(self, group: str) -> None:
+        """List them once."""
+        request = c.Members(self.group_shard(group), GroupName.parse(group))
+        reply, at = self.ask(request)
+        self.models[request.shard].listed(request, reply, at)
+
+    # -- minted inboxes
+
+    def minted(self, inbox: str) -> tuple[_Owner, int, Model]:
+        """Return an inbox's owner, its shard and the model of that."""
+        owner = self.owners[inbox]
+        shard = self.shard(owner.queue)
+        return owner, shard, self.models[shard]
+
+    def lives(self, inbox: str) -> bool:
+        """Whether an inbox has an owner who lives."""
+        now = self.clock.now()
+        return self.minted(inbox)[2].lives(inbox, Span(now, now))
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(inbox=_inboxes)
+    @_judged
+    def claim(self, inbox: str) -> None:
+        """Take the lease of an inbox; again, if it was taken before."""
+        self.claim_once(inbox)
+
+    def own(self, inbox: str) -> None:
+        """Claim an inbox if it has no owner who lives."""
+        if not self.lives(inbox):
+            self.claim_once(inbox)
+
+    def claim_once(self, inbox: str) -> None:
+        """Claim, unless the owner has given the inbox up for good."""
+        owner, shard, model = self.minted(inbox)
+        if owner.released:
+            return
+        self.number += 1
+        generation = f"generation-{self.number}"
+        held = tuple((+owner.held).items())
+        request = c.Claim(shard, owner.queue, generation, owner.position, held)
+        reply, at = self.ask(request)
+        model.claimed(request, reply, at)
+        if reply.fresh:
+            owner.position = ""
+        if owner.claimed:
+            owner.unheard = generation
+        owner.claimed, owner.generation = True, generation
+        owner.after, owner.batch = owner.position, 0
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(inbox=_inboxes)
+    @_judged
+    def renew(self, inbox: str) -> None:
+        """Keep a lease."""
+        owner, shard, model = self.minted(inbox)
+        if owner.claimed and not owner.released:
+            request = c.Renew(shard, owner.queue)
+            reply, at = self.ask(request)
+            model.renewed(request, reply, at)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(inbox=_inboxes, sure=st.integers(1, 6))
+    @_judged
+    def release(self, inbox: str, sure: int) -> None:
+        """Give an inbox up for good; not often."""
+        owner, shard, model = self.minted(inbox)
+        if owner.claimed and not owner.released and sure == 6:
+            request = c.Release(shard, owner.queue)
+            reply, at = self.ask(request)
+            model.released(request, reply, at)
+            owner.released = True
+            self.mirror = {key: since for key, since in self.mirror.items() if not key[1].startswith(inbox)}
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(inbox=_inboxes, where=st.sampled_from(["on", "on", "again"]))
+    @_judged
+    def read(self, inbox: str, where: str) -> None:
+        """Read an inbox: go on, or repeat the last read, as after a lost connection."""
+        self.read_once(inbox, again=where == "again")
+
+    def read_once(self, inbox: str, *, again: bool = False) -> None:
+        """Read, if the owner lives; take in what is new."""
+        if not self.lives(inbox):
+            return
+        owner, shard, model = self.minted(inbox)
+        after = owner.after if again else owner.position
+        block = 0.2 if model.waits(inbox, after) else 0.001
+        request = c.Read(shard, owner.queue, after, block)
+        reply, at = self.ask_to_read(self.turn(), request)
+        model.read(request, reply, at)
+        known = owner.batch if again else 0
+        if len(reply.entries) >= known:
+            owner.after, owner.position, owner.batch = after, reply.position, len(reply.entries)
+            for _, frame in reply.entries[known:]:
+                if frame[:1] == b"m":
+                    owner.held[frame[2 : 2 + frame[1]].decode("ascii")] += 1
+                elif frame[:1] == b"f":
+                    owner.held.clear()
+                    owner.generation = owner.unheard = frame[1:].decode("ascii")
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(inbox=_inboxes, count=st.integers(1, 3))
+    @_judged
+    def give_back(self, inbox: str, count: int) -> None:
+        """Receive so many of the messages that were read, and give their places back."""
+        self.give_back_some(inbox, count)
+
+    def give_back_some(self, inbox: str, count: int) -> None:
+        """Give places back once, if there are any."""
+        owner, shard, model = self.minted(inbox)
+        received = Counter(list(owner.held.elements())[:count])
+        if received:
+            owner.held -= received
+            owner.serial += 1
+            request = c.GiveBack(shard, owner.queue, owner.generation, owner.serial, tuple(received.items()))
+            _, at = self.ask(request)
+            model.gave_back(request, at)
+            owner.given = request
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(inbox=_inboxes)
+    @_judged
+    def give_back_again(self, inbox: str) -> None:
+        """Repeat the last request to give places back, as after a lost connection."""
+        self.repeat_giving_back(inbox)
+
+    def repeat_giving_back(self, inbox: str) -> None:
+        """Repeat it, if there was one."""
+        owner, _, model = self.minted(inbox)
+        if owner.given is not None:
+            _, at = self.ask(owner.given)
+            model.gave_back(owner.given, at)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(inbox=_inboxes, channel=_owned)
+    @_judged
+    def read_and_fill(self, inbox: str, channel: str) -> None:
+        """Read all and give it all back, and then push until there is no room: every place is there again."""
+        if self.lives(inbox):
+            self.empty(inbox)
+            self.fill(channel)
+
+    def empty(self, inbox: str) -> None:
+        """Read all that is in an inbox, receive it, and let go of it."""
+        self.read_once(inbox)
+        self.give_back_some(inbox, 100)
+        self.read_once(inbox)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(
+        channel=_owned,
+        received=st.integers(0, 2),
+        meanwhile=st.sampled_from(["nothing", "flush", "claim"]),
+    )
+    @_judged
+    def count_places(self, channel: str, received: int, meanwhile: str) -> None:
+        """Places are given back, and the request comes again, late: then pushes find exactly the room that there is."""
+        inbox = _inbox_of(channel)
+        self.own(inbox)
+        self.empty(inbox)
+        self.fill(channel)
+        self.read_once(inbox)
+        self.give_back_some(inbox, received)
+        if meanwhile == "flush":
+            self.flush_all()
+        elif meanwhile == "claim":
+            self.claim_once(inbox)
+        self.push_one(channel)
+        self.repeat_giving_back(inbox)
+        self.fill(channel)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(channel=_owned, meanwhile=st.sampled_from(["nothing", "push", "pop", "flush"]))
+    @_judged
+    def come_back(self, channel: str, meanwhile: str) -> None:
+        """A lease ends, if time ends leases; the owner takes it again, and reads on."""
+        inbox = _inbox_of(channel)
+        self.own(inbox)
+        self.push_one(channel)
+        self.pass_to("after", "lease")
+        if meanwhile == "push":
+            self.push_one(channel)
+        elif meanwhile == "pop":
+            self.pop_once(channel, 1, "anna")
+        elif meanwhile == "flush":
+            self.flush_all()
+        self.claim_once(inbox)
+        self.read_once(inbox)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule()
+    @_judged
+    def alive(self) -> None:
+        """Ask which inboxes live."""
+        for shard, model in enumerate(self.models):
+            inboxes = tuple(owner.queue for owner in self.owners.values() if self.shard(owner.queue) == shard)
+            if inboxes:
+                request = c.Alive(shard, inboxes)
+                reply, at = self.ask(request)
+                model.told_alive(request, reply, at)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(group=_groups, channel=_owned)
+    @_judged
+    def mark(self, group: str, channel: str) -> None:
+        """Put a marker into an inbox, as if the group were on another shard."""
+        name = ChannelName.parse(channel)
+        self.number += 1
+        marker = MembershipMarker(group, channel, self.number % 3 > 0, self.number, 0)
+        self.mark_at(self.shard(name.queue), name, marker)
+
+    # -- groups of minted inboxes
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(group=_groups, channel=_owned)
+    @_judged
+    def join_own(self, group: str, channel: str) -> None:
+        """An owner adds a channel of its own to a group; its lease may have ended without its knowledge."""
+        self.join_own_once(group, channel)
+
+    def join_own_once(self, group: str, channel: str) -> None:
+        """Join, if there is an owner."""
+        name = ChannelName.parse(channel)
+        owner = self.owners[name.queue.name]
+        if owner.claimed and not owner.released:
+            self.join_as(group, name, owned=True)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(which=st.integers(0, 5))
+    @_judged
+    def restore(self, which: int) -> None:
+        """An owner announces a membership again; it may not know that it has ended."""
+        if self.mirror:
+            self.restore_one(*list(self.mirror)[which % len(self.mirror)])
+
+    def restore_one(self, group: str, channel: str) -> None:
+        """Announce one, if its owner believes in it."""
+        since = self.mirror.get((group, channel))
+        if since is None:
+            return
+        age = max(1, int((self.clock.now() - since.low) * 8)) / 8  # a number that every store rounds to the same
+        if self.group_expiry is not None and age + _STEP > self.group_expiry:
+            del self.mirror[group, channel]  # an owner knows that this one is over
+            return
+        self.join_as(group, ChannelName.parse(channel), owned=True, age=age)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(which=st.integers(0, 5), known=st.sampled_from(["all", "all", "not the last"]))
+    @_judged
+    def tidy_up(self, which: int, known: str) -> None:
+        """An owner removes a channel that did not read, unless it has joined later than the owner knows of."""
+        if not self.mirror:
+            return
+        group, channel = list(self.mirror)[which % len(self.mirror)]
+        versions = self.versions[group]
+        if known == "all" or len(versions) > 1:
+            self.leave_as(group, ChannelName.parse(channel), versions[-1 if known == "all" else -2])
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(
+        group=_groups,
+        meanwhile=st.sampled_from(["nothing", "nothing", "an owner comes back", "a stranger joins"]),
+        channel=_owned,
+    )
+    @_judged
+    def send_to_group(self, group: str, meanwhile: str, channel: str) -> None:
+        """Publish, deliver where that was not done at once, and prune who was found to be gone."""
+        self.send(group, meanwhile, channel)
+
+    def send(self, group: str, meanwhile: str, channel: str) -> None:
+        """Do as a ``group_send`` does."""
+        shard, name = self.group_shard(group), GroupName.parse(group)
+        model = self.models[shard]
+        now = self.clock.now()
+        if model.unsettled(group, Span(now, now)):
+            self.list_members(group)
+        self.number += 1
+        payload = b"\x01%d" % self.number
+        request = c.Publish(shard, name, payload, at_once=self.traits.shards == 1)
+        reply, at = self.ask(request)
+        model.published(request, reply, at)
+        if reply.done:
+            return
+        dead: list[str] = []
+        for inbox in reply.inboxes:
+            riders = tuple(other for other in reply.others if other.startswith(inbox))
+            if self.deliver_once(inbox, name, riders, payload) is c.Delivery.NO_OWNER:
+                dead.append(inbox)
+        outside = tuple(other for other in reply.others if "!" not in other)[:1]
+        if meanwhile == "an owner comes back":
+            self.claim_once(_inbox_of(channel))
+            self.join_own_once(group, channel)
+        elif meanwhile == "a stranger joins":
+            self.join_as(group, ChannelName.parse("jobs"), owned=False)
+        if dead or outside:
+            prune = c.Prune(shard, name, reply.version, tuple(dead), outside)
+            _, at = self.ask(prune)
+            model.pruned(prune, at)
+            self.list_members(group)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes", "groups")
+    @rule(inbox=_inboxes, group=_groups, riders=st.integers(0, 1))
+    @_judged
+    def deliver(self, inbox: str, group: str, riders: int) -> None:
+        """Put a group message into an inbox, with members in it that its owner did not add."""
+        self.deliver_new(inbox, group, (inbox + "a", inbox + "ab")[: 2 * riders])
+
+    def deliver_new(self, inbox: str, group: str, riders: tuple[str, ...]) -> c.Delivery:
+        """Deliver a message that there is only one of."""
+        self.number += 1
+        return self.deliver_once(inbox, GroupName.parse(group), riders, b"\x01%d" % self.number)
+
+    @_about("members", "groups")
+    @rule(group=_groups, channel=_channels)
+    @_judged
+    def join_again(self, group: str, channel: str) -> None:
+        """A member joins again before its time is over, and is one still when the first joining would be over."""
+        name = ChannelName.parse(channel)
+        self.join_as(group, name, owned=False)
+        self.pass_a_step()
+        self.join_as(group, name, owned=False)
+        self.pass_limit("before", self.joined_at.plus(86400.0 if self.group_expiry is None else self.group_expiry))
+        self.list_members(group)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(group=_groups, channel=_owned)
+    @_judged
+    def leave_and_be_restored(self, group: str, channel: str) -> None:
+        """Somebody removes a member, and its owner, who does not know of it, announces it again."""
+        self.own(_inbox_of(channel))
+        self.join_own_once(group, channel)
+        self.leave_as(group, ChannelName.parse(channel), None)
+        self.restore_one(group, channel)
+        self.list_members(group)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(group=_groups, channel=_owned, other=_owned)
+    @_judged
+    def tidy_up_late(self, group: str, channel: str, other: str) -> None:
+        """An owner removes a channel that did not read; it, or another one, has joined since he looked."""
+        self.own(_inbox_of(channel))
+        self.join_own_once(group, channel)
+        latest = self.versions[group][-1:]
+        self.join_own_once(group, other)
+        if latest:
+            self.leave_as(group, ChannelName.parse(channel), latest[0])
+        self.list_members(group)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(group=_groups, channel=_owned)
+    @_judged
+    def send_to_a_full_one(self, group: str, channel: str) -> None:
+        """One inbox is full, and the others get what is sent to the group all the same."""
+        for member in self.owned:
+            self.own(_inbox_of(member))
+            self.join_own_once(group, member)
+        for _ in range(self.inbox_capacity):
+            if self.deliver_new(_inbox_of(channel), group, ()) is not c.Delivery.DONE:
+                break
+        self.send(group, "nothing", channel)
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule(group=_groups, channel=_owned, meanwhile=st.sampled_from(["nothing", "an owner comes back"]))
+    @_judged
+    def send_to_a_dead_one(self, group: str, channel: str, meanwhile: str) -> None:
+        """A lease ends, if time ends leases, and its members are removed, unless their owner comes back meanwhile."""
+        self.own(_inbox_of(channel))
+        self.join_own_once(group, channel)
+        self.pass_to("after", "lease")
+        self.join_as(group, ChannelName.parse("jobs"), owned=False)
+        self.send(group, meanwhile, channel)
+
+    def deliver_once(self, inbox: str, group: GroupName, riders: tuple[str, ...], payload: bytes) -> c.Delivery:
+        """Deliver; return what became of it."""
+        owner, shard, model = self.minted(inbox)
+        request = c.Deliver(shard, owner.queue, group, riders, payload)
+        reply, at = self.ask(request)
+        model.delivered(request, reply, at)
+        return reply
+
+    @precondition(lambda self: self.leases)
+    @_about("groups")
+    @rule()
+    @_judged
+    def touch(self) -> None:
+        """Keep groups alive whose members do not expire."""
+        for shard, model in enumerate(self.models):
+            groups = tuple(GroupName.parse(group) for group in _GROUPS if self.group_shard(group) == shard)
+            if groups:
+                request = c.Touch(shard, groups)
+                _, at = self.ask(request)
+                model.touched(request, at)
+
+    # -- flush
+
+    @rule()
+    @_judged
+    def flush(self) -> None:
+        """Empty everything of this prefix; the neighbour, whose prefix begins like it, keeps what it has."""
+        self.flush_all()
+
+    def flush_all(self) -> None:
+        """Flush every shard."""
+        self.number += 1
+        generation = f"flush-{self.number}"
+        neighbour = self.number % self.traits.shards
+        self.move_in(neighbour)
+        for shard, model in enumerate(self.models):
+            request = c.Flush(shard, generation)
+            reply, at = self.ask(request)
+            model.flushed(request, reply, at)
+            self.begun.append(_Begun(shard, generation, tuple(dict.fromkeys(reply.inboxes))))
+        self.mirror.clear()
+        self.look_after(neighbour)
+
+    def move_in(self, shard: int) -> None:
+        """Give the neighbour something that a flush could reach."""
+        model = self.neighbours[shard]
+        push = c.Push(shard, ChannelName.parse("jobs"), 1, b"\x01neighbour", to_member=False)
+        pushed, at = self.ask_neighbour(push)
+        model.pushed([(push, pushed)], at)
+        join = c.Join(shard, GroupName.parse("g"), push.channel, owned=False, age=0.0, restore=False, mark=False)
+        changed, at = self.ask_neighbour(join)
+        model.joined(join, changed, at)
+        if self.leases:
+            inbox = self.neighbours_channel()
+            claim = c.Claim(shard, inbox.queue, f"generation-{self.number}", "", ())
+            claimed, at = self.ask_neighbour(claim)
+            model.claimed(claim, claimed, at)
+            push = c.Push(shard, inbox, 100, b"\x01neighbour", to_member=False)
+            pushed, at = self.ask_neighbour(push)
+            model.pushed([(push, pushed)], at)
+
+    def neighbours_channel(self) -> ChannelName:
+        """Return a channel in the inbox that the neighbour mints for this flush."""
+        return ChannelName.parse(f"specific.{self.number}!a")
+
+    def look_after(self, shard: int) -> None:
+        """Look whether the neighbour has it still."""
+        model = self.neighbours[shard]
+        if self.leases:
+            inbox = self.neighbours_channel().queue
+            read = c.Read(shard, inbox, "", 0.2)
+            batch, at = self.ask_to_read(self.neighbour, read)
+            model.read(read, batch, at)
+            release = c.Release(shard, inbox)
+            waited, at = self.ask_neighbour(release)
+            model.released(release, waited, at)
+        pop = c.Pop(shard, ChannelName.parse("jobs").queue, 1, "neighbour")
+        popped, at = self.ask_neighbour(pop)
+        model.popped(pop, popped, at)
+        members = c.Members(shard, GroupName.parse("g"))
+        roster, at = self.ask_neighbour(members)
+        model.listed(members, roster, at)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(which=st.integers(0, 3))
+    @_judged
+    def unflushed(self, which: int) -> None:
+        """Ask who has yet to acknowledge a flush."""
+        if not self.begun:
+            return
+        begun = self.begun[-1 - which % len(self.begun)]
+        request = c.Unflushed(begun.shard, begun.inboxes, begun.generation)
+        reply, at = self.ask(request)
+        self.models[begun.shard].told_unflushed(request, reply, at)
+
+    @precondition(lambda self: self.leases)
+    @_about("minted inboxes")
+    @rule(inbox=_inboxes)
+    @_judged
+    def acknowledge(self, inbox: str) -> None:
+        """An owner reads on, and says that it has dropped what it held before a flush, or a lost lease."""
+        self.read_once(inbox)
+        owner, shard, model = self.minted(inbox)
+        if owner.unheard:
+            request = c.Acknowledge(shard, owner.queue, owner.unheard)
+            _, at = self.ask(request)
+            model.acknowledged(request, at)
+            owner.unheard = ""
+
+    # -- time
+
+    @rule(
+        to=st.sampled_from(["after", "after", "before"]),
+        what=st.sampled_from(["message", "message", "lease", "claim", "membership", "anything"]),
+    )
+    @_judged
+    def pass_time(self, to: str, what: str) -> None:
+        """Let time pass to just before, or just after, something ends: what ends first, if nothing else is near."""
+        self.pass_to(to, what)
+
+    @rule()
+    @_judged
+    def pass_a_little_time(self) -> None:
+        """Let so much time pass that what comes now does not end together with what came before."""
+        self.pass_a_step()
+
+    def pass_to(self, to: str, what: str) -> None:
+        """Move the clock to an edge of the next thing of this kind that ends, if there is one."""
+        now = self.clock.now()
+        for start, end, kinds in self.edges():
+            target = end + _AFTER if to == "after" else start - _BEFORE
+            if target > now and (what in kinds or what == "anything"):
+                self.advance(target - now)
+                return
+
+    def pass_limit(self, to: str, limit: Span) -> None:
+        """Move the clock to an edge of a limit."""
+        now = self.clock.now()
+        for start, end, _ in self.edges():
+            if start <= limit.high <= end:
+                self.advance(max(0.0, (end + _AFTER if to == "after" else start - _BEFORE) - now))
+
+    def pass_a_step(self) -> None:
+        """Move the clock by a step, unless something ends just then."""
+        target = self.clock.now() + _STEP
+        if all(target <= start - _BEFORE or target >= end + _AFTER for start, end, _ in self.edges()):
+            self.advance(_STEP)
+
+    def edges(self) -> list[tuple[float, float, set[str]]]:
+        """Return when things end, and what: (from, to, kinds). What ends at about the same time is taken together.
+
+        So it does not depend on how fast this machine is where time passes to: an example can be repeated.
+        """
+        now = self.clock.now()
+        models = (*self.models, *self.neighbours)
+        limits = [(span, kind) for model in models for kind, span in model.limits() if span.high + GUARD > now]
+        edges: list[tuple[float, float, set[str]]] = []
+        for span, kind in sorted(limits):
+            if edges and span.low < edges[-1][1] + _APART:
+                start, end, kinds = edges[-1]
+                edges[-1] = start, max(end, span.high), {*kinds, kind}
+            else:
+                edges.append((span.low, span.high, {kind}))
+        return edges
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock."""
+        self.say(f"  {seconds:.3f} seconds pass")
+        self.clock.advance(seconds)
+
+    # -- the end
+
+    def teardown(self) -> None:
+        """Look at everything once more, and let go of the stores."""
+        if self.runner is None:
+            return
+        try:
+            if not self.failed:
+                self.look_at_everything()
+        finally:
+            with contextlib.suppress(Exception):  # a store that is wrong may fail here, too; that is not what is judged
+                self.loop.run_until_complete(self.clear())
+            try:
+                self.loop.run_until_complete(_close(self.stores))
+            finally:
+                self.runner.close()
+
+    @_judged
+    def look_at_everything(self) -> None:
+        """Compare what the store holds in the end."""
+        for group in _GROUPS:
+            self.list_members(group)
+        for inbox, owner in self.owners.items():
+            if owner.claimed and not owner.released and not self.lives(inbox):
+                self.claim_once(inbox)
+            self.read_once(inbox)
+        for channel in dict.fromkeys(self.channels):
+            self.count_pending(channel)
+            self.fill(channel)
+        for queue in dict.fromkeys(ChannelName.parse(channel).queue for channel in self.channels):
+            for shard in range(self.traits.shards) if queue.kind is Kind.NORMAL else [self.shard(queue)]:
+                self.pop_some(queue, 20, "anna", shard)
+
+    def fill(self, channel: str) -> None:
+        """Push until the channel is full."""
+        for _ in range(self.capacity + 3):
+            if not self.push_one(channel).accepted:
+                return
+
+    async def clear(self) -> None:
+        """Leave nothing behind in either world that a store can remove."""
+        for store in self.stores[1:]:
+            for shard in range(self.traits.shards):
+                if self.leases:
+                    for owner in self.owners.values():
+                        await store.release(c.Release(shard, owner.queue))
+                await store.flush(c.Flush(shard, "end"))
+
+    # -- asking
+
+    def say(self, line: object) -> None:
+        """Write down what belongs to a script."""
+        if self.script is None:
+            note(line)
+        else:
+            self.script.append(line)
+
+    def shard(self, queue: Queue) -> int:
+        """Return where a queue is, by a rule of our own: any will do. A normal channel is on every shard by turns."""
+        if queue.kind is Kind.NORMAL:
+            return self.steps // _STAY % self.traits.shards
+        return zlib.crc32(queue.name.encode("ascii")) % self.traits.shards
+
+    def group_shard(self, group: str) -> int:
+        """Return where a group is."""
+        return zlib.crc32(group.encode("ascii")) % self.traits.shards
+
+    def ask(self, request: c.Command[R]) -> tuple[R, Span]:
+        """Ask one of the two processes' stores; return its reply and when it was carried out."""
+        return self.ask_store(self.turn(), request, request.on_async)
+
+    def ask_neighbour(self, request: c.Command[R]) -> tuple[R, Span]:
+        """Ask the neighbour's store."""
+        return self.ask_store(self.neighbour, request, request.on_async)
+
+    def ask_to_read(self, store: AsyncStore, request: c.Read) -> tuple[c.Batch, Span]:
+        """Ask a store to read."""
+        return self.ask_store(store, request, lambda store: store.read(request))
+
+    def turn(self) -> AsyncStore:
+        """Return the store of one process, and the next time that of the other one."""
+        self.asked += 1
+        return self.stores[self.asked % 2]
+
+    def ask_store(
+        self, store: AsyncStore, request: object, call: Callable[[AsyncStore], Awaitable[R]]
+    ) -> tuple[R, Span]:
+        """Ask, and write it down."""
+
+        async def asked() -> R:
+            return await call(store)
+
+        reply, at = self.timed(asked())
+        who = ("one process", "the other", "the neighbour")[self.stores.index(store)]
+        self.say(_Line(who, request, reply))
+        return reply, at
+
+    def ask_at_once(self, requests: Sequence[c.Command[R]]) -> tuple[list[R], Span]:
+        """Ask both processes' stores at once, by turns."""
+
+        async def asked() -> list[R]:
+            calls = [request.on_async(self.stores[place % 2]) for place, request in enumerate(requests)]
+            return await asyncio.gather(*calls)
+
+        replies, at = self.timed(asked())
+        for request, reply in zip(requests, replies, strict=True):
+            self.say(_Line("at once", request, reply))
+        return replies, at
+
+    def timed(self, work: Coroutine[object, object, R]) -> tuple[R, Span]:
+        """Run something in the example's loop; return its result and when it was.
+
+        Raises:
+            _Late: that was too late.
+        """
+        sent = self.clock.now()
+        try:
+            reply = self.loop.run_until_complete(work)
+        except StoreError:
+            if time.monotonic() - self.began > _PATIENCE:
+                raise _Late from None
+            raise
+        at = Span(sent, self.clock.now())
+        if time.monotonic() - self.began > _PATIENCE:
+            raise _Late
+        self.tally.replies += 1
+        self.last = at
+        return reply, at
+
+
+async def _open(backends: Sequence[Backend]) -> list[AsyncStore]:
+    """Open a store of each, with its connections."""
+    stores = [backend.open() for backend in backends]
+    for store, backend in zip(stores, backends, strict=True):
+        for shard in range(len(backend.identities)):
+            await store.incarnation(shard)
+    return stores
+
+
+async def _close(stores: Sequence[AsyncStore]) -> None:
+    for store in stores:
+        await store.aclose()
+
+
+# -- what is found out before ------------------------------------------------------------------------------------
+
+
+async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Traits:
+    """Find out what a store can do, and by which clock its leases end.
+
+    The clock that is moved cannot move what a server ends by itself. Such leases never end in an example, which takes
+    milliseconds; so their end is awaited here, once, with very short ones.
+    """
+    clock = VirtualClock()
+    backend = make_store(make_rules(expiry=10.0), clock)
+    declared = backend.capabilities
+    if wanted is not None and declared != wanted:
+        raise Violation(f"The store does not declare the capabilities that were asked for: {declared}, not {wanted}")
+    identities = backend.identities
+    if not identities or len(set(identities)) < len(identities):
+        raise Violation(f"A store has one or more shards, whose identities are all different: {identities}")
+    store = backend.open()
+    try:
+        tenure = _Tenure(store, leases=declared.leases)
+        await tenure.begin()
+        clock.advance(15.0 + _BEFORE)
+        minted, claimed = await tenure.look()
+    finally:
+        await _leave(store)
+    if minted or claimed:
+        await _await_ends(make_store, declared, minted=minted, claimed=claimed)
+    return _Traits(declared, len(identities), leases_move=not minted, claims_move=not claimed)
+
+
+async def _leave(store: AsyncStore) -> None:
+    with contextlib.suppress(StoreError):
+        await store.flush(c.Flush(0, "end"))
+    await store.aclose()
+
+
+class _Tenure:
+    """A minted inbox and one that somebody else has claimed, and who has them."""
+
+    def __init__(self, store: AsyncStore, *, leases: bool) -> None:
+        self._store = store
+        self._leases = leases
+        self._minted = Queue("specific.me!", Kind.INBOX)
+        self._claimed = Queue("claimed!", Kind.INBOX)
+
+    async def begin(self) -> None:
+        """Take both."""
+        await self._store.pop(c.Pop(0, self._claimed, 0, "anna"))
+        if self._leases:
+            await self._store.claim(c.Claim(0, self._minted, "generation-0", "", ()))
+
+    async def look(self) -> tuple[bool, bool]:
+        """Return whether the first still lives, and whether the second is still held."""
+        popped = await self._store.pop(c.Pop(0, self._claimed, 0, "ben"))
+        alive = await self._store.alive(c.Alive(0, (self._minted,))) if self._leases else (False,)
+        return alive == (True,), popped.held_for is not None
+
+
+async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: bool, claimed: bool) -> None:
+    """See leases end by a real clock: not before their time, and promptly then."""
+    lease = 1.5 * _SHORT
+    store = make_store(make_rules(expiry=_SHORT), VirtualClock()).open()
+    try:
+        await store.incarnation(0)
+        tenure = _Tenure(store, leases=declared.leases)
+        sent = time.monotonic()
+        await tenure.begin()
+        begun = time.monotonic()
+        while minted or claimed:
+            asked = time.monotonic()
+            minted_now, claimed_now = await tenure.look()
+            over = (minted and not minted_now) or (claimed and not claimed_now)
+            if over and time.monotonic() < sent + lease - GUARD:
+                raise Violation(f"A lease lasts 1.5 times expiry: it ended before its {lease:.3f} seconds were over")
+            minted, claimed = minted and minted_now, claimed and claimed_now
+            if (minted or claimed) and asked > begun + lease + _PROMPT:
+                what = "of a minted inbox" if minted else "of an inbox that was popped"
+                raise Violation(
+                    f"A lease lasts 1.5 times expiry: that {what} has not ended, neither by the clock that is moved, "
+                    f"15 seconds and more after it was taken for 15, nor by a real one after {lease + _PROMPT:.3f} "
+                    f"seconds of {lease:.3f}"
+                )
+    finally:
+        await _leave(store)
+
+
+# -- what is tried in any case ------------------------------------------------------------------------------------
+# One short act for each way in which stores have been wrong: chance finds what nobody has thought of, and need not find
+# what somebody has.
+
+
+def _grow_old(state: StoreMachine) -> None:
+    state.push_at_once(channel="jobs", count=5)
+    state.pop(channel="jobs", count=0, claimant="anna")
+    state.pop(channel="jobs", count=3, claimant="anna")
+    for channel, to, then in (
+        ("jobs", "after", "pop"),
+        ("reply?x", "after", "pop one"),
+        ("Jobs", "before", "pop"),
+        ("jobs", "after", "push"),
+    ):
+        state.grow_old(channel=channel, to=to, then=then)
+
+
+def _cancel(state: StoreMachine) -> None:
+    for channel, meanwhile in (
+        ("jobs", "nothing"),
+        ("jobs", "push"),
+        ("reply?x", "flush"),
+        ("reply?x", "pop"),
+        ("Jobs", "time"),
+    ):
+        state.receive_and_cancel(channel=channel, count=2, back=2, meanwhile=meanwhile)
+
+
+def _hand_over(state: StoreMachine) -> None:
+    state.push(channel="claimed!a", times=1)
+    state.push_at_once(channel="claimed!b", count=4)
+    state.pending(channel="claimed!a")
+    for how in ("not yet", "by unclaim", "by time"):
+        state.hand_over(channel="claimed!a", how=how)
+    state.grow_old(channel="claimed!b", to="after", then="pop")
+
+
+def _stop_reading(state: StoreMachine) -> None:
+    if state.traits.capabilities.lapses:
+        for channel, meanwhile, to in (
+            ("jobs", "pop", "after"),
+            ("reply?x", "forgive", "after"),
+            ("Jobs", "nothing", "before"),
+            ("claimed!a", "nothing", "after"),
+            ("claimed!a", "flush", "after"),
+        ):
+            state.stop_reading(channel=channel, meanwhile=meanwhile, to=to)
+
+
+def _belong(state: StoreMachine) -> None:
+    state.join(group="g", channel="jobs")
+    state.join(group="g", channel="Jobs")
+    state.join_again(group="g", channel="jobs")
+    state.leave(group="g", channel="Jobs")
+    state.members(group="g")
+    state.pass_time(to="after", what="membership")
+    state.members(group="g")
+    state.join(group="g", channel="jobs")
+    state.flush()
+    state.members(group="g")
+
+
+def _find_an_owner(state: StoreMachine) -> None:
+    state.push(channel="specific.me!a", times=2)
+    state.claim(inbox="specific.me!")
+    state.pending(channel="specific.me!ab")
+    state.push(channel="specific.me!ab", times=1)
+    state.pending(channel="specific.me!a")
+    state.read(inbox="specific.me!", where="on")
+    state.read(inbox="specific.me!", where="again")
+    state.read_and_fill(inbox="specific.me!", channel="specific.me!a")
+    state.push_at_once(channel="specific.me!ab", count=5)
+    state.release(inbox="specific.me!", sure=6)
+    state.alive()
+
+
+def _count_places(state: StoreMachine) -> None:
+    for meanwhile in ("nothing", "flush", "claim"):
+        state.count_places(channel="specific.me!a", received=1, meanwhile=meanwhile)
+
+
+def _come_back(state: StoreMachine) -> None:
+    for meanwhile in ("flush", "nothing", "push", "pop"):
+        state.come_back(channel="specific.me!a", meanwhile=meanwhile)
+    state.pass_time(to="before", what="lease")
+    state.renew(inbox="specific.me!")
+    state.pass_time(to="after", what="lease")
+    state.renew(inbox="specific.me!")
+
+
+def _begin_anew(state: StoreMachine) -> None:
+    state.claim(inbox="specific.me!")
+    state.deliver(inbox="specific.me!", group="g", riders=1)
+    state.mark(group="g", channel="specific.me!a")
+    state.read(inbox="specific.me!", where="on")
+    state.push(channel="specific.me!a", times=1)
+    state.flush()
+    state.unflushed(which=0)
+    state.acknowledge(inbox="specific.me!")
+    state.unflushed(which=0)
+
+
+def _own_members(state: StoreMachine) -> None:
+    state.claim(inbox="specific.me!")
+    state.join_own(group="g", channel="specific.me!a")
+    state.join(group="g", channel="specific.me!a")
+    state.join(group="g", channel="specific.me!ab")
+    state.send_to_group(group="g", meanwhile="a stranger joins", channel="specific.me!a")
+    state.leave_and_be_restored(group="g", channel="specific.me!a")
+    state.tidy_up_late(group="g", channel="specific.me!a", other="specific.me!a")
+    state.tidy_up_late(group="G", channel="specific.me!a", other="specific.me!ab")
+    state.tidy_up(which=0, known="all")
+    state.read(inbox="specific.me!", where="on")
+
+
+def _send_to_all(state: StoreMachine) -> None:
+    state.send_to_a_full_one(group="g", channel="specific.me!a")
+    state.flush()
+    state.send_to_a_dead_one(group="g", channel="specific.you!a", meanwhile="nothing")
+    state.send_to_a_dead_one(group="G", channel="specific.you!a", meanwhile="an owner comes back")
+
+
+def _outlive(state: StoreMachine) -> None:
+    state.claim(inbox="specific.me!")
+    state.join_own(group="g", channel="specific.me!a")
+    state.restore(which=0)
+    for to in ("before", "after"):
+        state.pass_time(to=to, what="membership")
+        state.members(group="g")
+    state.claim(inbox="specific.me!")
+    state.touch()
+    state.join_own(group="g", channel="specific.me!a")
+    state.flush()
+    state.members(group="g")
+
+
+_ACTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
+    ("queues", 25.0, _grow_old),
+    ("queues", 25.0, _cancel),
+    ("claimed inboxes", 25.0, _hand_over),
+    ("members", 25.0, _stop_reading),
+    ("members", 25.0, _belong),
+    ("members", None, _belong),
+    ("minted inboxes", 25.0, _find_an_owner),
+    ("minted inboxes", 25.0, _count_places),
+    ("minted inboxes", 25.0, _come_back),
+    ("minted inboxes", 25.0, _begin_anew),
+    ("groups", 25.0, _own_members),
+    ("groups", 25.0, _send_to_all),
+    ("groups", 25.0, _outlive),
+)
+"""The topic, the ``group_expiry``, and what is done."""
+
+
+def _rehearse(make_store: MakeStore, traits: _Traits, tally: _Tally) -> None:
+    """Try what is tried in any case.
+
+    Raises:
+        Violation: with the script as its note.
+    """
+    for topic, group_expiry, act in _ACTS:
+        state = StoreMachine(make_store, traits, tally)
+        if topic not in state.topics:
+            continue
+        state.script = [f"state.begin(topic={topic!r}, expiry=2.75, group_expiry={group_expiry}, capacity=2, ...)"]
+        try:
+            try:
+                state.begin(
+                    topic=topic,
+                    expiry=2.75,
+                    group_expiry=group_expiry,
+                    capacity=2,
+                    inbox_capacity=6,
+                    nested="neighbour",
+                )
+                act(state)
+            finally:
+                state.teardown()
+        except Exception as exc:
+            exc.add_note("\n".join(map(str, ["This is what was done:", *state.script])))
+            raise
+
+
+# -- what a third party calls ------------------------------------------------------------------------------------
+
+
+def run_async_conformance_test(
+    make_store: MakeStore, *, capabilities: Capabilities | None = None, settings: hypothesis.settings | None = None
+) -> None:
+    """Judge a store: do anything with it, and compare every reply with what the contract says.
+
+    First come some short acts that are always the same; then a state machine does what chance says. Needs no pytest,
+    and never sleeps. How many examples there are, and whether they are the same each time, is decided by the Hypothesis
+    settings. If a lease of this store does not end when the clock is moved, a short one is watched until it does.
+
+    Args:
+        make_store: makes one process's way to the store.
+        capabilities: what the store can do; None for what it declares, and else the same as that.
+        settings: None for those of the current profile, with 15 steps an example and no deadline.
+
+    Raises:
+        Violation: the store breaks a rule, which the text names; a note tells all that was done before.
+    """
+    traits = asyncio.run(_examine(make_store, capabilities))
+    tally = _Tally()
+    _rehearse(make_store, traits, tally)
+
+    class JudgedStore(StoreMachine):
+        """The machine over this store."""
+
+        def __init__(self) -> None:
+            super().__init__(make_store, traits, tally)
+
+    chosen = _settings() if settings is None else settings
+    one = hypothesis.settings(chosen, report_multiple_bugs=False)  # several would come as a group, not as a Violation
+    run_state_machine_as_test(JudgedStore, settings=one)
+    if tally.examples and not tally.replies:
+        raise Violation(f"Nothing was judged: not one reply came within {_PATIENCE} seconds")
+
+
+def run_conformance_test(
+    make_store: MakeSimpleStore,
+    *,
+    capabilities: Capabilities | None = None,
+    settings: hypothesis.settings | None = None,
+) -> None:
+    """Judge a simple store: as `run_async_conformance_test` does, through `channel_layer.simple.SimpleBackend`.
+
+    Args:
+        make_store: makes one process's way to the store.
+        capabilities: what it can do; None, or none of them all.
+        settings: None for those of the current profile, with 15 steps an example and no deadline.
+
+    Raises:
+        Violation: the store breaks a rule.
+    """
+
+    def make_whole(rules: Rules, clock: Clock) -> Backend:
+        return SimpleBackend(lambda: make_store(rules, clock), "simple")
+
+    run_async_conformance_test(make_whole, capabilities=capabilities, settings=settings)
+
+
+def _settings() -> hypothesis.settings:
+    current = hypothesis.settings()
+    checks = {*current.suppress_health_check, HealthCheck.too_slow}
+    return hypothesis.settings(current, stateful_step_count=_STEPS, deadline=None, suppress_health_check=tuple(checks))

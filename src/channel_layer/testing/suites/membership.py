@@ -1,0 +1,276 @@
+"""Groups under concurrent change: a workload, the record of what happened in real time, and a judge of the record.
+
+What a group promises speaks of moments (returned before, called after), so it can only be judged from the intervals of
+all calls; and the same workload has to run over several layers in one process and in processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, Protocol
+
+from channel_layer.testing.suites.tools import dice
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from channel_layer.layer import ChannelLayer
+
+__all__ = ("Change", "GroupSend", "History", "Plan", "Verdict", "judge", "merge", "play")
+
+# --- what happened ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A `group_add` or `group_discard`.
+
+    Attributes:
+        group: the group.
+        channel: the member.
+        joined: True for `group_add`.
+        called: nanoseconds of the machine's monotonic clock just before the call.
+        returned: just after it returned.
+    """
+
+    group: str
+    channel: str
+    joined: bool
+    called: int
+    returned: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSend:
+    """A `group_send`.
+
+    Attributes:
+        group: the group.
+        number: what the message held; no other message to any group holds the same.
+        called: nanoseconds just before the call.
+        returned: just after it returned.
+    """
+
+    group: str
+    number: int
+    called: int
+    returned: int
+
+
+@dataclass
+class History:
+    """What some actors did, and what some channels got.
+
+    Attributes:
+        changes: all of them, in any order.
+        sends: all of them, in any order.
+        got: for each channel the numbers of the group messages that it received.
+    """
+
+    changes: list[Change] = field(default_factory=list[Change])
+    sends: list[GroupSend] = field(default_factory=list[GroupSend])
+    got: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+
+
+def merge(histories: Iterable[History]) -> History:
+    """Put together what several processes recorded on one machine."""
+    whole = History()
+    for each in histories:
+        whole.changes += each.changes
+        whole.sends += each.sends
+        whole.got |= each.got
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge found.
+
+    Attributes:
+        decisions: pairs of a group message and a channel: delivered or not.
+        definite: those in which no overlapping change left both ways open.
+        wrong: a sentence for each contradiction.
+    """
+
+    decisions: int
+    definite: int
+    wrong: tuple[str, ...]
+
+
+def judge(history: History) -> Verdict:
+    """Judge every decision by the real-time order of the calls.
+
+    A channel may have got a message if some change that may have been the last one before the send was a joining, and
+    may have missed it if some such change was a leaving. A change may have been the last one if it was called before
+    the send returned, unless another was called after it had returned and itself returned before the send was called.
+    """
+    changes: dict[tuple[str, str], list[Change]] = defaultdict(list)
+    for change in history.changes:
+        changes[change.group, change.channel].append(change)
+    sends: dict[str, list[GroupSend]] = defaultdict(list)
+    for send in history.sends:
+        sends[send.group].append(send)
+    wrong: list[str] = []
+    definite = 0
+    for channel, numbers in history.got.items():
+        counts = Counter(numbers)
+        wrong += [f"{channel} got {number} {count} times" for number, count in counts.items() if count > 1]
+        for group, some in sends.items():
+            member = _Member(changes[group, channel])
+            for send in some:
+                ways = member.possible(send)
+                definite += len(ways) == 1
+                if (send.number in counts) not in ways:
+                    did = "got" if send.number in counts else "missed"
+                    wrong.append(f"{channel} {did} {send}; changes: {member.around(send)}")
+    decisions = len(history.sends) * len(history.got)
+    return Verdict(decisions, definite, tuple(wrong))
+
+
+class _Member:
+    """One channel's changes in one group, ready to be asked about many sends."""
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        self._changes = sorted(changes, key=lambda change: change.returned)
+        self._returned = [change.returned for change in self._changes]
+        # From each place on, the earliest call; up to each place, the latest.
+        self._earliest = list(accumulate((c.called for c in reversed(self._changes)), min))[::-1]
+        self._latest = list(accumulate((c.called for c in self._changes), max))
+
+    def possible(self, send: GroupSend) -> set[bool]:
+        """Whether the channel was a member at the moment of the send: True, False, or both are possible."""
+        return {change.joined for change in self._last(send)} if self._changes else {False}
+
+    def around(self, send: GroupSend) -> list[Change]:
+        """The changes that may have been the last one before a send."""
+        return self._last(send)
+
+    def _last(self, send: GroupSend) -> list[Change]:
+        place = bisect_left(self._returned, send.called)  # those before it had returned when the send was called
+        candidates: list[Change] = []
+        for change in reversed(self._changes[:place]):
+            if change.returned < self._latest[place - 1]:
+                break  # another was called after this one had returned; so it is for all the earlier ones
+            candidates.append(change)
+        if not place:
+            candidates.append(Change(send.group, "before all changes", False, 0, 0))
+        while place < len(self._changes) and self._earliest[place] < send.returned:
+            if self._changes[place].called < send.returned:
+                candidates.append(self._changes[place])
+            place += 1
+        return candidates
+
+
+# --- making it happen ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A workload.
+
+    Attributes:
+        groups: the groups.
+        sends: how many messages each layer sends.
+        changers: how many tasks of each layer change groups, for as long as it sends.
+        senders: how many tasks of each layer send.
+        seed: of every random choice.
+    """
+
+    groups: tuple[str, ...]
+    sends: int
+    changers: int = 2
+    senders: int = 2
+    seed: int = 0
+
+
+class Meet(Protocol):
+    """Wait until everybody has come as far."""
+
+    async def __call__(self) -> object:
+        """Wait."""
+        ...
+
+
+async def play(
+    layer: ChannelLayer, number: int, mine: Sequence[str], everybody: Sequence[str], plan: Plan, meet: Meet
+) -> History:
+    """Play one layer's part: receive its channels, and meanwhile change groups and send to them.
+
+    Owners and strangers alike add and discard every channel. All channels must keep the order of their messages: the
+    last one tells that there are no more.
+
+    Args:
+        layer: the layer.
+        number: which of the layers it is, from 0.
+        mine: the channels that this one receives from.
+        everybody: the channels of all layers.
+        plan: what to do.
+        meet: called twice: before the first change, and after the last.
+    """
+    history = History()
+    choose = dice(f"{plan.seed} {number}")
+    receivers = [asyncio.create_task(_receive(layer, channel)) for channel in mine]
+    await meet()
+    over = asyncio.Event()
+    changers = [
+        asyncio.create_task(_change(layer, everybody, plan.groups, choose, history, over)) for _ in range(plan.changers)
+    ]
+    numbers = iter(range(number, number + _STRIDE * plan.sends, _STRIDE))
+    await asyncio.gather(*(_send(layer, plan.groups, numbers, choose, history) for _ in range(plan.senders)))
+    over.set()
+    await asyncio.gather(*changers)
+    await meet()
+    for channel in mine:
+        await layer.send(channel, {"end": True})
+    history.got.update(zip(mine, await asyncio.gather(*receivers), strict=True))
+    return history
+
+
+_STRIDE: Final = 100
+"""More than there are layers: each numbers its messages for itself."""
+
+
+async def _receive(layer: ChannelLayer, channel: str) -> list[int]:
+    numbers: list[int] = []
+    while isinstance(number := (await layer.receive(channel)).get("number"), int):
+        numbers.append(number)
+    return numbers
+
+
+async def _change(
+    layer: ChannelLayer,
+    channels: Sequence[str],
+    groups: Sequence[str],
+    choose: random.Random,
+    history: History,
+    over: asyncio.Event,
+) -> None:
+    while not over.is_set():
+        group, channel, joined = choose.choice(groups), choose.choice(channels), choose.random() < 0.5
+        called = time.monotonic_ns()
+        await (layer.group_add(group, channel) if joined else layer.group_discard(group, channel))
+        history.changes.append(Change(group, channel, joined, called, time.monotonic_ns()))
+        for _ in range(choose.randrange(4)):  # over a store that never waits, nobody else would get a turn
+            await asyncio.sleep(0)
+
+
+async def _send(
+    layer: ChannelLayer,
+    groups: Sequence[str],
+    numbers: Iterator[int],
+    choose: random.Random,
+    history: History,
+) -> None:
+    for number in numbers:
+        group = choose.choice(groups)
+        called = time.monotonic_ns()
+        await layer.group_send(group, {"number": number})
+        history.sends.append(GroupSend(group, number, called, time.monotonic_ns()))
+        for _ in range(choose.randrange(4)):
+            await asyncio.sleep(0)

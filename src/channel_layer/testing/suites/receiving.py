@@ -1,0 +1,333 @@
+"""Cancelling ``receive()`` loses nothing, doubles nothing and reorders nothing, at whichever step it comes.
+
+A consumer that disconnects is a cancelled ``receive()``, so this happens all day. The steps at which a cancellation can
+meet a message are named one by one; nothing here waits for an unlucky moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from channel_layer.testing.suites.base import LayerTests
+from channel_layer.testing.suites.tools import (
+    KINDS,
+    Steps,
+    World,
+    dice,
+    drain,
+    expect,
+    make_channel,
+    number,
+    receive_or_none,
+    run,
+    run_stepping,
+    send_patiently,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from channel_layer.envelope import Message
+    from channel_layer.layer import ChannelLayer
+
+__all__ = ("ReceivingTests",)
+
+_RULE = "cancelling receive() loses, doubles and reorders nothing"
+
+
+def _steps(world: World) -> int:
+    """Return more than a receive() takes from its first step to its last."""
+    return 40 if world.capabilities.blocking else 12  # one that only looks again and again has few, and takes long
+
+
+class ReceivingTests(LayerTests):
+    """Receivers that go before their message comes, or just then."""
+
+    # -- one receiver, every step
+
+    def test_cancelled_before_each_step_with_a_message_there(self, world: World) -> None:
+        """A receive() cancelled at any one step of its loop loses no message that was there before it.
+
+        In every other round the cancellation competes with data that has just arrived.
+        """
+        run_stepping(partial(_cancel_at_every_step, world, False))
+
+    def test_cancelled_before_each_step_as_a_message_comes(self, world: World) -> None:
+        """A receive() cancelled at any one step of its loop loses no message that comes just then."""
+        run_stepping(partial(_cancel_at_every_step, world, True))
+
+    def test_a_storm_of_cancellations_loses_nothing(self, world: World) -> None:
+        """Of many messages none is lost, doubled or reordered while every receive() is cancelled at another step."""
+        count = 300
+        choose = dice(0)
+
+        async def storm(steps: Steps, kind: str) -> None:
+            async with world.layer() as owner, world.layer() as sender:
+                channel = await make_channel(kind, owner)
+                received: list[int] = []
+
+                async def send() -> None:
+                    for n in range(count):
+                        await send_patiently(sender, channel, {"n": n})
+
+                async def receive() -> None:
+                    while len(received) < count:
+                        receiving = asyncio.create_task(owner.receive(channel))
+                        steps.arm(choose.randrange(12), receiving.cancel, late=choose.random() < 0.5)
+                        await asyncio.wait([receiving])
+                        if not receiving.cancelled():
+                            received.append(number(receiving.result()))
+                    steps.disarm()
+
+                sending = asyncio.create_task(send())
+                await world.soon(receive(), _RULE, steps=5)
+                await sending
+                received += await drain(owner, channel)
+                if kind == "normal":
+                    received.sort()  # each host has an order of its own
+                expect(
+                    received, list(range(count)), _RULE, f"{count} messages to {channel}, receive() always cancelled"
+                )
+
+        for kind in ("normal", "process-specific"):
+            run_stepping(partial(storm, kind=kind))
+
+    def test_a_storm_of_timeouts_loses_nothing(self, world: World) -> None:
+        """Receivers that give up after times from 0 to 2 ms, as polling consumers do, get every message in order."""
+        count = 60
+        choose = dice(0)
+
+        async def body() -> None:
+            async with world.layer() as owner, world.layer() as sender:
+                channels = {await make_channel(kind, owner): kind for kind in KINDS}
+                seen: dict[str, list[int]] = {channel: [] for channel in channels}
+
+                async def poll(channel: str) -> None:
+                    while len(seen[channel]) < count:
+                        try:
+                            message = await asyncio.wait_for(
+                                owner.receive(channel), choose.choice((0, 0, 0.0005, 0.002, 0.1))
+                            )
+                        except TimeoutError:
+                            await asyncio.sleep(0)
+                        else:
+                            seen[channel].append(number(message))
+
+                async def storm() -> None:
+                    async with asyncio.TaskGroup() as tasks:
+                        for channel in channels:
+                            tasks.create_task(poll(channel))
+                        for n in range(count):
+                            for channel in channels:
+                                await send_patiently(sender, channel, {"n": n})
+
+                await world.soon(storm(), _RULE, steps=5)
+                for channel, kind in channels.items():
+                    got = seen[channel] + await drain(owner, channel, 0.01)
+                    if kind == "normal":
+                        got.sort()
+                    expect(got, list(range(count)), _RULE, f"{count} messages to {channel}, receivers time out")
+
+        run(body())
+
+    # -- several receivers
+
+    def test_many_receivers_cancelled_in_a_crowd_lose_nothing(self, world: World) -> None:
+        """Of ten receivers on a channel some are cancelled at every turn; each message reaches one of the others."""
+        count = 60
+        choose = dice(0)
+
+        async def crowd(owner: ChannelLayer, sender: ChannelLayer, channel: str) -> None:
+            seen: list[int] = []
+
+            async def take() -> None:
+                seen.append(number(await owner.receive(channel)))
+
+            receiving = [asyncio.create_task(take()) for _ in range(10)]
+            for n in range(0, count, 3):
+                await asyncio.gather(*(sender.send(channel, {"n": n + more}) for more in range(3)))
+                for _ in range(choose.randrange(6)):
+                    await asyncio.sleep(0)
+                for task in choose.sample(receiving, 4):
+                    task.cancel()
+                await asyncio.sleep(0)
+                receiving = [task for task in receiving if not task.done()]
+                receiving += [asyncio.create_task(take()) for _ in range(10 - len(receiving))]
+
+            async def rest() -> None:
+                nonlocal receiving
+                while len(seen) < count:
+                    done, rest = await asyncio.wait(receiving, return_when=asyncio.FIRST_COMPLETED)
+                    receiving = [*rest, *(asyncio.create_task(take()) for _ in done)]
+
+            await world.soon(rest(), _RULE, steps=5)
+            await world.end(receiving)
+            expect(sorted(seen), list(range(count)), _RULE, f"{count} messages to {channel}, 4 of 10 cancelled")
+            expect(await receive_or_none(owner, channel, 0.01), None, _RULE, f"{count} messages to {channel}")
+
+        async def body() -> None:
+            async with world.layer() as owner, world.layer() as sender:
+                for kind in KINDS:
+                    await crowd(owner, sender, await make_channel(kind, owner))
+
+        run(body())
+
+    # -- other calls
+
+    def test_a_call_that_is_cancelled_ends_as_cancelled(self, world: World) -> None:
+        """No call swallows its cancellation, at whichever step it comes: who is told to end goes no further."""
+
+        async def cancel(steps: Steps, call: Coroutine[object, object, object], step: int, name: str) -> None:
+            told = False
+
+            def tell() -> None:
+                nonlocal told
+                told = calling.cancel()
+
+            calling = asyncio.create_task(call)
+            steps.arm(step, tell)
+            await world.soon(asyncio.wait([calling]), f"{name} ends")
+            steps.disarm()
+            rule = "a call that is cancelled before it returns ends as cancelled"
+            expect(calling.cancelled(), told, rule, f"{name}, cancelled at step {step}")
+
+        async def body(steps: Steps) -> None:
+            async with world.layer() as layer:
+                await layer.send("jobs", {})  # there is a connection
+                for step in range(6):
+                    calls: dict[str, Coroutine[object, object, object]] = {
+                        "send()": layer.send("jobs", {}),
+                        "new_channel()": layer.new_channel(f"own{step}"),
+                        "group_add()": layer.group_add("group", "jobs"),
+                        "group_send()": layer.group_send("group", {}),
+                        "group_channels()": layer.group_channels("group"),
+                        "group_discard()": layer.group_discard("group", "jobs"),
+                        "statistics()": layer.statistics("jobs"),
+                        "flush()": layer.flush(),
+                    }
+                    for name, call in calls.items():
+                        await cancel(steps, call, step, name)
+
+        run_stepping(body)
+
+    # -- siblings and other processes
+
+    def test_a_sibling_s_disconnect_costs_nobody_a_message(self, world: World) -> None:
+        """While one channel's receivers are cancelled all the time, other channels of the process get everything."""
+        count = 120
+
+        async def body() -> None:
+            async with world.layer() as owner, world.layer() as sender:
+                # Without leases siblings share a capacity, too: one that reads little could make them all full.
+                churning = await owner.new_channel("one")
+                steady = await owner.new_channel("one" if world.capabilities.leases else "two")
+                for name in (churning, steady):
+                    await owner.group_add("group", name)
+
+                async def churn() -> None:
+                    choose = dice(0)
+                    while True:
+                        await receive_or_none(owner, churning, choose.choice((0, 0.001)))
+                        await asyncio.sleep(0)
+
+                beside = asyncio.create_task(churn())
+                received: list[int] = []
+                for n in range(0, count, 2):
+                    await sender.send(steady, {"n": n})
+                    await sender.group_send("group", {"n": n + 1})
+                    received += await world.numbers(owner, steady, 2)
+                await world.end([beside])
+                expect(received, list(range(count)), "a sibling costs nobody a message", f"{count} messages")
+
+        run(body())
+
+    def test_what_a_cancelled_receive_leaves_goes_to_another_process(self, world: World) -> None:
+        """A message that was popped for a receive() which is cancelled wakes a worker of another process."""
+
+        async def body(steps: Steps) -> None:
+            async with world.layer() as one, world.layer() as two, world.layer() as sender:
+                for channel in ("jobs", "reply?x"):
+                    for step in range(_steps(world)):
+                        receiving = asyncio.create_task(one.receive(channel))
+                        elsewhere = asyncio.create_task(two.receive(channel))
+                        steps.arm(step, receiving.cancel)
+                        await sender.send(channel, {"n": step})
+                        first = asyncio.wait([receiving, elsewhere], return_when=asyncio.FIRST_COMPLETED)
+                        done, _ = await world.soon(first, _RULE)
+                        if receiving in done and receiving.cancelled():
+                            got = [number(await world.soon(elsewhere, "what is left goes to another process"))]
+                        else:
+                            steps.disarm()
+                            await world.end([receiving, elsewhere])
+                            got = [number(t.result()) for t in (receiving, elsewhere) if not t.cancelled()]
+                        expect(got, [step], _RULE, f"a message to {channel}, one of two cancelled at step {step}")
+
+        run_stepping(body)
+
+    def test_a_loop_that_ends_takes_no_message_with_it(self, world: World) -> None:
+        """An event loop that ends at any step of a receive(), cancelling every task at once, leaves the message."""
+        layer, sender = world.layer(), world.layer()
+
+        async def begin() -> dict[str, str]:
+            return {await make_channel(kind, layer): kind for kind in KINDS}
+
+        async def end_early(steps: Steps, channel: str, step: int) -> asyncio.Task[Message]:
+            over = asyncio.Event()
+            steps.arm(step, over.set, late=step % 4 == 2)
+            receiving = asyncio.create_task(layer.receive(channel))
+            receiving.add_done_callback(lambda _: over.set())
+            await over.wait()
+            return receiving  # it may still end well, in the steps that the loop takes to its end
+
+        async def rest(channel: str) -> int:
+            return await world.number(layer, channel)
+
+        async def close() -> None:
+            for channel in channels:
+                expect(await receive_or_none(layer, channel, 0.01), None, _RULE, f"messages to {channel}")
+            await layer.aclose()
+            await sender.aclose()
+
+        channels = run(begin())
+        for channel in channels:
+            received: list[int] = []
+            due = range(0, _steps(world), 2)
+            for step in due:
+                run(sender.send(channel, {"n": step}))
+                receiving = run_stepping(partial(end_early, channel=channel, step=step))
+                received.append(run(rest(channel)) if receiving.cancelled() else number(receiving.result()))
+            expect(received, list(due), "a loop that ends takes no message with it", f"messages to {channel}")
+        run(close())
+
+
+async def _cancel_at_every_step(world: World, comes: bool, steps: Steps) -> None:  # noqa: FBT001 - bound by partial
+    async with world.layer() as owner, world.layer() as sender:
+        for kind in KINDS:
+            channel = await make_channel(kind, owner)
+            for n in range(2 * _steps(world)):
+                step, late = divmod(n, 2)
+                if not comes:
+                    await sender.send(channel, {"n": n})
+                receiving = asyncio.create_task(owner.receive(channel))
+                steps.arm(step, receiving.cancel, late=bool(late))
+                if comes:
+                    await sender.send(channel, {"n": n})
+                # What has been cancelled lets the next one have the message; otherwise it has it itself.
+                await world.soon(asyncio.wait([receiving]), _RULE)
+                steps.disarm()
+                if receiving.cancelled():
+                    got = await world.number(owner, channel)
+                else:
+                    got = number(receiving.result())
+                expect(got, n, _RULE, f"message {n} to {channel}, receive() cancelled at step {step}")
+            expect(await receive_or_none(owner, channel, 0.01), None, _RULE, f"messages to {channel}")
+        await _balance([owner, sender])
+
+
+async def _balance(layers: list[ChannelLayer]) -> None:
+    """Compare what layers with empty channels have sent and received."""
+    found = [await layer.statistics() for layer in layers]
+    sent, delivered = sum(each.sent for each in found), sum(each.delivered for each in found)
+    expect(delivered, sent, "every message that was sent is delivered, and counted once", f"{sent} messages")

@@ -1,0 +1,446 @@
+"""What the suites share: a world of layers, patience, channels of every kind, and the steps of an event loop.
+
+A race is forced by naming the step at which it happens and a crowd goes through one barrier, so that no verdict depends
+on luck or on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import select
+import selectors
+import signal
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
+
+import pytest
+
+from channel_layer.errors import ChannelFull
+from channel_layer.testing.worlds import Violation, VirtualClock, fresh_prefix, make_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+
+    from channel_layer.config import ChannelPattern
+    from channel_layer.envelope import Message
+    from channel_layer.layer import ChannelLayer
+    from channel_layer.ports import Capabilities
+    from channel_layer.testing.worlds import MakeLayer
+
+__all__ = (
+    "KINDS",
+    "ORDERED",
+    "POPPED",
+    "Options",
+    "Patient",
+    "Steps",
+    "World",
+    "at_once",
+    "dice",
+    "drain",
+    "expect",
+    "fails_with",
+    "fixture_from",
+    "in_fork",
+    "make_channel",
+    "number",
+    "receive_or_none",
+    "run",
+    "run_stepping",
+    "send_patiently",
+    "sends",
+)
+
+R = TypeVar("R")
+E = TypeVar("E", bound=BaseException)
+
+KINDS: Final = ("normal", "single-reader", "process-specific", "claimed")
+"""Of channels, by how their messages are kept."""
+
+ORDERED: Final = KINDS[1:]
+"""Those on which one writer's messages are received in the order of its sends."""
+
+POPPED: Final = ("jobs", "reply?x", "daemon!x")
+"""Channels whose messages wait in the store until somebody asks, one of each kind."""
+
+_LOOK_SECONDS: Final = 0.005
+"""Between two looks at what must come about by itself."""
+
+
+# -- verdicts
+
+
+def expect(came: object, due: object, rule: str, asked: str) -> None:
+    """Compare what came with what should have come.
+
+    Args:
+        came: the one.
+        due: the other.
+        rule: what is broken if they differ.
+        asked: what was done.
+
+    Raises:
+        Violation: they are not equal.
+    """
+    if came != due:
+        raise Violation(f"{rule}\n  asked: {asked}\n  came: {came!r}\n  should have come: {due!r}")
+
+
+async def fails_with(kind: type[E], call: Awaitable[object], rule: str, asked: str) -> E:
+    """Await what must fail.
+
+    Returns:
+        The error.
+
+    Raises:
+        Violation: it did not, or in another way.
+    """
+    try:
+        came = await call
+    except kind as exc:
+        return exc
+    except Exception as exc:
+        raise Violation(f"{rule}\n  asked: {asked}\n  came: {exc!r}\n  should have come: {kind.__name__}") from exc
+    raise Violation(f"{rule}\n  asked: {asked}\n  came: {came!r}\n  should have come: {kind.__name__}")
+
+
+# -- a suite's factory
+
+
+def fixture_from(suite: type, name: str) -> None:
+    """Make a fixture of a factory that a suite was given as a static method, so that both ways are one for its tests.
+
+    Args:
+        suite: a subclass that is being made.
+        name: of the attribute and of the fixture.
+    """
+    if isinstance(vars(suite).get(name), staticmethod):
+        factory: object = getattr(suite, name)
+
+        def give(_suite: object) -> object:
+            return factory
+
+        setattr(suite, name, pytest.fixture(give, name=name))
+
+
+# -- worlds
+
+
+class Options(TypedDict, total=False):
+    """Rules that differ from the usual ones; see `channel_layer.testing.make_rules`."""
+
+    expiry: float
+    group_expiry: float | None
+    capacity: int
+    channel_capacity: Mapping[ChannelPattern, int]
+    max_message_size: int
+    inbox_capacity: int
+    timeout: float
+
+
+class Patient:
+    """Waits for what has to happen.
+
+    Attributes:
+        patience: seconds of real time after which what has not happened is taken not to happen.
+    """
+
+    patience: float
+
+    async def soon(self, call: Awaitable[R], rule: str, *, steps: int = 1) -> R:
+        """Await what has to happen.
+
+        Args:
+            call: what does it.
+            rule: what is broken if it does not happen.
+            steps: as many times patience for what consists of many.
+
+        Raises:
+            Violation: it did not, in time.
+        """
+        limit = asyncio.timeout(steps * self.patience)
+        try:
+            async with limit:
+                return await call
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Violation(f"{rule}\n  came: nothing within {steps * self.patience:g} s") from None
+
+    async def end(self, tasks: Iterable[asyncio.Task[R]]) -> None:
+        """Cancel tasks, and wait until they have ended; what they end with is theirs.
+
+        Raises:
+            Violation: one does not: a call has swallowed its cancellation.
+        """
+        some = list(tasks)
+        for task in some:
+            task.cancel()
+        await self.soon(asyncio.gather(*some, return_exceptions=True), "a task that is cancelled in a call ends")
+
+    async def eventually(self, holds: Callable[[], Awaitable[bool]], rule: str) -> None:
+        """Wait for something that must come about by itself.
+
+        Args:
+            holds: asked again and again.
+            rule: what is broken if it does not.
+
+        Raises:
+            Violation: it did not, in time.
+        """
+        until = time.monotonic() + self.patience
+        while not await holds():
+            if time.monotonic() > until:
+                raise Violation(f"{rule}\n  came: not within {self.patience:g} s")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+@dataclass
+class World(Patient):
+    """One prefix, and any number of layers over it, as several processes would have them.
+
+    Attributes:
+        make_layer: makes each of them.
+        capabilities: of the store.
+        patience: seconds of real time after which what has not happened is taken not to happen.
+        prefix: of all keys.
+        clock: moves every clock of this world.
+    """
+
+    make_layer: MakeLayer
+    capabilities: Capabilities
+    patience: float
+    prefix: str = field(default_factory=fresh_prefix)
+    clock: VirtualClock = field(default_factory=VirtualClock)
+
+    def layer(self, **options: Unpack[Options]) -> ChannelLayer:
+        """Make another process's layer."""
+        return self.make_layer(make_rules(prefix=self.prefix, **options), self.clock)
+
+    def beside(self, prefix: str | None = None) -> World:
+        """Return a world of another prefix, by default one that nobody has used before."""
+        other = fresh_prefix() if prefix is None else prefix
+        return World(self.make_layer, self.capabilities, self.patience, other)
+
+    async def receive(self, layer: ChannelLayer, channel: str) -> Message:
+        """Receive a message that has to come."""
+        return await self.soon(layer.receive(channel), f"what was sent to {channel} is received")
+
+    async def number(self, layer: ChannelLayer, channel: str) -> int:
+        """Receive a numbered message that has to come, and return its number."""
+        return number(await self.receive(layer, channel))
+
+    async def numbers(self, layer: ChannelLayer, channel: str, count: int) -> list[int]:
+        """Receive numbered messages that have to come, and return their numbers."""
+        return [await self.number(layer, channel) for _ in range(count)]
+
+    async def holds(self, layer: ChannelLayer, count: int) -> None:
+        """Wait until so many messages wait in a layer's process."""
+
+        async def there() -> bool:
+            return (await layer.statistics()).waiting == count
+
+        await self.eventually(there, f"what was sent comes to the process that owns the channels: {count} messages")
+
+    async def collect(self, layer: ChannelLayer, channel: str) -> list[Message]:
+        """Take everything that waits for a channel whose messages keep their order.
+
+        It sends one message more and receives up to that one, so there is no guessing when the rest has arrived. The
+        channel must have room for it.
+        """
+        await layer.send(channel, {"end": True})
+        messages: list[Message] = []
+        while "end" not in (message := await self.receive(layer, channel)):
+            messages.append(message)
+        return messages
+
+    async def forward(self, seconds: float, layers: Iterable[ChannelLayer]) -> None:
+        """Let time pass, and let some layers do what they do in the background meanwhile."""
+        self.clock.advance(seconds)
+        for layer in layers:
+            await layer.tend()
+
+
+async def make_channel(kind: str, owner: ChannelLayer, place: int = 0) -> str:
+    """Name a channel of one of the `KINDS`.
+
+    Args:
+        kind: which.
+        owner: whose it is if it is process-specific; in its inbox are no others but those of the same *place*.
+        place: another one for each of several.
+    """
+    names = {"normal": f"jobs{place}", "single-reader": f"reply{place}?x", "claimed": f"daemon{place}!x"}
+    return names[kind] if kind in names else await owner.new_channel(f"own{place}")
+
+
+def number(message: Message) -> int:
+    """Return the number of a numbered message, ``{"n": number}``.
+
+    Raises:
+        Violation: it has none.
+    """
+    value = message.get("n")
+    if not isinstance(value, int):
+        raise Violation(f"a message is received as it was sent\n  came: {message!r}\n  should have come: a number")
+    return value
+
+
+async def sends(layer: ChannelLayer, channel: str, n: int = 0) -> bool:
+    """Send a numbered message; return whether there was room."""
+    try:
+        await layer.send(channel, {"n": n})
+    except ChannelFull:
+        return False
+    return True
+
+
+async def send_patiently(layer: ChannelLayer, channel: str, message: Mapping[str, object]) -> int:
+    """Send; where the channel is full, try again. Return how often it was."""
+    tries = 0
+    while True:
+        try:
+            await layer.send(channel, message)
+        except ChannelFull:
+            tries += 1
+            await asyncio.sleep(0.001 * dice(tries).uniform(0.5, 2))
+        else:
+            return tries
+
+
+async def receive_or_none(layer: ChannelLayer, channel: str, seconds: float = 0.05) -> Message | None:
+    """Receive what is there; None if nothing comes for a while. Cancelling must lose nothing, so this does not."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await layer.receive(channel)
+    except TimeoutError:
+        return None
+
+
+async def drain(layer: ChannelLayer, channel: str, seconds: float = 0.1) -> list[int]:
+    """Receive numbered messages until none comes for a while; return their numbers."""
+    numbers: list[int] = []
+    while (message := await receive_or_none(layer, channel, seconds)) is not None:
+        numbers.append(number(message))
+    return numbers
+
+
+def dice(seed: int | str) -> random.Random:
+    """Return what chooses at random, and the same each time: who it is that waits, goes or is late guards nothing."""
+    return random.Random(seed)  # noqa: S311
+
+
+# -- event loops, threads and processes
+
+
+def run(body: Coroutine[object, object, R]) -> R:
+    """Run an async test body in a loop of its own, in asyncio's debug mode."""
+    return asyncio.run(body, debug=True)
+
+
+def at_once(crowd: int, work: Callable[[int], R]) -> list[R]:
+    """Do *work* in as many threads, which begin together; return the results in the order of the threads.
+
+    Args:
+        crowd: threads.
+        work: given the thread's place.
+    """
+    barrier = threading.Barrier(crowd)
+
+    def start(place: int) -> R:
+        barrier.wait()
+        return work(place)
+
+    with ThreadPoolExecutor(crowd) as threads:
+        return list(threads.map(start, range(crowd)))
+
+
+def in_fork(work: Callable[[], object], patience: float, rule: str) -> None:
+    """Do *work* in a forked child, which ends with it.
+
+    Args:
+        work: what it raises is told.
+        patience: seconds that it may take.
+        rule: what is broken if it raises or takes longer.
+
+    Raises:
+        Violation: it did.
+    """
+    result, told = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
+        child = os.fork()
+    if not child:
+        text = ""
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - the parent has to hear of any
+            text = f"{type(exc).__name__}: {exc}"
+        finally:
+            os.write(told, text.encode()[:60_000])  # as much as a pipe takes whoever reads
+            os._exit(0)
+    os.close(told)
+    try:
+        ready, _, _ = select.select([result], [], [], patience)
+        text = os.read(result, 60_000).decode() if ready else f"nothing within {patience:g} s"
+    finally:
+        os.close(result)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if text:
+        raise Violation(f"{rule}\n  asked: it in a child of a fork\n  came: {text}")
+
+
+class Steps(selectors.DefaultSelector):
+    """A selector that acts at a chosen step: an event loop asks its selector exactly once in every iteration.
+
+    So every point at which a coroutine can be suspended is one of the steps, in the order in which they come, and
+    nothing depends on how long anything takes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+        self._at = -1
+        self._late = False
+        self._action: Callable[[], object] = int
+
+    def arm(self, step: int, action: Callable[[], object], *, late: bool = False) -> None:
+        """Act in the iteration after *step* further ones.
+
+        Args:
+            step: iterations to let pass.
+            action: called in the loop's thread.
+            late: let the loop first see which sockets are ready, so that the action competes with their data.
+        """
+        self.taken, self._at, self._late, self._action = 0, step, late, action
+
+    def disarm(self) -> None:
+        """Do not act."""
+        self._at = -1
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Ask which sockets are ready; called by the event loop."""
+        acts = self.taken == self._at
+        self.taken += 1
+        if not acts:
+            return super().select(timeout)
+        self._at = -1
+        if self._late:
+            ready = super().select(timeout)
+            self._action()
+            return ready
+        self._action()
+        return super().select(0)
+
+
+def run_stepping(body: Callable[[Steps], Coroutine[object, object, R]]) -> R:
+    """Run an async test body in an event loop whose steps it can act at."""
+    steps = Steps()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(steps)) as runner:
+        return runner.run(body(steps))

@@ -1,0 +1,115 @@
+"""The machine that judges stores: it passes the right ones, and notices every one that is wrong on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from channel_layer.config import Rules
+from channel_layer.ports import Backend, Capabilities, Clock
+from channel_layer.testing import MakeStore, Violation
+from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from tests.support.servers import Deployment
+from tests.support.stores import memory_stores, redis_stores
+from tests.support.wrong_stores import (
+    WRONG_STORES,
+    OneTooMany,
+    TwoForOne,
+    WrongStore,
+    simple_stores,
+    wrong_stores,
+)
+
+pytestmark = pytest.mark.usefixtures("tidied")
+
+FIRST = settings(
+    phases=[Phase.generate],  # the shortest script is for people
+    max_examples=400,
+    stateful_step_count=15,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+"""To see whether something is noticed at all."""
+
+
+def within(prefix: str, make: MakeStore) -> MakeStore:
+    """Put all worlds of a factory under one prefix, so that what they leave on a server is removed with it."""
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        return make(replace(rules, prefix=prefix + rules.prefix), clock)
+
+    return make_store
+
+
+# -- right ones --------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_right() -> None:
+    """The memory store answers every request as the contract says."""
+    run_async_conformance_test(memory_stores())
+
+
+def test_redis_is_right(deployment: Deployment, prefix: str) -> None:
+    """So does the Redis store, on one host and on three, though its leases end by the servers' clocks."""
+    run_async_conformance_test(within(prefix, redis_stores(deployment)))
+
+
+def test_a_simple_store_is_judged_by_what_it_can_do() -> None:
+    """A simple store is right without leases and lapses."""
+    none = Capabilities(leases=False, blocking=False, lapses=False)
+    run_conformance_test(simple_stores(WrongStore), capabilities=none)
+
+
+# -- wrong ones --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRONG_STORES, ids=lambda kind: kind.__name__)
+def test_a_wrong_store_is_noticed(kind: type[WrongStore]) -> None:
+    """Each store that breaks one rule fails, and with no other error than that of a rule that is broken."""
+    with pytest.raises(Violation):
+        run_async_conformance_test(wrong_stores(kind), settings=FIRST)
+
+
+def test_what_the_wrong_stores_share_is_right() -> None:
+    """So each of them fails for what it adds."""
+    run_async_conformance_test(wrong_stores(WrongStore))
+
+
+def test_a_wrong_simple_store_is_noticed() -> None:
+    """A simple store that breaks a rule fails, too."""
+    with pytest.raises(Violation, match="fewer than the capacity"):
+        run_conformance_test(simple_stores(OneTooMany), settings=FIRST)
+
+
+def test_capabilities_have_to_be_the_declared_ones() -> None:
+    """Who asks for a judgement by other capabilities than the store declares is told so."""
+    with pytest.raises(Violation, match="does not declare the capabilities"):
+        run_async_conformance_test(memory_stores(), capabilities=Capabilities(lapses=False), settings=FIRST)
+    with pytest.raises(Violation, match="does not declare the capabilities"):
+        run_conformance_test(simple_stores(WrongStore), capabilities=Capabilities(), settings=FIRST)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [OneTooMany, TwoForOne], ids=["tried in any case", "found by chance"])
+def test_a_failure_comes_with_a_script(kind: type[WrongStore]) -> None:
+    """It says which rule is broken, what was asked, what came, what should have come, and all that was done before."""
+    with pytest.raises(Violation) as caught:
+        run_async_conformance_test(wrong_stores(kind), settings=FIRST)
+    parts = [line.partition(":")[0].strip() for line in str(caught.value).splitlines()]
+    assert parts[1:] == ["asked", "came", "should have come"]
+    script = "\n".join(caught.value.__notes__)
+    assert script.count("state.") > 1
+    assert "Pushed(accepted=True" in script
+
+
+def test_a_machine_that_stands_still_fails_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long is not judged, even if it is wrong; but a run in which nothing was judged passes nobody."""
+    monkeypatch.setattr("channel_layer.testing.store_machine._PATIENCE", 0.0)
+    with pytest.raises(Violation, match="Nothing was judged"):
+        run_async_conformance_test(wrong_stores(OneTooMany), settings=settings(FIRST, max_examples=3))
