@@ -31,6 +31,28 @@ except ImportError as error:
     print(error.name)
 """
 
+_WITHOUT_PYTEST = """
+import sys
+sys.modules["pytest"] = None
+from hypothesis import settings
+from channel_layer import testing
+from channel_layer_memory import MemoryBackend
+
+worlds = {}
+def make_store(rules, clock):
+    return worlds.setdefault(rules.prefix, MemoryBackend(rules, clock))
+
+few = settings(max_examples=5, database=None)
+testing.run_async_conformance_test(make_store, settings=few)
+testing.run_layer_conformance_test(testing.layers_over(make_store), settings=few)
+try:
+    testing.LayerSuite
+except ImportError:
+    pass
+else:
+    raise SystemExit("loaded without pytest")
+"""
+
 _ROUND_TRIP = """
 import asyncio
 from channel_layer_memory import MemoryChannelLayer
@@ -79,6 +101,11 @@ def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path
     """A dependency that is installed but broken shows its own error instead of the hint."""
     (tmp_path / "hiredis.py").write_text("import a_part_of_hiredis_that_is_gone")
     assert full.execute(_BROKEN.format(path=str(tmp_path))).strip() == "a_part_of_hiredis_that_is_gone"
+
+
+def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
+    """Stores and layers can be judged where pytest is not installed; only the suites ask for it."""
+    full.execute(_WITHOUT_PYTEST)
 
 
 @pytest.mark.parametrize(

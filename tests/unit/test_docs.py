@@ -12,7 +12,8 @@ import pytest
 from sybil import Document, Example
 
 import channel_layer
-from channel_layer import ChannelLayer, commands
+from channel_layer import ChannelLayer, commands, testing
+from channel_layer.testing import plugin, profiles
 from channel_layer_redis._keys import KINDS
 from tests.support import api, pages
 from tests.support.servers import Server
@@ -52,6 +53,13 @@ def test_every_public_name_is_in_the_reference() -> None:
     page = api.reference()
     missing = [name for name in channel_layer.__all__ if f"`{name}`" not in page and name != "__version__"]
     assert missing == ["ChannelLayer", "Statistics"]  # the page itself is about these two
+
+
+def test_every_name_of_the_kit_is_in_its_reference() -> None:
+    """The page on the extension kit tells of all that it exports, of its fixtures and of its profiles."""
+    page = (_ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
+    names = {*testing.__all__, *plugin.__all__, *profiles.PROFILES, profiles.VARIABLE, "load_profile"}
+    assert {name for name in names if not re.search(rf"`[\w.]*\b{name}\b", page)} == set()
 
 
 def test_the_architecture_page_names_every_module() -> None:
