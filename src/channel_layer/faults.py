@@ -1,7 +1,7 @@
 """Faults on purpose, by chance or on demand, in front of any store: what networks and servers do on bad days.
 
-An application that runs with it for a while shows what it makes of errors before its users do. Seeded, so that a run can
-be repeated.
+An application that runs with it for a while shows what it makes of errors before its users do. Seeded, so that a run
+can be repeated.
 
 Source: the ASGI channel layer specification, which lets a layer have such a mode for testing resilience.
 """

@@ -100,6 +100,8 @@ class ChannelLayer:
         self._moving = False
         self._takes = 0
         self._loose: set[asyncio.Task[object]] = set()
+        self._abandoned: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """The last change of each member that goes on though its caller was cancelled."""
 
     # -- configuration
 
@@ -261,7 +263,7 @@ class ChannelLayer:
             StoreError: the store could not be reached.
         """
         name, member = GroupName.parse(group), self._channels.get(channel) or self._channel(channel)
-        await self._unbroken(self._group_add(name, member))
+        await self._change(name, member, lambda: self._group_add(name, member))
 
     async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
         for left in reversed(range(_JOIN_TRIES)):
@@ -295,7 +297,7 @@ class ChannelLayer:
             inbox = self._desk.inboxes.get(member.queue.name)
             if inbox is not None:
                 inbox.unconfirmed(name.name, member.name)
-        await self._unbroken(self._run(programs.group_discard(self._routes, name, member)))
+        await self._change(name, member, lambda: self._run(programs.group_discard(self._routes, name, member)))
 
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group.
@@ -727,16 +729,27 @@ class ChannelLayer:
 
     # -- calls that must not stop half way
 
-    async def _unbroken(self, work: Coroutine[object, object, R]) -> R:
-        """Await *work*; if the caller is cancelled, it goes on in the background.
+    async def _change(
+        self, group: GroupName, channel: ChannelName, work: Callable[[], Coroutine[object, object, None]]
+    ) -> None:
+        """Await a change of a group; if the caller is cancelled, it goes on in the background.
 
-        A change of a group takes two steps where the group and the inbox are on different hosts.
+        It takes two steps where the group and the inbox are on different hosts. A later change of the same member waits
+        for one that goes on so: else a `group_discard` could return before a cancelled `group_add` has begun.
         """
         if len(self._routes.ring) == 1:
-            return await work
-        task = asyncio.get_running_loop().create_task(work)
+            await work()
+            return
+        key = (group.name, channel.name)
+        task = asyncio.get_running_loop().create_task(_after(self._abandoned.get(key), work))
         self._keep_track(task)
-        return await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                self._abandoned[key] = task
+                task.add_done_callback(lambda _: self._abandoned.get(key) is task and self._abandoned.pop(key))
+            raise
 
     def _keep_track(self, task: asyncio.Task[R]) -> None:
         """Hold on to a task: an event loop does not."""
@@ -754,6 +767,13 @@ class ChannelLayer:
 
 
 _parents: list[object] = []
+
+
+async def _after(before: asyncio.Task[None] | None, work: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Await *work* when the task *before* has ended, however; one in another event loop is not waited for."""
+    if before is not None and before.get_loop() is asyncio.get_running_loop():
+        await asyncio.wait([before])
+    await work()
 
 
 def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:

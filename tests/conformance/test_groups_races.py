@@ -172,6 +172,32 @@ def test_a_change_that_is_cancelled_half_way_is_carried_out(
     run(body())
 
 
+def test_a_discard_that_returned_holds_against_a_joining_that_was_cancelled(
+    apart: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A joining that was cancelled before its first step, and goes on, does not outlive the discard after it."""
+
+    async def body() -> None:
+        async with apart.layer() as owner, apart.layer() as other:
+            name = await owner.new_channel()
+            group = name_group(apart, name, together=False)
+            joining = hold(monkeypatch, c.Join, lambda _: True, only_first=True)
+            adding = asyncio.create_task(owner.group_add(group, name))
+            await joining.reached()
+            adding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await adding
+            discarding = asyncio.create_task(owner.group_discard(group, name))
+            await asyncio.wait([discarding], timeout=0.1)  # it would be done by now if it waited for nobody
+            joining.open()
+            await discarding
+            assert await other.group_channels(group) == []
+            await other.group_send(group, {"n": 1})
+            assert await collect(owner, name) == []
+
+    run(body())
+
+
 # -- an owner that is thought dead ---------------------------------------------------------------------------
 
 

@@ -74,7 +74,8 @@ class _Letter:
 @dataclass(slots=True, eq=False)
 class _Member:
     joined: float
-    by_owner: bool
+    by_owner: bool | None
+    """The owner of the channel added it; None: nobody knows, for a call that may have changed it was cancelled."""
     lapsing: bool = False
     """A group's message to it expired unread, so the next one may remove it."""
 
@@ -250,6 +251,27 @@ class LayerMachine(RuleBasedStateMachine):
         place = self._pick(pick, lambda place: bool(place.letters) and (place.owned or clean))
         if place is not None:
             self._run(self._cancel_amid(place, turns))
+
+    @rule(at=st.integers(0, 7), by=st.integers(0, 2), turns=st.integers(0, 8))
+    def cancel_send(self, at: int, by: int, turns: int) -> None:
+        """A send() is cancelled after some turns: its message comes before any later one, or never."""
+        place = self._places[at]
+        alone = place.ordered and not place.waiters and not self._is_shared(place)
+        if not self._late and alone and self._left(place) > 1:
+            self._run(self._cancel_send(place, self._layers[by], turns))
+
+    @rule(
+        group=st.sampled_from(GROUPS),
+        at=st.integers(0, 7),
+        by=st.integers(0, 2),
+        turns=st.integers(0, 8),
+        first=st.booleans(),
+        then=st.booleans(),
+    )
+    def cancel_change(self, group: str, at: int, by: int, turns: int, first: bool, then: bool) -> None:  # noqa: FBT001
+        """A change of a group is cancelled after some turns; the next one, if it returns, holds against it."""
+        if not self._late:
+            self._run(self._cancel_change(group, self._places[at], by, turns, first=first, then=then))
 
     @rule(pick=_PICK, by=st.integers(0, 2))
     def wait(self, pick: int, by: int) -> None:
@@ -494,6 +516,51 @@ class LayerMachine(RuleBasedStateMachine):
         if not place.owned:
             await self._return_surplus()
 
+    async def _cancel_send(self, place: _Place, layer: ChannelLayer, turns: int) -> None:
+        self._number = doubtful = self._number + 1
+        done = await self._cancelled(layer.send(place.name, _message(doubtful)), turns, "send()")
+        if done:
+            self._sent += 1
+            place.letters.append(_Letter(doubtful, self._clock.offset, grouped=False))
+        last = await self._send(place, layer)
+        while place.letters:
+            by = self._reader(place)
+            what = f"receive from {place.name} by layer {by}, where {self._held(place)} wait, returns"
+            message = await self._within(self._layers[by].receive(place.name), what)
+            if not done and message.get("number") == doubtful and self._held(place) == [last]:
+                note(f"the message {doubtful} had been sent")
+                done = True
+                self._received += 1
+                continue
+            self._judge(place, message)
+
+    async def _cancel_change(self, group: str, place: _Place, by: int, turns: int, *, first: bool, then: bool) -> None:
+        layer = self._layers[by]
+        change = layer.group_add if first else layer.group_discard
+        await self._cancelled(change(group, place.name), turns, "a change of a group")
+        known = self._groups[group].get(place.name)
+        if known is not None and place.owned:
+            known.by_owner = None
+        if then:
+            await self._group_add(group, place, by)
+        else:
+            await self._group_discard(group, place, by)
+        await self._settle()
+
+    async def _cancelled(self, call: Coroutine[object, object, None], turns: int, what: str) -> bool:
+        """Begin a call and cancel it after some turns; return whether it had returned by then."""
+        task = asyncio.create_task(call)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=self._patience)
+        if not task.done():
+            raise Violation(f"{what} that was cancelled does not end")
+        if task.cancelled():
+            return False
+        task.result()
+        return True
+
     async def _return_surplus(self) -> None:
         """Wait until nothing is on its way: what was taken for one who left is back, or waits for its own channel."""
         await self._until(
@@ -538,7 +605,9 @@ class LayerMachine(RuleBasedStateMachine):
     async def _group_add(self, group: str, place: _Place, by: int) -> None:
         await self._within(self._layers[by].group_add(group, place.name), "group_add returns")
         known = self._groups[group].get(place.name)
-        by_owner = place.owned and (by == place.reader or (known is not None and known.by_owner))
+        by_owner: bool | None = place.owned and by == place.reader
+        if place.owned and not by_owner and known is not None:
+            by_owner = known.by_owner
         self._groups[group][place.name] = _Member(self._clock.offset, by_owner)
         for members in self._groups.values():
             if place.name in members:
