@@ -14,3 +14,6 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     """Register a plugin, because the hooks of this file would see this folder only, and not the README."""
     config.pluginmanager.register(Pages(), "pages")
+
+
+collect_ignore = ["examples"]  # their tests are run as a third party would, by tests/packaging
