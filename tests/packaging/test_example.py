@@ -47,8 +47,8 @@ def test_it_is_found_by_its_entry_point(third_party: Environment) -> None:
     """It stands beside our own layers under the entry points of the group."""
     code = """
 from importlib.metadata import entry_points
-found = {each.name: each.load().__name__ for each in entry_points(group="channel_layer.adapters")}
-print(found["sqlite"], found["memory"])
+found = entry_points(group="channel_layer.adapters")
+print(*(found[name].load().__name__ for name in ("sqlite", "memory")))
 """
     assert third_party.execute(code).split() == ["SQLiteChannelLayer", "MemoryChannelLayer"]
 

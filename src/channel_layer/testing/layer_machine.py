@@ -33,27 +33,27 @@ __all__ = ("LayerMachine", "run_layer_conformance_test")
 
 T = TypeVar("T")
 
-EXPIRY = 30.5
-LEASE = 1.5 * EXPIRY
-GROUP_EXPIRY = 100.0
-FOREVER = 86400.0
+_EXPIRY = 30.5
+_LEASE = 1.5 * _EXPIRY
+_GROUP_EXPIRY = 100.0
+_FOREVER = 86400.0
 """Seconds that a member outside every process may stay where ``group_expiry`` is None."""
 
-UNDER, OVER = 3.0, 0.01
+_UNDER, _OVER = 3.0, 0.01
 """Seconds before a limit, and after it, to which time is moved. It goes on by itself, so "before" needs room."""
 
 _TURNS = 200
 """Turns of the event loop before looking again costs a millisecond."""
 
-OWN_CAPACITY = 2
+_OWN_CAPACITY = 2
 """Of each channel that a process owns, of "jobs" and of "reply?x"."""
 
-SHARED_CAPACITY = 7
+_SHARED_CAPACITY = 7
 """Of an inbox whose channels share it."""
 
-GROUPS = ("green", "red")
-JOBS, REPLY, CLAIMED = "jobs", "reply?x", ("box!a", "box!b")
-WORKER = 2
+_GROUPS = ("green", "red")
+_JOBS, _REPLY, _CLAIMED = "jobs", "reply?x", ("box!a", "box!b")
+_WORKER = 2
 """The layer that owns no channel."""
 
 _Op = tuple[str, int, int, int]
@@ -129,8 +129,8 @@ class LayerMachine(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._layers: list[ChannelLayer] = []
         self._places: list[_Place] = []
-        self._groups: dict[str, dict[str, _Member]] = {name: {} for name in GROUPS}
-        self._group_lifetime = FOREVER
+        self._groups: dict[str, dict[str, _Member]] = {name: {} for name in _GROUPS}
+        self._group_lifetime = _FOREVER
         self._group_expiry: float | None = None
         self._number = 0
         self._sent = self._expanded = self._full = self._received = self._expired = self._flushed = 0
@@ -143,17 +143,17 @@ class LayerMachine(RuleBasedStateMachine):
 
     # -- the world
 
-    @initialize(group_expiry=st.sampled_from([GROUP_EXPIRY, None]))
+    @initialize(group_expiry=st.sampled_from([_GROUP_EXPIRY, None]))
     def begin(self, group_expiry: float | None) -> None:
         """Make the layers and their channels."""
         self._began = time.monotonic()
         self._group_expiry = group_expiry
-        self._group_lifetime = FOREVER if group_expiry is None else group_expiry
-        shared: dict[ChannelPattern, int] = {"box!*": SHARED_CAPACITY}
+        self._group_lifetime = _FOREVER if group_expiry is None else group_expiry
+        shared: dict[ChannelPattern, int] = {"box!*": _SHARED_CAPACITY}
         if not self._can.leases:
-            shared["specific.*"] = SHARED_CAPACITY
+            shared["specific.*"] = _SHARED_CAPACITY
         rules = make_rules(
-            expiry=EXPIRY, group_expiry=group_expiry, capacity=OWN_CAPACITY, channel_capacity=shared, timeout=5.0
+            expiry=_EXPIRY, group_expiry=group_expiry, capacity=_OWN_CAPACITY, channel_capacity=shared, timeout=5.0
         )
         self._layers = [self._make_layer(rules, self._clock) for _ in range(3)]
         for owner in (0, 1):
@@ -161,9 +161,9 @@ class LayerMachine(RuleBasedStateMachine):
                 name = self._run(self._within(self._layers[owner].new_channel(), "new_channel() returns"))
                 pool = name if self._can.leases else f"layer {owner}"
                 self._places.append(_Place(name, owner, pool, ordered=True, owned=self._can.leases))
-        self._places.append(_Place(JOBS, None, JOBS, ordered=False, owned=False))
-        self._places.append(_Place(REPLY, WORKER, REPLY, ordered=True, owned=False))
-        self._places += [_Place(name, 0, "box!", ordered=True, owned=False) for name in CLAIMED]
+        self._places.append(_Place(_JOBS, None, _JOBS, ordered=False, owned=False))
+        self._places.append(_Place(_REPLY, _WORKER, _REPLY, ordered=True, owned=False))
+        self._places += [_Place(name, 0, "box!", ordered=True, owned=False) for name in _CLAIMED]
         names = {place.name for place in self._places}
         if len(names) != len(self._places):
             raise Violation(f"new_channel() made a name twice: {sorted(names)}")
@@ -263,7 +263,7 @@ class LayerMachine(RuleBasedStateMachine):
             self._run(self._cancel_send(place, self._layers[by], turns))
 
     @rule(
-        group=st.sampled_from(GROUPS),
+        group=st.sampled_from(_GROUPS),
         at=st.integers(0, 7),
         by=st.integers(0, 2),
         turns=st.integers(0, 8),
@@ -289,25 +289,25 @@ class LayerMachine(RuleBasedStateMachine):
         if place is not None:
             self._run(self._give_up(place, [which % len(place.waiters)]))
 
-    @rule(group=st.sampled_from(GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
+    @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
     def group_add(self, group: str, at: int, by: int) -> None:
         """A layer adds a channel to a group, its own or another one's."""
         if not self._late:
             self._run(self._group_add(group, self._places[at], by))
 
-    @rule(group=st.sampled_from(GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
+    @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
     def group_discard(self, group: str, at: int, by: int) -> None:
         """A layer removes a channel from a group, whoever added it."""
         if not self._late:
             self._run(self._group_discard(group, self._places[at], by))
 
-    @rule(group=st.sampled_from(GROUPS), by=st.integers(0, 2))
+    @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
     def group_send(self, group: str, by: int) -> None:
         """A layer sends to a group: each member gets one message of its own, or none if it is full."""
         if not self._late and self._fits(group):
             self._run(self._group_send_and_meet(group, by))
 
-    @rule(group=st.sampled_from(GROUPS), by=st.integers(0, 2))
+    @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
     def group_channels(self, group: str, by: int) -> None:
         """A layer lists a group's members, whoever added them."""
         if not self._late:
@@ -330,19 +330,19 @@ class LayerMachine(RuleBasedStateMachine):
         if not self._late and self._is_calm:
             self._run(self._burst(ops))
 
-    @rule(group=st.sampled_from(GROUPS), some=st.integers(0, 2), by=st.integers(0, 2), count=st.sampled_from([3, 1]))
+    @rule(group=st.sampled_from(_GROUPS), some=st.integers(0, 2), by=st.integers(0, 2), count=st.sampled_from([3, 1]))
     def crowd(self, group: str, some: int, by: int, count: int) -> None:
         """Two channels join a group, and several messages come at once: some may be too many."""
-        joins: list[_Op] = [("group_add", GROUPS.index(group), at, some) for at in (2 * some, 2 * some + 1)]
+        joins: list[_Op] = [("group_add", _GROUPS.index(group), at, some) for at in (2 * some, 2 * some + 1)]
         if not self._late and self._is_calm:
-            self._run(self._burst([*joins, *[("group_send", GROUPS.index(group), 0, by)] * count]))
+            self._run(self._burst([*joins, *[("group_send", _GROUPS.index(group), 0, by)] * count]))
 
-    @rule(group=st.sampled_from(GROUPS), owner=st.integers(0, 1), by=st.integers(0, 2))
+    @rule(group=st.sampled_from(_GROUPS), owner=st.integers(0, 1), by=st.integers(0, 2))
     def change_amid(self, group: str, owner: int, by: int) -> None:
         """One channel of a process joins a group and another one leaves it, while messages to it are on their way."""
         if self._late or not self._is_calm:
             return
-        which = GROUPS.index(group)
+        which = _GROUPS.index(group)
         self._run(self._burst([("group_add", which, 2 * owner, owner), ("group_discard", which, 2 * owner + 1, by)]))
         changes: list[_Op] = [("group_add", which, 2 * owner + 1, owner), ("group_discard", which, 2 * owner, by)]
         sends: _Op = ("group_send", which, 0, by)
@@ -362,8 +362,8 @@ class LayerMachine(RuleBasedStateMachine):
             return
         now = self._clock.offset
         limits = sorted(set(self._limits()))
-        moments = [moment for limit in limits for moment in (limit - UNDER, limit + OVER) if moment > now]
-        clear = [m for m in moments if not any(m < limit < m + UNDER - OVER for limit in limits)]
+        moments = [moment for limit in limits for moment in (limit - _UNDER, limit + _OVER) if moment > now]
+        clear = [m for m in moments if not any(m < limit < m + _UNDER - _OVER for limit in limits)]
         if clear:
             seconds = clear[pick % len(clear)] - now
             self._say(f"{seconds} seconds pass")
@@ -374,7 +374,7 @@ class LayerMachine(RuleBasedStateMachine):
     @property
     def _late(self) -> bool:
         """So much real time has passed that "just before a limit" may have become "after" it: judge no more."""
-        return time.monotonic() - self._began > UNDER / 2
+        return time.monotonic() - self._began > _UNDER / 2
 
     @property
     def _is_calm(self) -> bool:
@@ -393,10 +393,10 @@ class LayerMachine(RuleBasedStateMachine):
     def _limits(self) -> Iterable[float]:
         for place in self._places:
             for letter in place.letters:
-                yield letter.sent + EXPIRY
+                yield letter.sent + _EXPIRY
         for members in self._groups.values():
             for member in members.values():
-                if member.joined + self._group_lifetime < self._clock.offset + 10 * GROUP_EXPIRY:
+                if member.joined + self._group_lifetime < self._clock.offset + 10 * _GROUP_EXPIRY:
                     yield member.joined + self._group_lifetime
 
     def _is_shared(self, place: _Place) -> bool:
@@ -405,7 +405,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _left(self, place: _Place) -> int:
         """How many more messages its pool takes at least."""
-        capacity = SHARED_CAPACITY if self._is_shared(place) else OWN_CAPACITY
+        capacity = _SHARED_CAPACITY if self._is_shared(place) else _OWN_CAPACITY
         held = [letter for other in self._places if other.pool == place.pool for letter in other.letters]
         return capacity - sum(not (letter.grouped and place.owned) for letter in held)
 
@@ -418,7 +418,7 @@ class LayerMachine(RuleBasedStateMachine):
         return next(place for place in self._places if place.name == name)
 
     def _reader(self, place: _Place) -> int:
-        return WORKER if place.reader is None else place.reader
+        return _WORKER if place.reader is None else place.reader
 
     # -- each call, and what it means
 
@@ -576,9 +576,9 @@ class LayerMachine(RuleBasedStateMachine):
     async def _is_still(self) -> bool:
         counts = [await layer.statistics() for layer in self._layers]
         outside = [place for place in self._places if not place.owned]
-        stored = [(await self._layers[WORKER].statistics(place.name)).pending or 0 for place in outside]
+        stored = [(await self._layers[_WORKER].statistics(place.name)).pending or 0 for place in outside]
         self._found = sum(count.waiting for count in counts) + sum(stored)
-        back = counts[WORKER].waiting == 0
+        back = counts[_WORKER].waiting == 0
         return back and self._found == sum(len(place.letters) for place in self._places)
 
     async def _wait(self, place: _Place, by: int) -> None:
@@ -629,11 +629,11 @@ class LayerMachine(RuleBasedStateMachine):
         _spoil(message)
         lapsing = [name for name, member in self._groups[group].items() if member.lapsing]
         if lapsing:
-            await self._adopt(group, lapsing, self._layers[WORKER])
+            await self._adopt(group, lapsing, self._layers[_WORKER])
         for place in [self._place(name) for name in self._groups[group]]:
             self._expanded += 1
             grouped = sum(letter.grouped for letter in place.letters)
-            if (OWN_CAPACITY - grouped if place.owned else self._left(place)) > 0:
+            if (_OWN_CAPACITY - grouped if place.owned else self._left(place)) > 0:
                 place.letters.append(_Letter(number, self._clock.offset, grouped=True))
             else:
                 self._full += 1
@@ -648,11 +648,11 @@ class LayerMachine(RuleBasedStateMachine):
         for name, group, at, by in ops:
             place = self._places[at]
             if name == "group_add":
-                await self._group_add(GROUPS[group], place, by)
+                await self._group_add(_GROUPS[group], place, by)
             elif name == "group_discard":
-                await self._group_discard(GROUPS[group], place, by)
-            elif name == "group_send" and self._fits(GROUPS[group]):
-                await self._group_send(GROUPS[group], by)
+                await self._group_discard(_GROUPS[group], place, by)
+            elif name == "group_send" and self._fits(_GROUPS[group]):
+                await self._group_send(_GROUPS[group], by)
             elif name == "send" and not (self._is_shared(place) and self._left(place) == 0):
                 await self._send(place, self._layers[by])
         await self._settle()
@@ -717,21 +717,21 @@ class LayerMachine(RuleBasedStateMachine):
         for layer in self._layers:
             await self._within(layer.tend(), "tend returns")
         for place in self._places:
-            over = [letter for letter in place.letters if letter.sent + EXPIRY <= now]
-            place.letters = [letter for letter in place.letters if letter.sent + EXPIRY > now]
+            over = [letter for letter in place.letters if letter.sent + _EXPIRY <= now]
+            place.letters = [letter for letter in place.letters if letter.sent + _EXPIRY > now]
             self._expired += len(over)
             if not place.owned:
                 self._expired_in_store += len(over)
                 self._stale = self._stale or bool(over)
             if over:
-                self._lapse(place, grouped=any(letter.grouped for letter in over), missed=seconds >= LEASE)
+                self._lapse(place, grouped=any(letter.grouped for letter in over), missed=seconds >= _LEASE)
         for group, members in self._groups.items():
             for name, member in list(members.items()):
                 lasts = None if member.by_owner and self._group_expiry is None else self._group_lifetime
                 if lasts is not None and member.joined + lasts <= now:
                     del members[name]
             maybe = [name for name, member in members.items() if member.lapsing and self._place(name).owned]
-            await self._adopt(group, maybe, self._layers[WORKER])
+            await self._adopt(group, maybe, self._layers[_WORKER])
             for name in maybe:
                 if name in members:
                     members[name].lapsing = False
@@ -761,7 +761,7 @@ class LayerMachine(RuleBasedStateMachine):
         Raises:
             Violation: a promise is broken.
         """
-        self._act("begin", group_expiry=GROUP_EXPIRY)
+        self._act("begin", group_expiry=_GROUP_EXPIRY)
         for some, by in ((0, 2), (2, 0)):  # members that are full, in a process and outside of any
             self._act("crowd", group="green", some=some, by=by, count=3)
             self._act("receive", pick=0, by=2, most=2)
@@ -810,7 +810,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _receive_all(self) -> None:
         for _ in self._places:
-            self._act("receive", pick=0, by=WORKER, most=3)
+            self._act("receive", pick=0, by=_WORKER, most=3)
 
     def _act(self, name: str, **arguments: object) -> None:
         """Play one call and write it down, as Hypothesis would."""

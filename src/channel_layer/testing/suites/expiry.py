@@ -14,11 +14,11 @@ from channel_layer.testing.suites.tools import POPPED, World, drain, expect, num
 
 __all__ = ("ExpiryTests",)
 
-EXPIRY: Final = 10.75
+_EXPIRY: Final = 10.75
 """Seconds: a fraction that would be seen if it were cut off or rounded up."""
 
 _UNDER, _OVER = 10.05, 10.75
-"""Seconds: were `EXPIRY` cut to whole seconds, *under* would be too old; rounded up, *over* would be young enough."""
+"""Seconds: were `_EXPIRY` cut to whole seconds, *under* would be too old; rounded up, *over* would be young enough."""
 
 _OLD = "nothing older than expiry is delivered, and nothing younger is lost"
 
@@ -30,14 +30,14 @@ class ExpiryTests(LayerTests):
         """A message younger than `expiry`, to the fraction, is delivered from a store and from a mailbox."""
 
         async def use(world: World, age: float) -> None:
-            async with world.layer(expiry=EXPIRY) as owner, world.layer(expiry=EXPIRY) as sender:
+            async with world.layer(expiry=_EXPIRY) as owner, world.layer(expiry=_EXPIRY) as sender:
                 owned = await owner.new_channel()
                 for channel in (*POPPED, owned):
                     await sender.send(channel, {"n": 1})
                 await owner.group_add("group", owned)
                 await sender.group_send("group", {"n": 2})
                 world.clock.advance(age)
-                asked = f"messages of {age} s, expiry {EXPIRY}"
+                asked = f"messages of {age} s, expiry {_EXPIRY}"
                 for channel in (*POPPED, owned):
                     expect(await world.number(owner, channel), 1, _OLD, asked)
                 expect(await world.number(owner, owned), 2, _OLD, asked)
@@ -50,14 +50,14 @@ class ExpiryTests(LayerTests):
         """A message that has waited for `expiry`, to the fraction, is dropped in a store and a mailbox, and counted."""
 
         async def body() -> None:
-            async with world.layer(expiry=EXPIRY) as owner, world.layer(expiry=EXPIRY) as sender:
+            async with world.layer(expiry=_EXPIRY) as owner, world.layer(expiry=_EXPIRY) as sender:
                 owned = await owner.new_channel()
                 for channel in (*POPPED, owned):
                     await sender.send(channel, {"n": 1})
                 await owner.group_add("group", owned)
                 await sender.group_send("group", {"n": 2})
                 await world.forward(_OVER, [owner])
-                asked = f"messages of {_OVER} s, expiry {EXPIRY}"
+                asked = f"messages of {_OVER} s, expiry {_EXPIRY}"
                 for channel in (*POPPED, owned):
                     receiving = asyncio.create_task(owner.receive(channel))
                     await sender.send(channel, {"n": 3})  # the first that may come
@@ -72,8 +72,8 @@ class ExpiryTests(LayerTests):
         """A receive() goes on waiting while messages expire elsewhere, and gets the next young one."""
 
         async def body() -> None:
-            async with world.layer(expiry=EXPIRY) as reader, world.layer(expiry=EXPIRY) as sender:
-                for age in (_OVER, EXPIRY * 3):
+            async with world.layer(expiry=_EXPIRY) as reader, world.layer(expiry=_EXPIRY) as sender:
+                for age in (_OVER, _EXPIRY * 3):
                     for channel in POPPED:
                         await sender.send(channel, {"n": 1})
                     world.clock.advance(age)
@@ -82,7 +82,7 @@ class ExpiryTests(LayerTests):
                     for channel in POPPED:
                         await sender.send(channel, {"n": 2})
                     came = await asyncio.gather(*waiting)
-                    expect(came, [2] * len(POPPED), _OLD, f"messages of {age} s and young ones, expiry {EXPIRY}")
+                    expect(came, [2] * len(POPPED), _OLD, f"messages of {age} s and young ones, expiry {_EXPIRY}")
                     expect(await drain(reader, "jobs"), [], _OLD, "receive() once more")
 
         run(body())
@@ -93,7 +93,7 @@ class ExpiryTests(LayerTests):
         """A full queue of expired messages takes its capacity anew at once, exactly; each old one counts as expired."""
 
         async def body() -> None:
-            async with world.layer(capacity=4, expiry=EXPIRY) as layer:
+            async with world.layer(capacity=4, expiry=_EXPIRY) as layer:
                 for channel in (*POPPED, "unread!x"):
                     for n in range(4):
                         await layer.send(channel, {"n": n})
@@ -102,7 +102,7 @@ class ExpiryTests(LayerTests):
                     world.clock.advance(_OVER - _UNDER)
                     came = [await sends(layer, channel, 10 + n) for n in range(5)]
                     rule = "what has expired gives back its place, and no more"
-                    expect(came, [True] * 4 + [False], rule, f"5 messages to {channel}, capacity 4, {EXPIRY} s later")
+                    expect(came, [True] * 4 + [False], rule, f"5 messages to {channel}, capacity 4, {_EXPIRY} s later")
                     numbers = sorted(await world.numbers(layer, channel, 4))
                     expect(numbers, [10, 11, 12, 13], _OLD, f"receive() from {channel}")
                 dropped = (await layer.statistics()).dropped
@@ -114,7 +114,7 @@ class ExpiryTests(LayerTests):
         """In a full queue whose head alone has expired, one place is free and no more."""
 
         async def body() -> None:
-            async with world.layer(capacity=3, expiry=EXPIRY) as layer:
+            async with world.layer(capacity=3, expiry=_EXPIRY) as layer:
                 for channel in ("reply?x", "unread!x"):
                     await layer.send(channel, {"n": 0})
                     world.clock.advance(2)
@@ -134,8 +134,8 @@ class ExpiryTests(LayerTests):
 
         async def body() -> None:
             async with (
-                world.layer(capacity=4, expiry=EXPIRY) as owner,
-                world.layer(capacity=4, expiry=EXPIRY) as sender,
+                world.layer(capacity=4, expiry=_EXPIRY) as owner,
+                world.layer(capacity=4, expiry=_EXPIRY) as sender,
             ):
                 owned, quiet = await owner.new_channel("owned"), await owner.new_channel("quiet")
                 for n in range(4):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from channel_layer.layer import ChannelLayer
 
-__all__ = ("Change", "GroupSend", "History", "Plan", "Verdict", "judge", "merge", "play")
+__all__ = ("Change", "GroupSend", "History", "Meet", "Plan", "Verdict", "judge", "merge", "play")
 
 # --- what happened ------------------------------------------------------------------------------------------
 
