@@ -39,7 +39,7 @@ class SimpleBackend:
         identity: what names the place where everything is kept, the same in every process.
     """
 
-    capabilities = Capabilities(leases=False, blocking=False, lapses=False)
+    capabilities: Capabilities = Capabilities(leases=False, blocking=False, lapses=False)
     connects = True
 
     def __init__(self, make: Callable[[], SimpleStore], identity: str) -> None:

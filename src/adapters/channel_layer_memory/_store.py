@@ -70,15 +70,15 @@ class MemoryBackend:
         clock: what time it is, here and in the store.
     """
 
-    capabilities = Capabilities()
-    identities = ("memory",)
-    connects = False
+    capabilities: Capabilities = Capabilities()
+    identities: tuple[str, ...] = ("memory",)
+    connects: bool = False
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
-        self.rules = rules
-        self.clock = clock
+        self.rules: Rules = rules
+        self.clock: Clock = clock
         self.inboxes: dict[str, _Minted] = {}
-        self.parents = set[str]()
+        self.parents: set[str] = set()
         """Inboxes that were minted before a fork: their owner lives, though not here."""
         self.forked()
 
@@ -88,7 +88,7 @@ class MemoryBackend:
 
     def forked(self) -> None:
         """Begin empty: what the parent holds stays the parent's."""
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.lines: dict[str, _Line] = {}
         self.unread: dict[str, dict[str, float]] = {}
         """Of each queue from which nothing has been taken since, the channels that got a group's message, and when."""
@@ -96,12 +96,12 @@ class MemoryBackend:
         self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
         self.groups: dict[str, _Group] = {}
-        self.version = 0
+        self.version: int = 0
         """Of all groups together, so that one that was empty for a while does not begin anew."""
         self.left: dict[tuple[str, str], float] = {}
         """When which member left which group, oldest first, for as long as an owner might announce it again."""
-        self.epoch = ""
-        self.flushed_at = 0.0
+        self.epoch: str = ""
+        self.flushed_at: float = 0.0
 
 
 class MemoryStore:

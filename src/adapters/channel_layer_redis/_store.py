@@ -77,7 +77,7 @@ class RedisBackend:
         clock: its offset is added to the servers' clocks.
     """
 
-    capabilities = Capabilities()
+    capabilities: Capabilities = Capabilities()
     connects = True
 
     def __init__(self, hosts: tuple[Host, ...], rules: Rules, clock: Clock) -> None:

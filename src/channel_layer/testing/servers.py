@@ -170,7 +170,7 @@ class RedisServer:
         binary = find_server()
         self._directory = Path(tempfile.mkdtemp(prefix="channel-layer-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.port: int = 0
         try:
             self._start_on_free_port(binary)
         except BaseException:

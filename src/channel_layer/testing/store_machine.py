@@ -255,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.topic = topic
         self.channels = _TOPICS[topic]
         self.owned = [channel for channel in self.channels if channel in _OWNED]
-        self.clock = VirtualClock()
+        self.clock: VirtualClock = VirtualClock()
         self.capacity = capacity
         self.expiry = expiry
         self.group_expiry = group_expiry
@@ -282,25 +282,27 @@ class StoreMachine(RuleBasedStateMachine):
             leases_move=self.traits.leases_move,
             claims_move=self.traits.claims_move,
         )
-        self.models = [Model(facts) for _ in range(self.traits.shards)]
-        self.neighbours = [Model(facts) for _ in range(self.traits.shards)]
-        self.number = 0
-        self.asked = 0
-        self.steps = 0
-        self.last = self.joined_at = Span(0.0, 0.0)
+        self.models: list[Model] = [Model(facts) for _ in range(self.traits.shards)]
+        self.neighbours: list[Model] = [Model(facts) for _ in range(self.traits.shards)]
+        self.number: int = 0
+        self.asked: int = 0
+        self.steps: int = 0
+        self.last: Span = Span(0.0, 0.0)
+        self.joined_at: Span = self.last
         self.taken: list[_Taken] = []
-        self.owners = {name: _Owner(Queue(name, Kind.INBOX)) for name in _INBOXES}
+        self.owners: dict[str, _Owner] = {name: _Owner(Queue(name, Kind.INBOX)) for name in _INBOXES}
         self.mirror: dict[tuple[str, str], Span] = {}
         """What owners believe to be their memberships: (group, channel), and since when."""
         self.versions: dict[str, list[int]] = {name: [] for name in _GROUPS}
         self.begun: list[_Begun] = []
         self.runner = asyncio.Runner()
-        self.loop = self.runner.get_loop()
-        self.backends = [self.make_store(rules(prefix), self.clock) for prefix in (prefixes[0], *prefixes)]
+        self.loop: asyncio.AbstractEventLoop = self.runner.get_loop()
+        worlds = (prefixes[0], *prefixes)
+        self.backends: list[Backend] = [self.make_store(rules(prefix), self.clock) for prefix in worlds]
         self.stores = self.loop.run_until_complete(_open(self.backends))
-        self.neighbour = self.stores[2]
+        self.neighbour: AsyncStore = self.stores[2]
         self.tally.examples += 1
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
         self.inert = False
 
     # -- messages

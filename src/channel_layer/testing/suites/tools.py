@@ -405,7 +405,7 @@ class Steps(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken = 0
+        self.taken: int = 0
         self._at = -1
         self._late = False
         self._action: Callable[[], object] = int
