@@ -222,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.topic: str = ""
         self.channels: tuple[str, ...] = ()
         self.owned: list[str] = []
-        self.inert = True
+        self.inert: bool = True
         self.failed = False
         self.script: list[object] | None = None
         """What was done, if Hypothesis does not write it down."""
