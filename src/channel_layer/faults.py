@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -61,6 +62,7 @@ class FaultyBackend:
         self.planned: list[tuple[type[object], bool]] = []
         """What is to fail once: a kind of request, and whether it is carried out."""
         self._backend = backend
+        self._stores: weakref.WeakSet[FaultyStore] = weakref.WeakSet()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -79,7 +81,9 @@ class FaultyBackend:
 
     def open(self) -> FaultyStore:
         """Make a store for the running event loop."""
-        return FaultyStore(self, self._backend.open())
+        store = FaultyStore(self, self._backend.open())
+        self._stores.add(store)
+        return store
 
     def forked(self) -> None:
         """Tell the backend behind."""
@@ -94,6 +98,12 @@ class FaultyBackend:
         """
         self.planned.append((request, acted))
 
+    def cut(self) -> None:
+        """Lose every connection: what is in flight in any event loop fails at its next turn, carried out or not."""
+        for store in list(self._stores):
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                store.loop.call_soon_threadsafe(store.cut)
+
 
 class FaultyStore:
     """The store port in front of another store.
@@ -106,12 +116,13 @@ class FaultyStore:
     def __init__(self, backend: FaultyBackend, store: AsyncStore) -> None:
         self._backend = backend
         self._store = store
-        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._cut: asyncio.Future[None] = self.loop.create_future()
 
     def cut(self) -> None:
-        """Lose the connection: every command in flight fails, carried out or not."""
+        """Lose the connection: every command in flight fails, carried out or not. Called in the store's loop."""
         self._cut.set_result(None)
-        self._cut = self._cut.get_loop().create_future()
+        self._cut = self.loop.create_future()
 
     # -- what goes through
 

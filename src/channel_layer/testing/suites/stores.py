@@ -191,11 +191,11 @@ class StoreSuite:
                 for channel in _QUEUES[:2]:
                     for step in range(20):
                         first = asyncio.create_task(one.wait(c.Wait(0, channel.queue, _BLOCK)))
-                        for _ in range(step % 5):
+                        for _ in range((step + 3) % 5):
                             await asyncio.sleep(0)
                         seen: list[bytes] = []
                         second = asyncio.create_task(_work(two, channel, seen))
-                        for _ in range(step % 3):
+                        for _ in range((step + 2) % 3):
                             await asyncio.sleep(0)
                         steps.arm(step, first.cancel)
                         await sender.push(c.Push(0, channel, _ROOM, b"%d" % step))

@@ -1,0 +1,241 @@
+"""The suites notice what a sequence of calls cannot show: stores and layers that are wrong on purpose, one way each."""
+
+# pyright: reportPrivateUsage=false
+# What is wrong is deep inside.
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.config import Rules
+from channel_layer.faults import FaultyBackend
+from channel_layer.loops import Receiver
+from channel_layer.ports import Backend, Capabilities, Clock
+from channel_layer.testing import LayerSuite, StoreSuite, Violation
+from channel_layer.testing.suites.stores import StoreWorld
+from channel_layer.testing.suites.tools import World
+from tests.support.stores import memory_stores
+from tests.support.wrong_stores import WrongBackend, WrongStore, wrong_stores
+
+pytestmark = pytest.mark.usefixtures("tidied")
+
+_PATIENCE = 0.3
+
+
+class Deaf(WrongStore):
+    """Hears of a message only when it looks again."""
+
+    async def wait(self, request: c.Wait, /) -> None:
+        """Sleep."""
+        await asyncio.sleep(request.block)
+
+
+class CallsNobodyElse(WrongStore):
+    """Forgets a call when the one who was called is cancelled."""
+
+    async def wait(self, request: c.Wait, /) -> None:
+        """Wait, and take the call along."""
+        line = self._line(request.queue.name)
+        if line.called:
+            line.called = False
+            return
+        waiter = Receiver(asyncio.get_running_loop().create_future())
+        line.waiters.append(waiter)
+        try:
+            async with asyncio.timeout(request.block):
+                await waiter.woken
+        finally:
+            if waiter in line.waiters:
+                line.waiters.remove(waiter)
+
+
+class LosesWhenCancelled(WrongStore):
+    """May be cancelled after it has taken something."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Take, then wait for a moment."""
+        popped = await super().pop(request)
+        await asyncio.sleep(0)
+        return popped
+
+
+class ForgetsToPutBack(WrongStore):
+    """May be cancelled before it has put anything back."""
+
+    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+        """Wait for a moment first."""
+        await asyncio.sleep(0)
+        return await super().put_back(request)
+
+
+class GoesOn(WrongStore):
+    """Does not let itself be cancelled, whatever it does."""
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        """Push, come what may."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            return await super().push(request)
+        return await super().push(request)
+
+
+class DeafReader(WrongStore):
+    """Looks into an inbox once in a while."""
+
+    async def read(self, request: c.Read, /) -> c.Batch:
+        """Sleep, and look then."""
+        batch = await super().read(replace(request, block=0.0))
+        if not batch.entries:
+            await asyncio.sleep(request.block)
+        return batch
+
+
+class ChangesBytes(WrongStore):
+    """Takes a payload for text."""
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        """Push what can be read."""
+        return await super().push(replace(request, payload=request.payload.decode("ascii", "replace").encode()))
+
+
+class ClosesOnce(WrongStore):
+    """Cannot be closed twice."""
+
+    _over = False
+
+    async def aclose(self) -> None:
+        """Close, once."""
+        if self._over:
+            raise StoreError("closed already", retryable=False, outcome="not_sent")
+        self._over = True
+
+
+class LivesInOneLoop(WrongStore):
+    """Belongs to the event loop in which it was first used."""
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        """Push, at home."""
+        loops: list[asyncio.AbstractEventLoop] = self.world.__dict__.setdefault("loops", [])
+        loops.append(asyncio.get_running_loop())
+        if loops[0] is not loops[-1]:
+            raise StoreError("Event loop is closed", retryable=False, outcome="not_sent")
+        return await super().push(request)
+
+
+_CAUGHT: dict[type[WrongStore], Callable[[StoreSuite, StoreWorld], None]] = {
+    Deaf: StoreSuite.test_a_wait_is_woken_by_its_own_queue,
+    CallsNobodyElse: StoreSuite.test_a_cancelled_wait_passes_its_call_on,
+    LosesWhenCancelled: StoreSuite.test_a_pop_that_is_cancelled_loses_nothing,
+    ForgetsToPutBack: StoreSuite.test_a_put_back_that_is_cancelled_is_carried_out,
+    GoesOn: StoreSuite.test_all_other_commands_end_as_cancelled,
+    DeafReader: StoreSuite.test_a_blocked_read_is_woken,
+    ChangesBytes: StoreSuite.test_payloads_come_out_as_they_went_in,
+    ClosesOnce: StoreSuite.test_a_store_may_be_closed_at_any_time,
+    LivesInOneLoop: StoreSuite.test_one_backend_serves_loops_and_threads_one_after_another,
+}
+
+
+@pytest.mark.parametrize("wrong", _CAUGHT, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_store_is_caught(wrong: type[WrongStore]) -> None:
+    """A store that breaks one promise fails the test that is about it."""
+    with pytest.raises((Violation, StoreError)):
+        _CAUGHT[wrong](StoreSuite(), StoreWorld(wrong_stores(wrong), _PATIENCE))
+
+
+@pytest.mark.parametrize("test", set(_CAUGHT.values()), ids=lambda test: test.__name__)
+def test_a_right_store_is_not(test: Callable[[StoreSuite, StoreWorld], None]) -> None:
+    """The store that all of these are made of passes each of the tests."""
+    test(StoreSuite(), StoreWorld(wrong_stores(WrongStore), 20.0))
+
+
+class Reconnecting(StoreSuite):
+    """Breaks the connections of stores that have none, by faults."""
+
+    reconnects = True
+
+    def __init__(self, backends: list[FaultyBackend], again: Callable[[], None]) -> None:
+        self._backends = backends
+        self._again = again
+
+    def disconnect(self, backend: Backend) -> None:
+        """Cut them all."""
+        del backend
+        for each in self._backends:
+            each.cut()
+        self._again()
+
+
+class NotesWhatItGives(WrongStore):
+    """Remembers the last messages that were taken, as if it did not know whether they have arrived."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Take and remember."""
+        popped = await super().pop(request)
+        if popped.entries:
+            self.world.__dict__["given"] = (request.queue.name, popped.entries)
+        return popped
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_message_that_comes_twice_after_a_reconnect_is_caught(twice: bool) -> None:  # noqa: FBT001
+    """A store that gives out again what it gave before the connection was lost fails; one that does not passes."""
+    made: list[WrongBackend] = []
+    worlds: dict[str, WrongBackend] = {}
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        if rules.prefix not in worlds:
+            made.append(WrongBackend(NotesWhatItGives, worlds, rules, clock))
+        return worlds[rules.prefix]
+
+    def again() -> None:
+        name, entries = made[0].__dict__.pop("given", ("", ()))
+        if twice and name:
+            with made[0].lock:
+                made[0].lines[name].entries.extendleft(reversed(entries))
+
+    backends: list[FaultyBackend] = []
+
+    def make_breakable(rules: Rules, clock: Clock) -> Backend:
+        backends.append(FaultyBackend(make_store(rules, clock)))
+        return backends[-1]
+
+    suite = Reconnecting(backends, again)
+    world = StoreWorld(make_breakable, 1.0 if twice else 20.0)
+    if twice:
+        with pytest.raises((Violation, KeyError)):
+            suite.test_lost_connections_lose_no_message(world)
+    else:
+        suite.test_lost_connections_lose_no_message(world)
+
+
+class ForgetsItsEnd(ChannelLayer):
+    """Answers after it was closed as before."""
+
+    async def aclose(self) -> None:
+        """Let go of nothing."""
+        await self.close_pools()
+
+
+def test_a_layer_that_does_not_end_is_caught() -> None:
+    """A layer whose closing gives nothing up fails the test of the end."""
+
+    def make_layer(rules: Rules, clock: Clock) -> ChannelLayer:
+        return ForgetsItsEnd(rules, make_store(rules, clock), clock=clock)
+
+    make_store = memory_stores()
+    with pytest.raises(Violation):
+        LayerSuite().test_the_end_of_a_layer_gives_everything_up(World(make_layer, Capabilities(), _PATIENCE))
+
+
+def test_every_test_of_the_suites_is_about_something_else() -> None:
+    """No test of the suites is overridden by another part's: each name is there once."""
+    names = Counter(name for part in LayerSuite.__mro__ for name in vars(part) if name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
