@@ -10,8 +10,8 @@ from pydantic import BaseModel
 import channel_layer
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
-_WORLDLY = {"__init__", "config", "hosting", "layer", "loops"}
-"""The modules of the core that may know event loops, clocks, chance or Pydantic."""
+_WORLDLY = {"__init__", "config", "faults", "hosting", "layer", "loops", "simple"}
+"""The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
 
 
 class _Contract(BaseModel):
