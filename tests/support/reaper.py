@@ -61,7 +61,13 @@ def _note(line: str) -> None:
 
 
 def start() -> None:
-    """Start the reaper, if it does not run; otherwise the first need of it does."""
+    """Start the reaper, if it does not run; otherwise the first need of it does. Called in the main thread.
+
+    From here on SIGINT is not ignored: a shell makes what it starts in the background ignore it, and whatever a test
+    starts would inherit that, and never end on a Ctrl-C.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _reaper_of(os.getpid())
 
 
