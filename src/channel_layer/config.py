@@ -6,32 +6,46 @@ right in one go and before the first message. Pydantic stays in this module and 
 An adapter with options of its own subclasses `CommonConfig` and reads what its user wrote with `parse`.
 
 Source: the asgi_redis README, whose options, names and defaults these are; ``max_message_size``,
-``inbox_capacity``, ``timeout`` and ``faults`` are new.
+``inbox_capacity``, ``timeout``, ``faults``, ``encryption`` and ``blind_names`` are new.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, TypeAlias, TypeGuard, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+)
 
 from channel_layer.capacity import CapacityTable, compile_glob
-from channel_layer.errors import ConfigError, FieldError
+from channel_layer.errors import ConfigError, ConfigWarning, FieldError
 from channel_layer.faults import Faults
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = (
+    "CIPHERS",
     "Accepts",
     "ChannelPattern",
     "CommonConfig",
+    "Encryption",
     "Rules",
     "describe_unknown",
     "describe_value",
@@ -46,8 +60,26 @@ _REGEX = "re:"
 _NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
 """All that a channel name can hold; see `channel_layer.names`."""
 
+CIPHERS: Final = ("aes-256-gcm", "fernet")
+"""What ``encryption`` may always be, the default first; third parties add to it by entry points."""
+
 _LONGEST = 1_000_000_000
 """Seconds, about 31 years: the waits of Python's threading module overflow at 9.2e9."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """How messages are kept from who can read and write the store.
+
+    Attributes:
+        keys: 32 bytes each, the SHA-256 of what was configured; the first seals, all open.
+        cipher: the name of an entry point in the group ``channel_layer.ciphers``.
+        names: the key that names are blinded with; None: they stand in the store as they are.
+    """
+
+    keys: tuple[SecretBytes, ...]
+    cipher: str
+    names: SecretBytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +97,7 @@ class Rules:
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that a command to the store may take.
         faults: what goes wrong on purpose; None: nothing.
+        encryption: how messages are sealed; None: they are not.
     """
 
     prefix: str
@@ -77,6 +110,7 @@ class Rules:
     inbox_capacity: int
     timeout: float
     faults: Faults | None = None
+    encryption: Encryption | None = None
 
 
 # -- saying what is wrong ------------------------------------------------------------------------------------
@@ -218,19 +252,71 @@ def _prefix(value: str) -> str:
     return value
 
 
-def _keys(value: object) -> tuple[str | bytes, ...]:
-    if isinstance(value, (str, bytes)):
+_SHORT = 32
+"""Bytes of a key under which a warning is given: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
+
+_GENKEY = "make one with: channel-layer genkey"
+
+
+def _secret(key: object) -> bytes | str:
+    """Return the bytes of a key, or what is wrong with it."""
+    if isinstance(key, (SecretStr, SecretBytes)):
+        key = key.get_secret_value()
+    if isinstance(key, str):
+        try:
+            key = key.encode()
+        except UnicodeEncodeError:
+            return "must be valid Unicode, and this has a lone surrogate"
+    if not isinstance(key, bytes):
+        return f"must be a str or bytes, not of type {type(key).__name__}"  # a number may be a key, too: do not show it
+    return key or f"is empty: {_GENKEY}"
+
+
+def _keys(value: object) -> tuple[SecretBytes, ...]:
+    if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
         problem = "must be a list of keys, as in symmetric_encryption_keys=[KEY], not a single one"
-    elif not isinstance(value, (list, tuple)):
-        problem = f"must be a list of keys, not of type {type(value).__name__}"  # a number may be a key, too
-    elif value:
-        problem = (
-            "encryption is not available yet in this version, and messages would travel in plain text: "
-            "remove it if the network and the store are trusted"
-        )
-    else:
-        return ()
-    raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+    if not _is_sequence(value):
+        problem = f"must be a list of keys, not of type {type(value).__name__}"
+        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+    errors: list[FieldError] = []
+    keys: dict[bytes, int] = {}
+    for place, each in enumerate(value):
+        where = f"symmetric_encryption_keys[{place}]"
+        key = _secret(each)
+        if isinstance(key, str):
+            errors.append(FieldError(where, key))
+        elif key in keys:
+            errors.append(FieldError(where, f"is the same key as symmetric_encryption_keys[{keys[key]}]: remove one"))
+        else:
+            keys[key] = place
+    if errors:
+        raise ConfigError(errors)
+    return tuple(map(SecretBytes, keys))
+
+
+def _is_sequence(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
+    return isinstance(value, (list, tuple))
+
+
+def _cipher(value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError([FieldError("encryption", _must_be(_CIPHER, value))])
+    if value not in CIPHERS and value not in (names := entry_points(group="channel_layer.ciphers").names):
+        known = ", ".join(sorted({*CIPHERS, *names}))
+        raise ConfigError([FieldError("encryption", f"there is no such cipher; there are {known}")])
+    return value
+
+
+def _blind_names(value: object) -> bool | SecretBytes:
+    if isinstance(value, bool):
+        return value
+    key = _secret(value)
+    if isinstance(key, bytes):
+        return SecretBytes(key)
+    if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
+        raise ConfigError([FieldError("blind_names", f"this key {key}")])
+    raise ConfigError([FieldError("blind_names", f"must be {_BLIND.text}, not of type {type(value).__name__}")])
 
 
 _CAPACITIES = Accepts('a mapping of patterns to capacities, as in {"http.*": 200}')
@@ -243,6 +329,9 @@ _Seconds = Annotated[float, Field(gt=0, le=_LONGEST)]
 _FAULTS = Accepts('None or a mapping of faults to how often they happen, as in {"refuse": 0.01, "delay": 0.2}')
 _FAULT_LIMITS = {"refuse": 1.0, "lose_reply": 1.0, "disconnect": 1.0, "delay": 60.0}
 """The most of each: a share of all commands, or seconds."""
+
+_BLIND = Accepts("True, False or a key")
+_CIPHER = Accepts('"aes-256-gcm" or "fernet"')
 
 _LATER = "not available yet in this version: remove it"
 
@@ -292,8 +381,6 @@ class CommonConfig(BaseModel):
     )
 
     refused: ClassVar[Mapping[str, str]] = {
-        "encryption": f"encryption is {_LATER}",
-        "blind_names": f"encryption is {_LATER} (names stand in the store as they are)",
         "local": f"the local-and-remote layer is {_LATER}",
         "no_local_reader": f"the local-and-remote layer is {_LATER}",
         "directory": f"the layer for one machine without a server is {_LATER}",
@@ -344,15 +431,33 @@ class CommonConfig(BaseModel):
         ),
     )
     symmetric_encryption_keys: Annotated[
-        tuple[str | bytes, ...],
+        tuple[SecretBytes, ...],
         PlainValidator(_keys),
-        Accepts("an empty list, until encryption is available"),
+        Accepts("a list of keys, each a str or bytes"),
     ] = Field(
         default=(),
         repr=False,
         description=(
-            "Keys to encrypt messages with. Not available yet: anything but an empty list is an error, so "
-            "that nothing travels in plain text by mistake."
+            "Keys to encrypt messages with: the first one encrypts, all of them decrypt, so that keys can be "
+            "changed while messages are on their way. `channel-layer genkey` makes one. An empty list: messages "
+            "travel in plain text. All processes of a project need the same ones. Needs the extra `cryptography`."
+        ),
+    )
+    encryption: Annotated[str, PlainValidator(_cipher), _CIPHER] = Field(
+        default="aes-256-gcm",
+        description=(
+            "How messages are encrypted, where there are keys. `aes-256-gcm` is the faster and the smaller one; "
+            "`fernet` makes the tokens of asgi_redis. Both are bound to their channel or group, the prefix and the "
+            "time. All processes of a project need the same."
+        ),
+    )
+    blind_names: Annotated[bool | SecretBytes, PlainValidator(_blind_names), _BLIND] = Field(
+        default=False,
+        repr=False,
+        description=(
+            "Also hide the names of channels and groups from who can read the store. `True`: by a key made from the "
+            "one in `symmetric_encryption_keys`; with several keys there, as while they are being changed, say which "
+            "one names are blinded with, for it must stay: `blind_names=KEY`."
         ),
     )
     max_message_size: _Count = Field(
@@ -395,11 +500,47 @@ class CommonConfig(BaseModel):
         Args:
             options: as they were written, unchecked.
         """
-        del options  # here each stands alone
-        return ()
+        keys = options.get("symmetric_encryption_keys", ())
+        if not _is_sequence(keys):
+            return
+        blind = options.get("blind_names", False)
+        if not keys:
+            none = "there are no symmetric_encryption_keys: add one, or remove this"
+            if options.get("encryption") in CIPHERS[1:]:
+                yield FieldError("encryption", none)
+            if blind is True or isinstance(blind or None, (str, bytes, SecretStr, SecretBytes)):
+                yield FieldError("blind_names", none)
+        elif blind is True and len(keys) > 1:
+            problem = (
+                "with several symmetric_encryption_keys, processes that have them in another order would not find each "
+                "other's names: say which key names are blinded with, and keep it (blind_names=OLD_KEY goes on as "
+                "True with that key alone did)"
+            )
+            yield FieldError("blind_names", problem)
+
+    def advice(self) -> Iterable[FieldError]:
+        """Find what is valid and yet unwise."""
+        named = [(f"symmetric_encryption_keys[{n}]", key) for n, key in enumerate(self.symmetric_encryption_keys)]
+        if isinstance(self.blind_names, SecretBytes):
+            named.append(("blind_names", self.blind_names))
+        for field, key in named:
+            size = len(key.get_secret_value())
+            if size < _SHORT:
+                problem = f"a key of {size} bytes can be guessed by who has a message and time; {_GENKEY}"
+                yield FieldError(field, problem)
+
+    def _encryption(self) -> Encryption | None:
+        keys = tuple(map(_hash, self.symmetric_encryption_keys))
+        if not keys:
+            return None
+        blind = self.blind_names
+        names = _hash(blind) if isinstance(blind, SecretBytes) else keys[0] if blind else None
+        return Encryption(keys, self.encryption, names)
 
     def rules(self) -> Rules:
-        """Return the common options in the form that the core works by."""
+        """Return the common options in the form that the core works by; warn of what is unwise (`ConfigWarning`)."""
+        for advice in self.advice():
+            warnings.warn(f"{advice.field}: {advice.problem}", ConfigWarning, stacklevel=3)  # who makes the layer
         return Rules(
             prefix=self.prefix,
             expiry=self.expiry,
@@ -414,7 +555,13 @@ class CommonConfig(BaseModel):
             inbox_capacity=self.inbox_capacity,
             timeout=self.timeout,
             faults=self.faults,
+            encryption=self._encryption(),
         )
+
+
+def _hash(key: SecretBytes) -> SecretBytes:
+    """Make 32 bytes of a key, whatever its length, as asgi_redis does."""
+    return SecretBytes(hashlib.sha256(key.get_secret_value()).digest())
 
 
 _Model = TypeVar("_Model", bound=CommonConfig)

@@ -17,6 +17,7 @@ __all__ = (
     "ChannelFull",
     "ChannelLayerError",
     "ConfigError",
+    "ConfigWarning",
     "FieldError",
     "InvalidMessage",
     "InvalidName",
@@ -112,6 +113,10 @@ class ConfigError(ChannelLayerError, ValueError):
         count = len(self.errors)
         head = "1 problem" if count == 1 else f"{count} problems"
         super().__init__(f"{head} in the channel layer's CONFIG:\n" + "\n".join(f"  {e}" for e in self.errors))
+
+
+class ConfigWarning(UserWarning):
+    """A configuration that works and is unwise; the text names the field and the mend, and never holds a secret."""
 
 
 class StoreError(ChannelLayerError):

@@ -17,6 +17,7 @@ _PUBLIC = {
         "ChannelLayer",
         "ChannelLayerError",
         "ConfigError",
+        "ConfigWarning",
         "FieldError",
         "InvalidMessage",
         "InvalidName",

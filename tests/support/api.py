@@ -52,7 +52,10 @@ _ERRORS = (ChannelLayerError, InvalidName, InvalidMessage, MessageTooLarge, Chan
 
 _LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, RedisChannelLayer)
 
-_OPTIONS = "Their options are on the page about [configuration](configuration.md). A wrong one raises `ConfigError`."
+_OPTIONS = (
+    "Their options are on the page about [configuration](configuration.md). A wrong one raises `ConfigError`; an "
+    "unwise one is a `ConfigWarning`, for the module `warnings`."
+)
 
 _TEMPLATE = Template(
     """\

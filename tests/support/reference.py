@@ -60,7 +60,8 @@ _MISTAKES: tuple[Mapping[str, object], ...] = (
     {"channel_capacity": {"^http": 20}},
     {"channel_capacity": {"re:(": 20}},
     {"symmetric_encryption_keys": "secret"},
-    {"symmetric_encryption_keys": ["secret"]},
+    {"symmetric_encryption_keys": ["secret", b"secret"]},
+    {"blind_names": True},
 )
 """One mistake each, in the option that comes last."""
 
@@ -127,7 +128,6 @@ $common
 These are errors until they come, because an option that is ignored in silence is worse than none:
 
 $later
-- keys in `symmetric_encryption_keys`
 - [Sentinel](#sentinel)
 
 ## Capacity by channel name

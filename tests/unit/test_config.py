@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import ssl
@@ -11,17 +12,18 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretBytes, ValidationError
 
 from channel_layer.config import (
     Accepts,
     ChannelPattern,
     CommonConfig,
+    Encryption,
     describe_unknown,
     describe_value,
     parse,
 )
-from channel_layer.errors import ChannelLayerError, ConfigError, FieldError
+from channel_layer.errors import ChannelLayerError, ConfigError, ConfigWarning, FieldError
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis.config import RedisConfig
@@ -53,6 +55,7 @@ _SHARE = "must be a number from 0 to 1"
 _TEXT = "a character where it cannot stand; in a login or an option % / ? # @ and spaces are written %25"
 _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in brackets"
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
+_KEY = "hidden, and long enough for 256 bits"
 _LATER = "not available yet in this version: remove it"
 _SENTINEL = "connecting through Sentinel is not available yet in this version: remove it and name the server"
 
@@ -186,7 +189,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "channel_capacity[5]",
         "a pattern must be a str or an re.Pattern, not 5",
     ),
-    # encryption and other things to come
+    # encryption, and other things to come
     "one key for a list": (
         {"symmetric_encryption_keys": "hidden"},
         "symmetric_encryption_keys",
@@ -202,13 +205,58 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "symmetric_encryption_keys",
         "must be a list of keys, not of type int",
     ),
-    "keys": (
-        {"symmetric_encryption_keys": ["hidden"]},
-        "symmetric_encryption_keys",
-        "encryption is not available yet in this version, and messages would travel in plain text: remove it",
+    "an encryption key of another type": (
+        {"symmetric_encryption_keys": [_KEY, 5]},
+        "symmetric_encryption_keys[1]",
+        "must be a str or bytes, not of type int",
     ),
-    "encryption": ({"encryption": "aes-256-gcm"}, "encryption", _LATER),
-    "blind_names": ({"blind_names": False}, "blind_names", _LATER),
+    "an empty key": (
+        {"symmetric_encryption_keys": [""]},
+        "symmetric_encryption_keys[0]",
+        "is empty: make one with: channel-layer genkey",
+    ),
+    "a key that is no Unicode": (
+        {"symmetric_encryption_keys": ["\ud800"]},
+        "symmetric_encryption_keys[0]",
+        "must be valid Unicode, and this has a lone surrogate",
+    ),
+    "the same key twice, as str and as bytes": (
+        {"symmetric_encryption_keys": [_KEY, "other" * 8, _KEY.encode()]},
+        "symmetric_encryption_keys[2]",
+        "is the same key as symmetric_encryption_keys[0]: remove one",
+    ),
+    "a cipher that is none": (
+        {"symmetric_encryption_keys": [_KEY], "encryption": "aes"},
+        "encryption",
+        "there is no such cipher; there are aes-256-gcm, fernet",
+    ),
+    "a cipher of another type": ({"encryption": True}, "encryption", 'must be "aes-256-gcm" or "fernet", not True'),
+    "a cipher without keys": (
+        {"encryption": "fernet"},
+        "encryption",
+        "there are no symmetric_encryption_keys: add one, or remove this",
+    ),
+    "blind names without keys": (
+        {"blind_names": True},
+        "blind_names",
+        "there are no symmetric_encryption_keys: add one, or remove this",
+    ),
+    "a key for names without keys": ({"blind_names": _KEY}, "blind_names", "there are no symmetric_encryption_keys"),
+    "an empty key for names": (
+        {"symmetric_encryption_keys": [_KEY], "blind_names": b""},
+        "blind_names",
+        "this key is empty: make one with: channel-layer genkey",
+    ),
+    "names of another type": (
+        {"symmetric_encryption_keys": [_KEY], "blind_names": 5},
+        "blind_names",
+        "must be True, False or a key, not of type int",
+    ),
+    "blind names that follow keys which change": (
+        {"symmetric_encryption_keys": [_KEY, "other" * 8], "blind_names": True},
+        "blind_names",
+        "with several symmetric_encryption_keys, processes that have them in another order would not find",
+    ),
     "local": ({"local": {}}, "local", _LATER),
     "no_local_reader": ({"no_local_reader": "queue"}, "no_local_reader", _LATER),
     "directory": ({"directory": "/run"}, "directory", _LATER),
@@ -636,7 +684,9 @@ def test_every_option_arrives_in_the_rules() -> None:
             "group_expiry": None,
             "capacity": 2,
             "channel_capacity": {"http.*": 3},
-            "symmetric_encryption_keys": [],
+            "symmetric_encryption_keys": [_KEY, SecretBytes(b"other" * 8)],
+            "encryption": "fernet",
+            "blind_names": _KEY.encode(),
             "max_message_size": 4,
             "inbox_capacity": 5,
             "timeout": 0.25,
@@ -645,7 +695,46 @@ def test_every_option_arrives_in_the_rules() -> None:
     assert (rules.prefix, rules.expiry, rules.group_expiry, rules.default_capacity) == ("p", 1.0, None, 2)
     assert (rules.max_message_size, rules.inbox_capacity, rules.timeout) == (4, 5, 0.25)
     assert rules.channel_capacity == {"http.*": 3}
+    first, second = (SecretBytes(hashlib.sha256(key).digest()) for key in (_KEY.encode(), b"other" * 8))
+    assert rules.encryption == Encryption((first, second), "fernet", first)
     assert (rules.capacity.of("http.request"), rules.capacity.of("chat")) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"blind_names": True}, _KEY),
+        ({"blind_names": "other" * 8}, "other" * 8),
+        ({}, None),
+        ({"blind_names": False}, None),
+    ],
+)
+def test_names_are_blinded_with_the_key_that_is_said(options: dict[str, object], names: str | None) -> None:
+    """``blind_names=True`` takes the one key there is; a key stands for itself; else names stay as they are."""
+    encryption = parse(CommonConfig, {"symmetric_encryption_keys": [_KEY], **options}).rules().encryption
+    assert encryption is not None
+    assert encryption.cipher == "aes-256-gcm"
+    assert encryption.names == (None if names is None else SecretBytes(hashlib.sha256(names.encode()).digest()))
+
+
+def test_short_keys_are_warned_of() -> None:
+    """A key under 32 bytes is a warning with its field and how to make one, where the layer is made; 32 are enough."""
+    with pytest.warns(ConfigWarning) as warned:
+        MemoryChannelLayer(symmetric_encryption_keys=["x" * 32, "hidden"], blind_names=b"hidden!")
+    texts = [str(each.message) for each in warned]
+    assert [each.filename for each in warned] == [__file__] * 2
+    assert [text.partition(":")[0] for text in texts] == ["symmetric_encryption_keys[1]", "blind_names"]
+    assert all(text.endswith("make one with: channel-layer genkey") for text in texts)
+    assert "hidden" not in "".join(texts)
+
+
+def test_no_repr_shows_a_key() -> None:
+    """A configuration and its rules can be shown to anyone."""
+    config = parse(RedisConfig, {"symmetric_encryption_keys": [_KEY], "blind_names": _KEY})
+    shown = f"{config!r} {config} {config.rules()!r}"
+    assert "hidden" not in shown
+    assert hashlib.sha256(_KEY.encode()).hexdigest() not in shown
+    assert repr(hashlib.sha256(_KEY.encode()).digest()) not in shown
 
 
 def test_a_prefix_may_be_any_text_without_braces() -> None:

@@ -28,7 +28,9 @@ class MemoryChannelLayer(ChannelLayer):
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
         capacity: unread messages that a channel may hold.
         channel_capacity: exceptions from it by pattern, the first match wins.
-        symmetric_encryption_keys: must be empty until encryption is available.
+        symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
+        encryption: ``"aes-256-gcm"`` or ``"fernet"``.
+        blind_names: also hide names from who can read the store: True, or the key to do it with.
         max_message_size: bytes of an encoded message.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: taken for the sake of a common CONFIG; nothing here waits.
@@ -37,6 +39,7 @@ class MemoryChannelLayer(ChannelLayer):
 
     Raises:
         ConfigError: an option is wrong or unknown; it names all that are.
+        ImportError: there are keys, and the extra ``cryptography`` is not installed.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class MemoryChannelLayer(ChannelLayer):
         capacity: int = 100,
         channel_capacity: Mapping[ChannelPattern, int] | None = None,
         symmetric_encryption_keys: Sequence[str | bytes] = (),
+        encryption: str = "aes-256-gcm",
+        blind_names: bool | str | bytes = False,
         max_message_size: int = 4 * 1024 * 1024,
         inbox_capacity: int = 10_000,
         timeout: float = 5,
@@ -62,6 +67,8 @@ class MemoryChannelLayer(ChannelLayer):
             "capacity": capacity,
             "channel_capacity": {} if channel_capacity is None else channel_capacity,
             "symmetric_encryption_keys": symmetric_encryption_keys,
+            "encryption": encryption,
+            "blind_names": blind_names,
             "max_message_size": max_message_size,
             "inbox_capacity": inbox_capacity,
             "timeout": timeout,

@@ -78,11 +78,11 @@ class RedisConfig(CommonConfig):
 
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
-        """Find shorthand beside the list that it is short for."""
-        if "hosts" not in options:
-            return ()
-        problem = "does not go together with hosts: keep one of the two"
-        return [FieldError(name, problem) for name in _SHORTHAND if name in options]
+        """Find shorthand beside the list that it is short for, and what is wrong between the common options."""
+        yield from super().conflicts(options)
+        if "hosts" in options:
+            problem = "does not go together with hosts: keep one of the two"
+            yield from (FieldError(name, problem) for name in _SHORTHAND if name in options)
 
     @property
     def servers(self) -> tuple[Host, ...]:
