@@ -3,6 +3,9 @@
 One object for each request, so that a field can be added without breaking a store that somebody else wrote, and so
 that requests can be logged, compared and generated. Times are seconds by the shard's own clock unless said otherwise;
 a request carries no "now", because the shard's clock decides what is too old.
+
+A store takes names as they come. Where they are hidden (``blind_names``), a token stands for each, of the same grammar
+but of up to 255 characters: do not parse it, `channel_layer.names.queue_name` says what its queue is called.
 """
 
 from __future__ import annotations

@@ -26,12 +26,15 @@ __all__ = (
     "JOIN",
     "LEAVE",
     "MESSAGE",
+    "PLAIN",
+    "SEALED",
     "BadFrame",
     "Flush",
     "GroupFrame",
     "MembershipMarker",
     "Message",
     "MsgpackCodec",
+    "Unauthentic",
     "Value",
     "flush_frame",
     "group_frame",
@@ -50,8 +53,11 @@ Value: TypeAlias = bytes | str | int | float | bool | list["Value"] | dict[str, 
 Message: TypeAlias = dict[str, Value]
 """A message as it is received."""
 
-_FORMAT: Final = b"\x01"
-"""First byte of every payload: plain msgpack. Other values are for sealed payloads and later formats."""
+PLAIN: Final = b"\x01"
+"""First byte of a payload in plain text: msgpack."""
+
+SEALED: Final = frozenset({b"\x02", b"\x03"})
+"""First bytes of sealed payloads: AES-256-GCM and Fernet. Other values are for later formats."""
 
 _MAX_DEPTH = 100
 """Levels of lists and dicts, the message included. JSON parsers stop between 128 (Rust's serde) and 1000."""
@@ -109,7 +115,7 @@ class MsgpackCodec:
             raise _refusal(_culprit(message), str(exc)) from exc
         if len(packed) > self._max_size:
             raise MessageTooLarge(len(packed), self._max_size)
-        return _FORMAT + packed
+        return PLAIN + packed
 
     def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
         """Turn bytes back into a message that nobody else holds.
@@ -128,7 +134,9 @@ class MsgpackCodec:
                     return known[1].copy()
                 copy: Message = _unpack(payload[1:])
                 return copy
-        if not payload.startswith(_FORMAT):
+        if not payload.startswith(PLAIN):
+            if payload[:1] in SEALED:
+                raise Unauthentic("a sealed message came in, and this process has no symmetric_encryption_keys")
             raise BadFrame(f"unknown payload format {payload[:1]!r}")
         try:
             message: object = _unpack(payload[1:] if len(payload) < _SMALL else memoryview(payload)[1:])
@@ -261,6 +269,13 @@ FLUSH: Final = ord("f")
 
 class BadFrame(Exception):
     """Bytes from a store that this library did not write. Counted and skipped, never shown to a consumer."""
+
+
+class Unauthentic(BadFrame):
+    """Bytes that nobody with one of our keys has made for this place and time, or not sealed where they should be.
+
+    The text says what can be known of the cause, and nothing of a key.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -881,7 +881,7 @@ class _Pump:
                 desk.ledger.drop("full", name)  # it waits here for a channel that nobody reads
                 continue
             over = deadline(entry.stamp, desk.rules.expiry, offset)
-            box.put(Item(over, payload, False, (shard, entry)))
+            box.put(Item(over, payload, "", (shard, entry)))
 
     async def _wait_for_claim(self, held_for: float) -> None:
         """Another one has claimed this inbox; it may be dead. One lease shows."""

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from channel_layer import commands as c
 from channel_layer import loops, programs
-from channel_layer.envelope import BadFrame, Message, MsgpackCodec
+from channel_layer.envelope import BadFrame, Message, MsgpackCodec, Unauthentic
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
 from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import Desk, Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
+from channel_layer.sealing import blinded, make_seal
 from channel_layer.sharding import Ring
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ class ChannelLayer:
     MessageTooLarge: Final = MessageTooLarge
 
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
-        if rules.encryption is not None:
-            raise NotImplementedError("encryption comes with the next commit: never silent plain text")
         self._rules = rules
+        backend = blinded(backend, rules)
         self._backend: Backend = backend if rules.faults is None else FaultyBackend(backend, rules.faults)
         self._clock: Clock = clock if clock is not None else SystemClock()
+        self._seal: Final = make_seal(rules, self._clock)
         self._codec: Codec = MsgpackCodec(rules.max_message_size)
         self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
         self._turns = itertools.count()
@@ -151,6 +152,8 @@ class ChannelLayer:
         """
         name = self._channels.get(channel) or self._channel(channel)
         payload = self._encode(message)
+        if self._seal is not None:
+            payload = self._seal.for_channel(payload, name.name)
         desk = self._desk
         inbox = desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
@@ -220,14 +223,20 @@ class ChannelLayer:
                     item = source.take(box, now, promised=True)
                     waiter = self._wait_at(box) if item is None else None
             if item is not None:
-                if isinstance(source, Inbox) and not item.grouped:
+                if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
                 try:
-                    return self._codec.decode(item.payload, shared=item.grouped)
-                except BadFrame:
+                    payload = (
+                        item.payload if self._seal is None else self._seal.open(item.payload, name.name, item.group)
+                    )
+                    return self._codec.decode(payload, shared=item.group != "")
+                except BadFrame as exc:
                     with desk.lock:
                         desk.ledger.delivered -= 1
-                        desk.ledger.drop("undecodable", name.name)
+                        if isinstance(exc, Unauthentic):
+                            desk.ledger.drop("unauthentic", name.name, cause=str(exc))
+                        else:
+                            desk.ledger.drop("undecodable", name.name)
                         item = source.take(box, clock.now(), promised=False)
                         waiter = self._wait_at(box) if item is None else None
 
@@ -318,7 +327,11 @@ class ChannelLayer:
         """
         name = GroupName.parse(group)
         payload = self._encode(message)
-        sent = await self._run(programs.group_send(self._routes, name, payload, next(self._turns)))
+        for_channel: Callable[[str], bytes] | None = None
+        if self._seal is not None:
+            for_channel = partial(self._seal.for_channel, payload)
+            payload = self._seal.for_group(payload, name.name)
+        sent = await self._run(programs.group_send(self._routes, name, payload, next(self._turns), for_channel))
         if sent.others or sent.full or sent.inbox_full or sent.expired:
             with self._desk.lock:
                 ledger = self._desk.ledger

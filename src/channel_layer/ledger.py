@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ("Ledger", "Reason", "Statistics")
 
-Reason = Literal["closed", "expired", "flushed", "full", "inbox_full", "store_lost", "undecodable"]
+Reason = Literal["closed", "expired", "flushed", "full", "inbox_full", "store_lost", "unauthentic", "undecodable"]
 """Why a message was dropped.
 
 ``closed``: it waited in a layer that closed. ``expired``: nobody read it in time. ``flushed``: ``flush()``
 removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: the same for
 a whole process. ``store_lost``: it was taken from the store for a ``receive()`` that was cancelled, and the
-store went away before it could be put back. ``undecodable``: its bytes are not a message.
+store went away before it could be put back. ``unauthentic``: it was not sealed with one of our keys for the channel,
+prefix and time at which it came. ``undecodable``: its bytes are not a message.
 """
 
 _WARN_EVERY = 60.0
 """Seconds between warnings."""
 
 _WORST = 3
-"""Channels named in a warning."""
+"""Channels named in a warning; also causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Statistics:
 class Ledger:
     """The counters of one layer object. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_unsaid", "_warned_at", "_worst", "delivered", "dropped", "expanded", "refused", "sent")
+    __slots__ = ("_causes", "_unsaid", "_warned_at", "_worst", "delivered", "dropped", "expanded", "refused", "sent")
 
     def __init__(self) -> None:
         self.sent: int = 0
@@ -70,15 +71,26 @@ class Ledger:
         self._worst: Counter[str] = Counter()
         self._unsaid: Counter[Reason] = Counter()
         self._warned_at: float | None = None
+        self._causes: dict[str, None] = {}
+        """What else is known of losses that no warning has told of, in that order, each once."""
 
-    def drop(self, reason: Reason, where: str, count: int = 1) -> None:
-        """Count a loss: *count* messages (none is no loss) to the channel, inbox or group *where*."""
+    def drop(self, reason: Reason, where: str, count: int = 1, *, cause: str = "") -> None:
+        """Count a loss.
+
+        Args:
+            reason: of which kind it is.
+            where: the channel, inbox or group that it was for.
+            count: how many messages; none is no loss.
+            cause: what a person should know to mend it.
+        """
         if not count:
             return
         self.dropped[reason] += count
         self._unsaid[reason] += count
         if len(self._worst) < 1000 or where in self._worst:  # many names, then only those that are known
             self._worst[where] += count
+        if cause and len(self._causes) < _WORST:
+            self._causes[cause] = None
 
     @property
     def has_news(self) -> bool:
@@ -96,8 +108,10 @@ class Ledger:
         self._warned_at = now
         self._unsaid.clear()
         self._worst.clear()
+        causes = "".join(f"; {cause}" for cause in self._causes)
+        self._causes.clear()
         when = "" if first else " since the last warning"
-        return f"messages dropped{when}: {lost}; most on {worst}; {total} in all since the start"
+        return f"messages dropped{when}: {lost}; most on {worst}; {total} in all since the start{causes}"
 
     def statistics(self, waiting: int, pending: int | None) -> Statistics:
         """Return the counters as they stand."""

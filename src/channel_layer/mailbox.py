@@ -45,8 +45,8 @@ class Item(NamedTuple):
     deadline: float
     """Local seconds at which it is too old."""
     payload: bytes
-    grouped: bool
-    """It came through a group."""
+    group: str
+    """The group that it was sent to; "" if it was sent to the channel itself."""
     origin: tuple[int, Entry] | None
     """Where it was popped from, if it was: the shard and the entry."""
 
@@ -90,7 +90,7 @@ class Mailbox:
     def put(self, item: Item) -> None:
         """Append a message."""
         self.items.append(item)
-        if item.grouped:
+        if item.group:
             self.grouped += 1
 
     def take(self, *, promised: bool) -> Item | None:
@@ -104,7 +104,7 @@ class Mailbox:
         if len(self.items) <= self.promised:
             return None
         item = self.items.popleft()
-        if item.grouped:
+        if item.group:
             self.grouped -= 1
         return item
 
@@ -112,7 +112,7 @@ class Mailbox:
         """Drop what is too old at local time *now* from the head; return how many of them were direct."""
         items, direct = self.items, 0
         while items and items[0].deadline <= now:
-            if items.popleft().grouped:
+            if items.popleft().group:
                 self.grouped -= 1
             else:
                 direct += 1
@@ -227,7 +227,7 @@ class Inbox:
         item = box.take(promised=promised)
         if item is not None:
             self._ledger.delivered += 1
-            if not item.grouped:
+            if not item.group:
                 self._owe(box.name, 1)
         return item
 
@@ -354,7 +354,7 @@ class Inbox:
                         name, _ = envelope.read_message(frame)
                         box = addressed[head] = self.box(name, now)
                     payload = frame[len(head) :]
-                    box.items.append(Item(stamp + lifetime, payload, False, None))
+                    box.items.append(Item(stamp + lifetime, payload, "", None))
                     if box.waiters:
                         wake.extend(box.promise())
                     else:
@@ -380,7 +380,7 @@ class Inbox:
         self, frame: envelope.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]
     ) -> None:
         members = self.mirror.get(frame.group)
-        item = Item(stamp + lifetime, frame.payload, True, None)
+        item = Item(stamp + lifetime, frame.payload, frame.group, None)
         count = 0
         if members:
             if self._group_expiry is not None and stamp - self._oldest[frame.group] >= self._group_expiry:

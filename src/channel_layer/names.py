@@ -18,7 +18,7 @@ from enum import Enum
 
 from channel_layer.errors import InvalidName
 
-__all__ = ("LOCAL_LENGTH", "MAX_NAME_LENGTH", "ChannelName", "GroupName", "Kind", "Queue", "minted_inbox")
+__all__ = ("LOCAL_LENGTH", "MAX_NAME_LENGTH", "ChannelName", "GroupName", "Kind", "Queue", "minted_inbox", "queue_name")
 
 MAX_NAME_LENGTH = 100
 """Characters. The specification says "at least 100 bytes"; 100 is allowed here, 101 is not."""
@@ -124,6 +124,12 @@ def _check(value: object, what: str, grammar: re.Pattern[str], rule: str) -> str
     if grammar.fullmatch(value) is None:
         raise InvalidName(f"invalid {what} name {value!r}: {rule}")
     return str.__str__(value)  # plain; str() of a safe string is itself, of an Enum member its label
+
+
+def queue_name(channel: str) -> str:
+    """Return the name of the queue of a full channel name that is known to be valid, or of its token in a store."""
+    head, bang, _ = channel.partition("!")
+    return head + bang
 
 
 def minted_inbox(prefix: object, client: str) -> Queue:

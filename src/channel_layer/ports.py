@@ -1,4 +1,4 @@
-"""The core's ports: what it needs from a store, a codec and a clock, as structural types.
+"""The core's ports: what it needs from a store, a codec, a cipher and a clock, as structural types.
 
 A store is one event loop's way to the queues and groups; the core opens one in each loop that needs it, from a
 `Backend` that belongs to no loop. Nothing here is inherited from: an adapter only has to fit.
@@ -7,7 +7,7 @@ A store is one event loop's way to the queues and groups; the core opens one in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from channel_layer import commands as c
     from channel_layer.envelope import Message
 
-__all__ = ("AsyncStore", "Backend", "Capabilities", "Clock", "Codec", "Program", "SimpleStore", "perform")
+__all__ = (
+    "AsyncStore",
+    "Backend",
+    "Blinder",
+    "Capabilities",
+    "Clock",
+    "Codec",
+    "Place",
+    "Program",
+    "Sealer",
+    "Secret",
+    "SimpleStore",
+    "perform",
+)
 
 R = TypeVar("R")
 
@@ -69,6 +82,56 @@ class Codec(Protocol):
 
         Raises:
             BadFrame: these bytes are not an encoded message.
+        """
+        ...
+
+
+class Secret(Protocol):
+    """Bytes that no repr shows, so that no log and no error does: Pydantic's ``SecretBytes`` is one."""
+
+    def get_secret_value(self) -> bytes:
+        """Return them."""
+        ...
+
+
+Place: TypeAlias = Literal["channel", "group"]
+"""What a sealed payload is for."""
+
+
+class Sealer(Protocol):
+    """Payloads to bytes that only who has a key can read or make, and back.
+
+    What is sealed is bound to the channel or group that it is for, to the prefix, and to the time.
+    """
+
+    def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
+        """Seal a payload for the channel or group *name*. Thread-safe."""
+        ...
+
+    def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
+        """Return the payload. Thread-safe.
+
+        Raises:
+            Unauthentic: no one with a key has sealed these bytes for *name*, or it was too long ago.
+        """
+        ...
+
+
+class Blinder(Protocol):
+    """Names to tokens of ASCII letters, digits, ``-`` and ``_`` that tell nothing to who has no key, and back.
+
+    One name gives one token, in every process.
+    """
+
+    def blind(self, name: str, within: str, /) -> str:
+        """Return the token of a name; tokens of one name *within* different things have nothing in common."""
+        ...
+
+    def reveal(self, token: str, within: str, /) -> str:
+        """Return the name of a token.
+
+        Raises:
+            Unauthentic: no one with the key has made this token.
         """
         ...
 

@@ -16,7 +16,7 @@ from channel_layer.names import ChannelName, Kind, Queue
 from channel_layer.ports import perform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from channel_layer.names import GroupName
     from channel_layer.ports import Program
@@ -124,13 +124,22 @@ class SentToGroup:
     expired: tuple[tuple[str, int], ...]
 
 
-def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> Program[SentToGroup]:
+def group_send(
+    routes: Routes, group: GroupName, payload: bytes, turn: int, for_channel: Callable[[str], bytes] | None = None
+) -> Program[SentToGroup]:
     """Send to every member of a group: once for each process that owns members, and once for each other member.
 
     A member that nobody owns, and that has let an earlier message to it expire unread, is removed.
 
     With one shard and no other members it is one step in the store. Otherwise the group's shard says who is in it,
     and then every shard is told at once.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        payload: the encoded message, for those who own members.
+        turn: any number that changes from call to call.
+        for_channel: makes the payload for a member outside any minted inbox, if it is another one.
     """
     shard = routes.ring.group(group)
     found = yield from perform(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
@@ -163,7 +172,8 @@ def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> P
     full: list[str] = []
     expired: list[tuple[str, int]] = []
     lapsed: list[str] = []
-    sent = yield from _send_to_each(routes, outside, payload, turn)
+    payloads = (payload if for_channel is None else for_channel(member.name) for member in outside)
+    sent = yield from _send_to_each(routes, list(zip(outside, payloads, strict=True)), turn)
     for member, outcome in zip(outside, sent, strict=True):
         if outcome.expired:
             expired.append((member.name, outcome.expired))
@@ -177,11 +187,9 @@ def group_send(routes: Routes, group: GroupName, payload: bytes, turn: int) -> P
     return SentToGroup(others, tuple(full), tuple(inbox_full), tuple(expired))
 
 
-def _send_to_each(
-    routes: Routes, channels: Sequence[ChannelName], payload: bytes, turn: int
-) -> Program[tuple[Sent, ...]]:
-    """Run one `send` for each channel, all of them in step: each round's commands go out together."""
-    programs = [send(routes, channel, payload, turn, to_member=True) for channel in channels]
+def _send_to_each(routes: Routes, letters: Sequence[tuple[ChannelName, bytes]], turn: int) -> Program[tuple[Sent, ...]]:
+    """Run one `send` for each channel and its payload, all of them in step: each round's commands go out together."""
+    programs = [send(routes, channel, payload, turn, to_member=True) for channel, payload in letters]
     results: list[Sent | None] = [None] * len(programs)
     asked: dict[int, c.Step[Any]] = {place: next(program) for place, program in enumerate(programs)}
     while asked:

@@ -12,7 +12,7 @@ from channel_layer import ChannelLayer
 from channel_layer.testing import Violation, layers_over, run_layer_conformance_test
 from channel_layer.testing.layer_machine import LayerMachine
 from tests.support.servers import Deployment
-from tests.support.stores import memory_stores, redis_stores
+from tests.support.stores import memory_stores, redis_stores, sealed_layers
 from tests.support.wrong_kit_layers import (
     WRONG_LAYERS,
     DeafToFlushes,
@@ -47,6 +47,18 @@ def test_the_redis_layer_keeps_every_promise(deployment: Deployment) -> None:
     """The same over servers: one host, three databases, three servers."""
     few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=_STEPS, deadline=None)
     run_layer_conformance_test(layers_over(redis_stores(deployment)), settings=few)
+
+
+@pytest.mark.parametrize("cipher", ["aes-256-gcm", "fernet"])
+def test_a_sealed_layer_keeps_every_promise(cipher: str) -> None:
+    """So do layers that seal what they send and hide what it is called, with each cipher."""
+    run_layer_conformance_test(sealed_layers(memory_stores(), cipher=cipher))
+
+
+def test_a_sealed_redis_layer_keeps_every_promise(deployment: Deployment) -> None:
+    """The same over servers."""
+    few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=_STEPS, deadline=None)
+    run_layer_conformance_test(sealed_layers(redis_stores(deployment)), settings=few)
 
 
 @pytest.mark.parametrize("wrong", WRONG_LAYERS, ids=lambda wrong: wrong.__name__)

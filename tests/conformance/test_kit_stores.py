@@ -12,7 +12,7 @@ from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.testing import MakeStore, Violation
 from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
 from tests.support.servers import Deployment
-from tests.support.stores import memory_stores, redis_stores
+from tests.support.stores import blind_stores, memory_stores, redis_stores
 from tests.support.wrong_stores import (
     WRONG_STORES,
     OneTooMany,
@@ -56,6 +56,12 @@ def test_memory_is_right() -> None:
 def test_redis_is_right(deployment: Deployment, prefix: str) -> None:
     """So does the Redis store, on one host and on three, though its leases end by the servers' clocks."""
     run_async_conformance_test(within(prefix, redis_stores(deployment)))
+
+
+def test_a_store_behind_hidden_names_is_right(deployment: Deployment, prefix: str) -> None:
+    """A store that gets to see tokens for names does all the same what the contract says."""
+    run_async_conformance_test(blind_stores(memory_stores()))
+    run_async_conformance_test(within(prefix, blind_stores(redis_stores(deployment))))
 
 
 def test_a_simple_store_is_judged_by_what_it_can_do() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.config import Rules
 from channel_layer.envelope import message_frame
@@ -22,7 +23,7 @@ from channel_layer.simple import SimpleBackend
 from channel_layer.testing import MakeLayer, MakeStore, layers_over
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from tests.support.servers import Deployment, ServerPool
-from tests.support.stores import memory_stores, redis_stores
+from tests.support.stores import memory_stores, redis_stores, sealed_layers
 
 
 @pytest.fixture
@@ -194,6 +195,31 @@ class TestMemoryLayer(LayerSuite):
 
     make_layer = staticmethod(layers_over(memory_stores()))
     spans_processes = False
+
+
+class TestSealedMemoryLayer(LayerSuite):
+    """The memory layer, when it seals what it sends and hides what it is called."""
+
+    make_layer = staticmethod(sealed_layers(memory_stores()))
+    spans_processes = False
+
+
+class TestSealedRedisLayer(LayerSuite):
+    """The Redis layer, sealed, on one host."""
+
+    @pytest.fixture
+    def make_layer(self, one_host: Deployment, server_pool: ServerPool) -> Generator[MakeLayer]:
+        """Layers on one host."""
+        prefixes: set[str] = set()
+        make = sealed_layers(redis_stores(one_host))
+
+        def make_layer(rules: Rules, clock: Clock) -> ChannelLayer:
+            prefixes.add(rules.prefix)
+            return make(rules, clock)
+
+        yield make_layer
+        for prefix in prefixes:
+            server_pool.remove(prefix)
 
 
 class TestRedisLayer(LayerSuite):

@@ -136,7 +136,7 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
                 await store.put_back(c.PutBack(shard, queue, ()))  # there is a connection
                 for entry in popped.entries:
                     _, payload = read_message(entry.frame)
-                    tap.box("jobs", 0.0).put(Item(layer._clock.now() + 60, payload, False, (shard, entry)))
+                    tap.box("jobs", 0.0).put(Item(layer._clock.now() + 60, payload, "", (shard, entry)))
             assert sum(len(box.items) for box in tap.boxes.values()) == len(shards)
             for host in deployment.hosts:
                 await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
@@ -172,7 +172,7 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
                     for entry in popped.entries:
                         _, payload = read_message(entry.frame)
                         box = layer._desk.taps["jobs"].box("jobs", 0.0)
-                        box.put(Item(layer._clock.now() + 60, payload, False, (shard, entry)))
+                        box.put(Item(layer._clock.now() + 60, payload, "", (shard, entry)))
                 first = asyncio.create_task(host.stop())
                 for _ in range(steps):
                     await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 import channel_layer
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
-_WORLDLY = {"__init__", "config", "faults", "hosting", "layer", "loops", "simple"}
+_WORLDLY = {"__init__", "config", "faults", "hosting", "layer", "loops", "sealing", "simple"}
 """The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
 
 

@@ -357,7 +357,7 @@ class InboxMachine(RuleBasedStateMachine):
             return False
         letter = place.letters.pop(0)
         assert item is not None
-        assert (item.payload, item.grouped) == (letter.payload, letter.grouped)
+        assert (item.payload, bool(item.group)) == (letter.payload, letter.grouped)
         assert self.now < item.deadline
         self.delivered += 1
         return True
@@ -492,7 +492,7 @@ class InboxMachine(RuleBasedStateMachine):
             box = self.inbox.boxes[name]
             young = [item.payload for item in box.items if item.deadline > self.now]
             assert young == [letter.payload for letter in place.letters]
-            assert box.grouped == sum(item.grouped for item in box.items) <= CAPACITIES[name]
+            assert box.grouped == sum(item.group != "" for item in box.items) <= CAPACITIES[name]
             assert list(box.waiters) == place.asleep
             assert box.promised == len(place.awake)
 
@@ -568,7 +568,7 @@ class TapMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.sent += 1
             payload = b"%d" % self.sent
-            self.stored.append(Item(self.now + EXPIRY, payload, False, (0, Entry(self.now, payload))))
+            self.stored.append(Item(self.now + EXPIRY, payload, "", (0, Entry(self.now, payload))))
             self.order.append(payload)
 
     @rule()

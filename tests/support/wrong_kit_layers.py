@@ -108,7 +108,7 @@ class DropsForAll(WithInbox):
 class _DropsOldestInbox(Inbox):
     def _room(self, box: Mailbox, now: float) -> bool:
         if not super()._room(box, now):
-            oldest = next(item for item in box.items if item.grouped)
+            oldest = next(item for item in box.items if item.group)
             box.items.remove(oldest)
             box.grouped -= 1
         return True
@@ -222,7 +222,7 @@ class TakesAShortCut(ChannelLayer):
         box = inbox.box(channel, now)
         if box.direct >= box.capacity:
             raise ChannelFull(channel, box.capacity)
-        box.put(Item(now + self.expiry, self._codec.encode(message), False, None))
+        box.put(Item(now + self.expiry, self._codec.encode(message), "", None))
         inbox.waiting[channel] = box
         self._desk.ledger.sent += 1
         for waiter in box.promise():
@@ -244,7 +244,7 @@ class SendsAgainWhatWasReceived(ChannelLayer):
 class _SilentLedger(Ledger):
     __slots__ = ()
 
-    def drop(self, reason: Reason, where: str, count: int = 1) -> None:
+    def drop(self, reason: Reason, where: str, count: int = 1, *, cause: str = "") -> None:
         """Say nothing."""
 
 

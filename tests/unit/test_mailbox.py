@@ -117,7 +117,7 @@ def test_direct_messages_are_bounded_in_the_store_and_not_here(inbox: Inbox, led
     group = envelope.group_frame("g", (A,), b"group")
     inbox.apply([(0.0, group)] * 3 + [(0.0, message(b"direct"))] * 3 + [(0.0, group)], 0.0, 0.0)
     assert ledger.dropped == {"full": 2}
-    assert [item.grouped for item in inbox.boxes[A].items] == [True, True, False, False, False]
+    assert [bool(item.group) for item in inbox.boxes[A].items] == [True, True, False, False, False]
     assert inbox.held() == ((A, 3),)
 
 
@@ -276,7 +276,7 @@ def tap_of(name: str, kind: Kind, ledger: Ledger, *payloads: bytes) -> Tap:
     tap = Tap(Queue(name.partition("!")[0] + "!" if kind is Kind.INBOX else name, kind), CapacityTable(9), ledger)
     box = tap.box(name, 0.0)
     for payload in payloads:
-        box.put(Item(10.0, payload, False, (0, Entry(0.0, payload))))
+        box.put(Item(10.0, payload, "", (0, Entry(0.0, payload))))
     return tap
 
 
@@ -325,7 +325,7 @@ def test_nothing_is_promised_to_who_was_dismissed(ledger: Ledger) -> None:
     box.waiters.append(waiting)
     assert tap.dismiss() == [waiting]
     assert tap.demand == 0
-    box.put(Item(OLD, b"1", False, (0, Entry(0.0, b"1"))))  # a pop that was on its way
+    box.put(Item(OLD, b"1", "", (0, Entry(0.0, b"1"))))  # a pop that was on its way
     assert tap.promise() == []
     assert [item.payload for item in tap.surplus()] == [b"1"]
     assert tap.idle
@@ -344,7 +344,7 @@ def test_a_reader_forgets_mailboxes_that_nobody_uses(ledger: Ledger) -> None:
     tap = Tap(Queue("claimed!", Kind.INBOX), CapacityTable(2), ledger)
     for name in ("claimed!old", "claimed!holds", "claimed!waits", "claimed!young"):
         tap.box(name, 100.0)
-    tap.boxes["claimed!holds"].put(Item(1000.0, b"1", False, None))
+    tap.boxes["claimed!holds"].put(Item(1000.0, b"1", "", None))
     tap.boxes["claimed!waits"].waiters.append(Caller())
     assert tap.take(tap.boxes["claimed!young"], 105.0, promised=False) is None
     tap.forget(110.0, 10.0)

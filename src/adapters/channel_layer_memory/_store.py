@@ -17,14 +17,14 @@ from channel_layer import commands as c
 from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
 from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.loops import Receiver
-from channel_layer.names import ChannelName, Kind
+from channel_layer.names import Kind, queue_name
 from channel_layer.ports import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from channel_layer.config import Rules
-    from channel_layer.names import GroupName
+    from channel_layer.names import ChannelName, GroupName
     from channel_layer.ports import AsyncStore, Clock
 
 __all__ = ("MemoryBackend", "MemoryStore")
@@ -498,7 +498,7 @@ class MemoryStore:
             for member in over:
                 del group.owned[member]
             if over:
-                _forget_empty(group, {ChannelName.parse(member).queue.name for member in over})
+                _forget_empty(group, set(map(queue_name, over)))
         if group.owned or group.others:
             return group
         del self._all.groups[name.name]

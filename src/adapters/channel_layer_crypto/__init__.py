@@ -1,0 +1,23 @@
+"""Ciphers for any channel layer: messages and names that only who has a key can read.
+
+The core finds them by their entry points; nobody has to import this package.
+"""
+
+from __future__ import annotations
+
+try:
+    import cryptography as _cryptography
+except ImportError as _exc:
+    if _exc.name != "cryptography":
+        raise
+    raise ImportError(
+        'symmetric_encryption_keys need cryptography: pip install "channel-layer[cryptography]"', name=_exc.name
+    ) from _exc
+
+from channel_layer_crypto.aes import AesSealer
+from channel_layer_crypto.fernet import FernetSealer
+from channel_layer_crypto.siv import SivBlinder
+
+del _cryptography
+
+__all__ = ("AesSealer", "FernetSealer", "SivBlinder")

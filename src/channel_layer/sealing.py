@@ -1,0 +1,139 @@
+"""Finds the cipher that a configuration names, and opens what is sealed once for all who read it.
+
+Ciphers are plugged in: the core knows none, and takes them by name from those that are installed (the entry points
+``channel_layer.ciphers`` and ``channel_layer.blinders``).
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+from channel_layer.blinding import BlindBackend
+from channel_layer.errors import ConfigError, FieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.metadata import EntryPoint
+
+    from channel_layer.config import Encryption, Rules
+    from channel_layer.ports import Backend, Blinder, Clock, Sealer, Secret
+
+__all__ = ("MakeBlinder", "MakeSealer", "Seal", "blinded", "make_seal")
+
+_REMEMBERED = 64
+"""Payloads of groups that are kept open; a group's members take the same few again and again."""
+
+_BLINDER = "aes-siv"
+
+
+class MakeSealer(Protocol):
+    """An entry point of ``channel_layer.ciphers``."""
+
+    def __call__(self, keys: Sequence[Secret], *, prefix: str, expiry: float, now: Callable[[], float]) -> Sealer:
+        """Make a sealer.
+
+        Args:
+            keys: 32 bytes each; the first seals, all open.
+            prefix: what all keys in the store begin with.
+            expiry: seconds that a message may wait unread.
+            now: seconds since 1970.
+
+        Raises:
+            ImportError: a package is missing; it says which.
+        """
+        ...
+
+
+class MakeBlinder(Protocol):
+    """An entry point of ``channel_layer.blinders``."""
+
+    def __call__(self, key: Secret, *, prefix: str) -> Blinder:
+        """Make a blinder; the arguments are those of `MakeSealer`."""
+        ...
+
+
+class Seal:
+    """Seals what goes out and opens what comes in: a group's message once, however many members read it here.
+
+    Args:
+        sealer: does the work.
+    """
+
+    __slots__ = ("_opened", "_sealer")
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self._opened: dict[int, tuple[bytes, bytes]] = {}
+        """By the id of the sealed bytes: these, so that the id is nobody else's, and what was in them."""
+
+    def for_channel(self, payload: bytes, name: str) -> bytes:
+        """Seal a payload for one channel."""
+        return self._sealer.seal(payload, "channel", name)
+
+    def for_group(self, payload: bytes, name: str) -> bytes:
+        """Seal a payload for a group."""
+        return self._sealer.seal(payload, "group", name)
+
+    def open(self, sealed: bytes, name: str, group: str) -> bytes:
+        """Return the payload; the same object for all members of a group.
+
+        Args:
+            sealed: what came in.
+            name: the channel that it came to.
+            group: the group that it was sent to; "" if it was sent to the channel itself.
+
+        Raises:
+            Unauthentic: it was not sealed with our keys for this channel or group, or too long ago.
+        """
+        if not group:
+            return self._sealer.open(sealed, "channel", name)
+        known = self._opened.get(id(sealed))
+        if known is not None and known[0] is sealed:
+            return known[1]
+        payload = self._sealer.open(sealed, "group", group)
+        if len(self._opened) >= _REMEMBERED:
+            self._opened = {}
+        self._opened[id(sealed)] = sealed, payload
+        return payload
+
+
+def make_seal(rules: Rules, clock: Clock) -> Seal | None:
+    """Make what a configuration asks for; None if it has no keys.
+
+    Raises:
+        ConfigError: there is no such cipher.
+        ImportError: the cipher needs a package that is missing.
+    """
+    encryption = rules.encryption
+    if encryption is None:
+        return None
+
+    def now() -> float:
+        # The machine's clock, not the store's: who runs the store could set that back, and play old messages again.
+        return time.time() + clock.offset
+
+    make: MakeSealer = _find("channel_layer.ciphers", encryption.cipher, "encryption").load()
+    return Seal(make(encryption.keys, prefix=rules.prefix, expiry=rules.expiry, now=now))
+
+
+def blinded(backend: Backend, rules: Rules) -> Backend:
+    """Return *backend*, or one in front of it that hides names, if the configuration asks for that.
+
+    Raises:
+        ImportError: a package is missing.
+    """
+    encryption: Encryption | None = rules.encryption
+    if encryption is None or encryption.names is None:
+        return backend
+    make: MakeBlinder = _find("channel_layer.blinders", _BLINDER, "blind_names").load()
+    return BlindBackend(backend, make(encryption.names, prefix=rules.prefix))
+
+
+def _find(group: str, name: str, option: str) -> EntryPoint:
+    found = entry_points(group=group, name=name)
+    if not found:
+        problem = f"{name!r} is not installed: no distribution has an entry point of that name in the group {group!r}"
+        raise ConfigError([FieldError(option, problem)])
+    return next(iter(found))
