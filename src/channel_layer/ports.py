@@ -105,7 +105,7 @@ class Sealer(Protocol):
     """
 
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
-        """Seal a payload for the channel or group *name*. Thread-safe."""
+        """Seal a payload, an encoded message, for the channel or group *name*. Thread-safe."""
         ...
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:

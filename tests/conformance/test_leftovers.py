@@ -9,18 +9,17 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from channel_layer import ChannelFull, ChannelLayer, StoreError
+from channel_layer import StoreError
 from channel_layer import commands as c
-from channel_layer.testing.suites.tools import receive_or_none
 from channel_layer_redis._keys import KINDS, Keys, split
 from channel_layer_redis._protocol import is_list
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import Fleet
 from tests.support.scenarios_delivery import site
+from tests.support.scenarios_everything import use_everything
 from tests.support.scenarios_workers import Leaving, leave_everything
 from tests.support.systems import System, run
 
@@ -52,64 +51,6 @@ def _check_lifetimes(system: System, after: str) -> None:
             assert 0 <= milliseconds <= LONGEST[kind] * 1000, f"{key} lives {milliseconds} ms after {after}"
 
 
-async def _use_everything(
-    owner: ChannelLayer, other: ChannelLayer, check: Callable[[str], Awaitable[None]]
-) -> list[asyncio.Task[None]]:
-    """Do all that a layer can do, and check after each; return receivers that still wait."""
-    channel, second = await owner.new_channel(), await owner.new_channel("second")
-    await check("new_channel()")
-    for name in ("jobs", "reply?x", "daemon!x", "nobody!x", channel):
-        await other.send(name, {"n": 0})
-        await check(f"send() to {name}")
-    for name in ("jobs", "reply?x", "daemon!x", channel):
-        await owner.receive(name)
-        await check(f"receive() from {name}")
-    for name in ("jobs", "reply?x", "daemon!x", "nobody!x", channel):
-        for n in range(4):
-            try:
-                await other.send(name, {"n": n})
-            except ChannelFull:
-                await check(f"a refused send() to {name}")
-        if name != "nobody!x":
-            await owner.receive(name)
-        await check(f"a receive() from one of several in {name}")
-
-    async def wait_for(name: str) -> None:
-        await owner.receive(name)
-
-    waiting = [asyncio.create_task(wait_for(name)) for name in ("empty", "empty?x", "empty!x")]
-    await receive_or_none(other, "another")
-    await check("a receive() that was cancelled")
-    members = ("jobs", "reply?x", "daemon!x", "nobody!x", channel, second)
-    for group in ("here", "there", "everywhere"):
-        for name in members:
-            for layer in (other, owner):
-                await layer.group_add(group, name)
-                await check(f"group_add() of {name}")
-        await other.group_send(group, {"n": 1})
-        await check("group_send()")
-        await other.group_channels(group)
-        for layer, name in ((owner, second), (other, channel), (other, "jobs"), (other, "never!there")):
-            await layer.group_discard(group, name)
-            await check(f"group_discard() of {name}")
-        await owner.group_send(group, {"n": 2})
-        await check("group_send() after group_discard()")
-    await other.group_discard("unknown", channel)
-    await check("group_discard() from no group")
-    await other.statistics("jobs")
-    await other.flush()
-    await check("flush()")
-    await owner.group_add("here", channel)
-    await other.group_discard("here", channel)
-    await owner.group_add("there", channel)
-    await owner.group_add("there", "daemon!x")
-    await other.group_send("there", {"n": 3})
-    for name in ("jobs", "daemon!x", channel):
-        await other.send(name, {"n": 4})
-    await check("all that after flush()")
-    return waiting
-
-
 def test_every_key_has_a_lifetime_at_all_times(redis_system: System) -> None:
     """After each operation of each kind every key has a TTL, and none above what its kind may live."""
 
@@ -119,7 +60,7 @@ def test_every_key_has_a_lifetime_at_all_times(redis_system: System) -> None:
     async def body() -> None:
         options = {"capacity": 3, "expiry": EXPIRY, "group_expiry": GROUP_EXPIRY}
         async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
-            waiting = await _use_everything(owner, other, check)
+            waiting = await use_everything(owner, other, check)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -137,7 +78,7 @@ def test_every_key_is_as_documented(redis_system: System) -> None:
 
     async def body() -> set[str]:
         async with redis_system.layer(capacity=3) as owner, redis_system.layer(capacity=3) as other:
-            waiting = await _use_everything(owner, other, nothing)
+            waiting = await use_everything(owner, other, nothing)
             found = await asyncio.to_thread(look)
             for task in waiting:
                 task.cancel()
@@ -171,7 +112,7 @@ def test_closing_every_layer_leaves_no_lease_and_no_inbox(redis_system: System) 
 
     async def body() -> None:
         owner, other = redis_system.layer(capacity=3), redis_system.layer(capacity=3)
-        waiting = await _use_everything(owner, other, nothing)
+        waiting = await use_everything(owner, other, nothing)
         await other.new_channel()
         await asyncio.gather(owner.aclose(), other.aclose())
         await asyncio.gather(*waiting, return_exceptions=True)

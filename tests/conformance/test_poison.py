@@ -25,7 +25,7 @@ GOOD = MsgpackCodec(1000).encode({"n": -1})
 
 BAD_PAYLOADS = {
     "empty": b"",
-    "another format": b"\x02" + GOOD[1:],
+    "another format": b"\x7f" + GOOD[1:],
     "no format": GOOD[1:],
     "nothing but the format": b"\x01",
     "truncated": GOOD[:-1],
@@ -282,7 +282,7 @@ def test_a_bad_group_message_is_counted_for_each_member(redis_system: System) ->
             [host] = _hosts(redis_system, owner, members[0])
             _, stream = Keys(redis_system.prefix).inbox(ChannelName.parse(members[0]).queue.name)
             await sender.group_send("group", {"n": 1})
-            await _commands(host, [("XADD", stream, "*", "0", group_frame("group", (), b"\x02?"))])
+            await _commands(host, [("XADD", stream, "*", "0", group_frame("group", (), b"\x7f?"))])
             await sender.group_send("group", {"n": 2})
             for member in members:
                 for n in (1, 2):

@@ -29,6 +29,7 @@ _PUBLIC = {
         "__version__",
     },
     "channel_layer_cli": {"main"},
+    "channel_layer_crypto": {"AesSealer", "FernetSealer", "SivBlinder"},
     "channel_layer_memory": {"MemoryBackend", "MemoryChannelLayer"},
     "channel_layer_redis": {"RedisChannelLayer"},
 }

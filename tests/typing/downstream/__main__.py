@@ -8,6 +8,7 @@ from channel_layer import ConfigError
 from downstream.failures import Verdict, explain, offer
 from downstream.layers import exercise, in_memory, on_redis
 from downstream.notices import Notice, announce, await_notice
+from downstream.secrecy import ciphers, names, sealed
 
 
 async def _main() -> None:
@@ -24,6 +25,9 @@ async def _main() -> None:
         assert await offer(layer, "no such name!!", {}) is Verdict.NEVER
 
     assert len(on_redis("redis://localhost:6379/0")) == 7  # made, never connected: a constructor does no I/O
+    assert len(sealed("k" * 32, b"o" * 32)) == 3
+    assert ciphers(b"k" * 32) == [{"n": 1}] * 2
+    assert names(b"k" * 32) == "jobs"
     wrong: dict[str, str] = {}
     try:
         in_memory(capacity=0)
