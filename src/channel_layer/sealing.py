@@ -66,7 +66,7 @@ class Seal:
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
         self._opened: dict[int, tuple[bytes, bytes]] = {}
-        """By the id of the sealed bytes: these, so that the id is nobody else's, and what was in them."""
+        """By the id of the sealed bytes: these, which keeps the id theirs, and their payload."""
 
     def for_channel(self, payload: bytes, name: str) -> bytes:
         """Seal a payload for one channel."""
@@ -90,7 +90,7 @@ class Seal:
         if not group:
             return self._sealer.open(sealed, "channel", name)
         known = self._opened.get(id(sealed))
-        if known is not None and known[0] is sealed:
+        if known is not None:
             return known[1]
         payload = self._sealer.open(sealed, "group", group)
         if len(self._opened) >= _REMEMBERED:

@@ -108,6 +108,19 @@ def test_nothing_opens_in_another_place(
 
 
 @ciphers
+@given(st.text("ab", min_size=2, max_size=6), st.integers(0), st.integers(0), PLACES)
+def test_prefix_and_name_are_not_run_together(
+    make: MakeSealer, text: str, first: int, second: int, place: Place
+) -> None:
+    """Prefixes and names that give the same text one after the other are different places."""
+    first, second = first % len(text), second % len(text)
+    assume(first != second)
+    sealed = make([b"k" * 32], text[:first], NOW).seal(b"\x01payload", place, text[first:])
+    with pytest.raises(Unauthentic):
+        make([b"k" * 32], text[:second], NOW).open(sealed, place, text[second:])
+
+
+@ciphers
 @given(KEYS, KEYS)
 def test_nothing_opens_with_other_keys(make: MakeSealer, ours: list[bytes], theirs: list[bytes]) -> None:
     """Who does not have the key that sealed opens nothing, however many others he has."""
