@@ -68,9 +68,14 @@ def _known() -> tuple[Contender, ...]:
     alone = frozenset({"pending"})
     extra = ("redis", '"channel-layer[redis]"')
     peers = ("channels_redis", "channels_redis")
+    sealed = {**ours, "hosts": "{urls}", "symmetric_encryption_keys": ["a key for measurements, known to all"]}
+    crypto = ("cryptography", '"channel-layer[redis,cryptography]"')
     return (
         Contender("redis", redis, {**ours, "hosts": "{urls}"}, needs=extra),
         Contender("redis-3-hosts", redis, {**ours, "hosts": "{urls}"}, hosts=3, needs=extra),
+        Contender("redis-aes", redis, sealed, needs=crypto),
+        Contender("redis-fernet", redis, {**sealed, "encryption": "fernet"}, needs=crypto),
+        Contender("redis-blind", redis, {**sealed, "blind_names": True}, needs=crypto),
         Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=alone),
         Contender(
             "core",
