@@ -15,27 +15,36 @@ from channel_layer.errors import (
     ConfigError,
     ConfigWarning,
     FieldError,
+    InvalidFields,
     InvalidMessage,
     InvalidName,
     MessageTooLarge,
     StoreError,
+    SubscriptionError,
 )
 from channel_layer.layer import ChannelLayer
 from channel_layer.ledger import Statistics
+from channel_layer.subscription import Subscription
+from channel_layer.typed import Channel, Group
 
 __all__ = (
+    "Channel",
     "ChannelFull",
     "ChannelLayer",
     "ChannelLayerError",
     "ConfigError",
     "ConfigWarning",
     "FieldError",
+    "Group",
+    "InvalidFields",
     "InvalidMessage",
     "InvalidName",
     "Message",
     "MessageTooLarge",
     "Statistics",
     "StoreError",
+    "Subscription",
+    "SubscriptionError",
     "Value",
     "__version__",
 )

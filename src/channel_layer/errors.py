@@ -1,8 +1,8 @@
 """Every error that a channel layer raises on purpose.
 
 One tree, so that ``except ChannelLayerError`` catches all of it, with names that say who is at fault: the
-caller (`InvalidName`, `InvalidMessage`, `MessageTooLarge`, `ConfigError`), the traffic (`ChannelFull`) or the
-world outside (`StoreError`).
+caller (`InvalidName`, `InvalidMessage`, `InvalidFields`, `MessageTooLarge`, `SubscriptionError`, `ConfigError`), the
+traffic (`ChannelFull`) or the world outside (`StoreError`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = (
     "ChannelFull",
@@ -19,11 +19,13 @@ __all__ = (
     "ConfigError",
     "ConfigWarning",
     "FieldError",
+    "InvalidFields",
     "InvalidMessage",
     "InvalidName",
     "MessageTooLarge",
     "Outcome",
     "StoreError",
+    "SubscriptionError",
 )
 
 Outcome = Literal["not_sent", "unknown"]
@@ -52,6 +54,22 @@ class InvalidName(ChannelLayerError, TypeError):
 
 class InvalidMessage(ChannelLayerError, TypeError):
     """A message that is not a dict of the allowed types; the text holds the path of the offending value."""
+
+
+class InvalidFields(InvalidMessage):
+    """A message that is not of the type that its `Channel` or `Group` was given; it names every wrong field at once.
+
+    Attributes:
+        type: what the type is called.
+        errors: one `FieldError` for each problem. They hold no values but numbers.
+        received: the message as it came, where one was received; None where one was to be sent, and was not.
+    """
+
+    def __init__(self, type: str, errors: Iterable[FieldError]) -> None:  # noqa: A002 - as its users call it
+        self.type: str = type
+        self.errors: tuple[FieldError, ...] = tuple(errors)
+        self.received: Mapping[str, object] | None = None
+        super().__init__(f"the message is no {type}: " + "; ".join(map(str, self.errors)))
 
 
 class MessageTooLarge(ChannelLayerError):
@@ -87,7 +105,7 @@ class ChannelFull(ChannelLayerError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong with one field of a configuration.
+    """One thing that is wrong with one field, of a configuration or of a message that has a type.
 
     Attributes:
         field: where it is, as it would be written: ``hosts[1].port``.
@@ -134,3 +152,7 @@ class StoreError(ChannelLayerError):
         super().__init__(message)
         self.retryable = retryable
         self.outcome: Outcome = outcome
+
+
+class SubscriptionError(ChannelLayerError, RuntimeError):
+    """A subscription that is used before it has begun, after its end, or twice; the text says what to do instead."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import secrets
 import sys
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, overload
 
 from channel_layer import commands as c
 from channel_layer import loops, programs
 from channel_layer.envelope import BadFrame, Message, MsgpackCodec, Unauthentic
-from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError
+from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
+from channel_layer.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import Desk, Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
@@ -28,19 +30,25 @@ from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.sealing import blinded, make_seal
 from channel_layer.sharding import Ring
+from channel_layer.subscription import Intake, Source, Subscription
+from channel_layer.typed import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from channel_layer.config import ChannelPattern, Rules
     from channel_layer.ledger import Statistics
-    from channel_layer.mailbox import Mailbox
+    from channel_layer.mailbox import Item, Mailbox
     from channel_layer.ports import Backend, Clock, Codec, Program
 
 __all__ = ("ChannelLayer",)
 
 R = TypeVar("R")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
 
 _REMEMBERED = 16384
 """Parsed names that are kept at hand."""
@@ -50,6 +58,9 @@ _TAKES_BEFORE_YIELD = 64
 
 _JOIN_TRIES = 5
 """How often a group_add claims its own inbox again when the store loses it at that very moment."""
+
+_RENEWALS = 3
+"""How often a subscription renews its memberships in the time that they last: two may fail."""
 
 _FLUSH_POLL_FIRST, _FLUSH_POLL_MOST = 0.002, 0.1
 """Seconds between looks at who has acknowledged a flush."""
@@ -352,6 +363,158 @@ class ChannelLayer:
             StoreError: the store could not be reached.
         """
         return await self._run(programs.group_channels(self._routes, GroupName.parse(group)))
+
+    # -- messages that have a type, and subscriptions
+
+    @overload
+    def subscribe(self, group: str, /, *more: str) -> Subscription[Message]: ...
+    @overload
+    def subscribe(self, group1: Source[T1], group2: Source[T2], /) -> Subscription[T1 | T2]: ...
+    @overload
+    def subscribe(
+        self, group1: Source[T1], group2: Source[T2], group3: Source[T3], /
+    ) -> Subscription[T1 | T2 | T3]: ...
+    @overload
+    def subscribe(
+        self, group1: Source[T1], group2: Source[T2], group3: Source[T3], group4: Source[T4], /
+    ) -> Subscription[T1 | T2 | T3 | T4]: ...
+    @overload
+    def subscribe(self, group: Source[T1], /, *more: Source[T1]) -> Subscription[T1]: ...
+    def subscribe(self, *groups: str | Source[object]) -> Subscription[object]:
+        """Receive what is sent to some groups, from when it is entered to when it is left; see `Subscription`.
+
+        Args:
+            groups: names, whose messages are dicts, or groups of a type (`Group`).
+
+        Returns:
+            Messages, for ``async with``, or right in ``async for``. Nothing has been joined yet.
+
+        Raises:
+            InvalidName: a name is not a valid group name.
+            SubscriptionError: no group is given, one twice with different types, or one that is bound to another layer.
+        """
+        sources = [Group(self, group) if isinstance(group, str) else group for group in groups]
+        for source in sources:
+            if source.layer is not self:
+                raise SubscriptionError(f"{source!r} is bound to another layer: subscribe with that one")
+        able = self._backend.capabilities
+        every = None if self.group_expiry is None else self.group_expiry / _RENEWALS
+        if not able.leases:  # with them, the process that owns a channel is who ends its memberships
+            every = min(
+                every or math.inf, GROUP_KEYS_LIFETIME / _RENEWALS, self.expiry / 2 if able.lapses else math.inf
+            )
+        return Subscription(
+            Intake(
+                new_channel=self.new_channel,
+                group_add=self.group_add,
+                group_discard=self.group_discard,
+                receive=self._receive_first,
+                keep=self._keep,
+                let_go=self._let_go,
+                reject=self.reject,
+                renew_every=every,
+            ),
+            sources,
+        )
+
+    def reject(self, channel: str, problem: str) -> None:
+        """Count a message that `receive` has returned as lost: it cannot be used (``invalid``).
+
+        `Channel` and subscriptions do so by themselves. It is for who checks messages in another way.
+
+        Args:
+            channel: where it came from.
+            problem: what is wrong with it, for the log; no more often than other losses.
+        """
+        with self._desk.lock:
+            self._desk.ledger.delivered -= 1
+            self._desk.ledger.drop("invalid", channel, cause=f"invalid on {channel}: {problem}")
+        self._desk.tell()
+
+    def _keep(self, channel: str) -> None:
+        with self._desk.lock:
+            self._place(self._channel(channel))[1].kept = True
+
+    def _let_go(self, channel: str, error: Exception) -> None:
+        with self._desk.lock:
+            _, box = self._place(self._channel(channel))
+            box.kept = False
+            for waiter in box.dismiss():
+                waiter.fail(error)
+
+    def _place(self, name: ChannelName) -> tuple[Inbox | Tap, Mailbox]:
+        """Return where the messages of a channel are waited for; under the lock."""
+        source: Inbox | Tap = self._desk.inboxes.get(name.queue.name) or self._desk.tap(name.queue)
+        return source, source.boxes.get(name.name) or source.box(name.name, self._clock.now())
+
+    async def _receive_first(self, channels: Sequence[str]) -> tuple[str, Message]:
+        """Wait for the next message of any of several channels, as `receive` does for one; the oldest comes first."""
+        if len(channels) == 1:
+            return channels[0], await self.receive(channels[0])
+        names = [self._channel(channel) for channel in channels]
+        while True:
+            await asyncio.sleep(0)  # so that who takes one after the other lets others run
+            await self._ensure_host()
+            if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
+                await self._arrive()  # as in `receive`
+            with self._desk.lock:
+                if self._desk.closed:
+                    raise closed_error()
+                places = [self._place(name) for name in names]
+                ready = [place for place in places if len(place[1].items) > place[1].promised]
+                taken = self._take_oldest(ready, promised=False)
+                waiters = [] if taken is not None else [self._wait_at(box) for _, box in places]
+            if waiters:
+                taken = await self._wait_at_any(places, waiters)
+            if taken is None:
+                continue
+            (source, box), item = taken
+            if isinstance(source, Inbox) and not item.group:
+                self._give_back(source, box)
+            try:
+                payload = item.payload if self._seal is None else self._seal.open(item.payload, box.name, item.group)
+                return box.name, self._codec.decode(payload, shared=item.group != "")
+            except BadFrame as exc:
+                with self._desk.lock:
+                    self._desk.ledger.delivered -= 1
+                    if isinstance(exc, Unauthentic):
+                        self._desk.ledger.drop("unauthentic", box.name, cause=str(exc))
+                    else:
+                        self._desk.ledger.drop("undecodable", box.name)
+
+    async def _wait_at_any(
+        self, places: Sequence[tuple[Inbox | Tap, Mailbox]], waiters: Sequence[Receiver]
+    ) -> tuple[tuple[Inbox | Tap, Mailbox], Item] | None:
+        """Wait until a message has been promised to one of the waiters, and take it; the others go."""
+        left = dict(zip(waiters, places, strict=True))
+        try:
+            for source, _ in places:
+                if isinstance(source, Tap):
+                    self._poke(source)
+            await asyncio.wait([waiter.woken for waiter in waiters], return_when=asyncio.FIRST_COMPLETED)
+            with self._desk.lock:
+                for waiter in waiters:
+                    if waiter.error is not None:
+                        raise waiter.error
+                oldest = min(
+                    (waiter for waiter in waiters if waiter.woken.done()),
+                    key=lambda waiter: min((item.deadline for item in left[waiter][1].items), default=math.inf),
+                )
+                return self._take_oldest([left.pop(oldest)], promised=True)
+        finally:
+            for waiter, (source, box) in left.items():
+                self._abandon(source, box, waiter)
+
+    def _take_oldest(
+        self, places: Sequence[tuple[Inbox | Tap, Mailbox]], *, promised: bool
+    ) -> tuple[tuple[Inbox | Tap, Mailbox], Item] | None:
+        """Take the message that has waited longest; None if there is none; under the lock."""
+        if not places:
+            return None
+        now = self._clock.now()
+        source, box = min(places, key=lambda place: place[1].items[0].deadline if place[1].items else math.inf)
+        item = source.take(box, now, promised=promised)
+        return None if item is None else ((source, box), item)
 
     # -- the whole
 

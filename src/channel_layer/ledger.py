@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ("Ledger", "Reason", "Statistics")
 
-Reason = Literal["closed", "expired", "flushed", "full", "inbox_full", "store_lost", "unauthentic", "undecodable"]
+Reason = Literal[
+    "closed", "expired", "flushed", "full", "inbox_full", "invalid", "store_lost", "unauthentic", "undecodable"
+]
 """Why a message was dropped.
 
 ``closed``: it waited in a layer that closed. ``expired``: nobody read it in time. ``flushed``: ``flush()``
 removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: the same for
-a whole process. ``store_lost``: it was taken from the store for a ``receive()`` that was cancelled, and the
-store went away before it could be put back. ``unauthentic``: it was not sealed with one of our keys for the channel,
-prefix and time at which it came. ``undecodable``: its bytes are not a message.
+a whole process. ``invalid``: it was received, and is not of the type that its receiver expects. ``store_lost``:
+it was taken from the store for a ``receive()`` that was cancelled, and the store went away before it could be put
+back. ``unauthentic``: it was not sealed with one of our keys for the channel, prefix and time at which it came.
+``undecodable``: its bytes are not a message.
 """
 
 _WARN_EVERY = 60.0

@@ -62,10 +62,11 @@ class Mailbox:
         waiters: receivers that no message has been promised to, longest waiting first.
         promised: receivers that were woken and have not taken their message yet.
         groups: names of the groups whose mirror it is in.
+        kept: somebody holds on to it: messages that expire unread do not end its memberships.
         used_at: local seconds when a ``receive()`` last took a message or was given up.
     """
 
-    __slots__ = ("capacity", "grouped", "groups", "items", "name", "promised", "used_at", "waiters")
+    __slots__ = ("capacity", "grouped", "groups", "items", "kept", "name", "promised", "used_at", "waiters")
 
     def __init__(self, name: str, capacity: int, now: float) -> None:
         self.name: str = name
@@ -75,6 +76,7 @@ class Mailbox:
         self.waiters: deque[Waiter] = deque()
         self.promised: int = 0
         self.groups: set[str] = set()
+        self.kept: bool = False
         self.used_at: float = now
 
     @property
@@ -287,12 +289,12 @@ class Inbox:
                 self._expire(box, now)
                 lapsed.add(box.name)
         boxes = (self.boxes[name] for name in lapsed if name in self.boxes)
-        return [(group, box.name, self._latest[group]) for box in boxes for group in box.groups]
+        return [(group, box.name, self._latest[group]) for box in boxes if not box.kept for group in box.groups]
 
     def forget(self, now: float) -> None:
         """Forget mailboxes that nobody has used for `expiry` seconds, and old versions of members that left."""
         for box in list(self.boxes.values()):
-            if box.idle and not box.groups and now - box.used_at >= self._expiry:
+            if box.idle and not (box.groups or box.kept) and now - box.used_at >= self._expiry:
                 del self.boxes[box.name]
                 self._addressed.pop(envelope.message_frame(box.name, b""), None)
         for key, (_, at) in list(self._versions.items()):
@@ -556,7 +558,7 @@ class Tap:
     def forget(self, now: float, after: float) -> None:
         """Forget mailboxes that nobody has used for *after* seconds."""
         for box in list(self.boxes.values()):
-            if box.idle and now - box.used_at >= after:
+            if box.idle and not box.kept and now - box.used_at >= after:
                 del self.boxes[box.name]
 
     @property

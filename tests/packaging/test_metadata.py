@@ -10,7 +10,10 @@ from pydantic import BaseModel
 import channel_layer
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
-_WORLDLY = {"__init__", "config", "faults", "hosting", "layer", "loops", "sealing", "simple"}
+_WORLDLY = {
+    *("__init__", "config", "faults", "hosting", "layer", "loops", "schema", "sealing", "simple"),
+    *("subscription", "typed"),
+}
 """The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
 
 

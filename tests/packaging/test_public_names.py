@@ -13,18 +13,23 @@ from tests.packaging.support import PACKAGES
 
 _PUBLIC = {
     "channel_layer": {
+        "Channel",
         "ChannelFull",
         "ChannelLayer",
         "ChannelLayerError",
         "ConfigError",
         "ConfigWarning",
         "FieldError",
+        "Group",
+        "InvalidFields",
         "InvalidMessage",
         "InvalidName",
         "Message",
         "MessageTooLarge",
         "Statistics",
         "StoreError",
+        "Subscription",
+        "SubscriptionError",
         "Value",
         "__version__",
     },

@@ -18,16 +18,21 @@ from textwrap import dedent, fill
 
 import channel_layer
 from channel_layer import (
+    Channel,
     ChannelFull,
     ChannelLayer,
     ChannelLayerError,
     ConfigError,
     FieldError,
+    Group,
+    InvalidFields,
     InvalidMessage,
     InvalidName,
     MessageTooLarge,
     Statistics,
     StoreError,
+    Subscription,
+    SubscriptionError,
     envelope,
     ledger,
 )
@@ -48,7 +53,27 @@ _METHODS = {
 }
 """Where each method stands on the page."""
 
-_ERRORS = (ChannelLayerError, InvalidName, InvalidMessage, MessageTooLarge, ChannelFull, ConfigError, StoreError)
+_PLAIN = ("subscribe", "reject")
+"""Methods that are not awaited."""
+
+_TYPED = {
+    Channel: "channel",
+    Group: "group",
+    Subscription: "subscription",
+}
+"""The classes of typed messages, and what one of each is called in the examples of calls."""
+
+_ERRORS = (
+    ChannelLayerError,
+    InvalidName,
+    InvalidMessage,
+    InvalidFields,
+    MessageTooLarge,
+    ChannelFull,
+    SubscriptionError,
+    ConfigError,
+    StoreError,
+)
 
 _LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, RedisChannelLayer)
 
@@ -88,6 +113,12 @@ $messages
 ## Groups
 
 $groups
+## Typed messages and subscriptions
+
+How they are used is on the page about [typed messages](../how-to/typed-messages.md).
+
+$plain
+$typed
 ## All at once
 
 $whole
@@ -202,6 +233,8 @@ def reference() -> str:
     return _TEMPLATE.substitute(
         layers=_paragraphs([*parse_doc(ChannelLayer).text[1:], *map(_layer, _LAYERS), _OPTIONS]),
         message=_paragraphs([_message()]),
+        plain="\n".join(_method(name, "layer.") for name in _PLAIN),
+        typed="\n".join(_class(kind, called) for kind, called in _TYPED.items()),
         attributes=_attributes(),
         errors="\n".join(_error(error) for error in _ERRORS),
         statistics=_statistics(),
@@ -228,15 +261,49 @@ def _value_type() -> str:
     return definition[1].replace('"', "")
 
 
-def _method(name: str) -> str:
+def _class(kind: type[object], called: str) -> str:
+    """Describe a class and its methods."""
+    doc = parse_doc(kind)
+    made = f"`{kind.__name__}({_parameters(kind)})`\n\n"
+    if kind is Subscription:  # which nobody makes but a layer
+        made, doc = "", Doc(doc.text)
+    methods: list[str] = []
+    for name, thing in vars(kind).items():
+        if not name.startswith("_") and inspect.isfunction(thing):
+            call = f"{'await ' * inspect.iscoroutinefunction(thing)}{called}.{name}({_parameters(thing)})"
+            methods.append(f"`{call}`: {_lower(' '.join(parse_doc(thing).text))}{_raised(parse_doc(thing))}")
+        elif isinstance(thing, property):
+            methods.append(f"`{called}.{name}`: {_lower(parse_doc(thing).text[0])}")
+    return f"### `{kind.__name__}`\n\n{made}{_described(doc)}\nCalls:\n\n{_list(f'- {method}' for method in methods)}"
+
+
+def _raised(doc: Doc) -> str:
+    names = [f"`{name}`" for name, _ in doc.sections.get("Raises", ())]
+    return f" Raises {', '.join(names)}." if names else ""
+
+
+def _parameters(thing: Callable[..., object]) -> str:
+    """Return the parameters of a call, without the types; without a default that only stands for none."""
+    shown: list[str] = []
+    for parameter in inspect.signature(thing).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in shown:
+            shown.append("*")
+        if parameter.name != "self":
+            default: object = parameter.default
+            shown.append(f'{parameter.name}="{default}"' if isinstance(default, str) else parameter.name)
+    return ", ".join(shown)
+
+
+def _method(name: str, called: str = "await layer.") -> str:
     function: Callable[..., object] = getattr(ChannelLayer, name)
     signature = inspect.signature(function)
     shown = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "self"])
     text = str(shown).replace("'", "")  # annotations are strings: PEP 563
+    text = text.replace("Source[object]", "Group[T]").replace("[object]", "[T]")  # overloads say it with T
     defaults = [p.default for p in shown.parameters.values() if isinstance(p.default, str)]
     for default in defaults:
         text = text.replace(f"= {default}", f'= "{default}"')
-    return f"### `{name}`\n\n`await layer.{name}{text}`\n\n{_described(parse_doc(function))}"
+    return f"### `{name}`\n\n`{called}{name}{text}`\n\n{_described(parse_doc(function))}"
 
 
 def _attributes() -> str:
@@ -251,7 +318,7 @@ def _attributes() -> str:
 
 
 def _error(error: type[ChannelLayerError]) -> str:
-    bases = [f"a{'n' * (base is Exception)} `{base.__name__}`" for base in error.__bases__]
+    bases = [f"a{'n' * (base.__name__[0] in 'EI')} `{base.__name__}`" for base in error.__bases__]
     text = f"### `{error.__name__}`\n\nIs {' and '.join(bases)}. {_described(parse_doc(error))}"
     if error is ConfigError:
         fields = _list(f"- `{name}`: {what}" for name, what in parse_doc(FieldError).sections["Attributes"])

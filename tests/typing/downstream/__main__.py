@@ -8,6 +8,7 @@ from channel_layer import ConfigError
 from downstream.failures import Verdict, explain, offer
 from downstream.layers import exercise, in_memory, on_redis
 from downstream.notices import Notice, announce, await_notice
+from downstream.prices import trade, watch
 from downstream.secrecy import ciphers, names, sealed
 
 
@@ -23,6 +24,10 @@ async def _main() -> None:
         assert await offer(layer, channel, {"n": 1}) is Verdict.SENT
         assert await offer(layer, channel, {"n": 2}) is Verdict.LATER
         assert await offer(layer, "no such name!!", {}) is Verdict.NEVER
+
+    async with in_memory() as layer:
+        assert await watch(layer) == ["1", "news", "reason", "SubscriptionError"]
+        assert await trade(layer) == {"number": 3}
 
     assert len(on_redis("redis://localhost:6379/0")) == 7  # made, never connected: a constructor does no I/O
     assert len(sealed("k" * 32, b"o" * 32)) == 3
