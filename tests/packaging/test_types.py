@@ -17,9 +17,17 @@ from pydantic import AliasPath, BaseModel, Field
 from tests.packaging.support import PACKAGES, ROOT, Environment, run
 
 _SAMPLE = ROOT / "tests" / "typing" / "downstream"
+_EXAMPLE = ROOT / "docs" / "examples" / "ticker"
 
 _ACCEPTED = {
     "a literal": 'await layer.send("c", {"type": "t", "list": [1, 2.5, None, True, b"x", {"k": [1]}]})',
+    "a model to its group": 'await Group(layer, "ticks", Tick).send(Tick(price=1))',
+    "one of a union to its channel": 'await Channel(layer, "events", Event).send(News(text="x"))',
+    "a message without a type": 'await Group(layer, "room").send({"type": "x", "list": [1]})',
+    "an attribute of what came": "(await Channel(layer, 'ticks', Tick).receive()).price.hex()",
+    "what a name gives": "assert_type(layer.subscribe('a', 'b'), Subscription[Message])",
+    "what a union gives": 'assert_type(Group(layer, "events", Event), Group[Tick | News])',
+    "what two groups give": "assert_type(layer.subscribe(TICKS, NEWS), Subscription[Tick | News])",
     "any hosts": 'RedisChannelLayer(hosts=["redis://h", ("h", 6379), {"host": "h", "port": 6379}])',
 }
 _REFUSED = {
@@ -35,13 +43,49 @@ _REFUSED = {
     "a pattern without a number": 'MemoryChannelLayer(channel_capacity=["http.*"])',
     "a store that is a Redis option": 'MemoryChannelLayer(hosts=["redis://h"])',
     "a change of a setting": "layer.capacity = 10",
+    "a message of another type": 'await Group(layer, "ticks", Tick).send(News(text="x"))',
+    "a message of no type of the union": 'await Group(layer, "events", Event).send(Order(id=1))',
+    "a dict for a model": 'await Channel(layer, "ticks", Tick).send({"price": 1})',
+    "a value for a message without a type": 'await Group(layer, "room").send(Tick(price=1))',
+    "a wrong attribute of what came": "(await Channel(layer, 'ticks', Tick).receive()).prize",
+    "a wrong attribute of what a group was sent": "(await anext(layer.subscribe(TICKS))).text",
+    "an attribute of one of two": "(await anext(layer.subscribe(TICKS, NEWS))).price",
+    "a wrong key of a dataclass": "(await Channel(layer, 'orders', Order).receive())['id']",
+    "a channel of another type": 'await TICKS.add(Channel(layer, "news", News))',
+    "a type that is none": 'Group(layer, "ticks", 42)',
+    "a choice that does not exist": 'Group(layer, "ticks", Tick, invalid="ignore")',
+    "a choice without a type": 'Group(layer, "ticks", invalid="raise")',
+    "a group that is no name": "layer.subscribe(42)",
+    "no group at all": "layer.subscribe()",
     "an outcome that does not exist": 'StoreError("x", retryable=True, outcome="maybe")',
 }
 _LINES = [*_ACCEPTED.values(), *_REFUSED.values()]
 _PREAMBLE = """\
-from channel_layer import ChannelLayer, StoreError
+from dataclasses import dataclass
+from typing import Annotated, Literal, assert_type
+
+from pydantic import BaseModel, Field
+
+from channel_layer import Channel, ChannelLayer, Group, Message, StoreError, Subscription
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
+
+class Tick(BaseModel):
+    type: Literal["tick"] = "tick"
+    price: float
+
+class News(BaseModel):
+    type: Literal["news"] = "news"
+    text: str
+
+@dataclass
+class Order:
+    id: int
+
+Event = Annotated[Tick | News, Field(discriminator="type")]
+LAYER = MemoryChannelLayer()
+TICKS = Group(LAYER, "ticks", Tick)
+NEWS = Group(LAYER, "news", News)
 
 async def use(layer: ChannelLayer) -> None:
 """
@@ -121,6 +165,21 @@ def test_sample_passes_pyright(full: Environment, sample: Path) -> None:
 def test_sample_runs(full: Environment) -> None:
     """The application does what its types say, on the installed wheel."""
     full.execute(f"import runpy, sys; sys.path.insert(0, {str(_SAMPLE.parent)!r}); runpy.run_module('downstream')")
+
+
+def test_the_typed_example_passes_mypy(full: Environment, tmp_path: Path) -> None:
+    """mypy, strict, finds nothing in the example of a web application with typed messages."""
+    run(*_mypy(full, _example(tmp_path)), cwd=tmp_path)
+
+
+def test_the_typed_example_passes_pyright(full: Environment, tmp_path: Path) -> None:
+    """pyright, strict, finds nothing in it, either."""
+    run(*_pyright(full, _example(tmp_path)), cwd=tmp_path)
+
+
+def _example(folder: Path) -> Path:
+    """Return a copy of the example, out of reach of this project's own configuration."""
+    return Path(shutil.copytree(_EXAMPLE, folder / "ticker", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
