@@ -236,20 +236,11 @@ class ChannelLayer:
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
-                try:
-                    payload = (
-                        item.payload if self._seal is None else self._seal.open(item.payload, name.name, item.group)
-                    )
-                    return self._codec.decode(payload, shared=item.group != "")
-                except BadFrame as exc:
-                    with desk.lock:
-                        desk.ledger.delivered -= 1
-                        if isinstance(exc, Unauthentic):
-                            desk.ledger.drop("unauthentic", name.name, cause=str(exc))
-                        else:
-                            desk.ledger.drop("undecodable", name.name)
-                        item = source.take(box, clock.now(), promised=False)
-                        waiter = self._wait_at(box) if item is None else None
+                if (message := self._open(item, name.name)) is not None:
+                    return message
+                with desk.lock:
+                    item = source.take(box, clock.now(), promised=False)
+                    waiter = self._wait_at(box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -471,16 +462,8 @@ class ChannelLayer:
             (source, box), item = taken
             if isinstance(source, Inbox) and not item.group:
                 self._give_back(source, box)
-            try:
-                payload = item.payload if self._seal is None else self._seal.open(item.payload, box.name, item.group)
-                return box.name, self._codec.decode(payload, shared=item.group != "")
-            except BadFrame as exc:
-                with self._desk.lock:
-                    self._desk.ledger.delivered -= 1
-                    if isinstance(exc, Unauthentic):
-                        self._desk.ledger.drop("unauthentic", box.name, cause=str(exc))
-                    else:
-                        self._desk.ledger.drop("undecodable", box.name)
+            if (message := self._open(item, box.name)) is not None:
+                return box.name, message
 
     async def _wait_at_any(
         self, places: Sequence[tuple[Inbox | Tap, Mailbox]], waiters: Sequence[Receiver]
@@ -667,6 +650,21 @@ class ChannelLayer:
             raise _for_channels(MessageTooLarge)(exc.size, exc.limit) from None
 
     # -- receiving
+
+    def _open(self, item: Item, channel: str) -> Message | None:
+        """Return the message that was taken; None if it is none, which counts as a loss."""
+        try:
+            payload = item.payload if self._seal is None else self._seal.open(item.payload, channel, item.group)
+            return self._codec.decode(payload, shared=item.group != "")
+        except BadFrame as exc:
+            with self._desk.lock:
+                ledger = self._desk.ledger
+                ledger.delivered -= 1
+                if isinstance(exc, Unauthentic):
+                    ledger.drop("unauthentic", channel, cause=str(exc))
+                else:
+                    ledger.drop("undecodable", channel)
+            return None
 
     def _wait_at(self, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox; under the lock.
