@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from channel_layer.discovery import config_from_url, from_url
 from channel_layer.envelope import Message, Value
 from channel_layer.errors import (
     ChannelFull,
@@ -47,6 +48,8 @@ __all__ = (
     "SubscriptionError",
     "Value",
     "__version__",
+    "config_from_url",
+    "from_url",
 )
 
 __version__ = version("channel-layer")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, TypeGuard, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -31,11 +31,14 @@ from pydantic import (
     SecretBytes,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
 )
 
 from channel_layer.capacity import CapacityTable, compile_glob
 from channel_layer.errors import ConfigError, ConfigWarning, FieldError
 from channel_layer.faults import Faults
+from channel_layer.options import ChannelPattern
+from channel_layer.urls import Form, read_options, split_query
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -45,15 +48,16 @@ __all__ = (
     "Accepts",
     "ChannelPattern",
     "CommonConfig",
+    "Concern",
     "Encryption",
     "Rules",
     "describe_unknown",
     "describe_value",
+    "json_schema",
+    "options_from_url",
     "parse",
+    "require_url",
 )
-
-ChannelPattern: TypeAlias = str | re.Pattern[str]
-"""A key of ``channel_capacity``: a glob, ``"re:"`` and a regular expression, or one that is compiled."""
 
 _REGEX = "re:"
 
@@ -63,7 +67,7 @@ _NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstu
 CIPHERS: Final = ("aes-256-gcm", "fernet")
 """What ``encryption`` may always be, the default first; third parties add to it by entry points."""
 
-_LONGEST = 1_000_000_000
+_LONGEST = 1e9
 """Seconds, about 31 years: the waits of Python's threading module overflow at 9.2e9."""
 
 
@@ -111,6 +115,23 @@ class Rules:
     timeout: float
     faults: Faults | None = None
     encryption: Encryption | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What is valid and yet worth a word when a project is checked.
+
+    Attributes:
+        id: what it is silenced by, as in Django's ``SILENCED_SYSTEM_CHECKS``.
+        field: where it is, as it would be written.
+        problem: what may come of it and how to mend it. Never holds a secret.
+        deploy: it matters in production only.
+    """
+
+    id: str
+    field: str
+    problem: str
+    deploy: bool = False
 
 
 # -- saying what is wrong ------------------------------------------------------------------------------------
@@ -255,6 +276,10 @@ def _prefix(value: str) -> str:
 _SHORT = 32
 """Bytes of a key under which a warning is given: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
 
+_FEW = 10
+"""Messages under which a `capacity` is remarked on: what the examples of asgi_redis and of Channels give to
+``http.response*``, the least of theirs."""
+
 _GENKEY = "make one with: channel-layer genkey"
 
 
@@ -324,11 +349,25 @@ _COUNT = Accepts("a whole number, 1 or more")
 _SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
 
 _Count = Annotated[int, Field(ge=1), _COUNT]
-_Seconds = Annotated[float, Field(gt=0, le=_LONGEST)]
+_Seconds = Annotated[float, Field(gt=0.0, le=_LONGEST)]
 
 _FAULTS = Accepts('None or a mapping of faults to how often they happen, as in {"refuse": 0.01, "delay": 0.2}')
 _FAULT_LIMITS = {"refuse": 1.0, "lose_reply": 1.0, "disconnect": 1.0, "delay": 60.0}
 """The most of each: a share of all commands, or seconds."""
+
+_FAULTS_SCHEMA: dict[str, object] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "seed": {"type": "integer"},
+                **{name: {"type": "number", "minimum": 0, "maximum": most} for name, most in _FAULT_LIMITS.items()},
+            },
+        },
+        {"type": "null"},
+    ]
+}
 
 _BLIND = Accepts("True, False or a key")
 _CIPHER = Accepts('"aes-256-gcm" or "fernet"')
@@ -388,6 +427,25 @@ class CommonConfig(BaseModel):
     }
     """Names that are no options of this model but may well be met, and what to say then."""
 
+    unset: ClassVar[frozenset[str]] = frozenset({"channel_capacity"})
+    """Options for which None is the same as to leave them out."""
+
+    url_forms: ClassVar[Mapping[str, Form]] = {
+        "prefix": "text",
+        "expiry": "number",
+        "group_expiry": "number",
+        "capacity": "number",
+        "channel_capacity": "pairs",
+        "symmetric_encryption_keys": "list",
+        "encryption": "text",
+        "blind_names": "switch",
+        "max_message_size": "number",
+        "inbox_capacity": "number",
+        "timeout": "number",
+        "faults": "pairs",
+    }
+    """How each option is written in the query of a URL."""
+
     prefix: Annotated[str, AfterValidator(_prefix), Accepts("a str without braces")] = Field(
         default="asgi:",
         description=(
@@ -421,8 +479,14 @@ class CommonConfig(BaseModel):
             "`group_send` drops the message for that channel only and counts it."
         ),
     )
-    channel_capacity: Annotated[Mapping[ChannelPattern, int], PlainValidator(_channel_capacity), _CAPACITIES] = Field(
+    channel_capacity: Annotated[
+        Mapping[ChannelPattern, int],
+        PlainValidator(_channel_capacity),
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}),
+        _CAPACITIES,
+    ] = Field(
         default_factory=_no_exceptions,
+        json_schema_extra={"default": {}},
         description=(
             "Exceptions from `capacity`, by channel name, tried in the mapping's order: the first pattern "
             "that matches wins. A `str` is a glob for the whole name, case-sensitive; an `re.Pattern` is "
@@ -433,6 +497,7 @@ class CommonConfig(BaseModel):
     symmetric_encryption_keys: Annotated[
         tuple[SecretBytes, ...],
         PlainValidator(_keys),
+        WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}, "uniqueItems": True}),
         Accepts("a list of keys, each a str or bytes"),
     ] = Field(
         default=(),
@@ -443,7 +508,7 @@ class CommonConfig(BaseModel):
             "travel in plain text. All processes of a project need the same ones. Needs the extra `cryptography`."
         ),
     )
-    encryption: Annotated[str, PlainValidator(_cipher), _CIPHER] = Field(
+    encryption: Annotated[str, PlainValidator(_cipher), WithJsonSchema({"type": "string"}), _CIPHER] = Field(
         default="aes-256-gcm",
         description=(
             "How messages are encrypted, where there are keys. `aes-256-gcm` is the faster and the smaller one; "
@@ -451,7 +516,12 @@ class CommonConfig(BaseModel):
             "time. All processes of a project need the same."
         ),
     )
-    blind_names: Annotated[bool | SecretBytes, PlainValidator(_blind_names), _BLIND] = Field(
+    blind_names: Annotated[
+        bool | SecretBytes,
+        PlainValidator(_blind_names),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "minLength": 1}]}),
+        _BLIND,
+    ] = Field(
         default=False,
         repr=False,
         description=(
@@ -483,7 +553,7 @@ class CommonConfig(BaseModel):
         ),
     )
 
-    faults: Annotated[Faults | None, PlainValidator(_faults), _FAULTS] = Field(
+    faults: Annotated[Faults | None, PlainValidator(_faults), WithJsonSchema(_FAULTS_SCHEMA), _FAULTS] = Field(
         default=None,
         description=(
             "What shall go wrong on purpose between this layer and its store, to see what your application makes of "
@@ -528,6 +598,66 @@ class CommonConfig(BaseModel):
             if size < _SHORT:
                 problem = f"a key of {size} bytes can be guessed by who has a message and time; {_GENKEY}"
                 yield FieldError(field, problem)
+
+    def concerns(self) -> Iterable[Concern]:
+        """Find what a check of a whole project tells, and the making of a layer does not always."""
+        if self.capacity < _FEW:
+            problem = (
+                f"a burst of {self.capacity + 1} messages already raises ChannelFull or loses group messages, and the "
+                f"smallest capacity in the examples of asgi_redis and Channels is {_FEW}: raise it, or name the few "
+                "channels that are meant in channel_capacity"
+            )
+            yield Concern("channel_layer.W001", "capacity", problem)
+        for advice in self.advice():
+            yield Concern("channel_layer.W002", advice.field, advice.problem)
+
+    @classmethod
+    def read_url(cls, url: str, errors: list[FieldError]) -> dict[str, object]:
+        """Read the options that a URL gives, as they would stand in a CONFIG; their values are not checked yet.
+
+        This is for layers that need no server, ``memory://?capacity=10``; others override it.
+
+        Args:
+            url: what the user wrote.
+            errors: where to put what is wrong with the form. No text repeats a part of the URL.
+        """
+        head, _, query = url.partition("?")
+        _, mark, rest = head.partition("://")
+        if not mark or rest.strip("/") or "#" in url:
+            errors.append(
+                FieldError("url", "must have nothing but options after its scheme, as in memory://?capacity=10")
+            )
+            return {}
+        try:
+            pairs = split_query(query)
+        except ValueError as exc:
+            errors.append(FieldError("url", str(exc)))
+            return {}
+        return cls.read_query(pairs, errors)
+
+    @classmethod
+    def read_query(
+        cls, query: Iterable[tuple[str, str]], errors: list[FieldError], others: Iterable[str] = ()
+    ) -> dict[str, object]:
+        """Read the options that stand in the query of a URL.
+
+        Args:
+            query: its parameters, decoded.
+            errors: where to put what is wrong.
+            others: parameters that the URL may have as well, for the error about one that is unknown.
+        """
+        known: list[tuple[str, str]] = []
+        for name, text in query:
+            if name in cls.url_forms:
+                known.append((name, text))
+            else:
+                # What does not even look like a name may be a piece of a password.
+                field = name if re.fullmatch(r"[A-Za-z][A-Za-z_-]{0,39}", name) else "url"
+                problem = cls.refused.get(name) or describe_unknown(name, (*cls.url_forms, *others))
+                errors.append(FieldError(field, f"in the query of the URL: {problem}"))
+        described = {name: _accepted(field.metadata) for name, field in cls.model_fields.items()}
+        accepts = {name: item.text for name, item in described.items() if item is not None}
+        return read_options(known, cls.url_forms, accepts, errors)
 
     def _encryption(self) -> Encryption | None:
         keys = tuple(map(_hash, self.symmetric_encryption_keys))
@@ -577,20 +707,88 @@ def parse(model: type[_Model], options: Mapping[str, object]) -> _Model:
     Raises:
         ConfigError: something is wrong with it; it names every wrong field, in the order of the model's.
     """
-    errors = list(model.conflicts(options))
+    config, errors = _read(model, options)
+    if config is None or errors:
+        # Raised out here, where no exception is being handled: pydantic's holds the values, secrets among them,
+        # and would hang on this one as its context.
+        raise _ordered(model, errors)
+    return config
+
+
+def options_from_url(model: type[CommonConfig], url: str) -> dict[str, object]:
+    """Read a URL that holds a whole CONFIG, and check it.
+
+    Args:
+        model: which options there are.
+        url: ``scheme://...?option=value&...``; see `CommonConfig.read_url`.
+
+    Returns:
+        the options as they would be written in a CONFIG, known to be valid.
+
+    Raises:
+        ConfigError: something is wrong with it; it names every wrong parameter, and repeats no value.
+    """
+    errors: list[FieldError] = []
+    options = model.read_url(require_url(url), errors)
+    errors += _read(model, options)[1]  # of those that could be read
+    if errors:
+        raise _ordered(model, errors)
+    return options
+
+
+def require_url(url: object) -> str:
+    """Return *url*, which a type checker has seen to be a str, and an environment may lack.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(url, str):
+        return url
+    raise ConfigError([FieldError("url", f"must be a URL, not {describe_value(url)}")])
+
+
+def _read(model: type[_Model], options: Mapping[str, object]) -> tuple[_Model | None, list[FieldError]]:
+    given = {name: value for name, value in options.items() if value is not None or name not in model.unset}
+    errors = list(model.conflicts(given))
     try:
-        config = model.model_validate(dict(options))
+        return model.model_validate(given), errors
     except ValidationError as exc:
         for error in exc.errors(include_url=False):
             errors += _translate(model, error)
-    else:
-        if not errors:
-            return config
+    return None, errors
+
+
+def _ordered(model: type[CommonConfig], errors: list[FieldError]) -> ConfigError:
     order = {name: place for place, name in enumerate(model.model_fields)}
-    errors.sort(key=lambda error: order.get(re.split(r"[.\[]", error.field)[0], len(order)))
-    # Raised out here, where no exception is being handled: pydantic's holds the values, secrets among them,
-    # and would hang on this one as its context.
-    raise ConfigError(errors)
+    return ConfigError(sorted(errors, key=lambda error: order.get(re.split(r"[.\[]", error.field)[0], len(order))))
+
+
+def json_schema(model: type[CommonConfig]) -> dict[str, object]:
+    """Describe a CONFIG as JSON Schema (draft 2020-12), for editors and for files that are not Python.
+
+    It knows types, ranges and names. What only `parse` can tell (contradictions, globs that match nothing) passes it.
+    """
+    made = model.model_json_schema()
+    schema: dict[str, object] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": model.__name__,
+        "description": (model.__doc__ or "").partition("\n")[0].removesuffix(" Made by `parse`."),
+        "type": "object",
+        "additionalProperties": False,
+    }
+    properties: dict[str, dict[str, object]] = made["properties"]
+    for name, field in properties.items():
+        field.pop("title", None)
+        if name in model.unset:
+            rest = {key: field.pop(key) for key in list(field) if key not in {"default", "description"}}
+            field["anyOf"] = [*_choices(rest), {"type": "null"}]
+    schema["properties"] = properties
+    return schema
+
+
+def _choices(schema: dict[str, object]) -> Iterable[object]:
+    choices = schema.get("anyOf")
+    return choices if _is_sequence(choices) else [schema]
 
 
 def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[FieldError]:
@@ -604,12 +802,15 @@ def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[Field
         return (FieldError(field, str(cause)),)
     if error["type"] == "extra_forbidden":
         return (FieldError(field, model.refused.get(name) or describe_unknown(name, model.model_fields)),)
-    found: Iterable[object] = model.model_fields[name].metadata if name in model.model_fields else ()
-    for accepts in found:
-        if isinstance(accepts, Accepts):
-            value: object = error["input"]
-            return (FieldError(field, _must_be(accepts, value)),)
-    return (FieldError(field, error["msg"]),)
+    accepts = _accepted(model.model_fields[name].metadata) if name in model.model_fields else None
+    if accepts is None:
+        return (FieldError(field, error["msg"]),)
+    value: object = error["input"]
+    return (FieldError(field, _must_be(accepts, value)),)
+
+
+def _accepted(metadata: Iterable[object]) -> Accepts | None:
+    return next((item for item in metadata if isinstance(item, Accepts)), None)
 
 
 def _must_be(accepts: Accepts, value: object) -> str:

@@ -16,10 +16,11 @@ import sys
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
 from channel_layer import commands as c
 from channel_layer import loops, programs
+from channel_layer.config import options_from_url
 from channel_layer.envelope import BadFrame, Message, MsgpackCodec, Unauthentic
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.expiry import GROUP_KEYS_LIFETIME
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from channel_layer.config import ChannelPattern, Rules
+    from channel_layer.config import CommonConfig, Rules
     from channel_layer.ledger import Statistics
     from channel_layer.mailbox import Item, Mailbox
+    from channel_layer.options import ChannelPattern
     from channel_layer.ports import Backend, Clock, Codec, Program
 
 __all__ = ("ChannelLayer",)
 
+L = TypeVar("L")
 R = TypeVar("R")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
@@ -83,8 +86,11 @@ class ChannelLayer:
         extensions: the optional parts of the specification that are there: ``groups`` and ``flush``.
         ChannelFull: raised by `send` when a channel is full.
         MessageTooLarge: raised by `send` and `group_send` for a message over ``max_message_size``.
+        config: the model of its options, a subclass of `channel_layer.config.CommonConfig`, by which a CONFIG is
+            checked without a layer being made; None: nobody knows them beforehand.
     """
 
+    config: ClassVar[type[CommonConfig] | None] = None
     extensions: Final = ("groups", "flush")
     ChannelFull: Final = ChannelFull
     MessageTooLarge: Final = MessageTooLarge
@@ -118,6 +124,21 @@ class ChannelLayer:
         """The last change of each member that goes on though its caller was cancelled."""
 
     # -- configuration
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Make a layer from a URL that holds its whole CONFIG, as it may stand in the environment.
+
+        Args:
+            url: ``redis://redis.example:6379/0?prefix=chat:&capacity=200``, ``memory://?capacity=10``.
+
+        Raises:
+            ConfigError: something is wrong with the URL; it names every wrong parameter, and repeats no value.
+            TypeError: the class does not say what options it has.
+        """
+        if cls.config is None:
+            raise TypeError(f"{cls.__name__} has no config, which says what its options are: make it without a URL")
+        return _make(cls, options_from_url(cls.config, url))
 
     @property
     def prefix(self) -> str:
@@ -959,6 +980,11 @@ def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:
 
 _E = TypeVar("_E", bound=Exception)
 _twins: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
+
+
+def _make(layer: Callable[..., L], options: Mapping[str, object]) -> L:
+    """Make a layer of options that are known to be its own, which no type checker can know of a subclass."""
+    return layer(**options)
 
 
 def _for_channels(ours: type[_E]) -> type[_E]:

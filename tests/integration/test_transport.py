@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from channel_layer import ChannelLayer, MessageTooLarge, StoreError
-from channel_layer_redis import RedisChannelLayer
+from channel_layer_redis import HostOption, RedisChannelLayer
 from tests.support.servers import Server, StartServer
 from tests.support.systems import run
 from tests.support.tls import issue
@@ -30,14 +30,11 @@ _TIMEOUT: Final = 0.5
 _SLACK: Final = 10.0
 """Seconds by which a crowded machine may be late."""
 
-Option = str | Mapping[str, object]
-"""A server, as in a layer's hosts."""
-
 
 pytestmark = pytest.mark.usefixtures("nothing_else_is_said")
 
 
-async def _walk_every_path(host: Option, prefix: str, *, between: Callable[[], object] = lambda: None) -> None:
+async def _walk_every_path(host: HostOption, prefix: str, *, between: Callable[[], object] = lambda: None) -> None:
     """Send and receive, waiting and not, on every kind of channel, directly and by group.
 
     Args:
@@ -73,7 +70,7 @@ async def _walk_every_path(host: Option, prefix: str, *, between: Callable[[], o
 
 
 async def _refusal(
-    host: Option,
+    host: HostOption,
     *,
     call: Callable[[ChannelLayer], Awaitable[object]] | None = None,
     timeout: float = 5,  # noqa: ASYNC109 - the layer's option
@@ -112,7 +109,7 @@ def test_uvloop_carries_the_layer(server: Server, tls_server: Server, prefix: st
     """Every path works in uvloop's loops, in plain text and with TLS."""
     uvloop = pytest.importorskip("uvloop")
     assert tls_server.tls is not None
-    hosts: list[Option] = [server.url, {"address": tls_server.tls.url, "ssl_ca_certs": str(tls_server.tls.ca_file)}]
+    hosts: list[HostOption] = [server.url, {"address": tls_server.tls.url, "ssl_ca_certs": str(tls_server.tls.ca_file)}]
     for host in hosts:
         uvloop.run(_walk_every_path(host, prefix))
 
@@ -146,12 +143,12 @@ def test_databases_are_apart(server: Server, prefix: str) -> None:
     """Two databases of one server share no queue and no group, whatever form their numbers are given in."""
 
     async def body() -> None:
-        address = {"host": "127.0.0.1", "port": server.port}
+        address: HostOption = {"host": "127.0.0.1", "port": server.port, "db": 1}
         async with (
             asyncio.timeout(_SOON),
             RedisChannelLayer(host="127.0.0.1", port=server.port, db=1, prefix=prefix) as one,
             RedisChannelLayer(hosts=[f"redis://127.0.0.1:{server.port}/2"], prefix=prefix) as two,
-            RedisChannelLayer(hosts=[{**address, "db": 1}], prefix=prefix) as one_again,
+            RedisChannelLayer(hosts=[address], prefix=prefix) as one_again,
         ):
             await one.send("channel", {"db": 1})
             await two.send("channel", {"db": 2})
@@ -194,7 +191,7 @@ def test_large_messages_pass_through_tls(tls_server: Server, prefix: str) -> Non
 
     async def body() -> None:
         assert tls_server.tls is not None
-        host = {"address": tls_server.tls.url, "ssl_ca_certs": str(tls_server.tls.ca_file)}
+        host: HostOption = {"address": tls_server.tls.url, "ssl_ca_certs": str(tls_server.tls.ca_file)}
         async with asyncio.timeout(_SOON), RedisChannelLayer(hosts=[host], prefix=prefix) as layer:
             content = random.randbytes(3_000_000)
             for channel in (await layer.new_channel(), "normal"):
@@ -208,9 +205,9 @@ def test_large_messages_pass_through_tls(tls_server: Server, prefix: str) -> Non
 def test_a_server_that_cannot_be_trusted_is_refused(tls_server: Server, tmp_path: Path, trust: str) -> None:
     """With a wrong CA or with none, senders and receivers get a StoreError that names server, cause and option."""
     assert tls_server.tls is not None
-    host: dict[str, object] = {"address": tls_server.tls.url}
+    host: HostOption = tls_server.tls.url
     if trust == "another authority":
-        host["ssl_ca_certs"] = issue(tmp_path).ca_file
+        host = {"address": tls_server.tls.url, "ssl_ca_certs": issue(tmp_path).ca_file}
     calls: list[Callable[[ChannelLayer], Awaitable[object]]] = [
         lambda layer: layer.send("channel", {}),
         lambda layer: layer.receive("channel"),

@@ -110,7 +110,14 @@ def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
 
 @pytest.mark.parametrize(
     "package",
-    ["channel_layer", "channel_layer_cli", "channel_layer_crypto", "channel_layer_memory", "channel_layer_redis"],
+    [
+        "channel_layer",
+        "channel_layer_cli",
+        "channel_layer_crypto",
+        "channel_layer_django",
+        "channel_layer_memory",
+        "channel_layer_redis",
+    ],
 )
 def test_importing_a_package_does_not_import_django(full: Environment, package: str) -> None:
     """Channels and Django are used if they are in use, and never imported to find out."""

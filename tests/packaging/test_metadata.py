@@ -11,7 +11,7 @@ import channel_layer
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
 _WORLDLY = {
-    *("__init__", "config", "faults", "hosting", "layer", "loops", "schema", "sealing", "simple"),
+    *("__init__", "config", "discovery", "faults", "hosting", "layer", "loops", "schema", "sealing", "simple"),
     *("subscription", "typed"),
 }
 """The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
@@ -90,3 +90,12 @@ def test_entry_points_lead_to_layers() -> None:
     }
     assert set(ours) == {"memory", "redis"}
     assert all(issubclass(layer, channel_layer.ChannelLayer) for layer in ours.values())
+    assert all(layer.config is not None for layer in ours.values())
+
+
+def test_every_scheme_leads_to_a_layer_that_takes_it() -> None:
+    """Each scheme that is announced makes a layer of the class that it is announced for."""
+    schemes = pyproject(dict[str, str], "project", "entry-points", "channel_layer.schemes")
+    for scheme, target in schemes.items():
+        layer = channel_layer.from_url(f"{scheme}:///run/x.sock" if scheme == "unix" else f"{scheme}://")
+        assert f"{type(layer).__module__.partition('.')[0]}:{type(layer).__name__}" == target

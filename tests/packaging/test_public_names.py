@@ -32,11 +32,20 @@ _PUBLIC = {
         "SubscriptionError",
         "Value",
         "__version__",
+        "config_from_url",
+        "from_url",
     },
     "channel_layer_cli": {"main"},
     "channel_layer_crypto": {"AesSealer", "FernetSealer", "SivBlinder"},
-    "channel_layer_memory": {"MemoryBackend", "MemoryChannelLayer"},
-    "channel_layer_redis": {"RedisChannelLayer"},
+    "channel_layer_django": {
+        "ChannelLayersSetting",
+        "Finding",
+        "MemoryLayerSetting",
+        "RedisLayerSetting",
+        "audit",
+    },
+    "channel_layer_memory": {"MemoryBackend", "MemoryChannelLayer", "MemoryConfigDict"},
+    "channel_layer_redis": {"HostOption", "RedisChannelLayer", "RedisConfigDict"},
 }
 
 

@@ -18,6 +18,7 @@ from tests.packaging.support import PACKAGES, ROOT, Environment, run
 
 _SAMPLE = ROOT / "tests" / "typing" / "downstream"
 _EXAMPLE = ROOT / "docs" / "examples" / "ticker"
+_SETTINGS = ROOT / "docs" / "examples" / "django_settings" / "settings.py"
 
 _ACCEPTED = {
     "a literal": 'await layer.send("c", {"type": "t", "list": [1, 2.5, None, True, b"x", {"k": [1]}]})',
@@ -59,6 +60,44 @@ _REFUSED = {
     "no group at all": "layer.subscribe()",
     "an outcome that does not exist": 'StoreError("x", retryable=True, outcome="maybe")',
 }
+_BACKENDS = {
+    "REDIS": "channel_layer_redis.RedisChannelLayer",
+    "MEMORY": "channel_layer_memory.MemoryChannelLayer",
+}
+"""Stand-ins for what the settings below have to say in full."""
+
+_SETTINGS_ACCEPTED = {
+    "no CONFIG": '{"BACKEND": REDIS}',
+    "all forms of hosts": '{"BACKEND": REDIS, "CONFIG": {"hosts": '
+    '["redis://h", ("h", 6379), ["h", 6379], {"host": "h", "ssl": True}, {"address": "redis://h", "db": 1}]}}',
+    "dicts only": '{"BACKEND": REDIS, "CONFIG": {"hosts": [{"host": "h"}]}}',
+    "the old pair": '{"BACKEND": REDIS, "CONFIG": {"hosts": ["localhost", 6379]}}',
+    "a list from elsewhere": '{"BACKEND": REDIS, "CONFIG": {"hosts": "a b".split()}}',
+    "a tuple of URLs": '{"BACKEND": REDIS, "CONFIG": {"hosts": ("redis://h",)}}',
+    "None where it is the default": '{"BACKEND": REDIS, "CONFIG": {"hosts": None, '
+    '"host": None, "port": None, "db": None, "channel_capacity": None, "group_expiry": None, "faults": None}}',
+    "keys": '{"BACKEND": MEMORY, "CONFIG": {"symmetric_encryption_keys": ["k", b"k"], '
+    '"encryption": "fernet", "blind_names": b"k"}}',
+    "patterns": '{"BACKEND": MEMORY, "CONFIG": {"channel_capacity": {"http.*": 5, re.compile("x"): 6}}}',
+    "options for tests": '{"BACKEND": MEMORY, "TEST_CONFIG": {"capacity": 5}}',
+}
+_SETTINGS_REFUSED = {
+    "a wrong key in CONFIG": '{"BACKEND": REDIS, "CONFIG": {"capcity": 5}}',
+    "a str for hosts": '{"BACKEND": REDIS, "CONFIG": {"hosts": "redis://h"}}',
+    "an option beside CONFIG": '{"BACKEND": REDIS, "capacity": 5}',
+    "a wrong key of a host": '{"BACKEND": REDIS, "CONFIG": {"hosts": [{"hots": "h"}]}}',
+    "a port as text": '{"BACKEND": REDIS, "CONFIG": {"hosts": [("h", "6379")]}}',
+    "an address and a port": '{"BACKEND": REDIS, "CONFIG": {"hosts": [{"address": "redis://h", "port": 1}]}}',
+    "a word for ssl_cert_reqs": '{"BACKEND": REDIS, "CONFIG": '
+    '{"hosts": [{"address": "rediss://h", "ssl_cert_reqs": "no"}]}}',
+    "a capacity as text": '{"BACKEND": REDIS, "CONFIG": {"capacity": "5"}}',
+    "one key for a list": '{"BACKEND": REDIS, "CONFIG": {"symmetric_encryption_keys": "key"}}',
+    "one key as bytes": '{"BACKEND": REDIS, "CONFIG": {"symmetric_encryption_keys": b"key"}}',
+    "no seconds": '{"BACKEND": REDIS, "CONFIG": {"expiry": None}}',
+    "hosts of the memory layer": '{"BACKEND": MEMORY, "CONFIG": {"hosts": ["redis://h"]}}',
+    "a slip in the BACKEND": '{"BACKEND": "channel_layer_redis.RedisChanelLayer"}',
+    "no BACKEND": '{"CONFIG": {"capacity": 5}}',
+}
 _LINES = [*_ACCEPTED.values(), *_REFUSED.values()]
 _PREAMBLE = """\
 from dataclasses import dataclass
@@ -88,6 +127,11 @@ TICKS = Group(LAYER, "ticks", Tick)
 NEWS = Group(LAYER, "news", News)
 
 async def use(layer: ChannelLayer) -> None:
+"""
+_SETTINGS_PREAMBLE = """\
+import re
+from channel_layer_django import ChannelLayersSetting
+
 """
 
 
@@ -205,19 +249,74 @@ def _lines(numbers: set[int]) -> set[str]:
     return {_LINES[number - _PREAMBLE.count("\n") - 1] for number in numbers}
 
 
+def _mypy_errors(environment: Environment, folder: Path) -> set[int]:
+    """Return the lines, counted from 1, in which mypy finds an error."""
+    command = _mypy(environment, folder, "--output=json")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    findings = [_MypyFinding.model_validate_json(line) for line in done.stdout.splitlines()]
+    return {finding.line for finding in findings if finding.severity == "error"}
+
+
+def _pyright_errors(environment: Environment, folder: Path) -> set[int]:
+    """Return the lines, counted from 1, in which pyright finds an error."""
+    command = _pyright(environment, folder, "--outputjson")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    findings = _PyrightReport.model_validate_json(done.stdout).findings
+    return {finding.line + 1 for finding in findings if finding.severity == "error"}
+
+
 def test_mypy_refuses_exactly_the_wrong_calls(full: Environment, calls: Path) -> None:
     """Each wrong call is an error before it runs, and no right one is."""
-    command = _mypy(full, calls, "--output=json")
-    done = subprocess.run(command, cwd=calls, capture_output=True, text=True, check=False)
-    findings = [_MypyFinding.model_validate_json(line) for line in done.stdout.splitlines()]
-    errors = {finding.line for finding in findings if finding.severity == "error"}
-    assert _lines(errors) == set(_REFUSED.values())
+    assert _lines(_mypy_errors(full, calls)) == set(_REFUSED.values())
 
 
 def test_pyright_refuses_exactly_the_wrong_calls(full: Environment, calls: Path) -> None:
     """Each wrong call is an error before it runs, and no right one is."""
-    command = _pyright(full, calls, "--outputjson")
-    done = subprocess.run(command, cwd=calls, capture_output=True, text=True, check=False)
-    findings = _PyrightReport.model_validate_json(done.stdout).findings
-    errors = {finding.line + 1 for finding in findings if finding.severity == "error"}
-    assert _lines(errors) == set(_REFUSED.values())
+    assert _lines(_pyright_errors(full, calls)) == set(_REFUSED.values())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """A settings module with a right or wrong CHANNEL_LAYERS in each line."""
+    made = enumerate([*_SETTINGS_ACCEPTED.values(), *_SETTINGS_REFUSED.values()])
+    body = "".join(f'A{n}: ChannelLayersSetting = {{"default": {layer}}}\n' for n, layer in made)
+    for name, backend in _BACKENDS.items():
+        body = body.replace(f'"BACKEND": {name}', f'"BACKEND": "{backend}"')
+    (tmp_path / "settings.py").write_text(_SETTINGS_PREAMBLE + body, encoding="utf-8")
+    return tmp_path
+
+
+def _named(errors: set[int]) -> set[str]:
+    """Return what is wrong in the lines of the settings, or of its preamble."""
+    first = _SETTINGS_PREAMBLE.count("\n") + 1
+    names = ["the preamble"] * first + [*_SETTINGS_ACCEPTED, *_SETTINGS_REFUSED]
+    return {names[number] for number in errors}
+
+
+def test_mypy_refuses_exactly_the_wrong_settings(full: Environment, settings: Path) -> None:
+    """Each wrong CHANNEL_LAYERS is an error before the settings are loaded, and no right one is."""
+    assert _named(_mypy_errors(full, settings)) == set(_SETTINGS_REFUSED)
+
+
+def test_pyright_refuses_exactly_the_wrong_settings(full: Environment, settings: Path) -> None:
+    """Each wrong CHANNEL_LAYERS is an error before the settings are loaded, and no right one is."""
+    assert _named(_pyright_errors(full, settings)) == set(_SETTINGS_REFUSED)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A copy of the settings of docs/examples, out of reach of the working tree."""
+    shutil.copy(_SETTINGS, tmp_path)
+    return tmp_path
+
+
+def test_the_settings_of_the_example_pass_both_checkers(full: Environment, example: Path) -> None:
+    """mypy and pyright, both strict, find nothing in a settings module that uses every form."""
+    run(*_mypy(full, example), cwd=example)
+    run(*_pyright(full, example), cwd=example)
+
+
+def test_the_settings_of_the_example_pass_the_checks(full: Environment, example: Path) -> None:
+    """The installed command and Django's own check find no error in them."""
+    assert "\n0 errors, " in "\n" + run(full.path / "bin" / "channel-layer", "check", "settings", cwd=example)
+    run(full.python, "-m", "django", "check", "--settings", "settings", cwd=example)

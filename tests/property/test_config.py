@@ -14,10 +14,13 @@ from urllib.parse import quote
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from channel_layer import config_from_url
 from channel_layer.config import CommonConfig, parse
 from channel_layer.errors import ConfigError, ConfigWarning
 from channel_layer.testing.strategies import capacity_maps, short_names
+from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import TLS, Host, Verify, parse_hosts
 
@@ -245,6 +248,102 @@ def test_any_text_without_braces_is_a_prefix(prefix: str) -> None:
     assert parse(CommonConfig, {"prefix": prefix}).rules().prefix == prefix
 
 
+# -- a whole CONFIG in a URL ---------------------------------------------------------------------------------
+
+_PIECES = st.sampled_from(
+    [
+        *"/?#@:[]%&=,. \n",
+        "redis://",
+        "unix://",
+        "rediss://",
+        "localhost",
+        "::1",
+        "6379",
+        "db=1",
+        "%ff",
+        "\0",
+        "a",
+    ]
+)
+
+
+def _options() -> st.SearchStrategy[dict[str, object]]:
+    """Return options of any layer that a URL can hold, with valid values."""
+    seconds = st.floats(0.001, 1e9, allow_subnormal=False) | st.integers(1, 10**9)
+    count = st.integers(1, 10**18)
+    text = st.text(string.printable + "é☃", max_size=8).map(lambda value: re.sub("[{}]", "", value))
+    keys = st.lists(st.text(min_size=32, max_size=40), min_size=1, max_size=1)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "prefix": text,
+            "expiry": seconds,
+            "group_expiry": seconds | st.none(),
+            "capacity": count,
+            "channel_capacity": st.dictionaries(
+                st.sampled_from(["a*", "b?", "re:a:b", "re:^c", "[a-z]&=+"[:5]]), count
+            ),
+            "symmetric_encryption_keys": keys,
+            "max_message_size": count,
+            "inbox_capacity": count,
+            "timeout": seconds,
+        },
+    )
+
+
+_MAPPING = TypeAdapter(dict[str, int])
+_LIST = TypeAdapter(list[str])
+
+
+def _as_query(options: Mapping[str, object]) -> str:
+    """Write options as a query, by the rules that the documentation gives."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in options.items():
+        match value:
+            case dict():
+                pairs += [(name, f"{key}:{number}") for key, number in _MAPPING.validate_python(value).items()]
+            case list():
+                pairs += [(name, key) for key in _LIST.validate_python(value)]
+            case _:
+                pairs.append((name, "none" if value is None else str(value)))
+    return "&".join(f"{name}={quote(text, safe='')}" for name, text in pairs)
+
+
+def _further(host: Host) -> str:
+    """Write a server as the parameter ``host``."""
+    name = f"[{quote(host.host, safe=':')}]" if ":" in host.host else host.host
+    return "host=" + quote(f"{name}:{host.port}/{host.db}", safe="")
+
+
+@given(_hosts(), _options(), st.booleans())
+def test_any_configuration_can_be_written_as_a_url(host: Host, options: dict[str, object], valkey: bool) -> None:  # noqa: FBT001 - drawn
+    """A URL with options in its query is the same configuration as ``hosts`` with that URL, and these options."""
+    url = _as_url(host, valkey=valkey, db_in_query=valkey)
+    whole = url + ("&" if "?" in url else "?") + _as_query(options)
+    assert config_from_url(whole) == parse(RedisConfig, {"hosts": [url], **options})
+    assert config_from_url("memory://?" + _as_query(options)) == parse(MemoryConfig, options)
+
+
+@given(_host_lists().filter(lambda hosts: all(host.path is None for host in hosts)))
+def test_further_servers_are_as_the_first(hosts: list[Host]) -> None:
+    """Each ``host`` of the query is one more server, in that order, with the login and the TLS of the URL."""
+    first, *more = hosts
+    url = "&".join([_as_url(first, valkey=False, db_in_query=False), *map(_further, more)])
+    url = url if "?" in url else url.replace("&", "?", 1)
+    wanted = [replace(host, username=first.username, password=first.password, tls=first.tls) for host in hosts]
+    config = config_from_url(url)
+    assert isinstance(config, RedisConfig)
+    assert config.servers == tuple(wanted)
+
+
+@given(st.lists(_PIECES | st.sampled_from(["host=", "capacity=", "memory://", "faults=", "none"]), max_size=10))
+def test_any_text_is_a_configuration_or_a_config_error(pieces: list[str]) -> None:
+    """Whatever stands in the environment, it is taken or refused with a `ConfigError`; nothing else comes out."""
+    for url in ("".join(pieces), "redis://" + "".join(pieces), "redis://a?" + "".join(pieces)):
+        with suppress(ConfigError):
+            config_from_url(url)
+
+
 # -- mistakes ------------------------------------------------------------------------------------------------
 
 _WRONG: Mapping[str, st.SearchStrategy[object]] = {
@@ -252,13 +351,13 @@ _WRONG: Mapping[str, st.SearchStrategy[object]] = {
     "expiry": st.sampled_from([0, -1, "60", True, None, float("nan"), [60]]),
     "group_expiry": st.sampled_from([0, -0.5, "60", False, float("inf")]),
     "capacity": st.sampled_from([0, -5, 5.0, "5", True, None]),
-    "channel_capacity": st.sampled_from([None, 5, [("a", 5)], "a"]),
+    "channel_capacity": st.sampled_from([5, [("a", 5)], "a"]),
     "symmetric_encryption_keys": st.sampled_from(["key", b"key", 5, None]),
     "max_message_size": st.sampled_from([0, "4MiB", 1.5]),
     "inbox_capacity": st.sampled_from([0, True, None]),
     "timeout": st.sampled_from([0, -1, "5", None]),
-    "hosts": st.sampled_from(["redis://a", None, [], {}, 5]),
-    "host": st.sampled_from(["", "a:1", None, "redis://a"]),
+    "hosts": st.sampled_from(["redis://a", [], {}, 5]),
+    "host": st.sampled_from(["", "a:1", 5, "redis://a"]),
     "port": st.sampled_from([0, 65536, "1", True]),
     "db": st.sampled_from([-1, "0", 1.0, False]),
     "capcity": st.just(5),
@@ -305,21 +404,6 @@ _KEYS = (
     "ssl",
     "ssl_cert_reqs",
     "ssl_check_hostname",
-)
-_PIECES = st.sampled_from(
-    [
-        *"/?#@:[]%&=,. \n",
-        "redis://",
-        "unix://",
-        "rediss://",
-        "localhost",
-        "::1",
-        "6379",
-        "db=1",
-        "%ff",
-        "\0",
-        "a",
-    ]
 )
 
 
@@ -383,6 +467,31 @@ def test_no_url_makes_an_error_tell_a_password(secret: str, scheme: str, data: s
         error = caught.value
         assert not _tells(f"{error} {error!r} {error.errors!r}")
         assert not _tells("".join(traceback.format_exception_only(error)))
+
+
+@given(_secrets(), st.sampled_from(sorted(CommonConfig.url_forms)), st.data())
+def test_no_whole_url_makes_an_error_tell_a_password(secret: str, option: str, data: st.DataObject) -> None:
+    """A password in the login, the key or another parameter of a URL is repeated by no error about that URL."""
+    password = data.draw(st.sampled_from([secret, quote(secret, safe="")]))
+    form = data.draw(
+        st.sampled_from(
+            [
+                "redis://:{0}@a/x?capacity=0",
+                "redis://:{0}@a?capacity={0}",
+                "redis://a?host={0}@b&capacity=0",
+                "redis://a?capacity=0&symmetric_encryption_keys={0}",
+                "redis://a?capacity=0&" + option + "={0}",
+                "memory://?capacity=0&" + option + "={0}",
+                "memory://{0}?capacity=0",
+                "{0}://a?capacity=0",
+            ]
+        )
+    )
+    with pytest.raises(ConfigError) as caught:
+        config_from_url(form.format(password))
+    error = caught.value
+    assert not _tells(f"{error} {error!r} {error.errors!r}")
+    assert not _tells("".join(traceback.format_exception(error.with_traceback(None))))
 
 
 @given(_secrets(), st.sampled_from(sorted(_WRONG)))

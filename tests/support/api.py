@@ -33,7 +33,9 @@ from channel_layer import (
     StoreError,
     Subscription,
     SubscriptionError,
+    config_from_url,
     envelope,
+    from_url,
     ledger,
 )
 from channel_layer_memory import MemoryChannelLayer
@@ -106,6 +108,7 @@ async with MemoryChannelLayer() as layer:
 An `await` outside of a function works in `python -m asyncio`; elsewhere it stands in an `async def`.
 
 $layers
+$urls
 ## Messages
 
 $message
@@ -232,6 +235,7 @@ def reference() -> str:
     """Return the page."""
     return _TEMPLATE.substitute(
         layers=_paragraphs([*parse_doc(ChannelLayer).text[1:], *map(_layer, _LAYERS), _OPTIONS]),
+        urls="\n".join(map(_function, (from_url, config_from_url))),
         message=_paragraphs([_message()]),
         plain="\n".join(_method(name, "layer.") for name in _PLAIN),
         typed="\n".join(_class(kind, called) for kind, called in _TYPED.items()),
@@ -245,6 +249,12 @@ def reference() -> str:
 def _layer(layer: type[ChannelLayer]) -> str:
     package = layer.__module__.partition(".")[0]
     return f"`{package}.{layer.__name__}(**options)`: {_lower(parse_doc(layer).text[0])}"
+
+
+def _function(function: Callable[..., object]) -> str:
+    shown = str(inspect.signature(function)).replace("'", "")
+    name = getattr(function, "__name__", "")
+    return f"### `{name}`\n\n`channel_layer.{name}{shown}`\n\n{_described(parse_doc(function))}"
 
 
 def _message() -> str:

@@ -8,11 +8,12 @@ What happens to a block follows from how a reader would take it:
 - ``console`` holds commands, each after a ``$``, and below each what it prints; ``...`` stands for anything.
 - ``bash`` holds commands whose output nobody cares about.
 - ``text`` right after code that printed something is what it printed.
-- ``toml`` is a file of bars for the benchmark.
+- ``toml`` is saved like ``python`` if its first line is a comment with a file's name; else it is a file of bars for the
+  benchmark.
 
 A comment before a block, which readers do not see, adds what a page cannot show: ``<!-- stays -->`` that a command
 goes on running in a terminal of its own, until Ctrl-C at the end of the page; ``<!-- worker.py -->`` that the text is
-what this command has printed since.
+what this command has printed since; ``<!-- fails -->`` that the commands end with another exit code than 0.
 
 The server at ``REDIS_URL``, and free ports for 8001 and 8002, are provided.
 """
@@ -66,7 +67,7 @@ _ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(
     r"^(?:<!-- (?P<note>[^\n]+?) -->\n\s*)?^```(?P<language>\w*)\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_FILE = re.compile(r"# (?P<name>[\w./]+\.py)\n")
+_FILE = re.compile(r"# (?P<name>[\w./]+\.(?:py|toml))\n")
 _PORT = re.compile(r"\b800[12]\b")
 
 _READ_ONLY = frozenset({"mermaid"})
@@ -160,10 +161,7 @@ class Page:
 
 
 def _python(page: Page, block: _Block, namespace: dict[str, object]) -> str | None:
-    if (named := _FILE.match(block.source)) is not None:
-        path = page.directory / named["name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page.here(block.source), encoding="utf-8")
+    if (path := _saved(page, block)) is not None:
         compile(block.source, path, "exec")
         return None
     settings = namespace.get("CHANNEL_LAYERS")
@@ -175,6 +173,16 @@ def _python(page: Page, block: _Block, namespace: dict[str, object]) -> str | No
     if namespace.get("CHANNEL_LAYERS") is not settings:
         _make_layers(namespace["CHANNEL_LAYERS"])
     return None
+
+
+def _saved(page: Page, block: _Block) -> Path | None:
+    """Save a block that says its file's name."""
+    if (named := _FILE.match(block.source)) is None:
+        return None
+    path = page.directory / named["name"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page.here(block.source), encoding="utf-8")
+    return path
 
 
 def _compile(block: _Block) -> CodeType:
@@ -222,7 +230,7 @@ def _console(page: Page, block: _Block, _: dict[str, object]) -> str | None:
         if block.note == "stays":
             problem = _start(page, command).until(wanted)
         elif (problem := _refuse(command)) is None and _runs(command):
-            problem = _run(page, command, wanted)
+            problem = _run(page, command, wanted, fails=block.note == "fails")
         if problem is not None:
             return f"$ {command}\n{problem}"
     return None
@@ -240,7 +248,9 @@ def _bash(_: Page, block: _Block, __: dict[str, object]) -> str | None:
 
 
 def _runs(command: str) -> bool:
-    return bool(re.match(r"python (\S+\.py\b|-m pytest )|uvicorn ", command))
+    return bool(
+        re.match(r"python (\S+\.py\b|-m (pytest|django) )|uvicorn |channel-layer (check|genkey|schema)\b", command)
+    )
 
 
 def _refuse(command: str) -> str | None:
@@ -281,12 +291,12 @@ def _not_installable(text: str) -> str | None:
     return f"{wanted.name} has no extra {', '.join(missing)}" if missing else None
 
 
-def _run(page: Page, command: str, wanted: str) -> str | None:
+def _run(page: Page, command: str, wanted: str, *, fails: bool) -> str | None:
     words = shlex.split(command)
     if "pytest" in words:  # of a suite that takes minutes it is enough to see that its tests are found
         words, wanted = [*words, "--collect-only"], "...\n"
     done = subprocess.run(words, cwd=page.directory, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    if done.returncode:
+    if bool(done.returncode) != fails:
         return f"ended with code {done.returncode}:\n{done.stdout}{done.stderr}"
     output = done.stdout + done.stderr
     return None if _same(wanted, output) else _difference(wanted, output)
@@ -302,7 +312,9 @@ def _start(page: Page, command: str) -> _Background:
     return page.background[name]
 
 
-def _toml(_: Page, block: _Block, __: dict[str, object]) -> str | None:
+def _toml(page: Page, block: _Block, _: dict[str, object]) -> str | None:
+    if _saved(page, block) is not None:
+        return None
     try:
         read_bars(block.source)
     except Unreadable as exc:

@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the configuration models.
+"""Writes docs/reference/configuration.md and the schemas beside it from the configuration models.
 
 What the page says of an option (its default, what it takes and does) and of a mistake is what the code says,
 so it cannot drift; a test compares. To write it anew: ``python -m tests.support.reference``.
@@ -6,6 +6,7 @@ so it cannot drift; a test compares. To write it anew: ``python -m tests.support
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -13,12 +14,15 @@ from textwrap import fill
 
 from pydantic.fields import FieldInfo
 
-from channel_layer.config import Accepts, CommonConfig, parse
+from channel_layer.config import Accepts, CommonConfig, options_from_url, parse
 from channel_layer.errors import ConfigError
+from channel_layer_cli._config import layer_schema, settings_schema
+from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import OPTIONS, Host, parse_hosts
+from tests.support.mistakes import MISTAKES
 
-__all__ = ("PAGE", "configuration")
+__all__ = ("PAGE", "configuration", "schemas")
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -41,36 +45,27 @@ _SERVERS = (
 )
 """Servers as they may be written, one for each form and for what can be said in it."""
 
-_MISTAKES: tuple[Mapping[str, object], ...] = (
-    {"hosts": "redis://localhost"},
-    {"hosts": ["localhost:6379"]},
-    {"hosts": [("localhost", "6379")]},
-    {"hosts": ["redis://:pa/ss@redis.example"]},
-    {"hosts": ["redis://redis.example/one"]},
-    {"hosts": ["redis://redis.example?pasword=x"]},
-    {"hosts": [{"host": "redis.example", "ssl_cert_reqs": "none"}]},
-    {"hosts": ["redis://redis.example", "rediss://redis.example:6379/0"]},
-    {"hosts": ["redis://redis.example"], "db": 4},
-    {"capcity": 200},
-    {"capacity": 0},
-    {"capacity": "200"},
-    {"expiry": -1},
-    {"prefix": "{chat}"},
-    {"channel_capacity": {"http.[a-z": 20}},
-    {"channel_capacity": {"^http": 20}},
-    {"channel_capacity": {"re:(": 20}},
-    {"symmetric_encryption_keys": "secret"},
-    {"symmetric_encryption_keys": ["secret", b"secret"]},
-    {"blind_names": True},
-)
-"""One mistake each, in the option that comes last."""
-
 _SEVERAL: Mapping[str, object] = {
     "hosts": ["redis://:secret@redis.example:6379/x", ("localhost", "6379")],
     "expiry": -1,
     "capcity": 200,
 }
 """Mistakes in one configuration."""
+
+_QUERIES = (
+    "prefix=chat:",
+    "expiry=0.5",
+    "group_expiry=none",
+    "capacity=200",
+    "channel_capacity=http.*:50&channel_capacity=re:^chat:20",
+    "symmetric_encryption_keys=KEY1&symmetric_encryption_keys=KEY2&blind_names=KEY1",
+    "symmetric_encryption_keys=KEY1&blind_names=true",
+    "faults=refuse:0.01&faults=delay:0.2",
+)
+"""Options in a query, one for each way to write them."""
+
+_WIDEST = 160
+"""Characters of a mistake that the page shows as it is written; a number of 400 digits is none of them."""
 
 _MORE = {
     "hosts": "See [Servers](#servers).",
@@ -109,7 +104,8 @@ No option is required. To make a layer connects to nothing: it reads the options
 [wrong](#mistakes), says so at once. Types are taken at their word: `5` is a number, `"5"` and `True` are
 not.
 
-All processes of a project need the same configuration.
+All processes of a project need the same configuration. To check one without starting anything, see [check your
+configuration](../how-to/check-your-configuration.md).
 
 ## Options
 
@@ -215,6 +211,37 @@ service = {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster
 
 This version checks such an entry, and then refuses it, because it cannot connect through Sentinel yet.
 
+## In a URL
+
+One environment variable can hold a whole configuration: the URL of a server, with the options of the layer in its
+query.
+
+```python
+import channel_layer
+
+layer = channel_layer.from_url("redis://:secret@redis.example:6379/0?prefix=chat:&capacity=200&expiry=30")
+other = RedisChannelLayer.from_url("rediss://redis1.example?host=redis2.example:6380&host=redis3.example")
+small = channel_layer.from_url("memory://?capacity=10")
+```
+
+`from_url` picks the layer by the scheme; the same method of a class makes that class. `channel_layer.config_from_url`
+checks a URL and returns the model. What is wrong is a `ConfigError` that names the parameters and repeats none of their
+values.
+
+$url_options
+
+Each `host` adds a server, written `name`, `name:port` or `name:port/db`. The scheme, the login, the TLS options and,
+where it has none of its own, the database are those of the URL. Several sockets, or servers with different logins, need
+`hosts`. The options of one server in the query are those [above](#options-of-one-server). In a query the characters `&`
+`+` `%` `#` `@` and spaces are written `%26` `%2B` `%25` `%23` `%40` and `%20`.
+
+## As a schema
+
+`channel-layer schema` prints a JSON Schema, by which editors complete and check a configuration in JSON or TOML, and
+with `--layer` that of one layer. They are published here, too: [of a file](channel-layers.schema.json), [of the Redis
+layer](redis.schema.json), [of the memory layer](memory.schema.json). A schema knows names, types and ranges; what takes
+more than that, such as two options that exclude each other, only the layer and `channel-layer check` can tell.
+
 ## Mistakes
 
 They come all at once, in one `ConfigError` (which is a `ValueError` too). Its text names each field as it
@@ -258,6 +285,10 @@ def configuration() -> str:
         redis=_described(redis),
         common=_described(common),
         later="\n".join(f"- `{name}`" for name in later),
+        url_options=_table(
+            ("in the query", "in CONFIG"),
+            ((f"`{query}`", f"`{_from_query(query)}`") for query in _QUERIES),
+        ),
         servers=_table(
             ("written", "identity", "TLS"),
             (
@@ -270,15 +301,31 @@ def configuration() -> str:
         several="\n".join(f"    {_written(name)}: {_written(value)}," for name, value in _SEVERAL.items()),
         error=_error(_SEVERAL),
         mistakes=_table(
-            ("written", "error"),
+            ("mistake", "written", "error"),
             (
-                (f"`{name}={_written(value)}`", f"`{error.field}`: {error.problem}")
-                for options in _MISTAKES
+                (name, f"`{written}`", f"`{error.field}`: {error.problem}")
+                for name, (options, _, _) in MISTAKES.items()
                 for error in _error(options).errors
-                for name, value in [*options.items()][-1:]
+                if len(written := ", ".join(f"{key}={_written(value)}" for key, value in options.items())) <= _WIDEST
+                and " object at 0x" not in written
             ),
         ),
     )
+
+
+def _from_query(query: str) -> str:
+    """Show what a query says as it would be written in a CONFIG."""
+    options = options_from_url(MemoryConfig, f"memory://?{query}")
+    return ", ".join(f'"{name}": {_written(value)}' for name, value in options.items())
+
+
+def schemas() -> dict[Path, str]:
+    """Return the schemas by the file that each is in."""
+    made = {"channel-layers": settings_schema(), **{name: layer_schema(name) for name in ("memory", "redis")}}
+    return {
+        PAGE.with_name(f"{name}.schema.json"): json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        for name, schema in made.items()
+    }
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -325,3 +372,5 @@ def _error(options: Mapping[str, object]) -> ConfigError:
 
 if __name__ == "__main__":
     PAGE.write_text(configuration(), encoding="utf-8")
+    for file, text in schemas().items():
+        file.write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from channel_layer import __version__
+from channel_layer_cli._config import check, genkey, schema
 from channel_layer_cli.bench import bars, plot, report
 from channel_layer_cli.bench.contenders import (
     BUILT_IN,
@@ -53,6 +54,11 @@ _PLAIN_WIDTH: Final = 200
 @click.version_option(__version__, prog_name="channel-layer")
 def cli() -> None:
     """Tools for channel layers."""
+
+
+cli.add_command(check)
+cli.add_command(genkey)
+cli.add_command(schema)
 
 
 @cli.command(epilog="Exit codes: 0 all is well, 1 a bar was missed, 2 a layer was wrong or the options are.")

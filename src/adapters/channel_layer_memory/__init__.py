@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from channel_layer_memory._store import MemoryBackend
+from channel_layer_memory.config import MemoryConfigDict
 from channel_layer_memory.layer import MemoryChannelLayer
 
-__all__ = ("MemoryBackend", "MemoryChannelLayer")
+__all__ = ("MemoryBackend", "MemoryChannelLayer", "MemoryConfigDict")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from channel_layer.config import CommonConfig, parse
+from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.loops import SystemClock
 from channel_layer_memory._store import MemoryBackend
+from channel_layer_memory.config import MemoryConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Never
 
-    from channel_layer.config import ChannelPattern
+    from channel_layer.config import CommonConfig
+    from channel_layer.options import ChannelPattern, SequenceNotStr
     from channel_layer.ports import Clock
 
 __all__ = ("MemoryChannelLayer",)
@@ -42,6 +44,8 @@ class MemoryChannelLayer(ChannelLayer):
         ImportError: there are keys, and the extra ``cryptography`` is not installed.
     """
 
+    config: ClassVar[type[CommonConfig] | None] = MemoryConfig
+
     def __init__(
         self,
         *,
@@ -50,7 +54,7 @@ class MemoryChannelLayer(ChannelLayer):
         group_expiry: float | None = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[ChannelPattern, int] | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] = (),
+        symmetric_encryption_keys: SequenceNotStr[str | bytes] = (),
         encryption: str = "aes-256-gcm",
         blind_names: bool | str | bytes = False,
         max_message_size: int = 4 * 1024 * 1024,
@@ -65,7 +69,7 @@ class MemoryChannelLayer(ChannelLayer):
             "expiry": expiry,
             "group_expiry": group_expiry,
             "capacity": capacity,
-            "channel_capacity": {} if channel_capacity is None else channel_capacity,
+            "channel_capacity": channel_capacity,
             "symmetric_encryption_keys": symmetric_encryption_keys,
             "encryption": encryption,
             "blind_names": blind_names,
@@ -75,6 +79,6 @@ class MemoryChannelLayer(ChannelLayer):
             "faults": faults,
             **unknown,
         }
-        rules = parse(CommonConfig, options).rules()
+        rules = parse(MemoryConfig, options).rules()
         clock = clock if clock is not None else SystemClock()
         super().__init__(rules, MemoryBackend(rules, clock), clock=clock)

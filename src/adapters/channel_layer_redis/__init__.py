@@ -13,7 +13,8 @@ except ImportError as _exc:
     ) from _exc
 
 from channel_layer_redis.layer import RedisChannelLayer
+from channel_layer_redis.options import HostOption, RedisConfigDict
 
 del _hiredis, _redis
 
-__all__ = ("RedisChannelLayer",)
+__all__ = ("HostOption", "RedisChannelLayer", "RedisConfigDict")

@@ -6,24 +6,29 @@ can be written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, WithJsonSchema
 
-from channel_layer.config import Accepts, CommonConfig
-from channel_layer.errors import FieldError
+from channel_layer.config import Accepts, CommonConfig, Concern
+from channel_layer.errors import ConfigError, FieldError
 from channel_layer_redis.hosts import (
     DATABASE_TEXT,
     DATABASES,
     DEFAULT_HOST,
     DEFAULT_PORT,
+    OPTIONS,
     PORT_TEXT,
     PORTS,
+    SCHEMES,
     TLS,
+    URL_OPTIONS,
     Host,
     parse_host_name,
     parse_hosts,
+    split_url,
 )
 
 __all__ = ("TLS", "Host", "RedisConfig")
@@ -32,9 +37,60 @@ _IN_HOSTS = 'write it in hosts, as in hosts=[{"host": "localhost", "port": 6379,
 
 _SHORTHAND = ("host", "port", "db")
 
+_ANY_CASE = "|".join("".join(f"[{letter.upper()}{letter}]" for letter in scheme) for scheme in SCHEMES)
+_URL_SCHEMA = {"type": "string", "pattern": f"^({_ANY_CASE})://"}
+_NAME_SCHEMA = {"type": "string", "minLength": 1}
+_PORT_SCHEMA = {"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]}
+_PAIR_SCHEMA: dict[str, object] = {
+    "type": "array",
+    "prefixItems": [{**_NAME_SCHEMA, "not": {"pattern": "[/@]"}}, _PORT_SCHEMA],
+    "minItems": 2,
+    "maxItems": 2,
+}
+_TEXT_SCHEMA = {"type": ["string", "null"]}
+_SERVER_SCHEMAS: dict[str, object] = {
+    **dict.fromkeys(OPTIONS, _TEXT_SCHEMA),
+    "db": {"type": "integer", "minimum": DATABASES[0], "maximum": DATABASES[-1]},
+    "ssl": {"type": "boolean"},
+    "ssl_cert_reqs": {"enum": ["required", "optional", "none", None]},
+    "ssl_check_hostname": {"type": "boolean"},
+}
+"""Of what a file can say: an `ssl.SSLContext` is none of it."""
+del _SERVER_SCHEMAS["ssl_context"]
+
+
+def _dict_schema(required: tuple[str, ...], **own: object) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": {**own, **_SERVER_SCHEMAS},
+        "required": list(required),
+        "minProperties": 1,
+        "additionalProperties": False,
+    }
+
+
+_HOSTS_SCHEMA: dict[str, object] = {
+    "anyOf": [
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    _URL_SCHEMA,
+                    _PAIR_SCHEMA,
+                    _dict_schema((), host=_NAME_SCHEMA, port=_PORT_SCHEMA),
+                    _dict_schema(("address",), address=_URL_SCHEMA),
+                ]
+            },
+        },
+        _PAIR_SCHEMA,
+    ]
+}
+
 _Hosts = Annotated[
     tuple[Host, ...],
     PlainValidator(parse_hosts),
+    WithJsonSchema(_HOSTS_SCHEMA),
     Accepts("a list of URLs, (host, port) pairs and dicts"),
 ]
 
@@ -55,15 +111,20 @@ class RedisConfig(CommonConfig):
         "random_prefix_length": "an option of channels_redis that this layer does not need: remove it",
     }
 
+    unset: ClassVar[frozenset[str]] = CommonConfig.unset | {"hosts", *_SHORTHAND}
+
     hosts: _Hosts = Field(
         default=(Host(),),
+        json_schema_extra={"default": [[DEFAULT_HOST, DEFAULT_PORT]]},
         description=(
             "The servers: Redis 6.2 or newer, Valkey 7.2 or newer. With several, each queue and each group "
             "lives on one of them, and normal channels are spread over all. All processes of a project need "
             "the same list, in whatever order."
         ),
     )
-    host: Annotated[str, PlainValidator(parse_host_name), Accepts("the name of a host")] = Field(
+    host: Annotated[
+        str, PlainValidator(parse_host_name), WithJsonSchema(dict(_NAME_SCHEMA)), Accepts("the name of a host")
+    ] = Field(
         default=DEFAULT_HOST,
         description="Shorthand for one server: its name or address. Not together with `hosts`.",
     )
@@ -84,9 +145,52 @@ class RedisConfig(CommonConfig):
             problem = "does not go together with hosts: keep one of the two"
             yield from (FieldError(name, problem) for name in _SHORTHAND if name in options)
 
+    @classmethod
+    def read_url(cls, url: str, errors: list[FieldError]) -> dict[str, object]:
+        """Read a URL as `hosts` takes it, whose query may also have the options of the layer and more servers.
+
+        The parameter ``host``, repeated, names each further server as ``name``, ``name:port`` or ``name:port/db``; all
+        have the scheme, the login and the TLS options of the first.
+        """
+        urls, rest = split_url(url, errors)
+        options = cls.read_query(rest, errors, ("host", *URL_OPTIONS))
+        if not any(re.match(r"url\b|host\b", error.field) for error in errors):
+            try:
+                parse_hosts(urls)
+            except ConfigError as exc:
+                errors += map(_of_url, exc.errors)
+            else:
+                options["hosts"] = urls
+        return options
+
+    def concerns(self) -> Iterable[Concern]:
+        """Find servers whose name and password travel in plain text while messages do not."""
+        yield from super().concerns()
+        if not self.symmetric_encryption_keys:
+            return
+        for place, host in enumerate(self.servers):
+            if host.tls is None and host.remote:
+                field = "host" if self.model_fields_set.intersection(_SHORTHAND) else f"hosts[{place}]"
+                problem = (
+                    f"messages are encrypted, and the connection to {host.identity} is not: its password, names, sizes "
+                    "and times can be read and commands be slipped in on the way; write rediss:// if it speaks TLS"
+                )
+                yield Concern("channel_layer.W003", field, problem)
+
     @property
     def servers(self) -> tuple[Host, ...]:
         """All servers, however they were given."""
         if self.model_fields_set.isdisjoint(_SHORTHAND):
             return self.hosts
         return (Host(self.host, self.port, db=self.db),)
+
+
+def _of_url(error: FieldError) -> FieldError:
+    """Say where in a URL it is what `parse_hosts` has found in the list that was made of it."""
+
+    def place(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return "url" if number == 0 else f"host[{number - 1}]"
+
+    field, problem = (re.sub(r"\bhosts\[([0-9]+)\]", place, text) for text in (error.field, error.problem))
+    return FieldError(field, problem)

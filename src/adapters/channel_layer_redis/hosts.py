@@ -13,13 +13,14 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import PurePath
 from typing import Final, Literal, TypeGuard
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from channel_layer.config import describe_unknown, describe_value
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.urls import split_query
 
 __all__ = (
     "DATABASES",
@@ -29,11 +30,14 @@ __all__ = (
     "OPTIONS",
     "PORTS",
     "PORT_TEXT",
+    "SCHEMES",
     "TLS",
+    "URL_OPTIONS",
     "Host",
     "Verify",
     "parse_host_name",
     "parse_hosts",
+    "split_url",
 )
 
 DEFAULT_HOST: Final = "localhost"
@@ -142,6 +146,16 @@ class Host:
         return f"{self.path or self._address}/{self.db}"
 
     @property
+    def remote(self) -> bool:
+        """Whether what is sent to it leaves this machine, as far as its name or address tells."""
+        if self.path is not None or self.host == "localhost" or self.host.endswith(".localhost"):  # RFC 6761, 6.3
+            return False
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:
+            return True
+
+    @property
     def label(self) -> str:
         """The host as a URL without credentials, for logs and errors."""
         if self.path is not None:
@@ -156,13 +170,15 @@ class Host:
 
 # -- the grammar ---------------------------------------------------------------------------------------------
 
-_SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
+SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "redis": "plain",
     "rediss": "tls",
     "unix": "unix",
     "valkey": "plain",
     "valkeys": "tls",
 }
+"""What a URL of a server may begin with, and what that says."""
+
 OPTIONS: Mapping[str, str] = {
     "db": "the number of the database, 0 by default",
     "username": "whom to log in as; the default user if it is left out",
@@ -182,7 +198,9 @@ OPTIONS: Mapping[str, str] = {
 
 _LOGIN = ("username", "password")
 _TLS_OPTIONS = tuple(name for name in OPTIONS if name.startswith("ssl_") and name != "ssl_context")
-_URL_OPTIONS = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
+URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
+"""Those of them that may stand in the query of a URL."""
+
 _FORMS: Mapping[str, tuple[str, ...]] = {
     "address": ("address", *OPTIONS),
     "host": ("host", "port", *OPTIONS),
@@ -431,8 +449,8 @@ def _url(given: _Given, errors: list[FieldError]) -> _Options | None:
         return None
     options = {name: _Given(value, given.field, f"the {name} in the URL ") for name, value in parts.items()}
     for name, text in query:
-        if name not in _URL_OPTIONS:
-            problem = _ELSEWHERE.get(name) or describe_unknown(name, _URL_OPTIONS)
+        if name not in URL_OPTIONS:
+            problem = _ELSEWHERE.get(name) or describe_unknown(name, URL_OPTIONS)
             errors.append(given.wrong(f"the URL's query has {name!r}: {problem}"))
         elif name in options:
             errors.append(given.wrong(f"the {name} in the URL is given twice: remove one"))
@@ -453,9 +471,9 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
             password, any part of it may be a piece of that.
     """
     scheme, mark, rest = text.partition("://")
-    kind = _SCHEMES.get(scheme.lower())
+    kind = SCHEMES.get(scheme.lower())
     if kind is None:
-        wrong = "must be a URL that begins with one of " + ", ".join(f"{name}://" for name in _SCHEMES)
+        wrong = "must be a URL that begins with one of " + ", ".join(f"{name}://" for name in SCHEMES)
         raise ValueError(wrong if mark else f"{wrong}, as in {_EXAMPLE}")
     tail = rest.partition("?")[2] if kind == "unix" else rest[len(re.split(r"[/?]", rest, maxsplit=1)[0]) :]
     if "#" in rest or "@" in tail or any(character <= " " or character == "\x7f" for character in rest):
@@ -496,6 +514,45 @@ def _from_text(name: str, text: str) -> object:
     if name == "ssl_check_hostname":
         return _BOOLEANS.get(text.lower(), text)
     return text
+
+
+def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Part a URL that holds a whole CONFIG into those of its servers and the options of the layer.
+
+    Args:
+        url: what the user wrote.
+        errors: where to put what is wrong with its form, or with a ``host`` in its query.
+
+    Returns:
+        one URL for each server, for `parse_hosts`, and the parameters that are not of a server, decoded.
+    """
+    try:
+        _take_apart(url)
+    except ValueError as exc:
+        errors.append(FieldError("url", str(exc)))
+        return [], []
+    head, _, query = url.partition("?")
+    scheme, mark, address = head.partition("://")
+    first, slash, path = address.partition("/")
+    login = first[: first.rfind("@") + 1]
+    heads, own = [head], list[str]()
+    rest: list[tuple[str, str]] = []
+    for part in filter(None, query.split("&")):
+        ((name, value),) = split_query(part)
+        if name == "host":
+            place = f"host[{len(heads) - 1}]"
+            if SCHEMES[scheme.lower()] == "unix":
+                problem = "does not go together with a Unix socket: several sockets are written in hosts=[...]"
+                errors.append(FieldError(place, problem))
+            elif not re.fullmatch(r"[^\s/@?#]+(/[0-9]{1,10})?", value):
+                errors.append(FieldError(place, "must be a name, name:port or name:port/db; the rest is as in the URL"))
+            heads.append(f"{scheme}{mark}{login}{value}" + ("" if "/" in value else slash + path))
+        elif name in URL_OPTIONS or name in _ELSEWHERE:
+            own.append(part)
+        else:
+            rest.append((name, value))
+    tail = "?" + "&".join(own) if own else ""
+    return [each + tail for each in heads], rest
 
 
 # -- options -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
@@ -11,16 +11,15 @@ from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Never
 
-    from channel_layer.config import ChannelPattern
+    from channel_layer.config import CommonConfig
+    from channel_layer.options import ChannelPattern, SequenceNotStr
     from channel_layer.ports import Clock
+    from channel_layer_redis.options import HostsOption
 
-__all__ = ("HostOption", "RedisChannelLayer")
-
-HostOption: TypeAlias = "str | tuple[str, int] | Sequence[str | int] | Mapping[str, object]"
-"""One server: a URL, a (host, port) pair, or a dict."""
+__all__ = ("RedisChannelLayer",)
 
 
 class RedisChannelLayer(ChannelLayer):
@@ -51,10 +50,12 @@ class RedisChannelLayer(ChannelLayer):
         ImportError: there are keys, and the extra ``cryptography`` is not installed.
     """
 
+    config: ClassVar[type[CommonConfig] | None] = RedisConfig
+
     def __init__(
         self,
         *,
-        hosts: Sequence[HostOption] | None = None,
+        hosts: HostsOption | None = None,
         host: str | None = None,
         port: int | None = None,
         db: int | None = None,
@@ -63,7 +64,7 @@ class RedisChannelLayer(ChannelLayer):
         group_expiry: float | None = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[ChannelPattern, int] | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] = (),
+        symmetric_encryption_keys: SequenceNotStr[str | bytes] = (),
         encryption: str = "aes-256-gcm",
         blind_names: bool | str | bytes = False,
         max_message_size: int = 4 * 1024 * 1024,
@@ -74,11 +75,15 @@ class RedisChannelLayer(ChannelLayer):
         **unknown: Never,
     ) -> None:
         options: dict[str, object] = {
+            "hosts": hosts,
+            "host": host,
+            "port": port,
+            "db": db,
             "prefix": prefix,
             "expiry": expiry,
             "group_expiry": group_expiry,
             "capacity": capacity,
-            "channel_capacity": {} if channel_capacity is None else channel_capacity,
+            "channel_capacity": channel_capacity,
             "symmetric_encryption_keys": symmetric_encryption_keys,
             "encryption": encryption,
             "blind_names": blind_names,
@@ -88,8 +93,6 @@ class RedisChannelLayer(ChannelLayer):
             "faults": faults,
             **unknown,
         }
-        servers = {"hosts": hosts, "host": host, "port": port, "db": db}
-        options.update((name, value) for name, value in servers.items() if value is not None)
         config = parse(RedisConfig, options)
         rules = config.rules()
         clock = clock if clock is not None else SystemClock()

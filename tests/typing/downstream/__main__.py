@@ -6,7 +6,7 @@ import asyncio
 
 from channel_layer import ConfigError
 from downstream.failures import Verdict, explain, offer
-from downstream.layers import exercise, in_memory, on_redis
+from downstream.layers import configured, exercise, in_memory, on_redis
 from downstream.notices import Notice, announce, await_notice
 from downstream.prices import trade, watch
 from downstream.secrecy import ciphers, names, sealed
@@ -33,6 +33,7 @@ async def _main() -> None:
     assert len(sealed("k" * 32, b"o" * 32)) == 3
     assert ciphers(b"k" * 32) == [{"n": 1}] * 2
     assert names(b"k" * 32) == "jobs"
+    assert [layer.capacity for layer in configured()] == [7, 100, 100]
     wrong: dict[str, str] = {}
     try:
         in_memory(capacity=0)

@@ -10,10 +10,11 @@ from channel_layer import ChannelFull, ChannelLayer, Message, MessageTooLarge, S
 from channel_layer.config import CommonConfig, parse
 from channel_layer.loops import SystemClock
 from channel_layer.ports import Backend
-from channel_layer_memory import MemoryBackend, MemoryChannelLayer
-from channel_layer_redis import RedisChannelLayer
+from channel_layer_django import ChannelLayersSetting, Finding, MemoryLayerSetting, RedisLayerSetting, audit
+from channel_layer_memory import MemoryBackend, MemoryChannelLayer, MemoryConfigDict
+from channel_layer_redis import HostOption, RedisChannelLayer, RedisConfigDict
 
-__all__ = ("exercise", "in_memory", "on_redis", "over_one_store", "version")
+__all__ = ("configured", "exercise", "in_memory", "on_redis", "over_one_store", "version")
 
 version = assert_type(channel_layer.__version__, str)
 
@@ -50,6 +51,23 @@ def on_redis(*urls: str) -> list[ChannelLayer]:
             inbox_capacity=500,
             timeout=2,
         ),
+    ]
+
+
+def configured() -> list[ChannelLayer]:
+    """Return layers that are configured as data: by URL, and by settings that are typed and checked."""
+    shared: MemoryConfigDict = {"capacity": 50, "channel_capacity": {"http.*": 20}}
+    servers: list[HostOption] = ["redis://localhost:6379/0", {"host": "localhost", "db": 1}]
+    redis: RedisConfigDict = {"hosts": servers, "blind_names": False}
+    memory: MemoryLayerSetting = {"BACKEND": "channel_layer_memory.MemoryChannelLayer", "CONFIG": shared}
+    remote: RedisLayerSetting = {"BACKEND": "channel_layer_redis.RedisChannelLayer", "CONFIG": redis}
+    settings: ChannelLayersSetting = {"default": remote, "here": memory}
+    assert assert_type(audit(settings), list[Finding]) == []
+    assert assert_type(channel_layer.config_from_url("memory://?capacity=7"), CommonConfig).capacity == 7
+    return [
+        assert_type(MemoryChannelLayer.from_url("memory://?capacity=7"), MemoryChannelLayer),
+        assert_type(RedisChannelLayer.from_url("redis://localhost?prefix=app:"), RedisChannelLayer),
+        assert_type(channel_layer.from_url("memory://"), ChannelLayer),
     ]
 
 

@@ -1,0 +1,34 @@
+"""The shape of ``CHANNEL_LAYERS``, so that a type checker finds a wrong key in a settings file.
+
+Each ``BACKEND`` is tied to the options of its layer; the options themselves are typed by the adapter they belong to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NotRequired, TypeAlias, TypedDict
+
+if TYPE_CHECKING:  # a settings file that names one layer must not need the extras of the others
+    from channel_layer_memory.config import MemoryConfigDict
+    from channel_layer_redis.options import RedisConfigDict
+
+__all__ = ("ChannelLayersSetting", "MemoryLayerSetting", "RedisLayerSetting")
+
+
+class MemoryLayerSetting(TypedDict):
+    """The setting of a layer inside one process."""
+
+    BACKEND: Literal["channel_layer_memory.MemoryChannelLayer"]
+    CONFIG: NotRequired[MemoryConfigDict]
+    TEST_CONFIG: NotRequired[MemoryConfigDict]
+
+
+class RedisLayerSetting(TypedDict):
+    """The setting of a layer over Redis or Valkey."""
+
+    BACKEND: Literal["channel_layer_redis.RedisChannelLayer"]
+    CONFIG: NotRequired[RedisConfigDict]
+    TEST_CONFIG: NotRequired[RedisConfigDict]
+
+
+ChannelLayersSetting: TypeAlias = dict[str, MemoryLayerSetting | RedisLayerSetting]
+"""The setting ``CHANNEL_LAYERS``: alias -> layer. With a layer of another package, write a union of your own."""

@@ -1,0 +1,63 @@
+"""The CONFIG of the Redis layer as type checkers see it: every way to write a server, and the options beside them.
+
+What is not written here is an error of the type checker, where it would be one of `channel_layer_redis.hosts` later.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from ssl import SSLContext, VerifyMode
+from typing import Required, TypeAlias, TypedDict
+
+from channel_layer.options import CommonConfigDict, SequenceNotStr
+from channel_layer_redis.hosts import Verify
+
+__all__ = ("AddressDict", "HostDict", "HostOption", "HostsOption", "RedisConfigDict", "ServerDict")
+
+
+class ServerDict(TypedDict, total=False):
+    """What can be said of a server beside its address; see `channel_layer_redis.hosts.OPTIONS`."""
+
+    db: int
+    username: str | None
+    password: str | None
+    ssl: bool
+    ssl_ca_certs: str | PurePath | None
+    ssl_certfile: str | PurePath | None
+    ssl_keyfile: str | PurePath | None
+    ssl_password: str | None
+    ssl_cert_reqs: Verify | VerifyMode | None
+    ssl_check_hostname: bool
+    ssl_context: SSLContext
+
+
+class HostDict(ServerDict, total=False):
+    """A server by name and port."""
+
+    host: str
+    port: int
+
+
+class AddressDict(ServerDict, total=False):
+    """A server by URL."""
+
+    address: Required[str]
+
+
+HostOption: TypeAlias = str | tuple[str, int] | list[str | int] | HostDict | AddressDict
+"""One server: a URL, a (host, port) pair, or a dict."""
+
+HostsOption: TypeAlias = SequenceNotStr[HostOption | int]
+"""All servers. The int is for the literal ``["localhost", 6379]`` of the asgi_redis README, which is one pair.
+
+(As a union of its own that literal keeps mypy from inferring any list of dicts.)
+"""
+
+
+class RedisConfigDict(CommonConfigDict, total=False):
+    """The CONFIG of a `RedisChannelLayer`; `channel_layer_redis.config.RedisConfig` says what each does."""
+
+    hosts: HostsOption | None
+    host: str | None
+    port: int | None
+    db: int | None
