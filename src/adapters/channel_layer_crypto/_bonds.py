@@ -16,7 +16,7 @@ from channel_layer.envelope import Unauthentic
 if TYPE_CHECKING:
     from channel_layer.ports import Place, Secret
 
-__all__ = ("CUT_SHORT", "NOT_OURS", "TOLERANCE", "Scope", "check_age", "derive", "refusal")
+__all__ = ("CUT_SHORT", "NOT_OURS", "TOLERANCE", "check_age", "derive", "refusal", "scope_starts")
 
 TOLERANCE = 10.0
 """Seconds that the clocks of two machines may differ, and that a send may take."""
@@ -30,25 +30,15 @@ CUT_SHORT = "a sealed message came in that is cut short"
 _PLACES: dict[Place, bytes] = {"channel": b"c", "group": b"g"}
 
 
-class Scope:
-    """Writes down where a message belongs.
+def scope_starts(prefix: str) -> dict[Place, bytes]:
+    """Return for each kind of place bytes that, with the name after them, stand for this place and for no other.
 
     Args:
         prefix: of the layer.
     """
-
-    __slots__ = ("_starts",)
-
-    def __init__(self, prefix: str) -> None:
-        text = prefix.encode()
-        # Its length first, so that no two pairs of prefix and name give the same bytes.
-        self._starts: dict[Place, bytes] = {
-            place: kind + len(text).to_bytes(4, "big") + text for place, kind in _PLACES.items()
-        }
-
-    def of(self, place: Place, name: str) -> bytes:
-        """Return bytes that are those of this prefix, kind of place and name, and of no other."""
-        return self._starts[place] + name.encode()
+    text = prefix.encode()
+    # Its length first, so that no two pairs of prefix and name give the same bytes.
+    return {place: kind + len(text).to_bytes(4, "big") + text for place, kind in _PLACES.items()}
 
 
 def derive(key: Secret, salt: bytes | None, purpose: bytes, length: int = 32) -> bytes:

@@ -4,8 +4,9 @@ Random nonces of 96 bits are safe for 2**32 messages under one key, which a busy
 process draws a salt, derives a key of its own from it, and counts: then no nonce can come twice under one key, at any
 rate. A child after a fork, and a process that has counted to 2**32, draw a new salt.
 
-A sealed payload: format (1 byte, ``0x02``), key id (1), salt (16), milliseconds since 1970 (6), count (8), ciphertext,
-tag (16). All of it, and the place, is authenticated.
+A sealed payload: format (1 byte, ``0x02``), key id (1), salt (16), milliseconds since 1970 (8), count (8), ciphertext,
+tag (16). All of it, and the place, is authenticated. The nonce is the last 12 bytes before the ciphertext; the count
+alone makes it unique.
 
 Source: NIST SP 800-38D, sections 8.2.1 (deterministic nonces) and 8.3 (random ones).
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channel_layer.envelope import SEALED, Unauthentic
-from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, Scope, check_age, derive, refusal
+from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, TOLERANCE, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,11 +34,11 @@ __all__ = ("AesSealer",)
 
 _FORMAT: Final = b"\x02"
 _SALT = 16
+_STAMP = struct.Struct(">QQ")
 _SENDER_END = 2 + _SALT
-_TIME_END = _SENDER_END + 6
-_HEAD_END = _TIME_END + 8
+_HEAD_END = _SENDER_END + _STAMP.size
+_NONCE_START = _HEAD_END - 12
 _SHORTEST = _HEAD_END + 16
-_NONCE_START = bytes(4)
 
 _MESSAGES_A_KEY = 2**32
 """Far below what a counted nonce allows; a bound that SP 800-38D has for every way to make them."""
@@ -48,23 +50,25 @@ _PURPOSE = b"aes-256-gcm"
 
 
 class _Sender:
-    """What one process seals with: a key of its own, and how often it has been used. Not for use after a fork."""
+    """What one process seals with: a key of its own, and how often it has been used. Not for use after a fork.
 
-    __slots__ = ("_count", "_lock", "aes", "head", "pid")
+    Attributes:
+        pid: the process.
+        aes: the cipher, with its key.
+        head: what its messages begin with.
+        count: messages that it has sealed; changed under the lock only, so that no two have the same.
+        lock: guards the count.
+    """
+
+    __slots__ = ("aes", "count", "head", "lock", "pid")
 
     def __init__(self, key: Secret) -> None:
         salt = os.urandom(_SALT)
         self.pid: int = os.getpid()
         self.aes: AESGCM = AESGCM(derive(key, salt, _PURPOSE))
         self.head: bytes = _FORMAT + _key_id(key) + salt
-        self._count = 0
-        self._lock = threading.Lock()
-
-    def number(self) -> int:
-        """Return a number that no other message of this sender has."""
-        with self._lock:
-            self._count += 1
-            return self._count
+        self.count: int = 0
+        self.lock: threading.Lock = threading.Lock()
 
 
 class AesSealer:
@@ -79,7 +83,7 @@ class AesSealer:
 
     def __init__(self, keys: Sequence[Secret], *, prefix: str, expiry: float, now: Callable[[], float]) -> None:
         self._first = keys[0]
-        self._scope = Scope(prefix)
+        self._starts = scope_starts(prefix)
         self._expiry = expiry
         self._now = now
         self._keys: dict[bytes, list[Secret]] = {}
@@ -94,12 +98,13 @@ class AesSealer:
         sender = self._sender
         if sender.pid != os.getpid():  # before its lock: another thread may have held that when we were forked
             sender = self._sender = _Sender(self._first)
-        number = sender.number()
+        with sender.lock:
+            sender.count = number = sender.count + 1
         if number >= _MESSAGES_A_KEY:
             self._sender = _Sender(self._first)
-        count = number.to_bytes(8, "big")
-        head = sender.head + int(self._now() * 1000).to_bytes(6, "big")
-        return head + count + sender.aes.encrypt(_NONCE_START + count, payload, head + self._scope.of(place, name))
+        stamp = _STAMP.pack(int(self._now() * 1000), number)
+        head = sender.head + stamp
+        return head + sender.aes.encrypt(stamp[4:], payload, head + self._starts[place] + name.encode())
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
         """Return the payload. Thread-safe.
@@ -111,37 +116,40 @@ class AesSealer:
             raise refusal(sealed, SEALED)
         if len(sealed) < _SHORTEST:
             raise Unauthentic(CUT_SHORT)
-        sender = sealed[1:_SENDER_END]
-        nonce = _NONCE_START + sealed[_TIME_END:_HEAD_END]
-        bound = sealed[:_TIME_END] + self._scope.of(place, name)
-        aes = self._senders.get(sender)
+        head = sealed[:_HEAD_END]
+        nonce, ciphertext = head[_NONCE_START:], sealed[_HEAD_END:]
+        bound = head + self._starts[place] + name.encode()
+        aes = self._senders.get(head[1:_SENDER_END])
         if aes is not None:
-            payload = _open(aes, nonce, sealed[_HEAD_END:], bound)
+            try:
+                payload = aes.decrypt(nonce, ciphertext, bound)
+            except InvalidTag:
+                raise Unauthentic(NOT_OURS) from None
         else:
-            payload = self._open_first(sender, nonce, sealed[_HEAD_END:], bound)
-        if payload is None:
-            raise Unauthentic(NOT_OURS)
-        check_age(self._now() - int.from_bytes(sealed[_SENDER_END:_TIME_END], "big") / 1000, self._expiry)
+            payload = self._open_first(head[1:_SENDER_END], nonce, ciphertext, bound)
+        sealed_at, _ = _STAMP.unpack_from(head, _SENDER_END)
+        age = self._now() - sealed_at / 1000
+        if not -TOLERANCE <= age <= self._expiry:
+            check_age(age, self._expiry)
         return payload
 
-    def _open_first(self, sender: bytes, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes | None:
-        """Open the first message of a sender: find his key."""
+    def _open_first(self, sender: bytes, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes:
+        """Open the first message of a sender: find his key.
+
+        Raises:
+            Unauthentic: he has none of ours.
+        """
         for key in self._keys.get(sender[:1], ()):
             aes = AESGCM(derive(key, sender[1:], _PURPOSE))
-            payload = _open(aes, nonce, ciphertext, bound)
-            if payload is not None:
-                if len(self._senders) >= _REMEMBERED:
-                    self._senders = {}
-                self._senders[sender] = aes
-                return payload
-        return None
-
-
-def _open(aes: AESGCM, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes | None:
-    try:
-        return aes.decrypt(nonce, ciphertext, bound)
-    except InvalidTag:
-        return None
+            try:
+                payload = aes.decrypt(nonce, ciphertext, bound)
+            except InvalidTag:
+                continue
+            if len(self._senders) >= _REMEMBERED:
+                self._senders = {}
+            self._senders[sender] = aes
+            return payload
+        raise Unauthentic(NOT_OURS)
 
 
 def _key_id(key: Secret) -> bytes:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from channel_layer.envelope import PLAIN, SEALED, Unauthentic
-from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, Scope, check_age, derive, refusal
+from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class FernetSealer:
     """
 
     def __init__(self, keys: Sequence[Secret], *, prefix: str, expiry: float, now: Callable[[], float]) -> None:
-        self._scope = Scope(prefix)
+        self._starts = scope_starts(prefix)
         self._expiry = expiry
         self._now = now
         self._keys = [
@@ -55,7 +55,7 @@ class FernetSealer:
         """Seal a payload for the channel or group *name*. Thread-safe."""
         bonds, fernet = self._keys[0]
         token = fernet.encrypt_at_time(payload.removeprefix(PLAIN), int(self._now()))
-        return _FORMAT + _bond(bonds, self._scope.of(place, name), token) + token
+        return _FORMAT + _bond(bonds, self._starts[place] + name.encode(), token) + token
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
         """Return the payload. Thread-safe.
@@ -67,7 +67,7 @@ class FernetSealer:
             raise refusal(sealed, SEALED)
         if len(sealed) <= _HEAD_END:
             raise Unauthentic(CUT_SHORT)
-        token, bond, scope = sealed[_HEAD_END:], sealed[1:_HEAD_END], self._scope.of(place, name)
+        token, bond, scope = sealed[_HEAD_END:], sealed[1:_HEAD_END], self._starts[place] + name.encode()
         for bonds, fernet in self._keys:
             if hmac.compare_digest(bond, _bond(bonds, scope, token)):
                 return self._open(fernet, token)
