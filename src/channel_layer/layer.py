@@ -185,7 +185,7 @@ class ChannelLayer:
         name = self._channels.get(channel) or self._channel(channel)
         payload = self._encode(message)
         if self._seal is not None:
-            payload = self._seal.for_channel(payload, name.name)
+            payload = self._seal.sealer.seal(payload, "channel", name.name)
         desk = self._desk
         inbox = desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
@@ -675,8 +675,12 @@ class ChannelLayer:
     def _open(self, item: Item, channel: str) -> Message | None:
         """Return the message that was taken; None if it is none, which counts as a loss."""
         try:
-            payload = item.payload if self._seal is None else self._seal.open(item.payload, channel, item.group)
-            return self._codec.decode(payload, shared=item.group != "")
+            payload, seal = item.payload, self._seal
+            if item.group:
+                return self._codec.decode(
+                    payload if seal is None else seal.open_shared(payload, item.group), shared=True
+                )
+            return self._codec.decode(payload if seal is None else seal.sealer.open(payload, "channel", channel))
         except BadFrame as exc:
             with self._desk.lock:
                 ledger = self._desk.ledger

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from channel_layer.blinding import BlindBackend
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.loops import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,44 +56,40 @@ class MakeBlinder(Protocol):
 
 
 class Seal:
-    """Seals what goes out and opens what comes in: a group's message once, however many members read it here.
+    """A sealer, and a memory for groups: their messages are opened once, however many members read them here.
 
     Args:
         sealer: does the work.
+
+    Attributes:
+        sealer: does the work.
     """
 
-    __slots__ = ("_opened", "_sealer")
+    __slots__ = ("_opened", "sealer")
 
     def __init__(self, sealer: Sealer) -> None:
-        self._sealer = sealer
+        self.sealer: Sealer = sealer
         self._opened: dict[int, tuple[bytes, bytes]] = {}
         """By the id of the sealed bytes: these, which keeps the id theirs, and their payload."""
 
     def for_channel(self, payload: bytes, name: str) -> bytes:
         """Seal a payload for one channel."""
-        return self._sealer.seal(payload, "channel", name)
+        return self.sealer.seal(payload, "channel", name)
 
     def for_group(self, payload: bytes, name: str) -> bytes:
         """Seal a payload for a group."""
-        return self._sealer.seal(payload, "group", name)
+        return self.sealer.seal(payload, "group", name)
 
-    def open(self, sealed: bytes, name: str, group: str) -> bytes:
-        """Return the payload; the same object for all members of a group.
-
-        Args:
-            sealed: what came in.
-            name: the channel that it came to.
-            group: the group that it was sent to; "" if it was sent to the channel itself.
+    def open_shared(self, sealed: bytes, group: str) -> bytes:
+        """Return the payload that was sent to a group; the same object for all its members.
 
         Raises:
-            Unauthentic: it was not sealed with our keys for this channel or group, or too long ago.
+            Unauthentic: it was not sealed with our keys for this group, or too long ago.
         """
-        if not group:
-            return self._sealer.open(sealed, "channel", name)
         known = self._opened.get(id(sealed))
         if known is not None:
             return known[1]
-        payload = self._sealer.open(sealed, "group", group)
+        payload = self.sealer.open(sealed, "group", group)
         if len(self._opened) >= _REMEMBERED:
             self._opened = {}
         self._opened[id(sealed)] = sealed, payload
@@ -111,11 +108,12 @@ def make_seal(rules: Rules, clock: Clock) -> Seal | None:
         return None
 
     def now() -> float:
-        # The machine's clock, not the store's: who runs the store could set that back, and play old messages again.
         return time.time() + clock.offset
 
     make: MakeSealer = _find("channel_layer.ciphers", encryption.cipher, "encryption").load()
-    return Seal(make(encryption.keys, prefix=rules.prefix, expiry=rules.expiry, now=now))
+    # The machine's clock, not the store's: who runs the store could set that back, and play old messages again.
+    moves = not isinstance(clock, SystemClock)
+    return Seal(make(encryption.keys, prefix=rules.prefix, expiry=rules.expiry, now=now if moves else time.time))
 
 
 def blinded(backend: Backend, rules: Rules) -> Backend:

@@ -243,7 +243,7 @@ class _Counting:
     """Counts what another cipher does."""
 
     def __init__(self, seal: Seal) -> None:
-        self.behind = seal._sealer
+        self.behind = seal.sealer
         self.sealed: list[tuple[Place, str]] = []
         self.opened: list[tuple[Place, str]] = []
 
@@ -267,7 +267,7 @@ def test_a_group_s_message_is_sealed_once_and_opened_once_in_each_process(system
             for layer in (one, other):
                 seal = _seal(layer)
                 counts.append(_Counting(seal))
-                seal._sealer = counts[-1]
+                seal.sealer = counts[-1]
             members = [(layer, await layer.new_channel()) for layer in (one, other) for _ in range(40)]
             for layer, name in [*members, (one, "jobs")]:
                 await layer.group_add("room", name)

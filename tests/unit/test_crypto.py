@@ -232,19 +232,10 @@ def test_what_a_group_got_is_opened_once() -> None:
     seal = Seal(counting)
     frames = [bytes([n]) + b"payload" for n in range(3)]
     for _ in range(100):
-        assert {seal.open(frame, "any.member!x", "group") for frame in frames} == {b"payload"}
+        assert {seal.open_shared(frame, "group") for frame in frames} == {b"payload"}
     assert counting.opened == 3
     for n in range(200):  # far more than are remembered
-        seal.open(bytes([n]) * 2, "any.member!x", "group")
+        seal.open_shared(bytes([n]) * 2, "group")
     assert counting.opened == 203
     gc.collect()
-    assert seal.open(b"xother", "any.member!x", "group") == b"other"
-
-
-def test_what_a_channel_got_is_opened_each_time() -> None:
-    """A message to one channel is opened for its one receiver, and not remembered."""
-    counting = _Counting()
-    seal = Seal(counting)
-    for _ in range(3):
-        seal.open(b"xpayload", "jobs", "")
-    assert counting.opened == 3
+    assert seal.open_shared(b"xother", "group") == b"other"

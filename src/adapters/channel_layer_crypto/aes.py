@@ -48,24 +48,35 @@ _REMEMBERED = 4096
 
 _PURPOSE = b"aes-256-gcm"
 
+_forks = 0
+"""How often this process has been forked off, counted from the first one that had this module."""
+
+
+def _after_fork() -> None:
+    global _forks  # noqa: PLW0603 - a call of os.getpid() for each message would cost a tenth of its sealing
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 class _Sender:
     """What one process seals with: a key of its own, and how often it has been used. Not for use after a fork.
 
     Attributes:
-        pid: the process.
-        aes: the cipher, with its key.
+        forks: how often this process had been forked when it was made.
+        encrypt: the cipher, with its key.
         head: what its messages begin with.
         count: messages that it has sealed; changed under the lock only, so that no two have the same.
         lock: guards the count.
     """
 
-    __slots__ = ("aes", "count", "head", "lock", "pid")
+    __slots__ = ("count", "encrypt", "forks", "head", "lock")
 
     def __init__(self, key: Secret) -> None:
         salt = os.urandom(_SALT)
-        self.pid: int = os.getpid()
-        self.aes: AESGCM = AESGCM(derive(key, salt, _PURPOSE))
+        self.forks: int = _forks
+        self.encrypt: Callable[[bytes, bytes, bytes], bytes] = AESGCM(derive(key, salt, _PURPOSE)).encrypt
         self.head: bytes = _FORMAT + _key_id(key) + salt
         self.count: int = 0
         self.lock: threading.Lock = threading.Lock()
@@ -96,7 +107,7 @@ class AesSealer:
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
         """Seal a payload for the channel or group *name*. Thread-safe."""
         sender = self._sender
-        if sender.pid != os.getpid():  # before its lock: another thread may have held that when we were forked
+        if sender.forks != _forks:  # before its lock: another thread may have held that when we were forked
             sender = self._sender = _Sender(self._first)
         with sender.lock:
             sender.count = number = sender.count + 1
@@ -104,7 +115,7 @@ class AesSealer:
             self._sender = _Sender(self._first)
         stamp = _STAMP.pack(int(self._now() * 1000), number)
         head = sender.head + stamp
-        return head + sender.aes.encrypt(stamp[4:], payload, head + self._starts[place] + name.encode())
+        return head + sender.encrypt(stamp[4:], payload, head + self._starts[place] + name.encode())
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
         """Return the payload. Thread-safe.
