@@ -373,6 +373,7 @@ _BLIND = Accepts("True, False or a key")
 _CIPHER = Accepts('"aes-256-gcm" or "fernet"')
 
 _LATER = "not available yet in this version: remove it"
+_OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 
 
 def _faults(value: object) -> Faults | None:
@@ -422,8 +423,8 @@ class CommonConfig(BaseModel):
     refused: ClassVar[Mapping[str, str]] = {
         "local": f"the local-and-remote layer is {_LATER}",
         "no_local_reader": f"the local-and-remote layer is {_LATER}",
-        "directory": f"the layer for one machine without a server is {_LATER}",
-        "memory": f"the layer for one machine without a server is {_LATER}",
+        "directory": _OF_IPC,
+        "memory": _OF_IPC,
     }
     """Names that are no options of this model but may well be met, and what to say then."""
 

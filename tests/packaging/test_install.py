@@ -115,6 +115,7 @@ def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
         "channel_layer_cli",
         "channel_layer_crypto",
         "channel_layer_django",
+        "channel_layer_ipc",
         "channel_layer_memory",
         "channel_layer_redis",
     ],

@@ -88,7 +88,7 @@ def test_entry_points_lead_to_layers() -> None:
         for point in importlib.metadata.entry_points(group="channel_layer.adapters")
         if point.dist is not None and point.dist.name == "channel-layer"
     }
-    assert set(ours) == {"memory", "redis"}
+    assert set(ours) == {"ipc", "memory", "redis"}
     assert all(issubclass(layer, channel_layer.ChannelLayer) for layer in ours.values())
     assert all(layer.config is not None for layer in ours.values())
 

@@ -40,10 +40,12 @@ _PUBLIC = {
     "channel_layer_django": {
         "ChannelLayersSetting",
         "Finding",
+        "IPCLayerSetting",
         "MemoryLayerSetting",
         "RedisLayerSetting",
         "audit",
     },
+    "channel_layer_ipc": {"IPCBackend", "IPCChannelLayer", "IPCConfigDict", "reset"},
     "channel_layer_memory": {"MemoryBackend", "MemoryChannelLayer", "MemoryConfigDict"},
     "channel_layer_redis": {"HostOption", "RedisChannelLayer", "RedisConfigDict"},
 }

@@ -38,6 +38,7 @@ from channel_layer import (
     from_url,
     ledger,
 )
+from channel_layer_ipc import IPCChannelLayer
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 
@@ -77,7 +78,7 @@ _ERRORS = (
     StoreError,
 )
 
-_LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, RedisChannelLayer)
+_LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, IPCChannelLayer, RedisChannelLayer)
 
 _OPTIONS = (
     "Their options are on the page about [configuration](configuration.md). A wrong one raises `ConfigError`; an "

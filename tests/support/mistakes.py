@@ -20,6 +20,7 @@ _TEXT = "a character where it cannot stand; in a login or an option % / ? # @ an
 _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in brackets"
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
 KEY = "hidden, and long enough for 256 bits"
+_OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 _LATER = "not available yet in this version: remove it"
 _SENTINEL = "connecting through Sentinel is not available yet in this version: remove it and name the server"
 
@@ -223,8 +224,8 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
     ),
     "local": ({"local": {}}, "local", _LATER),
     "no_local_reader": ({"no_local_reader": "queue"}, "no_local_reader", _LATER),
-    "directory": ({"directory": "/run"}, "directory", _LATER),
-    "memory": ({"memory": 100}, "memory", _LATER),
+    "directory": ({"directory": "/run"}, "directory", _OF_IPC),
+    "memory": ({"memory": 100}, "memory", _OF_IPC),
     # unknown options
     "a slip": (
         {"capcity": 5},

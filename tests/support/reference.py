@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from channel_layer.config import Accepts, CommonConfig, options_from_url, parse
 from channel_layer.errors import ConfigError
 from channel_layer_cli._config import layer_schema, settings_schema
+from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import OPTIONS, Host, parse_hosts
@@ -116,6 +117,9 @@ Names and defaults are those of asgi_redis; `max_message_size`, `inbox_capacity`
 ### Of the Redis layer
 
 $redis
+### Of the IPC layer
+
+$ipc
 ### Of every layer
 
 $common
@@ -239,8 +243,9 @@ where it has none of its own, the database are those of the URL. Several sockets
 
 `channel-layer schema` prints a JSON Schema, by which editors complete and check a configuration in JSON or TOML, and
 with `--layer` that of one layer. They are published here, too: [of a file](channel-layers.schema.json), [of the Redis
-layer](redis.schema.json), [of the memory layer](memory.schema.json). A schema knows names, types and ranges; what takes
-more than that, such as two options that exclude each other, only the layer and `channel-layer check` can tell.
+layer](redis.schema.json), [of the IPC layer](ipc.schema.json), [of the memory layer](memory.schema.json). A schema
+knows names, types and ranges; what takes more than that, such as two options that exclude each other, only the layer
+and `channel-layer check` can tell.
 
 ## Mistakes
 
@@ -273,16 +278,18 @@ def configuration() -> str:
     """Return the page."""
     common = CommonConfig.model_fields
     redis = {name: field for name, field in RedisConfig.model_fields.items() if name not in common}
+    ipc = {name: field for name, field in IPCConfig.model_fields.items() if name not in common}
     later = [name for name, problem in CommonConfig.refused.items() if "not available yet" in problem]
     return _TEMPLATE.substitute(
         table=_table(
             ("option", "default", "takes"),
             (
                 (f"[`{name}`](#{name})", f"`{_default(field)}`", _takes(field))
-                for name, field in {**redis, **common}.items()
+                for name, field in {**redis, **ipc, **common}.items()
             ),
         ),
         redis=_described(redis),
+        ipc=_described(ipc),
         common=_described(common),
         later="\n".join(f"- `{name}`" for name in later),
         url_options=_table(
@@ -321,7 +328,7 @@ def _from_query(query: str) -> str:
 
 def schemas() -> dict[Path, str]:
     """Return the schemas by the file that each is in."""
-    made = {"channel-layers": settings_schema(), **{name: layer_schema(name) for name in ("memory", "redis")}}
+    made = {"channel-layers": settings_schema(), **{name: layer_schema(name) for name in ("ipc", "memory", "redis")}}
     return {
         PAGE.with_name(f"{name}.schema.json"): json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in made.items()

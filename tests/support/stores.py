@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer
+from channel_layer import commands as c
 from channel_layer.blinding import BlindBackend
 from channel_layer.config import Encryption, Rules, parse
 from channel_layer.ports import Backend, Clock
 from channel_layer.testing import MakeLayer, MakeStore
 from channel_layer_crypto import SivBlinder
+from channel_layer_ipc._environment import Hold
+from channel_layer_ipc._store import IPCBackend
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 from tests.support.servers import Deployment
 
-__all__ = ("blind_stores", "memory_stores", "redis_stores", "sealed_layers", "shared")
+__all__ = ("IPCWorlds", "blind_stores", "memory_stores", "redis_stores", "sealed_layers", "shared")
 
 
 def shared(make: Callable[[Rules, Clock], Backend]) -> MakeStore:
@@ -36,6 +43,54 @@ def shared(make: Callable[[Rules, Clock], Backend]) -> MakeStore:
 def memory_stores() -> MakeStore:
     """Stores inside this process."""
     return shared(MemoryBackend)
+
+
+class IPCWorlds:
+    """Stores between processes, each with an environment of its own if it is made in a process of its own.
+
+    A world lives for as long as somebody is in it: in the last few that were asked for, this is.
+
+    Args:
+        directory: of their files.
+        memory: bytes that each may take.
+        most: how many worlds are kept.
+    """
+
+    def __init__(self, directory: Path, memory: int = 32 << 20, most: int = 16) -> None:
+        self.directory = directory
+        self.memory = memory
+        self._most = most
+        self._kept: OrderedDict[str, Hold] = OrderedDict()
+        self._backends: dict[str, IPCBackend] = {}
+
+    def __call__(self, rules: Rules, clock: Clock) -> IPCBackend:
+        """Make one more process's way into the world of these rules' prefix."""
+        backend = IPCBackend(rules, clock, self.directory, self.memory)
+        self._backends[rules.prefix] = backend
+        if rules.prefix not in self._kept:
+            self._kept[rules.prefix] = backend.hold()
+            if len(self._kept) > self._most:
+                old, hold = self._kept.popitem(last=False)
+                del self._backends[old]
+                hold.release()
+        return backend
+
+    def sweep(self, prefix: str) -> list[bytes]:
+        """Ask for something, as any process does now and then, and return the keys of all records that are left."""
+        asyncio.run(self._ask(self._backends[prefix]))
+        environment = self._kept[prefix].environment
+        with environment.write() as transaction:
+            return [key for key, _ in transaction.cursor()]
+
+    async def _ask(self, backend: IPCBackend) -> None:
+        async with aclosing(backend.open()) as store:
+            await store.alive(c.Alive(0, ()))
+
+    def close(self) -> None:
+        """Leave all worlds."""
+        self._backends.clear()
+        while self._kept:
+            self._kept.popitem()[1].release()
 
 
 def redis_stores(deployment: Deployment) -> MakeStore:

@@ -504,7 +504,7 @@ def test_files_are_checked(folder: Path, name: str, text: str, options: tuple[st
             "no_such_project.settings cannot be imported: No module named 'no_such_project'",
         ),
         (["some_project", "--layer", "redis"], "--layer is for a file"),
-        (["good.json", "--layer", "rediss"], "'rediss' is none of memory, redis"),
+        (["good.json", "--layer", "rediss"], "'rediss' is none of ipc, memory, redis"),
         ([], "Missing argument"),
     ],
 )
@@ -576,7 +576,9 @@ def _plain(value: object) -> bool:
         return False
 
 
-@pytest.mark.parametrize("schema", [settings_schema(), layer_schema("redis"), layer_schema("memory")])
+@pytest.mark.parametrize(
+    "schema", [settings_schema(), layer_schema("redis"), layer_schema("ipc"), layer_schema("memory")]
+)
 def test_a_schema_is_one(schema: dict[str, object]) -> None:
     """What is printed is a valid schema of the draft that it names."""
     _validator(schema).check_schema(schema)
@@ -658,4 +660,4 @@ def test_the_command_prints_the_schemas() -> None:
     assert json.loads(_run("schema", "--layer", "redis").output) == json_schema(RedisConfig)
     result = _run("schema", "--layer", "nothing")
     assert result.exit_code == 2
-    assert "'nothing' is none of memory, redis" in result.output
+    assert "'nothing' is none of ipc, memory, redis" in result.output

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from channel_layer import ChannelLayer
 from channel_layer.config import CommonConfig, parse
+from channel_layer_ipc import IPCChannelLayer, IPCConfigDict
+from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory import MemoryChannelLayer, MemoryConfigDict
 from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis import RedisChannelLayer, RedisConfigDict
@@ -18,6 +20,7 @@ from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import URL_OPTIONS
 
 LAYERS: tuple[tuple[type[ChannelLayer], type[CommonConfig], type], ...] = (
+    (IPCChannelLayer, IPCConfig, IPCConfigDict),
     (MemoryChannelLayer, MemoryConfig, MemoryConfigDict),
     (RedisChannelLayer, RedisConfig, RedisConfigDict),
 )
@@ -81,5 +84,6 @@ def test_every_option_that_a_url_can_hold_says_how(
 
 def test_the_types_can_be_read_at_run_time() -> None:
     """A library that evaluates annotations finds all names in those of our TypedDicts."""
+    assert get_type_hints(IPCConfigDict).keys() == IPCConfig.model_fields.keys()
     assert get_type_hints(MemoryConfigDict).keys() == MemoryConfig.model_fields.keys()
     assert get_type_hints(RedisConfigDict).keys() == RedisConfig.model_fields.keys()

@@ -120,9 +120,9 @@ MISTAKES: Mapping[str, tuple[str, dict[str, str]]] = {
     "a fragment for memory": ("memory://?prefix=#", {"url": "must have nothing but options after its scheme"}),
     "a slip in the scheme": (
         "redsi://a",
-        {"url": "memory://, redis://, rediss://, unix://, valkey://, valkeys://; did you"},
+        {"url": "ipc://, memory://, redis://, rediss://, unix://, valkey://, valkeys://; did you"},
     ),
-    "no scheme": ("localhost:6379", {"url": "must be a URL that begins with one of memory://"}),
+    "no scheme": ("localhost:6379", {"url": "must be a URL that begins with one of ipc://"}),
     "several at once": (
         "redis://a?timeout=x&capacity=0&host=b&host=b&hots=c",
         {

@@ -54,7 +54,7 @@ class _Unreadable(click.ClickException):
 )
 @click.argument("source", metavar="SETTINGS|FILE")
 @click.option(
-    "--layer", metavar="NAME", help="The file is the CONFIG of this one layer: redis, memory, or another's name."
+    "--layer", metavar="NAME", help="The file is the CONFIG of this one layer: redis, ipc, memory, or another's name."
 )
 @click.option("--deploy", is_flag=True, help="Also warn of what matters in production only.")
 def check(source: str, layer: str | None, *, deploy: bool) -> None:
@@ -168,7 +168,7 @@ def _backend(name: str) -> str:
 
 
 @click.command()
-@click.option("--layer", metavar="NAME", help="Of the CONFIG of this one layer: redis, memory, or another's name.")
+@click.option("--layer", metavar="NAME", help="Of the CONFIG of this one layer: redis, ipc, memory, or another's name.")
 def schema(layer: str | None) -> None:
     """Print the JSON Schema of a configuration file, for editors and other programs."""
     made = settings_schema() if layer is None else layer_schema(layer)

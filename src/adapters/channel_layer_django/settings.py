@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NotRequired, TypeAlias, TypedDict
 
 if TYPE_CHECKING:  # a settings file that names one layer must not need the extras of the others
+    from channel_layer_ipc.options import IPCConfigDict
     from channel_layer_memory.config import MemoryConfigDict
     from channel_layer_redis.options import RedisConfigDict
 
-__all__ = ("ChannelLayersSetting", "MemoryLayerSetting", "RedisLayerSetting")
+__all__ = ("ChannelLayersSetting", "IPCLayerSetting", "MemoryLayerSetting", "RedisLayerSetting")
 
 
 class MemoryLayerSetting(TypedDict):
@@ -22,6 +23,14 @@ class MemoryLayerSetting(TypedDict):
     TEST_CONFIG: NotRequired[MemoryConfigDict]
 
 
+class IPCLayerSetting(TypedDict):
+    """The setting of a layer between the processes of one machine."""
+
+    BACKEND: Literal["channel_layer_ipc.IPCChannelLayer"]
+    CONFIG: NotRequired[IPCConfigDict]
+    TEST_CONFIG: NotRequired[IPCConfigDict]
+
+
 class RedisLayerSetting(TypedDict):
     """The setting of a layer over Redis or Valkey."""
 
@@ -30,5 +39,5 @@ class RedisLayerSetting(TypedDict):
     TEST_CONFIG: NotRequired[RedisConfigDict]
 
 
-ChannelLayersSetting: TypeAlias = dict[str, MemoryLayerSetting | RedisLayerSetting]
+ChannelLayersSetting: TypeAlias = dict[str, MemoryLayerSetting | IPCLayerSetting | RedisLayerSetting]
 """The setting ``CHANNEL_LAYERS``: alias -> layer. With a layer of another package, write a union of your own."""

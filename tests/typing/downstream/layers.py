@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import assert_type
 
 import channel_layer
@@ -10,11 +11,19 @@ from channel_layer import ChannelFull, ChannelLayer, Message, MessageTooLarge, S
 from channel_layer.config import CommonConfig, parse
 from channel_layer.loops import SystemClock
 from channel_layer.ports import Backend
-from channel_layer_django import ChannelLayersSetting, Finding, MemoryLayerSetting, RedisLayerSetting, audit
+from channel_layer_django import (
+    ChannelLayersSetting,
+    Finding,
+    IPCLayerSetting,
+    MemoryLayerSetting,
+    RedisLayerSetting,
+    audit,
+)
+from channel_layer_ipc import IPCBackend, IPCChannelLayer, IPCConfigDict, reset
 from channel_layer_memory import MemoryBackend, MemoryChannelLayer, MemoryConfigDict
 from channel_layer_redis import HostOption, RedisChannelLayer, RedisConfigDict
 
-__all__ = ("configured", "exercise", "in_memory", "on_redis", "over_one_store", "version")
+__all__ = ("configured", "exercise", "in_memory", "on_one_machine", "on_redis", "over_one_store", "version")
 
 version = assert_type(channel_layer.__version__, str)
 
@@ -22,6 +31,19 @@ version = assert_type(channel_layer.__version__, str)
 def in_memory(capacity: int = 100) -> ChannelLayer:
     """Return a layer for one process."""
     return assert_type(MemoryChannelLayer(capacity=capacity, expiry=1.5), MemoryChannelLayer)
+
+
+def on_one_machine(directory: Path) -> list[ChannelLayer]:
+    """Return layers that meet other processes of this machine, configured in each way there is."""
+    assert_type(reset(directory), int)
+    rules = parse(CommonConfig, {"capacity": 10}).rules()
+    store: Backend = IPCBackend(rules, SystemClock(), directory, 1 << 25)
+    return [
+        IPCChannelLayer(),
+        IPCChannelLayer(directory=str(directory), memory=1 << 25),
+        assert_type(IPCChannelLayer(directory=directory, prefix="app:", expiry=0.5), IPCChannelLayer),
+        ChannelLayer(rules, store),
+    ]
 
 
 def over_one_store() -> tuple[ChannelLayer, ChannelLayer]:
@@ -61,7 +83,9 @@ def configured() -> list[ChannelLayer]:
     redis: RedisConfigDict = {"hosts": servers, "blind_names": False}
     memory: MemoryLayerSetting = {"BACKEND": "channel_layer_memory.MemoryChannelLayer", "CONFIG": shared}
     remote: RedisLayerSetting = {"BACKEND": "channel_layer_redis.RedisChannelLayer", "CONFIG": redis}
-    settings: ChannelLayersSetting = {"default": remote, "here": memory}
+    options: IPCConfigDict = {"memory": 64 << 20, "directory": None}
+    machine: IPCLayerSetting = {"BACKEND": "channel_layer_ipc.IPCChannelLayer", "CONFIG": options}
+    settings: ChannelLayersSetting = {"default": remote, "here": memory, "machine": machine}
     assert assert_type(audit(settings), list[Finding]) == []
     assert assert_type(channel_layer.config_from_url("memory://?capacity=7"), CommonConfig).capacity == 7
     return [

@@ -38,7 +38,8 @@ class Contender:
         name: what it is called in the results.
         backend: the dotted path of its class; empty for the floor.
         config: the keyword arguments of the class, with placeholders that `fill` fills.
-        hosts: how many servers it has; 0: it lives in one process, and needs none.
+        hosts: how many servers it has; 0: it needs none.
+        spans: whether processes meet in it although it has no server.
         lacks: the families of workloads that it cannot do.
         needs: the import package that it is in, and what installs it.
     """
@@ -47,13 +48,14 @@ class Contender:
     backend: str
     config: Mapping[str, object]
     hosts: int = 1
+    spans: bool = False
     lacks: frozenset[str] = frozenset()
     needs: tuple[str, str] | None = None
 
     @property
     def alone(self) -> bool:
         """Whether it lives in one process, so that all parts of a workload have to."""
-        return self.hosts == 0
+        return self.hosts == 0 and not self.spans
 
     def missing(self) -> str | None:
         """Say what to install, if what it needs is not there."""
@@ -76,6 +78,15 @@ def _known() -> tuple[Contender, ...]:
         Contender("redis-aes", redis, sealed, needs=crypto),
         Contender("redis-fernet", redis, {**sealed, "encryption": "fernet"}, needs=crypto),
         Contender("redis-blind", redis, {**sealed, "blind_names": True}, needs=crypto),
+        Contender(
+            "ipc",
+            "channel_layer_ipc.IPCChannelLayer",
+            {**ours, "memory": 1 << 30},  # as much as a server takes
+            hosts=0,
+            spans=True,
+            lacks=alone,
+            needs=("lmdb", '"channel-layer[ipc]"'),
+        ),
         Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=alone),
         Contender(
             "core",

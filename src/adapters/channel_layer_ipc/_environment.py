@@ -1,0 +1,319 @@
+"""One LMDB environment for each world and process: opened once, shared by all loops and threads, gone with the last.
+
+LMDB forbids to open an environment twice in a process, and to use one in a child of the process that opened it. It is
+used without what can go wrong: no table of readers (there are only transactions that may write, so no dead reader
+keeps anything), no writable map (a full disk is an error code, not a signal), no waiting for a disk (nothing here
+outlives the processes). The lock of its writers is given up by the system if its holder is killed, and the pages that
+a transaction has written count only when its last write, of one page, is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from channel_layer.errors import StoreError
+from channel_layer_ipc._files import enter, open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from channel_layer_ipc._files import Gate
+
+__all__ = ("MEMORY_LEAST", "Environment", "Hold", "Place", "hold", "largest_message")
+
+_PAGE: Final = 4096
+
+_GROWTH: Final = 4 << 20
+"""Bytes by which the file grows. What it has grown by is really there, so that no write within it can fail."""
+
+_RESERVE: Final = 512 << 10
+"""Bytes that no message takes: removing needs room, too, because LMDB never changes a page but writes another one."""
+
+_WANTED: Final = 1 << 20
+"""Bytes of room that a transaction should have, so that it can carry out many commands."""
+
+MEMORY_LEAST: Final = 4 << 20
+"""Bytes of memory below which a world is of no use."""
+
+
+def largest_message(memory: int) -> int:
+    """Return the bytes of the largest message for which there is room whatever else has just been removed.
+
+    A large value needs pages that lie side by side; a quarter is found even where small ones have been everywhere.
+    """
+    return memory // 4
+
+
+class Place:
+    """Which environment is meant.
+
+    Args:
+        directory: of its files.
+        prefix: of its keys.
+        memory: bytes at most, if it is made.
+        timeout: seconds to wait at most for who makes or removes it.
+    """
+
+    __slots__ = ("directory", "memory", "prefix", "timeout")
+
+    def __init__(self, directory: Path, prefix: str, memory: int, timeout: float) -> None:
+        self.directory = directory
+        self.prefix = prefix
+        self.memory = memory
+        self.timeout = timeout
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same for all who mean the same environment."""
+        return os.path.realpath(self.directory), self.prefix
+
+
+class Environment:
+    """An environment that is open in this process.
+
+    Args:
+        gate: the world's files.
+
+    Attributes:
+        gate: the world's files.
+        lock: held during a transaction: no thread of this process forks in the midst of one.
+
+    Raises:
+        StoreError: the files are damaged, not ours, or there is no room for them.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate: Gate = gate
+        self.lock: threading.Lock = threading.Lock()
+        self.holds: int = 0
+        self._size = 0
+        self._descriptor = open_private(gate.data)
+        try:
+            self._handle = lmdb.open(
+                str(gate.data),
+                subdir=False,
+                map_size=gate.world.memory,
+                metasync=False,
+                sync=False,
+                mode=0o600,
+                readahead=False,
+                writemap=False,
+                meminit=False,
+                max_readers=1,
+                max_dbs=0,
+            )
+            self._database = self._handle.open_db()
+            self._check()
+        except lmdb.Error as exc:
+            os.close(self._descriptor)
+            raise self._failed_to_open(exc) from exc
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @property
+    def database(self) -> lmdb._Database:
+        """What holds all records."""
+        return self._database
+
+    @contextlib.contextmanager
+    def write(self) -> Generator[lmdb.Transaction[bytes]]:
+        """Begin a transaction; it is given up unless it is committed within the block.
+
+        This waits for every other one, of whatever process.
+        """
+        with self.lock:
+            transaction = self._handle.begin(write=True)
+            try:
+                yield transaction
+            finally:
+                transaction.abort()  # nothing, if it has been committed
+
+    def room(self, transaction: lmdb.Transaction[bytes], need: int) -> int:
+        """Return how many bytes messages may take in this transaction, after growing if that helps.
+
+        Args:
+            transaction: the one that is open.
+            need: bytes that the first command in it would like to have.
+        """
+        wanted = max(need, _WANTED)
+        top = (self._handle.info()["last_pgno"] + 1) * _PAGE
+        room = self._size - _RESERVE - top
+        if room >= wanted:
+            return room
+        self._size = os.fstat(self._descriptor).st_size  # another process may have let it grow
+        while self._size - _RESERVE - top < wanted and self._grow():
+            pass
+        room = self._size - _RESERVE - top
+        if room >= wanted:
+            return room
+        # It cannot grow: what has been removed is used again.
+        found = transaction.stat(self._database)
+        used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * _PAGE
+        return max(room, min(self._size, self.gate.world.memory) - _RESERVE - used - used // 32)
+
+    def close(self) -> None:
+        """Close it and leave the world."""
+        with self.lock:
+            self._handle.close()
+        os.close(self._descriptor)
+        self.gate.leave()
+
+    def forget(self) -> None:
+        """Let go, in a child, of what its parent has open.
+
+        No transaction is open, because none was when this process forked. LMDB's own closing is harmless then: the
+        locks are the parent's, and so are the marks of who has it open. Without it a child could not open the same.
+        """
+        self._handle.close()
+        os.close(self._descriptor)
+        self.gate.forget()
+
+    def _check(self) -> None:
+        """See that the file has all the pages that it speaks of: the system ends who reads one that is not there."""
+        info = self._handle.info()
+        self._size = os.fstat(self._descriptor).st_size
+        if (info["last_pgno"] + 1) * _PAGE > self._size and info["last_txnid"]:
+            raise self.gate.corrupt("it is cut short")
+
+    def _grow(self) -> bool:
+        more = min(_GROWTH, self.gate.world.memory - self._size)
+        if more <= 0:
+            return False
+        try:
+            _allocate(self._descriptor, self._size, more)
+        except OSError:
+            return False
+        self._size += more
+        return True
+
+    def _failed_to_open(self, exc: lmdb.Error) -> StoreError:
+        if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+            return self.gate.corrupt(str(exc))
+        return StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent")
+
+
+def _allocate(descriptor: int, start: int, size: int) -> None:
+    """Let a file grow so that the room is really there.
+
+    Raises:
+        OSError: there is none.
+    """
+    allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+    if allocate is not None:
+        allocate(descriptor, start, size)
+        return
+    zeros = bytes(1 << 16)
+    for place in range(start, start + size, len(zeros)):
+        os.pwrite(descriptor, zeros[: start + size - place], place)
+
+
+# -- one for each world
+
+
+_guard = threading.RLock()
+"""Held while the environments of this process change; a finalizer may run in the midst of that, in the same thread."""
+
+_open: dict[tuple[str, str], Environment] = {}
+_others: list[Environment] = []
+"""Those whose files somebody has removed, and that are still in use here."""
+
+
+class Hold:
+    """A claim on an environment: it stays open for as long as anybody in this process holds it.
+
+    Args:
+        place: which one.
+
+    Attributes:
+        environment: the one that is held.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+
+    __slots__ = ("__weakref__", "_finalizer", "environment")
+
+    def __init__(self, place: Place) -> None:
+        with _guard:
+            environment = _open.get(place.key)
+            if environment is not None and not environment.gate.stands:
+                del _open[place.key]
+                _others.append(environment)
+                environment = None
+            if environment is None:
+                environment = _open[place.key] = _open_new(place)
+            environment.holds += 1
+        self.environment: Environment = environment
+        self._finalizer = weakref.finalize(self, _release, environment, os.getpid())
+
+    def release(self) -> None:
+        """Give it up. Harmless if it is called twice."""
+        self._finalizer()
+
+
+def hold(place: Place) -> Hold:
+    """Hold an environment; see `Hold`."""
+    return Hold(place)
+
+
+def _open_new(place: Place) -> Environment:
+    gate = enter(place.directory, place.prefix, place.memory, place.timeout)
+    try:
+        return Environment(gate)
+    except BaseException:
+        gate.leave()
+        raise
+
+
+def _release(environment: Environment, process: int) -> None:
+    if process != os.getpid():
+        return  # a child of the process that held it
+    with _guard:
+        environment.holds -= 1
+        if environment.holds:
+            return
+        for key, each in list(_open.items()):
+            if each is environment:
+                del _open[key]
+        if environment in _others:
+            _others.remove(environment)
+        environment.close()
+
+
+# -- forks
+
+
+_forking: list[Environment] = []
+
+
+def _before_fork() -> None:
+    _guard.acquire()
+    _forking.extend([*_open.values(), *_others])
+    for environment in _forking:
+        environment.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop().lock.release()
+    _guard.release()
+
+
+def _after_fork_in_child() -> None:
+    global _guard  # noqa: PLW0603 - the parent's is held, by a thread that is not there
+    _guard = threading.RLock()
+    while _forking:
+        _forking.pop().forget()
+    _open.clear()
+    _others.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,477 @@
+"""The IPC layer's files, memory and processes: what happens when they are damaged, full, killed or forked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import stat
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.config import Rules
+from channel_layer.names import ChannelName, GroupName
+from channel_layer.testing import VirtualClock, make_rules
+from channel_layer_ipc import IPCBackend, IPCChannelLayer, reset
+from channel_layer_ipc._store import IPCStore
+from tests.support.processes import Fleet, SyncChild
+
+JOBS = ChannelName.parse("jobs")
+ROOM = 1_000_000
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where the files are; not there yet."""
+    return tmp_path / "ipc"
+
+
+@pytest.fixture
+def backend(directory: Path) -> IPCBackend:
+    """A world of this test's own."""
+    return make_backend(directory)
+
+
+def make_backend(directory: Path, rules: Rules | None = None, memory: int = 16 << 20) -> IPCBackend:
+    """Make one process's way into a world."""
+    return IPCBackend(rules or make_rules(prefix="t:"), VirtualClock(), directory, memory)
+
+
+async def push(store: IPCStore, payload: bytes = b"1", name: str = "jobs", capacity: int = ROOM) -> bool:
+    """Push one message; whether it was accepted."""
+    return (await store.push(c.Push(0, ChannelName.parse(name), capacity, payload))).accepted
+
+
+async def pop(store: IPCStore, count: int = 1, name: str = "jobs") -> list[bytes]:
+    """Pop some messages."""
+    popped = await store.pop(c.Pop(0, ChannelName.parse(name).queue, count, "me"))
+    return [entry.frame for entry in popped.entries]
+
+
+def files(directory: Path) -> list[str]:
+    """Return the kinds of files that are there."""
+    return sorted(file.suffix for file in directory.iterdir())
+
+
+# -- whose they are
+
+
+def modes(directory: Path) -> list[int]:
+    """Return who may do what with a directory and the files in it."""
+    return [stat.S_IMODE(each.stat().st_mode) for each in (directory, *directory.iterdir())]
+
+
+def test_all_is_private(directory: Path, backend: IPCBackend) -> None:
+    """The directory is made for its user alone, and so is each file in it, sockets included."""
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store:
+            waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 60)))
+            await push(store, name="other")
+            assert modes(directory) == [0o700, 0o600, 0o600, 0o600, 0o600]
+            waiting.cancel()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("wrong", ["open to others", "another user's", "a link", "a file"])
+def test_what_is_not_ours_alone_is_refused(directory: Path, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that others may enter, that is another user's or none at all is refused, with the mend."""
+    if wrong == "a file":
+        directory.write_text("mine")
+    elif wrong == "a link":
+        (directory.parent / "real").mkdir(mode=0o700)
+        directory.symlink_to("real")
+    else:
+        directory.mkdir(mode=0o700)
+    if wrong == "open to others":
+        directory.chmod(0o750)
+    if wrong == "another user's":
+        monkeypatch.setattr("os.geteuid", lambda: directory.stat().st_uid + 1)
+    with pytest.raises(
+        StoreError, match=r"chmod it|each user a directory|the directory itself|give another one"
+    ) as caught:
+        make_backend(directory).hold()
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("kind", [".gate", ".mdb"])
+def test_a_foreign_file_is_refused_and_reset(directory: Path, kind: str) -> None:
+    """A file in the place of ours that is not ours stops the layer, with an error that names the call that mends it."""
+    stem = make_backend(directory).hold().environment.gate.data.with_suffix("")
+    assert files(directory) == []
+    stem.with_name(stem.name + kind).write_bytes(b"somebody's" * 1000)
+    stem.with_name(stem.name + kind).chmod(0o600)
+    with pytest.raises(StoreError, match=r"no file of this library: stop .* channel_layer_ipc\.reset\("):
+        make_backend(directory).hold()
+    assert reset(directory) == 1
+    make_backend(directory).hold().release()
+
+
+def test_damaged_data_in_use_is_refused(directory: Path, backend: IPCBackend) -> None:
+    """Data that another process uses, and that is cut short or overwritten, is refused; a reset has to wait."""
+    with Fleet() as fleet:
+        keeper = fleet.spawn_sync(keep_open, Keep(str(directory)))
+        keeper.wait_ready()
+        [data] = directory.glob("*.mdb")
+        os.truncate(data, 8192)
+        with pytest.raises(StoreError, match=r"cut short.*reset"):
+            backend.hold()
+        data.write_bytes(b"x" * (1 << 20))
+        with pytest.raises(StoreError, match=r"damaged, or not ours.*reset"):
+            backend.hold()
+        with pytest.raises(StoreError, match="in use by processes"):
+            reset(directory)
+        keeper.kill9()
+    assert reset(directory) == 1
+    assert files(directory) == []
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What a process is given that only has the files open."""
+
+    directory: str
+
+
+def keep_open(child: SyncChild, params: Keep) -> None:
+    """Have the files open."""
+
+    async def use(backend: IPCBackend) -> None:
+        async with aclosing(backend.open()) as store:
+            for n in range(500):
+                await push(store, b"%d" % n)
+
+    backend = make_backend(Path(params.directory))
+    asyncio.run(use(backend))
+    child.ready()
+
+
+# -- how long they are there
+
+
+def test_the_last_one_removes_the_files(directory: Path) -> None:
+    """What is sent stays for as long as anybody is there; the last one to go takes the files with him."""
+    backends = [make_backend(directory), make_backend(directory)]
+
+    async def use(backend: IPCBackend) -> list[bytes]:
+        async with aclosing(backend.open()) as store:
+            await push(store)
+            return await pop(store, 0 if len(backends) > 1 else 5)
+
+    asyncio.run(use(backends[0]))
+    asyncio.run(use(backends[1]))
+    del backends[0]
+    gc.collect()
+    assert len(asyncio.run(use(backends[0]))) == 3
+    assert files(directory) == [".gate", ".mdb", ".mdb-lock"]
+    del backends[0]
+    gc.collect()
+    assert files(directory) == []
+
+
+def test_after_all_were_killed_the_next_one_begins_anew(directory: Path, backend: IPCBackend) -> None:
+    """Files of processes that were killed are cleared by the next one, with what was in them."""
+    with Fleet() as fleet:
+        keeper = fleet.spawn_sync(keep_open, Keep(str(directory)))
+        keeper.wait_ready()
+        keeper.kill9()
+    assert ".mdb" in files(directory)
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store:
+            assert await pop(store) == []
+
+    asyncio.run(body())
+
+
+def remove_all(directory: Path) -> None:
+    """Remove all files, as a system does that tidies up."""
+    for file in directory.iterdir():
+        file.unlink()
+
+
+def test_files_that_somebody_removes_are_missed(directory: Path) -> None:
+    """Who uses files that somebody has removed notices it, says so, and meets the others in the new ones."""
+    clock = VirtualClock()
+    one = IPCBackend(make_rules(prefix="t:"), clock, directory, 16 << 20)
+
+    async def body() -> None:
+        async with aclosing(one.open()) as store:
+            await push(store)
+            before = await store.incarnation(0)
+            gone = asyncio.create_task(store.disconnected(0))
+            waiting = asyncio.create_task(store.wait(c.Wait(0, ChannelName.parse("other").queue, 60)))
+            await asyncio.sleep(0)
+            remove_all(directory)
+            clock.advance(5)
+            await push(store)
+            await gone
+            with pytest.raises(StoreError, match="removed"):
+                await waiting
+            assert await store.incarnation(0) != before
+            async with aclosing(make_backend(directory).open()) as other:
+                await push(other, b"new")
+                assert len(await pop(store, 5)) == 1
+
+    asyncio.run(body())
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+    """A directory whose path is longer than a socket's may be works, where the system has a way around that."""
+    backend = make_backend(tmp_path / ("d" * 120))
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store, aclosing(backend.open()) as sender:
+            waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 60)))
+            await push(sender, name="other")
+            await push(sender)
+            await asyncio.wait_for(waiting, 20)
+
+    asyncio.run(body())
+
+
+# -- memory
+
+
+def test_full_memory_refuses_and_recovers(directory: Path) -> None:
+    """When the memory is used up a push is refused, and nothing else; what is popped makes room again."""
+    backend = make_backend(directory, memory=4 << 20)
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store:
+            for _ in range(3):
+                accepted = 0
+                while await push(store, bytes(1000)):
+                    accepted += 1
+                assert 2000 < accepted < 4000
+                assert await push(store, b"") is False
+                await store.join(c.Join(0, GroupName.parse("g"), JOBS, owned=False, age=0.0, restore=False, mark=False))
+                taken = 0
+                while some := await pop(store, 100):
+                    taken += len(some)
+                assert taken == accepted
+            for _ in range(10):  # what the last transactions have freed is free after them
+                await push(store)
+            assert await push(store, bytes(1 << 20))  # a quarter finds room where small ones have been
+
+    asyncio.run(body())
+
+
+def test_a_disk_that_is_full_is_memory_that_is_full(directory: Path) -> None:
+    """Where the system gives no more room than this, a push is refused; no signal ends the process."""
+    with Fleet() as fleet:
+        worker = fleet.spawn_sync(fill_a_small_disk, Keep(str(directory)))
+        fleet.go()
+        accepted = worker.result()
+    assert accepted > 2000
+
+
+def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
+    """Fill a world whose file may not grow as far as its memory goes."""
+    child.ready()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, resource.RLIM_INFINITY))
+    backend = make_backend(Path(params.directory), memory=64 << 20)
+
+    async def body() -> int:
+        async with aclosing(backend.open()) as store:
+            accepted = 0
+            for _ in range(3):
+                accepted = 0
+                while await push(store, bytes(1000)):
+                    accepted += 1
+                taken = 0
+                while some := await pop(store, 100):
+                    taken += len(some)
+                assert taken == accepted
+            return accepted
+
+    return asyncio.run(body())
+
+
+# -- crashes
+
+
+def test_who_dies_in_a_transaction_takes_it_with_him(directory: Path, backend: IPCBackend) -> None:
+    """A process that is killed in the midst of a transaction has done nothing, and stops nobody."""
+    hold = backend.hold()
+    with Fleet() as fleet:
+        victim = fleet.spawn_sync(die_in_a_transaction, Keep(str(directory)))
+        victim.wait_ready()
+        victim.kill9()
+
+        async def body() -> None:
+            async with aclosing(backend.open()) as store:
+                assert await pop(store, 10) == []
+                assert await push(store)
+
+        asyncio.run(body())
+    hold.release()
+
+
+def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
+    """Begin a transaction, write in it, and wait for the end."""
+    hold = make_backend(Path(params.directory)).hold()
+    with hold.environment.write() as transaction:
+        for n in range(1000):
+            transaction.put(b"mjobs\0%08d" % n, b"x" * 500)
+        child.ready()
+        signal.pause()
+
+
+def test_a_call_to_who_was_killed_goes_to_another(directory: Path, backend: IPCBackend) -> None:
+    """When the one who waits first was killed, the next one who waits is called in his place."""
+    hold = backend.hold()
+    with Fleet() as fleet:
+        victim = fleet.spawn_sync(wait_for_ever, Keep(str(directory)))
+        victim.wait_ready()
+
+        async def body() -> None:
+            async with aclosing(backend.open()) as store, aclosing(make_backend(directory).open()) as sender:
+                waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 600)))
+                await push(store, name="other")
+                await asyncio.to_thread(victim.kill9)
+                await push(sender)
+                await asyncio.wait_for(waiting, 20)
+
+        asyncio.run(body())
+    hold.release()
+
+
+def wait_for_ever(child: SyncChild, params: Keep) -> None:
+    """Wait for a message."""
+
+    async def body() -> None:
+        async with aclosing(make_backend(Path(params.directory)).open()) as store:
+            waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 600)))
+            await push(store, name="other")
+            await asyncio.to_thread(child.ready)
+            await waiting
+
+    asyncio.run(body())
+
+
+# -- forks
+
+
+def test_a_child_does_not_touch_what_its_parent_has_open(directory: Path) -> None:
+    """A forked child opens the files for itself, and closing them there leaves the parent's as they were."""
+    backend = make_backend(directory)
+
+    async def put(payload: bytes) -> None:
+        async with aclosing(backend.open()) as store:
+            await push(store, payload)
+
+    async def take() -> list[bytes]:
+        async with aclosing(backend.open()) as store:
+            return await pop(store, 10)
+
+    asyncio.run(put(b"1"))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            backend.forked()
+            asyncio.run(put(b"2"))
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    asyncio.run(put(b"3"))
+    assert [frame[-1:] for frame in asyncio.run(take())] == [b"1", b"2", b"3"]
+
+
+# -- what it costs to be idle
+
+
+def test_who_only_waits_does_nothing(backend: IPCBackend) -> None:
+    """While somebody waits and nobody sends, there is no transaction and nothing that wakes the loop."""
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store:
+            waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 3600)))
+            await push(store, name="other")
+            await pop(store, name="other")
+            before = store.transactions
+            timers = [each.when() for each in _timers() if not each.cancelled()]
+            assert [round(when - asyncio.get_running_loop().time(), -2) for when in timers] == [3600]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert store.transactions == before
+            waiting.cancel()
+
+    asyncio.run(body())
+
+
+def _timers() -> list[asyncio.TimerHandle]:
+    found: list[asyncio.TimerHandle] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009
+    return found
+
+
+def test_commands_of_one_turn_share_a_transaction(backend: IPCBackend) -> None:
+    """A hundred sends at once are one transaction."""
+
+    async def body() -> None:
+        async with aclosing(backend.open()) as store:
+            await push(store)
+            before = store.transactions
+            await asyncio.gather(*(push(store) for _ in range(100)))
+            assert store.transactions == before + 1
+
+    asyncio.run(body())
+
+
+# -- the layer
+
+
+def test_a_layer_between_processes(directory: Path) -> None:
+    """What one process sends another one receives, in order, and a group has members in both."""
+    with Fleet() as fleet:
+        worker = fleet.spawn_sync(answer, Keep(str(directory)))
+        there = worker.wait_ready()
+
+        async def body() -> None:
+            async with IPCChannelLayer(directory=directory, capacity=1000) as layer:
+                mine = await layer.new_channel()
+                await layer.group_add("room", mine)
+                worker.go()
+                for n in range(300):
+                    await send(layer, there, n, mine)
+                came = [(await layer.receive(mine))["n"] for _ in range(300)]
+                assert came == list(range(300))
+
+        asyncio.run(body())
+        worker.result()
+    assert files(directory) == []
+
+
+async def send(layer: ChannelLayer, to: str, n: int, mine: str) -> None:
+    """Send, and again if the channel is full."""
+    while True:
+        try:
+            await layer.send(to, {"n": n, "reply": mine})
+        except layer.ChannelFull:
+            await asyncio.sleep(0.001)
+        else:
+            return
+
+
+def answer(child: SyncChild, params: Keep) -> None:
+    """Send back what comes, to the group."""
+
+    async def body() -> None:
+        async with IPCChannelLayer(directory=Path(params.directory), capacity=1000) as layer:
+            mine = await layer.new_channel()
+            await asyncio.to_thread(child.ready, mine)
+            for _ in range(300):
+                message = await layer.receive(mine)
+                await layer.group_send("room", {"n": message["n"]})
+
+    asyncio.run(body())
