@@ -14,9 +14,9 @@ import sys
 for name in {missing!r}:
     sys.modules[name] = None
 try:
-    import channel_layer_redis
+    import channel_layer_{extra}
 except ImportError as error:
-    assert 'pip install "channel-layer[redis]"' in str(error), str(error)
+    assert 'pip install "channel-layer[{extra}]"' in str(error), str(error)
     assert error.__cause__ is not None, "the reason has to stay visible"
 else:
     raise SystemExit("imported without its extra")
@@ -73,15 +73,16 @@ def test_memory_layer_needs_no_extra(bare: Environment) -> None:
     assert bare.execute(_ROUND_TRIP).strip() == "{'type': 'hello'}"
 
 
-def test_redis_layer_without_its_extra_says_what_to_install(bare: Environment) -> None:
-    """Importing the Redis layer without the extra ends in an ImportError that says the command."""
-    bare.execute(_EXPECT_HINT.format(missing=[]))
+@pytest.mark.parametrize("extra", ["ipc", "redis"])
+def test_a_layer_without_its_extra_says_what_to_install(bare: Environment, extra: str) -> None:
+    """Importing a layer without its extra ends in an ImportError that says the command."""
+    bare.execute(_EXPECT_HINT.format(missing=[], extra=extra))
 
 
 @pytest.mark.parametrize("missing", ["hiredis", "redis"])
 def test_half_an_extra_says_the_same(full: Environment, missing: str) -> None:
     """If only one package of the extra is missing, the error still names the extra."""
-    full.execute(_EXPECT_HINT.format(missing=[missing]))
+    full.execute(_EXPECT_HINT.format(missing=[missing], extra="redis"))
 
 
 def test_the_command_without_its_extra_says_what_to_install(bare: Environment) -> None:
