@@ -42,7 +42,7 @@ imports: .venv/.dev
 	$(BIN)/lint-imports
 
 tests: .venv/.dev
-	$(PYTEST) tests --ignore=tests/packaging
+	$(PYTEST) tests --ignore=tests/packaging --numprocesses=2 --dist=worksteal
 
 docs: .venv/.dev
 	$(PYTEST) docs README.md
