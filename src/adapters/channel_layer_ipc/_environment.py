@@ -13,6 +13,7 @@ import contextlib
 import os
 import threading
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -51,23 +52,21 @@ def largest_message(memory: int) -> int:
     return memory // 4
 
 
+@dataclass(frozen=True, slots=True)
 class Place:
     """Which environment is meant.
 
-    Args:
+    Attributes:
         directory: of its files.
         prefix: of its keys.
         memory: bytes at most, if it is made.
         timeout: seconds to wait at most for who makes or removes it.
     """
 
-    __slots__ = ("directory", "memory", "prefix", "timeout")
-
-    def __init__(self, directory: Path, prefix: str, memory: int, timeout: float) -> None:
-        self.directory = directory
-        self.prefix = prefix
-        self.memory = memory
-        self.timeout = timeout
+    directory: Path
+    prefix: str
+    memory: int
+    timeout: float
 
     @property
     def key(self) -> tuple[str, str]:
