@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 from channel_layer import commands as c
 from channel_layer import envelope
 from channel_layer.envelope import BadFrame, GroupFrame, MembershipMarker
+from channel_layer.fronts import Front
 from channel_layer.names import ChannelName, GroupName, Kind, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from channel_layer.ports import AsyncStore, Backend, Blinder, Capabilities
+    from channel_layer.ports import AsyncStore, Backend, Blinder
 
 __all__ = ("BlindBackend", "BlindStore", "Tokens")
 
@@ -179,7 +180,7 @@ def _remember(where: dict[_K, _V], key: _K, value: _V) -> _V:
     return value
 
 
-class BlindBackend:
+class BlindBackend(Front):
     """Another backend, which gets to see tokens instead of names.
 
     Args:
@@ -188,31 +189,12 @@ class BlindBackend:
     """
 
     def __init__(self, backend: Backend, blinder: Blinder) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._tokens = Tokens(blinder)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Those of the backend behind."""
-        return self._backend.capabilities
-
-    @property
-    def identities(self) -> tuple[str, ...]:
-        """Those of the backend behind."""
-        return self._backend.identities
-
-    @property
-    def connects(self) -> bool:
-        """As the backend behind."""
-        return self._backend.connects
 
     def open(self) -> BlindStore:
         """Make a store for the running event loop."""
         return BlindStore(self._backend.open(), self._tokens)
-
-    def forked(self) -> None:
-        """Tell the backend behind."""
-        self._backend.forked()
 
 
 class BlindStore:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.fronts import Front
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from channel_layer.ports import AsyncStore, Backend, Capabilities
+    from channel_layer.ports import AsyncStore, Backend
 
 __all__ = ("Faults", "FaultyBackend", "FaultyStore")
 
@@ -48,7 +49,7 @@ class Faults:
     seed: int = 0
 
 
-class FaultyBackend:
+class FaultyBackend(Front):
     """A backend in front of another one, which it hinders.
 
     Args:
@@ -57,37 +58,18 @@ class FaultyBackend:
     """
 
     def __init__(self, backend: Backend, faults: Faults | None = None) -> None:
+        super().__init__(backend)
         self.faults: Faults = faults if faults is not None else Faults()
         self.random: random.Random = random.Random(self.faults.seed)  # noqa: S311 - to be repeated, not to be secret
         self.planned: list[tuple[type[object], bool]] = []
         """What is to fail once: a kind of request, and whether it is carried out."""
-        self._backend = backend
         self._stores: weakref.WeakSet[FaultyStore] = weakref.WeakSet()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Those of the backend behind."""
-        return self._backend.capabilities
-
-    @property
-    def identities(self) -> tuple[str, ...]:
-        """Those of the backend behind."""
-        return self._backend.identities
-
-    @property
-    def connects(self) -> bool:
-        """As the backend behind."""
-        return self._backend.connects
 
     def open(self) -> FaultyStore:
         """Make a store for the running event loop."""
         store = FaultyStore(self, self._backend.open())
         self._stores.add(store)
         return store
-
-    def forked(self) -> None:
-        """Tell the backend behind."""
-        self._backend.forked()
 
     def fail_once(self, request: type[object], *, acted: bool = False) -> None:
         """Let the next request of a kind fail; called twice, the next two.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from channel_layer_ipc._files import Gate
 
-__all__ = ("MEMORY_LEAST", "Environment", "Hold", "Place", "hold", "largest_message")
+__all__ = ("MEMORY_LEAST", "Environment", "Hold", "Place", "largest_message")
 
 _PAGE: Final = 4096
 
@@ -256,11 +256,6 @@ class Hold:
     def release(self) -> None:
         """Give it up. Harmless if it is called twice."""
         self._finalizer()
-
-
-def hold(place: Place) -> Hold:
-    """Hold an environment; see `Hold`."""
-    return Hold(place)
 
 
 def _open_new(place: Place) -> Environment:
