@@ -20,6 +20,7 @@ from channel_layer.errors import (
     InvalidMessage,
     InvalidName,
     MessageTooLarge,
+    NoLocalReader,
     StoreError,
     SubscriptionError,
 )
@@ -42,6 +43,7 @@ __all__ = (
     "InvalidName",
     "Message",
     "MessageTooLarge",
+    "NoLocalReader",
     "Statistics",
     "StoreError",
     "Subscription",

@@ -214,7 +214,7 @@ class BlindStore:
     async def push(self, request: c.Push, /) -> c.Pushed:
         channel = self._tokens.channel(request.channel)
         return await self._store.push(
-            c.Push(request.shard, channel, request.capacity, request.payload, request.to_member)
+            c.Push(request.shard, channel, request.capacity, request.payload, request.to_member, request.if_attended)
         )
 
     async def forgive(self, request: c.Forgive, /) -> None:
@@ -238,6 +238,9 @@ class BlindStore:
 
     async def wait(self, request: c.Wait, /) -> None:
         await self._store.wait(replace(request, queue=self._tokens.queue(request.queue)))
+
+    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return self._tokens.names(await self._store.unattended(request))
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._store.pending(replace(request, channel=self._tokens.channel(request.channel)))

@@ -59,6 +59,7 @@ __all__ = (
     "Step",
     "Together",
     "Touch",
+    "Unattended",
     "Unclaim",
     "Unflushed",
     "Wait",
@@ -114,11 +115,14 @@ class Pushed:
         accepted: False when the channel was full, or lapsed.
         expired: messages that were too old and made room.
         lapsed: the channel is a member of groups no longer (see `Push`).
+        unattended: nothing was pushed, because nobody attends to the queue (``Push.if_attended``); how many messages
+            wait in it. None: somebody does, or it was not asked.
     """
 
     accepted: bool
     expired: int
     lapsed: bool = False
+    unattended: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class Push(Command[Pushed]):
         payload: the encoded message.
         to_member: it goes to the channel as a member of a group. Nothing is pushed if an earlier such message has
             expired unread, and nothing was taken from the queue since it came: ``lapsed``.
+        if_attended: nothing is pushed unless somebody attends to the queue (``Pop.attend``); only for a store with
+            `channel_layer.ports.Capabilities.attends`.
     """
 
     shard: int
@@ -142,6 +148,7 @@ class Push(Command[Pushed]):
     capacity: int
     payload: bytes
     to_member: bool = False
+    if_attended: bool = False
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Pushed]:
         return store.push(self)
@@ -207,12 +214,16 @@ class Pop(Command[Popped]):
         count: messages at most; 0 claims an inbox without taking any.
         claimant: who asks; an inbox belongs to its claimant for one lease from each pop. A store without leases may
             serve whoever asks.
+        attend: seconds for which the claimant attends to the queue from now on, which is no inbox, unless he dies or
+            unclaims it; 0: nothing changes. A flush changes nothing of it. Only for a store with
+            `channel_layer.ports.Capabilities.attends`.
     """
 
     shard: int
     queue: Queue
     count: int
     claimant: str
+    attend: float = 0.0
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Popped]:
         return store.pop(self)
@@ -255,9 +266,11 @@ class PutBack(Command[Returned]):
 class Unclaim(Command[None]):
     """Give up an inbox that was claimed by popping it, so that another one need not wait for the end of the lease.
 
+    Of any other queue: attend to it no more (``Pop.attend``).
+
     Attributes:
         shard: the host.
-        inbox: the inbox.
+        inbox: the inbox, or the queue.
         claimant: who claimed it; nothing happens if that is somebody else by now.
     """
 
@@ -282,6 +295,16 @@ class Wait:
     shard: int
     queue: Queue
     block: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unattended(Command[tuple[str, ...]]):
+    """Name the queues, inboxes left out, that hold messages and that nobody attends to (``Pop.attend``)."""
+
+    shard: int
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
+        return store.unattended(self)
 
 
 @dataclass(frozen=True, slots=True)

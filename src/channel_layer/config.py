@@ -37,7 +37,7 @@ from pydantic import (
 from channel_layer.capacity import CapacityTable, compile_glob
 from channel_layer.errors import ConfigError, ConfigWarning, FieldError
 from channel_layer.faults import Faults
-from channel_layer.options import ChannelPattern
+from channel_layer.options import ChannelPattern, NoLocalReaderOption
 from channel_layer.urls import Form, read_options, split_query
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Rules:
         timeout: seconds that a command to the store may take.
         faults: what goes wrong on purpose; None: nothing.
         encryption: how messages are sealed; None: they are not.
+        no_local_reader: of two halves, what becomes of messages that nobody on this machine reads.
     """
 
     prefix: str
@@ -115,6 +116,7 @@ class Rules:
     timeout: float
     faults: Faults | None = None
     encryption: Encryption | None = None
+    no_local_reader: NoLocalReaderOption = "remote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +374,7 @@ _FAULTS_SCHEMA: dict[str, object] = {
 _BLIND = Accepts("True, False or a key")
 _CIPHER = Accepts('"aes-256-gcm" or "fernet"')
 
-_LATER = "not available yet in this version: remove it"
+_OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
 _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 
 
@@ -421,8 +423,8 @@ class CommonConfig(BaseModel):
     )
 
     refused: ClassVar[Mapping[str, str]] = {
-        "local": f"the local-and-remote layer is {_LATER}",
-        "no_local_reader": f"the local-and-remote layer is {_LATER}",
+        "local": _OF_HALVES,
+        "no_local_reader": _OF_HALVES,
         "directory": _OF_IPC,
         "memory": _OF_IPC,
     }

@@ -2,7 +2,7 @@
 
 One tree, so that ``except ChannelLayerError`` catches all of it, with names that say who is at fault: the
 caller (`InvalidName`, `InvalidMessage`, `InvalidFields`, `MessageTooLarge`, `SubscriptionError`, `ConfigError`), the
-traffic (`ChannelFull`) or the world outside (`StoreError`).
+traffic (`ChannelFull`, `NoLocalReader`) or the world outside (`StoreError`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = (
     "InvalidMessage",
     "InvalidName",
     "MessageTooLarge",
+    "NoLocalReader",
     "Outcome",
     "StoreError",
     "SubscriptionError",
@@ -135,6 +136,21 @@ class ConfigError(ChannelLayerError, ValueError):
 
 class ConfigWarning(UserWarning):
     """A configuration that works and is unwise; the text names the field and the mend, and never holds a secret."""
+
+
+class NoLocalReader(ChannelLayerError):
+    """Nobody on this machine receives from a normal channel, and ``no_local_reader`` is ``"error"``; nothing was sent.
+
+    Attributes:
+        channel: its full name.
+    """
+
+    def __init__(self, channel: str) -> None:
+        self.channel: str = channel
+        super().__init__(
+            f"nobody on this machine receives from {channel!r}: start a worker here, or set "
+            f'no_local_reader="remote" to let a worker on another machine have it'
+        )
 
 
 class StoreError(ChannelLayerError):

@@ -9,13 +9,25 @@ Source: Cristian, "Probabilistic clock synchronization" (1989).
 
 from __future__ import annotations
 
-__all__ = ("GROUP_KEYS_LIFETIME", "LEASE_FACTOR", "RENEWALS_PER_EXPIRY", "StoreClock", "deadline")
+__all__ = (
+    "ATTENDANCE",
+    "GROUP_KEYS_LIFETIME",
+    "LEASE_FACTOR",
+    "RENEWALS_PER_EXPIRY",
+    "StoreClock",
+    "deadline",
+    "moved",
+)
 
 LEASE_FACTOR = 1.5
 """A lease lasts this many times ``expiry``: it survives two missed renewals."""
 
 RENEWALS_PER_EXPIRY = 2
 """An owner renews its lease this often in each ``expiry``."""
+
+ATTENDANCE = 0.5
+"""Who has popped a queue attends to it for this share of ``expiry``: what comes for him in that time has as long again
+to be found by another one, should he not come back."""
 
 GROUP_KEYS_LIFETIME = 86400.0
 """Seconds that a group lives without a ``group_add`` if ``group_expiry`` is None and no owner renews it."""
@@ -74,3 +86,14 @@ def deadline(stamp: float, expiry: float, offset: float) -> float:
         offset: the latest that the store's clock can be ahead of the local one now, in seconds.
     """
     return stamp + expiry * (1 - _DRIFT) - offset
+
+
+def moved(stamp: float, here: float, there: float) -> float:
+    """Return the stamp of a message that goes from one store to another: it is as old there as it was here, or older.
+
+    Args:
+        stamp: when the store that it leaves took it in, by that store's clock.
+        here: what that clock showed when the message was taken out.
+        there: what the other store's clock has shown before that.
+    """
+    return there - max(0.0, here - stamp)

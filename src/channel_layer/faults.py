@@ -133,6 +133,9 @@ class FaultyStore:
     async def wait(self, request: c.Wait, /) -> None:
         await self._ask(request, self._store.wait)
 
+    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return await self._ask(request, self._store.unattended)
+
     async def pending(self, request: c.Pending, /) -> int:
         return await self._ask(request, self._store.pending)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import secrets
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from channel_layer import commands as c
 from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
-from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
+from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
 from channel_layer.loops import run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from channel_layer.mailbox import Waiter
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Clock
-    from channel_layer.programs import Routes
+    from channel_layer.routing import Routes
 
 __all__ = ("Desk", "Host", "closed_error")
 
@@ -84,7 +85,7 @@ class Desk:
         self.ledger: Ledger = Ledger()
         self.inboxes: dict[str, Inbox] = {}
         self.taps: dict[str, Tap] = {}
-        self.clocks: list[StoreClock] = [StoreClock() for _ in range(len(routes.ring))]
+        self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.leases: dict[str, float] = {}
         """When each inbox's lease ends if it is not renewed, by its shard's clock."""
         self.incarnations: dict[int, str] = {}
@@ -121,6 +122,13 @@ class Desk:
             warning = self.ledger.warning(self.clock.now()) if self.ledger.has_news else None
         if warning is not None:
             _logger.warning("%s", warning)
+
+    def rescued(self, queue: Queue, moved: programs.Moved) -> None:
+        """Count what was lost when messages were moved from this machine's half to the other one."""
+        with self.lock:
+            self.ledger.drop("expired", queue.name, moved.expired)
+            self.ledger.drop("flushed", queue.name, moved.flushed)
+            self.ledger.drop("store_lost", queue.name, moved.lost)
 
     def count(self) -> int:
         """Return how many messages wait in this process."""
@@ -403,6 +411,7 @@ class Host:
                 flushed = inbox.flushed
             self.wake(waiters)
             if flushed is not None:
+                await self._flush_here(flushed)
                 await self._acknowledge(inbox, flushed)
 
     async def _acknowledge(self, inbox: Inbox, generation: str) -> None:
@@ -469,7 +478,7 @@ class Host:
                 backoff.reset()
             except StoreError as exc:
                 if not exc.retryable:
-                    self._complain(f"cannot keep the leases on {desk.routes.ring.name(shard)}: {exc}")
+                    self._complain(f"cannot keep the leases on {desk.routes.name(shard)}: {exc}")
                 await backoff.wait()
                 continue
             with contextlib.suppress(TimeoutError):
@@ -637,10 +646,12 @@ class Host:
                     tap.expire(box, now)
                 if forget:
                     tap.forget(now, desk.rules.expiry)
-        desk.tell()
         for inbox in inboxes:
             if inbox.owed:
                 self.give_back(inbox, soon=True)
+        with contextlib.suppress(StoreError):  # the next look finds them
+            await self._rescue_stranded()
+        desk.tell()
         for start in range(0, len(leaving), _ANNOUNCE_AT_ONCE):
             leaves = [
                 programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member), latest)
@@ -648,6 +659,27 @@ class Host:
             ]
             # What fails is tried again when the next message expires unread.
             await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
+
+    # -- this machine's half
+
+    async def _rescue_stranded(self) -> None:
+        """Move what waits on this machine and nobody here reads any more to where all machines see it."""
+        routes = self._desk.routes
+        if routes.local is None or routes.no_local_reader != "remote":
+            return
+        for name in await self._store.unattended(c.Unattended(routes.local)):
+            queue = ChannelName.parse(name).queue
+            self._desk.rescued(queue, await run_async(programs.rescue(routes, queue), self._store))
+
+    async def _flush_here(self, generation: str) -> None:
+        """A flush that was begun on another machine, maybe, has come: this machine's half is a part of it."""
+        local = self._desk.routes.local
+        if local is None:
+            return
+        with contextlib.suppress(StoreError):
+            flushing = await self._store.flush(c.Flush(local, generation))
+            with self._desk.lock:
+                self._desk.ledger.drop("flushed", "the store", flushing.dropped)
 
     # -- taps
 
@@ -688,8 +720,14 @@ class _Pump:
         self._waits: dict[int, asyncio.Task[None]] = {}
         self._called = set[int]()
         """Shards whose wait is over and that have not been popped since."""
-        self._backoffs = [_Backoff() for _ in range(len(desk.routes.ring))]
-        self._turn = random.randrange(len(desk.routes.ring))  # noqa: S311 - where to look first
+        self._shards = desk.routes.shards(tap.queue)
+        self._local = desk.routes.local_of(tap.queue)
+        self._backoffs = {shard: _Backoff() for shard in self._shards}
+        self._turn = random.randrange(len(self._shards))  # noqa: S311 - where to look first
+        self._attendance = desk.rules.expiry * ATTENDANCE
+        """Seconds for which this process attends to a queue of this machine after each pop."""
+        self._attends_until = -math.inf
+        self._linger_seconds = _LINGER_SECONDS if self._local is None else self._attendance
         self._held_until: float | None = None
         self._block = min(_BLOCK_SECONDS, desk.rules.expiry / 3)
 
@@ -700,7 +738,6 @@ class _Pump:
     async def run(self) -> None:
         """Work until nobody has waited for a while."""
         backoff = _Backoff()
-        shards = self._desk.routes.shards(self.tap.queue)
         try:
             while True:
                 self._poked.clear()
@@ -712,8 +749,8 @@ class _Pump:
                         await self._pass_on()
                         if not self._poked.is_set() and not await self._linger():
                             return
-                    elif not await self._pop_all(shards):
-                        await self._wait_all(shards)
+                    elif not await self._pop_all():
+                        await self._wait_all()
                     backoff.reset()
                 except StoreError as exc:
                     if not exc.retryable:
@@ -731,13 +768,16 @@ class _Pump:
             await self._unclaim()
 
     async def _unclaim(self) -> None:
-        """Let another process claim this inbox at once, unless something of it waits here for another receiver."""
+        """Let another process claim this inbox at once, unless something of it waits here for another receiver.
+
+        Of a queue of this machine: let senders know that nobody here reads it any more.
+        """
         desk, tap = self._desk, self.tap
+        shard = desk.routes.ring.queue(tap.queue) if tap.queue.kind is Kind.INBOX else self._local
         with desk.lock:
-            over = tap.queue.kind is Kind.INBOX and (tap.idle or desk.closed)
-        if over:
+            over = tap.idle or desk.closed
+        if over and shard is not None:
             with contextlib.suppress(StoreError):  # the lease ends by itself
-                shard = desk.routes.ring.queue(tap.queue)
                 await self._store.unclaim(c.Unclaim(shard, tap.queue, desk.claimant))
 
     def _demand(self) -> int:
@@ -779,6 +819,9 @@ class _Pump:
             else:
                 return
 
+    def _wait_for(self, shard: int) -> None:
+        self._watch(shard, self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
+
     def _watch(self, shard: int, work: Coroutine[object, object, None]) -> None:
         task = self._loop.create_task(work)
         task.add_done_callback(lambda _: self._poked.set())
@@ -807,21 +850,43 @@ class _Pump:
             lingered = True
             self._poked.set()
 
-        timer = self._loop.call_later(_LINGER_SECONDS, enough)
+        timer = self._loop.call_later(self._linger_seconds, enough)
         await self._poked.wait()
         timer.cancel()
         return not lingered
 
-    async def _pop_all(self, shards: tuple[int, ...]) -> bool:
+    @property
+    def _attends(self) -> bool:
+        """Whether this process is known to read this machine's half."""
+        return self._desk.clock.now() < self._attends_until
+
+    def _order(self) -> tuple[int, ...]:
+        """Return the shards, each in its turn the first.
+
+        Who does not attend yet to this machine's half looks there last, and not before the other one is empty: what was
+        sent while nobody here read is older than what will be sent from now on, and counts towards the same capacity.
+        """
+        self._turn += 1
+        shards = self._shards
+        if self._local is not None and not self._attends:
+            return (*(shard for shard in shards if shard != self._local), self._local)
+        first = self._turn % len(shards)
+        return shards[first:] + shards[:first]
+
+    async def _pop_all(self) -> bool:
         """Pop from each shard that is not being waited for, until nobody needs more; whether anything came.
 
         What waits here for a claimed inbox's channels is promised by a pop only, so then none may be left out.
+
+        Who attends to this machine's half waits for the other one all the time, and looks there when he is called: so a
+        worker who is kept busy from here costs the other one nothing, and yet hears of what comes there.
         """
-        self._turn += 1
         came = False
-        for place in range(len(shards)):
-            shard = shards[(self._turn + place) % len(shards)]
+        for shard in self._order():
             if shard in self._waits and not self.tap.held_back:
+                continue
+            if shard != self._local and shard not in self._called and self._attends:
+                self._wait_for(shard)
                 continue
             demand = self._demand()
             if not demand:
@@ -837,7 +902,10 @@ class _Pump:
     async def _pop(self, shard: int, demand: int) -> bool:
         desk, tap = self._desk, self.tap
         sent = desk.clock.now()
-        popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant))
+        attend = self._attendance if shard == self._local and demand else 0.0
+        if attend:
+            self._attends_until = sent + attend
+        popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
         self._called.discard(shard)
         with desk.lock:
             now = desk.clock.now()
@@ -903,11 +971,11 @@ class _Pump:
                     self._poked.clear()
                     await self._poked.wait()
 
-    async def _wait_all(self, shards: tuple[int, ...]) -> None:
+    async def _wait_all(self) -> None:
         """Wait on every shard until one may hold a message, or receivers come or go."""
-        for shard in shards:
+        for shard in self._shards:
             if shard not in self._waits:
-                self._watch(shard, self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
+                self._wait_for(shard)
         _heed()
         await self._poked.wait()
 

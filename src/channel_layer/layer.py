@@ -29,6 +29,7 @@ from channel_layer.hosting import Desk, Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
+from channel_layer.routing import Routes
 from channel_layer.sealing import blinded, make_seal
 from channel_layer.sharding import Ring
 from channel_layer.subscription import Intake, Source, Subscription
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from channel_layer.config import CommonConfig, Rules
     from channel_layer.ledger import Statistics
     from channel_layer.mailbox import Item, Mailbox
+    from channel_layer.names import Queue
     from channel_layer.options import ChannelPattern
     from channel_layer.ports import Backend, Clock, Codec, Program
 
@@ -102,7 +104,9 @@ class ChannelLayer:
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._seal: Final = make_seal(rules, self._clock)
         self._codec: Codec = MsgpackCodec(rules.max_message_size)
-        self._routes = programs.Routes(Ring(backend.identities), rules.capacity)
+        able, shards = backend.capabilities, backend.identities
+        local = len(shards) - 1 if able.local else None
+        self._routes = Routes(Ring(shards[:local]), rules.capacity, local, rules.no_local_reader)
         self._turns = itertools.count()
         self._channels: dict[str, ChannelName] = {}
         self._begin()
@@ -180,6 +184,7 @@ class ChannelLayer:
             InvalidMessage: *message* holds something else; the text says where.
             MessageTooLarge: the encoded message is over ``max_message_size``.
             ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
+            NoLocalReader: nobody on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
         name = self._channels.get(channel) or self._channel(channel)
@@ -190,6 +195,8 @@ class ChannelLayer:
         inbox = desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
         sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
+        if sent.stranded:
+            sent = await self._send_after_rescue(name, payload)
         if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))
@@ -206,6 +213,16 @@ class ChannelLayer:
         if sent.accepted:
             return
         raise _for_channels(ChannelFull)(name.name, self._rules.capacity.of(name.name))
+
+    async def _send_after_rescue(self, name: ChannelName, payload: bytes) -> programs.Sent:
+        """Send to a channel that nobody on this machine reads any more, after what waits here for it."""
+        task = asyncio.get_running_loop().create_task(self._rescue(name.queue))
+        self._keep_track(task)
+        await asyncio.shield(task)  # what it has in hand is nowhere else
+        return await self._run(programs.send(self._routes, name, payload, next(self._turns), pass_stranded=True))
+
+    async def _rescue(self, queue: Queue) -> None:
+        self._desk.rescued(queue, await self._run(programs.rescue(self._routes, queue)))
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel and return it.
@@ -534,7 +551,7 @@ class ChannelLayer:
         generation = secrets.token_urlsafe(9)
         if self._desk.inboxes:
             await self._ensure_host()
-        shards = range(len(self._routes.ring))
+        shards = self._routes.all_shards
         begun = await self._run(_together([c.Flush(shard, generation) for shard in shards]))
         with self._desk.lock:
             for tap in self._desk.taps.values():

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Protocol, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
+from typing import Literal, Protocol, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
 
-__all__ = ("ChannelPattern", "CommonConfigDict", "SequenceNotStr")
+__all__ = ("ChannelPattern", "CommonConfigDict", "NoLocalReaderOption", "SequenceNotStr")
 
 _T_co = TypeVar("_T_co", covariant=True)
 
 ChannelPattern: TypeAlias = str | re.Pattern[str]
 """A key of ``channel_capacity``: a glob, ``"re:"`` and a regular expression, or one that is compiled."""
+
+NoLocalReaderOption: TypeAlias = Literal["remote", "queue", "error"]
+"""Of two halves, what becomes of a message to a normal channel that nobody on this machine receives from.
+
+``remote``: it goes to the store that all machines see, so that a worker on another one gets it. ``queue``: it waits
+here for a reader to come. ``error``: `channel_layer.errors.NoLocalReader`.
+"""
 
 
 class SequenceNotStr(Protocol[_T_co]):

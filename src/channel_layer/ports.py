@@ -167,6 +167,7 @@ class AsyncStore(Protocol):
         """
         ...
 
+    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]: ...
     async def pending(self, request: c.Pending, /) -> int: ...
 
     async def claim(self, request: c.Claim, /) -> c.Claimed: ...
@@ -245,11 +246,18 @@ class Capabilities:
         blocking: `AsyncStore.wait` returns when a message comes. Without it the core looks again and again.
         lapses: it notes which members let a group's message expire unread (`Forgive`, `Pushed.lapsed`). Without it
             such a member stays until its ``group_expiry``.
+        attends: it notes who attends to a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and sees when a
+            process that does so dies, at the latest when the time that it gave is over. Nothing but the local half of
+            two (`channel_layer.halves`) needs it.
+        local: the last of its shards is this machine's own; what the other ones keep, all machines see. Normal
+            channels may be on that one too, everything else is on the others.
     """
 
     leases: bool = True
     blocking: bool = True
     lapses: bool = True
+    attends: bool = False
+    local: bool = False
 
 
 class Backend(Protocol):

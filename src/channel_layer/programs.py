@@ -10,51 +10,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channel_layer import commands as c
-from channel_layer.capacity import CapacityTable, shares
+from channel_layer.capacity import shares
 from channel_layer.envelope import MembershipMarker
+from channel_layer.errors import NoLocalReader, StoreError
+from channel_layer.expiry import moved
 from channel_layer.names import ChannelName, Kind, Queue
 from channel_layer.ports import perform
+from channel_layer.routing import Side, side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from channel_layer.names import GroupName
     from channel_layer.ports import Program
-    from channel_layer.sharding import Ring
+    from channel_layer.routing import Routes
 
 __all__ = (
     "Joined",
+    "Moved",
     "NoOwner",
-    "Routes",
     "Sent",
     "SentToGroup",
     "group_add",
     "group_channels",
     "group_discard",
     "group_send",
+    "rescue",
     "send",
 )
 
 
 class NoOwner(Exception):
     """The minted inbox of the one who asks has no lease in the store: claim it, then try again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """What decides where messages go and how many may wait; the same in every process with one configuration.
-
-    Attributes:
-        ring: which shard keeps what.
-        capacity: of every channel.
-    """
-
-    ring: Ring
-    capacity: CapacityTable
-
-    def shards(self, queue: Queue) -> tuple[int, ...]:
-        """Return the shards that hold *queue*, the preferred one first: all of them for a normal channel."""
-        return self.ring.order(queue) if queue.kind is Kind.NORMAL else (self.ring.queue(queue),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +52,34 @@ class Sent:
         accepted: it is in a queue.
         expired: old messages that made room for it.
         lapsed: nobody has read an earlier one that was for a member of a group, so that it is none any more.
+        stranded: it was not sent, because earlier ones wait on this machine and nobody here reads them any more:
+            `rescue` them, and send again.
     """
 
     accepted: bool
     expired: int
     lapsed: bool = False
+    stranded: bool = False
 
 
 _SENT = Sent(accepted=True, expired=0)
+_STRANDED = Sent(accepted=False, expired=0, stranded=True)
 
 
-def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int, *, to_member: bool = False) -> Program[Sent]:
+def send(
+    routes: Routes,
+    channel: ChannelName,
+    payload: bytes,
+    turn: int,
+    *,
+    to_member: bool = False,
+    pass_stranded: bool = False,
+) -> Program[Sent]:
     """Put a message into its channel's queue.
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
-    gives up, so that it is full only when every share of its capacity is.
+    gives up, so that it is full only when every share of its capacity is. Of two halves it is this machine's if
+    somebody here reads the channel; see `channel_layer.routing`.
 
     Args:
         routes: where things are.
@@ -87,7 +87,16 @@ def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int, *, to_
         payload: the encoded message.
         turn: any number that changes from call to call.
         to_member: it goes to the channel as a member of a group.
+        pass_stranded: overtake earlier ones that wait on this machine though nobody here reads them.
+
+    Raises:
+        NoLocalReader: nobody on this machine receives from it, and that is to be an error.
     """
+    local = routes.local_of(channel.queue)
+    if local is not None:
+        sent = yield from _send_here(routes, local, channel, payload, to_member=to_member)
+        if sent is not None and not (sent.stranded and (pass_stranded or to_member)):
+            return sent
     capacity = routes.capacity.of(channel.name)
     queue = channel.queue
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
@@ -105,6 +114,83 @@ def send(routes: Routes, channel: ChannelName, payload: bytes, turn: int, *, to_
             if pushed.accepted or pushed.lapsed:
                 return Sent(pushed.accepted, expired, pushed.lapsed)
     return Sent(False, expired)
+
+
+def _send_here(
+    routes: Routes, local: int, channel: ChannelName, payload: bytes, *, to_member: bool
+) -> Program[Sent | None]:
+    """Put a message into this machine's half of a queue; None: it is to go to the other one."""
+    capacity = routes.capacity.of(channel.name)
+    other = side(channel.queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
+    push = c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL)
+    pushed = yield from perform(push)
+    if pushed.accepted and not pushed.expired:
+        return _SENT
+    if pushed.unattended is None:
+        return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+    if other is Side.NEITHER:
+        raise NoLocalReader(channel.name)
+    return _STRANDED if pushed.unattended else None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What became of messages that nobody on this machine reads any more.
+
+    Attributes:
+        expired: those that were too old.
+        flushed: those that a flush would have removed.
+        lost: those of which nobody knows whether they have arrived.
+    """
+
+    expired: int = 0
+    flushed: int = 0
+    lost: int = 0
+
+
+_ALL = 1 << 30
+"""Messages to take out of a queue: more than any holds."""
+
+
+def rescue(routes: Routes, queue: Queue) -> Program[Moved]:
+    """Move what waits in this machine's half of a queue to the half that all machines see, ahead of what waits there.
+
+    Each message keeps its age. They are spread as the queue's capacity is, and count towards it.
+
+    Raises:
+        StoreError: that half cannot be reached; nothing was moved, or not all.
+    """
+    if routes.local is None:
+        return Moved()
+    capacity = routes.capacity.of(queue.name)
+    parts = [(shard, share) for shard, share in shares(capacity, routes.ring.order(queue)) if share]
+    # What time it is there: asked first, so that nothing is in hand if nobody answers, and no message gets younger.
+    looks = yield from perform(c.Together(tuple(c.Pop(shard, queue, 0, "") for shard, _ in parts)))
+    taken = yield from perform(c.Pop(routes.local, queue, _ALL, ""))
+    expired, flushed, lost = taken.expired, taken.flushed, taken.lost
+    left = taken.entries
+    for (shard, share), look in zip(parts, looks, strict=True):
+        count = share if shard != parts[-1][0] else len(left)
+        entries = tuple(c.Entry(moved(entry.stamp, taken.now, look.now), entry.frame) for entry in left[:count])
+        if not entries:
+            break
+        try:
+            returned = yield from perform(c.PutBack(shard, queue, entries))
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, StoreError) and exc.outcome == "unknown":
+                lost += len(entries)
+                left = left[count:]
+            if left:
+                returned = yield from perform(c.PutBack(routes.local, queue, left))
+                expired, flushed = expired + returned.expired, flushed + returned.flushed
+            if not (isinstance(exc, StoreError) and (expired or flushed or lost)):
+                raise
+            return Moved(expired, flushed, lost)
+        left = left[count:]
+        expired, flushed = expired + returned.expired, flushed + returned.flushed
+    return Moved(expired, flushed, lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +323,7 @@ def group_add(
     home = routes.ring.queue(channel.queue)
     mark = channel.queue.kind is Kind.INBOX and home == shard
     if not owned:  # first: else a message to the group could meet what was, and remove the new member for it
-        places = routes.ring.order(channel.queue) if channel.queue.kind is Kind.NORMAL else (home,)
-        yield from perform(c.Together(tuple(c.Forgive(place, channel) for place in places)))
+        yield from perform(c.Together(tuple(c.Forgive(place, channel) for place in routes.shards(channel.queue))))
     join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
     changed = yield from perform(join)
     if changed.owned and changed.applied:

@@ -124,6 +124,9 @@ class _Completed:
             del self._pauses[next(iter(self._pauses))]
         await asyncio.sleep(min(pause, request.block))
 
+    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        raise _lacking("note of who attends to a queue")
+
     async def pending(self, request: c.Pending, /) -> int:
         return await self._call(lambda store: store.pending(request))
 

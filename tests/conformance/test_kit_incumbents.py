@@ -16,7 +16,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from channel_layer import ChannelFull, ChannelLayer, Message, names, programs
+from channel_layer import ChannelFull, ChannelLayer, Message, names, routing
 from channel_layer import commands as c
 from channel_layer.config import Rules
 from channel_layer.names import ChannelName, Kind, Queue
@@ -107,7 +107,7 @@ def test_a_send_that_hashes_the_full_name(three_hosts: Deployment) -> None:
     _is_found_by_machine(_over(RoutesByFullName, redis_stores(three_hosts)))
 
 
-class _OneHost(programs.Routes):
+class _OneHost(routing.Routes):
     def shards(self, queue: Queue) -> tuple[int, ...]:
         """Look at one host only."""
         return self.ring.order(queue)[:1]

@@ -15,7 +15,8 @@ from channel_layer import programs
 from channel_layer.capacity import CapacityTable, shares
 from channel_layer.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.ports import Program
-from channel_layer.programs import NoOwner, Routes
+from channel_layer.programs import NoOwner
+from channel_layer.routing import Routes
 from channel_layer.sharding import Ring
 from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
 

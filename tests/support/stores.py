@@ -15,6 +15,7 @@ from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.blinding import BlindBackend
 from channel_layer.config import Encryption, Rules, parse
+from channel_layer.halves import LocalAndRemote
 from channel_layer.ports import Backend, Clock
 from channel_layer.testing import MakeLayer, MakeStore
 from channel_layer_crypto import SivBlinder
@@ -25,7 +26,7 @@ from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 from tests.support.servers import Deployment
 
-__all__ = ("IPCWorlds", "blind_stores", "memory_stores", "redis_stores", "sealed_layers", "shared")
+__all__ = ("IPCWorlds", "blind_stores", "halves", "memory_stores", "redis_stores", "sealed_layers", "shared")
 
 
 def shared(make: Callable[[Rules, Clock], Backend]) -> MakeStore:
@@ -99,6 +100,15 @@ def redis_stores(deployment: Deployment) -> MakeStore:
     def make_store(rules: Rules, clock: Clock) -> Backend:
         servers = parse(RedisConfig, {"hosts": deployment.urls}).servers
         return RedisBackend(servers, rules, clock)
+
+    return make_store
+
+
+def halves(local: MakeStore, remote: MakeStore) -> MakeStore:
+    """Stores of two halves, each made by a factory."""
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        return LocalAndRemote(local(rules, clock), remote(rules, clock))
 
     return make_store
 

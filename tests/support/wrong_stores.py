@@ -640,6 +640,85 @@ class StaysTheSame(WrongStore):
         return replace(changed, version=self.world.version)
 
 
+# -- who attends -------------------------------------------------------------------------------------------------
+
+
+class PushesToNobody(WrongStore):
+    """Takes a message although nobody attends."""
+
+    async def push(self, request: c.Push, /) -> c.Pushed:
+        """Push."""
+        return await super().push(replace(request, if_attended=False))
+
+
+class NotesNobody(WrongStore):
+    """Does not note who attends."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Pop."""
+        return await super().pop(replace(request, attend=0.0))
+
+
+class AttendsForEver(WrongStore):
+    """Does not see when somebody's time is over."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Pop."""
+        return await super().pop(replace(request, attend=_LONG if request.attend else 0.0))
+
+
+class AttendsOnce(WrongStore):
+    """Does not let somebody who attends go on."""
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Pop."""
+        noted = self._all.attending.get(request.queue.name, {})
+        return await super().pop(replace(request, attend=0.0) if request.claimant in noted else request)
+
+
+class KeepsWhoGoes(WrongStore):
+    """Takes somebody to attend who has said that he does not."""
+
+    async def unclaim(self, request: c.Unclaim, /) -> None:
+        """Unclaim."""
+        if request.inbox.kind is Kind.INBOX:
+            await super().unclaim(request)
+
+
+class DismissesAll(WrongStore):
+    """Takes nobody to attend when one of them has gone."""
+
+    async def unclaim(self, request: c.Unclaim, /) -> None:
+        """Unclaim."""
+        self._all.attending.pop(request.inbox.name, None)
+        await super().unclaim(request)
+
+
+class FlushesAttendants(WrongStore):
+    """Forgets who attends when everything is flushed."""
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        """Flush."""
+        self._all.attending.clear()
+        return await super().flush(request)
+
+
+class ForgetsTheStranded(WrongStore):
+    """Does not say what nobody attends to."""
+
+    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        """Say."""
+        return ()
+
+
+class TakesFromAttendants(WrongStore):
+    """Says of queues that somebody attends to them that nobody does."""
+
+    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        """Say."""
+        return tuple(name for name, line in self._all.lines.items() if line.entries)
+
+
 # -- factories ---------------------------------------------------------------------------------------------------
 
 
@@ -705,6 +784,15 @@ def simple_stores(kind: type[WrongStore]) -> MakeSimpleStore:
 
 
 WRONG_STORES: tuple[type[WrongStore], ...] = (
+    PushesToNobody,
+    NotesNobody,
+    AttendsForEver,
+    AttendsOnce,
+    KeepsWhoGoes,
+    DismissesAll,
+    FlushesAttendants,
+    ForgetsTheStranded,
+    TakesFromAttendants,
     OneTooMany,
     TwoForOne,
     ChecksThenPushes,

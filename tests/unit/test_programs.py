@@ -12,7 +12,8 @@ from channel_layer.capacity import CapacityTable
 from channel_layer.envelope import MembershipMarker
 from channel_layer.names import ChannelName, GroupName
 from channel_layer.ports import Program
-from channel_layer.programs import Joined, NoOwner, Routes, Sent, SentToGroup
+from channel_layer.programs import Joined, NoOwner, Sent, SentToGroup
+from channel_layer.routing import Routes
 from channel_layer.sharding import Ring
 
 R = TypeVar("R")

@@ -72,6 +72,7 @@ class Batch:
         now: what time it is, for all that is done in it.
         room: bytes that messages may take.
         database: what holds all records.
+        answers: whether there is still somebody at a doorbell.
 
     Attributes:
         places: of those who wait for queues and are known to the one who carries this out, the keys of their records,
@@ -90,6 +91,7 @@ class Batch:
         "_minted",
         "_transaction",
         "_version",
+        "answers",
         "calls",
         "committed",
         "now",
@@ -102,7 +104,13 @@ class Batch:
     )
 
     def __init__(
-        self, transaction: lmdb.Transaction[bytes], times: Times, now: float, room: int, database: lmdb._Database
+        self,
+        transaction: lmdb.Transaction[bytes],
+        times: Times,
+        now: float,
+        room: int,
+        database: lmdb._Database,
+        answers: Callable[[int], bool],
     ) -> None:
         self._transaction = transaction
         self._database = database
@@ -114,6 +122,7 @@ class Batch:
         self.times = times
         self.now = now
         self.room = room
+        self.answers: Callable[[int], bool] = answers
         self.places: dict[str, bytes | None] = {}
         self.calls: dict[bytes, int] = {}
         self.rung: set[int] = set()
@@ -547,13 +556,14 @@ class Batch:
 
     # -- what is over
 
-    def sweep(self, most: int, waits: Callable[[int], bool]) -> bool:
+    def sweep(self, most: int) -> bool:
         """Remove what is over.
+
+        Who waits does so by another clock, which stands still while the machine sleeps: so his time may seem to be
+        over, and he still be there.
 
         Args:
             most: how many records to look at.
-            waits: whether there is still somebody at a doorbell. Who waits does so by another clock, which stands
-                still while the machine sleeps.
 
         Returns:
             Whether there may be more.
@@ -567,10 +577,10 @@ class Batch:
             if when > now:
                 return False
             self.remove(first[0][0])
-            self._look_at(target, waits)
+            self._look_at(target)
         return True
 
-    def _look_at(self, target: bytes, waits: Callable[[int], bool]) -> None:
+    def _look_at(self, target: bytes) -> None:
         """Look at a record whose time may have come, and that stands in the index no more."""
         kind, name = target[:1], target[1:-1]
         record: Line | Minted | Crowd | None
@@ -581,7 +591,7 @@ class Batch:
         elif kind == k.GROUP:
             record = self.crowd(name)
         else:
-            self._look_at_timed(target, waits)
+            self._look_at_timed(target)
             return
         if record is None:
             return
@@ -592,7 +602,7 @@ class Batch:
             record.head = record.tail
             record.until = self.now + _UNCOUNTED * self.times.expiry
         due = record.until
-        if isinstance(record, Minted) and due <= self.now and record.owner and waits(record.owner):
+        if isinstance(record, Minted) and due <= self.now and record.owner and self.answers(record.owner):
             # Its owner was held up, or the machine slept: he comes back, and there is news of his groups in it.
             due = self.now + self.times.lease
         if due > self.now:
@@ -604,13 +614,13 @@ class Batch:
         else:
             self.drop_crowd(record)
 
-    def _look_at_timed(self, target: bytes, waits: Callable[[int], bool]) -> None:
+    def _look_at_timed(self, target: bytes) -> None:
         data = self.get(target)
         if data is None:
             return
         record = Timed.unpack(data)
         until = record.until
-        if until <= self.now and target[:1] == k.WAITER and waits(k.waiter_doorbell(target)):
+        if until <= self.now and target[:1] == k.WAITER and self.answers(k.waiter_doorbell(target)):
             until = self.now + self.times.lease
         if until > self.now:
             self._schedule(target, until, known=False)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
     from channel_layer_ipc._files import Gate
 
-__all__ = ("Doorbell", "remove_silent")
+__all__ = ("Doorbell", "is_silent", "remove_silent")
 
 _RINGS_AT_ONCE = 64
 """Rings that are taken in one turn of the loop; a socket holds about as many, or fewer."""
+
+_SURE_SECONDS = 0.1
+"""How long it is taken for sure that who was there is still there: asking costs as much as writing a message does."""
+
+_REMEMBERED = 1024
+"""Doorbells of which that is known."""
 
 
 class Doorbell:
@@ -34,7 +41,7 @@ class Doorbell:
         heard: called in the loop when it was rung.
     """
 
-    __slots__ = ("_gate", "_heard", "_loop", "_path", "_process", "_socket", "number")
+    __slots__ = ("_gate", "_heard", "_loop", "_path", "_process", "_seen", "_socket", "number")
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
         self._gate = gate
@@ -44,6 +51,8 @@ class Doorbell:
         self._process = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._seen: dict[int, float] = {}
+        """When somebody was last seen at a doorbell."""
         self.number: int = 0
 
     def hang(self) -> None:
@@ -78,6 +87,19 @@ class Doorbell:
             return True
         return True
 
+    def answers(self, number: int) -> bool:
+        """Whether somebody is at another one; he is not disturbed."""
+        now = time.monotonic()
+        if number == self.number or now - self._seen.get(number, -_SURE_SECONDS) < _SURE_SECONDS:
+            return True
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        self._seen[number] = now
+        if is_silent(self._gate, number):
+            del self._seen[number]
+            return False
+        return True
+
     def close(self) -> None:
         """Take it down."""
         if self._process != os.getpid():
@@ -103,16 +125,23 @@ def remove_silent(gate: Gate, numbers: list[int]) -> None:
         gate: the world.
         numbers: doorbells that are there.
     """
+    for number in numbers:
+        is_silent(gate, number)
+
+
+def is_silent(gate: Gate, number: int) -> bool:
+    """Whether the process behind a doorbell was killed; if so, what is left of the doorbell is removed."""
+    path = gate.bell(number)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
-        for number in numbers:
-            path = gate.bell(number)
-            try:
-                probe.connect(path)
-            except (ConnectionRefusedError, FileNotFoundError):
-                _unlink(path)
-            except OSError:
-                continue
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            _unlink(path)
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _unlink(path: str) -> None:

@@ -39,7 +39,7 @@ _READ_COUNT: Final = 512
 _READ_BYTES: Final = 1 << 20
 """Bytes after which a read brings no further entry."""
 
-_SURVIVORS: Final = (k.INBOX, k.CLAIM, k.LEFT, k.WAITER, k.VERSION)
+_SURVIVORS: Final = (k.INBOX, k.CLAIM, k.ATTENDANT, k.LEFT, k.WAITER, k.VERSION)
 """What a flush leaves."""
 
 

@@ -10,6 +10,7 @@ import struct
 from typing import Final
 
 __all__ = (
+    "ATTENDANT",
     "CLAIM",
     "COUNT",
     "DUE",
@@ -42,6 +43,7 @@ QUEUE: Final = b"q"
 ENTRY: Final = b"m"
 NOTE: Final = b"u"
 CLAIM: Final = b"c"
+ATTENDANT: Final = b"a"
 INBOX: Final = b"l"
 FRAME: Final = b"s"
 COUNT: Final = b"n"
@@ -61,6 +63,7 @@ KINDS: Final = {
     ENTRY: "entry of a queue that is popped: the time, then the frame",
     NOTE: "channel that got a message as a member of a group, nothing being taken from its queue since, and when",
     CLAIM: "claim: who reads an inbox that nobody minted",
+    ATTENDANT: "who attends to a queue: the doorbell of his process",
     INBOX: "minted inbox: its lease, its generation, where its entries begin and end, who waits for more",
     FRAME: "entry of a minted inbox: the time, then the frame",
     COUNT: "messages unread of one channel of a minted inbox",

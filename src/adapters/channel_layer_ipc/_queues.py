@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "REFUSED",
+    "attend",
     "count",
     "enter",
     "forgive",
@@ -27,12 +28,14 @@ __all__ = (
     "pop",
     "push",
     "put_back",
+    "unattended",
     "unclaim",
     "waiters",
     "waits",
 )
 
 _SINCE = struct.Struct(">d")
+_DOORBELL = struct.Struct(">Q")
 
 _ACCEPTED: Final = c.Pushed(accepted=True, expired=0)
 REFUSED: Final = c.Pushed(accepted=False, expired=0)
@@ -52,6 +55,8 @@ def push(batch: Batch, request: c.Push) -> c.Pushed:
         batch.set_unread(inbox, full, unread + 1)
         batch.append(inbox, batch.now, frame)
         return _ACCEPTED
+    if request.if_attended and not _attended(batch, name):
+        return c.Pushed(accepted=False, expired=0, unattended=count(batch, name))
     note = k.below(k.NOTE, name, full)
     if request.to_member and _has_lapsed(batch, note):
         return _LAPSED
@@ -135,8 +140,12 @@ def put_back(batch: Batch, request: c.PutBack) -> c.Returned:
 
 
 def unclaim(batch: Batch, request: c.Unclaim) -> None:
-    """Give up a claim, if it is still the claimant's."""
-    key = k.single(k.CLAIM, request.inbox.name.encode("ascii"))
+    """Give up a claim, if it is still the claimant's, or cease to attend."""
+    name = request.inbox.name.encode("ascii")
+    if request.inbox.kind is not Kind.INBOX:
+        batch.remove_timed(k.below(k.ATTENDANT, name, request.claimant.encode()))
+        return
+    key = k.single(k.CLAIM, name)
     claim = batch.timed(key)
     if claim is not None and claim.rest == request.claimant.encode():
         batch.remove_timed(key)
@@ -153,6 +162,35 @@ def pending(batch: Batch, request: c.Pending) -> int:
     oldest = batch.now - batch.times.expiry
     entries = (split_entry(data) for _, data in batch.scan(k.below(k.ENTRY, name)))
     return sum(stamp > oldest and frame.startswith(head) for stamp, frame in entries)
+
+
+# -- who attends
+
+
+def attend(batch: Batch, request: c.Pop, doorbell: int) -> c.Popped:
+    """Write down that the claimant attends to a queue, and pop it."""
+    key = k.below(k.ATTENDANT, request.queue.name.encode("ascii"), request.claimant.encode())
+    batch.put_timed(key, batch.now + request.attend, _DOORBELL.pack(doorbell))
+    return pop(batch, request)
+
+
+def unattended(batch: Batch, _request: c.Unattended) -> tuple[str, ...]:
+    """Name the queues, inboxes left out, that hold messages and that nobody attends to."""
+    names = (key[1:-1] for key, _ in batch.scan(k.QUEUE))
+    holding = [name for name in names if not name.endswith(b"!") and count(batch, name)]
+    return tuple(name.decode("ascii") for name in holding if not _attended(batch, name))
+
+
+def _attended(batch: Batch, name: bytes) -> bool:
+    """Whether somebody who lives attends to a queue; the notes of those who do not are removed."""
+    for key, _ in batch.scan(k.below(k.ATTENDANT, name)):
+        record = batch.timed(key)
+        if record is None:
+            continue
+        if batch.answers(_DOORBELL.unpack(record.rest)[0]):
+            return True
+        batch.remove_timed(key)
+    return False
 
 
 # -- who waits

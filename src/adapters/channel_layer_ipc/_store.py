@@ -78,7 +78,7 @@ class IPCBackend:
         memory: bytes of messages and groups at most.
     """
 
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = Capabilities(attends=True)
     identities: tuple[str, ...] = ("ipc",)
     connects: bool = True
     """Opening costs little. But somebody has to keep the leases while no loop of this process runs."""
@@ -284,13 +284,19 @@ class IPCStore:
         await self._ask(queues.forgive, request)
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
-        answer = self._ask(queues.pop, request)
+        answer = self._attend(request) if request.attend else self._ask(queues.pop, request)
         try:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled():  # it was carried out just before
                 return answer.result()
             raise
+
+    def _attend(self, request: c.Pop) -> asyncio.Future[c.Popped]:
+        """Pop, and be known to do so: as one who has a doorbell, by which others see that he lives."""
+        self._listen()
+        number = self._bell.number if self._bell is not None else 0
+        return self._ask(partial(queues.attend, doorbell=number), request)
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
         answer = self._ask(queues.put_back, request)
@@ -323,6 +329,9 @@ class IPCStore:
                 self._leave(name)
             elif not returned:  # he was called, and goes
                 self._leave(name)
+
+    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return await self._ask(queues.unattended, request)
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._ask(queues.pending, request)
@@ -552,9 +561,9 @@ class IPCStore:
         with environment.write() as transaction:
             now = self._now()
             room = environment.room(transaction, calls[0].need)
-            batch = Batch(transaction, self._times, now, room, environment.database)
+            batch = Batch(transaction, self._times, now, room, environment.database, self._answers)
             if now >= self._sweep_at:
-                self._sweep_at = now if batch.sweep(_SWEEP_MOST, self._answers) else now + self._sweep_period
+                self._sweep_at = now if batch.sweep(_SWEEP_MOST) else now + self._sweep_period
             for call in calls:
                 if done and call.need > batch.room:
                     break
@@ -577,9 +586,8 @@ class IPCStore:
         return done
 
     def _answers(self, number: int) -> bool:
-        """Whether there is somebody at a doorbell; whoever it is looks, in vain."""
-        bell = self._bell
-        return bell is not None and (number == bell.number or bell.ring(number))
+        """Whether there is somebody at a doorbell."""
+        return self._bell is not None and self._bell.answers(number)
 
     def _ring(self, batch: Batch) -> bool:
         """Ring those for whom there is something; whether this store is one of them."""

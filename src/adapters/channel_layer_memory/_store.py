@@ -70,7 +70,7 @@ class MemoryBackend:
         clock: what time it is, here and in the store.
     """
 
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = Capabilities(attends=True)
     identities: tuple[str, ...] = ("memory",)
     connects: bool = False
 
@@ -95,6 +95,8 @@ class MemoryBackend:
         self.parents.update(self.inboxes)
         self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
+        self.attending: dict[str, dict[str, float]] = {}
+        """Of each queue, who attends to it, and until when."""
         self.groups: dict[str, _Group] = {}
         self.version: int = 0
         """Of all groups together, so that one that was empty for a while does not begin anew."""
@@ -131,6 +133,10 @@ class MemoryStore:
                 inbox.unread[request.channel.name] = unread + 1
                 _append(inbox, now, frame)
                 return c.Pushed(accepted=True, expired=0)
+            if request.if_attended and not self._attended(request.channel.queue.name, now):
+                left = self._all.lines.get(request.channel.queue.name)
+                waiting = len(left.entries) if left is not None else 0
+                return c.Pushed(accepted=False, expired=0, unattended=waiting)
             if request.to_member and self._has_lapsed(request.channel, now):
                 return c.Pushed(accepted=False, expired=0, lapsed=True)
             line = self._line(request.channel.queue.name)
@@ -164,6 +170,8 @@ class MemoryStore:
                 if claimant != request.claimant and until > now:
                     return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
                 self._all.claims[name] = (request.claimant, now + self._lease)
+            elif request.attend:
+                self._all.attending.setdefault(name, {})[request.claimant] = now + request.attend
             line = self._line(name)
             expired = self._expire(line, now)
             count = min(request.count, len(line.entries))
@@ -184,6 +192,7 @@ class MemoryStore:
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
         with self._lock:
+            self._all.attending.get(request.inbox.name, {}).pop(request.claimant, None)
             claim = self._all.claims.get(request.inbox.name)
             if claim is not None and claim[0] == request.claimant:
                 del self._all.claims[request.inbox.name]
@@ -210,6 +219,12 @@ class MemoryStore:
                 elif not done:  # called and cancelled at once
                     _call(line)
                 self._tidy(name)
+
+    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        with self._lock:
+            now = self._now()
+            holding = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
+            return tuple(name for name in holding if not self._attended(name, now))
 
     async def pending(self, request: c.Pending, /) -> int:
         name = request.channel.name
@@ -443,6 +458,15 @@ class MemoryStore:
             del unread[first]
         since = unread.get(channel.queue.name, {}).get(channel.name)
         return since is not None and since + self._rules.expiry <= now
+
+    def _attended(self, name: str, now: float) -> bool:
+        """Whether somebody attends to a queue."""
+        claimants = self._all.attending.get(name, {})
+        for claimant in [claimant for claimant, until in claimants.items() if until <= now]:
+            del claimants[claimant]
+        if not claimants:
+            self._all.attending.pop(name, None)
+        return bool(claimants)
 
     def _line(self, name: str) -> _Line:
         line = self._all.lines.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     import hiredis as _hiredis
     import redis as _redis
@@ -13,8 +15,33 @@ except ImportError as _exc:
     ) from _exc
 
 from channel_layer_redis.layer import RedisChannelLayer
-from channel_layer_redis.options import HostOption, RedisConfigDict
+from channel_layer_redis.options import HostOption, LocalDict, RedisConfigDict, RedisLocalConfigDict
+
+if TYPE_CHECKING:
+    from channel_layer_redis.local import RedisLocalChannelLayer
 
 del _hiredis, _redis
 
-__all__ = ("HostOption", "RedisChannelLayer", "RedisConfigDict")
+__all__ = (
+    "HostOption",
+    "LocalDict",
+    "RedisChannelLayer",
+    "RedisConfigDict",
+    "RedisLocalChannelLayer",
+    "RedisLocalConfigDict",
+)
+
+
+def __getattr__(name: str) -> object:
+    """Import the layer of two halves when it is asked for: the other one does not need what this one does."""
+    if name != "RedisLocalChannelLayer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from channel_layer_redis.local import RedisLocalChannelLayer  # noqa: PLC0415 - see above
+    except ImportError as exc:
+        if exc.name != "lmdb":
+            raise
+        raise ImportError(
+            'RedisLocalChannelLayer needs lmdb: pip install "channel-layer[ipc,redis]"', name="lmdb"
+        ) from exc
+    return RedisLocalChannelLayer

@@ -352,6 +352,9 @@ class RedisStore:
                 connection.abort()  # its reply must not meet the next one who borrows it
             link.give(connection)
 
+    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        raise StoreError("nobody notes here who attends to a queue", retryable=False, outcome="not_sent")
+
     async def pending(self, request: c.Pending, /) -> int:
         queue = request.channel.queue
         keys: tuple[str, ...] = self._keys.queue(queue.name)[:1]

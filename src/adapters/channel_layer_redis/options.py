@@ -9,10 +9,19 @@ from pathlib import PurePath
 from ssl import SSLContext, VerifyMode
 from typing import Required, TypeAlias, TypedDict
 
-from channel_layer.options import CommonConfigDict, SequenceNotStr
+from channel_layer.options import CommonConfigDict, NoLocalReaderOption, SequenceNotStr
 from channel_layer_redis.hosts import Verify
 
-__all__ = ("AddressDict", "HostDict", "HostOption", "HostsOption", "RedisConfigDict", "ServerDict")
+__all__ = (
+    "AddressDict",
+    "HostDict",
+    "HostOption",
+    "HostsOption",
+    "LocalDict",
+    "RedisConfigDict",
+    "RedisLocalConfigDict",
+    "ServerDict",
+)
 
 
 class ServerDict(TypedDict, total=False):
@@ -61,3 +70,17 @@ class RedisConfigDict(CommonConfigDict, total=False):
     host: str | None
     port: int | None
     db: int | None
+
+
+class LocalDict(TypedDict, total=False):
+    """Where this machine's half is, and how much memory it may take; as of an `IPCChannelLayer`."""
+
+    directory: str | PurePath | None
+    memory: int
+
+
+class RedisLocalConfigDict(RedisConfigDict, total=False):
+    """The CONFIG of a `RedisLocalChannelLayer`."""
+
+    local: LocalDict | None
+    no_local_reader: NoLocalReaderOption

@@ -520,7 +520,10 @@ class LayerMachine(RuleBasedStateMachine):
 
     async def _cancel_send(self, place: _Place, layer: ChannelLayer, turns: int) -> None:
         self._number = doubtful = self._number + 1
-        done = await self._cancelled(layer.send(place.name, _message(doubtful)), turns, "send()")
+        try:
+            done = await self._cancelled(layer.send(place.name, _message(doubtful)), turns, "send()")
+        except ChannelFull:  # places come back in batches, which may refuse a message too many for a moment
+            done = False
         if done:
             self._sent += 1
             place.letters.append(_Letter(doubtful, self._clock.offset, grouped=False))

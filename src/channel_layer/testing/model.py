@@ -256,6 +256,8 @@ class Model:
         self._away: dict[bytes, _Letter] = {}
         """By frame, what was popped and may be put back."""
         self._claims: dict[str, _Claimant] = {}
+        self._attending: dict[str, dict[str, Span]] = {}
+        """Of each queue, who attends to it, and until when."""
         self._notes: dict[str, dict[str, _Note]] = {}
         self._inboxes: dict[str, _Inbox] = {}
         self._groups: dict[str, _Group] = {}
@@ -281,6 +283,9 @@ class Model:
         if facts.claims_move:
             for claim in self._claims.values():
                 yield "claim", claim.until
+        for attending in self._attending.values():
+            for until in attending.values():
+                yield "attendance", until
         for notes in self._notes.values():
             for noted in notes.values():
                 yield "message", noted.since.plus(facts.expiry)
@@ -332,7 +337,7 @@ class Model:
         self._slots += 1
         if inbox is not None:
             self._pushed_to_owner(inbox, asked, replies, at)
-        elif not self._has_lapsed(request, replies, at):
+        elif self._is_for_somebody(request, replies, at) and not self._has_lapsed(request, replies, at):
             self._pushed_to_line(asked, replies, at)
 
     def _pushed_to_owner(
@@ -365,6 +370,43 @@ class Model:
                 inbox.unread[name] += 1
                 frame = _message_frame(name, push.payload)
                 inbox.items.append(_Item(frame, at, self._slots, channel=name))
+
+    def _is_for_somebody(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+        """Judge what a push says of those who attend; whether it goes on."""
+        queue = request.channel.queue.name
+        wanted: tuple[int, int] | None = None
+        if request.if_attended and not self._is_attended(queue, at):
+            line = self._line(queue, at)
+            wanted = sum(not self._is_void(letter, at) for letter in line), len(line)
+        for reply in replies:
+            left = reply.unattended
+            right = left is None if wanted is None else left is not None and wanted[0] <= left <= wanted[1]
+            if not right or (wanted is not None and (reply.accepted or reply.lapsed or reply.expired)):
+                raise _violation(
+                    "A push that asks for it is refused exactly while nobody attends to its queue, and says how many "
+                    "messages wait there",
+                    request,
+                    reply,
+                    "unattended=None" if wanted is None else f"accepted=False, unattended={wanted[0]} to {wanted[1]}",
+                )
+        return wanted is None
+
+    def _is_attended(self, queue: str, at: Span) -> bool:
+        return any(not _over(until, at) for until in self._attending.get(queue, {}).values())
+
+    def unattended(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
+        """Judge an `Unattended`."""
+        may = {name: self._line(name, at) for name in self._lines if not name.endswith("!")}
+        may = {name: line for name, line in may.items() if line and not self._is_attended(name, at)}
+        must = {name for name, line in may.items() if any(not self._is_void(letter, at) for letter in line)}
+        if not must <= set(reply) <= set(may) or len(set(reply)) < len(reply):
+            raise _violation(
+                "What is said to be unattended is every queue, and no inbox, that holds messages and that nobody "
+                "attends to",
+                request,
+                reply,
+                f"{sorted(must)}, and maybe {sorted(set(may) - must)}",
+            )
 
     def _pushed_to_line(
         self, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
@@ -505,6 +547,8 @@ class Model:
             return False
         if minted:
             return False
+        if request.attend and not is_inbox:
+            self._attending.setdefault(name, {})[request.claimant] = at.plus(request.attend)
         if is_inbox:
             self._claims[name] = _Claimant(request.claimant, at.plus(self.facts.lease))
         return True
@@ -527,6 +571,7 @@ class Model:
 
     def unclaimed(self, request: c.Unclaim) -> None:
         """Take note of an `Unclaim`."""
+        self._attending.get(request.inbox.name, {}).pop(request.claimant, None)
         claim = self._claims.get(request.inbox.name)
         if claim is not None and claim.name == request.claimant:
             del self._claims[request.inbox.name]

@@ -11,7 +11,7 @@ import contextlib
 import time
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -69,6 +69,7 @@ _TOPICS = {
     "queues": ("jobs", "reply?x", "Jobs"),
     "claimed inboxes": ("claimed!a", "claimed!b"),
     "members": ("jobs", "claimed!a", "reply?x", "Jobs"),
+    "attendance": ("jobs", "Jobs"),
     "minted inboxes": ("specific.me!a", "specific.me!ab", "specific.me!a", "specific.you!a"),
     "groups": ("specific.me!a", "specific.you!a", "jobs", "specific.me!ab"),
     "everything": ("jobs", "Jobs", "reply?x", "claimed!a", "claimed!b", *_OWNED),
@@ -91,6 +92,11 @@ class _Traits:
     shards: int
     leases_move: bool
     claims_move: bool
+
+    @property
+    def homes(self) -> int:
+        """Shards that may keep anything; a local one, which is the last, keeps normal channels only."""
+        return self.shards - self.capabilities.local
 
 
 @dataclass(slots=True)
@@ -238,6 +244,8 @@ class StoreMachine(RuleBasedStateMachine):
     def topics(self) -> list[str]:
         """What an example can be about; there is most to say of what needs leases."""
         plain = ["queues", "claimed inboxes", "members", "everything"]
+        if self.traits.capabilities.attends:
+            plain.append("attendance")
         return [*plain, "minted inboxes", "minted inboxes", "groups", "groups"] if self.leases else plain
 
     @initialize(
@@ -377,9 +385,9 @@ class StoreMachine(RuleBasedStateMachine):
         queue = ChannelName.parse(channel).queue
         self.pop_some(queue, count, claimant, self.shard(queue))
 
-    def pop_some(self, queue: Queue, count: int, claimant: str, shard: int) -> None:
+    def pop_some(self, queue: Queue, count: int, claimant: str, shard: int, attend: float = 0.0) -> None:
         """Pop once."""
-        request = c.Pop(shard, queue, count, claimant)
+        request = c.Pop(shard, queue, count, claimant, attend)
         reply, at = self.ask(request)
         self.models[request.shard].popped(request, reply, at)
         if reply.entries and queue.kind is not Kind.INBOX:  # what was in an inbox waits for its other channels
@@ -488,12 +496,69 @@ class StoreMachine(RuleBasedStateMachine):
         self.unclaim_as(ChannelName.parse(channel).queue, claimant)
 
     def unclaim_as(self, queue: Queue, claimant: str) -> None:
-        """Unclaim once; what has no leases need not know of it."""
-        if not self.leases:
+        """Unclaim once; what has no leases and does not note who attends need not know of it."""
+        if not (self.leases or self.traits.capabilities.attends):
             return
         request = c.Unclaim(self.shard(queue), queue, claimant)
         self.ask(request)
         self.models[request.shard].unclaimed(request)
+
+    @precondition(lambda self: self.traits.capabilities.attends)
+    @_about("attendance")
+    @rule(
+        channel=_channels,
+        claimant=st.sampled_from(["anna", "ben"]),
+        count=st.integers(0, 2),
+        then=st.sampled_from(["push", "unclaim", "other unclaims", "flush", "before", "after", "longer"]),
+    )
+    @_judged
+    def attend(self, channel: str, claimant: str, count: int, then: str) -> None:
+        """Somebody attends to a queue, perhaps for long enough, and a message comes that is for such a one only."""
+        queue = ChannelName.parse(channel).queue
+        seconds = self.expiry / 2
+        self.pop_some(queue, count, claimant, self.shard(queue), seconds)
+        limit = self.last.plus(seconds)
+        self.push_if_attended(channel)
+        match then:
+            case "unclaim":
+                self.unclaim_as(queue, claimant)
+            case "other unclaims":
+                self.unclaim_as(queue, "anna" if claimant == "ben" else "ben")
+            case "flush":
+                self.flush_all()
+            case "longer":
+                self.pass_limit("before", limit)
+                self.pop_some(queue, count, claimant, self.shard(queue), seconds)
+                self.pass_limit("after", limit)
+            case "before" | "after":
+                self.pass_limit(then, limit)
+            case _:
+                self.push_one(channel)
+        self.push_if_attended(channel)
+        self.look_for_unattended()
+
+    @precondition(lambda self: self.traits.capabilities.attends)
+    @_about("attendance")
+    @rule(channel=_channels)
+    @_judged
+    def leave_behind(self, channel: str) -> None:
+        """A message comes, whoever attends; then one that is only for who does."""
+        self.push_one(channel)
+        self.push_if_attended(channel)
+        self.look_for_unattended()
+
+    def push_if_attended(self, channel: str) -> None:
+        """Push a message that is refused if nobody attends."""
+        request = replace(self.push_request(channel), if_attended=True)
+        reply, at = self.ask(request)
+        self.models[request.shard].pushed([(request, reply)], at)
+
+    def look_for_unattended(self) -> None:
+        """Ask on every shard what nobody attends to."""
+        for shard, model in enumerate(self.models):
+            request = c.Unattended(shard)
+            reply, at = self.ask(request)
+            model.unattended(request, reply, at)
 
     @_about("queues", "claimed inboxes", "minted inboxes")
     @rule(channel=_channels)
@@ -863,7 +928,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.list_members(group)
         self.number += 1
         payload = b"\x01%d" % self.number
-        request = c.Publish(shard, name, payload, at_once=self.traits.shards == 1)
+        request = c.Publish(shard, name, payload, at_once=self.traits.homes == 1)
         reply, at = self.ask(request)
         model.published(request, reply, at)
         if reply.done:
@@ -995,7 +1060,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Flush every shard."""
         self.number += 1
         generation = f"flush-{self.number}"
-        neighbour = self.number % self.traits.shards
+        neighbour = self.number % self.traits.homes
         self.move_in(neighbour)
         for shard, model in enumerate(self.models):
             request = c.Flush(shard, generation)
@@ -1176,7 +1241,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Leave nothing behind in either world that a store can remove."""
         for store in self.stores[1:]:
             for shard in range(self.traits.shards):
-                if self.leases:
+                if self.leases and shard < self.traits.homes:
                     for owner in self.owners.values():
                         await store.release(c.Release(shard, owner.queue))
                 await store.flush(c.Flush(shard, "end"))
@@ -1194,11 +1259,11 @@ class StoreMachine(RuleBasedStateMachine):
         """Return where a queue is, by a rule of our own: any will do. A normal channel is on every shard by turns."""
         if queue.kind is Kind.NORMAL:
             return self.steps // _STAY % self.traits.shards
-        return zlib.crc32(queue.name.encode("ascii")) % self.traits.shards
+        return zlib.crc32(queue.name.encode("ascii")) % self.traits.homes
 
     def group_shard(self, group: str) -> int:
         """Return where a group is."""
-        return zlib.crc32(group.encode("ascii")) % self.traits.shards
+        return zlib.crc32(group.encode("ascii")) % self.traits.homes
 
     def ask(self, request: c.Command[R]) -> tuple[R, Span]:
         """Ask one of the two processes' stores; return its reply and when it was carried out."""

@@ -1,0 +1,124 @@
+"""`RedisLocalChannelLayer`: this machine's traffic stays on it, and Redis carries what is for other machines.
+
+The one place where two adapters meet: it puts an IPC store and a Redis store together, and adds nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from channel_layer.config import parse
+from channel_layer.halves import LocalAndRemote
+from channel_layer.layer import ChannelLayer
+from channel_layer.loops import SystemClock
+from channel_layer_ipc import IPCBackend
+from channel_layer_redis._store import RedisBackend
+from channel_layer_redis.local_config import RedisLocalConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Never
+
+    from channel_layer.config import CommonConfig
+    from channel_layer.options import ChannelPattern, NoLocalReaderOption, SequenceNotStr
+    from channel_layer.ports import Clock
+    from channel_layer_redis.options import HostsOption, LocalDict
+
+__all__ = ("RedisLocalChannelLayer",)
+
+
+class RedisLocalChannelLayer(ChannelLayer):
+    """A channel layer over Redis that keeps on this machine what need not leave it.
+
+    A message to a normal channel (``http.request``, a worker's) that somebody on this machine receives from stays here;
+    all else goes through Redis: single-reader and process-specific channels, groups, and what nobody here reads. Who
+    receives from a normal channel gets what comes on either way, whichever comes first.
+
+    Args:
+        local: this machine's half: its ``directory`` and ``memory``, as of `channel_layer_ipc.IPCChannelLayer`.
+        no_local_reader: what becomes of a message to a normal channel that nobody on this machine receives from.
+            ``"remote"``: it goes through Redis, and what waits here goes there too. ``"queue"``: it waits here until
+            somebody comes. ``"error"``: `send` raises `channel_layer.NoLocalReader`.
+        hosts: the servers: URLs (``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``), (host, port)
+            pairs or dicts; the default is ``localhost``, port 6379.
+        host: shorthand for one server: its name.
+        port: shorthand for one server: its port.
+        db: shorthand for one server: the number of its database.
+        prefix: what every key begins with; without braces.
+        expiry: seconds that a message may wait unread.
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
+        capacity: unread messages that a channel may hold, in either half.
+        channel_capacity: exceptions from it by pattern, the first match wins.
+        symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
+        encryption: ``"aes-256-gcm"`` or ``"fernet"``.
+        blind_names: also hide names from who can read either store: True, or the key to do it with.
+        max_message_size: bytes of an encoded message; at most a quarter of the local memory.
+        inbox_capacity: entries that the inbox of one process may hold.
+        timeout: seconds that any command may wait for a server.
+        faults: what shall go wrong on purpose, and how often; None: nothing.
+        clock: local time; another one is for tests.
+
+    Raises:
+        ConfigError: an option is wrong or unknown; it names all that are.
+        ImportError: there are keys, and the extra ``cryptography`` is not installed.
+    """
+
+    config: ClassVar[type[CommonConfig] | None] = RedisLocalConfig
+
+    def __init__(
+        self,
+        *,
+        local: LocalDict | None = None,
+        no_local_reader: NoLocalReaderOption = "remote",
+        hosts: HostsOption | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        db: int | None = None,
+        prefix: str = "asgi:",
+        expiry: float = 60,
+        group_expiry: float | None = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[ChannelPattern, int] | None = None,
+        symmetric_encryption_keys: SequenceNotStr[str | bytes] = (),
+        encryption: str = "aes-256-gcm",
+        blind_names: bool | str | bytes = False,
+        max_message_size: int = 4 * 1024 * 1024,
+        inbox_capacity: int = 10_000,
+        timeout: float = 5,
+        faults: Mapping[str, float] | None = None,
+        clock: Clock | None = None,
+        **unknown: Never,
+    ) -> None:
+        options: dict[str, object] = {
+            "local": local,
+            "no_local_reader": no_local_reader,
+            "hosts": hosts,
+            "host": host,
+            "port": port,
+            "db": db,
+            "prefix": prefix,
+            "expiry": expiry,
+            "group_expiry": group_expiry,
+            "capacity": capacity,
+            "channel_capacity": channel_capacity,
+            "symmetric_encryption_keys": symmetric_encryption_keys,
+            "encryption": encryption,
+            "blind_names": blind_names,
+            "max_message_size": max_message_size,
+            "inbox_capacity": inbox_capacity,
+            "timeout": timeout,
+            "faults": faults,
+            **unknown,
+        }
+        config = parse(RedisLocalConfig, options)
+        rules = replace(config.rules(), no_local_reader=config.no_local_reader)
+        clock = clock if clock is not None else SystemClock()
+        self._world = IPCBackend(rules, clock, config.local.directory, config.local.memory)
+        remote = RedisBackend(config.servers, rules, clock)
+        super().__init__(rules, LocalAndRemote(self._world, remote), clock=clock)
+
+    async def aclose(self) -> None:
+        """End it, and leave this machine's half. See `ChannelLayer.aclose`."""
+        await super().aclose()
+        self._world.close()

@@ -1,0 +1,103 @@
+"""Two stores as one, this machine's and one that all machines see, through the whole extension kit."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from channel_layer.config import Rules
+from channel_layer.ports import Backend, Clock
+from channel_layer.testing import MakeLayer, MakeStore, layers_over, run_layer_conformance_test
+from channel_layer.testing.store_machine import run_async_conformance_test
+from channel_layer.testing.suites import LayerSuite, StoreSuite
+from channel_layer_ipc import _keys as k
+from tests.support.servers import Deployment, ServerPool
+from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores, redis_stores, sealed_layers
+
+pytestmark = pytest.mark.usefixtures("tidied")
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Generator[IPCWorlds]:
+    """A directory of this test's own, and the local halves in it."""
+    found = IPCWorlds(tmp_path / "worlds")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def both(worlds: IPCWorlds, deployment: Deployment, server_pool: ServerPool) -> Generator[MakeStore]:
+    """A factory of stores of an IPC half and a Redis half; its prefixes are removed from the servers afterwards."""
+    make = halves(worlds, redis_stores(deployment))
+    prefixes: set[str] = set()
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        prefixes.add(rules.prefix)
+        return make(rules, clock)
+
+    yield make_store
+    for prefix in prefixes:
+        server_pool.remove(prefix)
+
+
+def test_two_memory_stores_as_one_are_right() -> None:
+    """Two right stores make a right one."""
+    run_async_conformance_test(halves(memory_stores(), memory_stores()))
+
+
+def test_layers_over_two_memory_stores_keep_every_promise() -> None:
+    """Layers over both do what the specification says, though messages change sides whenever readers come and go."""
+    run_layer_conformance_test(layers_over(halves(memory_stores(), memory_stores())))
+
+
+def test_ipc_and_redis_as_one_are_right(both: MakeStore) -> None:
+    """The IPC store and the Redis store make a right one."""
+    few = settings(max_examples=max(30, settings().max_examples // 3), deadline=None)
+    run_async_conformance_test(both, settings=few)
+
+
+def test_tokens_for_names_are_names_to_both() -> None:
+    """Both halves keep the contract when they get to see tokens for names."""
+    run_async_conformance_test(blind_stores(halves(memory_stores(), memory_stores())))
+
+
+def test_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
+    """So do layers over these two, on one host and on three."""
+    few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=30, deadline=None)
+    run_layer_conformance_test(layers_over(both), settings=few)
+
+
+def test_sealed_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
+    """So do layers that seal what they send and hide what it is called."""
+    few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=30, deadline=None)
+    run_layer_conformance_test(sealed_layers(both), settings=few)
+
+
+class TestStore(StoreSuite):
+    """The store of two: wake-ups, cancellation at every step, threads, what is left."""
+
+    counts_remains = True
+
+    @pytest.fixture
+    def make_store(self, worlds: IPCWorlds, both: MakeStore, deployment: Deployment) -> MakeStore:
+        """Stores in a directory of this test's own, and on each deployment in turn."""
+        self.worlds, self.deployment = worlds, deployment
+        return both
+
+    def remains(self, prefix: str) -> int:
+        """Count the records here, but for the counter of versions, which is one for ever, and the keys there."""
+        here = sum(not key.startswith(k.VERSION) for key in self.worlds.sweep(prefix))
+        return here + len(self.deployment.keys(prefix))
+
+
+class TestLayer(LayerSuite):
+    """The layer; event loops get stores of their own at once, or go through the I/O thread."""
+
+    @pytest.fixture(params=["settled", "young"])
+    def make_layer(self, both: MakeStore, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
+        """Layers over both halves."""
+        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if request.param == "young" else 0.0)
+        return layers_over(both)
