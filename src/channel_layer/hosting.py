@@ -665,10 +665,8 @@ class Host:
     async def _rescue_stranded(self) -> None:
         """Move what waits on this machine and nobody here reads any more to where all machines see it."""
         routes = self._desk.routes
-        if routes.local is None or routes.no_local_reader != "remote":
-            return
-        for name in await self._store.unattended(c.Unattended(routes.local)):
-            queue = ChannelName.parse(name).queue
+        stranded = programs.stranded(routes)
+        for queue in await run_async(stranded, self._store) if stranded is not None else ():
             self._desk.rescued(queue, await run_async(programs.rescue(routes, queue), self._store))
 
     async def _flush_here(self, generation: str) -> None:
@@ -727,6 +725,8 @@ class _Pump:
         self._attendance = desk.rules.expiry * ATTENDANCE
         """Seconds for which this process attends to a queue of this machine after each pop."""
         self._attends_until = -math.inf
+        self._sated = False
+        """The last pop has brought all that was asked for, so that there may be more."""
         self._linger_seconds = _LINGER_SECONDS if self._local is None else self._attendance
         self._held_until: float | None = None
         self._block = min(_BLOCK_SECONDS, desk.rules.expiry / 3)
@@ -860,6 +860,11 @@ class _Pump:
         """Whether this process is known to read this machine's half."""
         return self._desk.clock.now() < self._attends_until
 
+    @property
+    def _arrives(self) -> bool:
+        """Whether there is a half of this machine, and this process is not known to read it."""
+        return self._local is not None and not self._attends
+
     def _order(self) -> tuple[int, ...]:
         """Return the shards, each in its turn the first.
 
@@ -868,8 +873,9 @@ class _Pump:
         """
         self._turn += 1
         shards = self._shards
-        if self._local is not None and not self._attends:
-            return (*(shard for shard in shards if shard != self._local), self._local)
+        local = self._local
+        if local is not None and self._arrives:
+            return (*(shard for shard in shards if shard != local), local)
         first = self._turn % len(shards)
         return shards[first:] + shards[:first]
 
@@ -893,6 +899,8 @@ class _Pump:
                 break
             try:
                 came = await self._pop(shard, demand) or came
+                if self._sated and self._arrives:
+                    break  # there may be more of what is older, though somebody else has come meanwhile
             except StoreError as exc:
                 self._reach(shard, exc)
             else:
@@ -907,6 +915,7 @@ class _Pump:
             self._attends_until = sent + attend
         popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
         self._called.discard(shard)
+        self._sated = len(popped.entries) + popped.flushed >= demand
         with desk.lock:
             now = desk.clock.now()
             desk.clocks[shard].observe(sent, now, popped.now)

@@ -221,8 +221,15 @@ class ChannelLayer:
         await asyncio.shield(task)  # what it has in hand is nowhere else
         return await self._run(programs.send(self._routes, name, payload, next(self._turns), pass_stranded=True))
 
-    async def _rescue(self, queue: Queue) -> None:
-        self._desk.rescued(queue, await self._run(programs.rescue(self._routes, queue)))
+    async def _rescue(self, queue: Queue, *, closing: bool = False) -> None:
+        self._desk.rescued(queue, await self._run(programs.rescue(self._routes, queue), closing=closing))
+
+    async def _rescue_all(self) -> None:
+        """At the end: what nobody on this machine reads any more might go with its last process."""
+        used = self._homes or self._io_home is not None
+        if used and (stranded := programs.stranded(self._routes)) is not None:
+            for queue in await self._run(stranded, closing=True):
+                await self._rescue(queue, closing=True)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel and return it.
@@ -637,6 +644,8 @@ class ChannelLayer:
                     await self._give_up(inboxes)
         finally:
             await self._stop_host()
+            with contextlib.suppress(StoreError):  # it waits here for another process, or expires
+                await self._rescue_all()
             with desk.lock:
                 for tap in desk.taps.values():
                     for box in tap.boxes.values():

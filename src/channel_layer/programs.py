@@ -37,6 +37,7 @@ __all__ = (
     "group_send",
     "rescue",
     "send",
+    "stranded",
 )
 
 
@@ -150,6 +151,18 @@ class Moved:
 
 _ALL = 1 << 30
 """Messages to take out of a queue: more than any holds."""
+
+
+def stranded(routes: Routes) -> Program[list[Queue]] | None:
+    """Find what waits in this machine's half and nobody here reads any more; None: it is to stay there."""
+    if routes.local is None or routes.no_local_reader != "remote":
+        return None
+    return _stranded(c.Unattended(routes.local))
+
+
+def _stranded(request: c.Unattended) -> Program[list[Queue]]:
+    names = yield from perform(request)
+    return [ChannelName.parse(name).queue for name in names]
 
 
 def rescue(routes: Routes, queue: Queue) -> Program[Moved]:

@@ -26,6 +26,7 @@ _PUBLIC = {
         "InvalidName",
         "Message",
         "MessageTooLarge",
+        "NoLocalReader",
         "Statistics",
         "StoreError",
         "Subscription",
@@ -43,11 +44,19 @@ _PUBLIC = {
         "IPCLayerSetting",
         "MemoryLayerSetting",
         "RedisLayerSetting",
+        "RedisLocalLayerSetting",
         "audit",
     },
     "channel_layer_ipc": {"IPCBackend", "IPCChannelLayer", "IPCConfigDict", "reset"},
     "channel_layer_memory": {"MemoryBackend", "MemoryChannelLayer", "MemoryConfigDict"},
-    "channel_layer_redis": {"HostOption", "RedisChannelLayer", "RedisConfigDict"},
+    "channel_layer_redis": {
+        "HostOption",
+        "LocalDict",
+        "RedisChannelLayer",
+        "RedisConfigDict",
+        "RedisLocalChannelLayer",
+        "RedisLocalConfigDict",
+    },
 }
 
 

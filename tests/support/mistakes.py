@@ -21,7 +21,7 @@ _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 a
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
 KEY = "hidden, and long enough for 256 bits"
 _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
-_LATER = "not available yet in this version: remove it"
+_OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
 _SENTINEL = "connecting through Sentinel is not available yet in this version: remove it and name the server"
 
 MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
@@ -222,8 +222,8 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "blind_names",
         "with several symmetric_encryption_keys, processes that have them in another order would not find",
     ),
-    "local": ({"local": {}}, "local", _LATER),
-    "no_local_reader": ({"no_local_reader": "queue"}, "no_local_reader", _LATER),
+    "local": ({"local": {}}, "local", _OF_HALVES),
+    "no_local_reader": ({"no_local_reader": "queue"}, "no_local_reader", _OF_HALVES),
     "directory": ({"directory": "/run"}, "directory", _OF_IPC),
     "memory": ({"memory": 100}, "memory", _OF_IPC),
     # unknown options

@@ -21,6 +21,7 @@ from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import OPTIONS, Host, parse_hosts
+from channel_layer_redis.local_config import LocalHalf, RedisLocalConfig
 from tests.support.mistakes import MISTAKES
 
 __all__ = ("PAGE", "configuration", "schemas")
@@ -117,6 +118,11 @@ Names and defaults are those of asgi_redis; `max_message_size`, `inbox_capacity`
 ### Of the Redis layer
 
 $redis
+### Of the local-and-remote layer
+
+Those of the Redis layer, and:
+
+$halves
 ### Of the IPC layer
 
 $ipc
@@ -125,10 +131,8 @@ $ipc
 $common
 ### Not available yet
 
-These are errors until they come, because an option that is ignored in silence is worse than none:
-
-$later
-- [Sentinel](#sentinel)
+It is an error until it comes, because an option that is ignored in silence is worse than none:
+[Sentinel](#sentinel).
 
 ## Capacity by channel name
 
@@ -243,9 +247,9 @@ where it has none of its own, the database are those of the URL. Several sockets
 
 `channel-layer schema` prints a JSON Schema, by which editors complete and check a configuration in JSON or TOML, and
 with `--layer` that of one layer. They are published here, too: [of a file](channel-layers.schema.json), [of the Redis
-layer](redis.schema.json), [of the IPC layer](ipc.schema.json), [of the memory layer](memory.schema.json). A schema
-knows names, types and ranges; what takes more than that, such as two options that exclude each other, only the layer
-and `channel-layer check` can tell.
+layer](redis.schema.json), [of the local-and-remote layer](redis-local.schema.json), [of the IPC
+layer](ipc.schema.json), [of the memory layer](memory.schema.json). A schema knows names, types and ranges; what takes
+more than that, such as two options that exclude each other, only the layer and `channel-layer check` can tell.
 
 ## Mistakes
 
@@ -279,19 +283,19 @@ def configuration() -> str:
     common = CommonConfig.model_fields
     redis = {name: field for name, field in RedisConfig.model_fields.items() if name not in common}
     ipc = {name: field for name, field in IPCConfig.model_fields.items() if name not in common}
-    later = [name for name, problem in CommonConfig.refused.items() if "not available yet" in problem]
+    halves = {name: field for name, field in RedisLocalConfig.model_fields.items() if name not in {**common, **redis}}
     return _TEMPLATE.substitute(
         table=_table(
             ("option", "default", "takes"),
             (
                 (f"[`{name}`](#{name})", f"`{_default(field)}`", _takes(field))
-                for name, field in {**redis, **ipc, **common}.items()
+                for name, field in {**redis, **halves, **ipc, **common}.items()
             ),
         ),
         redis=_described(redis),
+        halves=_described(halves),
         ipc=_described(ipc),
         common=_described(common),
-        later="\n".join(f"- `{name}`" for name in later),
         url_options=_table(
             ("in the query", "in CONFIG"),
             ((f"`{query}`", f"`{_from_query(query)}`") for query in _QUERIES),
@@ -328,7 +332,10 @@ def _from_query(query: str) -> str:
 
 def schemas() -> dict[Path, str]:
     """Return the schemas by the file that each is in."""
-    made = {"channel-layers": settings_schema(), **{name: layer_schema(name) for name in ("ipc", "memory", "redis")}}
+    made = {
+        "channel-layers": settings_schema(),
+        **{name: layer_schema(name) for name in ("ipc", "memory", "redis", "redis-local")},
+    }
     return {
         PAGE.with_name(f"{name}.schema.json"): json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in made.items()
@@ -359,7 +366,7 @@ def _default(field: FieldInfo) -> str:
         return '[("localhost", 6379)]'
     if value == ():
         return "[]"
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or value == LocalHalf():
         return "{}"
     return f"{value:g}" if isinstance(value, float) else _written(value)
 

@@ -15,14 +15,16 @@ from channel_layer_ipc import IPCChannelLayer, IPCConfigDict
 from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory import MemoryChannelLayer, MemoryConfigDict
 from channel_layer_memory.config import MemoryConfig
-from channel_layer_redis import RedisChannelLayer, RedisConfigDict
+from channel_layer_redis import RedisChannelLayer, RedisConfigDict, RedisLocalChannelLayer, RedisLocalConfigDict
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import URL_OPTIONS
+from channel_layer_redis.local_config import RedisLocalConfig
 
 LAYERS: tuple[tuple[type[ChannelLayer], type[CommonConfig], type], ...] = (
     (IPCChannelLayer, IPCConfig, IPCConfigDict),
     (MemoryChannelLayer, MemoryConfig, MemoryConfigDict),
     (RedisChannelLayer, RedisConfig, RedisConfigDict),
+    (RedisLocalChannelLayer, RedisLocalConfig, RedisLocalConfigDict),
 )
 """Each layer with the model and the type of its CONFIG; a new layer adds a line."""
 
@@ -77,8 +79,9 @@ def test_every_option_that_a_url_can_hold_says_how(
 ) -> None:
     """All options but the servers, which a URL says otherwise, have a form, and none is also an option of a server."""
     del layer, typed
-    assert model.model_fields.keys() - model.url_forms.keys() <= {"hosts", "host", "port", "db"}
-    assert model.url_forms.keys() <= model.model_fields.keys()
+    assert model.model_fields.keys() - model.url_forms.keys() <= {"hosts", "host", "port", "db", "local"}
+    local = {"directory", "memory"} if "local" in model.model_fields else set[str]()
+    assert model.url_forms.keys() <= model.model_fields.keys() | local
     assert not model.url_forms.keys() & {*URL_OPTIONS, "host"}
 
 

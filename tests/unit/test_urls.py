@@ -120,7 +120,10 @@ MISTAKES: Mapping[str, tuple[str, dict[str, str]]] = {
     "a fragment for memory": ("memory://?prefix=#", {"url": "must have nothing but options after its scheme"}),
     "a slip in the scheme": (
         "redsi://a",
-        {"url": "ipc://, memory://, redis://, rediss://, unix://, valkey://, valkeys://; did you"},
+        {
+            "url": "ipc://, memory://, redis://, redis+local://, rediss://, rediss+local://, unix://, unix+local://, "
+            "valkey://, valkey+local://, valkeys://, valkeys+local://; did you mean"
+        },
     ),
     "no scheme": ("localhost:6379", {"url": "must be a URL that begins with one of ipc://"}),
     "several at once": (

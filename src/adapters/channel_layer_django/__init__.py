@@ -7,6 +7,20 @@ because ``channel-layer check`` finds the same things without it.
 from __future__ import annotations
 
 from channel_layer_django.audit import Finding, audit
-from channel_layer_django.settings import ChannelLayersSetting, IPCLayerSetting, MemoryLayerSetting, RedisLayerSetting
+from channel_layer_django.settings import (
+    ChannelLayersSetting,
+    IPCLayerSetting,
+    MemoryLayerSetting,
+    RedisLayerSetting,
+    RedisLocalLayerSetting,
+)
 
-__all__ = ("ChannelLayersSetting", "Finding", "IPCLayerSetting", "MemoryLayerSetting", "RedisLayerSetting", "audit")
+__all__ = (
+    "ChannelLayersSetting",
+    "Finding",
+    "IPCLayerSetting",
+    "MemoryLayerSetting",
+    "RedisLayerSetting",
+    "RedisLocalLayerSetting",
+    "audit",
+)

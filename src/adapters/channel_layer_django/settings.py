@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypeAlias, TypedDict
 if TYPE_CHECKING:  # a settings file that names one layer must not need the extras of the others
     from channel_layer_ipc.options import IPCConfigDict
     from channel_layer_memory.config import MemoryConfigDict
-    from channel_layer_redis.options import RedisConfigDict
+    from channel_layer_redis.options import RedisConfigDict, RedisLocalConfigDict
 
-__all__ = ("ChannelLayersSetting", "IPCLayerSetting", "MemoryLayerSetting", "RedisLayerSetting")
+__all__ = (
+    "ChannelLayersSetting",
+    "IPCLayerSetting",
+    "MemoryLayerSetting",
+    "RedisLayerSetting",
+    "RedisLocalLayerSetting",
+)
 
 
 class MemoryLayerSetting(TypedDict):
@@ -39,5 +45,15 @@ class RedisLayerSetting(TypedDict):
     TEST_CONFIG: NotRequired[RedisConfigDict]
 
 
-ChannelLayersSetting: TypeAlias = dict[str, MemoryLayerSetting | IPCLayerSetting | RedisLayerSetting]
+class RedisLocalLayerSetting(TypedDict):
+    """The setting of a layer over Redis or Valkey that keeps on a machine what need not leave it."""
+
+    BACKEND: Literal["channel_layer_redis.RedisLocalChannelLayer"]
+    CONFIG: NotRequired[RedisLocalConfigDict]
+    TEST_CONFIG: NotRequired[RedisLocalConfigDict]
+
+
+ChannelLayersSetting: TypeAlias = dict[
+    str, MemoryLayerSetting | IPCLayerSetting | RedisLayerSetting | RedisLocalLayerSetting
+]
 """The setting ``CHANNEL_LAYERS``: alias -> layer. With a layer of another package, write a union of your own."""

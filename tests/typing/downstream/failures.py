@@ -15,6 +15,7 @@ from channel_layer import (
     InvalidName,
     Message,
     MessageTooLarge,
+    NoLocalReader,
     StoreError,
 )
 
@@ -49,6 +50,9 @@ def judge(error: ChannelLayerError) -> Verdict:
         case ChannelFull():
             assert_type(error.channel, str)
             assert_type(error.capacity, int)
+            return Verdict.LATER
+        case NoLocalReader():
+            assert_type(error.channel, str)
             return Verdict.LATER
         case MessageTooLarge():
             assert_type(error.size, int)

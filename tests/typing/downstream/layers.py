@@ -17,11 +17,19 @@ from channel_layer_django import (
     IPCLayerSetting,
     MemoryLayerSetting,
     RedisLayerSetting,
+    RedisLocalLayerSetting,
     audit,
 )
 from channel_layer_ipc import IPCBackend, IPCChannelLayer, IPCConfigDict, reset
 from channel_layer_memory import MemoryBackend, MemoryChannelLayer, MemoryConfigDict
-from channel_layer_redis import HostOption, RedisChannelLayer, RedisConfigDict
+from channel_layer_redis import (
+    HostOption,
+    LocalDict,
+    RedisChannelLayer,
+    RedisConfigDict,
+    RedisLocalChannelLayer,
+    RedisLocalConfigDict,
+)
 
 __all__ = ("configured", "exercise", "in_memory", "on_one_machine", "on_redis", "over_one_store", "version")
 
@@ -43,6 +51,7 @@ def on_one_machine(directory: Path) -> list[ChannelLayer]:
         IPCChannelLayer(directory=str(directory), memory=1 << 25),
         assert_type(IPCChannelLayer(directory=directory, prefix="app:", expiry=0.5), IPCChannelLayer),
         ChannelLayer(rules, store),
+        RedisLocalChannelLayer(hosts=["redis://localhost"], local={"directory": directory}, no_local_reader="error"),
     ]
 
 
@@ -85,7 +94,10 @@ def configured() -> list[ChannelLayer]:
     remote: RedisLayerSetting = {"BACKEND": "channel_layer_redis.RedisChannelLayer", "CONFIG": redis}
     options: IPCConfigDict = {"memory": 64 << 20, "directory": None}
     machine: IPCLayerSetting = {"BACKEND": "channel_layer_ipc.IPCChannelLayer", "CONFIG": options}
-    settings: ChannelLayersSetting = {"default": remote, "here": memory, "machine": machine}
+    local: LocalDict = {"memory": 64 << 20}
+    halves: RedisLocalConfigDict = {"hosts": servers, "local": local, "no_local_reader": "queue"}
+    both: RedisLocalLayerSetting = {"BACKEND": "channel_layer_redis.RedisLocalChannelLayer", "CONFIG": halves}
+    settings: ChannelLayersSetting = {"default": remote, "here": memory, "machine": machine, "both": both}
     assert assert_type(audit(settings), list[Finding]) == []
     assert assert_type(channel_layer.config_from_url("memory://?capacity=7"), CommonConfig).capacity == 7
     return [
