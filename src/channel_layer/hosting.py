@@ -872,12 +872,11 @@ class _Pump:
         sent while nobody here read is older than what will be sent from now on, and counts towards the same capacity.
         """
         self._turn += 1
-        shards = self._shards
-        local = self._local
+        first, local = self._turn % len(self._shards), self._local
+        shards = self._shards[first:] + self._shards[:first]
         if local is not None and self._arrives:
             return (*(shard for shard in shards if shard != local), local)
-        first = self._turn % len(shards)
-        return shards[first:] + shards[:first]
+        return shards
 
     async def _pop_all(self) -> bool:
         """Pop from each shard that is not being waited for, until nobody needs more; whether anything came.
