@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from channel_layer.ports import AsyncStore, Backend, Capabilities
 
 __all__ = ("LocalAndRemote",)
@@ -75,11 +77,11 @@ class _Halves:
 
     # -- messages
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> Coroutine[object, object, c.Pushed]:
         if request.shard < self._shards:
-            return await self._remote.push(request)
+            return self._remote.push(request)
         here = c.Push(0, request.channel, request.capacity, request.payload, request.to_member, request.if_attended)
-        return await self._local.push(here)
+        return self._local.push(here)
 
     async def forgive(self, request: c.Forgive, /) -> None:
         if request.shard < self._shards:
@@ -87,10 +89,10 @@ class _Halves:
         else:
             await self._local.forgive(c.Forgive(0, request.channel))
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> Coroutine[object, object, c.Popped]:
         if request.shard < self._shards:
-            return await self._remote.pop(request)
-        return await self._local.pop(c.Pop(0, request.queue, request.count, request.claimant, request.attend))
+            return self._remote.pop(request)
+        return self._local.pop(c.Pop(0, request.queue, request.count, request.claimant, request.attend))
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
         if request.shard < self._shards:

@@ -54,6 +54,10 @@ _GIVE_BACK_SECONDS = 0.02
 _LINGER_SECONDS = 1.0
 """How long the waits of a queue stay open after its last receiver went, for a worker that comes back for more."""
 
+_RENEW_BELOW = 0.75
+"""What is left of the time for which a process attends to a queue when a pop renews it. With a wait of a third of
+``expiry`` in between, it never ends under one who waits."""
+
 _ANNOUNCE_AT_ONCE = 500
 """Memberships that are announced again, or ended, in one write."""
 
@@ -909,8 +913,9 @@ class _Pump:
     async def _pop(self, shard: int, demand: int) -> bool:
         desk, tap = self._desk, self.tap
         sent = desk.clock.now()
-        attend = self._attendance if shard == self._local and demand else 0.0
-        if attend:
+        attend = 0.0
+        if shard == self._local and demand and self._attends_until - sent < self._attendance * _RENEW_BELOW:
+            attend = self._attendance
             self._attends_until = sent + attend
         popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
         self._called.discard(shard)

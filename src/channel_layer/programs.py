@@ -93,13 +93,19 @@ def send(
     Raises:
         NoLocalReader: nobody on this machine receives from it, and that is to be an error.
     """
-    local = routes.local_of(channel.queue)
-    if local is not None:
-        sent = yield from _send_here(routes, local, channel, payload, to_member=to_member)
-        if sent is not None and not (sent.stranded and (pass_stranded or to_member)):
-            return sent
     capacity = routes.capacity.of(channel.name)
     queue = channel.queue
+    if (local := routes.local_of(queue)) is not None:
+        other = side(queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
+        pushed = yield from perform(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
+        if pushed.accepted and not pushed.expired:
+            return _SENT
+        if pushed.unattended is None:
+            return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+        if other is Side.NEITHER:
+            raise NoLocalReader(channel.name)
+        if pushed.unattended and not (pass_stranded or to_member):
+            return _STRANDED
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
         pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
         if pushed.accepted and not pushed.expired:
@@ -115,23 +121,6 @@ def send(
             if pushed.accepted or pushed.lapsed:
                 return Sent(pushed.accepted, expired, pushed.lapsed)
     return Sent(False, expired)
-
-
-def _send_here(
-    routes: Routes, local: int, channel: ChannelName, payload: bytes, *, to_member: bool
-) -> Program[Sent | None]:
-    """Put a message into this machine's half of a queue; None: it is to go to the other one."""
-    capacity = routes.capacity.of(channel.name)
-    other = side(channel.queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
-    push = c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL)
-    pushed = yield from perform(push)
-    if pushed.accepted and not pushed.expired:
-        return _SENT
-    if pushed.unattended is None:
-        return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
-    if other is Side.NEITHER:
-        raise NoLocalReader(channel.name)
-    return _STRANDED if pushed.unattended else None
 
 
 @dataclass(frozen=True, slots=True)

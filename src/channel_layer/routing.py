@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from channel_layer.names import Kind
@@ -31,6 +32,7 @@ class Side(Enum):
     NEITHER = "neither"
 
 
+@cache
 def side(kind: Kind, otherwise: NoLocalReaderOption, *, attended: bool, to_member: bool = False) -> Side:
     """Say which half a message goes to.
 

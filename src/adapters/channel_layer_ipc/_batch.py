@@ -77,6 +77,7 @@ class Batch:
     Attributes:
         places: of those who wait for queues and are known to the one who carries this out, the keys of their records,
             as this transaction leaves them.
+        attended: whether somebody attends to a queue, as far as it is known.
         calls: queues, and how many of those who wait for each are to be called.
         rung: doorbells of readers that are to be rung.
         committed: what is to be done once all this is in the store.
@@ -92,6 +93,7 @@ class Batch:
         "_transaction",
         "_version",
         "answers",
+        "attended",
         "calls",
         "committed",
         "now",
@@ -123,6 +125,7 @@ class Batch:
         self.now = now
         self.room = room
         self.answers: Callable[[int], bool] = answers
+        self.attended: dict[bytes, bool] = {}
         self.places: dict[str, bytes | None] = {}
         self.calls: dict[bytes, int] = {}
         self.rung: set[int] = set()

@@ -12,7 +12,7 @@ from channel_layer import commands as c
 from channel_layer.envelope import message_frame
 from channel_layer.names import Kind
 from channel_layer_ipc import _keys as k
-from channel_layer_ipc._records import pack_entry, split_entry
+from channel_layer_ipc._records import Timed, pack_entry, split_entry
 
 if TYPE_CHECKING:
     from channel_layer_ipc._batch import Batch
@@ -144,6 +144,7 @@ def unclaim(batch: Batch, request: c.Unclaim) -> None:
     name = request.inbox.name.encode("ascii")
     if request.inbox.kind is not Kind.INBOX:
         batch.remove_timed(k.below(k.ATTENDANT, name, request.claimant.encode()))
+        batch.attended.clear()
         return
     key = k.single(k.CLAIM, name)
     claim = batch.timed(key)
@@ -169,7 +170,9 @@ def pending(batch: Batch, request: c.Pending) -> int:
 
 def attend(batch: Batch, request: c.Pop, doorbell: int) -> c.Popped:
     """Write down that the claimant attends to a queue, and pop it."""
-    key = k.below(k.ATTENDANT, request.queue.name.encode("ascii"), request.claimant.encode())
+    name = request.queue.name.encode("ascii")
+    batch.attended[name] = True
+    key = k.below(k.ATTENDANT, name, request.claimant.encode())
     batch.put_timed(key, batch.now + request.attend, _DOORBELL.pack(doorbell))
     return pop(batch, request)
 
@@ -182,14 +185,24 @@ def unattended(batch: Batch, _request: c.Unattended) -> tuple[str, ...]:
 
 
 def _attended(batch: Batch, name: bytes) -> bool:
-    """Whether somebody who lives attends to a queue; the notes of those who do not are removed."""
-    for key, _ in batch.scan(k.below(k.ATTENDANT, name)):
-        record = batch.timed(key)
-        if record is None:
-            continue
-        if batch.answers(_DOORBELL.unpack(record.rest)[0]):
-            return True
-        batch.remove_timed(key)
+    """Whether somebody who lives attends to a queue; the same for all of one transaction, unless that changes it."""
+    known = batch.attended.get(name)
+    if known is None:
+        known = batch.attended[name] = _find_attendant(batch, name)
+    return known
+
+
+def _find_attendant(batch: Batch, name: bytes) -> bool:
+    """Look for somebody who lives and attends to a queue; the notes of those who do not are removed."""
+    start = k.below(k.ATTENDANT, name)
+    for most in (1, None):  # mostly the first one will do
+        for key, data in batch.scan(start, most):
+            record = Timed.unpack(data)
+            if record.until <= batch.now:
+                continue
+            if batch.answers(_DOORBELL.unpack(record.rest)[0]):
+                return True
+            batch.remove_timed(key)
     return False
 
 

@@ -87,6 +87,12 @@ def _known() -> tuple[Contender, ...]:
             lacks=alone,
             needs=("lmdb", '"channel-layer[ipc]"'),
         ),
+        Contender(
+            "redis-local",
+            "channel_layer_redis.RedisLocalChannelLayer",
+            {**ours, "hosts": "{urls}", "local": {"memory": 1 << 30}},
+            needs=("lmdb", '"channel-layer[ipc,redis]"'),
+        ),
         Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=alone),
         Contender(
             "core",
