@@ -35,7 +35,7 @@ from channel_layer.testing.suites.stores import StoreWorld
 from channel_layer.testing.suites.tools import World
 from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.servers import Deployment
-from tests.support.stores import memory_stores, redis_stores, shared
+from tests.support.stores import halves, memory_stores, redis_stores, shared
 
 pytestmark = pytest.mark.usefixtures("tidied")
 
@@ -285,6 +285,25 @@ def test_patterns_that_have_no_effect() -> None:
     """A channel_capacity that is not heeded is found."""
     with pytest.raises(Violation):
         LayerSuite().test_the_first_pattern_that_matches_decides(_world(ForgetsItsPatterns))
+
+
+class _AfterTheOther(MemoryStore):
+    async def wait(self, request: c.Wait, /) -> None:
+        """Be busy with the other half until that one's wait is over."""
+        await asyncio.sleep(request.block)
+
+
+class AfterTheOther(_Backing):
+    """A half of two that is only looked at when the other one has brought nothing for long."""
+
+    store: ClassVar[type[MemoryStore]] = _AfterTheOther
+
+
+def test_a_wait_for_one_half_after_the_other() -> None:
+    """A receive() that does not hear of a message here while it waits for one from elsewhere is found."""
+    make_layer = _over(ChannelLayer, halves(shared(AfterTheOther), memory_stores()))
+    with pytest.raises(Violation):
+        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(World(make_layer, Capabilities(), _PATIENCE))
 
 
 class LosesWithASibling(ChannelLayer):
