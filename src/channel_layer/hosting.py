@@ -722,6 +722,8 @@ class _Pump:
         self._waits: dict[int, asyncio.Task[None]] = {}
         self._called = set[int]()
         """Shards whose wait is over and that have not been popped since."""
+        self._passed = set[int]()
+        """Shards that called when nobody here needed a message: the next one who does looks there, too."""
         self._shards = desk.routes.shards(tap.queue)
         self._local = desk.routes.local_of(tap.queue)
         self._backoffs = {shard: _Backoff() for shard in self._shards}
@@ -836,6 +838,7 @@ class _Pump:
         while self._called:
             shard = next(iter(self._called))
             await self._pop(shard, 0)
+            self._passed.add(shard)
 
     async def _return_calls(self) -> None:
         """Pass on, at the end of all waits, what nobody here has answered; else a message waits for the next look."""
@@ -894,7 +897,7 @@ class _Pump:
         for shard in self._order():
             if shard in self._waits and not self.tap.held_back:
                 continue
-            if shard != self._local and shard not in self._called and self._attends:
+            if shard != self._local and shard not in self._called | self._passed and self._attends:
                 self._wait_for(shard)
                 continue
             demand = self._demand()
@@ -919,6 +922,8 @@ class _Pump:
             self._attends_until = sent + attend
         popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
         self._called.discard(shard)
+        if demand:
+            self._passed.discard(shard)
         self._sated = len(popped.entries) + popped.flushed >= demand
         with desk.lock:
             now = desk.clock.now()

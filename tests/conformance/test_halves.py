@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import asyncio
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from channel_layer import ChannelFull, ChannelLayer, Message
+from channel_layer import commands as c
 from channel_layer.config import Rules
+from channel_layer.halves import LocalAndRemote
 from channel_layer.ports import Backend, Clock
-from channel_layer.testing import MakeLayer, MakeStore, layers_over, run_layer_conformance_test
+from channel_layer.testing import (
+    MakeLayer,
+    MakeStore,
+    VirtualClock,
+    layers_over,
+    make_rules,
+    run_layer_conformance_test,
+)
 from channel_layer.testing.store_machine import run_async_conformance_test
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from channel_layer_ipc import _keys as k
+from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.servers import Deployment, ServerPool
 from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores, redis_stores, sealed_layers
 
@@ -74,6 +86,61 @@ def test_sealed_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) ->
     """So do layers that seal what they send and hide what it is called."""
     few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(sealed_layers(both), settings=few)
+
+
+class _Meeting(MemoryStore):
+    """A store at which, whenever it has given something, somebody else arrives."""
+
+    arrive: Callable[[], None] | None = None
+
+    async def pop(self, request: c.Pop, /) -> c.Popped:
+        """Pop, and let somebody else begin to wait before the first one hears of it."""
+        popped = await super().pop(request)
+        if popped.entries and self.arrive is not None:
+            self.arrive()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        return popped
+
+
+class _Meetings(MemoryBackend):
+    def open(self) -> MemoryStore:
+        """Make one."""
+        return _Meeting(self)
+
+
+def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the other half may hold more, nobody attends here, although another reader comes just then.
+
+    Else senders would fill this half, too, and the channel would hold more than its capacity.
+    """
+    clock, rules = VirtualClock(), make_rules(capacity=4)
+    here = MemoryBackend(rules, clock)
+
+    async def body() -> None:
+        async with ChannelLayer(rules, LocalAndRemote(here, _Meetings(rules, clock)), clock=clock) as layer:
+            for n in range(4):
+                await layer.send("jobs", {"n": n})
+            tasks: list[asyncio.Task[Message]] = []
+            both = asyncio.Event()
+
+            def arrive() -> None:
+                if len(tasks) < 2:
+                    tasks.append(asyncio.create_task(layer.receive("jobs")))
+                if len(tasks) == 2:
+                    both.set()
+
+            monkeypatch.setattr(_Meeting, "arrive", staticmethod(arrive))
+            arrive()
+            await both.wait()
+            assert [(await task)["n"] for task in tasks] == [0, 1]
+            assert here.attending == {}
+            for n in (4, 5):
+                await layer.send("jobs", {"n": n})
+            with pytest.raises(ChannelFull):
+                await layer.send("jobs", {"n": 6})
+
+    asyncio.run(body())
 
 
 class TestStore(StoreSuite):

@@ -123,6 +123,30 @@ def test_local_traffic_costs_the_server_nothing(tmp_path: Path, start_server: St
     asyncio.run(body())
 
 
+def test_a_backlog_here_is_no_reason_to_look_elsewhere(tmp_path: Path, start_server: StartServer) -> None:
+    """A worker that never waits, because there is always something here, does not ask Redis at every message."""
+    server = start_server()
+    machines = Machines(str(tmp_path), (server.url,), "test:")
+
+    async def body() -> None:
+        async with (
+            machines.layer("one") as web,
+            machines.layer("one") as worker,
+            machines.layer("two") as elsewhere,
+        ):
+            await machines.attend("one", worker)
+            await elsewhere.send("jobs", {"n": -1})  # calls the worker, who has no need of it: now nothing is open
+            for n in range(90):
+                await web.send("jobs", {"n": n})
+            before = commands(server)
+            came = [(await within(worker))["n"] for _ in range(91)]
+            after = commands(server)
+            assert after["cmdstat_evalsha"] - before["cmdstat_evalsha"] < 10
+            assert sorted(str(n) for n in came) == sorted(str(n) for n in range(-1, 90))
+
+    asyncio.run(body())
+
+
 def test_local_traffic_goes_on_while_the_server_is_away(tmp_path: Path, start_server: StartServer) -> None:
     """What has its reader here gets there with no server at all; what has not fails, and says so."""
     server = start_server()
