@@ -15,7 +15,8 @@ ADAPTING := tests/unit tests/property/test_config.py \
 
 test: lint types imports tests docs wheel lowest clients
 
-demo: .venv/.demo
+# LAYER=redis, or a REDIS_URL, shows another layer than the one that needs no server.
+demo: .venv/.demo$(if $(filter-out ipc,$(LAYER) $(if $(LAYER),,$(REDIS_URL))),-redis)
 	$(BIN)/python docs/examples/chat/demo.py
 
 venv: .venv/.dev
@@ -69,9 +70,13 @@ $(CLIENTS): %: .venv/%
 	$(BIN)/python -m pip install --quiet --editable . --group demo
 	touch $@
 
+.venv/.demo-redis: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --editable . --group demo-redis
+	touch $@ .venv/.demo
+
 .venv/.dev: pyproject.toml | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --editable . --group dev
-	touch $@ .venv/.demo
+	touch $@ .venv/.demo .venv/.demo-redis
 
 .venv/redis-py-%: pyproject.toml | .venv/.dev
 	$(BIN)/python -m pip install --quiet --upgrade --target $@ 'redis~=$*.0'

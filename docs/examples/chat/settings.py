@@ -1,26 +1,42 @@
 """Django's settings: one page, WebSockets, and a channel layer that all processes share.
 
-The store is the one thing that differs from place to place, so it comes from the environment:
+The layer is the one thing that differs from place to place, so it comes from the environment:
 
-- `REDIS_URL`: the Redis or Valkey server, `redis://localhost:6379/0` by default. Several URLs, separated by spaces,
-  share the work.
-- `REDIS_PREFIX`: what all keys begin with, `chat:` by default.
+- `LAYER`: `ipc`, from process to process on this machine, with no server; or `redis`. By default that is `redis` if
+  `REDIS_URL` is set, else `ipc`.
+- `REDIS_URL`: the Redis or Valkey server. Several URLs, separated by spaces, share the work.
+- `LAYER_DIRECTORY`: where `ipc` has its files; by default in memory, if the system has a place for that.
+- `LAYER_PREFIX`: layers with the same prefix belong together, `chat:` by default.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-CHANNEL_LAYERS = {
-    "default": {
+from django.core.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from channel_layer_django import ChannelLayersSetting
+
+HOSTS = os.environ.get("REDIS_URL", "").split()
+DIRECTORY = os.environ.get("LAYER_DIRECTORY") or None
+PREFIX = os.environ.get("LAYER_PREFIX", "chat:")
+LAYERS: ChannelLayersSetting = {
+    "ipc": {
+        "BACKEND": "channel_layer_ipc.IPCChannelLayer",
+        "CONFIG": {"directory": DIRECTORY, "prefix": PREFIX},
+    },
+    "redis": {
         "BACKEND": "channel_layer_redis.RedisChannelLayer",
-        "CONFIG": {
-            "hosts": os.environ.get("REDIS_URL", "redis://localhost:6379/0").split(),
-            "prefix": os.environ.get("REDIS_PREFIX", "chat:"),
-        },
+        "CONFIG": {"hosts": HOSTS or ["redis://localhost:6379/0"], "prefix": PREFIX},
     },
 }
+LAYER = os.environ.get("LAYER") or ("redis" if HOSTS else "ipc")
+if LAYER not in LAYERS:
+    raise ImproperlyConfigured(f"LAYER is one of {', '.join(LAYERS)}, not {LAYER!r}")
+CHANNEL_LAYERS = {"default": LAYERS[LAYER]}
 
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 MIDDLEWARE = [
