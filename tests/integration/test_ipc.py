@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import resource
@@ -20,6 +21,8 @@ from channel_layer.config import Rules
 from channel_layer.names import ChannelName, GroupName
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_ipc import IPCBackend, IPCChannelLayer, reset
+from channel_layer_ipc._environment import Environment
+from channel_layer_ipc._files import enter
 from channel_layer_ipc._store import IPCStore
 from tests.support.processes import Fleet, SyncChild
 
@@ -75,7 +78,7 @@ def test_all_is_private(directory: Path, backend: IPCBackend) -> None:
         async with aclosing(backend.open()) as store:
             waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 60)))
             await push(store, name="other")
-            assert modes(directory) == [0o700, 0o600, 0o600, 0o600, 0o600]
+            assert modes(directory) == [0o700, 0o600, 0o600, 0o600]
             waiting.cancel()
 
     asyncio.run(body())
@@ -113,6 +116,36 @@ def test_a_foreign_file_is_refused_and_reset(directory: Path, kind: str) -> None
         make_backend(directory).hold()
     assert reset(directory) == 1
     make_backend(directory).hold().release()
+
+
+def test_another_release_is_told_apart(directory: Path, backend: IPCBackend) -> None:
+    """Files that processes with another release use are refused; what those leave is removed like our own."""
+    gate = backend.hold().environment.gate.data.with_suffix(".gate")
+    backend.close()
+    gate.write_bytes(b"channel-layer ipc 1\n{}\n")
+    gate.chmod(0o600)
+    gate.with_suffix(".mdb-lock").write_bytes(b"of a kind that we do not have")
+    with gate.open("rb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_SH)
+        with pytest.raises(StoreError, match="another release of this library: stop them") as caught:
+            make_backend(directory).hold()
+        assert not caught.value.retryable
+    hold = make_backend(directory).hold()
+    assert files(directory) == [".gate", ".mdb"]
+    hold.release()
+
+
+def test_data_that_was_hardly_begun_is_begun_anew(directory: Path) -> None:
+    """Who is killed while he makes the data's first two pages stops nobody who has passed the gate meanwhile."""
+    gate = enter(directory, "t:", 16 << 20, 5.0)
+    gate.data.write_bytes(b"x" * resource.getpagesize())
+    gate.data.chmod(0o600)
+    environment = Environment(gate)
+    with environment.write() as transaction:
+        transaction.put(b"key", b"value")
+        transaction.commit()
+    environment.close()
+    assert files(directory) == []
 
 
 def test_damaged_data_in_use_is_refused(directory: Path, backend: IPCBackend) -> None:
@@ -171,7 +204,7 @@ def test_the_last_one_removes_the_files(directory: Path) -> None:
     del backends[0]
     gc.collect()
     assert len(asyncio.run(use(backends[0]))) == 3
-    assert files(directory) == [".gate", ".mdb", ".mdb-lock"]
+    assert files(directory) == [".gate", ".mdb"]
     del backends[0]
     gc.collect()
     assert files(directory) == []

@@ -1,30 +1,40 @@
 """A busy group of processes over the IPC layer, some of which are killed at any moment, and what the others see.
 
-A few seconds by default; ``CHANNEL_LAYER_CRASH_SECONDS`` says how many, for a longer run at night.
+A few seconds by default. ``CHANNEL_LAYER_CRASH_SECONDS`` says how many, for a longer run at night, and
+``CHANNEL_LAYER_CRASH_SEED`` who is killed when.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import pytest
 
 from channel_layer import ChannelLayer
+from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_ipc import IPCChannelLayer
+from channel_layer_ipc import _keys as k
 from tests.support.processes import AsyncChild, Fleet, Worker
+from tests.support.stores import IPCWorlds
 
 SECONDS: Final = float(os.environ.get("CHANNEL_LAYER_CRASH_SECONDS", "4"))
 SEED: Final = int(os.environ.get("CHANNEL_LAYER_CRASH_SEED", "1"))
 PROCESSES: Final = 8
+AT_ONCE: Final = 3
+"""Processes that are killed together at most."""
+
 ROOM: Final = 1_000_000
+MEMORY: Final = 64 << 20
+LONGEST: Final = 2 * 86400.0
+"""Seconds: no record of a layer with the default options lives so long unless somebody renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +52,77 @@ class Busy:
     stop: str
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a process has written down once a send had returned.
+
+    Attributes:
+        kind: "jobs", "group" or "direct".
+        by: the name of the process.
+        number: of the message, among all that this process has sent.
+        to: the channel, of a direct one; else "-".
+        began: when the send began, in nanoseconds of the machine's clock.
+    """
+
+    kind: str
+    by: str
+    number: int
+    to: str
+    began: int
+
+    @property
+    def text(self) -> str:
+        """What it says to whoever receives it."""
+        return f"{self.kind} {self.by} {self.number}"
+
+    @property
+    def line(self) -> str:
+        """It as a line of a journal."""
+        return f"sent {self.text} {self.to} {self.began}"
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Read such a line."""
+        _, kind, by, number, to, began = line.split()
+        return cls(kind, by, int(number), to, int(began))
+
+
+def make_layer(directory: str) -> IPCChannelLayer:
+    """Make the layer that all have, with room for everything."""
+    return IPCChannelLayer(directory=directory, capacity=ROOM, inbox_capacity=ROOM, memory=MEMORY)
+
+
+def ballast(number: int) -> bytes:
+    """Return bytes that are of many sizes, up to more than a page, and that tell whether they are the right ones."""
+    return bytes([number % 251]) * (number * 37 % 6000)
+
+
 async def be_busy(child: AsyncChild, params: Busy) -> int:
     """Send to a queue that all share, to the group and to its members; write down all that is sent and received."""
-    layer = IPCChannelLayer(directory=params.directory, capacity=ROOM, inbox_capacity=ROOM, memory=64 << 20)
+    layer = make_layer(params.directory)
     mine = await layer.new_channel()
     await layer.group_add("room", mine)
+    child.record(f"joined {mine} {time.monotonic_ns()}")
     await child.ready(mine)
     seen = 0
 
     async def take(channel: str) -> None:
         nonlocal seen
-        while True:
-            message = await layer.receive(channel)
-            line = message["line"]
-            assert isinstance(line, str)
-            child.record(f"got {line}")
+        while (message := await layer.receive(channel))["text"] != "end":
+            text = message["text"]
+            assert isinstance(text, str)
+            child.record(f"got {text}")
+            assert message["ballast"] == ballast(int(text.split()[2]))
             seen += 1
             child.progress(seen)
 
     takers = [asyncio.create_task(take(channel)) for channel in ("jobs", mine)]
     sent = await _send_until(layer, child, params)
-    quiet = seen
-    while True:  # until nothing comes any more
-        await asyncio.sleep(1.0)
-        if quiet == seen and not (await layer.statistics("jobs")).pending:
-            break
-        quiet = seen
-    for taker in takers:
-        taker.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await taker
+    await child.ready()  # nobody sends any more: what was sent stands before what follows now
+    for channel in ("jobs", mine):
+        await layer.send(channel, {"text": "end"})
+    await asyncio.gather(*takers)
+    await child.ready()
     await layer.aclose()
     return sent
 
@@ -81,87 +132,216 @@ async def _send_until(layer: ChannelLayer, child: AsyncChild, params: Busy) -> i
     while not os.path.exists(params.stop):  # noqa: ASYNC240, PTH110 - what is waited for is a file
         for kind in ("jobs", "group", "direct"):
             n += 1
-            message = {"line": f"{kind} {params.name} {n}"}
+            message = {"text": f"{kind} {params.name} {n}", "ballast": ballast(n)}
+            to, began = "-", time.monotonic_ns()
             if kind == "jobs":
                 await layer.send("jobs", message)
             elif kind == "group":
                 await layer.group_send("room", message)
             else:
                 peers = await layer.group_channels("room")
-                peer = peers[n % len(peers)]
-                await layer.send(peer, message)
-                child.record(f"to {peer} {n}")
-            child.record(f"sent {kind} {params.name} {n}")
+                to = peers[n % len(peers)]
+                await layer.send(to, message)
+            child.record(Sent(kind, params.name, n, to, began).line)
         await asyncio.sleep(0.002)
     return n
 
 
+class Group:
+    """The processes, those that were killed included.
+
+    Args:
+        fleet: starts them.
+        folder: for their files.
+    """
+
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
+        self.directory = folder / "ipc"
+        self._stop = folder / "stop"
+        self._fleet = fleet
+        self._count = 0
+        self._choose = random.Random(SEED)
+        self.alive: list[Worker[int]] = []
+        self.killed: list[Worker[int]] = []
+
+    def fill(self) -> None:
+        """Start as many as are missing."""
+        new: list[Worker[int]] = []
+        while len(self.alive) + len(new) < PROCESSES:
+            self._count += 1
+            new.append(self._fleet.spawn(be_busy, Busy(str(self.directory), f"p{self._count}", str(self._stop))))
+        for worker in new:
+            worker.go()
+            self.alive.append(worker)
+
+    def kill_some(self) -> None:
+        """Kill a few, after a while that is never the same."""
+        for _ in range(self._choose.randint(1, AT_ONCE)):
+            victim = self.alive.pop(self._choose.randrange(len(self.alive)))
+            victim.wait_progress(victim.progress + self._choose.randrange(1, 200))
+            victim.kill9()
+            self.killed.append(victim)
+
+    def get_on(self) -> None:
+        """Wait until each of those who live has received something more."""
+        for worker in self.alive:
+            worker.wait_progress(worker.progress + 5)
+
+    def stop(self) -> None:
+        """Have nobody send any more."""
+        self._stop.touch()
+        for worker in self.alive:
+            worker.wait_ready()
+
+    def drain(self) -> None:
+        """Have all receive what there is."""
+        for worker in self.alive:
+            worker.go()
+        for worker in self.alive:
+            worker.wait_ready()
+
+    def close(self) -> None:
+        """Have all close their layers and end."""
+        for worker in self.alive:
+            worker.go()
+        for worker in self.alive:
+            worker.result()
+
+
 @pytest.mark.timeout(max(120, 4 * SECONDS))
 def test_a_busy_group_survives_any_kill(tmp_path: Path) -> None:
-    """Whoever is killed, the others go on: nothing twice, in order, nothing lost but what the killed had taken."""
-    directory, stop = tmp_path / "ipc", tmp_path / "stop"
-    choose = random.Random(SEED)
-    killed: list[Worker[int]] = []
+    """Whoever is killed, the others go on, and nothing is lost, doubled, out of order, or left behind.
+
+    Lost is only what the killed had just taken, or what was addressed to them. What they leave behind has a time to
+    live. The files go with the last process.
+    """
     with Fleet() as fleet:
-        names = iter(range(10_000))
-        channels: dict[str, Worker[int]] = {}
-
-        def spawn() -> Worker[int]:
-            return fleet.spawn(be_busy, Busy(str(directory), f"p{next(names)}", str(stop)))
-
-        def begin(worker: Worker[int]) -> Worker[int]:
-            channels[worker.wait_ready()] = worker
-            worker.go()
-            return worker
-
-        alive = [begin(worker) for worker in [spawn() for _ in range(PROCESSES)]]
+        group = Group(fleet, tmp_path)
+        group.fill()
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            victim = alive.pop(choose.randrange(len(alive)))
-            victim.wait_progress(victim.progress + choose.randrange(1, 200))
+            group.kill_some()
+            group.get_on()
+            group.fill()
+        group.stop()
+        group.drain()
+        clock = VirtualClock()
+        with closing(IPCWorlds(group.directory, MEMORY)) as worlds:  # it has them open when the last process closes
+            worlds(make_rules(prefix="asgi:"), clock)
+            group.close()
+            assert _remains(worlds)  # of the killed
+            clock.advance(LONGEST)
+            assert not _remains(worlds)
+        assert list(group.directory.iterdir()) == []
+        journals = {worker: worker.journal() for worker in [*group.alive, *group.killed]}
+    assert group.killed
+    sent = [Sent.parse(line) for journal in journals.values() for line in journal if line.startswith("sent")]
+    got = {worker: [line[4:] for line in journal if line.startswith("got")] for worker, journal in journals.items()}
+    for texts in got.values():
+        _check_order(texts)
+    _check_jobs(sent, [text for texts in got.values() for text in texts], len(group.killed))
+    assert sum(_check_inbox(sent, journals[worker], got[worker]) for worker in group.alive) > PROCESSES
+
+
+def _remains(worlds: IPCWorlds) -> list[bytes]:
+    """Return the keys of the records that sweeping leaves, but for the counter of versions, which is one for ever."""
+    before: list[bytes] | None = None
+    while (now := [key for key in worlds.sweep("asgi:") if not key.startswith(k.VERSION)]) != before:
+        before = now
+    return now
+
+
+def _check_order(texts: list[str]) -> None:
+    """One process receives on its own channel what another one sends it in its order, and nothing twice."""
+    last: dict[str, int] = {}
+    for text in texts:
+        kind, by, number = text.split()
+        if kind != "jobs":
+            assert int(number) > last.get(by, 0), f"out of order, or twice: {text}"
+            last[by] = int(number)
+
+
+def _check_jobs(sent: list[Sent], got: list[str], killed: int) -> None:
+    """A job is received once; none is lost but those that the killed had just taken: each had one receiver."""
+    received = Counter(text for text in got if text.startswith("jobs"))
+    assert [text for text, times in received.items() if times > 1] == []
+    assert len({each.text for each in sent if each.kind == "jobs"} - set(received)) <= killed
+
+
+def _check_inbox(sent: list[Sent], journal: list[str], got: list[str]) -> int:
+    """Who lives to the end has received all that was sent to it, and to the group since it joined; how much that is."""
+    joined = next(line for line in journal if line.startswith("joined")).split()
+    mine, since = joined[1], int(joined[2])
+    meant = {each.text for each in sent if each.to == mine or (each.kind == "group" and each.began > since)}
+    assert meant - set(got) == set()
+    return len(meant)
+
+
+def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Path) -> None:
+    """When all are killed in the midst of their work files stay, and go with what is in them at the next open."""
+    with Fleet() as fleet:
+        group = Group(fleet, tmp_path)
+        group.fill()
+        group.get_on()
+        for worker in group.alive:
+            worker.kill9()
+    left = {file.name for file in group.directory.iterdir()}
+    assert len(left) > 2  # the data, the gate, and doorbells
+
+    async def body() -> None:
+        async with make_layer(str(group.directory)) as layer:
+            assert await layer.group_channels("room") == []
+            assert (await layer.statistics("jobs")).pending == 0
+            await layer.send("jobs", {"text": "new"})
+            assert await layer.receive("jobs") == {"text": "new"}
+            assert len(left & {file.name for file in group.directory.iterdir()}) == 2  # whose names are always the same
+
+    asyncio.run(body())
+    assert list(group.directory.iterdir()) == []
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What a process is given that comes and goes.
+
+    Attributes:
+        directory: of the layer.
+        name: of the process.
+        times: how often.
+    """
+
+    directory: str
+    name: str
+    times: int
+
+
+async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
+    """Open the layer, use it and close it, again and again; return what was found wrong."""
+    wrong: list[str] = []
+    await child.ready()
+    for n in range(params.times):
+        async with make_layer(params.directory) as layer:
+            await layer.send(f"own.{params.name}", {"n": n})
+            gate = layer._world.hold().environment.gate
+            found = await layer.receive(f"own.{params.name}")
+            if found != {"n": n}:
+                wrong.append(f"{n}: received {found}")
+            if not gate.stands:
+                wrong.append(f"{n}: its files were removed")
+        child.progress(n + 1)
+    return wrong
+
+
+def test_whoever_opens_while_the_last_one_closes_loses_nothing(tmp_path: Path) -> None:
+    """However many come and go, and are killed while they do, nobody's files are removed under him."""
+    choose = random.Random(SEED)
+    directory = tmp_path / "ipc"
+    with Fleet() as fleet:
+        doors = [fleet.spawn(come_and_go, Door(str(directory), f"p{n}", 100)) for n in range(PROCESSES)]
+        fleet.go()
+        for victim in doors[::2]:
+            victim.wait_progress(choose.randrange(1, 60))
             victim.kill9()
-            killed.append(victim)
-            for worker in alive:  # no wedge: everybody gets on
-                worker.wait_progress(worker.progress + 5)
-            alive.append(begin(spawn()))
-        stop.touch()
-        for worker in alive:
-            worker.result()
-        journals = {worker: worker.journal() for worker in [*alive, *killed]}
-
-    got = {worker: [line for line in journal if line.startswith("got")] for worker, journal in journals.items()}
-    _check_order_and_doubles(got)
-    _check_jobs(journals, killed)
-    survivors = {channel: worker for channel, worker in channels.items() if worker in alive}
-    for worker in alive:
-        for line in journals[worker]:
-            if line.startswith("to ") and (to := survivors.get(line.split()[1])) is not None:
-                name = next(each.split()[2] for each in journals[worker] if each.startswith("sent"))
-                assert f"got direct {name} {line.split()[2]}" in got[to]
-    assert list(directory.iterdir()) == []
-    assert killed
-
-
-def _check_order_and_doubles(got: dict[Worker[int], list[str]]) -> None:
-    """Each process receives what one other sends it in its order, and nothing twice; a job is received once in all."""
-    jobs: Counter[str] = Counter()
-    for lines in got.values():
-        last: dict[tuple[str, str], int] = {}
-        for line in lines:
-            _, kind, by, number = line.split()
-            n = int(number)
-            if kind == "jobs":
-                jobs[line] += 1
-            else:
-                key = (by, "inbox")
-                assert n > last.get(key, 0), f"out of order, or twice: {line}"
-                last[key] = n
-    assert [line for line, times in jobs.items() if times > 1] == []
-
-
-def _check_jobs(journals: dict[Worker[int], list[str]], killed: list[Worker[int]]) -> None:
-    """No job is lost but those that the killed had just taken: each had one receiver."""
-    lines = [line for journal in journals.values() for line in journal]
-    sent = {line[5:] for line in lines if line.startswith("sent jobs")}
-    received = {line[4:] for line in lines if line.startswith("got jobs")}
-    assert len(sent - received) <= len(killed)
+        for door in doors[1::2]:
+            assert door.result() == []
+    assert [file for file in directory.iterdir() if file.suffix != ".gate"] == []

@@ -3,14 +3,18 @@
 LMDB forbids to open an environment twice in a process, and to use one in a child of the process that opened it. It is
 used without what can go wrong: no table of readers (there are only transactions that may write, so no dead reader
 keeps anything), no writable map (a full disk is an error code, not a signal), no waiting for a disk (nothing here
-outlives the processes). The lock of its writers is given up by the system if its holder is killed, and the pages that
-a transaction has written count only when its last write, of one page, is done.
+outlives the processes), no locks of its own. Those are per process id, and opening takes a place in the table of
+readers: of processes that open at once, or whose ids are the same in two containers, some would be refused. Ours is a
+lock on the file, which the system gives up if its holder is killed; and the pages that a transaction has written count
+only when its last write, of one page, is done.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import resource
 import threading
 import weakref
 from dataclasses import dataclass
@@ -28,8 +32,6 @@ if TYPE_CHECKING:
     from channel_layer_ipc._files import Gate
 
 __all__ = ("MEMORY_LEAST", "Environment", "Hold", "Place", "largest_message")
-
-_PAGE: Final = 4096
 
 _GROWTH: Final = 4 << 20
 """Bytes by which the file grows. What it has grown by is really there, so that no write within it can fail."""
@@ -95,21 +97,24 @@ class Environment:
         self._size = 0
         self._descriptor = open_private(gate.data)
         try:
-            self._handle = lmdb.open(
-                str(gate.data),
-                subdir=False,
-                map_size=gate.world.memory,
-                metasync=False,
-                sync=False,
-                mode=0o600,
-                readahead=False,
-                writemap=False,
-                meminit=False,
-                max_readers=1,
-                max_dbs=0,
-            )
-            self._database = self._handle.open_db()
-            self._check()
+            with self._alone():
+                self._clear_beginnings()
+                self._handle = lmdb.open(
+                    str(gate.data),
+                    subdir=False,
+                    map_size=gate.world.memory,
+                    metasync=False,
+                    sync=False,
+                    mode=0o600,
+                    readahead=False,
+                    writemap=False,
+                    meminit=False,
+                    lock=False,
+                    max_dbs=0,
+                )
+                self._page = self._handle.stat()["psize"]
+                self._database = self._handle.open_db()
+                self._check()
         except lmdb.Error as exc:
             os.close(self._descriptor)
             raise self._failed_to_open(exc) from exc
@@ -128,12 +133,21 @@ class Environment:
 
         This waits for every other one, of whatever process.
         """
-        with self.lock:
+        with self.lock, self._alone():
             transaction = self._handle.begin(write=True)
             try:
                 yield transaction
             finally:
                 transaction.abort()  # nothing, if it has been committed
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        """Wait until no other process is in here."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def room(self, transaction: lmdb.Transaction[bytes], need: int) -> int:
         """Return how many bytes messages may take in this transaction, after growing if that helps.
@@ -143,7 +157,7 @@ class Environment:
             need: bytes that the first command in it would like to have.
         """
         wanted = max(need, _WANTED)
-        top = (self._handle.info()["last_pgno"] + 1) * _PAGE
+        top = (self._handle.info()["last_pgno"] + 1) * self._page
         room = self._size - _RESERVE - top
         if room >= wanted:
             return room
@@ -155,7 +169,7 @@ class Environment:
             return room
         # It cannot grow: what has been removed is used again.
         found = transaction.stat(self._database)
-        used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * _PAGE
+        used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * self._page
         return max(room, min(self._size, self.gate.world.memory) - _RESERVE - used - used // 32)
 
     def close(self) -> None:
@@ -168,18 +182,23 @@ class Environment:
     def forget(self) -> None:
         """Let go, in a child, of what its parent has open.
 
-        No transaction is open, because none was when this process forked. LMDB's own closing is harmless then: the
-        locks are the parent's, and so are the marks of who has it open. Without it a child could not open the same.
+        No transaction is open, because none was when this process forked. LMDB's own closing is harmless then, and so
+        is that of a file on which the parent has a lock. Without it a child could not open the same.
         """
         self._handle.close()
         os.close(self._descriptor)
         self.gate.forget()
 
+    def _clear_beginnings(self) -> None:
+        """Remove what somebody has left who was killed while he wrote the first two pages, which are there always."""
+        if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
+            os.ftruncate(self._descriptor, 0)
+
     def _check(self) -> None:
         """See that the file has all the pages that it speaks of: the system ends who reads one that is not there."""
         info = self._handle.info()
         self._size = os.fstat(self._descriptor).st_size
-        if (info["last_pgno"] + 1) * _PAGE > self._size and info["last_txnid"]:
+        if (info["last_pgno"] + 1) * self._page > self._size and info["last_txnid"]:
             raise self.gate.corrupt("it is cut short")
 
     def _grow(self) -> bool:

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ("Gate", "World", "default_directory", "enter", "reset")
 
-_MAGIC: Final = b"channel-layer ipc 1\n"
-"""What a gate begins with; the number is that of the format of all files."""
+_FAMILY: Final = b"channel-layer ipc "
+"""What a gate begins with, of whatever release."""
 
-_SUFFIXES: Final = (".mdb", ".mdb-lock")
+_MAGIC: Final = _FAMILY + b"2\n"
+"""What a gate of this release begins with: the number is that of the format of all files, and of who locks what."""
+
+_DATA: Final = ".mdb"
 _GATE: Final = ".gate"
 _STEM: Final = 16
 _BELL: Final = 8
@@ -171,7 +174,7 @@ class Gate:
         self._identity = _identity(os.fstat(descriptor))
         self._directory: int | None = None
         self.world: World = world
-        self.data: Path = stem.with_name(stem.name + ".mdb")
+        self.data: Path = stem.with_name(stem.name + _DATA)
 
     @property
     def stands(self) -> bool:
@@ -279,9 +282,15 @@ def _pass(stem: Path, descriptor: int, new: World) -> Gate | None:
     # This gives up the other lock first, so that somebody may come in between, and make the world again.
     if not _lock(descriptor, fcntl.LOCK_SH) or not _is_at(stem, _identity(os.fstat(descriptor))):
         return None
-    world = World.unpack(_content(descriptor))
-    if world is None:  # who made it has been killed meanwhile
-        return None
+    content = _content(descriptor)
+    world = World.unpack(content)
+    if world is None:
+        if content.startswith(_FAMILY) and not content.startswith(_MAGIC):
+            raise _refuse(
+                f"the files in {str(stem.parent)!r} are in use by processes with another release of this library: "
+                "stop them, or give another directory"
+            )
+        return None  # who made it has been killed meanwhile
     if world.prefix != new.prefix:  # one in 2**64: rather an error than somebody else's messages
         raise _refuse(f"the prefixes {world.prefix!r} and {new.prefix!r} cannot share a directory: change one")
     return Gate(stem, descriptor, world)
@@ -294,15 +303,14 @@ def _check_leftovers(stem: Path, descriptor: int) -> None:
         StoreError: it is not.
     """
     content = _content(descriptor)
-    if content and not content.startswith(_MAGIC):
+    if content and not content.startswith(_FAMILY):
         _refuse_foreign(stem, _GATE)
     if content:
         return
     # Nothing says what this is: an empty gate is left by who was killed when it had just been made.
-    for suffix in _SUFFIXES:
-        file = stem.with_name(stem.name + suffix)
-        if file.exists() and file.stat().st_size:
-            _refuse_foreign(stem, suffix)
+    file = stem.with_name(stem.name + _DATA)
+    if file.exists() and file.stat().st_size:
+        _refuse_foreign(stem, _DATA)
 
 
 def _refuse_foreign(stem: Path, suffix: str) -> Never:
@@ -365,7 +373,7 @@ def _stems(folder: Path) -> Iterator[str]:
 
 def doorbells(gate: Gate) -> list[int]:
     """Return the doorbells that there are, of processes that run and of ones that were killed."""
-    stem = gate.data.name.removesuffix(".mdb")
+    stem = gate.data.name.removesuffix(_DATA)
     names = (file.name[len(stem) + 1 :] for file in gate.data.parent.glob(f"{stem}.{'?' * _BELL}"))
     return [int(name, 16) for name in names if set(name) <= _HEXADECIMAL]
 
@@ -377,10 +385,10 @@ def _remove(stem: Path) -> None:
 
 
 def _remove_data(stem: Path) -> None:
-    for suffix in _SUFFIXES:
-        stem.with_name(stem.name + suffix).unlink(missing_ok=True)
-    for file in [*stem.parent.glob(f"{stem.name}.{'?' * _BELL}"), *stem.parent.glob(f"{stem.name}-{'?' * _BELL}")]:
-        file.unlink(missing_ok=True)
+    """Remove all but the gate: data, doorbells, and what other releases had."""
+    for file in list(stem.parent.glob(f"{stem.name}[.-]*")):
+        if file.name != stem.name + _GATE:
+            file.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int, kind: int) -> bool:
