@@ -4,6 +4,9 @@ A few seconds by default. ``CHANNEL_LAYER_CRASH_SECONDS`` says how many, for a l
 ``CHANNEL_LAYER_CRASH_SEED`` who is killed when.
 """
 
+# pyright: reportPrivateUsage=false
+# Whether files are gone is seen from inside.
+
 from __future__ import annotations
 
 import asyncio
