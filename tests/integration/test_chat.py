@@ -123,19 +123,18 @@ def over_redis(urls: str, prefix: str) -> Layer:
     return {"LAYER": "redis", "REDIS_URL": urls, "LAYER_PREFIX": prefix}
 
 
-@pytest.fixture(scope="module", params=["ipc", "redis"])
+@pytest.fixture(scope="module", params=["ipc", "redis", "local"])
 def deployment(
     request: pytest.FixtureRequest, server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Layer]:
     """The layer of the web servers that the tests of this module share."""
-    prefix = fresh_prefix()
-    match request.param:
-        case "ipc":
-            directory = str(tmp_path_factory.mktemp("ipc"))
-            yield {"LAYER": "ipc", "LAYER_DIRECTORY": directory, "LAYER_PREFIX": prefix, "REDIS_URL": ""}
-        case _:
-            yield over_redis(server_pool.get().url, prefix)
-            server_pool.remove(prefix)
+    prefix, directory = fresh_prefix(), str(tmp_path_factory.mktemp("layer"))
+    layer = {"LAYER": request.param, "LAYER_DIRECTORY": directory, "LAYER_PREFIX": prefix}
+    if request.param == "ipc":
+        yield {**layer, "REDIS_URL": ""}
+    else:
+        yield {**layer, "REDIS_URL": server_pool.get().url}
+        server_pool.remove(prefix)
 
 
 @pytest.fixture(scope="module")

@@ -140,9 +140,10 @@ def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
     assert snapshot() == sources
 
 
-def test_demo_over_redis(tmp_path: Path) -> None:
-    """LAYER=redis shows the Redis layer, over a Valkey of the demo's own; Ctrl-C ends that as well."""
-    with running(tmp_path, LAYER="redis") as demo:
+@pytest.mark.parametrize("layer", ["redis", "local"])
+def test_demo_with_a_server(tmp_path: Path, layer: str) -> None:
+    """LAYER=redis and LAYER=local show these layers, with a Valkey of the demo's own; Ctrl-C ends that as well."""
+    with running(tmp_path, LAYER=layer) as demo:
         demo.wait_for(LAST_LINE)
         match = re.match(r"Messages go through Valkey \(process (\d+)\) on port \d+\.\n", demo.output)
         assert match is not None
@@ -168,7 +169,7 @@ def snapshot() -> set[Path]:
     return set((EXAMPLES / "chat").rglob("*"))
 
 
-@pytest.mark.parametrize("layer", ["ipc", "redis"])
+@pytest.mark.parametrize("layer", ["ipc", "redis", "local"])
 def test_sigterm(tmp_path: Path, layer: str) -> None:
     """SIGTERM ends the demo as Ctrl-C does, and leaves as little behind."""
     with running(tmp_path, LAYER=layer) as demo:
@@ -320,6 +321,6 @@ def test_an_unknown_layer(tmp_path: Path) -> None:
         assert re.fullmatch(
             r"there is no LAYER=memcached; there is(\n  LAYER=[a-z]+: messages go [^\n]+){2,}\n", demo.output
         )
-        for name in ("ipc", "redis"):
+        for name in ("ipc", "redis", "local"):
             assert f"\n  LAYER={name}: " in demo.output
         assert demo.children == set()

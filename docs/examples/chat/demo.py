@@ -1,9 +1,9 @@
 """The chat, served by two processes: `make demo`.
 
 Two processes, because that is what a channel layer is for: whoever is served by the one talks to whoever is served
-by the other. Messages go from process to process, with no server. `LAYER=redis` shows another layer: over a Valkey of
-the demo's own, or over the server that `REDIS_URL` names, which alone says so, too. Ctrl-C stops everything and leaves
-nothing behind.
+by the other. Messages go from process to process, with no server. `LAYER=redis` and
+`LAYER=local` show the other layers: with a Valkey of the demo's own, or the server that `REDIS_URL` names, which alone
+means `LAYER=redis`. Ctrl-C stops everything and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ STOP_SECONDS = 5.0  # what a child has to end in good order before it is killed
 LAYERS = {
     "ipc": "from process to process on this machine, with no server",
     "redis": "through Valkey or Redis",
+    "local": "through Valkey or Redis, but for those that need not leave this machine",
 }
 
 

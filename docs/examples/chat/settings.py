@@ -2,10 +2,11 @@
 
 The layer is the one thing that differs from place to place, so it comes from the environment:
 
-- `LAYER`: `ipc`, from process to process on this machine, with no server; or `redis`. By default that is `redis` if
-  `REDIS_URL` is set, else `ipc`.
+- `LAYER`: `ipc`, from process to process on this machine, with no server; `redis`; or `local`, which keeps on this
+  machine what need not leave it, and uses Redis for the rest. By default that is `redis` if `REDIS_URL` is set, else
+  `ipc`.
 - `REDIS_URL`: the Redis or Valkey server. Several URLs, separated by spaces, share the work.
-- `LAYER_DIRECTORY`: where `ipc` has its files; by default in memory, if the system has a place for that.
+- `LAYER_DIRECTORY`: where `ipc` and `local` have their files; by default in memory, if the system has a place for that.
 - `LAYER_PREFIX`: layers with the same prefix belong together, `chat:` by default.
 """
 
@@ -13,24 +14,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
 
-if TYPE_CHECKING:
-    from channel_layer_django import ChannelLayersSetting
-
 HOSTS = os.environ.get("REDIS_URL", "").split()
+DEFAULT_HOSTS = ["redis://localhost:6379/0"]
 DIRECTORY = os.environ.get("LAYER_DIRECTORY") or None
 PREFIX = os.environ.get("LAYER_PREFIX", "chat:")
-LAYERS: ChannelLayersSetting = {
+LAYERS: dict[str, dict[str, object]] = {
     "ipc": {
         "BACKEND": "channel_layer_ipc.IPCChannelLayer",
         "CONFIG": {"directory": DIRECTORY, "prefix": PREFIX},
     },
     "redis": {
         "BACKEND": "channel_layer_redis.RedisChannelLayer",
-        "CONFIG": {"hosts": HOSTS or ["redis://localhost:6379/0"], "prefix": PREFIX},
+        "CONFIG": {"hosts": HOSTS or DEFAULT_HOSTS, "prefix": PREFIX},
+    },
+    "local": {
+        "BACKEND": "channel_layer_redis.RedisLocalChannelLayer",
+        "CONFIG": {"hosts": HOSTS or DEFAULT_HOSTS, "prefix": PREFIX, "local": {"directory": DIRECTORY}},
     },
 }
 LAYER = os.environ.get("LAYER") or ("redis" if HOSTS else "ipc")
