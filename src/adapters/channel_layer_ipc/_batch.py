@@ -70,7 +70,7 @@ class Batch:
         transaction: the transaction; it may write.
         times: how long things live.
         now: what time it is, for all that is done in it.
-        room: bytes that messages may take.
+        measure: finds out how many bytes messages may take, given how many are wanted.
         database: what holds all records.
         answers: whether there is still somebody at a doorbell.
 
@@ -89,7 +89,9 @@ class Batch:
         "_cursor",
         "_database",
         "_lines",
+        "_measure",
         "_minted",
+        "_room",
         "_transaction",
         "_version",
         "answers",
@@ -99,7 +101,6 @@ class Batch:
         "now",
         "overflowed",
         "places",
-        "room",
         "rung",
         "times",
         "wrote",
@@ -110,7 +111,7 @@ class Batch:
         transaction: lmdb.Transaction[bytes],
         times: Times,
         now: float,
-        room: int,
+        measure: Callable[[int], int],
         database: lmdb._Database,
         answers: Callable[[int], bool],
     ) -> None:
@@ -123,7 +124,8 @@ class Batch:
         self._version: int | None = None
         self.times = times
         self.now = now
-        self.room = room
+        self._measure = measure
+        self._room: int | None = None
         self.answers: Callable[[int], bool] = answers
         self.attended: dict[bytes, bool] = {}
         self.places: dict[str, bytes | None] = {}
@@ -224,6 +226,13 @@ class Batch:
 
     # -- room
 
+    def has_room(self, need: int) -> bool:
+        """Whether there is so much room; that is not looked for before somebody asks."""
+        room = self._room
+        if room is None:
+            room = self._room = self._measure(need)
+        return need <= room
+
     def admit(self, size: int) -> bool:
         """Take room for a message; False if there is none.
 
@@ -231,10 +240,10 @@ class Batch:
             size: bytes of it.
         """
         need = entry_need(size)
-        if need > self.room:
+        if not self.has_room(need):
             self.overflowed = True
             return False
-        self.room -= need
+        self._room = (self._room or 0) - need
         return True
 
     # -- small records that end by themselves

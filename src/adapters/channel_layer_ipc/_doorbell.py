@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Doorbell", "is_silent", "remove_silent")
 
-_RINGS_AT_ONCE = 64
-"""Rings that are taken in one turn of the loop; a socket holds about as many, or fewer."""
-
 _SURE_SECONDS = 0.1
 """How long it is taken for sure that who was there is still there: asking costs as much as writing a message does."""
 
@@ -113,8 +110,7 @@ class Doorbell:
 
     def _hear(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            for _ in range(_RINGS_AT_ONCE):
-                self._socket.recv(16)
+            self._socket.recv(16)  # there is seldom another one, and then the loop comes back at once
         self._heard()
 
 

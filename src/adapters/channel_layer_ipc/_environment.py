@@ -97,7 +97,8 @@ class Environment:
         self._size = 0
         self._descriptor = open_private(gate.data)
         try:
-            with self._alone():
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            try:
                 self._clear_beginnings()
                 self._handle = lmdb.open(
                     str(gate.data),
@@ -115,6 +116,8 @@ class Environment:
                 self._page = self._handle.stat()["psize"]
                 self._database = self._handle.open_db()
                 self._check()
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         except lmdb.Error as exc:
             os.close(self._descriptor)
             raise self._failed_to_open(exc) from exc
@@ -133,21 +136,16 @@ class Environment:
 
         This waits for every other one, of whatever process.
         """
-        with self.lock, self._alone():
-            transaction = self._handle.begin(write=True)
+        with self.lock:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                yield transaction
+                transaction = self._handle.begin(write=True)
+                try:
+                    yield transaction
+                finally:
+                    transaction.abort()  # nothing, if it has been committed
             finally:
-                transaction.abort()  # nothing, if it has been committed
-
-    @contextlib.contextmanager
-    def _alone(self) -> Generator[None]:
-        """Wait until no other process is in here."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def room(self, transaction: lmdb.Transaction[bytes], need: int) -> int:
         """Return how many bytes messages may take in this transaction, after growing if that helps.

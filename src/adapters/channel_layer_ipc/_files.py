@@ -173,6 +173,7 @@ class Gate:
         self._descriptor = descriptor
         self._identity = _identity(os.fstat(descriptor))
         self._directory: int | None = None
+        self._address: str | None = None
         self.world: World = world
         self.data: Path = stem.with_name(stem.name + _DATA)
 
@@ -191,20 +192,27 @@ class Gate:
         Raises:
             StoreError: it is longer than the address of a socket may be.
         """
-        name = f"{self._stem.name}{'-' if draft else '.'}{number:0{_BELL}x}"
-        path = str(self._stem.with_name(name))
-        if len(os.fsencode(path)) <= _SUN_PATH:
-            return path
-        if self._directory is None:
-            self._directory = os.open(self._stem.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"{self._bells()}{'-' if draft else '.'}{number:0{_BELL}x}"
+
+    def _bells(self) -> str:
+        """Return what the addresses of all doorbells begin with."""
+        if self._address is None:
+            path = str(self._stem)
+            limit = _SUN_PATH - 1 - _BELL
+            if len(os.fsencode(path)) > limit:
+                path = f"{self._short_directory(limit - 1 - len(self._stem.name))}/{self._stem.name}"
+            self._address = path
+        return self._address
+
+    def _short_directory(self, limit: int) -> str:
+        self._directory = os.open(self._stem.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         short = f"/proc/self/fd/{self._directory}"
         if not Path(short).exists():  # Linux alone has that
-            limit = _SUN_PATH - len(name) - 1
             raise _refuse(
                 f"the path of the directory {str(self._stem.parent)!r} is too long for a socket in it: "
                 f"give one of at most {limit} bytes"
             )
-        return f"{short}/{name}"
+        return short
 
     def corrupt(self, problem: str) -> StoreError:
         """Return the error for files that are not what they should be."""

@@ -52,10 +52,9 @@ _AT_ONCE: Final = 512
 _TURN_SECONDS: Final = 0.005
 """How long one turn of the loop may go on with transactions; what is left then has to wait for the next one."""
 
-_FREE: Final = -(1 << 62)
 _RECORD: Final = 8192 - (256 << 10)
-"""Room that a command has to find. What takes something away finds enough at any time; what writes a record has half of
-what messages leave; a message has the rest."""
+"""Room that a command has to find that writes a record: it has half of what messages leave. What takes something away
+finds enough at any time."""
 
 _SWEEP_SECONDS: Final = 1.0
 """How often a store that is in use looks for what is over, at least."""
@@ -64,6 +63,8 @@ _SWEEP_MOST: Final = 200
 """Records that are looked at then, within one transaction; the next one goes on."""
 
 _WARN_SECONDS: Final = 60.0
+
+_clock: Final = SystemClock()
 
 
 class IPCBackend:
@@ -135,12 +136,12 @@ class _Asked(ABC):
     """A command that somebody awaits, whatever its reply is.
 
     Attributes:
-        need: the room that it has to find.
+        need: the room that it has to find; None: whatever there is will do.
     """
 
     __slots__ = ("need",)
 
-    need: int
+    need: int | None
 
     @property
     @abstractmethod
@@ -175,7 +176,7 @@ class _Call(_Asked, Generic[Q, R]):
     Args:
         work: what to do with a request.
         request: the request.
-        need: the room that has to be there.
+        need: the room that has to be there; None: whatever there is will do.
         answer: what somebody awaits.
         refusal: what to reply if there is no room; None: an error.
     """
@@ -185,7 +186,12 @@ class _Call(_Asked, Generic[Q, R]):
     _reply: R
 
     def __init__(
-        self, work: Callable[[Batch, Q], R], request: Q, need: int, answer: asyncio.Future[R], refusal: R | None
+        self,
+        work: Callable[[Batch, Q], R],
+        request: Q,
+        need: int | None,
+        answer: asyncio.Future[R],
+        refusal: R | None,
     ) -> None:
         self.need = need
         self._work = work
@@ -203,7 +209,7 @@ class _Call(_Asked, Generic[Q, R]):
         return self._refusal is not None
 
     def perform(self, batch: Batch) -> None:
-        if self.need > batch.room:
+        if self.need is not None and not batch.has_room(self.need):
             batch.overflowed = self._refused = True
         else:
             self._refused = False
@@ -243,11 +249,36 @@ class _Spot:
 
 
 @dataclass(eq=False, slots=True)
-class _Reading:
-    """Somebody who waits for more in an inbox."""
+class _Reading(_Asked):
+    """Somebody who waits for more in an inbox. He looks when he comes, and whenever his doorbell rings."""
 
     request: c.Read
     answer: asyncio.Future[c.Batch]
+    doorbell: int
+    found: c.Batch | None = None
+    need: int | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.answer.done()
+
+    @property
+    def may_be_refused(self) -> bool:
+        return False
+
+    def perform(self, batch: Batch) -> None:
+        self.found = inboxes.read(batch, self.request, self.doorbell)
+
+    def refuse(self) -> None:
+        """Never: see `may_be_refused`."""
+
+    def settle(self) -> None:
+        if self.found is not None:
+            _finish(self.answer, self.found)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class IPCStore:
@@ -294,9 +325,7 @@ class IPCStore:
 
     def _attend(self, request: c.Pop) -> asyncio.Future[c.Popped]:
         """Pop, and be known to do so: as one who has a doorbell, by which others see that he lives."""
-        self._listen()
-        number = self._bell.number if self._bell is not None else 0
-        return self._ask(partial(queues.attend, doorbell=number), request)
+        return self._ask(partial(queues.attend, doorbell=self._listen()), request)
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
         answer = self._ask(queues.put_back, request)
@@ -348,12 +377,12 @@ class IPCStore:
         return await self._ask(inboxes.release, request)
 
     async def read(self, request: c.Read, /) -> c.Batch:
-        reading = _Reading(request, self._loop.create_future())
+        number = self._listen()
+        reading = _Reading(request, self._loop.create_future(), number)
         self._readings.add(reading)
         timer = self._loop.call_later(request.block, _finish, reading.answer, c.Batch((), request.after))
+        self._add(reading)
         try:
-            self._listen()
-            await self._ask(self._try_to_read, reading)
             return await reading.answer
         finally:
             timer.cancel()
@@ -477,30 +506,32 @@ class IPCStore:
                 reading.answer.set_exception(error)
 
     def _now(self) -> float:
-        return SystemClock().now() + self._backend.clock.offset
+        return _clock.now() + self._backend.clock.offset
 
     # -- transactions
 
     def _ask(
-        self, work: Callable[[Batch, Q], R], request: Q, need: int = _FREE, refusal: R | None = None
+        self, work: Callable[[Batch, Q], R], request: Q, need: int | None = None, refusal: R | None = None
     ) -> asyncio.Future[R]:
         """Have something done in the next transaction.
 
         Args:
             work: what to do with a request.
             request: the request.
-            need: the room that has to be there.
+            need: the room that has to be there; None: whatever there is will do.
             refusal: what to reply if it is not; None: an error.
         """
         answer: asyncio.Future[R] = self._loop.create_future()
-        call = _Call(work, request, need, answer, refusal)
+        self._add(_Call(work, request, need, answer, refusal))
+        return answer
+
+    def _add(self, call: _Asked) -> None:
         if self._closed:
             call.fail(_let_go_error())
-        else:
-            if not self._calls:
-                self._loop.call_soon(self._turn)
-            self._calls.append(call)
-        return answer
+            return
+        if not self._calls:
+            self._loop.call_soon(self._turn)
+        self._calls.append(call)
 
     def _turn(self) -> None:
         """Carry out all that was asked in this turn of the loop, as far as that does not take too long."""
@@ -560,12 +591,12 @@ class IPCStore:
         self.transactions += 1
         with environment.write() as transaction:
             now = self._now()
-            room = environment.room(transaction, calls[0].need)
-            batch = Batch(transaction, self._times, now, room, environment.database, self._answers)
+            measure = partial(environment.room, transaction)
+            batch = Batch(transaction, self._times, now, measure, environment.database, self._answers)
             if now >= self._sweep_at:
                 self._sweep_at = now if batch.sweep(_SWEEP_MOST) else now + self._sweep_period
             for call in calls:
-                if done and call.need > batch.room:
+                if done and call.need is not None and not batch.has_room(call.need):
                     break
                 call.perform(batch)
                 done += 1
@@ -622,21 +653,23 @@ class IPCStore:
 
     # -- waiting
 
-    def _listen(self) -> None:
-        """Have a doorbell.
+    def _listen(self) -> int:
+        """Have a doorbell, and return its number.
 
         Raises:
             StoreError: there can be none.
         """
         self._environment()
-        if self._bell is None:
-            return
+        bell = self._bell
+        if bell is None:
+            raise _let_go_error()
         try:
-            self._bell.hang()
+            bell.hang()
         except OSError as exc:
             raise StoreError(
                 f"channel_layer_ipc: cannot make a socket: {exc.strerror}", retryable=True, outcome="not_sent"
             ) from exc
+        return bell.number
 
     def _rung(self) -> None:
         """Somebody has rung: look at once."""
@@ -648,7 +681,7 @@ class IPCStore:
         for name in self._spots:
             self._ask(self._look, name).add_done_callback(partial(self._fail_spot, name))
         for reading in self._readings:
-            self._ask(self._try_to_read, reading).add_done_callback(partial(_pass_error, reading.answer))
+            self._add(reading)
 
     def _fail_spot(self, name: str, future: asyncio.Future[None]) -> None:
         spot = self._spots.get(name)
@@ -710,13 +743,6 @@ class IPCStore:
         spot.key = None
         if not spot.waiters and self._spots.get(name) is spot:
             del self._spots[name]
-
-    def _try_to_read(self, batch: Batch, reading: _Reading) -> None:
-        if reading.answer.done() or self._bell is None:
-            return
-        found = inboxes.read(batch, reading.request, self._bell.number)
-        if found is not None:
-            batch.committed.append(partial(_finish, reading.answer, found))
 
 
 def _finish(future: asyncio.Future[R], result: R) -> None:
