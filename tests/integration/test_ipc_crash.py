@@ -35,7 +35,9 @@ AT_ONCE: Final = 3
 """Processes that are killed together at most."""
 
 ROOM: Final = 1_000_000
-MEMORY: Final = 64 << 20
+MEMORY: Final = 256 << 20
+"""Bytes; what is sent to the group stays in the inboxes of the killed until their leases end."""
+
 LONGEST: Final = 2 * 86400.0
 """Seconds: no record of a layer with the default options lives so long unless somebody renews it."""
 
@@ -96,8 +98,8 @@ def make_layer(directory: str) -> IPCChannelLayer:
 
 
 def ballast(number: int) -> bytes:
-    """Return bytes that are of many sizes, up to more than a page, and that tell whether they are the right ones."""
-    return bytes([number % 251]) * (number * 37 % 6000)
+    """Return bytes of many sizes, some of more than a page, that tell whether they are the right ones."""
+    return bytes([number % 251]) * (number * 37 % (200 if number % 50 else 6000))
 
 
 async def be_busy(child: AsyncChild, params: Busy) -> int:
