@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.discovery import config_from_url, from_url
 from channel_layer.envelope import Message, Value
 from channel_layer.errors import (
@@ -30,6 +31,7 @@ from channel_layer.subscription import Subscription
 from channel_layer.typed import Channel, Group
 
 __all__ = (
+    "BlockingChannelLayer",
     "Channel",
     "ChannelFull",
     "ChannelLayer",

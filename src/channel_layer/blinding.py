@@ -6,26 +6,29 @@ their users wrote them. A token keeps the kind of its name (``!`` and ``?`` stay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from channel_layer import commands as c
 from channel_layer import envelope
 from channel_layer.envelope import BadFrame, GroupFrame, MembershipMarker
+from channel_layer.errors import StoreError
 from channel_layer.fronts import Front
 from channel_layer.names import ChannelName, GroupName, Kind, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from channel_layer.ports import AsyncStore, Backend, Blinder
+    from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Waiting
 
-__all__ = ("BlindBackend", "BlindStore", "Tokens")
+__all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
 
 _REMEMBERED = 16384
 """Names, tokens and heads of frames that are kept at hand, of each kind."""
 
 _K = TypeVar("_K")
+_R = TypeVar("_R")
 _V = TypeVar("_V")
 
 _GROUP, _NORMAL, _SINGLE, _INBOX = "group", "channel", "single-reader", "inbox"
@@ -196,6 +199,140 @@ class BlindBackend(Front):
         """Make a store for the running event loop."""
         return BlindStore(self._backend.open(), self._tokens)
 
+    def open_blocking(self) -> BlindBlockingStore:
+        """Make a store for the threads of this process."""
+        return BlindBlockingStore(self._backend.open_blocking(), self._tokens)
+
+
+# One table for requests and replies of all types; each is handed to the method for its own type, and to no other.
+_Translate: TypeAlias = Callable[[Any], Any]
+
+
+class _Words:
+    """Requests with tokens for names, and replies with names for tokens.
+
+    Args:
+        tokens: translates.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._requests: Mapping[type, _Translate] = {
+            c.Alive: self.alive,
+            c.Deliver: self.deliver,
+            c.Forgive: self.forgive,
+            c.GiveBack: self.give_back,
+            c.Join: self.join,
+            c.Leave: self.leave,
+            c.Mark: self.mark,
+            c.Members: self.members,
+            c.Pending: self.pending,
+            c.Pop: self.pop,
+            c.Prune: self.prune,
+            c.Publish: self.publish,
+            c.Push: self.push,
+            c.PutBack: self.put_back,
+            c.Unclaim: self.unclaim,
+            c.Unflushed: self.unflushed,
+        }
+        self._replies: Mapping[type, _Translate] = {
+            c.Flush: self.flushing,
+            c.Members: self.roster,
+            c.Pop: self.popped,
+            c.Publish: self.published,
+            c.Unattended: tokens.names,
+            c.Unflushed: tokens.names,
+        }
+
+    def request(self, request: c.BlockingCommand[_R]) -> c.BlockingCommand[_R]:
+        """Return a request of any type as it goes to the store."""
+        translate = self._requests.get(type(request))
+        translated: c.BlockingCommand[_R] = request if translate is None else translate(request)
+        return translated
+
+    def reply(self, request: c.BlockingCommand[_R], reply: _R) -> _R:
+        """Return the reply to a request of any type as it goes to the core."""
+        translate = self._replies.get(type(request))
+        translated: _R = reply if translate is None else translate(reply)
+        return translated
+
+    # -- requests
+
+    def push(self, request: c.Push) -> c.Push:
+        channel = self._tokens.channel(request.channel)
+        return c.Push(request.shard, channel, request.capacity, request.payload, request.to_member, request.if_attended)
+
+    def forgive(self, request: c.Forgive) -> c.Forgive:
+        return replace(request, channel=self._tokens.channel(request.channel))
+
+    def pop(self, request: c.Pop) -> c.Pop:
+        return replace(request, queue=self._tokens.queue(request.queue))
+
+    def put_back(self, request: c.PutBack) -> c.PutBack:
+        frame = self._tokens.frame
+        entries = tuple(c.Entry(entry.stamp, frame(entry.frame)) for entry in request.entries)
+        return c.PutBack(request.shard, self._tokens.queue(request.queue), entries)
+
+    def unclaim(self, request: c.Unclaim) -> c.Unclaim:
+        return replace(request, inbox=self._tokens.queue(request.inbox))
+
+    def pending(self, request: c.Pending) -> c.Pending:
+        return replace(request, channel=self._tokens.channel(request.channel))
+
+    def give_back(self, request: c.GiveBack) -> c.GiveBack:
+        return replace(request, inbox=self._tokens.queue(request.inbox), places=self.places(request.places))
+
+    def places(self, places: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+        return tuple((self._tokens.full(name), count) for name, count in places)
+
+    def mark(self, request: c.Mark) -> c.Mark:
+        return c.Mark(request.shard, self._tokens.queue(request.inbox), self._tokens.marker(request.marker))
+
+    def alive(self, request: c.Alive) -> c.Alive:
+        return c.Alive(request.shard, tuple(map(self._tokens.queue, request.inboxes)))
+
+    def join(self, request: c.Join) -> c.Join:
+        return replace(request, group=self._tokens.group(request.group), channel=self._tokens.channel(request.channel))
+
+    def leave(self, request: c.Leave) -> c.Leave:
+        return replace(request, group=self._tokens.group(request.group), channel=self._tokens.channel(request.channel))
+
+    def publish(self, request: c.Publish) -> c.Publish:
+        return replace(request, group=self._tokens.group(request.group))
+
+    def deliver(self, request: c.Deliver) -> c.Deliver:
+        inbox, group = self._tokens.queue(request.inbox), self._tokens.group(request.group)
+        return replace(request, inbox=inbox, group=group, riders=tuple(map(self._tokens.full, request.riders)))
+
+    def prune(self, request: c.Prune) -> c.Prune:
+        group = self._tokens.group(request.group)
+        inboxes, others = map(self._tokens.inbox, request.inboxes), map(self._tokens.full, request.others)
+        return c.Prune(request.shard, group, request.version, tuple(inboxes), tuple(others))
+
+    def members(self, request: c.Members) -> c.Members:
+        return replace(request, group=self._tokens.group(request.group))
+
+    def unflushed(self, request: c.Unflushed) -> c.Unflushed:
+        return replace(request, inboxes=tuple(map(self._tokens.inbox, request.inboxes)))
+
+    # -- replies
+
+    def popped(self, popped: c.Popped) -> c.Popped:
+        if not popped.entries:
+            return popped
+        read = self._tokens.read
+        return replace(popped, entries=tuple(c.Entry(entry.stamp, read(entry.frame)) for entry in popped.entries))
+
+    def published(self, found: c.Published) -> c.Published:
+        names = self._tokens.names
+        return replace(found, inboxes=names(found.inboxes), others=names(found.others), full=names(found.full))
+
+    def roster(self, roster: c.Roster) -> c.Roster:
+        return c.Roster(self._tokens.names(roster.owned), self._tokens.names(roster.others))
+
+    def flushing(self, begun: c.Flushing) -> c.Flushing:
+        return replace(begun, inboxes=self._tokens.names(begun.inboxes))
+
 
 class BlindStore:
     """The store port in front of another store, which gets to see tokens instead of names.
@@ -208,33 +345,24 @@ class BlindStore:
     def __init__(self, store: AsyncStore, tokens: Tokens) -> None:
         self._store = store
         self._tokens = tokens
+        self._words = _Words(tokens)
 
     # -- messages
 
     async def push(self, request: c.Push, /) -> c.Pushed:
-        channel = self._tokens.channel(request.channel)
-        return await self._store.push(
-            c.Push(request.shard, channel, request.capacity, request.payload, request.to_member, request.if_attended)
-        )
+        return await self._store.push(self._words.push(request))
 
     async def forgive(self, request: c.Forgive, /) -> None:
-        await self._store.forgive(replace(request, channel=self._tokens.channel(request.channel)))
+        await self._store.forgive(self._words.forgive(request))
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
-        popped = await self._store.pop(replace(request, queue=self._tokens.queue(request.queue)))
-        if not popped.entries:
-            return popped
-        read = self._tokens.read
-        entries = tuple(c.Entry(entry.stamp, read(entry.frame)) for entry in popped.entries)
-        return replace(popped, entries=entries)
+        return self._words.popped(await self._store.pop(self._words.pop(request)))
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        frame = self._tokens.frame
-        entries = tuple(c.Entry(entry.stamp, frame(entry.frame)) for entry in request.entries)
-        return await self._store.put_back(c.PutBack(request.shard, self._tokens.queue(request.queue), entries))
+        return await self._store.put_back(self._words.put_back(request))
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
-        await self._store.unclaim(replace(request, inbox=self._tokens.queue(request.inbox)))
+        await self._store.unclaim(self._words.unclaim(request))
 
     async def wait(self, request: c.Wait, /) -> None:
         await self._store.wait(replace(request, queue=self._tokens.queue(request.queue)))
@@ -243,12 +371,12 @@ class BlindStore:
         return self._tokens.names(await self._store.unattended(request))
 
     async def pending(self, request: c.Pending, /) -> int:
-        return await self._store.pending(replace(request, channel=self._tokens.channel(request.channel)))
+        return await self._store.pending(self._words.pending(request))
 
     # -- minted inboxes
 
     async def claim(self, request: c.Claim, /) -> c.Claimed:
-        inbox, held = self._tokens.queue(request.inbox), self._places(request.held)
+        inbox, held = self._tokens.queue(request.inbox), self._words.places(request.held)
         return await self._store.claim(replace(request, inbox=inbox, held=held))
 
     async def renew(self, request: c.Renew, /) -> c.Renewed:
@@ -263,47 +391,33 @@ class BlindStore:
         return c.Batch(tuple([(stamp, read(frame)) for stamp, frame in batch.entries]), batch.position)
 
     async def give_back(self, request: c.GiveBack, /) -> None:
-        inbox, places = self._tokens.queue(request.inbox), self._places(request.places)
-        await self._store.give_back(replace(request, inbox=inbox, places=places))
+        await self._store.give_back(self._words.give_back(request))
 
     async def mark(self, request: c.Mark, /) -> bool:
-        inbox, marker = self._tokens.queue(request.inbox), self._tokens.marker(request.marker)
-        return await self._store.mark(c.Mark(request.shard, inbox, marker))
+        return await self._store.mark(self._words.mark(request))
 
     async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return await self._store.alive(c.Alive(request.shard, tuple(map(self._tokens.queue, request.inboxes))))
-
-    def _places(self, places: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-        return tuple((self._tokens.full(name), count) for name, count in places)
+        return await self._store.alive(self._words.alive(request))
 
     # -- groups
 
     async def join(self, request: c.Join, /) -> c.Changed:
-        group, channel = self._tokens.group(request.group), self._tokens.channel(request.channel)
-        return await self._store.join(replace(request, group=group, channel=channel))
+        return await self._store.join(self._words.join(request))
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
-        group, channel = self._tokens.group(request.group), self._tokens.channel(request.channel)
-        return await self._store.leave(replace(request, group=group, channel=channel))
+        return await self._store.leave(self._words.leave(request))
 
     async def publish(self, request: c.Publish, /) -> c.Published:
-        names = self._tokens.names
-        found = await self._store.publish(replace(request, group=self._tokens.group(request.group)))
-        return replace(found, inboxes=names(found.inboxes), others=names(found.others), full=names(found.full))
+        return self._words.published(await self._store.publish(self._words.publish(request)))
 
     async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        inbox, group = self._tokens.queue(request.inbox), self._tokens.group(request.group)
-        riders = tuple(map(self._tokens.full, request.riders))
-        return await self._store.deliver(replace(request, inbox=inbox, group=group, riders=riders))
+        return await self._store.deliver(self._words.deliver(request))
 
     async def prune(self, request: c.Prune, /) -> None:
-        group = self._tokens.group(request.group)
-        inboxes, others = map(self._tokens.inbox, request.inboxes), map(self._tokens.full, request.others)
-        await self._store.prune(c.Prune(request.shard, group, request.version, tuple(inboxes), tuple(others)))
+        await self._store.prune(self._words.prune(request))
 
     async def members(self, request: c.Members, /) -> c.Roster:
-        roster = await self._store.members(replace(request, group=self._tokens.group(request.group)))
-        return c.Roster(self._tokens.names(roster.owned), self._tokens.names(roster.others))
+        return self._words.roster(await self._store.members(self._words.members(request)))
 
     async def touch(self, request: c.Touch, /) -> None:
         await self._store.touch(c.Touch(request.shard, tuple(map(self._tokens.group, request.groups))))
@@ -311,12 +425,10 @@ class BlindStore:
     # -- flush
 
     async def flush(self, request: c.Flush, /) -> c.Flushing:
-        begun = await self._store.flush(request)
-        return replace(begun, inboxes=self._tokens.names(begun.inboxes))
+        return self._words.flushing(await self._store.flush(request))
 
     async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        inboxes = tuple(map(self._tokens.inbox, request.inboxes))
-        return self._tokens.names(await self._store.unflushed(replace(request, inboxes=inboxes)))
+        return self._tokens.names(await self._store.unflushed(self._words.unflushed(request)))
 
     async def acknowledge(self, request: c.Acknowledge, /) -> None:
         await self._store.acknowledge(replace(request, inbox=self._tokens.queue(request.inbox)))
@@ -334,6 +446,118 @@ class BlindStore:
         await self._store.aclose()
 
 
+class BlindBlockingStore:
+    """The same for threads: see `BlindStore`.
+
+    Args:
+        store: does the work.
+        tokens: translates.
+    """
+
+    def __init__(self, store: BlockingStore, tokens: Tokens) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._words = _Words(tokens)
+
+    def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
+        words = self._words
+        outcomes = self._store.together([words.request(request) for request in requests])
+        return [
+            outcome if isinstance(outcome, StoreError) else words.reply(request, outcome)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    # -- messages
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        return self._store.push(self._words.push(request))
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        self._store.forgive(self._words.forgive(request))
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        return self._words.popped(self._store.pop(self._words.pop(request)))
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        return self._store.put_back(self._words.put_back(request))
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        self._store.unclaim(self._words.unclaim(request))
+
+    def waiting(self, request: c.WaitAny, /) -> _BlindWaiting:
+        queues = {self._tokens.queue(queue): queue for queue in request.queues}
+        return _BlindWaiting(self._store.waiting(replace(request, queues=tuple(queues))), queues)
+
+    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return self._tokens.names(self._store.unattended(request))
+
+    def pending(self, request: c.Pending, /) -> int:
+        return self._store.pending(self._words.pending(request))
+
+    # -- minted inboxes
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        self._store.give_back(self._words.give_back(request))
+
+    def mark(self, request: c.Mark, /) -> bool:
+        return self._store.mark(self._words.mark(request))
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return self._store.alive(self._words.alive(request))
+
+    # -- groups
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        return self._store.join(self._words.join(request))
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        return self._store.leave(self._words.leave(request))
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        return self._words.published(self._store.publish(self._words.publish(request)))
+
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return self._store.deliver(self._words.deliver(request))
+
+    def prune(self, request: c.Prune, /) -> None:
+        self._store.prune(self._words.prune(request))
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return self._words.roster(self._store.members(self._words.members(request)))
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        return self._words.flushing(self._store.flush(request))
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return self._tokens.names(self._store.unflushed(self._words.unflushed(request)))
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._store.close()
+
+
+class _BlindWaiting:
+    """See `channel_layer.ports.Waiting`."""
+
+    def __init__(self, waiting: Waiting, queues: Mapping[Queue, Queue]) -> None:
+        self._waiting = waiting
+        self._queues = queues
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return self._waiting.descriptors
+
+    @property
+    def seconds(self) -> float:
+        return self._waiting.seconds
+
+    def end(self) -> tuple[Queue, ...]:
+        return tuple(self._queues[queue] for queue in self._waiting.end())
+
+
 if TYPE_CHECKING:
     _fits: type[AsyncStore] = BlindStore
     _fits_too: type[Backend] = BlindBackend
+    _fits_threads: type[BlockingStore] = BlindBlockingStore

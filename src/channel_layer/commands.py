@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from channel_layer.envelope import MembershipMarker
     from channel_layer.names import ChannelName, GroupName, Queue
-    from channel_layer.ports import AsyncStore
+    from channel_layer.ports import AsyncStore, BlockingStore
 
 __all__ = (
     "Acknowledge",
     "Alive",
     "Batch",
+    "BlockingCommand",
     "Changed",
     "Claim",
     "Claimed",
@@ -63,6 +64,7 @@ __all__ = (
     "Unclaim",
     "Unflushed",
     "Wait",
+    "WaitAny",
 )
 
 R_co = TypeVar("R_co", covariant=True)
@@ -87,6 +89,22 @@ class Command(Step[R_co], ABC):
     @abstractmethod
     def on_async(self, store: AsyncStore, /) -> Awaitable[R_co]:
         """Ask *store* to do this."""
+
+
+class BlockingCommand(Command[R_co], ABC):
+    """A request that may come from a thread without an event loop, too: all but those of who owns an inbox.
+
+    Attributes:
+        shard: the host.
+    """
+
+    __slots__ = ()
+
+    shard: int
+
+    @abstractmethod
+    def on_blocking(self, store: BlockingStore, /) -> R_co:
+        """Ask *store* to do this, and wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +144,7 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Push(Command[Pushed]):
+class Push(BlockingCommand[Pushed]):
     """Put one message at the end of its queue, if there is room; check and push are one atomic step.
 
     In a minted inbox whose owner is alive the limit counts what was pushed to this one channel and has not been given
@@ -153,15 +171,21 @@ class Push(Command[Pushed]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Pushed]:
         return store.push(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Pushed:
+        return store.push(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Forgive(Command[None]):
+class Forgive(BlockingCommand[None]):
     """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
 
     shard: int
     channel: ChannelName
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.forgive(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> None:
         return store.forgive(self)
 
 
@@ -205,7 +229,7 @@ class Popped:
 
 
 @dataclass(frozen=True, slots=True)
-class Pop(Command[Popped]):
+class Pop(BlockingCommand[Popped]):
     """Take messages from the head of a queue without waiting. What is taken is in no queue any more.
 
     Attributes:
@@ -228,6 +252,9 @@ class Pop(Command[Popped]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Popped]:
         return store.pop(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Popped:
+        return store.pop(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Returned:
@@ -243,7 +270,7 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack(Command[Returned]):
+class PutBack(BlockingCommand[Returned]):
     """Return messages to the head of their queue, with their old stamps and outside any capacity.
 
     A message from before the last flush must not be popped again; a store may find that out now, or then.
@@ -261,9 +288,12 @@ class PutBack(Command[Returned]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Returned]:
         return store.put_back(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Returned:
+        return store.put_back(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Unclaim(Command[None]):
+class Unclaim(BlockingCommand[None]):
     """Give up an inbox that was claimed by popping it, so that another one need not wait for the end of the lease.
 
     Of any other queue: attend to it no more (``Pop.attend``).
@@ -279,6 +309,9 @@ class Unclaim(Command[None]):
     claimant: str
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.unclaim(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> None:
         return store.unclaim(self)
 
 
@@ -298,7 +331,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Unattended(Command[tuple[str, ...]]):
+class Unattended(BlockingCommand[tuple[str, ...]]):
     """Name the queues, inboxes left out, that hold messages and that nobody attends to (``Pop.attend``)."""
 
     shard: int
@@ -306,15 +339,36 @@ class Unattended(Command[tuple[str, ...]]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
         return store.unattended(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> tuple[str, ...]:
+        return store.unattended(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Pending(Command[int]):
+class WaitAny:
+    """Wait until one of several queues of a shard may hold a message.
+
+    Attributes:
+        shard: the host.
+        queues: one at least.
+        block: seconds at most.
+    """
+
+    shard: int
+    queues: tuple[Queue, ...]
+    block: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(BlockingCommand[int]):
     """Count the messages that wait in the store for one channel."""
 
     shard: int
     channel: ChannelName
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[int]:
+        return store.pending(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> int:
         return store.pending(self)
 
 
@@ -430,7 +484,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack(Command[None]):
+class GiveBack(BlockingCommand[None]):
     """Give back places in a minted inbox: these messages have been taken by ``receive()`` or dropped.
 
     Attributes:
@@ -450,9 +504,12 @@ class GiveBack(Command[None]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
         return store.give_back(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> None:
+        return store.give_back(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Mark(Command[bool]):
+class Mark(BlockingCommand[bool]):
     """Put a marker into a minted inbox, outside any capacity; replies False when the inbox has no living owner."""
 
     shard: int
@@ -462,15 +519,21 @@ class Mark(Command[bool]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[bool]:
         return store.mark(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> bool:
+        return store.mark(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Alive(Command[tuple[bool, ...]]):
+class Alive(BlockingCommand[tuple[bool, ...]]):
     """Say which of these inboxes have a living minting owner."""
 
     shard: int
     inboxes: tuple[Queue, ...]
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[bool, ...]]:
+        return store.alive(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> tuple[bool, ...]:
         return store.alive(self)
 
 
@@ -496,7 +559,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Join(Command[Changed]):
+class Join(BlockingCommand[Changed]):
     """Add a channel to a group, or refresh its membership.
 
     A member that its inbox's owner added stays his, whoever refreshes it.
@@ -524,9 +587,12 @@ class Join(Command[Changed]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
         return store.join(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Changed:
+        return store.join(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Leave(Command[Changed]):
+class Leave(BlockingCommand[Changed]):
     """Remove a channel from a group, whoever added it.
 
     Attributes:
@@ -545,6 +611,9 @@ class Leave(Command[Changed]):
     latest: int | None = None
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
+        return store.leave(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> Changed:
         return store.leave(self)
 
 
@@ -568,7 +637,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Publish(Command[Published]):
+class Publish(BlockingCommand[Published]):
     """Send to a group.
 
     Attributes:
@@ -586,6 +655,9 @@ class Publish(Command[Published]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Published]:
         return store.publish(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Published:
+        return store.publish(self)
+
 
 class Delivery(Enum):
     """What became of a `Deliver`."""
@@ -596,7 +668,7 @@ class Delivery(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver(Command[Delivery]):
+class Deliver(BlockingCommand[Delivery]):
     """Put a group message into a minted inbox, if its owner lives and ``inbox_capacity`` leaves room.
 
     Attributes:
@@ -616,9 +688,12 @@ class Deliver(Command[Delivery]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Delivery]:
         return store.deliver(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Delivery:
+        return store.deliver(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Prune(Command[None]):
+class Prune(BlockingCommand[None]):
     """Remove from a group who is gone.
 
     Attributes:
@@ -638,6 +713,9 @@ class Prune(Command[None]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
         return store.prune(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> None:
+        return store.prune(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Roster:
@@ -653,13 +731,16 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
-class Members(Command[Roster]):
+class Members(BlockingCommand[Roster]):
     """List a group's members."""
 
     shard: int
     group: GroupName
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[Roster]:
+        return store.members(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> Roster:
         return store.members(self)
 
 
@@ -691,7 +772,7 @@ class Flushing:
 
 
 @dataclass(frozen=True, slots=True)
-class Flush(Command[Flushing]):
+class Flush(BlockingCommand[Flushing]):
     """Empty everything of this prefix on one shard and put a flush marker into every living inbox.
 
     Attributes:
@@ -705,9 +786,12 @@ class Flush(Command[Flushing]):
     def on_async(self, store: AsyncStore, /) -> Awaitable[Flushing]:
         return store.flush(self)
 
+    def on_blocking(self, store: BlockingStore, /) -> Flushing:
+        return store.flush(self)
+
 
 @dataclass(frozen=True, slots=True)
-class Unflushed(Command[tuple[str, ...]]):
+class Unflushed(BlockingCommand[tuple[str, ...]]):
     """Say which of these inboxes live and have not acknowledged this flush, nor any change of generation after it."""
 
     shard: int
@@ -715,6 +799,9 @@ class Unflushed(Command[tuple[str, ...]]):
     generation: str
 
     def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
+        return store.unflushed(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> tuple[str, ...]:
         return store.unflushed(self)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
+import time
 import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -20,11 +22,11 @@ from channel_layer.errors import StoreError
 from channel_layer.fronts import Front
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from channel_layer.ports import AsyncStore, Backend
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Waiting
 
-__all__ = ("Faults", "FaultyBackend", "FaultyStore")
+__all__ = ("Faults", "FaultyBackend", "FaultyBlockingStore", "FaultyStore")
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -49,6 +51,10 @@ class Faults:
     seed: int = 0
 
 
+class _Disconnected(StoreError):
+    """The connection is lost, and with it all that is in flight."""
+
+
 class FaultyBackend(Front):
     """A backend in front of another one, which it hinders.
 
@@ -63,6 +69,7 @@ class FaultyBackend(Front):
         self.random: random.Random = random.Random(self.faults.seed)  # noqa: S311 - to be repeated, not to be secret
         self.planned: list[tuple[type[object], bool]] = []
         """What is to fail once: a kind of request, and whether it is carried out."""
+        self._planning = threading.Lock()
         self._stores: weakref.WeakSet[FaultyStore] = weakref.WeakSet()
 
     def open(self) -> FaultyStore:
@@ -70,6 +77,10 @@ class FaultyBackend(Front):
         store = FaultyStore(self, self._backend.open())
         self._stores.add(store)
         return store
+
+    def open_blocking(self) -> FaultyBlockingStore:
+        """Make a store for the threads of this process."""
+        return FaultyBlockingStore(self, self._backend.open_blocking())
 
     def fail_once(self, request: type[object], *, acted: bool = False) -> None:
         """Let the next request of a kind fail; called twice, the next two.
@@ -79,6 +90,44 @@ class FaultyBackend(Front):
             acted: it is carried out and its reply is lost; else it is not sent.
         """
         self.planned.append((request, acted))
+
+    def plan(self, request: object) -> bool | None:
+        """Return whether the reply to a request is to be lost; None: nothing was planned for it.
+
+        Raises:
+            StoreError: it is not sent.
+        """
+        with self._planning:
+            for place, (kind, acted) in enumerate(self.planned):
+                if isinstance(request, kind):
+                    del self.planned[place]
+                    if acted:
+                        return True
+                    raise _lost("the command was not sent", "not_sent")
+        return None
+
+    def delay(self) -> float:
+        """Return how many seconds the next command waits."""
+        return self.random.uniform(0.0, self.faults.delay) if self.faults.delay else 0.0
+
+    def chance(self) -> bool:
+        """Return whether the reply to the next command is to be lost.
+
+        Raises:
+            _Disconnected: the connection is lost, and it was not sent.
+            StoreError: it is not sent.
+        """
+        faults, chance = self.faults, self.random.random()
+        if chance < faults.refuse:
+            raise _lost("the command was not sent", "not_sent")
+        if chance < faults.refuse + faults.disconnect:
+            raise _Disconnected("the connection was lost (a fault on purpose)", retryable=True, outcome="not_sent")
+        return chance < faults.refuse + faults.disconnect + faults.lose_reply
+
+    def forked(self) -> None:
+        """Start anew in a child."""
+        self._planning = threading.Lock()
+        super().forked()
 
     def cut(self) -> None:
         """Lose every connection: what is in flight in any event loop fails at its next turn, carried out or not."""
@@ -235,22 +284,135 @@ class FaultyStore:
         Raises:
             StoreError: it is not sent.
         """
-        backend, faults = self._backend, self._backend.faults
-        for place, (kind, acted) in enumerate(backend.planned):
-            if isinstance(request, kind):
-                del backend.planned[place]
-                if acted:
-                    return True
-                raise _lost("the command was not sent", "not_sent")
-        if faults.delay and not isinstance(request, c.PutBack):  # which is finished even if its caller is cancelled
-            await asyncio.sleep(backend.random.uniform(0.0, faults.delay))
-        chance = backend.random.random()
-        if chance < faults.refuse:
-            raise _lost("the command was not sent", "not_sent")
-        if chance < faults.refuse + faults.disconnect:
+        backend = self._backend
+        planned = backend.plan(request)
+        if planned is not None:
+            return planned
+        if not isinstance(request, c.PutBack) and (delay := backend.delay()):  # which is finished, cancelled or not
+            await asyncio.sleep(delay)
+        try:
+            return backend.chance()
+        except _Disconnected:
             self.cut()
-            raise _lost("the connection was lost", "not_sent")
-        return chance < faults.refuse + faults.disconnect + faults.lose_reply
+            raise
+
+
+class FaultyBlockingStore:
+    """The blocking store port in front of another store. A connection that is lost is that of one command.
+
+    Args:
+        backend: decides what goes wrong.
+        store: does the work.
+    """
+
+    def __init__(self, backend: FaultyBackend, store: BlockingStore) -> None:
+        self._backend = backend
+        self._store = store
+
+    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        outcomes: list[R | StoreError] = []
+        for request in requests:
+            try:
+                outcomes.append(request.on_blocking(self))
+            except StoreError as exc:
+                outcomes.append(exc)
+        return outcomes
+
+    # -- messages
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        return self._ask(request)
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        self._ask(request)
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        loses = self._decide(request)
+        popped = self._store.pop(request)
+        return replace(popped, entries=(), lost=len(popped.entries)) if loses else popped  # as in `FaultyStore.pop`
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        return self._ask(request)
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        self._ask(request)
+
+    def waiting(self, request: c.WaitAny, /) -> Waiting:
+        if self._decide(request):
+            raise _lost("the connection was lost", "unknown")
+        return self._store.waiting(request)
+
+    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return self._ask(request)
+
+    def pending(self, request: c.Pending, /) -> int:
+        return self._ask(request)
+
+    # -- minted inboxes
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        self._ask(request)
+
+    def mark(self, request: c.Mark, /) -> bool:
+        return self._ask(request)
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return self._ask(request)
+
+    # -- groups
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        return self._ask(request)
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        return self._ask(request)
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        return self._ask(request)
+
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return self._ask(request)
+
+    def prune(self, request: c.Prune, /) -> None:
+        self._ask(request)
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return self._ask(request)
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        return self._ask(request)
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return self._ask(request)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._store.close()
+
+    # -- what goes wrong
+
+    def _ask(self, request: c.BlockingCommand[R]) -> R:
+        """Let a request through, or not."""
+        loses = self._decide(request)
+        reply = request.on_blocking(self._store)
+        if loses:
+            raise _lost("the reply was lost", "unknown")
+        return reply
+
+    def _decide(self, request: object) -> bool:
+        """Return whether the reply to a request is to be lost.
+
+        Raises:
+            StoreError: it is not sent.
+        """
+        planned = self._backend.plan(request)
+        if planned is not None:
+            return planned
+        if delay := self._backend.delay():
+            time.sleep(delay)
+        return self._backend.chance()
 
 
 def _lost(what: str, outcome: Literal["not_sent", "unknown"]) -> StoreError:
@@ -260,3 +422,4 @@ def _lost(what: str, outcome: Literal["not_sent", "unknown"]) -> StoreError:
 if TYPE_CHECKING:
     _fits: type[AsyncStore] = FaultyStore
     _fits_too: type[Backend] = FaultyBackend
+    _fits_threads: type[BlockingStore] = FaultyBlockingStore

@@ -7,16 +7,19 @@ So a wait for a channel that both may hold is one wait, at the speed of whicheve
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
-    from channel_layer.ports import AsyncStore, Backend, Capabilities
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Waiting
 
 __all__ = ("LocalAndRemote",)
+
+_R = TypeVar("_R")
 
 
 class LocalAndRemote:
@@ -55,6 +58,10 @@ class LocalAndRemote:
         """Make a store for the running event loop."""
         return _Halves(self._local.open(), self._remote.open(), len(self._remote.identities))
 
+    def open_blocking(self) -> _BlockingHalves:
+        """Make a store for the threads of this process."""
+        return _BlockingHalves(self._local.open_blocking(), self._remote.open_blocking(), len(self._remote.identities))
+
     def forked(self) -> None:
         """Tell both."""
         self._local.forked()
@@ -80,8 +87,7 @@ class _Halves:
     def push(self, request: c.Push, /) -> Coroutine[object, object, c.Pushed]:
         if request.shard < self._shards:
             return self._remote.push(request)
-        here = c.Push(0, request.channel, request.capacity, request.payload, request.to_member, request.if_attended)
-        return self._local.push(here)
+        return self._local.push(_push_here(request))
 
     async def forgive(self, request: c.Forgive, /) -> None:
         if request.shard < self._shards:
@@ -92,7 +98,7 @@ class _Halves:
     def pop(self, request: c.Pop, /) -> Coroutine[object, object, c.Popped]:
         if request.shard < self._shards:
             return self._remote.pop(request)
-        return self._local.pop(c.Pop(0, request.queue, request.count, request.claimant, request.attend))
+        return self._local.pop(_pop_here(request))
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
         if request.shard < self._shards:
@@ -194,6 +200,133 @@ class _Halves:
             await self._remote.aclose()
 
 
+class _BlockingHalves:
+    """The blocking store port over two stores: see `_Halves`.
+
+    Args:
+        local: this machine's.
+        remote: the one that all machines see.
+        shards: how many shards that one has.
+    """
+
+    def __init__(self, local: BlockingStore, remote: BlockingStore, shards: int) -> None:
+        self._local = local
+        self._remote = remote
+        self._shards = shards
+
+    def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
+        there = [place for place, request in enumerate(requests) if request.shard < self._shards]
+        here = [place for place in range(len(requests)) if place not in set(there)]
+        outcomes: dict[int, _R | StoreError] = {}
+        if there:
+            outcomes.update(zip(there, self._remote.together([requests[place] for place in there]), strict=True))
+        for place in here:
+            try:
+                outcomes[place] = requests[place].on_blocking(self)
+            except StoreError as exc:
+                outcomes[place] = exc
+        return [outcomes[place] for place in range(len(requests))]
+
+    # -- messages
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        if request.shard < self._shards:
+            return self._remote.push(request)
+        return self._local.push(_push_here(request))
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        if request.shard < self._shards:
+            self._remote.forgive(request)
+        else:
+            self._local.forgive(c.Forgive(0, request.channel))
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        if request.shard < self._shards:
+            return self._remote.pop(request)
+        return self._local.pop(_pop_here(request))
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        if request.shard < self._shards:
+            return self._remote.put_back(request)
+        return self._local.put_back(c.PutBack(0, request.queue, request.entries))
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        if request.shard < self._shards:
+            self._remote.unclaim(request)
+        else:
+            self._local.unclaim(c.Unclaim(0, request.inbox, request.claimant))
+
+    def waiting(self, request: c.WaitAny, /) -> Waiting:
+        if request.shard < self._shards:
+            return self._remote.waiting(request)
+        return self._local.waiting(c.WaitAny(0, request.queues, request.block))
+
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        return self._local.unattended(c.Unattended(0))
+
+    def pending(self, request: c.Pending, /) -> int:
+        if request.shard < self._shards:
+            return self._remote.pending(request)
+        return self._local.pending(c.Pending(0, request.channel))
+
+    # -- minted inboxes, which all machines see
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        self._remote.give_back(request)
+
+    def mark(self, request: c.Mark, /) -> bool:
+        return self._remote.mark(request)
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return self._remote.alive(request)
+
+    # -- groups, likewise
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        return self._remote.join(request)
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        return self._remote.leave(request)
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        return self._remote.publish(request)
+
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return self._remote.deliver(request)
+
+    def prune(self, request: c.Prune, /) -> None:
+        self._remote.prune(request)
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return self._remote.members(request)
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        if request.shard < self._shards:
+            return self._remote.flush(request)
+        return self._local.flush(c.Flush(0, request.generation))
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return self._remote.unflushed(request)
+
+    def close(self) -> None:
+        """Let go of both."""
+        try:
+            self._local.close()
+        finally:
+            self._remote.close()
+
+
+def _push_here(request: c.Push) -> c.Push:
+    return c.Push(0, request.channel, request.capacity, request.payload, request.to_member, request.if_attended)
+
+
+def _pop_here(request: c.Pop) -> c.Pop:
+    return c.Pop(0, request.queue, request.count, request.claimant, request.attend)
+
+
 if TYPE_CHECKING:
     _fits: type[AsyncStore] = _Halves
     _fits_too: type[Backend] = LocalAndRemote
+    _fits_threads: type[BlockingStore] = _BlockingHalves

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import AsyncStore, Clock
     from channel_layer.routing import Routes
 
-__all__ = ("Desk", "Host", "closed_error")
+__all__ = ("Desk", "Host", "claimed_error", "closed_error", "foreign_error")
 
 T = TypeVar("T")
 
@@ -89,6 +89,8 @@ class Desk:
         self.ledger: Ledger = Ledger()
         self.inboxes: dict[str, Inbox] = {}
         self.taps: dict[str, Tap] = {}
+        self.watchers: dict[str, list[Waiter]] = {}
+        """Threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox."""
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.leases: dict[str, float] = {}
         """When each inbox's lease ends if it is not renewed, by its shard's clock."""
@@ -115,6 +117,10 @@ class Desk:
         if tap is None:
             tap = self.taps[queue.name] = Tap(queue, self.rules.capacity, self.ledger)
         return tap
+
+    def watching(self, queue: str) -> list[Waiter]:
+        """Remove and return who watches a queue: something has come to it that nobody was promised."""
+        return self.watchers.pop(queue, []) if self.watchers else []
 
     def offset(self, shard: int, now: float) -> float:
         """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
@@ -143,6 +149,21 @@ class Desk:
 def closed_error() -> StoreError:
     """Return what whoever uses a layer that was closed is told."""
     return StoreError("this channel layer is closed", retryable=False, outcome="not_sent")
+
+
+def foreign_error(inbox: Queue) -> InvalidName:
+    """Return what whoever receives from somebody else's minted inbox is told."""
+    return InvalidName(
+        f"cannot receive from inbox {inbox.name!r}: it belongs to another process that is alive (or to another layer "
+        f"object); a name from new_channel() is received where it was made"
+    )
+
+
+def claimed_error(inbox: Queue) -> InvalidName:
+    """Return what whoever receives from an inbox is told that another one reads for more than a lease."""
+    return InvalidName(
+        f"cannot receive from inbox {inbox.name!r}: another process reads it; give each process an inbox of its own"
+    )
 
 
 class _Backoff:
@@ -308,7 +329,10 @@ class Host:
     @property
     def here(self) -> bool:
         """Whether the caller runs in the host's loop."""
-        return asyncio.get_running_loop() is self._loop
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # a thread without one
+            return False
 
     def post(self, work: Callable[[], object]) -> None:
         """Do *work* in the host's loop, soon."""
@@ -411,6 +435,7 @@ class Host:
                     return
                 now = desk.clock.now()
                 waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
+                waiters += desk.watching(queue.name)
                 inbox.position = batch.position
                 flushed = inbox.flushed
             self.wake(waiters)
@@ -938,15 +963,11 @@ class _Pump:
                 tap.epoch = popped.epoch
             self._take_in(shard, popped.entries, desk.offset(shard, now), now)
             waiters = tap.promise()
+            waiters += desk.watching(tap.queue.name)
         wake_all(waiters)
         _heed()
         if popped.minted:
-            self._fail(
-                InvalidName(
-                    f"cannot receive from inbox {tap.queue.name!r}: it belongs to another process that is alive "
-                    f"(or to another layer object); a name from new_channel() is received where it was made"
-                )
-            )
+            self._fail(foreign_error(tap.queue))
         elif popped.held_for is not None:
             await self._wait_for_claim(popped.held_for)
         else:
@@ -976,12 +997,7 @@ class _Pump:
             self._held_until = now + self._desk.lease
         if now >= self._held_until:
             self._held_until = None
-            self._fail(
-                InvalidName(
-                    f"cannot receive from inbox {self.tap.queue.name!r}: another process reads it; "
-                    f"give each process an inbox of its own"
-                )
-            )
+            self._fail(claimed_error(self.tap.queue))
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(held_for, self._held_until - now) + 0.001):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import os
 import secrets
-import sys
 import threading
 import weakref
 from functools import partial
@@ -20,31 +18,32 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
 from channel_layer import commands as c
 from channel_layer import loops, programs
+from channel_layer.blocking import Background, BlockingChannelLayer
 from channel_layer.config import options_from_url
-from channel_layer.envelope import BadFrame, Message, MsgpackCodec, Unauthentic
+from channel_layer.courier import Courier
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.faults import FaultyBackend
-from channel_layer.hosting import Desk, Host, closed_error
+from channel_layer.hosting import Host, closed_error
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
-from channel_layer.routing import Routes
-from channel_layer.sealing import blinded, make_seal
-from channel_layer.sharding import Ring
+from channel_layer.sealing import blinded
 from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
     from channel_layer.config import CommonConfig, Rules
+    from channel_layer.envelope import Message
     from channel_layer.ledger import Statistics
     from channel_layer.mailbox import Item, Mailbox
     from channel_layer.names import Queue
     from channel_layer.options import ChannelPattern
-    from channel_layer.ports import Backend, Clock, Codec, Program
+    from channel_layer.ports import Backend, Clock, Program
 
 __all__ = ("ChannelLayer",)
 
@@ -102,19 +101,15 @@ class ChannelLayer:
         backend = blinded(backend, rules)
         self._backend: Backend = backend if rules.faults is None else FaultyBackend(backend, rules.faults)
         self._clock: Clock = clock if clock is not None else SystemClock()
-        self._seal: Final = make_seal(rules, self._clock)
-        self._codec: Codec = MsgpackCodec(rules.max_message_size)
-        able, shards = backend.capabilities, backend.identities
-        local = len(shards) - 1 if able.local else None
-        self._routes = Routes(Ring(shards[:local]), rules.capacity, local, rules.no_local_reader)
-        self._turns = itertools.count()
-        self._channels: dict[str, ChannelName] = {}
+        self._courier = Courier(rules, backend, self._clock)
+        self._blocking: BlockingChannelLayer | None = None
         self._begin()
         _layers.add(self)
 
     def _begin(self) -> None:
         """Set up what belongs to one process."""
-        self._desk = Desk(self._rules, self._routes, self._clock)
+        self._desk = self._courier.desk
+        self._routes = self._courier.routes
         self._client = secrets.token_urlsafe(12)
         self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
         self._seen: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
@@ -187,39 +182,28 @@ class ChannelLayer:
             NoLocalReader: nobody on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
-        name = self._channels.get(channel) or self._channel(channel)
-        payload = self._encode(message)
-        if self._seal is not None:
-            payload = self._seal.sealer.seal(payload, "channel", name.name)
-        desk = self._desk
-        inbox = desk.inboxes.get(name.queue.name)
+        courier = self._courier
+        name = courier.names.get(channel) or courier.channel(channel)
+        payload = courier.for_channel(message, name)
+        inbox = self._desk.inboxes.get(name.queue.name)
         known = inbox.returned if inbox is not None else 0
-        sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
+        sent = await self._run(programs.send(self._routes, name, payload, next(courier.turns)))
         if sent.stranded:
             sent = await self._send_after_rescue(name, payload)
         if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))
-            sent = await self._run(programs.send(self._routes, name, payload, next(self._turns)))
-        with desk.lock:
-            if sent.expired:
-                desk.ledger.drop("expired", name.name, sent.expired)
-            if sent.accepted:
-                desk.ledger.sent += 1
-            else:
-                desk.ledger.refused += 1
-        if sent.expired:
-            desk.tell()
-        if sent.accepted:
-            return
-        raise _for_channels(ChannelFull)(name.name, self._rules.capacity.of(name.name))
+            sent = await self._run(programs.send(self._routes, name, payload, next(courier.turns)))
+        courier.count_sent(name, sent)
 
     async def _send_after_rescue(self, name: ChannelName, payload: bytes) -> programs.Sent:
         """Send to a channel that nobody on this machine reads any more, after what waits here for it."""
         task = asyncio.get_running_loop().create_task(self._rescue(name.queue))
         self._keep_track(task)
         await asyncio.shield(task)  # what it has in hand is nowhere else
-        return await self._run(programs.send(self._routes, name, payload, next(self._turns), pass_stranded=True))
+        return await self._run(
+            programs.send(self._routes, name, payload, next(self._courier.turns), pass_stranded=True)
+        )
 
     async def _rescue(self, queue: Queue, *, closing: bool = False) -> None:
         self._desk.rescued(queue, await self._run(programs.rescue(self._routes, queue), closing=closing))
@@ -245,7 +229,7 @@ class ChannelLayer:
             InvalidName: *channel* is not a valid channel name, or belongs to another process that is alive.
             StoreError: the layer is closed, or the store refuses to serve it. While a store is away, this waits.
         """
-        name = self._channels.get(channel) or self._channel(channel)
+        name = self._courier.names.get(channel) or self._courier.channel(channel)
         self._takes += 1
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
@@ -281,7 +265,7 @@ class ChannelLayer:
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
-                if (message := self._open(item, name.name)) is not None:
+                if (message := self._courier.open(item, name.name)) is not None:
                     return message
                 with desk.lock:
                     item = source.take(box, clock.now(), promised=False)
@@ -320,7 +304,7 @@ class ChannelLayer:
             InvalidName: a name is not valid.
             StoreError: the store could not be reached.
         """
-        name, member = GroupName.parse(group), self._channels.get(channel) or self._channel(channel)
+        name, member = GroupName.parse(group), self._courier.names.get(channel) or self._courier.channel(channel)
         await self._change(name, member, lambda: self._group_add(name, member))
 
     async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
@@ -350,7 +334,7 @@ class ChannelLayer:
             InvalidName: a name is not valid.
             StoreError: the store could not be reached.
         """
-        name, member = GroupName.parse(group), self._channels.get(channel) or self._channel(channel)
+        name, member = GroupName.parse(group), self._courier.names.get(channel) or self._courier.channel(channel)
         with self._desk.lock:
             inbox = self._desk.inboxes.get(member.queue.name)
             if inbox is not None:
@@ -373,23 +357,10 @@ class ChannelLayer:
             StoreError: the store could not be reached; some members may have got the message.
         """
         name = GroupName.parse(group)
-        payload = self._encode(message)
-        for_channel: Callable[[str], bytes] | None = None
-        if self._seal is not None:
-            for_channel = partial(self._seal.for_channel, payload)
-            payload = self._seal.for_group(payload, name.name)
-        sent = await self._run(programs.group_send(self._routes, name, payload, next(self._turns), for_channel))
-        if sent.others or sent.full or sent.inbox_full or sent.expired:
-            with self._desk.lock:
-                ledger = self._desk.ledger
-                ledger.expanded += sent.others + len(sent.full) + len(sent.inbox_full)
-                for member in sent.full:
-                    ledger.drop("full", member)
-                for inbox in sent.inbox_full:
-                    ledger.drop("inbox_full", inbox)
-                for member, count in sent.expired:
-                    ledger.drop("expired", member, count)
-            self._desk.tell()
+        payload, for_channel = self._courier.for_group(message, name)
+        turn = next(self._courier.turns)
+        sent = await self._run(programs.group_send(self._routes, name, payload, turn, for_channel))
+        self._courier.count_sent_to_group(sent)
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the full names of a group's members, sorted; members whose owner is dead are left out.
@@ -469,11 +440,11 @@ class ChannelLayer:
 
     def _keep(self, channel: str) -> None:
         with self._desk.lock:
-            self._place(self._channel(channel))[1].kept = True
+            self._place(self._courier.channel(channel))[1].kept = True
 
     def _let_go(self, channel: str, error: Exception) -> None:
         with self._desk.lock:
-            _, box = self._place(self._channel(channel))
+            _, box = self._place(self._courier.channel(channel))
             box.kept = False
             for waiter in box.dismiss():
                 waiter.fail(error)
@@ -487,7 +458,7 @@ class ChannelLayer:
         """Wait for the next message of any of several channels, as `receive` does for one; the oldest comes first."""
         if len(channels) == 1:
             return channels[0], await self.receive(channels[0])
-        names = [self._channel(channel) for channel in channels]
+        names = [self._courier.channel(channel) for channel in channels]
         while True:
             await asyncio.sleep(0)  # so that who takes one after the other lets others run
             await self._ensure_host()
@@ -507,7 +478,7 @@ class ChannelLayer:
             (source, box), item = taken
             if isinstance(source, Inbox) and not item.group:
                 self._give_back(source, box)
-            if (message := self._open(item, box.name)) is not None:
+            if (message := self._courier.open(item, box.name)) is not None:
                 return box.name, message
 
     async def _wait_at_any(
@@ -560,13 +531,7 @@ class ChannelLayer:
             await self._ensure_host()
         shards = self._routes.all_shards
         begun = await self._run(_together([c.Flush(shard, generation) for shard in shards]))
-        with self._desk.lock:
-            for tap in self._desk.taps.values():
-                for box in tap.boxes.values():
-                    if dropped := box.clear():
-                        self._desk.ledger.drop("flushed", box.name, dropped)
-            if removed := sum(flushing.dropped for flushing in begun):
-                self._desk.ledger.drop("flushed", "the store", removed)
+        self._courier.count_flushed(begun)
         left: dict[int, tuple[str, ...]] = {
             shard: flushing.inboxes for shard, flushing in zip(shards, begun, strict=True) if flushing.inboxes
         }
@@ -591,7 +556,7 @@ class ChannelLayer:
         """
         pending: int | None = None
         if channel is not None:
-            name = self._channel(channel)
+            name = self._courier.channel(channel)
             shards = self._routes.shards(name.queue)
             pending = sum(await self._run(_together([c.Pending(shard, name) for shard in shards])))
         with self._desk.lock:
@@ -608,6 +573,16 @@ class ChannelLayer:
         """
         if self._host is not None:
             await self._on_host(lambda host: host.tend())
+
+    @property
+    def blocking(self) -> BlockingChannelLayer:
+        """The same layer for threads without an event loop: WSGI views, Celery tasks, scripts. One object for all."""
+        with self._hosting:
+            if self._blocking is None:
+                ensure, claim = self._host_for_threads, self._claim_for_threads
+                background = Background(ensure, self._give_back, claim, self._is_host)
+                self._blocking = BlockingChannelLayer(self._courier, self._backend, background)
+            return self._blocking
 
     # -- the end
 
@@ -638,10 +613,18 @@ class ChannelLayer:
             for box in boxes:
                 for waiter in box.dismiss():
                     waiter.fail(closed_error())
+            watchers = [watcher for queue in list(desk.watchers) for watcher in desk.watching(queue)]
+        for watcher in watchers:
+            watcher.wake()
         try:
             if inboxes:
                 with contextlib.suppress(StoreError):  # the leases end by themselves
                     await self._give_up(inboxes)
+            if self._blocking is not None:
+                claims = self._blocking.let_go()
+                with contextlib.suppress(StoreError):  # they end by themselves
+                    if claims:
+                        await self._run(_together(claims), closing=True)
         finally:
             await self._stop_host()
             with contextlib.suppress(StoreError):  # it waits here for another process, or expires
@@ -681,41 +664,7 @@ class ChannelLayer:
                 if waiting[0]:
                     desk.ledger.drop("closed", inbox.queue.name, waiting[0])
 
-    # -- names and messages
-
-    def _channel(self, channel: str) -> ChannelName:
-        name = ChannelName.parse(channel)
-        if len(self._channels) >= _REMEMBERED:
-            self._channels = {}
-        self._channels[channel] = name
-        return name
-
-    def _encode(self, message: object) -> bytes:
-        try:
-            return self._codec.encode(message)
-        except MessageTooLarge as exc:
-            raise _for_channels(MessageTooLarge)(exc.size, exc.limit) from None
-
     # -- receiving
-
-    def _open(self, item: Item, channel: str) -> Message | None:
-        """Return the message that was taken; None if it is none, which counts as a loss."""
-        try:
-            payload, seal = item.payload, self._seal
-            if item.group:
-                return self._codec.decode(
-                    payload if seal is None else seal.open_shared(payload, item.group), shared=True
-                )
-            return self._codec.decode(payload if seal is None else seal.sealer.open(payload, "channel", channel))
-        except BadFrame as exc:
-            with self._desk.lock:
-                ledger = self._desk.ledger
-                ledger.delivered -= 1
-                if isinstance(exc, Unauthentic):
-                    ledger.drop("unauthentic", channel, cause=str(exc))
-                else:
-                    ledger.drop("undecodable", channel)
-            return None
 
     def _wait_at(self, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox; under the lock.
@@ -755,6 +704,8 @@ class ChannelLayer:
         """A receiver goes without its message: call the next one."""
         with self._desk.lock:
             others = source.abandon(box, waiter) if waiter.error is None else []
+            if len(box.items) > box.promised:
+                others += self._desk.watching(source.queue.name)
             box.used_at = self._clock.now()
         for other in others:
             other.wake()
@@ -930,6 +881,26 @@ class ChannelLayer:
                 return result
             # Else the work has moved meanwhile; doing it again there is harmless.
 
+    # -- threads, for `BlockingChannelLayer`
+
+    def _is_host(self) -> bool:
+        """Whether the background work is done in the event loop of this very thread, which stands still meanwhile."""
+        host = self._host
+        return host is not None and host.here
+
+    def _host_for_threads(self) -> Future[None] | None:
+        """See to it that somebody does the background work; return what to wait for if that takes a while."""
+        host = self._host
+        if host is not None and host.home.loop.is_running():
+            return None
+        return asyncio.run_coroutine_threadsafe(self._host_in_thread(), io_thread().loop)
+
+    def _claim_for_threads(self, inbox: Inbox) -> Future[None]:
+        """Claim an inbox again whose lease is gone; return what to wait for."""
+        host = self._host
+        loop = io_thread().loop if host is None else host.home.loop
+        return asyncio.run_coroutine_threadsafe(self._claim_again(inbox), loop)
+
     async def _stop_host(self) -> None:
         with self._hosting:
             host, self._host = self._host, None
@@ -990,7 +961,10 @@ class ChannelLayer:
         """
         _parents.append((self._homes, self._io_home, self._host, self._loose, self._desk))
         self._backend.forked()
+        self._courier.begin()
         self._begin()
+        if self._blocking is not None:
+            self._blocking.forked()
 
 
 _parents: list[object] = []
@@ -1008,38 +982,9 @@ def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:
     return reply
 
 
-_E = TypeVar("_E", bound=Exception)
-_twins: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
-
-
 def _make(layer: Callable[..., L], options: Mapping[str, object]) -> L:
     """Make a layer of options that are known to be its own, which no type checker can know of a subclass."""
     return layer(**options)
-
-
-def _for_channels(ours: type[_E]) -> type[_E]:
-    """Return a subclass that ``except channels.exceptions.<same name>`` catches too, if Channels is in use.
-
-    It imports nothing: where nobody has imported Channels, nobody can name its exceptions.
-    """
-    theirs: object = getattr(sys.modules.get("channels.exceptions"), ours.__name__, None)
-    if not (isinstance(theirs, type) and issubclass(theirs, Exception)):
-        return ours
-    twin = _twins.get((ours, theirs))
-    if twin is None:
-        body = {"__module__": ours.__module__, "__reduce__": _reduce_twin}
-        twin = _twins[ours, theirs] = type(ours.__name__, (ours, theirs), body)
-    return twin if issubclass(twin, ours) else ours
-
-
-def _reduce_twin(error: Exception) -> tuple[object, ...]:
-    """Pickle an error of a class that is made on demand: it is made again where it is restored."""
-    return _restore_twin, (type(error).__mro__[1], error.args), error.__dict__
-
-
-def _restore_twin(ours: type[Exception], args: tuple[object, ...]) -> Exception:
-    kind = _for_channels(ours)
-    return kind.__new__(kind, *args)
 
 
 def _after_fork() -> None:

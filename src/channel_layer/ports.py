@@ -1,7 +1,8 @@
 """The core's ports: what it needs from a store, a codec, a cipher and a clock, as structural types.
 
 A store is one event loop's way to the queues and groups; the core opens one in each loop that needs it, from a
-`Backend` that belongs to no loop. Nothing here is inherited from: an adapter only has to fit.
+`Backend` that belongs to no loop, and one for all threads that have none. Nothing here is inherited from: an adapter
+only has to fit.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from channel_layer import commands as c
     from channel_layer.envelope import Message
+    from channel_layer.errors import StoreError
+    from channel_layer.names import Queue
 
 __all__ = (
     "AsyncStore",
     "Backend",
     "Blinder",
+    "BlockingStore",
     "Capabilities",
     "Clock",
     "Codec",
@@ -27,6 +31,7 @@ __all__ = (
     "Sealer",
     "Secret",
     "SimpleStore",
+    "Waiting",
     "perform",
 )
 
@@ -210,6 +215,79 @@ class AsyncStore(Protocol):
         ...
 
 
+class Waiting(Protocol):
+    """Waits that have begun, in one thread. It ends them, whatever happens."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """File descriptors; one of them becomes readable when a queue may hold a message. It may do so in vain."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait before looking again, whatever happens."""
+        ...
+
+    def end(self) -> tuple[Queue, ...]:
+        """End all of them, and return the queues for which this one was called, as far as is known.
+
+        Of all who wait for one queue at least one is called for each message that comes in, and nobody else: whoever
+        ends these waits has to pop from each of those queues, with a count of 0 if he needs no message, so that
+        somebody else is called. It raises nothing.
+        """
+        ...
+
+
+class BlockingStore(Protocol):
+    """Queues, minted inboxes of others, and groups, as reached from threads that have no event loop.
+
+    One object serves all threads of the process, at once. Every method may raise `channel_layer.errors.StoreError`, and
+    nothing else, but for what interrupts the thread, such as a `KeyboardInterrupt`. What each has to do is said by its
+    request in `channel_layer.commands`.
+    """
+
+    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        """Do several things, in one write where that can be; return what came of each, in the same order."""
+        ...
+
+    def push(self, request: c.Push, /) -> c.Pushed: ...
+    def forgive(self, request: c.Forgive, /) -> None: ...
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        """Return what was taken, for it is nowhere else.
+
+        If the thread is interrupted while the store may have taken something, it is put back first.
+        """
+        ...
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned: ...
+    def unclaim(self, request: c.Unclaim, /) -> None: ...
+    def waiting(self, request: c.WaitAny, /) -> Waiting:
+        """Begin to wait; what has come since the last `pop` of one of the queues counts, too."""
+        ...
+
+    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]: ...
+
+    def pending(self, request: c.Pending, /) -> int: ...
+
+    def give_back(self, request: c.GiveBack, /) -> None: ...
+    def mark(self, request: c.Mark, /) -> bool: ...
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]: ...
+
+    def join(self, request: c.Join, /) -> c.Changed: ...
+    def leave(self, request: c.Leave, /) -> c.Changed: ...
+    def publish(self, request: c.Publish, /) -> c.Published: ...
+    def deliver(self, request: c.Deliver, /) -> c.Delivery: ...
+    def prune(self, request: c.Prune, /) -> None: ...
+    def members(self, request: c.Members, /) -> c.Roster: ...
+
+    def flush(self, request: c.Flush, /) -> c.Flushing: ...
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]: ...
+
+    def close(self) -> None:
+        """Let go of every connection; those in use follow when they are free. Later requests fail."""
+        ...
+
+
 class SimpleStore(Protocol):
     """Queues and groups on one shard, and nothing else: the least that a channel layer can be built on.
 
@@ -243,7 +321,8 @@ class Capabilities:
         leases: it keeps minted inboxes, with leases, markers and one copy of a group message for each process. Without
             them all channels of one `new_channel` prefix share one queue, and its capacity, and a group message is
             pushed to each member by itself.
-        blocking: `AsyncStore.wait` returns when a message comes. Without it the core looks again and again.
+        blocking: `AsyncStore.wait` returns when a message comes, and `BlockingStore.waiting` tells. Without it the core
+            looks again and again.
         lapses: it notes which members let a group's message expire unread (`Forgive`, `Pushed.lapsed`). Without it
             such a member stays until its ``group_expiry``.
         attends: it notes who attends to a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and sees when a
@@ -280,6 +359,10 @@ class Backend(Protocol):
 
     def open(self) -> AsyncStore:
         """Make a store for the running event loop. No I/O yet."""
+        ...
+
+    def open_blocking(self) -> BlockingStore:
+        """Make a store for the threads of this process. No I/O yet."""
         ...
 
     def forked(self) -> None:

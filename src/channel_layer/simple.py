@@ -6,17 +6,21 @@ So somebody who has queues and groups, in a database say, has a channel layer fo
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from channel_layer.ports import AsyncStore, Backend, SimpleStore
+    from channel_layer.names import Queue
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, SimpleStore
 
 __all__ = ("SimpleBackend",)
 
@@ -49,6 +53,10 @@ class SimpleBackend:
     def open(self) -> AsyncStore:
         """Make a store for the running event loop; the simple one is made when it is first asked for something."""
         return _Completed(self.make)
+
+    def open_blocking(self) -> BlockingStore:
+        """Make a store for the threads of this process; each has a simple one of its own, as soon as it asks."""
+        return _CompletedForThreads(self.make)
 
     def forked(self) -> None:
         """Nothing here is shared with the parent."""
@@ -157,11 +165,11 @@ class _Completed:
 
     async def join(self, request: c.Join, /) -> c.Changed:
         await self._call(lambda store: store.join(request))
-        return c.Changed(version=0, marked=False, applied=True, owned=False)
+        return _CHANGED
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
         await self._call(lambda store: store.leave(request))
-        return c.Changed(version=0, marked=False, applied=True, owned=False)
+        return _CHANGED
 
     async def publish(self, request: c.Publish, /) -> c.Published:
         roster = await self.members(c.Members(request.shard, request.group))
@@ -208,6 +216,168 @@ class _Completed:
         self._thread.shutdown(wait=False)
 
 
+class _CompletedForThreads:
+    """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`.
+
+    Args:
+        make: makes a simple store.
+    """
+
+    def __init__(self, make: Callable[[], SimpleStore]) -> None:
+        self._make = make
+        self._own = threading.local()
+        self._pauses: dict[Queue, float] = {}
+        """Seconds until the next look at each queue that was empty at the last one."""
+        self._closed = False
+
+    def _store(self) -> SimpleStore:
+        """Return the calling thread's.
+
+        Raises:
+            StoreError: this store is closed.
+        """
+        if self._closed:
+            self._drop()
+            raise StoreError("this store is closed", retryable=False, outcome="not_sent")
+        keeper: _Keeper | None = getattr(self._own, "keeper", None)
+        if keeper is None:
+            keeper = self._own.keeper = _Keeper(self._make())
+        return keeper.store
+
+    def _drop(self) -> None:
+        keeper: _Keeper | None = self._own.__dict__.pop("keeper", None)
+        if keeper is not None:
+            keeper.close()
+
+    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        outcomes: list[R | StoreError] = []
+        for request in requests:
+            try:
+                outcomes.append(request.on_blocking(self))
+            except StoreError as exc:
+                outcomes.append(exc)
+        return outcomes
+
+    # -- messages
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        self._pauses.pop(request.channel.queue, None)  # whoever waits here looks again soon
+        return self._store().push(request)
+
+    def forgive(self, _request: c.Forgive, /) -> None:
+        """Nothing is held against anybody."""
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        popped = self._store().pop(request)
+        if popped.entries:
+            self._pauses.pop(request.queue, None)
+        return popped
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        return self._store().put_back(request)
+
+    def unclaim(self, _request: c.Unclaim, /) -> None:
+        """An inbox belongs to nobody here."""
+
+    def waiting(self, request: c.WaitAny, /) -> _Pause:
+        pauses = [self._pauses.pop(queue, _LOOK_FIRST) for queue in request.queues]
+        for queue, pause in zip(request.queues, pauses, strict=True):
+            self._pauses[queue] = min(_LOOK_MOST, pause * 2)
+        while len(self._pauses) > _REMEMBERED:
+            self._pauses.pop(next(iter(self._pauses)), None)
+        return _Pause(min(*pauses, request.block))
+
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        raise _lacking("note of who attends")
+
+    def pending(self, request: c.Pending, /) -> int:
+        return self._store().pending(request)
+
+    # -- minted inboxes, of which there are none
+
+    def give_back(self, _request: c.GiveBack, /) -> None:
+        raise _lacking("minted inbox")
+
+    def mark(self, _request: c.Mark, /) -> bool:
+        return False
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return (False,) * len(request.inboxes)
+
+    # -- groups
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        self._store().join(request)
+        return _CHANGED
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        self._store().leave(request)
+        return _CHANGED
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        roster = self.members(c.Members(request.shard, request.group))
+        return c.Published(version=0, done=False, inboxes=(), others=roster.others, full=())
+
+    def deliver(self, _request: c.Deliver, /) -> c.Delivery:
+        return c.Delivery.NO_OWNER
+
+    def prune(self, _request: c.Prune, /) -> None:
+        """Nobody is found to be gone."""
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return self._store().members(request)
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        return c.Flushing((), self._store().flush(request))
+
+    def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        """Close the calling thread's simple store; another thread's is closed by that one, when it asks or ends."""
+        self._closed = True
+        self._drop()
+
+
+_CHANGED: Final = c.Changed(version=0, marked=False, applied=True, owned=False)
+
+
+class _Keeper:
+    """Closes a simple store when its thread ends, or before: a thread's own objects go with it, in it."""
+
+    __slots__ = ("__weakref__", "_finalizer", "store")
+
+    def __init__(self, store: SimpleStore) -> None:
+        self.store: SimpleStore = store
+        self._finalizer = weakref.finalize(self, _close, store, os.getpid())
+
+    def close(self) -> None:
+        """Close it now."""
+        self._finalizer()
+
+
+def _close(store: SimpleStore, process: int) -> None:
+    if process == os.getpid():  # else it is the parent's
+        store.close()
+
+
+class _Pause:
+    """See `channel_layer.ports.Waiting`: nobody will call.
+
+    Args:
+        seconds: until the next look.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.descriptors: tuple[int, ...] = ()
+        self.seconds: float = seconds
+
+    def end(self) -> tuple[Queue, ...]:
+        return ()
+
+
 def _see(done: asyncio.Future[R]) -> None:
     """Take note of an error that nobody may be waiting for, so that asyncio does not complain of it."""
     if not done.cancelled():
@@ -221,3 +391,4 @@ def _lacking(what: str) -> StoreError:
 if TYPE_CHECKING:
     _fits: type[AsyncStore] = _Completed
     _fits_too: type[Backend] = SimpleBackend
+    _fits_threads: type[BlockingStore] = _CompletedForThreads

@@ -49,7 +49,7 @@ def test_a_normal_channel_listens_to_every_host_at_once(redis_system: System) ->
             for shard in [*shards, *reversed(shards)] * 3:
                 receiving = asyncio.create_task(reader.receive("jobs"))
                 await eventually(lambda: _all_wait(reader), "a wait is open on every host")
-                sender._turns = itertools.count(order.index(shard))
+                sender._courier.turns = itertools.count(order.index(shard))
                 began = time.monotonic()
                 await sender.send("jobs", {"n": shard})
                 assert number(await asyncio.wait_for(receiving, BOUND)) == shard

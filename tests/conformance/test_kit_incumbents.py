@@ -95,7 +95,7 @@ class RoutesByFullName(ChannelLayer):
         """Send to the wrong host, mostly."""
         name = ChannelName.parse(channel)
         shard = self._routes.ring.queue(Queue(name.name, Kind.INBOX))
-        push = c.Push(shard, name, self._rules.capacity.of(channel), self._codec.encode(message))
+        push = c.Push(shard, name, self._rules.capacity.of(channel), self._courier.codec.encode(message))
         pushed = await self._run(perform(push))
         if not pushed.accepted:
             raise ChannelFull(channel, push.capacity)
@@ -117,7 +117,8 @@ class WaitsAtOneHost(ChannelLayer):
     """Looks for the messages of a normal channel on one host."""
 
     def _begin(self) -> None:
-        self._routes = _OneHost(self._routes.ring, self._routes.capacity)
+        routes = self._courier.routes
+        self._courier.routes = self._courier.desk.routes = _OneHost(routes.ring, routes.capacity)
         super()._begin()
 
 
@@ -187,17 +188,17 @@ class SharedMutables(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        decode = self._codec.decode
+        decode = self._courier.codec.decode
         known: dict[bytes, Message] = {}
 
         class Codec:
-            encode = self._codec.encode
+            encode = self._courier.codec.encode
 
             def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
                 """Decode what is shared once."""
                 return known.setdefault(payload, decode(payload)) if shared else decode(payload)
 
-        self._codec = Codec()
+        self._courier.codec = Codec()
 
 
 def test_recipients_that_share_a_message() -> None:

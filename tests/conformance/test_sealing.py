@@ -47,8 +47,8 @@ async def _publish(layer: ChannelLayer, group: str, payload: bytes) -> None:
 
 
 def _seal(layer: ChannelLayer) -> Seal:
-    assert layer._seal is not None
-    return layer._seal
+    assert layer._courier.seal is not None
+    return layer._courier.seal
 
 
 async def _told(layer: ChannelLayer, caplog: pytest.LogCaptureFixture) -> str:
@@ -94,7 +94,7 @@ def test_what_was_meddled_with_is_dropped_and_counted(
     async def body() -> None:
         async with system.layer(**options) as layer:
             mine = await layer.new_channel()
-            seal, plain = _seal(layer), layer._codec.encode({"n": 1})
+            seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
             keys = system.layer(**{**options, "symmetric_encryption_keys": [OTHER_KEY]})
             prefix = system.layer(**{**options, "prefix": "another:"})
             wrong: dict[str, Callable[[str], bytes]] = {
@@ -129,7 +129,7 @@ def test_what_was_meddled_with_reaches_no_member(system: System, options: dict[s
             names = [await layer.new_channel() for _ in range(3)]
             for name in names:
                 await layer.group_add("room", name)
-            seal, plain = _seal(layer), layer._codec.encode({"n": 1})
+            seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
             wrong = [
                 _changed(seal.for_group(plain, "room")),
                 seal.for_group(plain, "rooms"),
@@ -157,7 +157,7 @@ def test_a_message_that_is_played_again_later_is_refused(
 
     async def body() -> None:
         async with system.layer(expiry=60, **options) as layer:
-            payload = _seal(layer).for_channel(layer._codec.encode({"n": 1}), "jobs")
+            payload = _seal(layer).for_channel(layer._courier.codec.encode({"n": 1}), "jobs")
             system.clock.advance(60)
             await _put(layer, "jobs", payload)
             assert await _get(layer, "jobs") == 1

@@ -73,7 +73,7 @@ async def _balance(layer: ChannelLayer) -> int:
 
 
 async def _waiting(layer: ChannelLayer, channel: str) -> bool:
-    source, box = layer._place(layer._channel(channel))
+    source, box = layer._place(layer._courier.channel(channel))
     del source
     return bool(box.waiters)
 
@@ -593,7 +593,7 @@ def test_a_slow_reader_stays_a_member(system: System) -> None:
                 await eventually(arrived)
                 system.clock.advance(11.0)
                 await layer.tend()
-                await eventually(lambda: is_true(layer._place(layer._channel(channel))[1].groups == set()))
+                await eventually(lambda: is_true(layer._place(layer._courier.channel(channel))[1].groups == set()))
                 await sender.group_send("room", {"n": 2})
                 assert await _next(messages) == {"n": 2}
                 assert await sender.group_channels("room") == [*messages.channels]
@@ -612,7 +612,7 @@ def test_an_ended_subscription_leaves_no_mailbox(system: System) -> None:
                 await layer.flush()  # no membership holds it any more
                 system.clock.advance(30.0)
                 await layer.tend()
-                source, _ = layer._place(layer._channel(channel))
+                source, _ = layer._place(layer._courier.channel(channel))
                 assert channel in source.boxes
             system.clock.advance(30.0)
             await layer.tend()

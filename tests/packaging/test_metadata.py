@@ -11,8 +11,8 @@ import channel_layer
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
 _WORLDLY = {
-    *("__init__", "config", "discovery", "faults", "hosting", "layer", "loops", "schema", "sealing", "simple"),
-    *("subscription", "typed"),
+    *("__init__", "blocking", "config", "courier", "discovery", "faults", "hosting", "layer", "loops", "schema"),
+    *("sealing", "simple", "subscription", "threads", "typed"),
 }
 """The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
 

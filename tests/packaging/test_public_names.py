@@ -13,6 +13,7 @@ from tests.packaging.support import PACKAGES
 
 _PUBLIC = {
     "channel_layer": {
+        "BlockingChannelLayer",
         "Channel",
         "ChannelFull",
         "ChannelLayer",

@@ -18,6 +18,7 @@ from textwrap import dedent, fill
 
 import channel_layer
 from channel_layer import (
+    BlockingChannelLayer,
     Channel,
     ChannelFull,
     ChannelLayer,
@@ -126,6 +127,11 @@ $typed
 ## All at once
 
 $whole
+## Without asyncio
+
+How it is used is on the page about [threads](../how-to/blocking.md).
+
+$blocking
 ## The end
 
 `async with layer:` closes the layer when the block ends.
@@ -240,6 +246,7 @@ def reference() -> str:
         message=_paragraphs([_message()]),
         plain="\n".join(_method(name, "layer.") for name in _PLAIN),
         typed="\n".join(_class(kind, called) for kind, called in _TYPED.items()),
+        blocking=_class(BlockingChannelLayer, "layer.blocking"),
         attributes=_attributes(),
         errors="\n".join(_error(error) for error in _ERRORS),
         statistics=_statistics(),
@@ -276,7 +283,7 @@ def _class(kind: type[object], called: str) -> str:
     """Describe a class and its methods."""
     doc = parse_doc(kind)
     made = f"`{kind.__name__}({_parameters(kind)})`\n\n"
-    if kind is Subscription:  # which nobody makes but a layer
+    if kind in (Subscription, BlockingChannelLayer):  # which nobody makes but a layer
         made, doc = "", Doc(doc.text)
     methods: list[str] = []
     for name, thing in vars(kind).items():

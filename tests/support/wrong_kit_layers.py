@@ -85,7 +85,7 @@ class SharesObjects(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._codec = _SharingCodec(self._rules.max_message_size)
+        self._courier.codec = _SharingCodec(self._rules.max_message_size)
 
 
 class _DropsForAllInbox(Inbox):
@@ -222,7 +222,7 @@ class TakesAShortCut(ChannelLayer):
         box = inbox.box(channel, now)
         if box.direct >= box.capacity:
             raise ChannelFull(channel, box.capacity)
-        box.put(Item(now + self.expiry, self._codec.encode(message), "", None))
+        box.put(Item(now + self.expiry, self._courier.codec.encode(message), "", None))
         inbox.waiting[channel] = box
         self._desk.ledger.sent += 1
         for waiter in box.promise():
@@ -237,7 +237,7 @@ class SendsAgainWhatWasReceived(ChannelLayer):
         message = await super().receive(channel)
         name = ChannelName.parse(channel)
         if name.queue.kind is Kind.NORMAL:
-            await self._run(programs.send(self._routes, name, self._codec.encode(message), 0))
+            await self._run(programs.send(self._routes, name, self._courier.codec.encode(message), 0))
         return message
 
 

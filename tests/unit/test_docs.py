@@ -80,7 +80,7 @@ def test_the_architecture_page_names_every_module() -> None:
 def test_the_architecture_page_names_every_command() -> None:
     """The table of what a store has to do holds every command of the vocabulary."""
     replies = {"Batch", "Changed", "Claimed", "Delivery", "Entry", "Flushing", "Popped", "Published", "Pushed"}
-    rest = {"Renewed", "Returned", "Roster", "Command", "Step", "Together"}
+    rest = {"Renewed", "Returned", "Roster", "Command", "BlockingCommand", "Step", "Together"}
     (table,) = re.findall(r"^\| what \| commands \|\n.*\n((?:\|.*\n)+)", _ARCHITECTURE, re.MULTILINE)
     assert _named(table) == set(commands.__all__) - replies - rest
 

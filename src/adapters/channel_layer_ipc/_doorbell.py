@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from channel_layer_ipc._files import Gate
 
-__all__ = ("Doorbell", "is_silent", "remove_silent")
+__all__ = ("Bell", "Doorbell", "is_silent", "remove_silent")
 
 _SURE_SECONDS = 0.1
 """How long it is taken for sure that who was there is still there: asking costs as much as writing a message does."""
@@ -29,28 +30,33 @@ _REMEMBERED = 1024
 """Doorbells of which that is known."""
 
 
-class Doorbell:
-    """A socket of one event loop: it rings others, and is rung itself once it hangs.
+class Bell:
+    """A socket: it rings others, and is rung itself once it hangs.
 
     Args:
         gate: the world.
-        loop: the event loop.
-        heard: called in the loop when it was rung.
+
+    Attributes:
+        gate: the world.
+        number: by which others ring it; 0 until it hangs.
     """
 
-    __slots__ = ("_gate", "_heard", "_loop", "_path", "_process", "_seen", "_socket", "number")
+    __slots__ = ("__weakref__", "_finalizer", "_paths", "_seen", "_socket", "gate", "number")
 
-    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
-        self._gate = gate
-        self._loop = loop
-        self._heard = heard
-        self._path: str | None = None
-        self._process = os.getpid()
+    def __init__(self, gate: Gate) -> None:
+        self.gate: Gate = gate
+        self._paths: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._finalizer = weakref.finalize(self, _take_down, self._socket, self._paths, os.getpid())
         self._seen: dict[int, float] = {}
         """When somebody was last seen at a doorbell."""
         self.number: int = 0
+
+    @property
+    def descriptor(self) -> int:
+        """Of the socket, which becomes readable when it is rung; -1 when it is closed."""
+        return self._socket.fileno()
 
     def hang(self) -> None:
         """Give it an address, and listen. Harmless if that has been done.
@@ -61,20 +67,19 @@ class Doorbell:
         """
         while not self.number:
             number = secrets.randbits(32) or 1
-            draft, path = self._gate.bell(number, draft=True), self._gate.bell(number)
+            draft, path = self.gate.bell(number, draft=True), self.gate.bell(number)
             if Path(path).exists():
                 continue  # it is another one's
             self._socket.bind(draft)
             # A socket has its path a moment before it can be rung, and would look like that of a killed process.
             Path(draft).chmod(0o600)
             Path(draft).rename(path)
-            self._path = path
-            self._loop.add_reader(self._socket.fileno(), self._hear)
+            self._paths.append(path)
             self.number = number
 
     def ring(self, number: int) -> bool:
         """Ring another one; False if nobody is there any more."""
-        path = self._gate.bell(number)
+        path = self.gate.bell(number)
         try:
             self._socket.sendto(b"!", path)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -92,25 +97,58 @@ class Doorbell:
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
         self._seen[number] = now
-        if is_silent(self._gate, number):
+        if is_silent(self.gate, number):
             del self._seen[number]
             return False
         return True
 
+    def clear(self) -> None:
+        """Take the rings that there are."""
+        with contextlib.suppress(BlockingIOError):
+            self._socket.recv(16)  # there is seldom another one, and then whoever listens comes back at once
+
+    def close(self) -> None:
+        """Take it down. Harmless if it is called twice."""
+        self._finalizer()
+
+
+def _take_down(bell: socket.socket, paths: list[str], process: int) -> None:
+    bell.close()
+    if process == os.getpid():  # else it is the parent's
+        for path in paths:
+            _unlink(path)
+
+
+class Doorbell(Bell):
+    """The bell of one event loop.
+
+    Args:
+        gate: the world.
+        loop: the event loop.
+        heard: called in the loop when it was rung.
+    """
+
+    __slots__ = ("_heard", "_loop")
+
+    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+        super().__init__(gate)
+        self._loop = loop
+        self._heard = heard
+
+    def hang(self) -> None:
+        """Give it an address, and listen; see `Bell.hang`."""
+        if not self.number:
+            super().hang()
+            self._loop.add_reader(self.descriptor, self._hear)
+
     def close(self) -> None:
         """Take it down."""
-        if self._process != os.getpid():
-            return
-        if self.number and not self._loop.is_closed():
-            self._loop.remove_reader(self._socket.fileno())
-        self._socket.close()
-        if self._path is not None:
-            _unlink(self._path)
-            self._path = None
+        if self.number and self.descriptor >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(self.descriptor)
+        super().close()
 
     def _hear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._socket.recv(16)  # there is seldom another one, and then the loop comes back at once
+        self.clear()
         self._heard()
 
 

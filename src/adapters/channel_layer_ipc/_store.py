@@ -17,19 +17,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-import lmdb
-
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.loops import SystemClock
 from channel_layer.ports import Capabilities
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
 from channel_layer_ipc import _queues as queues
-from channel_layer_ipc._batch import Batch, Times, entry_need
+from channel_layer_ipc._batch import Batch, entry_need
+from channel_layer_ipc._blocking import IPCBlockingStore
 from channel_layer_ipc._doorbell import Doorbell, remove_silent
 from channel_layer_ipc._environment import Hold, Place
 from channel_layer_ipc._files import default_directory, doorbells
+from channel_layer_ipc._writer import RECORD, Writer, failure, full_error, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,20 +50,6 @@ _AT_ONCE: Final = 512
 
 _TURN_SECONDS: Final = 0.005
 """How long one turn of the loop may go on with transactions; what is left then has to wait for the next one."""
-
-_RECORD: Final = 8192 - (256 << 10)
-"""Room that a command has to find that writes a record: it has half of what messages leave. What takes something away
-finds enough at any time."""
-
-_SWEEP_SECONDS: Final = 1.0
-"""How often a store that is in use looks for what is over, at least."""
-
-_SWEEP_MOST: Final = 200
-"""Records that are looked at then, within one transaction; the next one goes on."""
-
-_WARN_SECONDS: Final = 60.0
-
-_clock: Final = SystemClock()
 
 
 class IPCBackend:
@@ -94,6 +79,10 @@ class IPCBackend:
     def open(self) -> IPCStore:
         """Make a store for the running event loop; it opens the files when it is first asked for something."""
         return IPCStore(self)
+
+    def open_blocking(self) -> IPCBlockingStore:
+        """Make a store for the threads of this process; it opens the files when it is first asked for something."""
+        return IPCBlockingStore(self.rules, self.clock, self.hold)
 
     def forked(self) -> None:
         """Forget the environment: it is the parent's. See `channel_layer_ipc._environment`."""
@@ -226,13 +215,7 @@ class _Call(_Asked, Generic[Q, R]):
         elif self._refusal is not None:
             self._answer.set_result(self._refusal)
         else:
-            self._answer.set_exception(
-                StoreError(
-                    "channel_layer_ipc: the memory is full: raise memory, or read what waits",
-                    retryable=True,
-                    outcome="not_sent",
-                )
-            )
+            self._answer.set_exception(full_error())
 
     def fail(self, error: Exception) -> None:
         if not self._answer.done():
@@ -291,19 +274,14 @@ class IPCStore:
     def __init__(self, backend: IPCBackend) -> None:
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._times = Times.of(backend.rules)
+        self._writer = Writer(backend.rules, backend.clock)
         self._hold: Hold | None = None
         self._bell: Doorbell | None = None
         self._calls: list[_Asked] = []
         self._spots: dict[str, _Spot] = {}
         self._readings: set[_Reading] = set()
         self._gone: asyncio.Future[None] | None = None
-        self._sweep_at = 0.0
-        self._sweep_period = min(_SWEEP_SECONDS, backend.rules.expiry / 20)
-        self._warn_at = float("-inf")
         self._closed = False
-        self.transactions: int = 0
-        """How many there have been, for whoever wants to know what something costs."""
 
     # -- messages
 
@@ -368,7 +346,7 @@ class IPCStore:
     # -- minted inboxes
 
     async def claim(self, request: c.Claim, /) -> c.Claimed:
-        return await self._ask(inboxes.claim, request, _RECORD)
+        return await self._ask(inboxes.claim, request, RECORD)
 
     async def renew(self, request: c.Renew, /) -> c.Renewed:
         return await self._ask(inboxes.renew, request)
@@ -392,7 +370,7 @@ class IPCStore:
         await self._ask(inboxes.give_back, request)
 
     async def mark(self, request: c.Mark, /) -> bool:
-        return await self._ask(inboxes.mark, request, _RECORD)
+        return await self._ask(inboxes.mark, request, RECORD)
 
     async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
         return await self._ask(inboxes.alive, request)
@@ -400,7 +378,7 @@ class IPCStore:
     # -- groups
 
     async def join(self, request: c.Join, /) -> c.Changed:
-        return await self._ask(groups.join, request, _RECORD)
+        return await self._ask(groups.join, request, RECORD)
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
         return await self._ask(groups.leave, request)
@@ -476,7 +454,7 @@ class IPCStore:
             remove_silent(gate, doorbells(gate))
             self._bell = Doorbell(gate, self._loop, self._rung)
             self._hold = hold
-            self._sweep_at = 0.0
+            self._writer.sweep_at = 0.0
         return self._hold.environment
 
     def _check_world(self) -> None:
@@ -504,9 +482,6 @@ class IPCStore:
         for reading in self._readings:
             if not reading.answer.done():
                 reading.answer.set_exception(error)
-
-    def _now(self) -> float:
-        return _clock.now() + self._backend.clock.offset
 
     # -- transactions
 
@@ -572,84 +547,32 @@ class IPCStore:
             self._fail_one(call, exc)
 
     def _fail_one(self, call: _Asked, exc: Exception) -> None:
-        if isinstance(exc, OSError):
-            call.fail(StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent"))
-        elif not isinstance(exc, lmdb.Error):
-            call.fail(exc)
-        elif isinstance(exc, (lmdb.MapFullError, lmdb.DiskError)) and call.may_be_refused:
-            self._warn()
+        if is_full(exc) and call.may_be_refused:
+            self._writer.warn()
             call.refuse()
             call.settle()
-        elif self._hold is not None and isinstance(exc, (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)):
-            call.fail(self._hold.environment.gate.corrupt(str(exc)))
         else:
-            call.fail(StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent"))
+            call.fail(failure(self._hold.environment if self._hold is not None else None, exc))
 
     def _commit(self, environment: Environment, calls: list[_Asked]) -> int:
         """Carry out the first of these calls, as many as there is room for, in one transaction; return how many."""
-        done = 0
-        self.transactions += 1
-        with environment.write() as transaction:
-            now = self._now()
-            measure = partial(environment.room, transaction)
-            batch = Batch(transaction, self._times, now, measure, environment.database, self._answers)
-            if now >= self._sweep_at:
-                self._sweep_at = now if batch.sweep(_SWEEP_MOST) else now + self._sweep_period
-            for call in calls:
-                if done and call.need is not None and not batch.has_room(call.need):
-                    break
-                call.perform(batch)
-                done += 1
-            batch.save()
-            again = self._ring(batch)
-            if batch.wrote:
-                transaction.commit()
-        for each in batch.committed:
+        if self._bell is None:
+            raise _let_go_error()
+        written = self._writer.write(environment, self._bell, calls)
+        for each in written.batch.committed:
             each()
-        for call in calls[:done]:
+        for call in calls[: written.done]:
             call.settle()
-        if batch.overflowed:
-            self._warn()
-        if again:
+        if written.own:
             self._loop.call_soon(self._heard)
-        if now + self._sweep_period == self._sweep_at:
+        if written.swept:
             self._check_world()
-        return done
+        return written.done
 
-    def _answers(self, number: int) -> bool:
-        """Whether there is somebody at a doorbell."""
-        return self._bell is not None and self._bell.answers(number)
-
-    def _ring(self, batch: Batch) -> bool:
-        """Ring those for whom there is something; whether this store is one of them."""
-        own = False
-        bell = self._bell
-        if bell is None:
-            return False
-        for number in batch.rung:
-            if number == bell.number:
-                own = True
-            else:
-                bell.ring(number)
-        for name, count in batch.calls.items():
-            left = count
-            while left > 0 and (found := queues.waiters(batch, name, left)):
-                for key, number in found:
-                    queues.leave(batch, key)
-                    if number == bell.number:
-                        own = True
-                    elif number not in batch.rung and not bell.ring(number):
-                        continue  # he was killed: another one is called in his place
-                    left -= 1
-        return own
-
-    def _warn(self) -> None:
-        now = self._now()
-        if now >= self._warn_at:
-            self._warn_at = now + _WARN_SECONDS
-            _logger.warning(
-                "the memory of the channel layer is full, and messages are refused: raise memory, or read what waits"
-            )
+    @property
+    def transactions(self) -> int:
+        """How many there have been, for whoever wants to know what something costs."""
+        return self._writer.transactions
 
     # -- waiting
 

@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
@@ -19,15 +19,20 @@ from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
 from channel_layer.loops import Receiver
 from channel_layer.names import Kind, queue_name
 from channel_layer.ports import Capabilities
+from channel_layer.threads import Alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from channel_layer.config import Rules
-    from channel_layer.names import ChannelName, GroupName
-    from channel_layer.ports import AsyncStore, Clock
+    from channel_layer.errors import StoreError
+    from channel_layer.mailbox import Waiter
+    from channel_layer.names import ChannelName, GroupName, Queue
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
 
-__all__ = ("MemoryBackend", "MemoryStore")
+__all__ = ("MemoryBackend", "MemoryBlockingStore", "MemoryStore")
+
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -35,7 +40,7 @@ class _Line:
     """A queue that is popped."""
 
     entries: deque[c.Entry] = field(default_factory=deque[c.Entry])
-    waiters: deque[Receiver] = field(default_factory=deque[Receiver])
+    waiters: deque[Waiter] = field(default_factory=deque["Waiter"])
     called: bool = False
     """There is something, and nobody has been told."""
 
@@ -85,6 +90,10 @@ class MemoryBackend:
     def open(self) -> MemoryStore:
         """Return the way there; it is the same from every loop."""
         return MemoryStore(self)
+
+    def open_blocking(self) -> MemoryBlockingStore:
+        """Return the way there for threads."""
+        return MemoryBlockingStore(self)
 
     def forked(self) -> None:
         """Begin empty: what the parent holds stays the parent's."""
@@ -225,6 +234,26 @@ class MemoryStore:
             now = self._now()
             holding = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
             return tuple(name for name in holding if not self._attended(name, now))
+
+    def begin_to_wait(self, queue: str, waiter: Waiter) -> None:
+        """Have somebody woken when a queue may hold a message, which may be now."""
+        with self._lock:
+            line = self._line(queue)
+            if line.called:
+                line.called = False
+                waiter.wake()
+            else:
+                line.waiters.append(waiter)
+
+    def end_to_wait(self, queue: str, waiter: Waiter) -> bool:
+        """Have him woken no more; whether he was."""
+        with self._lock:
+            line = self._all.lines.get(queue)
+            waits = line is not None and waiter in line.waiters
+            if line is not None and waits:
+                line.waiters.remove(waiter)
+            self._tidy(queue)
+            return not waits
 
     async def pending(self, request: c.Pending, /) -> int:
         name = request.channel.name
@@ -534,6 +563,118 @@ class MemoryStore:
             del left[oldest]
 
 
+class MemoryBlockingStore:
+    """The blocking store port over a `MemoryBackend`.
+
+    The methods of `MemoryStore` await nothing, but for those that wait. So each of them can be run to its end at once.
+
+    Args:
+        backend: what is shared.
+    """
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    @property
+    def _store(self) -> MemoryStore:
+        return self._backend.open()
+
+    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        return [request.on_blocking(self) for request in requests]
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        return _at_once(self._store.push(request))
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        _at_once(self._store.forgive(request))
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        return _at_once(self._store.pop(request))
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        return _at_once(self._store.put_back(request))
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        _at_once(self._store.unclaim(request))
+
+    def waiting(self, request: c.WaitAny, /) -> _Waiting:
+        return _Waiting(self._store, request)
+
+    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
+        return _at_once(self._store.unattended(request))
+
+    def pending(self, request: c.Pending, /) -> int:
+        return _at_once(self._store.pending(request))
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        _at_once(self._store.give_back(request))
+
+    def mark(self, request: c.Mark, /) -> bool:
+        return _at_once(self._store.mark(request))
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return _at_once(self._store.alive(request))
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        return _at_once(self._store.join(request))
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        return _at_once(self._store.leave(request))
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        return _at_once(self._store.publish(request))
+
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return _at_once(self._store.deliver(request))
+
+    def prune(self, request: c.Prune, /) -> None:
+        _at_once(self._store.prune(request))
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return _at_once(self._store.members(request))
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        return _at_once(self._store.flush(request))
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return _at_once(self._store.unflushed(request))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class _Waiting:
+    """See `channel_layer.ports.Waiting`."""
+
+    def __init__(self, store: MemoryStore, request: c.WaitAny) -> None:
+        self.seconds: Final = request.block
+        self._store = store
+        self._queues = request.queues
+        self._alarm = Alarm()
+        for queue in request.queues:
+            store.begin_to_wait(queue.name, self._alarm)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._alarm.descriptor,)
+
+    def end(self) -> tuple[Queue, ...]:
+        called = tuple(queue for queue in self._queues if self._store.end_to_wait(queue.name, self._alarm))
+        self._alarm.close()
+        return called
+
+
+def _at_once(work: Coroutine[object, None, R]) -> R:
+    """Run a coroutine that awaits nothing."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    work.close()
+    raise RuntimeError("a store in memory has waited for something")
+
+
 def _append(inbox: _Minted, now: float, frame: bytes) -> None:
     inbox.last += 1
     inbox.entries.append((inbox.last, now, frame))
@@ -573,3 +714,5 @@ def _drop_inboxes(group: _Group, inboxes: list[str]) -> None:
 
 if TYPE_CHECKING:
     _fits: type[AsyncStore] = MemoryStore
+    _fits_threads: type[BlockingStore] = MemoryBlockingStore
+    _fits_too: type[Backend] = MemoryBackend

@@ -12,18 +12,34 @@ import re
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from channel_layer_redis.hosts import Host
 
-__all__ = ("Arg", "Connection", "NoScript", "connect", "is_list", "pack_head")
+__all__ = (
+    "INCOMPLETE",
+    "Arg",
+    "Connection",
+    "NoScript",
+    "connect",
+    "foreign",
+    "greeted",
+    "greeting",
+    "is_list",
+    "is_replica",
+    "no_connection",
+    "pack",
+    "pack_head",
+    "refusal",
+    "tls_context",
+)
 
 Arg = bytes | str | int | float
 
@@ -48,7 +64,8 @@ _MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
 
 _IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 
-_INCOMPLETE = object()
+INCOMPLETE: Final = object()
+"""What a reader has while a reply is not whole."""
 
 _NOTHING = b"$0\r\n\r\n"
 """An empty argument."""
@@ -60,7 +77,8 @@ class _Pack(Protocol):
     def __call__(self, command: tuple[Arg, ...], /) -> bytes: ...
 
 
-_pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, which is wrong
+pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, which is wrong
+"""Turns a command into bytes."""
 
 
 @runtime_checkable
@@ -77,7 +95,7 @@ class NoScript(Exception):
 
 def pack_head(*args: Arg) -> bytes:
     """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
-    return _pack((*args, b""))[: -len(_NOTHING)]
+    return pack((*args, b""))[: -len(_NOTHING)]
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -104,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._label = label
         self.timeout = timeout
-        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
         self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
         self._out: list[bytes] = []
@@ -127,7 +145,7 @@ class Connection(asyncio.Protocol):
             args: the command.
             limit: seconds that it may take, if not the connection's timeout.
         """
-        return self.send(_pack(args), limit=limit)
+        return self.send(pack(args), limit=limit)
 
     def send(self, command: bytes, *, limit: float | None = None, now: bool = False) -> asyncio.Future[object]:
         """Send a command that is packed already; see `call`.
@@ -227,7 +245,7 @@ class Connection(asyncio.Protocol):
         reader, waiting = self._reader, self._waiting
         reader.feed(data)
         try:
-            while (reply := reader.gets()) is not _INCOMPLETE:
+            while (reply := reader.gets()) is not INCOMPLETE:
                 future, _ = waiting.popleft()
                 if future.done():  # whoever asked was cancelled
                     continue
@@ -288,17 +306,42 @@ class Connection(asyncio.Protocol):
         )
 
     def _refusal(self, text: str) -> Exception:
-        found = _IN_SCRIPT.search(text)  # Redis 6.2 wraps an error that a script met
-        code = text.split(" ", 1)[0] if found is None else found[1]
-        if code == "NOSCRIPT":
-            return NoScript(text)
-        if code in _NOT_CARRIED_OUT:
-            if code in ("READONLY", "MASTERDOWN"):
-                self.abort()  # the server has become a replica: find out anew where the primary is
-            return StoreError(f"{self._label} refused: {text}", retryable=True, outcome="not_sent")
-        if code in _MISCONFIGURED:
-            return StoreError(f"{self._label} refused: {text}", retryable=False, outcome="not_sent")
-        return StoreError(f"{self._label} answered with an error: {text}", retryable=False, outcome="unknown")
+        error = refusal(self._label, text)
+        if is_replica(text):
+            self.abort()  # find out anew where the primary is
+        return error
+
+
+def _code(text: str) -> str:
+    found = _IN_SCRIPT.search(text)  # Redis 6.2 wraps an error that a script met
+    return text.split(" ", 1)[0] if found is None else found[1]
+
+
+def is_replica(text: str) -> bool:
+    """Whether a server refuses because it has become a replica."""
+    return _code(text) in ("READONLY", "MASTERDOWN")
+
+
+def refusal(label: str, text: str) -> StoreError | NoScript:
+    """Return what whoever asked is told of an error that a server answers with.
+
+    Args:
+        label: the server.
+        text: the error.
+    """
+    code = _code(text)
+    if code == "NOSCRIPT":
+        return NoScript(text)
+    if code in _NOT_CARRIED_OUT:
+        return StoreError(f"{label} refused: {text}", retryable=True, outcome="not_sent")
+    if code in _MISCONFIGURED:
+        return StoreError(f"{label} refused: {text}", retryable=False, outcome="not_sent")
+    return StoreError(f"{label} answered with an error: {text}", retryable=False, outcome="unknown")
+
+
+def foreign(label: str) -> StoreError:
+    """Return what whoever asked is told of a server that is none."""
+    return StoreError(f"{label} does not speak Redis's protocol", retryable=False, outcome="unknown")
 
 
 async def connect(host: Host, connection: Connection) -> None:
@@ -318,30 +361,52 @@ async def connect(host: Host, connection: Connection) -> None:
             await _greet(host, connection)
     except BaseException as exc:
         connection.abort()
-        match exc:
-            case TimeoutError():
-                what = f"cannot connect to {label} within {connection.timeout:g} s"
-                raise StoreError(what, retryable=True, outcome="not_sent") from exc
-            case ssl.SSLCertVerificationError():
-                what = (
-                    f"cannot trust {label}: certificate verify failed: {exc.verify_message}; give the authority that "
-                    f"signed it as ssl_ca_certs in hosts, and the host by a name that is in the certificate"
-                )
-                raise StoreError(what, retryable=False, outcome="not_sent") from exc
-            case OSError():
-                what = f"cannot connect to {label}: {exc.strerror or exc}; is a server running there?"
-                raise StoreError(what, retryable=True, outcome="not_sent") from exc
-            case _:
-                raise
+        error = no_connection(label, connection.timeout, exc)
+        if error is None:
+            raise
+        raise error from exc
+
+
+def no_connection(label: str, timeout: float, error: BaseException) -> StoreError | None:
+    """Return what whoever asked is told when a connection cannot be made; None: whatever it is already.
+
+    Args:
+        label: the server.
+        timeout: seconds that it was tried for at most.
+        error: what happened.
+    """
+    match error:
+        case TimeoutError():
+            return StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent")
+        case ssl.SSLCertVerificationError():
+            what = (
+                f"cannot trust {label}: certificate verify failed: {error.verify_message}; give the authority that "
+                f"signed it as ssl_ca_certs in hosts, and the host by a name that is in the certificate"
+            )
+            return StoreError(what, retryable=False, outcome="not_sent")
+        case OSError():
+            what = f"cannot connect to {label}: {error.strerror or error}; is a server running there?"
+            return StoreError(what, retryable=True, outcome="not_sent")
+        case _:
+            return None
+
+
+def tls_context(host: Host) -> ssl.SSLContext | None:
+    """Return what a connection to a server needs to speak TLS; None: it does not.
+
+    Raises:
+        StoreError: a file cannot be used.
+    """
+    try:
+        return host.tls.make_context() if host.tls is not None else None
+    except ConfigError as exc:
+        raise StoreError(str(exc), retryable=False, outcome="not_sent") from exc
 
 
 async def _open(host: Host, connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     make: Callable[[], Connection] = lambda: connection  # noqa: E731
-    try:
-        context = host.tls.make_context() if host.tls is not None else None
-    except ConfigError as exc:
-        raise StoreError(str(exc), retryable=False, outcome="not_sent") from exc
+    context = tls_context(host)
     if host.path is not None:
         await loop.create_unix_connection(make, host.path)
     else:
@@ -349,29 +414,49 @@ async def _open(host: Host, connection: Connection) -> None:
 
 
 async def _greet(host: Host, connection: Connection) -> None:
+    asked = [connection.call(*command) for command in greeting(host)]
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    connection.client_id, connection.run_id = greeted(host, replies)
+
+
+def greeting(host: Host) -> list[tuple[Arg, ...]]:
+    """Return the first commands of a connection: log in, see who is there, choose the database."""
     login: tuple[Arg, ...] = ()
     if host.password is not None or host.username is not None:
         login = ("AUTH", host.username or "default", host.password or "")
-    asked = [connection.call("HELLO", 2, *login), connection.call("INFO", "server")]
+    commands: list[tuple[Arg, ...]] = [("HELLO", 2, *login), ("INFO", "server")]
     if host.db:
-        asked.append(connection.call("SELECT", host.db))
-    hello, info, *_ = await asyncio.gather(*asked, return_exceptions=True)
+        commands.append(("SELECT", host.db))
+    return commands
+
+
+def greeted(host: Host, replies: Sequence[object]) -> tuple[int, str]:
+    """Return the connection's number, and what names this run of the server.
+
+    Args:
+        host: the server.
+        replies: what came of `greeting`; errors as they are.
+
+    Raises:
+        StoreError: the server refuses the login, or is too old.
+    """
+    hello, info, *rest = replies
     if isinstance(hello, StoreError):
         if "unknown command" in str(hello).lower():
             raise StoreError(f"{host.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
         if "NOAUTH" in str(hello) or "WRONGPASS" in str(hello):
+            login = host.password is not None or host.username is not None
             hint = "check the password in hosts" if login else "give a password in hosts, as in redis://:password@host"
             raise StoreError(f"{host.label} refused the login: {hint}", retryable=False, outcome="not_sent") from hello
         raise hello
-    for reply in (info, *_):
+    for reply in (hello, info, *rest):
         if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
             raise reply
     fields = _pairs(hello)
     facts = _info(info) if isinstance(info, bytes) else {}
     client_id = fields.get("id")
-    connection.client_id = client_id if isinstance(client_id, int) else 0
-    connection.run_id = facts.get("run_id", "")
     _check_version(host.label, facts, fields)
+    return client_id if isinstance(client_id, int) else 0, facts.get("run_id", "")
 
 
 def _check_version(label: str, facts: dict[str, str], fields: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from channel_layer.faults import Faults, FaultyBackend
 from channel_layer.ports import Capabilities
 from channel_layer.testing.layer_machine import run_layer_conformance_test
 from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from channel_layer.testing.threads import blocking_layers, blocking_stores
 from channel_layer.testing.worlds import (
     MakeLayer,
     MakeSimpleStore,
@@ -38,6 +39,8 @@ __all__ = (
     "StoreSuite",
     "Violation",
     "VirtualClock",
+    "blocking_layers",
+    "blocking_stores",
     "fresh_prefix",
     "layers_over",
     "make_rules",

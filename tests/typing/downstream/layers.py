@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_type
 
 import channel_layer
-from channel_layer import ChannelFull, ChannelLayer, Message, MessageTooLarge, Statistics
+from channel_layer import BlockingChannelLayer, ChannelFull, ChannelLayer, Message, MessageTooLarge, Statistics
 from channel_layer.config import CommonConfig, parse
 from channel_layer.loops import SystemClock
 from channel_layer.ports import Backend
@@ -31,7 +31,16 @@ from channel_layer_redis import (
     RedisLocalConfigDict,
 )
 
-__all__ = ("configured", "exercise", "in_memory", "on_one_machine", "on_redis", "over_one_store", "version")
+__all__ = (
+    "configured",
+    "exercise",
+    "exercise_blocking",
+    "in_memory",
+    "on_one_machine",
+    "on_redis",
+    "over_one_store",
+    "version",
+)
 
 version = assert_type(channel_layer.__version__, str)
 
@@ -105,6 +114,28 @@ def configured() -> list[ChannelLayer]:
         assert_type(RedisChannelLayer.from_url("redis://localhost?prefix=app:"), RedisChannelLayer),
         assert_type(channel_layer.from_url("memory://"), ChannelLayer),
     ]
+
+
+def exercise_blocking(layer: BlockingChannelLayer) -> None:
+    """Call everything of the blocking half once, on a layer that nobody else uses."""
+    assert_type(layer.expiry, float)
+    assert_type(layer.group_expiry, float | None)
+    assert_type(layer.capacity, int)
+    assert_type(layer.ChannelFull, type[ChannelFull])
+    assert_type(layer.MessageTooLarge, type[MessageTooLarge])
+    assert all(isinstance(extension, str) for extension in layer.extensions)
+    reply = assert_type(layer.new_channel("reply?"), str)
+    layer.send(reply, {"type": "literal"})
+    received = assert_type(layer.receive([reply, "jobs"]), tuple[str, Message] | tuple[None, None])
+    assert received == (reply, {"type": "literal"})
+    assert layer.receive([reply], block=True, block_timeout=0.01) == (None, None)
+    layer.group_add("room", reply)
+    assert assert_type(layer.group_channels("room"), list[str]) == [reply]
+    layer.group_send("room", {"type": "hello"})
+    layer.send_group("room", {"type": "hello"})
+    layer.group_discard("room", reply)
+    layer.flush()
+    layer.close()
 
 
 async def exercise(layer: ChannelLayer) -> Statistics:

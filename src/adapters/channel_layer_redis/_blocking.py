@@ -1,0 +1,353 @@
+"""The store port over Redis or Valkey, for threads; what to ask a server for stands in `_requests`.
+
+One object serves all threads: they share a few connections for commands, and each that waits has one of its own to
+every server on which it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.errors import StoreError
+from channel_layer_redis._protocol import NoScript, pack
+from channel_layer_redis._requests import Ask, Asking, Requests, list_of, text
+from channel_layer_redis._wire import Pool, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from channel_layer.config import Rules
+    from channel_layer.names import Queue
+    from channel_layer.ports import BlockingStore, Clock
+    from channel_layer_redis._wire import Wire
+    from channel_layer_redis.hosts import Host
+
+__all__ = ("RedisBlockingStore",)
+
+R = TypeVar("R")
+
+_UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
+"""Seconds between tries to end a wait whose command the server may not have seen yet."""
+
+# One table for requests of all types; each is handed to the method for its own type, and to no other.
+_Plan: TypeAlias = Callable[[Any], Asking[Any]]
+
+
+class RedisBlockingStore:
+    """See `channel_layer.ports.BlockingStore`.
+
+    Args:
+        hosts: one for each shard.
+        rules: the configuration.
+        clock: its offset is added to the servers' clocks.
+    """
+
+    def __init__(self, hosts: tuple[Host, ...], rules: Rules, clock: Clock) -> None:
+        self._requests = requests = Requests(rules, clock)
+        self._timeout = rules.timeout
+        self._pools = tuple(Pool(host, rules.timeout) for host in hosts)
+        self._plans: Mapping[type, _Plan] = {
+            c.Alive: requests.alive,
+            c.Deliver: requests.deliver,
+            c.Flush: requests.flush,
+            c.Forgive: requests.forgive,
+            c.GiveBack: requests.give_back,
+            c.Join: requests.join,
+            c.Leave: requests.leave,
+            c.Mark: requests.mark,
+            c.Members: requests.members,
+            c.Pending: requests.pending,
+            c.Pop: requests.pop,
+            c.Prune: requests.prune,
+            c.Publish: requests.publish,
+            c.Push: requests.push,
+            c.PutBack: requests.put_back,
+            c.Unclaim: requests.unclaim,
+            c.Unflushed: requests.unflushed,
+        }
+
+    # -- messages
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        return self._carry_out(request.shard, self._requests.push(request))
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        self._carry_out(request.shard, self._requests.forgive(request))
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        held: list[BaseException] = []
+        popped = self._carry_out(request.shard, self._requests.pop(request), held)
+        if held:
+            if popped.entries:
+                with contextlib.suppress(StoreError):
+                    self.put_back(c.PutBack(request.shard, request.queue, popped.entries))
+            raise held[0]
+        return popped
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        held: list[BaseException] = []
+        returned = self._carry_out(request.shard, self._requests.put_back(request), held)
+        if held:
+            raise held[0]
+        return returned
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        self._carry_out(request.shard, self._requests.unclaim(request))
+
+    def waiting(self, request: c.WaitAny, /) -> _Waiting:
+        """See `BlockingStore.waiting`: it takes an element of a call list, which stands for no message."""
+        pool = self._pools[request.shard]
+        calls = {self._requests.keys.queue(queue.name)[1]: queue for queue in request.queues}
+        wire = pool.borrow()
+        try:
+            wire.send(pack(("BLPOP", *calls, f"{max(0.001, request.block):.3f}")))
+        except BaseException:
+            pool.give(wire)
+            raise
+        return _Waiting(wire, pool, calls, request.block, self._timeout)
+
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        raise StoreError("nobody notes here who attends to a queue", retryable=False, outcome="not_sent")
+
+    def pending(self, request: c.Pending, /) -> int:
+        return self._carry_out(request.shard, self._requests.pending(request))
+
+    # -- minted inboxes
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        self._carry_out(request.shard, self._requests.give_back(request))
+
+    def mark(self, request: c.Mark, /) -> bool:
+        return self._carry_out(request.shard, self._requests.mark(request))
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        return self._carry_out(request.shard, self._requests.alive(request))
+
+    # -- groups
+
+    def join(self, request: c.Join, /) -> c.Changed:
+        return self._carry_out(request.shard, self._requests.join(request))
+
+    def leave(self, request: c.Leave, /) -> c.Changed:
+        return self._carry_out(request.shard, self._requests.leave(request))
+
+    def publish(self, request: c.Publish, /) -> c.Published:
+        return self._carry_out(request.shard, self._requests.publish(request))
+
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
+        return self._carry_out(request.shard, self._requests.deliver(request))
+
+    def prune(self, request: c.Prune, /) -> None:
+        self._carry_out(request.shard, self._requests.prune(request))
+
+    def members(self, request: c.Members, /) -> c.Roster:
+        return self._carry_out(request.shard, self._requests.members(request))
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        return self._carry_out(request.shard, self._requests.flush(request))
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        return self._carry_out(request.shard, self._requests.unflushed(request))
+
+    # -- connections
+
+    def close(self) -> None:
+        """Let go of every connection; those in use follow when they are free."""
+        for pool in self._pools:
+            pool.close()
+
+    # -- one request, or several in step
+
+    def _carry_out(self, shard: int, asking: Asking[R], held: list[BaseException] | None = None) -> R:
+        """Drive a request.
+
+        Args:
+            shard: the host.
+            asking: the request.
+            held: see `Wire.read`.
+        """
+        try:
+            asks = next(asking)
+            while True:
+                try:
+                    values = self._values(shard, asks, held)
+                except BaseException as exc:  # noqa: BLE001 - the request decides, an interruption included
+                    asks = asking.throw(exc)
+                else:
+                    asks = asking.send(values)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+
+    def _values(self, shard: int, asks: tuple[Ask, ...], held: list[BaseException] | None) -> list[object]:
+        if not asks:
+            return []
+        pool = self._pools[shard]
+        with pool.turn() as deadline, pool.lend() as wire:
+            _send(wire, asks)
+            return _values_of(_read(wire, asks, deadline, held))
+
+    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        runs = [_Run(request, self._plans[type(request)](request)) for request in requests]
+        for run in runs:
+            run.resume(None)
+        while open_runs := [run for run in runs if run.asks is not None]:
+            self._step(open_runs)
+        return [run.outcome() for run in runs]
+
+    def _step(self, runs: list[_Run]) -> None:
+        """Send what these requests ask for, to every server in one write, and only then wait for the replies."""
+        by_shard: dict[int, list[_Run]] = {}
+        for run in runs:
+            by_shard.setdefault(run.shard, []).append(run)
+        with contextlib.ExitStack() as stack:
+            sent: list[tuple[list[_Run], list[Ask], Wire, float]] = []
+            for shard, some in sorted(by_shard.items()):  # in this order: else two threads could wait for each other
+                pool = self._pools[shard]
+                asks = [ask for run in some for ask in run.asks or ()]
+                try:
+                    deadline = stack.enter_context(pool.turn())
+                    wire = stack.enter_context(pool.lend())
+                    _send(wire, asks)
+                except StoreError as exc:
+                    for run in some:
+                        run.fail(exc)
+                else:
+                    sent.append((some, asks, wire, deadline))
+            for some, asks, wire, deadline in sent:
+                try:
+                    replies = _read(wire, asks, deadline, None)
+                except StoreError as exc:
+                    for run in some:
+                        run.fail(exc)
+                    continue
+                for run in some:
+                    count = len(run.asks or ())
+                    run.resume(replies[:count])
+                    replies = replies[count:]
+
+
+class _Run:
+    """A request that is carried out in step with others.
+
+    Args:
+        request: it.
+        asking: what it asks for.
+
+    Attributes:
+        shard: its host.
+        asks: what it asks for next; None: it is done.
+    """
+
+    __slots__ = ("_asking", "_error", "_result", "asks", "shard")
+
+    def __init__(self, request: Any, asking: Asking[Any]) -> None:
+        self.shard: int = request.shard
+        self.asks: tuple[Ask, ...] | None = ()
+        self._asking = asking
+        self._result: Any = None
+        self._error: StoreError | None = None
+
+    def resume(self, replies: list[Reply] | None) -> None:
+        """Go on with these replies; None: begin."""
+        try:
+            if replies is None:
+                self.asks = next(self._asking)
+                return
+            try:
+                values = _values_of(replies)
+            except StoreError as exc:
+                self.asks = self._asking.throw(exc)
+            else:
+                self.asks = self._asking.send(values)
+        except StopIteration as stop:
+            self.asks, self._result = None, stop.value
+        except StoreError as exc:
+            self.asks, self._error = None, exc
+
+    def fail(self, error: StoreError) -> None:
+        """Go on with an error instead of replies."""
+        try:
+            self.asks = self._asking.throw(error)
+        except StopIteration as stop:
+            self.asks, self._result = None, stop.value
+        except StoreError as exc:
+            self.asks, self._error = None, exc
+
+    def outcome(self) -> Any:
+        """Return the reply to the request, or the error."""
+        return self._result if self._error is None else self._error
+
+
+def _send(wire: Wire, asks: Sequence[Ask]) -> None:
+    wire.send(b"".join([pack(ask.named()) for ask in asks]))
+
+
+def _read(wire: Wire, asks: Sequence[Ask], deadline: float, held: list[BaseException] | None) -> list[Reply]:
+    """Return the replies; scripts that the server does not know are sent whole, for nothing was done for those."""
+    replies = wire.read(len(asks), deadline, held)
+    unknown = [place for place, reply in enumerate(replies) if isinstance(reply.error, NoScript)]
+    if unknown:
+        wire.send(b"".join([pack(asks[place].whole()) for place in unknown]))
+        for place, reply in zip(unknown, wire.read(len(unknown), deadline, held), strict=True):
+            replies[place] = reply
+    return replies
+
+
+def _values_of(replies: list[Reply]) -> list[object]:
+    for reply in replies:
+        if reply.error is not None:
+            raise reply.error
+    return [reply.value for reply in replies]
+
+
+class _Waiting:
+    """See `channel_layer.ports.Waiting`: ``BLPOP`` on the calls of all queues, on a connection of its own.
+
+    Args:
+        wire: the connection.
+        pool: its pool.
+        calls: the queues, by the keys of their calls.
+        seconds: after which the server ends it by itself.
+        timeout: seconds that ending it may take.
+    """
+
+    def __init__(self, wire: Wire, pool: Pool, calls: Mapping[str, Queue], seconds: float, timeout: float) -> None:
+        self.seconds: Final = seconds
+        self._wire = wire
+        self._pool = pool
+        self._calls = calls
+        self._timeout = timeout
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self._wire.descriptor,)
+
+    def end(self) -> tuple[Queue, ...]:
+        wire, pause = self._wire, _UNBLOCK_FIRST
+        deadline = time.monotonic() + self._timeout
+        try:
+            came = wire.take(0.0)
+            while not came and time.monotonic() < deadline:
+                self._pool.call([("CLIENT", "UNBLOCK", wire.client_id)])
+                came = wire.take(pause)  # the server may not have seen the wait itself yet
+                pause = min(_UNBLOCK_MOST, pause * 2)
+            (reply,) = wire.read(1, deadline)
+            if reply.error is not None or reply.value is None:
+                return ()
+            return (self._calls[text(list_of(reply.value)[0])],)
+        except StoreError:
+            wire.close()  # one connection or the other is gone, and the wait with it
+            return ()
+        finally:
+            self._pool.give(wire)
+
+
+if TYPE_CHECKING:
+    _fits: type[BlockingStore] = RedisBlockingStore

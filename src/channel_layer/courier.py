@@ -1,0 +1,221 @@
+"""What both facades do around a program: names parsed, messages encoded, sealed, opened, and every one counted.
+
+One `Courier` belongs to one layer object. The asynchronous and the blocking facade share it, and with it the `Desk`, so
+that both are views on the same rules, inboxes and accounts, and neither has to wrap the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.envelope import BadFrame, MsgpackCodec, Unauthentic
+from channel_layer.errors import ChannelFull, MessageTooLarge
+from channel_layer.hosting import Desk
+from channel_layer.names import ChannelName
+from channel_layer.routing import Routes
+from channel_layer.sealing import make_seal
+from channel_layer.sharding import Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from channel_layer.commands import Flushing
+    from channel_layer.config import Rules
+    from channel_layer.envelope import Message
+    from channel_layer.mailbox import Item
+    from channel_layer.names import GroupName
+    from channel_layer.ports import Backend, Clock, Codec
+    from channel_layer.programs import Sent, SentToGroup
+    from channel_layer.sealing import Seal
+
+__all__ = ("Courier", "for_channels")
+
+_REMEMBERED = 16384
+"""Parsed names that are kept at hand."""
+
+
+class Courier:
+    """The rules of one layer object, and its desk in this process. Any thread may use it.
+
+    Args:
+        rules: the configuration.
+        backend: the store.
+        clock: local time.
+
+    Attributes:
+        rules: the configuration.
+        clock: local time.
+        routes: where things are.
+        codec: messages to bytes and back.
+        seal: encrypts; None: nothing is encrypted.
+        turns: numbers that change from call to call.
+        names: channel names that have been parsed; `channel` parses others.
+        desk: what the layer holds in this process.
+
+    Raises:
+        ConfigError: there is no such cipher.
+        ImportError: the cipher needs a package that is missing.
+    """
+
+    def __init__(self, rules: Rules, backend: Backend, clock: Clock) -> None:
+        self.rules: Rules = rules
+        self.clock: Clock = clock
+        shards = backend.identities
+        local = len(shards) - 1 if backend.capabilities.local else None
+        self.routes: Routes = Routes(Ring(shards[:local]), rules.capacity, local, rules.no_local_reader)
+        self.codec: Codec = MsgpackCodec(rules.max_message_size)
+        self.seal: Seal | None = make_seal(rules, clock)
+        self.turns: Iterator[int] = itertools.count()
+        self.names: dict[str, ChannelName] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Set up what belongs to one process."""
+        self.desk: Desk = Desk(self.rules, self.routes, self.clock)
+
+    # -- names and messages
+
+    def channel(self, channel: str) -> ChannelName:
+        """Parse a channel's name, and remember it.
+
+        Raises:
+            InvalidName: it is none.
+        """
+        name = ChannelName.parse(channel)
+        if len(self.names) >= _REMEMBERED:
+            self.names = {}
+        self.names[channel] = name
+        return name
+
+    def for_channel(self, message: object, name: ChannelName) -> bytes:
+        """Encode a message, and seal it for its channel.
+
+        Raises:
+            InvalidMessage: it is not a message.
+            MessageTooLarge: it is too large.
+        """
+        payload = self._encode(message)
+        return payload if self.seal is None else self.seal.for_channel(payload, name.name)
+
+    def for_group(self, message: object, group: GroupName) -> tuple[bytes, Callable[[str], bytes] | None]:
+        """Encode a message, and seal it for a group.
+
+        Returns:
+            The payload, and what makes one for a member outside any minted inbox, if that is another one.
+
+        Raises:
+            InvalidMessage: it is not a message.
+            MessageTooLarge: it is too large.
+        """
+        payload = self._encode(message)
+        if self.seal is None:
+            return payload, None
+        return self.seal.for_group(payload, group.name), partial(self.seal.for_channel, payload)
+
+    def open(self, item: Item, channel: str) -> Message | None:
+        """Return the message that was taken; None if it is none, which counts as a loss."""
+        try:
+            payload, seal = item.payload, self.seal
+            if item.group:
+                return self.codec.decode(
+                    payload if seal is None else seal.open_shared(payload, item.group), shared=True
+                )
+            return self.codec.decode(payload if seal is None else seal.sealer.open(payload, "channel", channel))
+        except BadFrame as exc:
+            with self.desk.lock:
+                ledger = self.desk.ledger
+                ledger.delivered -= 1
+                if isinstance(exc, Unauthentic):
+                    ledger.drop("unauthentic", channel, cause=str(exc))
+                else:
+                    ledger.drop("undecodable", channel)
+            return None
+
+    def _encode(self, message: object) -> bytes:
+        try:
+            return self.codec.encode(message)
+        except MessageTooLarge as exc:
+            raise for_channels(MessageTooLarge)(exc.size, exc.limit) from None
+
+    # -- accounts
+
+    def count_sent(self, name: ChannelName, sent: Sent) -> None:
+        """Count what became of a message.
+
+        Raises:
+            ChannelFull: it was refused.
+        """
+        desk = self.desk
+        with desk.lock:
+            if sent.expired:
+                desk.ledger.drop("expired", name.name, sent.expired)
+            if sent.accepted:
+                desk.ledger.sent += 1
+            else:
+                desk.ledger.refused += 1
+        if sent.expired:
+            desk.tell()
+        if not sent.accepted:
+            raise for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name))
+
+    def count_sent_to_group(self, sent: SentToGroup) -> None:
+        """Count what became of a group's message."""
+        if not (sent.others or sent.full or sent.inbox_full or sent.expired):
+            return
+        desk = self.desk
+        with desk.lock:
+            ledger = desk.ledger
+            ledger.expanded += sent.others + len(sent.full) + len(sent.inbox_full)
+            for member in sent.full:
+                ledger.drop("full", member)
+            for inbox in sent.inbox_full:
+                ledger.drop("inbox_full", inbox)
+            for member, count in sent.expired:
+                ledger.drop("expired", member, count)
+        desk.tell()
+
+    def count_flushed(self, begun: Iterable[Flushing]) -> None:
+        """Drop what waits in this process outside its own inboxes, and count what a flush has removed."""
+        desk = self.desk
+        with desk.lock:
+            for tap in desk.taps.values():
+                for box in tap.boxes.values():
+                    if dropped := box.clear():
+                        desk.ledger.drop("flushed", box.name, dropped)
+            if removed := sum(flushing.dropped for flushing in begun):
+                desk.ledger.drop("flushed", "the store", removed)
+
+
+# -- errors that who uses Channels can catch by its names
+
+
+_E = TypeVar("_E", bound=Exception)
+_twins: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
+
+
+def for_channels(ours: type[_E]) -> type[_E]:
+    """Return a subclass that ``except channels.exceptions.<same name>`` catches too, if Channels is in use.
+
+    It imports nothing: where nobody has imported Channels, nobody can name its exceptions.
+    """
+    theirs: object = getattr(sys.modules.get("channels.exceptions"), ours.__name__, None)
+    if not (isinstance(theirs, type) and issubclass(theirs, Exception)):
+        return ours
+    twin = _twins.get((ours, theirs))
+    if twin is None:
+        body = {"__module__": ours.__module__, "__reduce__": _reduce_twin}
+        twin = _twins[ours, theirs] = type(ours.__name__, (ours, theirs), body)
+    return twin if issubclass(twin, ours) else ours
+
+
+def _reduce_twin(error: Exception) -> tuple[object, ...]:
+    """Pickle an error of a class that is made on demand: it is made again where it is restored."""
+    return _restore_twin, (type(error).__mro__[1], error.args), error.__dict__
+
+
+def _restore_twin(ours: type[Exception], args: tuple[object, ...]) -> Exception:
+    kind = for_channels(ours)
+    return kind.__new__(kind, *args)

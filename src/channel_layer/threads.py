@@ -1,0 +1,124 @@
+"""Threads without an event loop: the driver of programs for them, and how they wait for several things at once.
+
+The sibling of `channel_layer.loops`. Whatever may wake a thread is a file descriptor, so that servers, doorbells and
+this process's own mailboxes are waited for in one system call, without a helper thread for any of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.commands import BlockingCommand, Step
+from channel_layer.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from channel_layer.ports import BlockingStore, Program
+
+__all__ = ("Alarm", "await_any", "run_blocking")
+
+R = TypeVar("R")
+
+_MOST_SECONDS = 3600.0
+"""Seconds that one system call waits at most; whoever has to wait for longer looks again."""
+
+
+def run_blocking(program: Program[R], store: BlockingStore) -> R:
+    """Drive a program against a store in the calling thread, as `channel_layer.loops.run_async` does in an event loop.
+
+    An error of the store, and what interrupts the thread, is thrown into the program, which may still answer with a
+    step.
+    """
+    try:
+        step = next(program)
+        while True:
+            try:
+                reply: object = step.on_blocking(store) if isinstance(step, BlockingCommand) else _perform(step, store)
+            except BaseException as exc:  # noqa: BLE001 - the program decides, a KeyboardInterrupt included
+                step = program.throw(exc)
+            else:
+                step = program.send(reply)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+
+
+def _perform(step: Step[object], store: BlockingStore) -> tuple[object, ...]:
+    requests: list[BlockingCommand[object]] = []
+    for each in step.several:
+        if not isinstance(each, BlockingCommand):
+            raise TypeError(f"{each!r} is nothing that a thread may ask a store for")
+        requests.append(each)
+    replies = store.together(requests) if requests else []
+    for reply in replies:
+        if isinstance(reply, StoreError):
+            raise reply
+    return tuple(replies)
+
+
+class Alarm:
+    """Wakes a thread that waits for file descriptors; any thread may ring it, once. A context manager that closes it.
+
+    Attributes:
+        error: why nothing will ever come, once it was told so.
+    """
+
+    __slots__ = ("_lock", "_ring", "_rung", "descriptor", "error")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rung = False
+        self.error: Exception | None = None
+        self.descriptor, self._ring = os.pipe()
+
+    def wake(self) -> None:
+        """Let the thread run. Harmless if it has gone."""
+        with self._lock:
+            if not self._rung and self._ring >= 0:
+                self._rung = True
+                os.write(self._ring, b"!")
+
+    def fail(self, error: Exception) -> None:
+        """Let the thread run, into an error."""
+        self.error = error
+        self.wake()
+
+    @property
+    def rung(self) -> bool:
+        """Whether somebody has rung."""
+        return self._rung
+
+    def close(self) -> None:
+        """Give the descriptors back to the system. Harmless if it is called twice."""
+        with self._lock:
+            if self._ring >= 0:
+                os.close(self._ring)
+                os.close(self.descriptor)
+                self._ring = self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Return the alarm itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def await_any(descriptors: Iterable[int], seconds: float) -> None:
+    """Wait until one of these file descriptors is readable, or is none any more, or some seconds have passed."""
+    poller = select.poll()
+    for descriptor in descriptors:
+        if descriptor < 0:
+            return  # it has been closed: look why
+        poller.register(descriptor, select.POLLIN)
+    poller.poll(math.ceil(1000 * min(max(0.0, seconds), _MOST_SECONDS)))
