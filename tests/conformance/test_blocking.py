@@ -13,6 +13,7 @@ from channel_layer.simple import SimpleBackend
 from channel_layer.testing import MakeStore, blocking_layers, blocking_stores, run_layer_conformance_test
 from channel_layer.testing.store_machine import run_async_conformance_test
 from channel_layer.testing.suites import StoreSuite
+from tests.conformance.test_halves import halves
 from tests.conformance.test_kit_stores import within
 from tests.conformance.test_suites import plain_stores
 from tests.support.servers import Deployment
@@ -130,3 +131,10 @@ def test_the_facade_keeps_every_promise_on_servers(deployment: Deployment, prefi
 def test_the_facade_keeps_every_promise_between_processes(worlds: IPCWorlds, *, mixed: bool) -> None:
     """The same over the IPC store."""
     run_layer_conformance_test(blocking_layers(worlds, mixed=mixed), settings=few(5))
+
+
+def test_the_facade_keeps_every_promise_over_two_halves(worlds: IPCWorlds) -> None:
+    """The same over a store of this machine and one that all machines see, whose waits are one."""
+    both = halves(worlds, memory_stores())
+    run_async_conformance_test(blocking_stores(both), settings=few(3))
+    run_layer_conformance_test(blocking_layers(both), settings=few(5))
