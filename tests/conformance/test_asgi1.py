@@ -23,13 +23,11 @@ from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer, InvalidMessage, InvalidName
 from channel_layer.blocking import BlockingChannelLayer
-from channel_layer.config import Encryption, Rules
-from channel_layer.halves import LocalAndRemote
-from channel_layer.ports import Backend, Clock
+from channel_layer.config import Encryption
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from tests.conformance.test_kit_stores import within
 from tests.support.servers import Deployment, ServerPool
-from tests.support.stores import IPCWorlds, memory_stores, redis_stores
+from tests.support.stores import IPCWorlds, halves, memory_stores, redis_stores
 
 MakeLayers = Callable[..., BlockingChannelLayer]
 
@@ -59,11 +57,7 @@ def make_store(
         yield worlds
     elif name == "local-and-remote":
         remote = within(prefix, redis_stores(Deployment((server_pool.get().host(),))))
-
-        def halves(rules: Rules, clock: Clock) -> Backend:
-            return LocalAndRemote(worlds(rules, clock), remote(rules, clock))
-
-        yield halves
+        yield halves(worlds, remote)
     else:
         count = 1 if name == "one-host" else 3
         yield within(prefix, redis_stores(Deployment(tuple(server_pool.get().host(db) for db in range(count)))))

@@ -13,11 +13,10 @@ from channel_layer.simple import SimpleBackend
 from channel_layer.testing import MakeStore, blocking_layers, blocking_stores, run_layer_conformance_test
 from channel_layer.testing.store_machine import run_async_conformance_test
 from channel_layer.testing.suites import StoreSuite
-from tests.conformance.test_halves import halves
 from tests.conformance.test_kit_stores import within
 from tests.conformance.test_suites import plain_stores
 from tests.support.servers import Deployment
-from tests.support.stores import IPCWorlds, blind_stores, memory_stores, redis_stores
+from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores, redis_stores
 
 pytestmark = pytest.mark.usefixtures("tidied")
 

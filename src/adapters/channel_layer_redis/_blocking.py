@@ -189,9 +189,12 @@ class RedisBlockingStore:
         if not asks:
             return []
         pool = self._pools[shard]
-        with pool.turn() as deadline, pool.lend() as wire:
+        wire, deadline = pool.begin()
+        try:
             _send(wire, asks)
             return _values_of(_read(wire, asks, deadline, held))
+        finally:
+            pool.end(wire)
 
     def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
         runs = [_Run(request, self._plans[type(request)](request)) for request in requests]
@@ -212,8 +215,8 @@ class RedisBlockingStore:
                 pool = self._pools[shard]
                 asks = [ask for run in some for ask in run.asks or ()]
                 try:
-                    deadline = stack.enter_context(pool.turn())
-                    wire = stack.enter_context(pool.lend())
+                    wire, deadline = pool.begin()
+                    stack.callback(pool.end, wire)
                     _send(wire, asks)
                 except StoreError as exc:
                     for run in some:

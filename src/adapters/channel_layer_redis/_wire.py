@@ -32,7 +32,7 @@ from channel_layer_redis._protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
     from channel_layer_redis._protocol import Arg
     from channel_layer_redis.hosts import Host
@@ -254,7 +254,7 @@ class Pool:
     def __init__(self, host: Host, timeout: float) -> None:
         self._host = host
         self._timeout = timeout
-        self._turn = threading.BoundedSemaphore(_MOST)
+        self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._spare: list[Wire] = []
         self._closed = False
@@ -270,16 +270,22 @@ class Pool:
             StoreError: no connection could be had, or it was lost.
         """
         packed = [pack(command) for command in commands]
-        with self.turn() as deadline, self.lend() as wire:
-            wire.send(packed[0] if len(packed) == 1 else b"".join(packed))
+        wire, deadline = self.begin()
+        try:
+            wire.send(b"".join(packed))
             return wire.read(len(packed), deadline, held)
+        finally:
+            self.end(wire)
 
-    @contextlib.contextmanager
-    def turn(self) -> Generator[float]:
-        """Wait for a turn; yields the moment, by the monotonic clock, until which the server has to answer.
+    def begin(self) -> tuple[Wire, float]:
+        """Wait for a turn.
+
+        Returns:
+            A connection, to be given to `end` whatever happens, and the moment, by the monotonic clock, until which the
+            server has to answer.
 
         Raises:
-            StoreError: it does not come in time.
+            StoreError: the turn does not come in time, or there is no connection.
         """
         deadline = time.monotonic() + self._timeout
         if not self._turn.acquire(timeout=self._timeout):
@@ -289,18 +295,15 @@ class Pool:
                 outcome="not_sent",
             )
         try:
-            yield deadline
-        finally:
+            return self.borrow(), deadline
+        except BaseException:
             self._turn.release()
+            raise
 
-    @contextlib.contextmanager
-    def lend(self) -> Generator[Wire]:
-        """Lend a connection, which is closed afterwards if a reply is still to come."""
-        wire = self.borrow()
-        try:
-            yield wire
-        finally:
-            self.give(wire)
+    def end(self, wire: Wire) -> None:
+        """The turn is over; the connection is closed if a reply is still to come."""
+        self._turn.release()
+        self.give(wire)
 
     def borrow(self) -> Wire:
         """Return a connection that nobody else uses."""

@@ -126,8 +126,6 @@ class _Child:
             self._say(number, said)
 
         if role in PLAIN_ROLES:
-            if self._layer is None:
-                raise LookupError(f"{role} needs a layer")
             plain = PlainPart(self._layer, params, warmup=warmup, tell=tell)
             self._parts[number] = plain
             self._plain.put((number, role, plain))

@@ -118,7 +118,7 @@ def _known() -> tuple[Contender, ...]:
             "channels.layers.InMemoryChannelLayer",
             {"capacity": "{capacity}"},
             hosts=0,
-            lacks=alone | {"sync"},  # its queues belong to one event loop
+            lacks=alone | {"blocking", "sync"},  # its queues belong to one event loop
             needs=("channels", '"channel-layer[django]"'),
         ),
         Contender(

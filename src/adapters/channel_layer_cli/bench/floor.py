@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from hashlib import sha1
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
@@ -18,9 +19,11 @@ from channel_layer_cli.bench.parts import Stalled
 if TYPE_CHECKING:
     import hiredis
 
-    from channel_layer_cli.bench.parts import Part
+    from channel_layer_cli.bench.parts import Part, PlainPart
 
-__all__ = ("ping", "push")
+__all__ = ("call", "ping", "push")
+
+_PUSH = b"return redis.call('RPUSH', KEYS[1], ARGV[1])"
 
 _CLEAR_EVERY = 200
 """Batches of pushes after which the list is dropped, so that a long run does not fill the server."""
@@ -143,6 +146,34 @@ async def ping(part: Part) -> None:
         await wire.ask(command, 1)
         trips.append(time.monotonic() - began)
     part.say(p50=percentile(trips, 0.5) / 2, p99=percentile(trips, 0.99) / 2, count=len(trips))
+
+
+def call(part: PlainPart) -> None:
+    """Run a script that pushes the payload onto a list, again and again, with redis-py as it comes."""
+    import redis  # noqa: PLC0415 - of the `redis` extra, which only those need who measure Redis
+
+    seconds, key = part.params.real("seconds"), part.params.text("key")
+    payload = b"x" * part.params.integer("payload")
+    address = urlsplit(part.params.text("url"))
+    client = redis.Redis(
+        host=address.hostname or "localhost",
+        port=address.port or 6379,
+        db=int(address.path.strip("/") or 0),
+        password=unquote(address.password) if address.password else None,
+    )
+    sha = sha1(_PUSH, usedforsecurity=False).hexdigest()
+    client.script_load(_PUSH)
+    client.evalsha(sha, 1, key, payload)
+    part.say(ready=True)
+    part.hear()
+    time.sleep(part.warmup)
+    count, began = 0, time.monotonic()
+    while (now := time.monotonic()) < began + seconds or not count:
+        client.evalsha(sha, 1, key, payload)
+        count += 1
+    client.unlink(key)
+    client.close()
+    part.say(count=count, rate=count / (now - began))
 
 
 async def _bounded(part: Part, done: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import queue
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from channel_layer import ChannelFull
 from channel_layer_cli.bench.inputs import Said
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = (
     "GRACE",
+    "BlockingHalf",
     "Crew",
+    "HasBlockingHalf",
     "Layer",
     "Part",
     "PlainPart",
@@ -65,6 +67,28 @@ class Layer(Protocol):
 
     async def group_send(self, group: str, message: dict[str, object]) -> None:
         """Send to every member."""
+        ...
+
+
+class BlockingHalf(Protocol):
+    """What plain code calls of a layer that has a half for it."""
+
+    def send(self, channel: str, message: dict[str, object]) -> None:
+        """Send to a channel."""
+        ...
+
+    def group_send(self, group: str, message: dict[str, object]) -> None:
+        """Send to every member."""
+        ...
+
+
+@runtime_checkable
+class HasBlockingHalf(Protocol):
+    """A layer that has one."""
+
+    @property
+    def blocking(self) -> BlockingHalf:
+        """It."""
         ...
 
 
@@ -130,9 +154,7 @@ class Part:
         Raises:
             LookupError: there is none: the floor plays only parts without a layer.
         """
-        if self._layer is None:
-            raise LookupError("this part is played without a layer")
-        return self._layer
+        return _present(self._layer)
 
     def say(self, **facts: object) -> None:
         """Tell the benchmark something."""
@@ -147,18 +169,29 @@ class Part:
         return await self._heard.get()
 
 
+def _present(layer: Layer | None) -> Layer:
+    if layer is None:
+        raise LookupError("this part is played without a layer")
+    return layer
+
+
 class PlainPart:
     """One part of a workload, played by plain code in the main thread, where no event loop runs.
 
     Arguments and attributes are those of `Part`.
     """
 
-    def __init__(self, layer: Layer, params: Said, *, warmup: float, tell: Callable[[Said], None]) -> None:
-        self.layer = layer
+    def __init__(self, layer: Layer | None, params: Said, *, warmup: float, tell: Callable[[Said], None]) -> None:
+        self._layer = layer
         self.params = params
         self.warmup = warmup
         self._tell = tell
         self._heard: queue.SimpleQueue[Said] = queue.SimpleQueue()
+
+    @property
+    def layer(self) -> Layer:
+        """The layer; see `Part.layer`."""
+        return _present(self._layer)
 
     def say(self, **facts: object) -> None:
         """Tell the benchmark something."""

@@ -21,7 +21,7 @@ from channel_layer_cli.bench import floor
 from channel_layer_cli.bench.bell import Bell, Ringer
 from channel_layer_cli.bench.faults import Book, Faults, Tally
 from channel_layer_cli.bench.metrics import percentile
-from channel_layer_cli.bench.parts import GRACE, Crew, refusals, warm_up
+from channel_layer_cli.bench.parts import GRACE, Crew, HasBlockingHalf, refusals, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,6 +35,8 @@ _TASK_BITS: Final = 40
 
 _REFUSED_PAUSE: Final = 0.001
 _ADD_AT_ONCE: Final = 50
+_CHANNELS: Final = 10
+"""That plain code sends to, so that none of them is full before the time is over."""
 _RING_SIZE: Final = 64
 """Group messages that can be on their way at once; a power of 2, and more than any window."""
 
@@ -427,6 +429,41 @@ def _caller(part: PlainPart) -> None:
     part.hear()
 
 
+def _blocking_caller(part: PlainPart) -> None:
+    """Be a plain script that calls a layer's half for it; where there is none, the way that there is."""
+    layer, channel, seconds = part.layer, part.params.text("channel"), part.params.real("seconds")
+    text = padding(part.params.integer("payload"), n=100_000, t=0.5)
+    if isinstance(layer, HasBlockingHalf):
+        send, group_send = layer.blocking.send, layer.blocking.group_send
+    else:
+        from asgiref.sync import async_to_sync  # noqa: PLC0415 - as in `_caller`
+
+        send, group_send = async_to_sync(layer.send), async_to_sync(layer.group_send)
+
+    def message(n: int) -> dict[str, object]:
+        return {"type": "bench.message", "n": n, "t": 0.5, "text": text}
+
+    part.say(ready=True)
+    groups = part.hear().texts("groups")
+    send(channel, message(0))
+    for group in groups:
+        group_send(group, message(0))
+    time.sleep(part.warmup)
+    sent, began = 0, time.monotonic()
+    while (now := time.monotonic()) < began + seconds / 2 or not sent:
+        send(f"{channel}.{sent % _CHANNELS}", message(sent))
+        sent += 1
+    part.say(count=sent, rate=sent / (now - began))
+    for group in groups:
+        most = part.hear().integer("most")
+        count, began = 1, time.monotonic()
+        while ((now := time.monotonic()) < began + seconds / 2 and count <= most) or count == 1:
+            group_send(group, message(count))
+            count += 1
+        part.say(count=count, rate=(count - 1) / (now - began))
+    part.hear()
+
+
 # -- churn -------------------------------------------------------------------------------------------------------
 
 
@@ -537,5 +574,11 @@ ROLES: Final[Mapping[str, Callable[[Part], Awaitable[None]]]] = MappingProxyType
 )
 """Every part that is played in an event loop, by name."""
 
-PLAIN_ROLES: Final[Mapping[str, Callable[[PlainPart], None]]] = MappingProxyType({"caller": _caller})
+PLAIN_ROLES: Final[Mapping[str, Callable[[PlainPart], None]]] = MappingProxyType(
+    {
+        "caller": _caller,
+        "blocking-caller": _blocking_caller,
+        "floor-caller": floor.call,
+    }
+)
 """Every part that is played by plain code, by name."""

@@ -34,6 +34,9 @@ _WORKER_TASKS: Final = 10
 _WORKER_QUIET: Final = 0.4
 """Seconds, several times those between two reports of a worker."""
 _SYNC_MEMBERS: Final = 10
+_BLOCKING_MEMBERS: Final = (10, 1000)
+_BLOCKING_MOST: Final = (100_000, 100)
+"""Group messages that plain code sends to each group at most: few to the large one, whose members are to keep up."""
 _CHURNERS: Final = 20
 _PENDING: Final = 10_000
 _IDLE_CHANNELS: Final = 10_000
@@ -284,6 +287,48 @@ async def _sync(stage: Stage) -> Sample:
     return Sample(metrics, _faults(await members.hear()))
 
 
+async def _blocking(stage: Stage) -> Sample:
+    plan = stage.plan
+    if stage.contender.name == FLOOR:
+        caller = await stage.cast(
+            "floor-caller",
+            plain=True,
+            url=stage.servers.urls[0],
+            seconds=plan.seconds / 2,
+            payload=plan.payload,
+            key=f"{stage.prefix}floor",
+        )
+        await caller.hear()
+        caller.say()
+        said = await caller.hear()
+        return Sample({"sends_per_second": said.real("rate")}, Faults(said.integer("count")))
+    caller = await stage.cast("blocking-caller", plain=True, channel=_QUEUE, seconds=plan.seconds, payload=plan.payload)
+    groups = [f"{_GROUP}.{members}" for members in _BLOCKING_MEMBERS]
+    audiences = [
+        await stage.cast("members", group=group, who=who, members=members, bell="")
+        for who, (group, members) in enumerate(zip(groups, _BLOCKING_MEMBERS, strict=True))
+    ]
+    for each in (caller, *audiences):
+        await each.hear()
+    caller.say(groups=groups)
+    sends = (await caller.hear()).real("rate")
+    rates: list[float] = []
+    faults = Faults()
+    for audience, most in zip(audiences, _BLOCKING_MOST, strict=True):
+        caller.say(most=most)
+        said = await caller.hear()
+        rates.append(said.real("rate"))
+        audience.say(count=said.integer("count"))
+        await audience.hear()
+        faults += _faults(await audience.hear())
+    metrics = {
+        "sends_per_second": sends,
+        "group_sends_per_second": rates[0],
+        "of_a_loop": rates[-1] * _BLOCKING_MEMBERS[-1] / sends,
+    }
+    return Sample(metrics, faults)
+
+
 # --- one of many ------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +447,7 @@ _SIMPLE: Final[Mapping[str, Callable[[Stage], Awaitable[Sample]]]] = MappingProx
         "latency": _latency,
         "worker": _worker,
         "sync": _sync,
+        "blocking": _blocking,
         "churn": _churn,
         "large": _large,
         "pending": _pending,
