@@ -13,7 +13,7 @@ from channel_layer import commands as c
 from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Waiting
 
@@ -84,10 +84,10 @@ class _Halves:
 
     # -- messages
 
-    def push(self, request: c.Push, /) -> Coroutine[object, object, c.Pushed]:
+    async def push(self, request: c.Push, /) -> c.Pushed:
         if request.shard < self._shards:
-            return self._remote.push(request)
-        return self._local.push(_push_here(request))
+            return await self._remote.push(request)
+        return await self._local.push(_push_here(request))
 
     async def forgive(self, request: c.Forgive, /) -> None:
         if request.shard < self._shards:
@@ -95,10 +95,10 @@ class _Halves:
         else:
             await self._local.forgive(c.Forgive(0, request.channel))
 
-    def pop(self, request: c.Pop, /) -> Coroutine[object, object, c.Popped]:
+    async def pop(self, request: c.Pop, /) -> c.Popped:
         if request.shard < self._shards:
-            return self._remote.pop(request)
-        return self._local.pop(_pop_here(request))
+            return await self._remote.pop(request)
+        return await self._local.pop(_pop_here(request))
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
         if request.shard < self._shards:

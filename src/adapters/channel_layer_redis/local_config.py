@@ -70,7 +70,7 @@ def _local(value: object) -> LocalHalf:
 
 def _local_schema() -> dict[str, object]:
     properties = json_schema(IPCConfig)["properties"]
-    own = {name: properties[name] for name in _OPTIONS} if isinstance(properties, dict) else {}
+    own = {name: found for name, found in properties.items() if name in _OPTIONS} if _is_mapping(properties) else {}
     return {"type": "object", "properties": own, "additionalProperties": False}
 
 
