@@ -242,7 +242,7 @@ def test_all_workloads_are_run_unless_some_are_named() -> None:
     plan = Plan(members=(100, 1000), receivers=(2, 8))
     names = [workload.name for workload in choose([], plan)]
     assert names[:4] == ["direct", "latency", "fanout-100x2", "fanout-100x8"]
-    assert len(names) == 8 + 4
+    assert len(names) == 9 + 4
     assert [workload.name for workload in choose(["fanout-7x3", "direct"], plan)] == ["direct", "fanout-7x3"]
 
 
