@@ -26,7 +26,7 @@ from channel_layer.errors import (
     SubscriptionError,
 )
 from channel_layer.layer import ChannelLayer
-from channel_layer.ledger import Statistics
+from channel_layer.ledger import Counts, Statistics
 from channel_layer.subscription import Subscription
 from channel_layer.typed import Channel, Group
 
@@ -38,6 +38,7 @@ __all__ = (
     "ChannelLayerError",
     "ConfigError",
     "ConfigWarning",
+    "Counts",
     "FieldError",
     "Group",
     "InvalidFields",

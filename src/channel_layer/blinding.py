@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Waiting
+    from channel_layer.traffic import Rates
 
 __all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
 
@@ -279,6 +280,17 @@ class _Words:
     def pending(self, request: c.Pending) -> c.Pending:
         return replace(request, channel=self._tokens.channel(request.channel))
 
+    def report(self, request: c.Report) -> c.Report:
+        queue = self._tokens.queue
+        counts = tuple(c.Count(queue(each.queue), each.messages, each.refused) for each in request.counts)
+        return replace(request, counts=counts)
+
+    def reported(self, request: c.Reported) -> c.Reported:
+        return request if request.queue is None else replace(request, queue=self._tokens.queue(request.queue))
+
+    def survey(self, request: c.Survey) -> c.Survey:
+        return request if request.channel is None else replace(request, channel=self._tokens.channel(request.channel))
+
     def give_back(self, request: c.GiveBack) -> c.GiveBack:
         return replace(request, inbox=self._tokens.queue(request.inbox), places=self.places(request.places))
 
@@ -372,6 +384,17 @@ class BlindStore:
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._store.pending(self._words.pending(request))
+
+    # -- statistics
+
+    async def report(self, request: c.Report, /) -> None:
+        await self._store.report(self._words.report(request))
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return await self._store.reported(self._words.reported(request))
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return await self._store.survey(self._words.survey(request))
 
     # -- minted inboxes
 
@@ -493,6 +516,15 @@ class BlindBlockingStore:
 
     def pending(self, request: c.Pending, /) -> int:
         return self._store.pending(self._words.pending(request))
+
+    def report(self, request: c.Report, /) -> None:
+        self._store.report(self._words.report(request))
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return self._store.reported(self._words.reported(request))
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return self._store.survey(self._words.survey(request))
 
     # -- minted inboxes
 

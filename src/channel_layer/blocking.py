@@ -22,7 +22,7 @@ from channel_layer import commands as c
 from channel_layer import envelope, programs
 from channel_layer.errors import ChannelFull, InvalidName, MessageTooLarge, StoreError
 from channel_layer.expiry import ATTENDANCE, deadline
-from channel_layer.hosting import claimed_error, closed_error, foreign_error
+from channel_layer.hosting import REPORT_SECONDS, claimed_error, closed_error, foreign_error
 from channel_layer.mailbox import Item
 from channel_layer.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, Queue
 from channel_layer.threads import Alarm, await_any, run_blocking
@@ -92,12 +92,12 @@ class BlockingChannelLayer:
         background: what the asynchronous half does for it.
 
     Attributes:
-        extensions: the optional parts of the specification that are there: ``groups`` and ``flush``.
+        extensions: the optional parts of the specification that are there: ``groups``, ``flush`` and ``statistics``.
         ChannelFull: raised by `send` when a channel is full.
         MessageTooLarge: raised by `send` and `group_send` for a message over ``max_message_size``.
     """
 
-    extensions: Final = ("groups", "flush")
+    extensions: Final = ("groups", "flush", "statistics")
     ChannelFull: Final = ChannelFull
     MessageTooLarge: Final = MessageTooLarge
 
@@ -112,6 +112,8 @@ class BlockingChannelLayer:
         self._opening = threading.Lock()
         self._store: BlockingStore | None = None
         self._memory = _Memory()
+        self._report_at: float | None = None
+        """When the store is to be told what was counted; None: nothing was since it was told."""
 
     # -- configuration
 
@@ -161,7 +163,10 @@ class BlockingChannelLayer:
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             self._settle(inbox)
             sent = self._run(programs.send(courier.routes, name, payload, next(courier.turns)))
-        courier.count_sent(name, sent)
+        try:
+            courier.count_sent(name, sent)
+        finally:
+            self._report_in_time()
 
     def receive(
         self,
@@ -288,6 +293,8 @@ class BlockingChannelLayer:
         payload, for_channel = courier.for_group(message, name)
         sent = self._run(programs.group_send(courier.routes, name, payload, next(courier.turns), for_channel))
         courier.count_sent_to_group(sent)
+        if sent.others:
+            self._report_in_time()
 
     def send_group(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group: what the specification calls `group_send`."""
@@ -336,6 +343,62 @@ class BlockingChannelLayer:
             still = self._run(_together([c.Unflushed(shard, some, generation) for shard, some in left.items()]))
             left = {shard: some for shard, some in zip(tuple(left), still, strict=True) if some}
 
+    # -- statistics
+
+    def global_statistics(self) -> dict[str, float]:
+        """Return what all processes have counted, and what waits, of all channels.
+
+        Returns:
+            The statistics of ASGI 1 by their names there, without what the store cannot tell: see
+            `channel_layer.ledger.Statistics`. It looks through everything that the store holds.
+
+        Raises:
+            StoreError: the store could not be reached.
+        """
+        return self._statistics(None)
+
+    def channel_statistics(self, channel: str) -> dict[str, float]:
+        """Return what all processes have counted, and what waits, of one channel.
+
+        Args:
+            channel: a full channel name.
+
+        Returns:
+            As `global_statistics`.
+
+        Raises:
+            InvalidName: *channel* is not a valid channel name.
+            StoreError: the store could not be reached.
+        """
+        return self._statistics(self._courier.channel(channel))
+
+    def _statistics(self, channel: ChannelName | None) -> dict[str, float]:
+        for inbox in list(self._courier.desk.inboxes.values()):
+            if channel is None or inbox.queue == channel.queue:
+                self._settle(inbox)
+        self._report(self._open())
+        return self._run(programs.statistics(self._courier.routes, channel)).as_dict()
+
+    def _report_in_time(self) -> None:
+        """Something was counted: tell the store if that has not been done for a second. The next call does so, else."""
+        now = time.monotonic()
+        if self._report_at is None:
+            self._report_at = now + REPORT_SECONDS
+        elif now >= self._report_at:
+            self._report(self._open())
+
+    def _report(self, store: BlockingStore) -> None:
+        """Tell the store what was counted; what it could not be told is told the next time."""
+        self._report_at = None
+        desk = self._courier.desk
+        with desk.lock:
+            counts = desk.ledger.tally.take()
+        if counts:
+            left = run_blocking(programs.report(self._courier.routes, counts), store)
+            with desk.lock:
+                for family, messages, refused in left:
+                    desk.ledger.tally.add(family, messages, refused)
+
     # -- the end
 
     def close(self) -> None:
@@ -348,6 +411,7 @@ class BlockingChannelLayer:
         if store is None:
             return
         try:
+            self._report(store)
             for claim in claims:
                 with contextlib.suppress(StoreError):  # the claim ends by itself
                     store.unclaim(claim)
@@ -358,6 +422,7 @@ class BlockingChannelLayer:
         """Let go of connections for good, and return what is claimed, to be given up; for `ChannelLayer.aclose`."""
         store, claims = self._store, self._forget()
         if store is not None:
+            self._report(store)
             store.close()
         return claims
 

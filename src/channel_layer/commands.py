@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from channel_layer.traffic import Rates
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -31,6 +33,7 @@ __all__ = (
     "Claim",
     "Claimed",
     "Command",
+    "Count",
     "Deliver",
     "Delivery",
     "Entry",
@@ -55,9 +58,13 @@ __all__ = (
     "Release",
     "Renew",
     "Renewed",
+    "Report",
+    "Reported",
     "Returned",
     "Roster",
     "Step",
+    "Survey",
+    "Surveyed",
     "Together",
     "Touch",
     "Unattended",
@@ -370,6 +377,103 @@ class Pending(BlockingCommand[int]):
 
     def on_blocking(self, store: BlockingStore, /) -> int:
         return store.pending(self)
+
+
+# -- statistics --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one process has counted since it last reported.
+
+    Attributes:
+        queue: a queue; of single-reader channels what all their names begin with: ``resp?``.
+        messages: that were put into it.
+        refused: sends for which it had no room.
+    """
+
+    queue: Queue
+    messages: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report(BlockingCommand[None]):
+    """Add to the statistics what a process has counted. The same is never reported twice.
+
+    It counts from then on, by the shard's clock. How long it is kept is said by
+    `channel_layer.expiry.counts_lifetimes`. A flush removes it.
+
+    Attributes:
+        shard: the host.
+        counts: of each queue one at most.
+        messages: to be added to those of all queues together; at least the sum of the counts.
+        refused: the same of the refused ones.
+    """
+
+    shard: int
+    counts: tuple[Count, ...]
+    messages: int
+    refused: int
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
+        return store.report(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> None:
+        return store.report(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported(BlockingCommand[Rates]):
+    """Tell what has been reported.
+
+    Attributes:
+        shard: the host.
+        queue: as in a `Count`; None: all queues together.
+    """
+
+    shard: int
+    queue: Queue | None
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Rates]:
+        return store.reported(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> Rates:
+        return store.reported(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What waits on one shard. Group messages in a minted inbox are on their way, and do not count.
+
+    Attributes:
+        pending: messages that wait: in a queue that is popped, those that are there and not too old; in a minted inbox
+            whose owner lives, those that were pushed and have not been given back. None: it cannot tell.
+        oldest: seconds that the oldest of those has waited that are still in the store. None: there are none, or it
+            cannot tell.
+    """
+
+    pending: int | None
+    oldest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(BlockingCommand[Surveyed]):
+    """Tell what waits.
+
+    Attributes:
+        shard: the host.
+        channel: for whom; None: for anybody.
+    """
+
+    shard: int
+    channel: ChannelName | None
+
+    def on_async(self, store: AsyncStore, /) -> Awaitable[Surveyed]:
+        return store.survey(self)
+
+    def on_blocking(self, store: BlockingStore, /) -> Surveyed:
+        return store.survey(self)
 
 
 # -- minted inboxes ----------------------------------------------------------------------------------------------

@@ -154,8 +154,10 @@ class Courier:
                 desk.ledger.drop("expired", name.name, sent.expired)
             if sent.accepted:
                 desk.ledger.sent += 1
+                desk.ledger.tally.count(name.queue, 1, 0)
             else:
                 desk.ledger.refused += 1
+                desk.ledger.tally.count(name.queue, 0, 1)
         if sent.expired:
             desk.tell()
         if not sent.accepted:
@@ -168,7 +170,9 @@ class Courier:
         desk = self.desk
         with desk.lock:
             ledger = desk.ledger
-            ledger.expanded += sent.others + len(sent.full) + len(sent.inbox_full)
+            ledger.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
+            for family in sent.others:
+                ledger.tally.add(family, 1)
             for member in sent.full:
                 ledger.drop("full", member)
             for inbox in sent.inbox_full:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 __all__ = (
     "ATTENDANCE",
+    "COUNTS_LIFETIME",
     "GROUP_KEYS_LIFETIME",
     "LEASE_FACTOR",
     "RENEWALS_PER_EXPIRY",
     "StoreClock",
+    "counts_lifetimes",
     "deadline",
     "moved",
 )
@@ -31,6 +33,10 @@ to be found by another one, should he not come back."""
 
 GROUP_KEYS_LIFETIME = 86400.0
 """Seconds that a group lives without a ``group_add`` if ``group_expiry`` is None and no owner renews it."""
+
+COUNTS_LIFETIME = 3600.0
+"""Seconds at most that a queue's statistics are kept when nothing is sent to it, as in asgi_redis: many may be used
+once."""
 
 _DRIFT = 200e-6
 """Seconds a second by which two clocks may run apart: twice the 100 ppm of a poor quartz crystal."""
@@ -97,3 +103,14 @@ def moved(stamp: float, here: float, there: float) -> float:
         there: what the other store's clock has shown before that.
     """
     return there - max(0.0, here - stamp)
+
+
+def counts_lifetimes(group_expiry: float | None) -> tuple[float, float]:
+    """Return for how many seconds statistics are kept after the last message: those of all queues, those of one.
+
+    Args:
+        group_expiry: seconds that a membership lasts; None: as long as its owner lives. The statistics of all queues
+            are kept for as long, or for a day.
+    """
+    whole = GROUP_KEYS_LIFETIME if group_expiry is None else group_expiry
+    return whole, min(whole, COUNTS_LIFETIME)

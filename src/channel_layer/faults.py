@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Waiting
+    from channel_layer.traffic import Rates
 
 __all__ = ("Faults", "FaultyBackend", "FaultyBlockingStore", "FaultyStore")
 
@@ -188,6 +189,15 @@ class FaultyStore:
     async def pending(self, request: c.Pending, /) -> int:
         return await self._ask(request, self._store.pending)
 
+    async def report(self, request: c.Report, /) -> None:
+        await self._ask(request, self._store.report)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return await self._ask(request, self._store.reported)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return await self._ask(request, self._store.survey)
+
     async def claim(self, request: c.Claim, /) -> c.Claimed:
         return await self._ask(request, self._store.claim)
 
@@ -346,6 +356,15 @@ class FaultyBlockingStore:
         return self._ask(request)
 
     def pending(self, request: c.Pending, /) -> int:
+        return self._ask(request)
+
+    def report(self, request: c.Report, /) -> None:
+        self._ask(request)
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return self._ask(request)
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         return self._ask(request)
 
     # -- minted inboxes

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Waiting
+    from channel_layer.traffic import Rates
 
 __all__ = ("LocalAndRemote",)
 
@@ -44,6 +45,7 @@ class LocalAndRemote:
             able,
             blocking=able.blocking and here.blocking,
             lapses=able.lapses and here.lapses,
+            statistics=able.statistics and here.statistics,
             attends=False,
             local=True,
         )
@@ -124,6 +126,19 @@ class _Halves:
         if request.shard < self._shards:
             return await self._remote.pending(request)
         return await self._local.pending(c.Pending(0, request.channel))
+
+    # -- statistics: of all machines, but for what waits here
+
+    async def report(self, request: c.Report, /) -> None:
+        await self._remote.report(request)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return await self._remote.reported(request)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        if request.shard < self._shards:
+            return await self._remote.survey(request)
+        return await self._local.survey(c.Survey(0, request.channel))
 
     # -- minted inboxes, which all machines see
 
@@ -268,6 +283,22 @@ class _BlockingHalves:
         if request.shard < self._shards:
             return self._remote.pending(request)
         return self._local.pending(c.Pending(0, request.channel))
+
+    def report(self, request: c.Report, /) -> None:
+        if request.shard < self._shards:
+            self._remote.report(request)
+        else:
+            self._local.report(replace(request, shard=0))
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        if request.shard < self._shards:
+            return self._remote.reported(request)
+        return self._local.reported(c.Reported(0, request.queue))
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        if request.shard < self._shards:
+            return self._remote.survey(request)
+        return self._local.survey(c.Survey(0, request.channel))
 
     # -- minted inboxes, which all machines see
 

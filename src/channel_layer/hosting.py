@@ -27,16 +27,19 @@ from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+    from typing import TypeAlias
 
     from channel_layer.config import Rules
     from channel_layer.loops import Home
     from channel_layer.mailbox import Waiter
     from channel_layer.names import Queue
-    from channel_layer.ports import AsyncStore, Clock
+    from channel_layer.ports import AsyncStore, Clock, Program
     from channel_layer.routing import Routes
 
-__all__ = ("Desk", "Host", "claimed_error", "closed_error", "foreign_error")
+    Untold: TypeAlias = list[tuple[str, int, int]]
+
+__all__ = ("REPORT_SECONDS", "Desk", "Host", "claimed_error", "closed_error", "foreign_error", "report")
 
 T = TypeVar("T")
 
@@ -68,6 +71,9 @@ they make and drop stays under the garbage collector's threshold of 700 objects.
 _TOUCH_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
 
+
+REPORT_SECONDS = 1.0
+"""How long the store may not have been told what was counted."""
 
 _UNKNOWN = object()
 
@@ -140,10 +146,38 @@ class Desk:
             self.ledger.drop("flushed", queue.name, moved.flushed)
             self.ledger.drop("store_lost", queue.name, moved.lost)
 
+    def ages(self, inboxes: Iterable[Inbox], channel: ChannelName | None) -> Iterator[float]:
+        """Yield for how many seconds messages have waited in mailboxes that came by ``send``.
+
+        Args:
+            inboxes: where to look.
+            channel: for whom; None: for anybody.
+        """
+        now = self.clock.now()
+        for inbox in inboxes:
+            for box in inbox.boxes.values() if channel is None else filter(None, [inbox.boxes.get(channel.name)]):
+                yield from (self.rules.expiry + now - item.deadline for item in box.items if not item.group)
+
     def count(self) -> int:
         """Return how many messages wait in this process."""
         boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
         return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
+
+
+async def report(desk: Desk, run: Callable[[Program[Untold]], Awaitable[Untold]]) -> None:
+    """Tell the store what was counted; what it could not be told is told the next time.
+
+    Args:
+        desk: where it was counted.
+        run: drives a program.
+    """
+    with desk.lock:
+        counts = desk.ledger.tally.take()
+    if counts:
+        left = await run(programs.report(desk.routes, counts))
+        with desk.lock:
+            for family, messages, refused in left:
+                desk.ledger.tally.add(family, messages, refused)
 
 
 def closed_error() -> StoreError:
@@ -648,12 +682,19 @@ class Host:
         expiry = desk.rules.expiry
         period = min(1.0, expiry / 20)
         forget_at = desk.clock.now() + expiry / 2
+        report_at = desk.clock.now()
         while True:
             await asyncio.sleep(period)
+            if desk.ledger.tally and desk.clock.now() >= report_at:
+                report_at = desk.clock.now() + REPORT_SECONDS
+                self._start(report(desk, self._drive))
             forget = desk.clock.now() >= forget_at
             if forget:
                 forget_at = desk.clock.now() + expiry / 2
             await self._sweep_once(forget=forget)
+
+    async def _drive(self, program: Program[T]) -> T:
+        return await run_async(program, self._store)
 
     async def _sweep_once(self, *, forget: bool) -> None:
         """Drop what nobody read in time, end memberships over it, and say in the log what was lost.

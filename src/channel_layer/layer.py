@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 import weakref
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
@@ -24,7 +25,7 @@ from channel_layer.courier import Courier
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.faults import FaultyBackend
-from channel_layer.hosting import Host, closed_error
+from channel_layer.hosting import REPORT_SECONDS, Host, closed_error, report
 from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from channel_layer.config import CommonConfig, Rules
     from channel_layer.envelope import Message
-    from channel_layer.ledger import Statistics
+    from channel_layer.ledger import Counts, Statistics
     from channel_layer.mailbox import Item, Mailbox
     from channel_layer.names import Queue
     from channel_layer.options import ChannelPattern
@@ -69,6 +70,9 @@ _RENEWALS = 3
 _FLUSH_POLL_FIRST, _FLUSH_POLL_MOST = 0.002, 0.1
 """Seconds between looks at who has acknowledged a flush."""
 
+_LAST_WORD_SECONDS = 1.0
+"""How long a loop's end waits, at most, for the store to be told what was counted."""
+
 _layers: weakref.WeakSet[ChannelLayer] = weakref.WeakSet()
 
 
@@ -84,7 +88,7 @@ class ChannelLayer:
         clock: local time; another one is for tests.
 
     Attributes:
-        extensions: the optional parts of the specification that are there: ``groups`` and ``flush``.
+        extensions: the optional parts of the specification that are there: ``groups``, ``flush`` and ``statistics``.
         ChannelFull: raised by `send` when a channel is full.
         MessageTooLarge: raised by `send` and `group_send` for a message over ``max_message_size``.
         config: the model of its options, a subclass of `channel_layer.config.CommonConfig`, by which a CONFIG is
@@ -92,7 +96,7 @@ class ChannelLayer:
     """
 
     config: ClassVar[type[CommonConfig] | None] = None
-    extensions: Final = ("groups", "flush")
+    extensions: Final = ("groups", "flush", "statistics")
     ChannelFull: Final = ChannelFull
     MessageTooLarge: Final = MessageTooLarge
 
@@ -117,6 +121,8 @@ class ChannelLayer:
         self._host: Host | None = None
         self._hosting = threading.RLock()
         self._moving = False
+        self._reporter: asyncio.AbstractEventLoop | None = None
+        """The loop in which the store will be told, within a second, what was counted."""
         self._takes = 0
         self._loose: set[asyncio.Task[object]] = set()
         self._abandoned: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -194,6 +200,8 @@ class ChannelLayer:
             # Our own inbox, and the store did not know of places in it that are free, or have become free since.
             await self._on_host(lambda host: host.settle(inbox))
             sent = await self._run(programs.send(self._routes, name, payload, next(courier.turns)))
+        if self._reporter is None or not self._reporter.is_running():
+            self._report_soon()
         courier.count_sent(name, sent)
 
     async def _send_after_rescue(self, name: ChannelName, payload: bytes) -> programs.Sent:
@@ -361,6 +369,8 @@ class ChannelLayer:
         turn = next(self._courier.turns)
         sent = await self._run(programs.group_send(self._routes, name, payload, turn, for_channel))
         self._courier.count_sent_to_group(sent)
+        if sent.others and (self._reporter is None or not self._reporter.is_running()):
+            self._report_soon()
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the full names of a group's members, sorted; members whose owner is dead are left out.
@@ -545,22 +555,34 @@ class ChannelLayer:
             left = {shard: some for shard, some in zip(tuple(left), still, strict=True) if some}
 
     async def statistics(self, channel: str | None = None) -> Statistics:
-        """Return what this layer object has counted.
+        """Return what all processes have counted, and what waits: of one channel, or of all.
+
+        What this process has counted is in it, what others have counted in the last second may not be. Of all channels
+        it looks through everything that the store holds, as `flush` does.
 
         Args:
-            channel: also count the messages that wait in the store for this channel.
+            channel: a full channel name; None: all channels.
 
         Raises:
             InvalidName: *channel* is not a valid channel name.
-            StoreError: the store could not be reached; only with *channel*.
+            StoreError: the store could not be reached.
         """
-        pending: int | None = None
-        if channel is not None:
-            name = self._courier.channel(channel)
-            shards = self._routes.shards(name.queue)
-            pending = sum(await self._run(_together([c.Pending(shard, name) for shard in shards])))
+        name = None if channel is None else self._courier.channel(channel)
         with self._desk.lock:
-            return self._desk.ledger.statistics(self._desk.count(), pending)
+            inboxes = [each for each in self._desk.inboxes.values() if name is None or each.queue == name.queue]
+        for inbox in inboxes:
+            if inbox.owed or inbox.returning:
+                await self._on_host(partial(_settle, inbox))
+        await report(self._desk, self._run)
+        found = await self._run(programs.statistics(self._routes, name))
+        with self._desk.lock:
+            age = max(self._desk.ages(inboxes, name), default=0.0)
+        return replace(found, messages_max_age=max(age, found.messages_max_age or 0.0)) if age else found
+
+    def counts(self) -> Counts:
+        """Return what this layer object has counted in this process. It asks nobody, and never fails."""
+        with self._desk.lock:
+            return self._desk.ledger.counts(self._desk.count())
 
     async def tend(self) -> None:
         """Do at once what the background work does every so often, and return when it is done.
@@ -712,6 +734,22 @@ class ChannelLayer:
         if isinstance(source, Tap) and (host := self._host) is not None:
             host.post(lambda: host.pump(source))
 
+    # -- what the store is told of, now and then
+
+    def _report_soon(self) -> None:
+        """Something was counted, and nobody is about to tell the store."""
+        home = self._homes.get(asyncio.get_running_loop()) or self._io_home
+        if home is None:
+            return  # this loop has said its farewell meanwhile, and with it the store was told
+        self._reporter = home.loop
+        with contextlib.suppress(RuntimeError):  # closed just now: the next one who counts sees that
+            home.loop.call_soon_threadsafe(home.loop.call_later, REPORT_SECONDS, self._report_from, home)
+
+    def _report_from(self, home: Home) -> None:
+        self._reporter = None
+        if self._desk.ledger.tally:
+            self._keep_track(home.loop.create_task(report(self._desk, partial(_drive, home))))
+
     # -- which loop carries what
 
     async def _run(self, program: Program[R], *, closing: bool = False) -> R:
@@ -768,6 +806,9 @@ class ChannelLayer:
                     self._host = None
         if self._host is None and not in_thread:  # else the process ends
             self._host_elsewhere()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_LAST_WORD_SECONDS, self._rules.timeout)):
+                await report(self._desk, partial(_drive, home))
         await home.store.aclose()
 
     # -- who hosts the background work
@@ -975,6 +1016,14 @@ async def _after(before: asyncio.Task[None] | None, work: Callable[[], Coroutine
     if before is not None and before.get_loop() is asyncio.get_running_loop():
         await asyncio.wait([before])
     await work()
+
+
+async def _settle(inbox: Inbox, host: Host) -> None:
+    await host.settle(inbox)
+
+
+async def _drive(home: Home, program: Program[R]) -> R:
+    return await run_async(program, home.store)
 
 
 def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:

@@ -1,20 +1,20 @@
 """Every message that enters and leaves, counted, and every loss with its reason.
 
-One process's side of the conservation law *accepted = delivered + dropped + pending*; and the decision when a
-loss is worth a line in the log: at the first one, then at most once a minute with totals and the worst
-channels.
+One process's side of the conservation law *accepted = delivered + dropped + pending*; the decision when a loss is worth
+a line in the log: at the first one, then at most once a minute with totals and the worst channels; and what the store
+has yet to be told, so that it can add up the counts of all processes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("Ledger", "Reason", "Statistics")
+__all__ = ("Counts", "Ledger", "Reason", "Statistics", "Tally")
 
 Reason = Literal[
     "closed", "expired", "flushed", "full", "inbox_full", "invalid", "store_lost", "unauthentic", "undecodable"
@@ -36,9 +36,14 @@ _WORST = 3
 """Channels named in a warning; also causes."""
 
 
+_FAMILIES_AT_ONCE = 1000
+"""Queues of which is told each second how much was sent to them: more than an application has names for, few enough
+that telling costs a server some milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """What one layer object has counted since it was made.
+class Counts:
+    """What one layer object has counted in this process since it was made.
 
     Attributes:
         sent: messages that ``send`` put into a queue.
@@ -48,7 +53,6 @@ class Statistics:
         delivered: messages handed to a ``receive()``.
         dropped: messages lost, by reason (see `Reason`).
         waiting: messages that this process holds for a ``receive()`` to come.
-        pending: messages that wait unread in the store, where a channel was asked for; else None.
     """
 
     sent: int = 0
@@ -57,13 +61,97 @@ class Statistics:
     delivered: int = 0
     dropped: Mapping[Reason, int] = field(default_factory=dict[Reason, int])
     waiting: int = 0
-    pending: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What all processes have counted, of one channel or of all: the statistics of ASGI-1, by their names there.
+
+    What a process has counted is known to the others within about a second. A process that is killed takes with it what
+    it has not told yet.
+
+    The channels of one inbox (``specific.x!``) are counted together, and so are single-reader channels that begin alike
+    (``resp?``). What waits is that of the very channel that was asked for.
+
+    Attributes:
+        messages_count: messages that were put into a channel, by ``send`` and by ``group_send``, every copy for itself.
+        messages_count_per_second: the same a second, over the last minute.
+        messages_pending: messages that wait unread, as the capacity counts them: in the queues, and in the mailboxes
+            of their owners those that came by ``send``. None: this store cannot tell.
+        messages_max_age: seconds that the oldest of them has waited, 0 if none does. A mailbox tells of its messages'
+            age only to those who ask in its own process. None: this store cannot tell.
+        channel_full_count: sends that ended in ``ChannelFull``.
+        channel_full_count_per_second: the same a second, over the last minute.
+
+    Source: ASGI specification 1.1, "Statistics".
+    """
+
+    messages_count: int
+    messages_count_per_second: float
+    messages_pending: int | None
+    messages_max_age: float | None
+    channel_full_count: int
+    channel_full_count_per_second: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return them as ASGI-1 has them: a dict without what is not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class Tally:
+    """Messages put into queues, and refused, that the store has not been told of. Not thread-safe.
+
+    Of very many queues it keeps the first ones apart; the others count in the sum of all.
+    """
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def add(self, family: str, messages: int, refused: int = 0) -> None:
+        """Count.
+
+        Args:
+            family: of the queue, see `channel_layer.names.Queue.family`.
+            messages: so many went into it.
+            refused: for so many there was no room.
+        """
+        counts = self._counts.get(family)
+        if counts is None:
+            if len(self._counts) >= _FAMILIES_AT_ONCE:
+                family = ""
+            counts = self._counts.setdefault(family, [0, 0])
+        counts[0] += messages
+        counts[1] += refused
+
+    def take(self) -> tuple[tuple[str, int, int], ...]:
+        """Return (family, messages, refused) of all that has been counted, and begin anew.
+
+        The family of those that were not kept apart is "".
+        """
+        counts, self._counts = self._counts, {}
+        return tuple((family, messages, refused) for family, (messages, refused) in counts.items())
 
 
 class Ledger:
     """The counters of one layer object. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_causes", "_unsaid", "_warned_at", "_worst", "delivered", "dropped", "expanded", "refused", "sent")
+    __slots__ = (
+        "_causes",
+        "_unsaid",
+        "_warned_at",
+        "_worst",
+        "delivered",
+        "dropped",
+        "expanded",
+        "refused",
+        "sent",
+        "tally",
+    )
 
     def __init__(self) -> None:
         self.sent: int = 0
@@ -71,6 +159,7 @@ class Ledger:
         self.expanded: int = 0
         self.delivered: int = 0
         self.dropped: Counter[Reason] = Counter()
+        self.tally: Tally = Tally()
         self._worst: Counter[str] = Counter()
         self._unsaid: Counter[Reason] = Counter()
         self._warned_at: float | None = None
@@ -116,14 +205,13 @@ class Ledger:
         when = "" if first else " since the last warning"
         return f"messages dropped{when}: {lost}; most on {worst}; {total} in all since the start{causes}"
 
-    def statistics(self, waiting: int, pending: int | None) -> Statistics:
+    def counts(self, waiting: int) -> Counts:
         """Return the counters as they stand."""
-        return Statistics(
+        return Counts(
             sent=self.sent,
             refused=self.refused,
             expanded=self.expanded,
             delivered=self.delivered,
             dropped=dict(self.dropped),
             waiting=waiting,
-            pending=pending,
         )

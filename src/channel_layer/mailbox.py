@@ -383,7 +383,7 @@ class Inbox:
     ) -> None:
         members = self.mirror.get(frame.group)
         item = Item(stamp + lifetime, frame.payload, frame.group, None)
-        count = 0
+        count, full = 0, self._ledger.dropped["full"]
         if members:
             if self._group_expiry is not None and stamp - self._oldest[frame.group] >= self._group_expiry:
                 self._retire(frame.group, stamp, self._group_expiry)
@@ -410,6 +410,8 @@ class Inbox:
             self.waiting[name] = box
             wake.extend(box.promise())
         self._ledger.expanded += count
+        if accepted := count + full - self._ledger.dropped["full"]:
+            self._ledger.tally.add(self.queue.name, accepted)
 
     def _room(self, box: Mailbox, now: float) -> bool:
         """Make room for a group message by dropping what is too old; count the message as lost if there is none."""

@@ -57,6 +57,20 @@ class Queue:
     def __str__(self) -> str:
         return self.name
 
+    @classmethod
+    def named(cls, name: str) -> Queue:
+        """Return the queue of a name that is known to be a queue's, or a `family`."""
+        if name.endswith("!"):
+            return cls(name, Kind.INBOX)
+        return cls(name, Kind.SINGLE_READER if "?" in name else Kind.NORMAL)
+
+    @property
+    def family(self) -> str:
+        """What it is counted as: a single-reader channel, made for one answer, with all that begin so: ``resp?``."""
+        if self.kind is not Kind.SINGLE_READER:
+            return self.name
+        return self.name[: self.name.index("?") + 1]
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelName:

@@ -14,6 +14,7 @@ from channel_layer.capacity import shares
 from channel_layer.envelope import MembershipMarker
 from channel_layer.errors import NoLocalReader, StoreError
 from channel_layer.expiry import moved
+from channel_layer.ledger import Statistics
 from channel_layer.names import ChannelName, Kind, Queue
 from channel_layer.ports import perform
 from channel_layer.routing import Side, side
@@ -35,8 +36,10 @@ __all__ = (
     "group_channels",
     "group_discard",
     "group_send",
+    "report",
     "rescue",
     "send",
+    "statistics",
     "stranded",
 )
 
@@ -200,13 +203,14 @@ class SentToGroup:
     """What became of a group message.
 
     Attributes:
-        others: members that got it as a message of their own, in a queue outside any minted inbox.
+        others: for each member that got it as a message of its own, in a queue outside any minted inbox, the family of
+            that queue.
         full: members outside any minted inbox whose channel had no room.
         inbox_full: minted inboxes that had no room.
         expired: (channel, old messages that made room).
     """
 
-    others: int
+    others: tuple[str, ...]
     full: tuple[str, ...]
     inbox_full: tuple[str, ...]
     expired: tuple[tuple[str, int], ...]
@@ -232,7 +236,7 @@ def group_send(
     shard = routes.ring.group(group)
     found = yield from perform(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
     if found.done:
-        return SentToGroup(0, (), found.full, ())
+        return SentToGroup((), (), found.full, ())
 
     riders: dict[str, list[str]] = {inbox: [] for inbox in found.inboxes}
     outside: list[ChannelName] = []
@@ -260,6 +264,7 @@ def group_send(
     full: list[str] = []
     expired: list[tuple[str, int]] = []
     lapsed: list[str] = []
+    others: list[str] = []
     payloads = (payload if for_channel is None else for_channel(member.name) for member in outside)
     sent = yield from _send_to_each(routes, list(zip(outside, payloads, strict=True)), turn)
     for member, outcome in zip(outside, sent, strict=True):
@@ -267,12 +272,13 @@ def group_send(
             expired.append((member.name, outcome.expired))
         if outcome.lapsed:
             lapsed.append(member.name)
-        elif not outcome.accepted:
+        elif outcome.accepted:
+            others.append(member.queue.family)
+        else:
             full.append(member.name)
     if dead or lapsed:
         yield from perform(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
-    others = len(outside) - len(full) - len(lapsed)
-    return SentToGroup(others, tuple(full), tuple(inbox_full), tuple(expired))
+    return SentToGroup(tuple(others), tuple(full), tuple(inbox_full), tuple(expired))
 
 
 def _send_to_each(routes: Routes, letters: Sequence[tuple[ChannelName, bytes]], turn: int) -> Program[tuple[Sent, ...]]:
@@ -380,3 +386,59 @@ def _living(routes: Routes, inboxes: Iterable[Queue]) -> Program[set[str]]:
         for inbox, lives in zip(some, reply, strict=True)
         if lives
     }
+
+
+def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[list[tuple[str, int, int]]]:
+    """Tell the shards what was counted; of each family the one that it prefers.
+
+    Args:
+        routes: where things are.
+        counts: (family, messages, refused), see `channel_layer.ledger.Tally`.
+
+    Returns:
+        What could not be told, and can be told later. What may have been told is not among it: a count that is once too
+        low is better than one that is too high.
+    """
+    by_shard: dict[int, list[c.Count]] = {}
+    for family, messages, refused in counts:
+        queue = Queue.named(family)
+        by_shard.setdefault(routes.ring.queue(queue), []).append(c.Count(queue, messages, refused))
+    left: list[tuple[str, int, int]] = []
+    for shard, some in by_shard.items():
+        told = tuple(count for count in some if count.queue.name)
+        messages, refused = sum(count.messages for count in some), sum(count.refused for count in some)
+        try:
+            yield from perform(c.Report(shard, told, messages, refused))
+        except StoreError as exc:
+            if exc.outcome == "not_sent":
+                left.extend((count.queue.name, count.messages, count.refused) for count in some)
+    return left
+
+
+def statistics(routes: Routes, channel: ChannelName | None) -> Program[Statistics]:
+    """Add up what the shards know.
+
+    Args:
+        routes: where things are.
+        channel: of which channel; None: of all.
+    """
+    if channel is None:
+        counting = tuple(c.Reported(shard, None) for shard in range(len(routes.ring)))
+    else:
+        family = Queue(channel.queue.family, channel.queue.kind)
+        counting = (c.Reported(routes.ring.queue(family), family),)
+    places = routes.all_shards if channel is None else routes.shards(channel.queue)
+    waiting = tuple(c.Survey(shard, channel) for shard in places)
+    rates = yield from perform(c.Together(counting))
+    found = yield from perform(c.Together(waiting))
+    pending = [each.pending for each in found if each.pending is not None]
+    known = sum(pending) if len(pending) == len(found) else None
+    ages = [each.oldest for each in found if each.oldest is not None]
+    return Statistics(
+        messages_count=sum(each.messages for each in rates),
+        messages_count_per_second=sum(each.lately / each.seconds for each in rates),
+        messages_pending=known,
+        messages_max_age=max(ages, default=0.0 if known == 0 else None),
+        channel_full_count=sum(each.refused for each in rates),
+        channel_full_count_per_second=sum(each.refused_lately / each.seconds for each in rates),
+    )

@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.expiry import counts_lifetimes
 from channel_layer.ports import Capabilities
+from channel_layer.traffic import Meters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, SimpleStore
+    from channel_layer.traffic import Rates
 
 __all__ = ("SimpleBackend",)
 
@@ -36,37 +40,64 @@ _REMEMBERED = 4096
 class SimpleBackend:
     """A backend with one shard over a simple store.
 
-    Its layer polls: a message that comes to a queue where nothing has come for a while is seen up to 0.1 s later.
+    Its layer polls: a message that comes to a queue where nothing has come for a while is seen up to 0.1 s later. Its
+    statistics are those of this process.
 
     Args:
         make: makes the store. Each one that it makes is used in the thread that made it, and in no other.
         identity: what names the place where everything is kept, the same in every process.
     """
 
-    capabilities: Capabilities = Capabilities(leases=False, blocking=False, lapses=False)
+    capabilities: Capabilities = Capabilities(leases=False, blocking=False, lapses=False, statistics=False)
     connects = True
 
     def __init__(self, make: Callable[[], SimpleStore], identity: str) -> None:
         self.make = make
         self.identities: tuple[str, ...] = (identity,)
+        self.forked()
 
     def open(self) -> AsyncStore:
         """Make a store for the running event loop; the simple one is made when it is first asked for something."""
-        return _Completed(self.make)
+        return _Completed(self)
 
     def open_blocking(self) -> BlockingStore:
         """Make a store for the threads of this process; each has a simple one of its own, as soon as it asks."""
-        return _CompletedForThreads(self.make)
+        return _CompletedForThreads(self)
 
     def forked(self) -> None:
-        """Nothing here is shared with the parent."""
+        """Count anew; nothing else here is shared with the parent."""
+        self.tally: _Counted = _Counted()
+
+
+class _Counted:
+    """What this process has sent, for all its event loops and threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._meters = Meters(*counts_lifetimes(None))
+
+    def report(self, request: c.Report) -> None:
+        """Add what was counted."""
+        counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
+        with self._lock:
+            self._meters.add(time.monotonic(), counts, request.messages, request.refused)
+
+    def reported(self, request: c.Reported) -> Rates:
+        """Tell it."""
+        with self._lock:
+            return self._meters.read(time.monotonic(), None if request.queue is None else request.queue.name)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self._meters.clear()
 
 
 class _Completed:
     """The store port over a simple store: see `channel_layer.ports.AsyncStore`."""
 
-    def __init__(self, make: Callable[[], SimpleStore]) -> None:
-        self._make = make
+    def __init__(self, backend: SimpleBackend) -> None:
+        self._backend = backend
         self._store: SimpleStore | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="channel-layer-store")  # which starts at the first call
         self._closed = asyncio.get_running_loop().create_future()
@@ -101,7 +132,7 @@ class _Completed:
 
     def _do(self, work: Callable[[SimpleStore], R]) -> R:
         if self._store is None:
-            self._store = self._make()
+            self._store = self._backend.make()
         return work(self._store)
 
     # -- messages
@@ -137,6 +168,19 @@ class _Completed:
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._call(lambda store: store.pending(request))
+
+    # -- statistics, of this process
+
+    async def report(self, request: c.Report, /) -> None:
+        self._backend.tally.report(request)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return self._backend.tally.reported(request)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        channel = request.channel
+        pending = None if channel is None else await self.pending(c.Pending(request.shard, channel))
+        return c.Surveyed(pending, oldest=None)
 
     # -- minted inboxes, of which there are none
 
@@ -190,6 +234,7 @@ class _Completed:
     # -- flush
 
     async def flush(self, request: c.Flush, /) -> c.Flushing:
+        self._backend.tally.clear()
         return c.Flushing((), await self._call(lambda store: store.flush(request)))
 
     async def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
@@ -220,11 +265,11 @@ class _CompletedForThreads:
     """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`.
 
     Args:
-        make: makes a simple store.
+        backend: makes simple stores.
     """
 
-    def __init__(self, make: Callable[[], SimpleStore]) -> None:
-        self._make = make
+    def __init__(self, backend: SimpleBackend) -> None:
+        self._backend = backend
         self._own = threading.local()
         self._pauses: dict[Queue, float] = {}
         """Seconds until the next look at each queue that was empty at the last one."""
@@ -241,7 +286,7 @@ class _CompletedForThreads:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
         keeper: _Keeper | None = getattr(self._own, "keeper", None)
         if keeper is None:
-            keeper = self._own.keeper = _Keeper(self._make())
+            keeper = self._own.keeper = _Keeper(self._backend.make())
         return keeper.store
 
     def _drop(self) -> None:
@@ -292,6 +337,19 @@ class _CompletedForThreads:
 
     def pending(self, request: c.Pending, /) -> int:
         return self._store().pending(request)
+
+    # -- statistics, of this process
+
+    def report(self, request: c.Report, /) -> None:
+        self._backend.tally.report(request)
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return self._backend.tally.reported(request)
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        channel = request.channel
+        pending = None if channel is None else self.pending(c.Pending(request.shard, channel))
+        return c.Surveyed(pending, oldest=None)
 
     # -- minted inboxes, of which there are none
 

@@ -88,7 +88,7 @@ async def _sends(layer: ChannelLayer, channel: str, n: int = 98) -> bool:
 
 
 async def _holds(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
+    return layer.counts().waiting == count
 
 
 def test_the_bound_of_a_whole_inbox_holds(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_the_bound_of_a_whole_inbox_holds(system: System, monkeypatch: pytest.Mo
             with pytest.raises(ChannelFull):
                 await sender.send(channel, {"n": 0})
             await owner.group_add("group", channel)  # a change gets in all the same
-            assert (await sender.statistics()).dropped == {"inbox_full": 11}
+            assert sender.counts().dropped == {"inbox_full": 11}
             reads.let_go()
             assert [number(await owner.receive(other)) for _ in range(29)] == list(range(29))
             await eventually(lambda: _sends(sender, channel), "what was read has left the inbox")

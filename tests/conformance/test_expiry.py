@@ -46,17 +46,17 @@ def test_a_message_ages_in_an_inbox_that_is_not_read(system: System, monkeypatch
             receiving = asyncio.create_task(owner.receive(owned))
             reads.let_go()
             assert number(await asyncio.wait_for(receiving, BOUND)) == 3
-            assert (await owner.statistics()).dropped == {"expired": 2}
+            assert owner.counts().dropped == {"expired": 2}
 
     run(body())
 
 
 async def _dropped(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).dropped.get("expired") == count
+    return layer.counts().dropped.get("expired") == count
 
 
 async def _holds(layer: ChannelLayer, count: int) -> bool:
-    return (await layer.statistics()).waiting == count
+    return layer.counts().waiting == count
 
 
 @pytest.mark.usefixtures("loops")
@@ -75,7 +75,7 @@ def test_a_message_ages_while_it_is_promised(system: System, monkeypatch: pytest
                 await eventually(partial(_dropped, owner, place), "it has been dropped")
                 await sender.send(channel, {"n": 2})
                 assert number(await asyncio.wait_for(receiving, BOUND)) == 2, channel
-            assert (await owner.statistics()).dropped == {"expired": len(POPPED) + 1}
+            assert owner.counts().dropped == {"expired": len(POPPED) + 1}
 
     run(body())
 
@@ -110,7 +110,7 @@ def test_a_message_whose_receiver_gave_up_expires_like_any_other(
             assert await _holds(owner, 1)  # and nobody will ever ask for it
             system.clock.advance(OVER)
             await eventually(lambda: _sends(sender, owned), "the place comes back")
-            assert (await owner.statistics()).dropped == {"expired": 1}
+            assert owner.counts().dropped == {"expired": 1}
 
     run(body())
 
@@ -158,6 +158,6 @@ def test_a_second_that_really_passes_is_enough(system: System) -> None:
             await asyncio.sleep(1.01)
             for channel in (*POPPED, owned):
                 assert await receive_or_none(owner, channel, 0.01) is None
-                assert (await sender.statistics(channel)).pending == 0
+                assert (await sender.statistics(channel)).messages_pending == 0
 
     run(body())

@@ -80,7 +80,7 @@ def test_workers_in_a_storm_share_without_doubling(system: System, seed: int) ->
                 await sender.send("jobs", {"n": number})
 
             async def lost() -> int:
-                counts = [await layer.statistics() for layer in (one, two)]
+                counts = [layer.counts() for layer in (one, two)]
                 return sum(sum(count.dropped.values()) for count in counts)
 
             async with asyncio.timeout(_BOUND):

@@ -68,7 +68,7 @@ def test_an_owner_without_a_lease_learns_of_a_flush_later(system: System) -> Non
             await other.group_send("another", {"n": 3})
             assert await collect(owner, member) == []
             assert await collect(owner, reader) == [{"n": 3}]
-            assert sum((await owner.statistics()).dropped.values()) == 1
+            assert sum(owner.counts().dropped.values()) == 1
 
     run(body())
 
@@ -92,7 +92,7 @@ def test_what_is_put_back_after_a_flush_is_not_received(system: System, channel:
             returned = await store.put_back(c.PutBack(shard, queue, (entry,)))
             assert await receive_within(other, channel) == {"n": 2}
             assert await drain(other, channel) == []
-            flushed = (await other.statistics()).dropped.get("flushed", 0)
+            flushed = other.counts().dropped.get("flushed", 0)
             assert flushed + returned.flushed == 1
             await store.aclose()
 

@@ -12,7 +12,7 @@ from tests.support.systems import System, run
 
 
 async def _dropped(layer: ChannelLayer) -> dict[str, int]:
-    return {str(reason): count for reason, count in (await layer.statistics()).dropped.items()}
+    return {str(reason): count for reason, count in layer.counts().dropped.items()}
 
 
 def test_a_group_message_crosses_to_a_process_once(start_server: StartServer) -> None:

@@ -292,4 +292,4 @@ def test_a_joining_that_returned_holds_against_the_removal_of_an_unread_member(
 
 
 async def _swept(layer: ChannelLayer) -> bool:
-    return (await layer.statistics()).dropped.get("expired") == 1
+    return layer.counts().dropped.get("expired") == 1

@@ -66,7 +66,7 @@ def test_a_store_behind_hidden_names_is_right(deployment: Deployment, prefix: st
 
 def test_a_simple_store_is_judged_by_what_it_can_do() -> None:
     """A simple store is right without leases and lapses."""
-    none = Capabilities(leases=False, blocking=False, lapses=False)
+    none = Capabilities(leases=False, blocking=False, lapses=False, statistics=False)
     run_conformance_test(simple_stores(WrongStore), capabilities=none)
 
 
@@ -94,7 +94,9 @@ def test_a_wrong_simple_store_is_noticed() -> None:
 def test_capabilities_have_to_be_the_declared_ones() -> None:
     """Who asks for a judgement by other capabilities than the store declares is told so."""
     with pytest.raises(Violation, match="does not declare the capabilities"):
-        run_async_conformance_test(memory_stores(), capabilities=Capabilities(lapses=False), settings=FIRST)
+        run_async_conformance_test(
+            memory_stores(), capabilities=Capabilities(lapses=False, statistics=False), settings=FIRST
+        )
     with pytest.raises(Violation, match="does not declare the capabilities"):
         run_conformance_test(simple_stores(WrongStore), capabilities=Capabilities(), settings=FIRST)
 

@@ -106,7 +106,7 @@ def test_an_owner_that_did_not_miss_its_lease_keeps_its_messages(redis_system: S
                 await sender.send(name, {"n": 3})
             for number in range(3):
                 assert await receive_within(owner, name) == {"n": number}
-            assert (await owner.statistics()).dropped == {}
+            assert owner.counts().dropped == {}
 
             async def sent() -> bool:
                 try:
@@ -140,7 +140,7 @@ def test_an_owner_that_missed_its_lease_drops_what_it_held() -> None:
             system.clock.advance(11)  # they are young, but the lease was for 90 seconds
             assert await sender.group_channels("group") == []
             await owner.group_add("another", name)
-            assert (await owner.statistics()).dropped == {"expired": 4}
+            assert owner.counts().dropped == {"expired": 4}
             await sender.group_send("group", {"n": 4})
             assert await collect(owner, name) == [{"n": 4}]
 

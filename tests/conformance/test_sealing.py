@@ -76,7 +76,7 @@ def test_all_of_a_layer_works_sealed(system: System, options: dict[str, object])
                 assert await asyncio.wait_for(reader.receive(name), BOUND) == message
             assert await other.group_channels("room") == sorted(name for _, name in members)
             for layer in (one, other):
-                assert not (await layer.statistics()).dropped
+                assert not layer.counts().dropped
 
     run(body())
 
@@ -108,13 +108,13 @@ def test_what_was_meddled_with_is_dropped_and_counted(
                 "from another prefix": lambda name: _seal(prefix).for_channel(plain, name),
             }
             for channel in (mine, "jobs", "reply?x", "daemon!x"):
-                before = (await layer.statistics()).dropped.get("unauthentic", 0)
+                before = layer.counts().dropped.get("unauthentic", 0)
                 for make in wrong.values():
                     await _put(layer, channel, make(channel))
                 await layer.send(channel, {"n": 7})
                 assert await _get(layer, channel) == 7
                 assert await receive_or_none(layer, channel) is None  # with several hosts, some may come after
-                assert (await layer.statistics()).dropped.get("unauthentic", 0) - before == len(wrong), channel
+                assert layer.counts().dropped.get("unauthentic", 0) - before == len(wrong), channel
             assert "unauthentic" in await _told(layer, caplog)
 
     run(body())
@@ -142,7 +142,7 @@ def test_what_was_meddled_with_reaches_no_member(system: System, options: dict[s
             await layer.group_send("room", {"n": 7})
             for name in names:
                 assert await _get(layer, name) == 7
-            counted = await layer.statistics()
+            counted = layer.counts()
             assert counted.dropped == {"unauthentic": len(wrong) * len(names)}
             assert counted.expanded == counted.delivered + sum(counted.dropped.values())
 
@@ -165,7 +165,7 @@ def test_a_message_that_is_played_again_later_is_refused(
             await _put(layer, "jobs", payload)
             await layer.send("jobs", {"n": 2})
             assert await _get(layer, "jobs") == 2
-            assert (await layer.statistics()).dropped == {"unauthentic": 1}
+            assert layer.counts().dropped == {"unauthentic": 1}
             assert re.search("sealed 7[345] s ago, where 70 s are allowed", await _told(layer, caplog))
 
     run(body())
@@ -208,7 +208,7 @@ def test_a_peer_with_another_configuration_is_told_of(
             for name in (mine, "jobs"):
                 await friend.send(name, {"n": 7})
                 assert await _get(layer, name) == 7
-            assert (await layer.statistics()).dropped == {"unauthentic": 3}
+            assert layer.counts().dropped == {"unauthentic": 3}
             assert cause in await _told(layer, caplog)
             assert "key, which is long enough" not in caplog.text
 
@@ -234,7 +234,7 @@ def test_keys_change_their_order_without_loss(system: System) -> None:
                     await sender.group_send("room", {"n": 2})
                     await sender.send("jobs", {"n": 3})
                     assert [await _get(reader, name) for name in (mine, mine, "jobs")] == [1, 2, 3]
-                    assert not (await reader.statistics()).dropped
+                    assert not reader.counts().dropped
 
     run(body())
 

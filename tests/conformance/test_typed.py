@@ -67,7 +67,7 @@ def _cancel(task: asyncio.Task[object]) -> None:
 
 async def _balance(layer: ChannelLayer) -> int:
     """What was accepted, less what became of it; one layer sends, and receives all."""
-    counted = await layer.statistics()
+    counted = layer.counts()
     assert all(count > 0 for count in counted.dropped.values())
     return counted.sent + counted.expanded - counted.delivered - sum(counted.dropped.values()) - counted.waiting
 
@@ -126,7 +126,7 @@ def test_what_is_not_of_the_type_is_a_counted_drop(system: System, caplog: pytes
                 await layer.send(ticks.name, wrong)
             await ticks.send(Tick(price=1))
             assert await asyncio.wait_for(ticks.receive(), BOUND) == Tick(price=1)
-            counted = await layer.statistics()
+            counted = layer.counts()
             assert counted.dropped == {"invalid": 3}
             assert counted.delivered == 1
             assert await _balance(layer) == 0
@@ -150,7 +150,7 @@ def test_what_is_not_of_the_type_is_an_error_by_choice(system: System) -> None:
             assert [error.field for error in caught.value.errors] == ["price"]
             assert caught.value.received == {"type": "tick", "price": "much"}
             assert await asyncio.wait_for(ticks.receive(), BOUND) == Tick(price=1)
-            counted = await layer.statistics()
+            counted = layer.counts()
             assert (counted.delivered, counted.dropped) == (2, {})
 
     run(body())
@@ -170,7 +170,7 @@ def test_what_cannot_be_received_is_not_sent(system: System) -> None:
                 with pytest.raises(InvalidFields, match="price: should be a valid number"):
                     await send(wrong)
             assert await receive_or_none(layer, name) is None
-            assert (await layer.statistics()).sent == 0
+            assert layer.counts().sent == 0
 
     run(body())
 
@@ -258,7 +258,7 @@ def test_cancelling_a_step_loses_nothing(system: System, monkeypatch: pytest.Mon
                         with pytest.raises(asyncio.CancelledError):
                             await asyncio.wait_for(step, BOUND)
                     assert await _next(messages) == Tick(price=price)
-            assert (await layer.statistics()).dropped == {}
+            assert layer.counts().dropped == {}
 
     run(body())
 
@@ -296,7 +296,7 @@ def test_garbage_in_a_subscription_of_two_types_is_skipped(system: System, monke
                 await sender.group_send("news", {})
             await sender.group_send("news", {"type": "news", "text": "x"})
             assert await _next(messages) == News(text="x")
-            assert (await layer.statistics()).dropped == {"undecodable": 1}
+            assert layer.counts().dropped == {"undecodable": 1}
 
     run(body())
 
@@ -312,7 +312,7 @@ def test_sealed_messages_are_received_and_forged_ones_counted(system: System, ki
                 await stranger.group_send("ticks", {"type": "tick", "price": 1})
                 await Group(layer, "ticks", Tick).send(Tick(price=2))
                 assert await _next(messages) == Tick(price=2)
-            assert (await layer.statistics()).dropped == {"unauthentic": 1}
+            assert layer.counts().dropped == {"unauthentic": 1}
             assert await _balance(layer) == 0
 
     run(body())
@@ -335,7 +335,7 @@ def test_a_bad_message_ends_no_subscription(system: System) -> None:
                 assert caught.value.received == {"price": "much"}
                 await strict.send(Tick(price=2))
                 assert await _next(ticks) == Tick(price=2)
-            assert (await layer.statistics()).dropped == {"invalid": 1}
+            assert layer.counts().dropped == {"invalid": 1}
             assert await _balance(layer) == 0
 
     run(body())
@@ -588,7 +588,7 @@ def test_a_slow_reader_stays_a_member(system: System) -> None:
                 await sender.group_send("room", {"n": 1})
 
                 async def arrived() -> bool:
-                    return (await layer.statistics()).waiting == 2
+                    return layer.counts().waiting == 2
 
                 await eventually(arrived)
                 system.clock.advance(11.0)
@@ -597,7 +597,7 @@ def test_a_slow_reader_stays_a_member(system: System) -> None:
                 await sender.group_send("room", {"n": 2})
                 assert await _next(messages) == {"n": 2}
                 assert await sender.group_channels("room") == [*messages.channels]
-                assert (await layer.statistics()).dropped == {"expired": 2}
+                assert layer.counts().dropped == {"expired": 2}
 
     run(body())
 

@@ -53,7 +53,7 @@ def test_a_killed_worker_loses_one_message_a_receiver_at_most(redis_system: Syst
             async with redis_system.layer() as layer:
 
                 async def all_taken() -> bool:
-                    return (await layer.statistics("jobs")).pending == 0
+                    return (await layer.statistics("jobs")).messages_pending == 0
 
                 await eventually(all_taken, "the channel is empty")
                 for worker in workers:

@@ -250,7 +250,7 @@ def test_in_the_thread_of_its_own_loop_nothing_deadlocks(make_layer: Callable[[]
             blocking.send(name, {"n": number})
         assert await layer.receive(name) == {"n": 0}
         async with asyncio.timeout(PATIENCE):
-            while (await layer.statistics()).waiting < 2:
+            while layer.counts().waiting < 2:
                 await layer.tend()
         assert blocking.receive([inbox]) == (name, {"n": 1})
         blocking.flush()

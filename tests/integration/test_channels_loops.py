@@ -23,7 +23,7 @@ import pytest
 import uvloop
 from asgiref.sync import async_to_sync
 
-from channel_layer import ChannelLayer, InvalidName, Statistics, StoreError, loops
+from channel_layer import ChannelLayer, Counts, InvalidName, StoreError, loops
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import Fleet, SyncChild
@@ -131,7 +131,7 @@ def use_in_loops_one_after_another(_child: SyncChild, setup: Setup) -> None:
             assert statistics.waiting == 0, style
 
 
-def use_in_loops(layer: ChannelLayer, style: str) -> Statistics:
+def use_in_loops(layer: ChannelLayer, style: str) -> Counts:
     """Use a layer in many loops, each of which ends in a certain style; return what it has counted."""
 
     async def begin() -> str:
@@ -162,10 +162,10 @@ def use_in_loops(layer: ChannelLayer, style: str) -> Statistics:
                 await asyncio.sleep(0)
                 kept.append(task)  # asyncio.run() cancels it
 
-    async def finish(name: str) -> Statistics:
+    async def finish(name: str) -> Counts:
         assert await layer.receive(name) == {"n": LOOPS}
         assert await layer.group_channels("group") == [name]
-        statistics = await layer.statistics()
+        statistics = layer.counts()
         await layer.aclose()
         return statistics
 
@@ -224,7 +224,7 @@ def use_in_threads_at_once(_child: SyncChild, setup: Setup) -> None:
         assert statistics.delivered == statistics.sent == THREADS * ROUNDS * 5
 
 
-def use_in_threads(layer: ChannelLayer) -> Statistics:
+def use_in_threads(layer: ChannelLayer) -> Counts:
     """In several threads, run loop after loop; each sends to a channel that the next thread made."""
     names: list[str] = [""] * THREADS
     barrier = threading.Barrier(THREADS)
@@ -246,7 +246,7 @@ def use_in_threads(layer: ChannelLayer) -> Statistics:
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(work, range(THREADS)))
-    statistics = async_to_sync(layer.statistics)()
+    statistics = layer.counts()
     async_to_sync(layer.aclose)()
     return statistics
 
@@ -305,7 +305,7 @@ def test_a_loop_that_stands_still(system: System) -> None:
         assert await asyncio.wait_for(task, 20) == [0, 1, 2, 3]
         await layer.send(name, {"n": 4})
         assert await receive(name, 1) == [4]
-        assert (await layer.statistics()).dropped == {}
+        assert layer.counts().dropped == {}
         await layer.aclose()
 
     with asyncio.Runner() as still:

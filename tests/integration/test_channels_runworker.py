@@ -124,7 +124,7 @@ def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> N
                     assert sorted(str(answer["number"]) for answer in answers) == sorted(map(str, (*EARLY, *LATE)))
                     assert all(answer["process"] in [worker.pid for worker in workers] for answer in answers)
                 sender.result()
-            assert [(await layer.statistics(channel)).pending for channel in ("jobs", "plain-jobs")] == [0, 0]
+            assert [(await layer.statistics(channel)).messages_pending for channel in ("jobs", "plain-jobs")] == [0, 0]
 
     try:
         run(body())

@@ -296,7 +296,7 @@ def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Path) ->
     async def body() -> None:
         async with make_layer(str(group.directory)) as layer:
             assert await layer.group_channels("room") == []
-            assert (await layer.statistics("jobs")).pending == 0
+            assert (await layer.statistics("jobs")).messages_pending == 0
             await layer.send("jobs", {"text": "new"})
             assert await layer.receive("jobs") == {"text": "new"}
             assert len(left & {file.name for file in group.directory.iterdir()}) == 2  # whose names are always the same

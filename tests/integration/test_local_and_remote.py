@@ -68,7 +68,7 @@ class Machines:
     async def waiting_here(self, machine: str, channel: str = "jobs") -> int:
         """Return how many messages wait in this machine's half alone."""
         async with self.layer(machine) as layer:
-            return (await layer.statistics(channel)).pending or 0
+            return (await layer.statistics(channel)).messages_pending or 0
 
 
 @pytest.fixture

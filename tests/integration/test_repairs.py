@@ -73,7 +73,7 @@ def test_what_is_no_entry_hinders_no_sender_and_no_receiver(redis_system: System
                 host.command("RPUSH", key, poison)
                 host.command("PEXPIRE", key, 60_000)
             await layer.send("jobs?", {"n": 1})
-            assert (await layer.statistics("jobs?")).pending == 1
+            assert (await layer.statistics("jobs?")).messages_pending == 1
             async with asyncio.timeout(_SOON):
                 assert await layer.receive("jobs?") == {"n": 1}
             for n in range(2):

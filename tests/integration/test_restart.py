@@ -222,7 +222,7 @@ def test_a_process_that_only_sends_says_what_was_lost(
             await layer.group_add("group", "nobody-reads-this")
             for number in range(3):
                 await layer.group_send("group", {"n": number})
-            statistics = await layer.statistics()
+            statistics = layer.counts()
             assert (statistics.expanded, dict(statistics.dropped)) == (3, {"full": 2})
 
     run(body())

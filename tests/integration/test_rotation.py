@@ -82,7 +82,7 @@ async def work(child: AsyncChild, params: Work) -> Done:
         for task in tasks:
             task.cancel()  # a message that is being sent just now is sent, or not: it is not counted
         await asyncio.gather(*tasks, return_exceptions=True)
-        dropped = (await layer.statistics()).dropped
+        dropped = layer.counts().dropped
         return Done(sent, {str(reason): count for reason, count in dropped.items()})
 
 

@@ -156,7 +156,7 @@ def test_databases_are_apart(server: Server, prefix: str) -> None:
             assert await two.group_channels("group") == []
             assert await one_again.group_channels("group") == ["channel"]
             assert await two.receive("channel") == {"db": 2}
-            assert (await two.statistics("channel")).pending == 0
+            assert (await two.statistics("channel")).messages_pending == 0
             assert await one_again.receive("channel") == {"db": 1}
         assert server.keys(prefix) == []  # nothing went to the default database
         assert all(key.startswith(prefix) for key in server.host(1).keys(prefix))

@@ -151,7 +151,7 @@ def test_a_message_with_a_datetime_is_refused_with_its_place(system: System) -> 
             for refused in (layer.send("channel", message), layer.group_send("group", message)):
                 with pytest.raises(InvalidMessage, match=r'message\["rows"\]\[1\]\["at"\].*datetime'):
                     await refused
-            assert (await layer.statistics("channel")).pending == 0
+            assert (await layer.statistics("channel")).messages_pending == 0
 
     run(body())
 
@@ -179,7 +179,7 @@ def test_the_inbox_of_a_living_process_cannot_be_received_from(system: System) -
                 while len(got) < 10:
                     got.append((await owner.receive(name))["n"])
             assert got == list(range(10))
-            assert (await owner.statistics(name)).pending == 0
+            assert (await owner.statistics(name)).messages_pending == 0
 
     run(body())
 

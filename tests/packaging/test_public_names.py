@@ -20,6 +20,7 @@ _PUBLIC = {
         "ChannelLayerError",
         "ConfigError",
         "ConfigWarning",
+        "Counts",
         "FieldError",
         "Group",
         "InvalidFields",

@@ -46,4 +46,4 @@ def test_every_loss_is_told_exactly_once_and_warnings_are_a_minute_apart(
             assert warning.endswith(f"; {lost.total()} in all since the start")
             assert f"({max(untold.values())})" in warning.split("most on ")[1].split(",")[0]
             untold.clear()
-    assert ledger.statistics(0, None).dropped == +lost
+    assert ledger.counts(0).dropped == +lost

@@ -24,6 +24,7 @@ from channel_layer import (
     ChannelLayer,
     ChannelLayerError,
     ConfigError,
+    Counts,
     FieldError,
     Group,
     InvalidFields,
@@ -127,6 +128,7 @@ $typed
 ## All at once
 
 $whole
+$counting
 ## Without asyncio
 
 How it is used is on the page about [threads](../how-to/blocking.md).
@@ -150,6 +152,9 @@ $errors
 ## Statistics
 
 $statistics
+## Counts
+
+$counts
 """
 )
 
@@ -249,7 +254,9 @@ def reference() -> str:
         blocking=_class(BlockingChannelLayer, "layer.blocking"),
         attributes=_attributes(),
         errors="\n".join(_error(error) for error in _ERRORS),
-        statistics=_statistics(),
+        statistics=_described(parse_doc(Statistics)),
+        counting=_method("counts", "layer."),
+        counts=_counts(),
         **{part: "\n".join(_method(name) for name in names) for part, names in _METHODS.items()},
     )
 
@@ -344,10 +351,10 @@ def _error(error: type[ChannelLayerError]) -> str:
     return _wrapped(text)
 
 
-def _statistics() -> str:
+def _counts() -> str:
     head, reasons = _constant(ledger, "Reason").split("\n\n")
     listed = re.split(r"(?<=\.) (?=`\w+`: )", _joined(reasons))
-    text = _described(parse_doc(Statistics)).replace(" (see `Reason`)", "")
+    text = _described(parse_doc(Counts)).replace(" (see `Reason`)", "")
     return f"{text}\n{_lower(head).capitalize()[:-1]}:\n\n{_list(f'- {reason}' for reason in listed)}".rstrip()
 
 

@@ -65,5 +65,7 @@ async def use_everything(
     await other.group_send("there", {"n": 3})
     for name in ("jobs", "daemon!x", channel):
         await other.send(name, {"n": 4})
+    for layer in (owner, other):
+        await layer.statistics("jobs")
     await check("all that after flush()")
     return waiting

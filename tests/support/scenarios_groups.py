@@ -219,4 +219,4 @@ async def is_true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
 
 async def are_waiting(layer: ChannelLayer, count: int) -> bool:
     """Tell whether that many messages wait in this process."""
-    return (await layer.statistics()).waiting == count
+    return layer.counts().waiting == count

@@ -14,6 +14,7 @@ from channel_layer.config import Rules
 from channel_layer.names import ChannelName, Kind, Queue
 from channel_layer.ports import Clock, SimpleStore
 from channel_layer.testing import MakeSimpleStore, MakeStore
+from channel_layer.traffic import Rates
 from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.stores import shared
 
@@ -280,6 +281,70 @@ class CountsAlikeNames(WrongStore):
 
 
 # -- claimed inboxes
+
+
+class ReportsTwice(WrongStore):
+    """Counts what a process reports twice."""
+
+    async def report(self, request: c.Report, /) -> None:
+        """Report."""
+        await super().report(request)
+        await super().report(request)
+
+
+class ForgetsTheNameless(WrongStore):
+    """Adds up what is reported of queues, and forgets those whose names are not told."""
+
+    async def report(self, request: c.Report, /) -> None:
+        """Report."""
+        messages, refused = sum(each.messages for each in request.counts), sum(each.refused for each in request.counts)
+        await super().report(replace(request, messages=messages, refused=refused))
+
+
+class CountsForEver(WrongStore):
+    """Takes all that was ever reported for what was reported lately."""
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        """Tell."""
+        rates = await super().reported(request)
+        return replace(rates, lately=rates.messages, refused_lately=rates.refused)
+
+
+class OneCountForAll(WrongStore):
+    """Tells of every queue what was reported of all."""
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        """Tell."""
+        return await super().reported(replace(request, queue=None))
+
+
+class SurveysTheOld(WrongStore):
+    """Takes messages that are too old for some that wait."""
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        """Survey."""
+        with self.under(replace(self.rules, expiry=_LONG)):
+            return await super().survey(request)
+
+
+class SurveysTheYoungest(WrongStore):
+    """Tells how long the youngest message has waited."""
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        """Survey."""
+        surveyed = await super().survey(request)
+        line = self.entries(request.channel.queue) if request.channel is not None else None
+        return replace(surveyed, oldest=self._now() - line[-1].stamp) if line else surveyed
+
+
+class SurveysTheRead(WrongStore):
+    """Takes messages that an owner has read, and nobody received, for ones that do not wait."""
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        """Survey."""
+        if request.channel is None or not self.has_owner(request.channel.queue):
+            return await super().survey(request)
+        return c.Surveyed(await self.pending(c.Pending(request.shard, request.channel)), None)
 
 
 class TwoReaders(WrongStore):
@@ -811,6 +876,13 @@ WRONG_STORES: tuple[type[WrongStore], ...] = (
     StandsStill,
     CountsAllPending,
     CountsAlikeNames,
+    ReportsTwice,
+    ForgetsTheNameless,
+    CountsForEver,
+    OneCountForAll,
+    SurveysTheOld,
+    SurveysTheYoungest,
+    SurveysTheRead,
     TwoReaders,
     EndlessClaim,
     Inherits,

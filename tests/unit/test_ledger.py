@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from channel_layer.ledger import Ledger, Statistics
+from channel_layer.ledger import Counts, Ledger, Statistics, Tally
 
 
 def test_nothing_lost_is_nothing_to_say() -> None:
@@ -86,25 +86,66 @@ def test_dropping_nothing_is_no_news() -> None:
     ledger.drop("expired", "chat", 0)
     assert not ledger.has_news
     assert ledger.warning(0.0) is None
-    assert ledger.statistics(0, None).dropped == {}
+    assert ledger.counts(0).dropped == {}
 
 
-def test_statistics_are_a_snapshot() -> None:
-    """Statistics hold every counter as it stood, and do not move on with the ledger."""
+def test_counts_are_a_snapshot() -> None:
+    """Counts hold every counter as it stood, and do not move on with the ledger."""
     ledger = Ledger()
     ledger.sent, ledger.refused, ledger.expanded, ledger.delivered = 1, 2, 3, 4
     ledger.drop("flushed", "chat", 5)
-    taken = ledger.statistics(6, 7)
+    taken = ledger.counts(6)
     ledger.sent = 100
     ledger.drop("flushed", "chat")
     ledger.drop("closed", "chat")
-    assert taken == Statistics(sent=1, refused=2, expanded=3, delivered=4, dropped={"flushed": 5}, waiting=6, pending=7)
-    assert ledger.statistics(0, None).pending is None
+    assert taken == Counts(sent=1, refused=2, expanded=3, delivered=4, dropped={"flushed": 5}, waiting=6)
 
 
-def test_statistics_start_at_zero_and_cannot_be_changed() -> None:
+def test_counts_start_at_zero_and_cannot_be_changed() -> None:
     """A new ledger has counted nothing, and what it hands out is frozen."""
-    nothing = Ledger().statistics(0, None)
-    assert nothing == Statistics()
+    nothing = Ledger().counts(0)
+    assert nothing == Counts()
     with pytest.raises(dataclasses.FrozenInstanceError):
         nothing.__setattr__("sent", 1)
+
+
+def test_a_tally_is_handed_over_once() -> None:
+    """What a tally has counted of each queue is taken from it as one sum, and is not in it any more."""
+    tally = Tally()
+    assert not tally
+    tally.add("jobs", 1)
+    tally.add("chat.x!", 2)
+    tally.add("jobs", 3, 4)
+    assert tally
+    assert tally.take() == (("jobs", 4, 4), ("chat.x!", 2, 0))
+    assert not tally
+    assert tally.take() == ()
+
+
+def test_a_tally_of_very_many_queues_loses_no_message() -> None:
+    """Of more than 1 000 queues a tally keeps 1 000 apart; the rest is in the sum, under no name."""
+    tally = Tally()
+    for n in range(1_003):
+        tally.add(f"queue{n}", 1, 2)
+    tally.add("queue0", 1)
+    counts = tally.take()
+    assert len(counts) == 1_001
+    assert counts[0] == ("queue0", 2, 2)
+    assert counts[-1] == ("", 3, 6)
+
+
+def test_statistics_are_the_dict_of_the_specification() -> None:
+    """As a dict they have the names of ASGI-1, and leave out what a store cannot tell."""
+    known = Statistics(6, 0.1, 2, 1.5, 1, 0.0)
+    assert known.as_dict() == {
+        "messages_count": 6,
+        "messages_count_per_second": 0.1,
+        "messages_pending": 2,
+        "messages_max_age": 1.5,
+        "channel_full_count": 1,
+        "channel_full_count_per_second": 0.0,
+    }
+    assert known.as_dict().keys() - Statistics(6, 0.1, None, None, 1, 0.0).as_dict().keys() == {
+        "messages_pending",
+        "messages_max_age",
+    }

@@ -10,11 +10,14 @@ from channel_layer import commands as c
 from channel_layer import programs
 from channel_layer.capacity import CapacityTable
 from channel_layer.envelope import MembershipMarker
-from channel_layer.names import ChannelName, GroupName
+from channel_layer.errors import StoreError
+from channel_layer.ledger import Statistics
+from channel_layer.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.ports import Program
 from channel_layer.programs import Joined, NoOwner, Sent, SentToGroup
 from channel_layer.routing import Routes
 from channel_layer.sharding import Ring
+from channel_layer.traffic import Rates
 
 R = TypeVar("R")
 
@@ -118,7 +121,7 @@ def test_a_group_that_the_store_served_at_once_needs_one_command() -> None:
     """With one host, and members of minted inboxes only, a group send is one command; full inboxes are reported."""
     found = c.Published(3, done=True, inboxes=("specific.p1!",), others=(), full=("specific.p1!",))
     sent = programs.group_send(ONE, GROUP, BODY, turn=0)
-    assert play(sent, (c.Publish(0, GROUP, BODY, at_once=True), found)) == SentToGroup(0, (), ("specific.p1!",), ())
+    assert play(sent, (c.Publish(0, GROUP, BODY, at_once=True), found)) == SentToGroup((), (), ("specific.p1!",), ())
 
 
 def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
@@ -138,7 +141,7 @@ def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
             (c.Delivery.FULL, c.Delivery.DONE),
         ),
         (together(push(TWO.ring.queue(single.queue), "resp?x", 100, to_member=True)), (c.Pushed(True, 2),)),
-    ) == SentToGroup(1, (), (NEAR.queue.name,), (("resp?x", 2),))
+    ) == SentToGroup(("resp?",), (), (NEAR.queue.name,), (("resp?x", 2),))
 
 
 def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned() -> None:
@@ -160,7 +163,7 @@ def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned
             (c.Pushed(False, 0), c.Pushed(True, 0)),
         ),
         (c.Prune(HERE, GROUP, 3, (NEAR.queue.name,), ()), None),
-    ) == SentToGroup(1, (near.name,), (), ())
+    ) == SentToGroup((FAR.queue.name,), (near.name,), (), ())
 
 
 def test_normal_members_are_tried_on_every_shard_in_step() -> None:
@@ -176,7 +179,7 @@ def test_normal_members_are_tried_on_every_shard_in_step() -> None:
             (c.Pushed(False, 1), c.Pushed(True, 0)),
         ),
         (together(push(jobs[1], "jobs", 50, to_member=True)), (c.Pushed(False, 2),)),
-    ) == SentToGroup(1, ("jobs",), (), (("jobs", 3),))
+    ) == SentToGroup(("mail",), ("jobs",), (), (("jobs", 3),))
 
 
 def test_members_that_let_a_message_expire_unread_are_removed() -> None:
@@ -198,7 +201,7 @@ def test_members_that_let_a_message_expire_unread_are_removed() -> None:
         ),
         (together(push(jobs[1], "jobs", 50, to_member=True)), (lapsed,)),
         (c.Prune(HERE, GROUP, 3, (), ("jobs", "resp?x")), None),
-    ) == SentToGroup(0, (), (), (("jobs", 1),))
+    ) == SentToGroup((), (), (), (("jobs", 1),))
 
 
 # -- groups
@@ -296,3 +299,67 @@ def test_a_group_without_owned_members_asks_about_no_owner() -> None:
     roster = c.Roster((), ("mail", "jobs"))
     listing = programs.group_channels(TWO, GROUP)
     assert play(listing, (c.Members(HERE, GROUP), roster), (together(), ())) == ["jobs", "mail"]
+
+
+# -- statistics --------------------------------------------------------------------------------------------------
+
+INBOX, REPLIES = NEAR.queue, Queue("resp?", Kind.SINGLE_READER)
+THERE = next(name for name in (f"jobs{n}" for n in range(100)) if TWO.ring.queue(ChannelName.parse(name).queue) != HERE)
+
+
+def test_each_shard_is_told_what_it_keeps() -> None:
+    """What was counted goes to the shard that each queue prefers, with the sum; what has no name is in a sum only."""
+    counts = [(INBOX.name, 3, 0), (THERE, 2, 5)]
+    told = play(
+        programs.report(TWO, counts),
+        (c.Report(HERE, (c.Count(INBOX, 3, 0),), 3, 0), None),
+        (c.Report(1 - HERE, (c.Count(Queue(THERE, Kind.NORMAL), 2, 5),), 2, 5), None),
+    )
+    assert told == []
+    nameless = play(programs.report(ONE, [("jobs", 1, 0), ("", 7, 2)]), (report("jobs", 1, 0, 8, 2), None))
+    assert nameless == []
+
+
+def report(name: str, messages: int, refused: int, all_messages: int, all_refused: int) -> c.Report:
+    """Make a report of one queue, to one shard."""
+    return c.Report(0, (c.Count(Queue(name, Kind.NORMAL), messages, refused),), all_messages, all_refused)
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_may_have_been_told_is_not_told_again(*, sent: bool) -> None:
+    """A report that was not sent comes back, to be told later; one whose outcome is unknown is let go of."""
+    counts = [(INBOX.name, 3, 0), (THERE, 2, 5)]
+    program = programs.report(TWO, counts)
+    next(program)
+    program.throw(StoreError("away", retryable=True, outcome="unknown" if sent else "not_sent"))
+    with pytest.raises(StopIteration) as stop:
+        program.send(None)
+    assert stop.value.value == ([] if sent else counts[:1])
+
+
+def test_the_statistics_of_a_channel_are_those_of_its_family() -> None:
+    """What was counted is asked of the family's shard, and what waits of the channel's; both are put together."""
+    name = ChannelName.parse("resp?x")
+    rates, found = Rates(10, 2, 6, 1, 60.0), c.Surveyed(3, 1.5)
+    home, place = TWO.ring.queue(REPLIES), TWO.ring.queue(name.queue)
+    assert play(
+        programs.statistics(TWO, name),
+        (together(c.Reported(home, REPLIES)), (rates,)),
+        (together(c.Survey(place, name)), (found,)),
+    ) == Statistics(10, 0.1, 3, 1.5, 2, 1 / 60)
+
+
+def test_statistics_of_several_shards_are_added_up() -> None:
+    """Sums and rates are added, the highest age is that of the oldest message; nothing that waits has no age."""
+    asked = together(c.Reported(0, None), c.Reported(1, None)), (Rates(1, 0, 1, 0, 60.0), Rates(2, 3, 2, 3, 50.0))
+    waiting = together(c.Survey(0, None), c.Survey(1, None))
+    counted = (3, 1 / 60 + 2 / 50)
+    refused = (3, 3 / 50)
+    for found, pending, age in (
+        ((c.Surveyed(1, 2.0), c.Surveyed(4, 7.0)), 5, 7.0),
+        ((c.Surveyed(0, None), c.Surveyed(0, None)), 0, 0.0),
+        ((c.Surveyed(2, None), c.Surveyed(0, None)), 2, None),
+        ((c.Surveyed(None, None), c.Surveyed(0, None)), None, None),
+    ):
+        known = play(programs.statistics(TWO, None), asked, (waiting, found))
+        assert known == Statistics(*counted, pending, age, *refused)

@@ -173,6 +173,6 @@ def test_a_simple_store_is_enough(kinds: int) -> None:
                     await one.send(One(4))
                     assert await anext(messages) == One(4)
             assert await layer.group_channels("one") == []
-            assert (await layer.statistics()).dropped == {"invalid": 1}
+            assert layer.counts().dropped == {"invalid": 1}
 
     asyncio.run(body(), debug=True)

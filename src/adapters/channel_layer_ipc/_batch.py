@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
+from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import Crowd, Home, Line, Minted, Timed, pack_entry, split_entry
 
@@ -46,6 +46,8 @@ class Times:
         owned: a member that the owner of its inbox added; None: as long as he lives.
         left: how long it is remembered who has left.
         inbox_capacity: entries that a minted inbox may hold.
+        all_counts: the statistics of all queues, after they have last changed.
+        counts: the same for the statistics of one queue.
     """
 
     expiry: float
@@ -54,13 +56,16 @@ class Times:
     owned: float | None
     left: float
     inbox_capacity: int
+    all_counts: float
+    counts: float
 
     @classmethod
     def of(cls, rules: Rules) -> Times:
         """Return what follows from a configuration."""
         lease = rules.expiry * LEASE_FACTOR
         group = rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME
-        return cls(rules.expiry, lease, group, rules.group_expiry, 2 * lease, rules.inbox_capacity)
+        counts = counts_lifetimes(rules.group_expiry)
+        return cls(rules.expiry, lease, group, rules.group_expiry, 2 * lease, rules.inbox_capacity, *counts)
 
 
 class Batch:

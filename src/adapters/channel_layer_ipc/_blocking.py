@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
 from channel_layer_ipc import _queues as queues
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from channel_layer.config import Rules
     from channel_layer.names import Queue
     from channel_layer.ports import BlockingStore, Clock
+    from channel_layer.traffic import Rates
     from channel_layer_ipc._environment import Environment, Hold
 
 __all__ = ("IPCBlockingStore",)
@@ -143,6 +145,15 @@ class IPCBlockingStore:
         return self._ask(request)
 
     def pending(self, request: c.Pending, /) -> int:
+        return self._ask(request)
+
+    def report(self, request: c.Report, /) -> None:
+        self._ask(request)
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return self._ask(request)
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         return self._ask(request)
 
     # -- minted inboxes
@@ -328,6 +339,9 @@ _WORK: Final[Mapping[type, _Work]] = {
     c.Deliver: _Work(inboxes.deliver),
     c.Flush: _Work(inboxes.flush),
     c.Forgive: _Work(queues.forgive),
+    c.Report: _Work(counts.report, _room_for_record),
+    c.Reported: _Work(counts.reported),
+    c.Survey: _Work(counts.survey),
     c.GiveBack: _Work(inboxes.give_back),
     c.Join: _Work(groups.join, _room_for_record),
     c.Leave: _Work(groups.leave),

@@ -22,6 +22,7 @@ __all__ = (
     "INBOX",
     "KINDS",
     "LEFT",
+    "METER",
     "NOTE",
     "OTHER",
     "OWNED",
@@ -56,6 +57,7 @@ LEFT: Final = b"x"
 WAITER: Final = b"w"
 FLUSH: Final = b"f"
 VERSION: Final = b"v"
+METER: Final = b"a"
 DUE: Final = b"e"
 
 KINDS: Final = {
@@ -76,6 +78,7 @@ KINDS: Final = {
     WAITER: "who waits for a queue, in the order of coming",
     FLUSH: "epoch: the last flush, and when it was",
     VERSION: "the last version given to any group",
+    METER: "statistics of a queue, and without a name of all queues",
     DUE: "what has to be looked at when its time has come, in the order of time",
 }
 """What each letter stands for."""

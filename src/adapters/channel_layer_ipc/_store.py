@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
+from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
 from channel_layer_ipc import _queues as queues
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from channel_layer.config import Rules
     from channel_layer.ports import AsyncStore, Backend, Clock
+    from channel_layer.traffic import Rates
     from channel_layer_ipc._environment import Environment
 
 __all__ = ("IPCBackend", "IPCStore")
@@ -342,6 +344,17 @@ class IPCStore:
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._ask(queues.pending, request)
+
+    # -- statistics
+
+    async def report(self, request: c.Report, /) -> None:
+        await self._ask(counts.report, request, RECORD)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return await self._ask(counts.reported, request)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return await self._ask(counts.survey, request)
 
     # -- minted inboxes
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
+from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer.loops import Receiver
 from channel_layer.names import Kind, queue_name
 from channel_layer.ports import Capabilities
 from channel_layer.threads import Alarm
+from channel_layer.traffic import Meters
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from channel_layer.mailbox import Waiter
     from channel_layer.names import ChannelName, GroupName, Queue
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
+    from channel_layer.traffic import Rates
 
 __all__ = ("MemoryBackend", "MemoryBlockingStore", "MemoryStore")
 
@@ -111,6 +113,7 @@ class MemoryBackend:
         """Of all groups together, so that one that was empty for a while does not begin anew."""
         self.left: dict[tuple[str, str], float] = {}
         """When which member left which group, oldest first, for as long as an owner might announce it again."""
+        self.meters: Meters = Meters(*counts_lifetimes(self.rules.group_expiry))
         self.epoch: str = ""
         self.flushed_at: float = 0.0
 
@@ -264,6 +267,42 @@ class MemoryStore:
                 return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
             line = self._all.lines.get(request.channel.queue.name)
             return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
+
+    # -- statistics
+
+    async def report(self, request: c.Report, /) -> None:
+        with self._lock:
+            counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
+            self._all.meters.add(self._now(), counts, request.messages, request.refused)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        with self._lock:
+            return self._all.meters.read(self._now(), None if request.queue is None else request.queue.name)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        channel = request.channel
+        with self._lock:
+            now = self._now()
+            names = [*self._all.lines, *self._all.inboxes] if channel is None else [channel.queue.name]
+            begins = b"m" if channel is None else message_frame(channel.name, b"")
+            found = [self._waiting(name, begins, now) for name in names]
+        count = sum(pending for pending, _ in found)
+        stamps = [stamp for _, stamp in found if stamp is not None]
+        oldest = max(0.0, now - min(stamps)) if stamps else None
+        return c.Surveyed(count, oldest)
+
+    def _waiting(self, name: str, begins: bytes, now: float) -> tuple[int, float | None]:
+        """Return how many frames that begin so wait in a queue, and since when those do that are still here."""
+        inbox = self._minted(name)
+        if inbox is not None:
+            count = sum(unread for channel, unread in inbox.unread.items() if _is_for(channel, begins))
+            stamps = [stamp for _, stamp, frame in inbox.entries if frame.startswith(begins)]
+            return count, min(stamps, default=None) if count else None
+        line = self._all.lines.get(name)
+        entries = line.entries if line is not None else ()
+        waiting = [entry.stamp for entry in entries if entry.frame.startswith(begins)]
+        fresh = [stamp for stamp in waiting if stamp + self._rules.expiry > now]
+        return len(fresh), min(fresh, default=None)
 
     # -- minted inboxes
 
@@ -442,6 +481,7 @@ class MemoryStore:
                 line.called = False
             self._all.unread.clear()
             self._all.groups.clear()
+            self._all.meters.clear()
             self._all.epoch = request.generation
             self._all.flushed_at = self._now()
             living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
@@ -606,6 +646,15 @@ class MemoryBlockingStore:
     def pending(self, request: c.Pending, /) -> int:
         return _at_once(self._store.pending(request))
 
+    def report(self, request: c.Report, /) -> None:
+        _at_once(self._store.report(request))
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return _at_once(self._store.reported(request))
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return _at_once(self._store.survey(request))
+
     def give_back(self, request: c.GiveBack, /) -> None:
         _at_once(self._store.give_back(request))
 
@@ -686,6 +735,10 @@ def _count(inbox: _Minted, frame: bytes) -> None:
     if frame[:1] == b"m":
         name = frame[2 : 2 + frame[1]].decode("ascii")
         inbox.unread[name] = inbox.unread.get(name, 0) + 1
+
+
+def _is_for(channel: str, begins: bytes) -> bool:
+    return message_frame(channel, b"").startswith(begins)
 
 
 def _call(line: _Line) -> None:

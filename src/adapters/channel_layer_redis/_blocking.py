@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from channel_layer.config import Rules
     from channel_layer.names import Queue
     from channel_layer.ports import BlockingStore, Clock
+    from channel_layer.traffic import Rates
     from channel_layer_redis._wire import Wire
     from channel_layer_redis.hosts import Host
 
@@ -115,6 +116,15 @@ class RedisBlockingStore:
 
     def pending(self, request: c.Pending, /) -> int:
         return self._carry_out(request.shard, self._requests.pending(request))
+
+    def report(self, request: c.Report, /) -> None:
+        self._carry_out(request.shard, self._requests.report(request))
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        return self._carry_out(request.shard, self._requests.reported(request))
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return self._carry_out(request.shard, self._requests.survey(request))
 
     # -- minted inboxes
 

@@ -21,6 +21,7 @@ KINDS = {
     "o": "other members of a group (sorted set)",
     "i": "inboxes of a group with their number of members, and its version (hash)",
     "x": "members that left a group not long ago (sorted set)",
+    "n": "statistics of a queue, and without a name of all queues (hash)",
     "e": "epoch: the last flush (string)",
 }
 """What each letter stands for."""
@@ -56,6 +57,10 @@ class Keys:
     def claim(self, name: str) -> str:
         """Return the claim."""
         return f"{self.prefix}c:{{{name}}}"
+
+    def counts(self, name: str = "") -> str:
+        """Return the statistics of a queue; of all without a name."""
+        return f"{self.prefix}n:{{{name}}}"
 
     def group(self, name: str) -> tuple[str, str, str, str]:
         """Return owned, others, inboxes and left."""

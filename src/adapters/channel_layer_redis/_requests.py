@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from channel_layer import commands as c
 from channel_layer.envelope import group_frame, marker_frame, message_frame
 from channel_layer.errors import StoreError
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR
-from channel_layer.names import Kind
+from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
+from channel_layer.names import Kind, Queue
+from channel_layer.traffic import SLICE_SECONDS, SLICES, Rates
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
 from channel_layer_redis._protocol import Arg, is_list
 
 if TYPE_CHECKING:
     from channel_layer.config import Rules
-    from channel_layer.names import Queue
     from channel_layer.ports import Clock
     from channel_layer_redis._scripts import Script
 
@@ -43,6 +43,8 @@ __all__ = (
 
 R = TypeVar("R")
 
+_COUNT = _scripts.load("count")
+_COUNTED = _scripts.load("counted")
 _DELIVER = _scripts.load("deliver")
 _FLUSH_INBOX = _scripts.load("flush_inbox")
 _GIVE_BACK = _scripts.load("give_back")
@@ -55,7 +57,11 @@ _PUBLISH = _scripts.load("publish")
 _PUSH_INBOX = _scripts.load("push_inbox")
 _PUSH_QUEUE = _scripts.load("push_queue")
 _PUT_BACK = _scripts.load("put_back")
+_SURVEY = _scripts.load("survey")
 _UNCLAIM = _scripts.load("unclaim")
+
+_SLICES = (int(SLICE_SECONDS * 1000), SLICES)
+"""How the scripts of statistics divide time: milliseconds of a slice, and how many are kept."""
 
 _SCAN_COUNT = 1000
 """Keys that the server looks at in one step of a flush."""
@@ -131,6 +137,7 @@ class Requests:
         self.lease: int = milliseconds(rules.expiry * LEASE_FACTOR)
         self.left: int = 2 * self.lease
         self.group: int = milliseconds(rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME)
+        self._counts = tuple(map(milliseconds, counts_lifetimes(rules.group_expiry)))
         self._owned_last = -1 if rules.group_expiry is None else self.group
 
     @property
@@ -214,6 +221,60 @@ class Requests:
             keys = (*keys, self.keys.inbox(queue.name)[1])
         head = message_frame(request.channel.name, b"")
         return number((yield from _script(_PENDING, keys, self.expiry, self.offset, head)))
+
+    # -- minted inboxes
+
+    # -- statistics
+
+    def report(self, request: c.Report) -> Asking[None]:
+        """Add to the statistics of each queue, and to those of all: in one write, none depends on another."""
+        whole, each = self._counts
+        calls = [(self.keys.counts(count.queue.name), each, count.messages, count.refused) for count in request.counts]
+        calls.append((self.keys.counts(), whole, request.messages, request.refused))
+        yield tuple(Ask(_COUNT, (key,), (*_SLICES, self.offset, *args)) for key, *args in calls)
+
+    def reported(self, request: c.Reported) -> Asking[Rates]:
+        """Tell what was reported."""
+        key = self.keys.counts() if request.queue is None else self.keys.counts(request.queue.name)
+        messages, refused, lately, refused_lately, span = numbers(
+            (yield from _script(_COUNTED, (key,), *_SLICES, self.offset))
+        )
+        return Rates(messages, refused, lately, refused_lately, span / 1000)
+
+    def survey(self, request: c.Survey) -> Asking[c.Surveyed]:
+        """Tell what waits."""
+        channel = request.channel
+        found: list[tuple[int, float | None]] = []
+        if channel is not None:
+            found = yield from self._waiting((channel.queue,), message_frame(channel.name, b""))
+        else:
+            looked = set[Queue]()
+            cursor = ""
+            while cursor != "0":
+                step = yield from _command("SCAN", cursor or "0", "MATCH", self.keys.pattern, "COUNT", _SCAN_COUNT)
+                head, keys = list_of(step)
+                cursor = text(head)
+                kinds = (split(self.keys.prefix, key) for key in texts(keys))
+                new = {Queue.named(name) for kind, name in kinds if kind in "ql"} - looked
+                looked |= new  # an inbox has both keys, and any key may come twice
+                found += yield from self._waiting(tuple(new), b"m")
+        ages = [age for _, age in found if age is not None]
+        return c.Surveyed(sum(count for count, _ in found), max(ages, default=None))
+
+    def _waiting(self, queues: tuple[Queue, ...], begins: bytes) -> Asking[list[tuple[int, float | None]]]:
+        """See how many frames that begin so wait in each queue, and the age in seconds of the oldest one there."""
+        asks: list[Ask] = []
+        for queue in queues:
+            keys: tuple[str, ...] = self.keys.queue(queue.name)[:1]
+            if queue.kind is Kind.INBOX:
+                keys = (*keys, *self.keys.inbox(queue.name))
+            asks.append(Ask(_SURVEY, keys, (self.expiry, self.offset, begins)))
+        replies = yield tuple(asks)
+        found: list[tuple[int, float | None]] = []
+        for reply in replies:
+            count, age = list_of(reply)
+            found.append((number(count), None if age is None else number(age) / 1000))
+        return found
 
     # -- minted inboxes
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from channel_layer.config import Rules
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Backend, Clock
+    from channel_layer.traffic import Rates
     from channel_layer_redis._protocol import Arg
     from channel_layer_redis._requests import Asking
     from channel_layer_redis._scripts import Script
@@ -281,6 +282,17 @@ class RedisStore:
 
     async def pending(self, request: c.Pending, /) -> int:
         return await self._ask(request.shard, self._requests.pending(request))
+
+    # -- statistics
+
+    async def report(self, request: c.Report, /) -> None:
+        await self._ask(request.shard, self._requests.report(request))
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return await self._ask(request.shard, self._requests.reported(request))
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return await self._ask(request.shard, self._requests.survey(request))
 
     # -- minted inboxes
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from channel_layer.ports import Capabilities
+    from channel_layer.traffic import Rates
 
 __all__ = ("GUARD", "SLACK", "Facts", "Model", "Span", "Unclear", "describe")
 
@@ -28,6 +29,13 @@ SLACK = 0.25
 
 GUARD = 0.005
 """Seconds on either side of a limit in which nothing is judged: stores round to the millisecond, some of them twice."""
+
+
+_RATE_SECONDS = 60.0
+"""Seconds over which messages are counted for a rate; up to a sixth more."""
+
+_COUNTS_SECONDS = 3600.0
+"""Seconds at most that the counts of a queue are kept when nothing is reported of it."""
 
 
 class Unclear(Exception):
@@ -130,6 +138,39 @@ class _Inbox:
     serial: int = 0
     generations: list[str] = field(default_factory=list[str])
     acknowledged: set[str] = field(default_factory=set[str])
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was reported of a queue."""
+
+    counts: list[tuple[Span, int, int]] = field(default_factory=list[tuple[Span, int, int]])
+    """When, messages, refused ones."""
+    may_begin: list[int] = field(default_factory=lambda: [0])
+    """Places in it at which a store may have begun anew, because nothing had been reported for long."""
+
+    def add(self, at: Span, messages: int, refused: int, lasts: float) -> None:
+        """Note a report."""
+        if self.counts and at.high >= self.counts[-1][0].low + lasts - GUARD:
+            self.may_begin.append(len(self.counts))
+        self.counts.append((at, messages, refused))
+
+    def sums(self, at: Span, lasts: float) -> list[tuple[int, int]]:
+        """Return what it may all come to."""
+        places = list(self.may_begin)
+        if self.counts and at.high >= self.counts[-1][0].low + lasts - GUARD:
+            places.append(len(self.counts))
+        sums = [self._sum(self.counts[place:]) for place in places]
+        return list(dict.fromkeys(sums))
+
+    def since(self, at: Span, seconds: float) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the least and the most that was reported in the last seconds."""
+        surely = [each for each in self.counts if each[0].low > at.high - seconds + SLACK]
+        maybe = [each for each in self.counts if each[0].high > at.low - seconds - SLACK]
+        return self._sum(surely), self._sum(maybe)
+
+    def _sum(self, counts: list[tuple[Span, int, int]]) -> tuple[int, int]:
+        return sum(messages for _, messages, _ in counts), sum(refused for _, _, refused in counts)
 
 
 @dataclass(slots=True)
@@ -260,6 +301,8 @@ class Model:
         """Of each queue, who attends to it, and until when."""
         self._notes: dict[str, dict[str, _Note]] = {}
         self._inboxes: dict[str, _Inbox] = {}
+        self._told: dict[str, _Told] = {}
+        """What was reported of each queue, and of all under no name."""
         self._groups: dict[str, _Group] = {}
         self._left: dict[tuple[str, str], _Left] = {}
         self._changes = 0
@@ -590,6 +633,83 @@ class Model:
         if not least <= reply <= most:
             raise _violation(
                 "Pending counts the messages to one channel and to no other", request, reply, f"{least} to {most}"
+            )
+
+    # -- statistics
+
+    def reported(self, request: c.Report, at: Span) -> None:
+        """Take note of a `Report`."""
+        counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
+        for name, messages, refused in (*counts, ("", request.messages, request.refused)):
+            self._told.setdefault(name, _Told()).add(at, messages, refused, self._told_for(name))
+
+    def told_reported(self, request: c.Reported, reply: Rates, at: Span) -> None:
+        """Judge a `Reported`."""
+        if not self.facts.capabilities.statistics:
+            return
+        name = "" if request.queue is None else request.queue.name
+        told = self._told.setdefault(name, _Told())
+        sums = told.sums(at, self._told_for(name))
+        if (reply.messages, reply.refused) not in sums:
+            raise _violation(
+                "What was reported is added up, and nothing else",
+                request,
+                reply,
+                " or ".join(f"messages={messages} refused={refused}" for messages, refused in sums),
+            )
+        if not _RATE_SECONDS - SLACK <= reply.seconds <= _RATE_SECONDS * 7 / 6 + SLACK:
+            raise _violation("A rate is one over 60 to 70 seconds", request, reply, f"seconds from {_RATE_SECONDS}")
+        least, most = told.since(at, reply.seconds)
+        whole = len(sums) == 1
+        for place, lately in enumerate((reply.lately, reply.refused_lately)):
+            if not (least[place] if whole else 0) <= lately <= most[place]:
+                raise _violation(
+                    "A rate counts what was reported in its seconds",
+                    request,
+                    reply,
+                    f"from {least[place]} to {most[place]}",
+                )
+
+    def _told_for(self, name: str) -> float:
+        return self.facts.lifetime if not name else min(self.facts.lifetime, _COUNTS_SECONDS)
+
+    def surveyed(self, request: c.Survey, reply: c.Surveyed, at: Span) -> None:
+        """Judge a `Survey`."""
+        if not self.facts.capabilities.statistics:
+            return
+        wanted = None if request.channel is None else request.channel.name
+        queue = None if request.channel is None else request.channel.queue.name
+        least = most = 0
+        here: list[_Letter | _Item] = []
+        certain: list[_Letter | _Item] = []
+        for name in {*self._lines, *self._inboxes} if queue is None else {queue}:
+            inbox = self._minted(name, at)
+            if inbox is not None:
+                unread = inbox.unread.total() if wanted is None else inbox.unread[wanted]
+                least, most = least + unread, most + unread
+                here += [item for item in inbox.items if item.channel and wanted in {None, item.channel}]
+                continue
+            line = [
+                each for each in self._line(name, at) if wanted in {None, each.channel} and not self._is_old(each, at)
+            ]
+            fresh = [letter for letter in line if not letter.flushed]
+            least, most = least + len(fresh), most + len(line)
+            here += line
+            certain += fresh
+        if reply.pending is None or not least <= reply.pending <= most:
+            raise _violation("A survey counts what waits, and nothing else", request, reply, f"{least} to {most}")
+        if reply.oldest is None:
+            if certain:
+                raise _violation("A survey tells the age of what waits", request, reply, "an age")
+            return
+        youngest = max((at.low - each.since.high for each in certain), default=0.0) - SLACK
+        oldest = max((at.high - each.since.low for each in here), default=0.0) + SLACK
+        if not reply.pending or not max(0.0, youngest) <= reply.oldest <= oldest:
+            raise _violation(
+                "A survey tells the age of the oldest that waits",
+                request,
+                reply,
+                f"oldest from {youngest:.3f} to {oldest:.3f}",
             )
 
     # -- minted inboxes
@@ -994,6 +1114,7 @@ class Model:
             raise _violation("A flush counts what it removes", request, reply, f"dropped from {least} to {most}")
         self._lines.clear()
         self._notes.clear()
+        self._told.clear()
         for letter in self._away.values():
             letter.flushed = True
         for claim in self._claims.values():

@@ -574,6 +574,57 @@ class StoreMachine(RuleBasedStateMachine):
         reply, at = self.ask(request)
         self.models[request.shard].pending(request, reply, at)
 
+    @precondition(lambda self: self.traits.capabilities.statistics)
+    @_about("queues", "claimed inboxes", "minted inboxes")
+    @rule(channel=_channels, messages=st.integers(0, 3), refused=st.integers(0, 2), others=st.integers(0, 1))
+    @_judged
+    def report(self, channel: str, messages: int, refused: int, others: int) -> None:
+        """A process reports what it has counted of a queue, and of others of which it does not say the names."""
+        self.report_once(channel, messages, refused, others)
+
+    def report_once(self, channel: str, messages: int, refused: int, others: int) -> None:
+        """Report, and ask what comes of it."""
+        queue = ChannelName.parse(channel).queue
+        shard = self.shard(queue)
+        request = c.Report(shard, (c.Count(queue, messages, refused),), messages + others, refused)
+        _, at = self.ask(request)
+        self.models[shard].reported(request, at)
+        self.ask_reported(shard, queue)
+        self.ask_reported(shard, None)
+
+    def ask_reported(self, shard: int, queue: Queue | None) -> None:
+        """Ask what has been reported."""
+        request = c.Reported(shard, queue)
+        reply, at = self.ask(request)
+        self.models[shard].told_reported(request, reply, at)
+
+    @precondition(lambda self: self.traits.capabilities.statistics)
+    @_about("queues", "claimed inboxes", "minted inboxes")
+    @rule(channel=_channels, whole=st.booleans())
+    @_judged
+    def survey(self, channel: str, *, whole: bool) -> None:
+        """Ask what waits for a channel, or for any."""
+        self.survey_once(channel, whole=whole)
+
+    def survey_once(self, channel: str, *, whole: bool) -> None:
+        """Ask once."""
+        name = ChannelName.parse(channel)
+        request = c.Survey(self.shard(name.queue), None if whole else name)
+        reply, at = self.ask(request)
+        self.models[request.shard].surveyed(request, reply, at)
+
+    @precondition(lambda self: self.traits.capabilities.statistics)
+    @_about("queues", "minted inboxes")
+    @rule(channel=_channels, seconds=st.sampled_from([9.0, 58.0, 61.0, 71.0]))
+    @_judged
+    def slow_down(self, channel: str, seconds: float) -> None:
+        """Messages are reported, some time passes, and others are: a rate forgets the first ones after a minute."""
+        self.report_once(channel, 2, 1, 0)
+        target = self.clock.now() + seconds
+        if all(target <= start - _BEFORE or target >= end + _AFTER for start, end, _ in self.edges()):
+            self.advance(seconds)
+        self.report_once(channel, 1, 0, 0)
+
     # -- groups
 
     @_about("members", "groups")
@@ -1226,6 +1277,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.read_once(inbox)
         for channel in dict.fromkeys(self.channels):
             self.count_pending(channel)
+            if self.traits.capabilities.statistics:
+                self.survey_once(channel, whole=False)
+                self.survey_once(channel, whole=True)
             self.fill(channel)
         for queue in dict.fromkeys(ChannelName.parse(channel).queue for channel in self.channels):
             for shard in range(self.traits.shards) if queue.kind is Kind.NORMAL else [self.shard(queue)]:
@@ -1457,6 +1511,37 @@ def _cancel(state: StoreMachine) -> None:
         state.receive_and_cancel(channel=channel, count=2, back=2, meanwhile=meanwhile)
 
 
+def _keep_accounts(state: StoreMachine) -> None:
+    if state.traits.capabilities.statistics:
+        for channel in ("jobs", "Jobs"):
+            state.report(channel=channel, messages=3, refused=1, others=1)
+        for seconds in (9.0, 71.0):
+            state.slow_down(channel="jobs", seconds=seconds)
+        state.push(channel="jobs", times=1)
+        state.pass_a_little_time()
+        state.push(channel="jobs", times=1)
+        state.survey(channel="jobs", whole=False)
+        state.push(channel="reply?x", times=2)
+        state.survey(channel="Jobs", whole=False)
+        state.survey(channel="reply?x", whole=True)
+        state.pass_time(to="after", what="message")
+        state.survey(channel="jobs", whole=False)
+        state.flush()
+        state.report(channel="jobs", messages=1, refused=0, others=0)
+
+
+def _count_the_unread(state: StoreMachine) -> None:
+    if state.traits.capabilities.statistics:
+        state.claim(inbox="specific.me!")
+        state.push(channel="specific.me!a", times=2)
+        state.push(channel="specific.me!ab", times=1)
+        for channel, whole in (("specific.me!a", False), ("specific.me!ab", True)):
+            state.survey(channel=channel, whole=whole)
+        state.count_places(channel="specific.me!a", received=1, meanwhile="nothing")
+        state.survey(channel="specific.me!a", whole=False)
+        state.report(channel="specific.me!a", messages=2, refused=0, others=0)
+
+
 def _hand_over(state: StoreMachine) -> None:
     state.push(channel="claimed!a", times=1)
     state.push_at_once(channel="claimed!b", count=4)
@@ -1568,6 +1653,8 @@ def _outlive(state: StoreMachine) -> None:
 _ACTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
     ("queues", 25.0, _grow_old),
     ("queues", 25.0, _cancel),
+    ("queues", None, _keep_accounts),
+    ("minted inboxes", 25.0, _count_the_unread),
     ("claimed inboxes", 25.0, _hand_over),
     ("members", 25.0, _stop_reading),
     ("members", 25.0, _belong),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from channel_layer.names import Queue
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
     from channel_layer.testing.worlds import MakeLayer, MakeStore
+    from channel_layer.traffic import Rates
 
 __all__ = ("BlockingFront", "blocking_layers", "blocking_stores")
 
@@ -133,6 +134,15 @@ class _BlockingAsAsync:
 
     async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
         return self._blocking.unattended(request)
+
+    async def report(self, request: c.Report, /) -> None:
+        self._blocking.report(request)
+
+    async def reported(self, request: c.Reported, /) -> Rates:
+        return self._blocking.reported(request)
+
+    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+        return self._blocking.survey(request)
 
     async def pending(self, request: c.Pending, /) -> int:
         return self._blocking.pending(request)

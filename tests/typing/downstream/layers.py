@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_type
 
 import channel_layer
-from channel_layer import BlockingChannelLayer, ChannelFull, ChannelLayer, Message, MessageTooLarge, Statistics
+from channel_layer import BlockingChannelLayer, ChannelFull, ChannelLayer, Counts, Message, MessageTooLarge, Statistics
 from channel_layer.config import CommonConfig, parse
 from channel_layer.loops import SystemClock
 from channel_layer.ports import Backend
@@ -138,7 +138,7 @@ def exercise_blocking(layer: BlockingChannelLayer) -> None:
     layer.close()
 
 
-async def exercise(layer: ChannelLayer) -> Statistics:
+async def exercise(layer: ChannelLayer) -> Counts:
     """Call everything once, on a layer that nobody else uses, and return what it counted."""
     assert_type(layer.expiry, float)
     assert_type(layer.group_expiry, float | None)
@@ -168,7 +168,10 @@ async def exercise(layer: ChannelLayer) -> Statistics:
         await layer.group_send("room", {"type": "hello"})
         await layer.receive(channel)
 
-        counted = assert_type(await layer.statistics(), Statistics)
+        counted = assert_type(layer.counts(), Counts)
+        known = assert_type(await layer.statistics(channel), Statistics)
+        assert_type(known.messages_count, int)
+        assert_type(known.as_dict(), dict[str, float])
         assert_type(await layer.flush(), None)
         assert_type(await layer.close_pools(), None)
     assert_type(await layer.aclose(), None)

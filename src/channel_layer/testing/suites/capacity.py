@@ -154,7 +154,7 @@ class CapacityTests(LayerTests):
                     await sender.group_send("group", {"n": 200 + n})
 
                 async def counted() -> bool:
-                    return {**(await owner.statistics()).dropped, **(await sender.statistics()).dropped} == {"full": 11}
+                    return {**owner.counts().dropped, **sender.counts().dropped} == {"full": 11}
 
                 await world.eventually(counted, "what a full member misses is counted: 11 of 16 messages")
                 due = [*range(100, 105), *(range(5) if leases else ())]
@@ -189,7 +189,7 @@ class CapacityTests(LayerTests):
                     sending = layer.send(channel, {"n": 1})
                     refused = await fails_with(layer.ChannelFull, sending, "send() to a full channel raises", channel)
                     expect(channel in str(refused), True, "ChannelFull names the channel", channel)
-                found = await layer.statistics()
+                found = layer.counts()
                 came = (found.sent, found.refused, len(found.dropped))
                 expect(came, (8, 4, 0), "a refused send is no loss", "12 sends, capacity 2")
 

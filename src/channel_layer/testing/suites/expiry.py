@@ -41,7 +41,7 @@ class ExpiryTests(LayerTests):
                 for channel in (*POPPED, owned):
                     expect(await world.number(owner, channel), 1, _OLD, asked)
                 expect(await world.number(owner, owned), 2, _OLD, asked)
-                expect((await owner.statistics()).dropped, {}, "what is delivered is not counted as lost", asked)
+                expect(owner.counts().dropped, {}, "what is delivered is not counted as lost", asked)
 
         for age in (0.0, _UNDER):
             run(use(world.beside(), age))
@@ -63,7 +63,7 @@ class ExpiryTests(LayerTests):
                     await sender.send(channel, {"n": 3})  # the first that may come
                     expect(number(await world.soon(receiving, _OLD)), 3, _OLD, f"{asked}, and one more to {channel}")
                 expect(await drain(owner, "jobs"), [], _OLD, asked)  # it may lie on another host than the new one
-                dropped = sum([(await layer.statistics()).dropped.get("expired", 0) for layer in (owner, sender)])
+                dropped = sum([layer.counts().dropped.get("expired", 0) for layer in (owner, sender)])
                 expect(dropped, len(POPPED) + 2, "each message that expires is counted once", asked)
 
         run(body())
@@ -105,7 +105,7 @@ class ExpiryTests(LayerTests):
                     expect(came, [True] * 4 + [False], rule, f"5 messages to {channel}, capacity 4, {_EXPIRY} s later")
                     numbers = sorted(await world.numbers(layer, channel, 4))
                     expect(numbers, [10, 11, 12, 13], _OLD, f"receive() from {channel}")
-                dropped = (await layer.statistics()).dropped
+                dropped = layer.counts().dropped
                 expect(dropped, {"expired": 4 * 4}, "each message that expires is counted once", "16 of them")
 
         run(body())
@@ -153,7 +153,7 @@ class ExpiryTests(LayerTests):
                 came = [await sends(sender, owned) for _ in range(20)]
                 expect(came, [False] * 20, "what has expired gives back its place, and no more", "20 messages too many")
                 expect(await world.numbers(owner, owned, 4), [0, 1, 2, 3], _OLD, "receive()")
-                dropped = sum([(await layer.statistics()).dropped.get("expired", 0) for layer in (owner, sender)])
+                dropped = sum([layer.counts().dropped.get("expired", 0) for layer in (owner, sender)])
                 expect(dropped, 4, "each message that expires is counted once", "4 of them")
 
         run(body())

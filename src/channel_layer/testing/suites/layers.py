@@ -7,12 +7,13 @@ from channel_layer.testing.suites.delivery import DeliveryTests
 from channel_layer.testing.suites.expiry import ExpiryTests
 from channel_layer.testing.suites.groups import GroupTests
 from channel_layer.testing.suites.receiving import ReceivingTests
+from channel_layer.testing.suites.statistics import StatisticsTests
 from channel_layer.testing.suites.whole import WholeTests
 
 __all__ = ("LayerSuite",)
 
 
-class LayerSuite(DeliveryTests, ReceivingTests, CapacityTests, GroupTests, ExpiryTests, WholeTests):
+class LayerSuite(DeliveryTests, ReceivingTests, CapacityTests, GroupTests, ExpiryTests, StatisticsTests, WholeTests):
     """All that a layer promises and a sequence of calls cannot show.
 
     ::

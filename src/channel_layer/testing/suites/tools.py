@@ -244,7 +244,7 @@ class World(Patient):
         """Wait until so many messages wait in a layer's process."""
 
         async def there() -> bool:
-            return (await layer.statistics()).waiting == count
+            return layer.counts().waiting == count
 
         await self.eventually(there, f"what was sent comes to the process that owns the channels: {count} messages")
 

@@ -1,0 +1,163 @@
+"""How the store comes to know what processes count: once a second, at the end of a loop, never at a send's expense."""
+
+# pyright: reportPrivateUsage=false
+# What a layer asks of its store is seen at the store.
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+
+import pytest
+
+from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.faults import Faults, FaultyBackend
+from channel_layer.testing import VirtualClock, make_rules
+from channel_layer.testing.suites.tools import in_fork
+from channel_layer_memory._store import MemoryBackend, MemoryStore
+from tests.support.servers import Deployment
+from tests.support.systems import System, run
+
+_MANY = 500
+
+
+def _keys(deployment: Deployment, prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in deployment.keys(prefix)]
+
+
+def test_a_send_costs_no_round_trip_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of sends the store is asked for nothing but to take them; when the layer closes, it is told once."""
+    asked = Counter[str]()
+    push, report = MemoryStore.push, MemoryStore.report
+
+    async def counted_push(self: MemoryStore, request: c.Push, /) -> c.Pushed:
+        asked["push"] += 1
+        return await push(self, request)
+
+    async def counted_report(self: MemoryStore, request: c.Report, /) -> None:
+        asked["report"] += request.messages
+        asked["reports"] += 1
+        await report(self, request)
+
+    monkeypatch.setattr(MemoryStore, "push", counted_push)
+    monkeypatch.setattr(MemoryStore, "report", counted_report)
+    monkeypatch.setattr("channel_layer.layer.REPORT_SECONDS", 3600.0)  # however slow this machine is
+
+    async def body() -> None:
+        rules = make_rules(capacity=_MANY)
+        async with ChannelLayer(rules, MemoryBackend(rules, VirtualClock())) as layer:
+            for _ in range(_MANY):
+                await layer.send("jobs", {})
+            assert asked == {"push": _MANY}
+        assert asked == {"push": _MANY, "report": _MANY, "reports": 1}
+
+    run(body())
+
+
+@pytest.mark.usefixtures("loops")
+def test_the_end_of_a_loop_tells_the_store(system: System) -> None:
+    """What was sent in event loops that have ended is known to others, and is counted once."""
+    system.options = {"capacity": 10}
+    layer, watcher = system.layer(), system.layer()
+
+    async def send() -> None:
+        await layer.send("jobs", {"n": 1})
+
+    async def look(at: ChannelLayer) -> int:
+        return (await at.statistics("jobs")).messages_count
+
+    async def close() -> None:
+        await layer.aclose()
+        assert await look(watcher) == 3
+        await watcher.aclose()
+
+    for _ in range(3):
+        asyncio.run(send())
+    assert asyncio.run(look(layer)) == 3
+    asyncio.run(close())
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("told", [False, True])
+def test_a_report_that_fails_is_told_later_or_never_twice(*, told: bool) -> None:
+    """A report that was not sent is told with the next one; one whose reply was lost is not told again."""
+
+    async def body() -> None:
+        rules = make_rules()
+        backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
+        async with ChannelLayer(rules, backend) as layer:
+            await layer.send("jobs", {"n": 1})
+            backend.fail_once(c.Report, acted=told)
+            first = (await layer.statistics("jobs")).messages_count
+            assert first == (1 if told else 0)
+            await layer.send("jobs", {"n": 2})
+            assert (await layer.statistics("jobs")).messages_count == 2
+
+    run(body())
+
+
+@pytest.mark.usefixtures("settled")
+def test_without_a_store_there_are_no_statistics_but_counts() -> None:
+    """statistics() fails when the store is away; what this process has counted needs no store."""
+
+    async def body() -> None:
+        rules = make_rules()
+        backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
+        async with ChannelLayer(rules, backend) as layer:
+            await layer.send("jobs", {"n": 1})
+            backend.fail_once(c.Survey)
+            with pytest.raises(StoreError):
+                await layer.statistics()
+            assert layer.counts().sent == 1
+        assert layer.counts().sent == 1
+
+    run(body())
+
+
+def test_a_fork_counts_nothing_twice(redis_system: System) -> None:
+    """What a parent has not told yet is told by the parent alone; its child tells what the child sends."""
+    layer = redis_system.layer(capacity=10)
+
+    async def send() -> None:
+        await layer.send("jobs", {"n": os.getpid()})
+
+    async def look() -> int:
+        return (await layer.statistics("jobs")).messages_count
+
+    async def in_child() -> None:
+        await send()
+        assert await look() == 1
+        await layer.aclose()
+
+    async def finish() -> None:
+        assert await look() == 3
+        await layer.aclose()
+
+    with asyncio.Runner() as runner:
+        runner.run(send())
+        runner.run(send())
+        assert layer._desk.ledger.tally
+        in_fork(lambda: run(in_child()), 30, "a fork after use starts anew")
+        runner.run(finish())
+
+
+def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, prefix: str) -> None:
+    """With ``blind_names`` the keys of statistics hold tokens, and each channel is found again by its name."""
+    pytest.importorskip("cryptography")
+    from channel_layer_redis import RedisChannelLayer  # noqa: PLC0415 - a layer with its options, for this test alone
+
+    async def body() -> None:
+        layer = RedisChannelLayer(
+            hosts=one_host.urls, prefix=prefix, symmetric_encryption_keys=["k" * 32], blind_names=True
+        )
+        async with layer:
+            for name in ("jobs", "reply?x", "daemon!x", await layer.new_channel("own")):
+                await layer.send(name, {"n": 1})
+                assert (await layer.statistics(name)).messages_count == 1
+        counted = [key for key in _keys(one_host, prefix) if key.startswith("n:")]
+        assert len(counted) == 5
+        assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "own"))
+
+    run(body())
