@@ -11,8 +11,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from channel_layer.names import Kind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from channel_layer.names import Queue
 
 __all__ = ("Counts", "Ledger", "Reason", "Statistics", "Tally")
 
@@ -35,6 +39,8 @@ _WARN_EVERY = 60.0
 _WORST = 3
 """Channels named in a warning; also causes."""
 
+
+_SINGLE_READER = Kind.SINGLE_READER
 
 _FAMILIES_AT_ONCE = 1000
 """Queues of which is told each second how much was sent to them: more than an application has names for, few enough
@@ -111,6 +117,15 @@ class Tally:
 
     def __bool__(self) -> bool:
         return bool(self._counts)
+
+    def count(self, queue: Queue, messages: int, refused: int) -> None:
+        """Count, as `add` does, what was sent to a queue; every send does."""
+        counts = self._counts.get(queue.name if queue.kind is not _SINGLE_READER else queue.family)
+        if counts is None:
+            self.add(queue.family, messages, refused)
+        else:
+            counts[0] += messages
+            counts[1] += refused
 
     def add(self, family: str, messages: int, refused: int = 0) -> None:
         """Count.

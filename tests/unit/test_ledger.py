@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from channel_layer.ledger import Counts, Ledger, Statistics, Tally
+from channel_layer.names import Queue
 
 
 def test_nothing_lost_is_nothing_to_say() -> None:
@@ -120,6 +121,14 @@ def test_a_tally_is_handed_over_once() -> None:
     assert tally.take() == (("jobs", 4, 4), ("chat.x!", 2, 0))
     assert not tally
     assert tally.take() == ()
+
+
+def test_a_tally_counts_answers_together() -> None:
+    """Single-reader channels that begin alike are one family: there is one for each answer."""
+    tally = Tally()
+    for name in ("reply?x", "reply?y", "other?x", "jobs", "chat.x!"):
+        tally.count(Queue.named(name), 1, 1)
+    assert tally.take() == (("reply?", 2, 2), ("other?", 1, 1), ("jobs", 1, 1), ("chat.x!", 1, 1))
 
 
 def test_a_tally_of_very_many_queues_loses_no_message() -> None:
