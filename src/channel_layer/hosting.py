@@ -22,7 +22,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import run_async, wake_all
+from channel_layer.loops import Pulse, run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -226,6 +226,8 @@ class Host:
 
     def __init__(self, desk: Desk, home: Home) -> None:
         self.home: Home = home
+        self.pulse: Pulse = Pulse(home.loop)
+        """For those in other loops who need what this one does."""
         self._desk = desk
         self._store = home.store
         self._loop = home.loop

@@ -26,7 +26,16 @@ from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, Subsc
 from channel_layer.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import REPORT_SECONDS, Host, closed_error, report
-from channel_layer.loops import Home, LoopStopped, Receiver, SystemClock, io_thread, run_async, run_in
+from channel_layer.loops import (
+    STILL_SECONDS,
+    Home,
+    LoopStopped,
+    Receiver,
+    SystemClock,
+    io_thread,
+    run_async,
+    run_in,
+)
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.sealing import blinded
@@ -260,7 +269,10 @@ class ChannelLayer:
                 if isinstance(source, Tap):
                     self._poke(source)
                 try:
-                    await waiter.woken
+                    if (host := self._host) is None or host.here or host.home is self._io_home:
+                        await waiter.woken
+                    else:
+                        await self._wait_for_any([waiter])
                 except BaseException:
                     self._abandon(source, box, waiter)
                     raise
@@ -500,7 +512,7 @@ class ChannelLayer:
             for source, _ in places:
                 if isinstance(source, Tap):
                     self._poke(source)
-            await asyncio.wait([waiter.woken for waiter in waiters], return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_for_any(waiters)
             with self._desk.lock:
                 for waiter in waiters:
                     if waiter.error is not None:
@@ -513,6 +525,18 @@ class ChannelLayer:
         finally:
             for waiter, (source, box) in left.items():
                 self._abandon(source, box, waiter)
+
+    async def _wait_for_any(self, waiters: Sequence[Receiver]) -> None:
+        """Wait until one is woken; see to it that somebody can: the loop that reads for all may wait for this one."""
+        futures = [waiter.woken for waiter in waiters]
+        while not (await asyncio.wait(futures, timeout=STILL_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+            await self._ensure_pulse()
+
+    async def _ensure_pulse(self) -> None:
+        """Host somewhere else if the loop that does so stands still."""
+        host = self._host
+        if host is None or (not host.here and host.pulse.stopped and self._drop(host)):
+            await self._ensure_host()
 
     def _take_oldest(
         self, places: Sequence[tuple[Inbox | Tap, Mailbox]], *, promised: bool
@@ -549,6 +573,8 @@ class ChannelLayer:
         while left:
             await asyncio.sleep(pause)
             pause = min(_FLUSH_POLL_MOST, pause * 2)
+            if self._desk.inboxes:
+                await self._ensure_pulse()
             still = await self._run(
                 _together([c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items()])
             )
@@ -869,9 +895,20 @@ class ChannelLayer:
                     self._host.start()
         finally:
             self._moving = False
-            if self._host is old:  # this loop ended meanwhile
-                self._host = None
+            if self._drop(old):  # this loop ended meanwhile
                 self._host_elsewhere()
+
+    def _drop(self, host: Host) -> bool:
+        """Let a host of another loop do nothing any more, whether it has been told to end or not; False if it has gone.
+
+        Else it would go on beside the next one, and both would hand over the same messages.
+        """
+        with self._hosting:
+            if self._host is not host:
+                return False
+            host.retire()
+            self._host = None
+            return True
 
     def _host_elsewhere(self) -> None:
         """The host's loop has ended: go on in another one, if there is anything to do."""
@@ -913,6 +950,7 @@ class ChannelLayer:
                 else:
                     result = await run_in(host.home.loop, partial(work, host))
             except LoopStopped:
+                self._drop(host)
                 continue
             except StoreError:
                 if self._host is host:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = (
     "SETTLE_SECONDS",
+    "STILL_SECONDS",
     "THREAD_NAME",
     "Home",
     "IOThread",
     "LoopStopped",
+    "Pulse",
     "Receiver",
     "SystemClock",
     "io_thread",
@@ -42,6 +44,9 @@ R = TypeVar("R")
 
 SETTLE_SECONDS = 1.0
 """A loop that has run for so long gets connections of its own. ``async_to_sync`` makes loops that live milliseconds."""
+
+STILL_SECONDS = 1.0
+"""A loop that has not gone round for so long is taken to stand still: what blocks it may be waiting for us."""
 
 THREAD_NAME = "channel-layer-io"
 
@@ -102,11 +107,44 @@ class LoopStopped(Exception):
     """An event loop has ended, or stands still, before it did what another one asked of it."""
 
 
+class Pulse:
+    """Whether the event loop of another thread goes round. It is felt by asking, from any thread, now and again.
+
+    Args:
+        loop: of the other thread.
+    """
+
+    __slots__ = ("_asked", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked: float | None = None
+        """Since when it has not answered."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the loop does not run, or has given no answer for `STILL_SECONDS`."""
+        if not self._loop.is_running():
+            return True
+        now, asked = SystemClock().now(), self._asked  # which the other thread may set to None at any moment
+        if asked is None:
+            self._asked = asked = now
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # closed just now
+                return True
+        return now - asked > STILL_SECONDS
+
+    def _answer(self) -> None:
+        self._asked = None
+
+
 async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[object, object, R]]) -> R:
     """Await *work* in the event loop of another thread; cancelling this cancels it there.
 
     Raises:
-        LoopStopped: that loop does not run, or has ceased to. The work may have been begun, even done.
+        LoopStopped: that loop does not run, or has ceased to, or something keeps it from going round. The work may have
+            been begun, even done.
     """
     outcome: Future[R] = Future()
     tasks: list[asyncio.Task[R]] = []
@@ -131,9 +169,10 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     except RuntimeError as exc:
         raise LoopStopped from exc
     wrapped = asyncio.wrap_future(outcome)
+    pulse = Pulse(loop)
     try:
         # What a loop is given in its last moment is not even begun, and nobody is told of that.
-        while not wrapped.done() and (loop.is_running() or outcome.done()):
+        while not wrapped.done() and (not pulse.stopped or outcome.done()):
             await asyncio.wait((wrapped,), timeout=_LOOK_SECONDS)
     finally:
         if not wrapped.cancel() and not wrapped.cancelled():

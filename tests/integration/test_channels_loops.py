@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 import pytest
@@ -24,6 +25,7 @@ import uvloop
 from asgiref.sync import async_to_sync
 
 from channel_layer import ChannelLayer, Counts, InvalidName, StoreError, loops
+from channel_layer_ipc import IPCChannelLayer
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import Fleet, SyncChild
@@ -36,12 +38,16 @@ R = TypeVar("R")
 Hosts: TypeAlias = tuple[str, ...]
 
 
-@pytest.fixture(params=[0, 1, 3], ids=["memory", "one-host", "three-databases"])
-def hosts(server: Server, request: pytest.FixtureRequest) -> Hosts:
-    """The URLs of as many hosts, none of which is memory."""
-    count: int = request.param
-    return tuple(server.host(db).url for db in range(count))
+@pytest.fixture(params=["memory", "ipc", "one-host", "three-databases"])
+def hosts(server: Server, request: pytest.FixtureRequest, tmp_path: Path) -> Hosts:
+    """The URLs of the hosts, none of which is memory; for IPC that of a directory."""
+    kind: str = request.param
+    if kind == "ipc":
+        return (f"{_IPC}{tmp_path / 'world'}",)
+    return tuple(server.host(db).url for db in range({"memory": 0, "one-host": 1}.get(kind, 3)))
 
+
+_IPC: Final = "ipc:"
 
 STRICT: Final = {"PYTHONWARNINGS": "error"}
 """Every warning is shown, in whatever corner it is raised, so that a good worker has no output at all.
@@ -57,7 +63,7 @@ class Setup:
     """What a worker process builds its layers of.
 
     Attributes:
-        hosts: URLs; none for memory.
+        hosts: URLs; none for memory; ``ipc:<directory>`` alone.
         prefix: of all keys.
     """
 
@@ -69,6 +75,8 @@ class Setup:
         loops.SETTLE_SECONDS = 0.0 if settled else 3600.0
         if not self.hosts:
             return MemoryChannelLayer(prefix=self.prefix)
+        if self.hosts[0].startswith(_IPC):
+            return IPCChannelLayer(prefix=self.prefix, directory=self.hosts[0].removeprefix(_IPC))
         return RedisChannelLayer(hosts=self.hosts, prefix=self.prefix)
 
 
@@ -571,15 +579,16 @@ FORKABLE: Final = {**STRICT, "PYTHONWARNINGS": "error,ignore::DeprecationWarning
 """From 3.12 on, Python warns of any fork beside threads."""
 
 
-@pytest.mark.parametrize("hosts", [1, 3], indirect=True, ids=["one-host", "three-databases"])
+@pytest.mark.parametrize("hosts", ["ipc", "one-host", "three-databases"], indirect=True)
 def test_fork_through_multiprocessing(hosts: Hosts, prefix: str) -> None:
     """A child of multiprocessing's fork begins anew, the parent goes on, and both hear each other."""
     in_own_process(fork_as_multiprocessing_does, Setup(hosts, prefix), FORKABLE)
 
 
-def test_fork_of_a_prefork_server(server: Server, prefix: str) -> None:
+@pytest.mark.parametrize("hosts", ["ipc", "one-host"], indirect=True)
+def test_fork_of_a_prefork_server(hosts: Hosts, prefix: str) -> None:
     """A forked child that ends like any program, with Python's tidying up, does not disturb the parent."""
-    code = f"from {__name__} import *; fork_as_servers_do({Setup((server.url,), prefix)!r})"
+    code = f"from {__name__} import *; fork_as_servers_do({Setup(hosts, prefix)!r})"
     ended = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **FORKABLE, "PYTHONPATH": os.pathsep.join(sys.path)},
