@@ -127,13 +127,18 @@ class _Halves:
             return await self._remote.pending(request)
         return await self._local.pending(c.Pending(0, request.channel))
 
-    # -- statistics: of all machines, but for what waits here
+    # -- statistics
 
     async def report(self, request: c.Report, /) -> None:
-        await self._remote.report(request)
+        if request.shard < self._shards:
+            await self._remote.report(request)
+        else:
+            await self._local.report(replace(request, shard=0))
 
     async def reported(self, request: c.Reported, /) -> Rates:
-        return await self._remote.reported(request)
+        if request.shard < self._shards:
+            return await self._remote.reported(request)
+        return await self._local.reported(c.Reported(0, request.queue))
 
     async def survey(self, request: c.Survey, /) -> c.Surveyed:
         if request.shard < self._shards:

@@ -402,7 +402,7 @@ def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[li
     by_shard: dict[int, list[c.Count]] = {}
     for family, messages, refused in counts:
         queue = Queue.named(family)
-        by_shard.setdefault(routes.ring.queue(queue), []).append(c.Count(queue, messages, refused))
+        by_shard.setdefault(_counted_on(routes, queue), []).append(c.Count(queue, messages, refused))
     left: list[tuple[str, int, int]] = []
     for shard, some in by_shard.items():
         told = tuple(count for count in some if count.queue.name)
@@ -415,6 +415,12 @@ def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[li
     return left
 
 
+def _counted_on(routes: Routes, queue: Queue) -> int:
+    """Return the shard that is told of a queue: this machine's own for what it may keep, so that it costs no other."""
+    local = routes.local_of(queue)
+    return routes.ring.queue(queue) if local is None else local
+
+
 def statistics(routes: Routes, channel: ChannelName | None) -> Program[Statistics]:
     """Add up what the shards know.
 
@@ -423,10 +429,10 @@ def statistics(routes: Routes, channel: ChannelName | None) -> Program[Statistic
         channel: of which channel; None: of all.
     """
     if channel is None:
-        counting = tuple(c.Reported(shard, None) for shard in range(len(routes.ring)))
+        counting = tuple(c.Reported(shard, None) for shard in routes.all_shards)
     else:
         family = Queue(channel.queue.family, channel.queue.kind)
-        counting = (c.Reported(routes.ring.queue(family), family),)
+        counting = (c.Reported(_counted_on(routes, family), family),)
     places = routes.all_shards if channel is None else routes.shards(channel.queue)
     waiting = tuple(c.Survey(shard, channel) for shard in places)
     rates = yield from perform(c.Together(counting))

@@ -8,7 +8,7 @@ import pytest
 
 from channel_layer.config import parse
 from channel_layer.errors import ConfigError
-from channel_layer_ipc import IPCChannelLayer
+from channel_layer_ipc import IPCChannelLayer, _keys
 from channel_layer_ipc.config import IPCConfig
 
 MISTAKES: dict[str, tuple[dict[str, object], str, str]] = {
@@ -64,3 +64,9 @@ def test_making_a_layer_touches_no_file(tmp_path: Path) -> None:
     """A constructor does no I/O: the directory comes with the first message."""
     IPCChannelLayer(directory=tmp_path / "worlds")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_two_kinds_of_records_share_a_letter() -> None:
+    """A letter says what a record is: each kind has one of its own."""
+    letters = [value for value in vars(_keys).values() if isinstance(value, bytes) and len(value) == 1]
+    assert len(letters) == len(set(letters)) == len(_keys.KINDS)

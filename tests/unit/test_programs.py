@@ -363,3 +363,22 @@ def test_statistics_of_several_shards_are_added_up() -> None:
     ):
         known = play(programs.statistics(TWO, None), asked, (waiting, found))
         assert known == Statistics(*counted, pending, age, *refused)
+
+
+def test_what_this_machine_may_keep_is_counted_here() -> None:
+    """Over two halves normal channels are counted in the local one, so that they cost the servers nothing."""
+    halves = Routes(Ring(["host0:6379/0"]), CapacityTable(100), local=1)
+    jobs = ChannelName.parse("jobs")
+    play(
+        programs.report(halves, [("jobs", 2, 0), (INBOX.name, 1, 0)]),
+        (c.Report(1, (c.Count(jobs.queue, 2, 0),), 2, 0), None),
+        (c.Report(0, (c.Count(INBOX, 1, 0),), 1, 0), None),
+    )
+    known = play(
+        programs.statistics(halves, jobs),
+        (together(c.Reported(1, jobs.queue)), (Rates(2, 0, 0, 0, 60.0),)),
+        (together(c.Survey(1, jobs), c.Survey(0, jobs)), (c.Surveyed(1, 1.0), c.Surveyed(1, 2.0))),
+    )
+    assert (known.messages_count, known.messages_pending, known.messages_max_age) == (2, 2, 2.0)
+    asked = next(programs.statistics(halves, None))
+    assert asked == together(c.Reported(0, None), c.Reported(1, None))

@@ -57,7 +57,7 @@ LEFT: Final = b"x"
 WAITER: Final = b"w"
 FLUSH: Final = b"f"
 VERSION: Final = b"v"
-METER: Final = b"a"
+METER: Final = b"r"
 DUE: Final = b"e"
 
 KINDS: Final = {
