@@ -161,3 +161,28 @@ def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, prefix: 
         assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "own"))
 
     run(body())
+
+
+def test_both_halves_of_a_layer_know_the_same(system: System) -> None:
+    """What threads send is counted with what event loops send, and both are told it, threads as the dict of ASGI 1."""
+    layer, watcher = system.layer(capacity=3), system.layer(capacity=3)
+
+    async def body() -> None:
+        await layer.send("jobs", {"n": 0})
+        for number in (1, 2):
+            layer.blocking.send("jobs", {"n": number})
+        with pytest.raises(layer.ChannelFull):
+            layer.blocking.send("jobs", {"n": 3})
+        told = layer.blocking.channel_statistics("jobs")
+        assert (told["messages_count"], told["channel_full_count"], told["messages_pending"]) == (3, 1, 3)
+        assert 3 / 70 <= told["messages_count_per_second"] <= 3 / 60
+        assert layer.blocking.global_statistics()["messages_count"] == 3
+        assert (await watcher.statistics("jobs")).messages_count == 3
+        layer.blocking.receive(["jobs"])
+        layer.blocking.send("jobs", {"n": 4})
+        layer.blocking.close()  # which tells the store
+        assert (await watcher.statistics("jobs")).messages_count == 4
+        await layer.aclose()
+        await watcher.aclose()
+
+    run(body())

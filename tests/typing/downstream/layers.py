@@ -134,6 +134,8 @@ def exercise_blocking(layer: BlockingChannelLayer) -> None:
     layer.group_send("room", {"type": "hello"})
     layer.send_group("room", {"type": "hello"})
     layer.group_discard("room", reply)
+    assert_type(layer.global_statistics(), dict[str, float])
+    assert_type(layer.channel_statistics(reply), dict[str, float])
     layer.flush()
     layer.close()
 
