@@ -90,9 +90,10 @@ class Plain:
 
     def pending(self, request: c.Pending, /) -> int:
         """See `channel_layer.commands.Pending`."""
-        with self._world.lock:
-            line, _ = self._line(request.channel.queue)
-            return sum(entry.frame.startswith(message_frame(request.channel.name, b"")) for entry in line)
+        head, oldest = message_frame(request.channel.name, b""), self._clock.now() - self._rules.expiry
+        with self._world.lock:  # what is too old stays, to be counted by who takes or pushes
+            line = self._world.lines.get(request.channel.queue.name, [])
+            return sum(entry.stamp > oldest and entry.frame.startswith(head) for entry in line)
 
     def join(self, request: c.Join, /) -> None:
         """See `channel_layer.commands.Join`."""

@@ -292,7 +292,7 @@ def test_garbage_in_a_subscription_of_two_types_is_skipped(system: System, monke
     async def body() -> None:
         async with system.layer() as layer, system.layer() as sender, _events(layer, 2) as messages:
             with monkeypatch.context() as patch:
-                patch.setattr(sender, "_encode", encode)
+                patch.setattr(sender._courier, "_encode", encode)
                 await sender.group_send("news", {})
             await sender.group_send("news", {"type": "news", "text": "x"})
             assert await _next(messages) == News(text="x")
