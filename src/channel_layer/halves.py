@@ -199,7 +199,7 @@ class _Halves:
         return await self._local.flush(c.Flush(0, request.generation))
 
     async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return await self._remote.unflushed(request)
+        return await self._remote.unflushed(request) if request.shard < self._shards else ()
 
     async def acknowledge(self, request: c.Acknowledge, /) -> None:
         await self._remote.acknowledge(request)
@@ -344,7 +344,7 @@ class _BlockingHalves:
         return self._local.flush(c.Flush(0, request.generation))
 
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return self._remote.unflushed(request)
+        return self._remote.unflushed(request) if request.shard < self._shards else ()
 
     def close(self) -> None:
         """Let go of both."""

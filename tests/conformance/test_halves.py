@@ -31,6 +31,9 @@ from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores,
 
 pytestmark = pytest.mark.usefixtures("tidied")
 
+_on_servers = pytest.mark.parametrize("deployment", ["one-host", "three-databases"], indirect=True)
+"""What is special about several servers is judged where there is no other half."""
+
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Generator[IPCWorlds]:
@@ -65,6 +68,7 @@ def test_layers_over_two_memory_stores_keep_every_promise() -> None:
     run_layer_conformance_test(layers_over(halves(memory_stores(), memory_stores())))
 
 
+@_on_servers
 def test_ipc_and_redis_as_one_are_right(both: MakeStore) -> None:
     """The IPC store and the Redis store make a right one."""
     few = settings(max_examples=max(30, settings().max_examples // 3), deadline=None)
@@ -76,12 +80,14 @@ def test_tokens_for_names_are_names_to_both() -> None:
     run_async_conformance_test(blind_stores(halves(memory_stores(), memory_stores())))
 
 
+@_on_servers
 def test_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
     """So do layers over these two, on one host and on three."""
     few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(layers_over(both), settings=few)
 
 
+@_on_servers
 def test_sealed_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
     """So do layers that seal what they send and hide what it is called."""
     few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=30, deadline=None)
@@ -143,6 +149,7 @@ def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyP
     asyncio.run(body())
 
 
+@_on_servers
 class TestStore(StoreSuite):
     """The store of two: wake-ups, cancellation at every step, threads, what is left."""
 
@@ -160,11 +167,13 @@ class TestStore(StoreSuite):
         return here + len(self.deployment.keys(prefix))
 
 
+@_on_servers
 class TestLayer(LayerSuite):
     """The layer; event loops get stores of their own at once, or go through the I/O thread."""
 
-    @pytest.fixture(params=["settled", "young"])
-    def make_layer(self, both: MakeStore, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
-        """Layers over both halves."""
-        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if request.param == "young" else 0.0)
+    @pytest.fixture
+    def make_layer(self, both: MakeStore, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
+        """Layers over both halves: with one host through the I/O thread, with three not."""
+        young = len(deployment.hosts) == 1
+        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
         return layers_over(both)

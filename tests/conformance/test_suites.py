@@ -83,7 +83,7 @@ class Plain:
     def put_back(self, request: c.PutBack, /) -> c.Returned:
         """See `channel_layer.commands.PutBack`."""
         with self._world.lock:
-            line, _ = self._line(request.queue)
+            line = self._world.lines.setdefault(request.queue.name, [])  # what is too old is counted by who comes next
             kept = [entry for entry in request.entries if entry.stamp >= self._world.flushed_at]
             line[:0] = kept
             return c.Returned(0, len(request.entries) - len(kept))

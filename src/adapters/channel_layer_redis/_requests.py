@@ -390,6 +390,7 @@ class Requests:
         return [(name, number(reply)) for name, reply in zip(names, replies, strict=True)]
 
     def _flush_others(self, found: list[tuple[str, str]]) -> Asking[int]:
+        found = list(dict.fromkeys(found))  # SCAN may name a key twice, which would be counted twice
         # A stream's owner's lease has the say; without one it is trimmed, for an owner who may come back.
         streams = [name for kind, name in found if kind == "s"]
         living = yield from self.alive_names(streams)
