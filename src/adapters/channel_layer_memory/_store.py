@@ -283,7 +283,7 @@ class MemoryStore:
         channel = request.channel
         with self._lock:
             now = self._now()
-            names = [*self._all.lines, *self._all.inboxes] if channel is None else [channel.queue.name]
+            names = {*self._all.lines, *self._all.inboxes} if channel is None else {channel.queue.name}
             begins = b"m" if channel is None else message_frame(channel.name, b"")
             found = [self._waiting(name, begins, now) for name in names]
         count = sum(pending for pending, _ in found)

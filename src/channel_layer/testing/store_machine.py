@@ -515,6 +515,8 @@ class StoreMachine(RuleBasedStateMachine):
     def attend(self, channel: str, claimant: str, count: int, then: str) -> None:
         """Somebody attends to a queue, perhaps for long enough, and a message comes that is for such a one only."""
         queue = ChannelName.parse(channel).queue
+        if queue.kind is Kind.INBOX:
+            return  # which has a claimant instead
         seconds = self.expiry / 2
         self.pop_some(queue, count, claimant, self.shard(queue), seconds)
         limit = self.last.plus(seconds)
@@ -543,6 +545,8 @@ class StoreMachine(RuleBasedStateMachine):
     @_judged
     def leave_behind(self, channel: str) -> None:
         """A message comes, whoever attends; then one that is only for who does."""
+        if ChannelName.parse(channel).queue.kind is Kind.INBOX:
+            return
         self.push_one(channel)
         self.push_if_attended(channel)
         self.look_for_unattended()
