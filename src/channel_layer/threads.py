@@ -76,7 +76,9 @@ class Alarm:
         self._lock = threading.Lock()
         self._rung = False
         self.error: Exception | None = None
-        self.descriptor, self._ring = os.pipe()
+        ends = os.pipe()
+        self.descriptor: int = ends[0]
+        self._ring: int = ends[1]
 
     def wake(self) -> None:
         """Let the thread run. Harmless if it has gone."""
