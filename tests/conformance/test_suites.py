@@ -223,6 +223,7 @@ class TestSealedRedisLayer(LayerSuite):
             server_pool.remove(prefix)
 
 
+@pytest.mark.parametrize("deployment", ["one-host", "three-databases"], indirect=True)
 class TestRedisLayer(LayerSuite):
     """The Redis layer; event loops get connections of their own at once, or go through the I/O thread."""
 

@@ -75,7 +75,7 @@ def call_very_often(_child: SyncChild, setup: Setup) -> tuple[list[int], int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosts", ["ipc", "one-host"], indirect=True)
+@pytest.mark.parametrize("hosts", ["one-host"], indirect=True)
 def test_ten_thousand_calls_leave_nothing_behind(hosts: Hosts, prefix: str) -> None:
     """10 000 calls of async_to_sync, each with a loop of its own, take no memory, file or connection that stays."""
     with Fleet() as fleet:
