@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.fronts import Front
+from channel_layer.fronts import Front, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -320,13 +320,7 @@ class FaultyBlockingStore:
         self._store = store
 
     def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        outcomes: list[R | StoreError] = []
-        for request in requests:
-            try:
-                outcomes.append(request.on_blocking(self))
-            except StoreError as exc:
-                outcomes.append(exc)
-        return outcomes
+        return one_by_one(self, requests)
 
     # -- messages
 

@@ -1,16 +1,34 @@
-"""A backend in front of another one, as far as it changes nothing: what stands there says only what it does.
+"""What stands in front of another backend, as far as it changes nothing; and stores that do one thing at a time.
 
 Whoever hinders a store or translates for it has to pass everything else on, and forgetting to would be found late.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
-    from channel_layer.ports import Backend, Capabilities
+    from collections.abc import Sequence
 
-__all__ = ("Front",)
+    from channel_layer.commands import BlockingCommand
+    from channel_layer.ports import Backend, BlockingStore, Capabilities
+
+__all__ = ("Front", "one_by_one")
+
+R = TypeVar("R")
+
+
+def one_by_one(store: BlockingStore, requests: Sequence[BlockingCommand[R]]) -> list[R | StoreError]:
+    """Carry out requests one after another, for a store whose `BlockingStore.together` can do no better."""
+    outcomes: list[R | StoreError] = []
+    for request in requests:
+        try:
+            outcomes.append(request.on_blocking(store))
+        except StoreError as exc:
+            outcomes.append(exc)
+    return outcomes
 
 
 class Front:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.errors import StoreError
+from channel_layer.fronts import one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from channel_layer.errors import StoreError
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Waiting
     from channel_layer.traffic import Rates
 
@@ -236,15 +237,11 @@ class _BlockingHalves:
 
     def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
         there = [place for place, request in enumerate(requests) if request.shard < self._shards]
-        here = [place for place in range(len(requests)) if place not in set(there)]
+        here = [place for place, request in enumerate(requests) if request.shard >= self._shards]
         outcomes: dict[int, _R | StoreError] = {}
         if there:
             outcomes.update(zip(there, self._remote.together([requests[place] for place in there]), strict=True))
-        for place in here:
-            try:
-                outcomes[place] = requests[place].on_blocking(self)
-            except StoreError as exc:
-                outcomes[place] = exc
+        outcomes.update(zip(here, one_by_one(self, [requests[place] for place in here]), strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
     # -- messages

@@ -965,7 +965,8 @@ class _Pump:
         for shard in self._order():
             if shard in self._waits and not self.tap.held_back:
                 continue
-            if shard != self._local and shard not in self._called | self._passed and self._attends:
+            called = shard in self._called or shard in self._passed
+            if shard != self._local and not called and self._attends:
                 self._wait_for(shard)
                 continue
             demand = self._demand()

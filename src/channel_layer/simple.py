@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer.expiry import counts_lifetimes
+from channel_layer.fronts import one_by_one
 from channel_layer.ports import Capabilities
 from channel_layer.traffic import Meters
 
@@ -295,13 +296,7 @@ class _CompletedForThreads:
             keeper.close()
 
     def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        outcomes: list[R | StoreError] = []
-        for request in requests:
-            try:
-                outcomes.append(request.on_blocking(self))
-            except StoreError as exc:
-                outcomes.append(exc)
-        return outcomes
+        return one_by_one(self, requests)
 
     # -- messages
 
