@@ -253,7 +253,7 @@ class BlockingChannelLayer:
                 continue
             if inbox is not None:
                 with desk.lock:
-                    inbox.confirmed(name.name, member.name, joined.version)
+                    desk.joined(inbox, name.name, member.name, joined.version)
             return
 
     def group_discard(self, group: str, channel: str) -> None:

@@ -78,6 +78,12 @@ class StoreClock:
             return 0.0
         return local + self._high + _DRIFT * abs(local - self._at)
 
+    def earliest(self, local: float) -> float:
+        """Return the earliest that the store's clock can show at local time *local*; 0 until it is `known`."""
+        if self._at is None:
+            return 0.0
+        return local + self._low - _DRIFT * abs(local - self._at)
+
     def middle(self, local: float) -> float:
         """Return the best single guess of what the store's clock shows at local time *local*."""
         return local + (self._low + self._high) / 2

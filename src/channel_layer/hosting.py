@@ -132,6 +132,14 @@ class Desk:
         """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
         return self.clocks[shard].latest(now) - now
 
+    def doubt(self, shard: int, now: float) -> float:
+        """Return by how many seconds it may be ahead less than `offset` says."""
+        return self.clocks[shard].latest(now) - self.clocks[shard].earliest(now)
+
+    def joined(self, inbox: Inbox, group: str, member: str, version: int) -> None:
+        """Remember a membership that the store has just confirmed. Call it under the `lock`."""
+        inbox.confirmed(group, member, version, self.clocks[inbox.shard].middle(self.clock.now()))
+
     def tell(self) -> None:
         """Say in the log what was lost, if there is news and it was not said just now."""
         with self.lock:
@@ -470,7 +478,8 @@ class Host:
                 if self._stopping:  # whoever hosts next reads this again, or has done so
                     return
                 now = desk.clock.now()
-                waiters = inbox.apply(batch.entries, desk.offset(inbox.shard, now), now)
+                shard = inbox.shard
+                waiters = inbox.apply(batch.entries, desk.offset(shard, now), now, desk.doubt(shard, now))
                 waiters += desk.watching(queue.name)
                 inbox.position = batch.position
                 flushed = inbox.flushed
@@ -632,22 +641,22 @@ class Host:
         await self._announce([(inbox, *each) for each in self._all(inbox)])
         inbox.unannounced = False
 
-    def _all(self, inbox: Inbox) -> list[tuple[str, str, float | None]]:
+    def _all(self, inbox: Inbox) -> list[tuple[str, str, float]]:
         with self._desk.lock:
             return inbox.memberships()
 
-    def _memberships(self, wanted: Callable[[GroupName], bool]) -> list[tuple[Inbox, str, str, float | None]]:
+    def _memberships(self, wanted: Callable[[GroupName], bool]) -> list[tuple[Inbox, str, str, float]]:
         with self._desk.lock:
             inboxes = list(self._desk.inboxes.values())
         return [(inbox, *each) for inbox in inboxes for each in self._all(inbox) if wanted(GroupName.parse(each[0]))]
 
-    async def _announce(self, memberships: list[tuple[Inbox, str, str, float | None]]) -> None:
+    async def _announce(self, memberships: list[tuple[Inbox, str, str, float]]) -> None:
         """Tell the store of memberships that it may have lost."""
         desk = self._desk
         now, limit = desk.clock.now(), desk.rules.group_expiry
         valid: list[tuple[Inbox, str, str, float]] = []
         for inbox, group, member, joined in memberships:
-            age = 0.0 if joined is None else max(0.0, desk.clocks[inbox.shard].middle(now) - joined)
+            age = max(0.0, desk.clocks[inbox.shard].middle(now) - joined)
             if limit is None or age < limit:  # else it is over, and a joining by somebody else may have followed
                 valid.append((inbox, group, member, age))
         for start in range(0, len(valid), _ANNOUNCE_AT_ONCE):
@@ -729,7 +738,7 @@ class Host:
                 programs.group_discard(desk.routes, GroupName.parse(group), ChannelName.parse(member), latest)
                 for group, member, latest in leaving[start : start + _ANNOUNCE_AT_ONCE]
             ]
-            # What fails is tried again when the next message expires unread.
+            # What fails, or is refused, is tried again with the next sweep.
             await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
 
     # -- this machine's half

@@ -341,7 +341,7 @@ class ChannelLayer:
                 continue
             if inbox is not None:
                 with self._desk.lock:
-                    inbox.confirmed(group.name, channel.name, joined.version)
+                    self._desk.joined(inbox, group.name, channel.name, joined.version)
             return
 
     async def _claim_again(self, inbox: Inbox) -> None:

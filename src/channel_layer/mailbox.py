@@ -6,6 +6,7 @@ a cancelled ``receive()`` has nothing to lose, and its call is passed on. Whoeve
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -63,10 +64,22 @@ class Mailbox:
         promised: receivers that were woken and have not taken their message yet.
         groups: names of the groups whose mirror it is in.
         kept: somebody holds on to it: messages that expire unread do not end its memberships.
+        lapsed_at: local seconds at which the last message that expired unread did.
         used_at: local seconds when a ``receive()`` last took a message or was given up.
     """
 
-    __slots__ = ("capacity", "grouped", "groups", "items", "kept", "name", "promised", "used_at", "waiters")
+    __slots__ = (
+        "capacity",
+        "grouped",
+        "groups",
+        "items",
+        "kept",
+        "lapsed_at",
+        "name",
+        "promised",
+        "used_at",
+        "waiters",
+    )
 
     def __init__(self, name: str, capacity: int, now: float) -> None:
         self.name: str = name
@@ -77,6 +90,7 @@ class Mailbox:
         self.promised: int = 0
         self.groups: set[str] = set()
         self.kept: bool = False
+        self.lapsed_at: float = -math.inf
         self.used_at: float = now
 
     @property
@@ -114,7 +128,9 @@ class Mailbox:
         """Drop what is too old at local time *now* from the head; return how many of them were direct."""
         items, direct = self.items, 0
         while items and items[0].deadline <= now:
-            if items.popleft().group:
+            item = items.popleft()
+            self.lapsed_at = item.deadline
+            if item.group:
                 self.grouped -= 1
             else:
                 direct += 1
@@ -184,8 +200,9 @@ class Inbox:
         self.waiting: dict[str, Mailbox] = {}
         """Mailboxes that may hold something: the ones to look at when time has passed."""
         self.mirror: dict[str, dict[str, _Member]] = {}
-        self.unseen: dict[tuple[str, str], int] = {}
-        """Memberships (group, member) that the store confirmed, with their version, until their marker is met."""
+        self.unseen: dict[tuple[str, str], tuple[int, float]] = {}
+        """Memberships (group, member) that the store confirmed, until their marker is met: their version, and when they
+        were made by the store's clock."""
         self.position: str = ""
         self.generation: str = ""
         self.epoch: str = ""
@@ -206,7 +223,7 @@ class Inbox:
         self._group_expiry = group_expiry
         self._versions: dict[tuple[str, str], tuple[int, float]] = {}
         self._lapsed: set[str] = set()
-        """Channels with a message that became too old and was dropped for a newer one before a sweep saw it."""
+        """Channels with a message that became too old since they joined, whose memberships are to end."""
         self._oldest: dict[str, float] = {}
         """For each group in the mirror: when the longest membership was last made."""
         self._latest: dict[str, int] = {}
@@ -225,6 +242,7 @@ class Inbox:
         """Take a message for a receiver, past any that are too old."""
         if box.items and box.items[0].deadline <= now:
             self._expire(box, now)
+            box.lapsed_at = -math.inf  # it is read, if late
         box.used_at = now
         item = box.take(promised=promised)
         if item is not None:
@@ -278,23 +296,32 @@ class Inbox:
     def sweep(self, now: float) -> list[tuple[str, str, int]]:
         """Drop what is too old at local time *now*; return memberships to end, because of that.
 
+        They are returned until their end is met: the store refuses it while a later joining, of any channel of this
+        inbox, has yet to be met here.
+
         Returns:
             (group, member, the latest version in which a channel of this inbox is known to have joined the group).
         """
-        lapsed, self._lapsed = self._lapsed, set()
         for box in list(self.waiting.values()):
             if not box.items:
                 del self.waiting[box.name]
             elif box.items[0].deadline <= now:
                 self._expire(box, now)
-                lapsed.add(box.name)
-        boxes = (self.boxes[name] for name in lapsed if name in self.boxes)
-        return [(group, box.name, self._latest[group]) for box in boxes if not box.kept for group in box.groups]
+                self._lapsed.add(box.name)
+        ending: list[tuple[str, str, int]] = []
+        for name in list(self._lapsed):
+            member = self.boxes.get(name)
+            if member is None or member.kept or not member.groups:
+                self._lapsed.discard(name)
+            else:
+                ending += [(group, name, self._latest[group]) for group in member.groups]
+        return ending
 
     def forget(self, now: float) -> None:
         """Forget mailboxes that nobody has used for `expiry` seconds, and old versions of members that left."""
         for box in list(self.boxes.values()):
-            if box.idle and not (box.groups or box.kept) and now - box.used_at >= self._expiry:
+            used_at = max(box.used_at, box.lapsed_at)  # a marker of before that may be on its way
+            if box.idle and not (box.groups or box.kept) and now - used_at >= self._expiry:
                 del self.boxes[box.name]
                 self._addressed.pop(envelope.message_frame(box.name, b""), None)
         for key, (_, at) in list(self._versions.items()):
@@ -335,13 +362,16 @@ class Inbox:
 
     # -- the stream of what comes in
 
-    def apply(self, entries: Iterable[tuple[float, bytes]], offset: float, now: float) -> list[Waiter]:
+    def apply(
+        self, entries: Iterable[tuple[float, bytes]], offset: float, now: float, doubt: float = 0.0
+    ) -> list[Waiter]:
         """Take in what was read, in order; return whom to wake.
 
         Args:
             entries: (stamp, frame) pairs.
             offset: the latest that the store's clock can be ahead of the local one, in seconds.
             now: local time.
+            doubt: by how much less it may be ahead.
         """
         wake: list[Waiter] = []
         lifetime = deadline(0.0, self._expiry, offset)
@@ -366,7 +396,7 @@ class Inbox:
                 elif kind in (envelope.JOIN, envelope.LEAVE):
                     marker = envelope.read_marker(frame)
                     self._check(marker)
-                    self._change(marker, stamp, now)
+                    self._change(marker, stamp, stamp - offset + doubt, now)
                 elif kind == envelope.FLUSH:
                     generation = envelope.read_flush(frame).generation
                     if not generation:
@@ -434,9 +464,18 @@ class Inbox:
         if owner.name != self.queue.name:
             raise envelope.BadFrame("a marker for a channel of somebody else")
 
-    def _change(self, marker: envelope.MembershipMarker, stamp: float, now: float) -> None:
+    def _change(self, marker: envelope.MembershipMarker, stamp: float, marked: float, now: float) -> None:
+        """Change the mirror.
+
+        Args:
+            marker: what has changed.
+            stamp: when, by the store's clock.
+            marked: when at the latest, by the local clock, which may be long ago: a reader can be late.
+            now: local time.
+        """
         key = (marker.group, marker.member)
-        if marker.version >= self.unseen.get(key, marker.version + 1):
+        unseen = self.unseen.get(key)
+        if unseen is not None and marker.version >= unseen[0]:
             del self.unseen[key]
         if marker.joined and marker.group in self._latest:
             self._latest[marker.group] = max(marker.version, self._latest[marker.group])
@@ -447,8 +486,11 @@ class Inbox:
         members = self.mirror.setdefault(marker.group, {})
         if marker.joined:
             box = self.box(marker.member, now)
-            self._expire(box, now)  # what was too old before it joined (again) does not end this membership
-            self._lapsed.discard(marker.member)
+            self._expire(box, now)
+            if box.lapsed_at > marked:
+                self._lapsed.add(marker.member)
+            else:  # what was too old before it joined (again) does not end this membership
+                self._lapsed.discard(marker.member)
             joined = stamp - marker.age / 1000
             members[marker.member] = _Member(box, joined)
             box.groups.add(marker.group)
@@ -486,11 +528,11 @@ class Inbox:
 
     # -- what the store is told again
 
-    def confirmed(self, group: str, member: str, version: int) -> None:
-        """Remember a membership that the store confirmed, until its marker is met."""
+    def confirmed(self, group: str, member: str, version: int, joined: float) -> None:
+        """Remember a membership that the store confirmed at its time *joined*, until its marker is met."""
         known = self._versions.get((group, member))
         if known is None or known[0] < version:
-            self.unseen[group, member] = version
+            self.unseen[group, member] = version, joined
 
     def unconfirmed(self, group: str, member: str) -> None:
         """A member is leaving: it must not be announced again."""
@@ -498,13 +540,13 @@ class Inbox:
 
     def retract(self, group: str, member: str, version: int, now: float) -> None:
         """End a membership that somebody has ended, up to a version of the group, while the owner could not be told."""
-        self._change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now)
+        self._change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now, now)
 
-    def memberships(self) -> list[tuple[str, str, float | None]]:
-        """Return (group, member, when it joined by the store's clock, or None for just now)."""
-        seen = [(group, name, m.joined) for group, members in self.mirror.items() for name, m in members.items()]
-        known = {(group, name) for group, name, _ in seen}
-        return [*seen, *((group, name, None) for group, name in self.unseen if (group, name) not in known)]
+    def memberships(self) -> list[tuple[str, str, float]]:
+        """Return (group, member, when it joined by the store's clock)."""
+        known = {(group, name): m.joined for group, members in self.mirror.items() for name, m in members.items()}
+        known.update((key, joined) for key, (_, joined) in self.unseen.items())
+        return [(group, name, joined) for (group, name), joined in known.items()]
 
 
 def _are_many(places: int, capacity: int) -> bool:

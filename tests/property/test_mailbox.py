@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ EXPIRY = 10.0
 GROUP_EXPIRY = 25.0
 AHEAD = 1000.0
 """Seconds by which the store's clock is ahead of the local one."""
+DOUBT = 0.5
+"""Seconds by which it may be ahead less."""
 
 CAPACITIES = {"specific.me!a": 1, "specific.me!b": 2, "specific.me!c": 3}
 CHANNELS = tuple(CAPACITIES)
@@ -84,6 +87,15 @@ class Place:
     losses: int = 0
     unread: bool = False
     """A message became too old since somebody last looked."""
+    lapsed_at: float = -math.inf
+    """When the last one did that nobody has looked for."""
+    lost_at: float = -math.inf
+    """When the last one did."""
+
+    def look(self) -> None:
+        """Somebody receives."""
+        self.unread = False
+        self.lapsed_at = -math.inf
 
     @property
     def grouped(self) -> int:
@@ -167,7 +179,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.places: dict[str, Place] = {}
         self.members: dict[tuple[str, str], float] = {}
         self.versions: dict[tuple[str, str], int] = {}
-        self.confirmed: dict[tuple[str, str], int] = {}
+        self.confirmed: dict[tuple[str, str], tuple[int, float]] = {}
         self.met: dict[str, set[int]] = {}
         """Of each group, the joinings whose markers were met."""
         self.coming: list[Marker] = []
@@ -188,7 +200,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.stamp = max(self.stamp, self.now + AHEAD - lag)
         before = {name: place.losses for name, place in self.places.items()}
         entries = [(self.stamp, frame) for event in batch if (frame := self.foresee(event)) is not None]
-        self.note_woken(self.inbox.apply(entries, AHEAD, self.now), before)
+        self.note_woken(self.inbox.apply(entries, AHEAD, self.now, DOUBT), before)
         self.grow_old()
 
     def foresee(self, event: Event) -> bytes | None:
@@ -231,7 +243,7 @@ class InboxMachine(RuleBasedStateMachine):
     def change(self, marker: envelope.MembershipMarker, stamp: float) -> None:
         """Of two changes of one member the higher version holds."""
         key = marker.group, marker.member
-        if self.confirmed.get(key, marker.version + 1) <= marker.version:
+        if key in self.confirmed and self.confirmed[key][0] <= marker.version:
             del self.confirmed[key]
         if marker.joined:
             self.met.setdefault(marker.group, set()).add(marker.version)
@@ -239,8 +251,9 @@ class InboxMachine(RuleBasedStateMachine):
             return
         self.versions[key] = marker.version
         if marker.joined:
-            self.grow_old()  # what was too old before that does not end this membership
-            self.place(marker.member).unread = False  # its owner has just shown that he is there
+            self.grow_old()
+            place = self.place(marker.member)  # what was too old before that does not end this membership
+            place.unread = place.lapsed_at > stamp - AHEAD + DOUBT
             self.members[key] = stamp - marker.age / 1000
         else:
             self.members.pop(key, None)
@@ -265,8 +278,11 @@ class InboxMachine(RuleBasedStateMachine):
             if len(young) < len(place.letters):
                 lost = len(place.letters) - len(young)
                 place.losses += lost
+                place.lost_at = max(letter.over for letter in place.letters if letter.over <= self.now)
+                if lost > len(place.awake):  # what was promised has a reader, if a slow one
+                    place.unread = True
+                    place.lapsed_at = place.lost_at
                 place.letters = young
-                place.unread |= lost > len(place.awake)  # what was promised has a reader, if a slow one
 
     def note_woken(self, woken: Iterable[object], losses: dict[str, int] | None = None) -> None:
         """Wake whom the inbox calls: the longest waiting of each channel first, and never one who is not there."""
@@ -297,9 +313,9 @@ class InboxMachine(RuleBasedStateMachine):
         """The store answers a ``group_add`` before, or without, its marker being met."""
         marker = data.draw(st.sampled_from(self.coming)).marker
         if marker.joined:
-            self.inbox.confirmed(marker.group, marker.member, marker.version)
+            self.inbox.confirmed(marker.group, marker.member, marker.version, self.now)
             if self.versions.get((marker.group, marker.member), -1) < marker.version:
-                self.confirmed[marker.group, marker.member] = marker.version
+                self.confirmed[marker.group, marker.member] = marker.version, self.now
 
     @rule(group=_groups, member=_channels)
     def unconfirm(self, group: str, member: str) -> None:
@@ -324,7 +340,7 @@ class InboxMachine(RuleBasedStateMachine):
         for name in names:
             place, box = self.place(name), self.inbox.box(name, self.now)
             place.used_at = box.used_at = self.now
-            place.unread = False
+            place.look()
             item = self.inbox.take(box, self.now, promised=False)
             if not self.handed(place, item, others=len(place.awake)):
                 self.wait(place, box)
@@ -342,7 +358,7 @@ class InboxMachine(RuleBasedStateMachine):
         caller = data.draw(st.sampled_from([who for place in self.places.values() for who in place.awake]))
         place, box = self.places[caller.channel], self.inbox.boxes[caller.channel]
         place.awake.remove(caller)
-        place.unread = False
+        place.look()
         place.used_at = self.now
         item = self.inbox.take(box, self.now, promised=True)
         if not self.handed(place, item, others=len(place.awake)):
@@ -421,7 +437,9 @@ class InboxMachine(RuleBasedStateMachine):
         for name, place in list(self.places.items()):
             place.unread = False
             busy = place.letters or place.asleep or place.awake or any(m == name for _, m in self.members)
-            if not busy and self.now - place.used_at >= EXPIRY:
+            idle = not busy and self.now - place.used_at >= EXPIRY
+            if idle and (name not in self.inbox.boxes or self.now - place.lost_at >= EXPIRY):
+                assert self.now - place.lapsed_at >= EXPIRY  # a late marker has to find what had become too old
                 del self.places[name]
         assert set(self.inbox.boxes) == set(self.places)
 
@@ -517,8 +535,8 @@ class InboxMachine(RuleBasedStateMachine):
         told = self.inbox.memberships()
         assert len(told) == len(mirror | set(self.confirmed))
         for group, name, joined in told:
-            assert joined == self.members.get((group, name))
-            assert joined is not None or (group, name) in self.confirmed
+            _, confirmed = self.confirmed.get((group, name), (0, None))
+            assert joined == (self.members[group, name] if confirmed is None else confirmed)
         for name, box in self.inbox.boxes.items():
             assert box.groups == {group for group, member in self.members if member == name}
 

@@ -183,20 +183,20 @@ def test_a_mailbox_is_forgotten_when_nothing_and_nobody_needs_it(inbox: Inbox) -
 
 def test_a_confirmed_membership_is_announced_until_it_is_over(inbox: Inbox) -> None:
     """What the store confirmed is a membership before its marker is met, but not after a discard or a flush."""
-    inbox.confirmed("g", A, 5)
-    assert inbox.memberships() == [("g", A, None)]
+    inbox.confirmed("g", A, 5, 0.5)
+    assert inbox.memberships() == [("g", A, 0.5)]
     inbox.apply([(1.0, joined(4, there=False))], 0.0, 1.0)
-    assert inbox.memberships() == [("g", A, None)]
+    assert inbox.memberships() == [("g", A, 0.5)]
     inbox.apply([(1.0, joined(5))], 0.0, 1.0)
     assert inbox.memberships() == [("g", A, 1.0)]
     inbox.apply([(1.0, joined(6, there=False))], 0.0, 1.0)
     assert inbox.memberships() == []
-    inbox.confirmed("g", A, 5)
+    inbox.confirmed("g", A, 5, 1.0)
     assert inbox.memberships() == []
-    inbox.confirmed("g", A, 7)
-    inbox.confirmed("g", B, 8)
+    inbox.confirmed("g", A, 7, 1.0)
+    inbox.confirmed("g", B, 8, 1.0)
     inbox.unconfirmed("g", A)
-    assert inbox.memberships() == [("g", B, None)]
+    assert inbox.memberships() == [("g", B, 1.0)]
     inbox.apply([(2.0, envelope.flush_frame("flush"))], 0.0, 2.0)
     assert inbox.memberships() == []
 
@@ -349,3 +349,45 @@ def test_a_reader_forgets_mailboxes_that_nobody_uses(ledger: Ledger) -> None:
     assert tap.take(tap.boxes["claimed!young"], 105.0, promised=False) is None
     tap.forget(110.0, 10.0)
     assert set(tap.boxes) == {"claimed!holds", "claimed!waits", "claimed!young"}
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["marker first", "sweep first"])
+def test_a_joining_that_is_met_late_is_as_old_as_it_is(inbox: Inbox, *, swept: bool) -> None:
+    """A message that expires unread after a joining ends it, though its marker is met only when that has happened."""
+    again, other = joined(2), envelope.marker_frame(envelope.MembershipMarker("h", A, True, 3, 0))
+    inbox.apply([(OLD, joined(1)), (OLD, message(b"unread"))], 0.0, OLD)
+    if swept:
+        assert inbox.sweep(OLD + 10.0) == [("g", A, 1)]
+        inbox.forget(OLD + 10.0)
+    inbox.apply([(OLD + 5.0, again), (OLD + 5.0, other)], 0.0, OLD + 12.0)
+    assert sorted(inbox.sweep(OLD + 12.0)) == [("g", A, 2), ("h", A, 3)]
+
+
+@pytest.mark.parametrize("doubt", [0.0, 6.0])
+def test_a_joining_forgives_what_was_too_old_before_it(inbox: Inbox, doubt: float) -> None:
+    """A message that was too old when its channel joined ends nothing; nor does one of which nobody can tell."""
+    inbox.apply([(OLD, message(b"unread"))], 0.0, OLD)
+    joined_at = OLD + 10.5 - doubt
+    inbox.apply([(joined_at, joined(1))], 0.0, OLD + 12.0, doubt)
+    assert inbox.sweep(OLD + 12.0) == []
+
+
+def test_a_mailbox_remembers_that_it_was_not_read_for_as_long_as_markers_may_be_late(inbox: Inbox) -> None:
+    """It is not forgotten as soon as its last message is too old: a joining of before that may be met next."""
+    inbox.apply([(OLD, message(b"unread"))], 0.0, OLD)
+    inbox.sweep(OLD + 10.0)
+    inbox.forget(OLD + 19.0)
+    inbox.apply([(OLD + 1.0, joined(1))], 0.0, OLD + 19.0)
+    assert inbox.sweep(OLD + 19.0) == [("g", A, 1)]
+
+
+def test_a_membership_is_ended_until_its_end_is_met(inbox: Inbox) -> None:
+    """The store refuses to end it while it knows of a later joining; once that is met here, it is asked again."""
+    inbox.apply([(OLD, joined(1)), (OLD, message(b"unread"))], 0.0, OLD)
+    assert inbox.sweep(OLD + 10.0) == [("g", A, 1)]
+    inbox.apply([(OLD + 9.0, joined(2, B))], 0.0, OLD + 10.0)
+    assert inbox.sweep(OLD + 11.0) == [("g", A, 2)]
+    inbox.apply([(OLD + 12.0, joined(3, there=False))], 0.0, OLD + 12.0)
+    assert inbox.sweep(OLD + 12.0) == []
+    inbox.apply([(OLD + 13.0, joined(4))], 0.0, OLD + 13.0)
+    assert inbox.sweep(OLD + 13.0) == []

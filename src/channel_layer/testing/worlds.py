@@ -42,7 +42,13 @@ MakeLayer: TypeAlias = Callable[[Rules, Clock], ChannelLayer]
 
 
 class Violation(AssertionError):
-    """What was judged breaks a rule, which the text names."""
+    """What was judged breaks a rule, which the text names.
+
+    Attributes:
+        script: the calls that led to it and what came of them, as far as they were written down.
+    """
+
+    script: str = ""
 
 
 class VirtualClock:
