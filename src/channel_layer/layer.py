@@ -112,6 +112,7 @@ class ChannelLayer:
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
         self._rules = rules
         backend = blinded(backend, rules)
+        self._connects = backend.connects
         self._backend: Backend = backend if rules.faults is None else FaultyBackend(backend, rules.faults)
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._courier = Courier(rules, backend, self._clock)
@@ -251,10 +252,13 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()  # which is dear to find out: see `wake_all`
         host = self._host
-        if host is None or not host.home.loop.is_running() or self._should_move(host):
+        if host is None or (
+            host.home.loop is not loop and (not host.home.loop.is_running() or self._should_move(host))
+        ):
             await self._ensure_host()
-        if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
+        if not (self._connects or loop in self._homes):
             await self._arrive()  # what this loop waits for is its to read, should the host's loop end
         desk, clock = self._desk, self._clock
         with desk.lock:
@@ -263,13 +267,14 @@ class ChannelLayer:
             source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._wait_at(box) if item is None else None
+            waiter = self._wait_at(box, loop) if item is None else None
         while True:
             if waiter is not None:
                 if isinstance(source, Tap):
                     self._poke(source)
                 try:
-                    if (host := self._host) is None or host.here or host.home is self._io_home:
+                    host = self._host
+                    if host is None or host.home.loop is loop or host.home is self._io_home:
                         await waiter.woken
                     else:
                         await self._wait_for_any([waiter])
@@ -281,7 +286,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box) if item is None else None
+                    waiter = self._wait_at(box, loop) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
@@ -289,7 +294,7 @@ class ChannelLayer:
                     return message
                 with desk.lock:
                     item = source.take(box, clock.now(), promised=False)
-                    waiter = self._wait_at(box) if item is None else None
+                    waiter = self._wait_at(box, loop) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -484,7 +489,8 @@ class ChannelLayer:
         while True:
             await asyncio.sleep(0)  # so that who takes one after the other lets others run
             await self._ensure_host()
-            if not (self._backend.connects or asyncio.get_running_loop() in self._homes):
+            loop = asyncio.get_running_loop()
+            if not (self._connects or loop in self._homes):
                 await self._arrive()  # as in `receive`
             with self._desk.lock:
                 if self._desk.closed:
@@ -492,7 +498,7 @@ class ChannelLayer:
                 places = [self._place(name) for name in names]
                 ready = [place for place in places if len(place[1].items) > place[1].promised]
                 taken = self._take_oldest(ready, promised=False)
-                waiters = [] if taken is not None else [self._wait_at(box) for _, box in places]
+                waiters = [] if taken is not None else [self._wait_at(box, loop) for _, box in places]
             if waiters:
                 taken = await self._wait_at_any(places, waiters)
             if taken is None:
@@ -714,15 +720,15 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, box: Mailbox) -> Receiver:
-        """Join those who wait for a mailbox; under the lock.
+    def _wait_at(self, box: Mailbox, loop: asyncio.AbstractEventLoop) -> Receiver:
+        """Join those who wait for a mailbox, in the running loop; under the lock.
 
         Raises:
             StoreError: the layer has been closed: nobody would come to wake him.
         """
         if self._desk.closed:
             raise closed_error()
-        waiter = Receiver(asyncio.get_running_loop().create_future())
+        waiter = Receiver(loop)
         box.waiters.append(waiter)
         return waiter
 

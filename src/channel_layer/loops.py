@@ -190,17 +190,19 @@ class Receiver:
     """Somebody who waits in one event loop and may be woken from any thread.
 
     Args:
-        future: of that loop, and nobody else's.
+        loop: the one in which it waits.
 
     Attributes:
-        woken: that future, to be awaited.
+        woken: to be awaited, in that loop.
+        loop: the one given.
         error: why the receiver can never get a message, once it was told so.
     """
 
-    __slots__ = ("error", "woken")
+    __slots__ = ("error", "loop", "woken")
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.woken: asyncio.Future[None] = future
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.woken: asyncio.Future[None] = loop.create_future()
+        self.loop: asyncio.AbstractEventLoop = loop
         self.error: Exception | None = None
 
     def wake(self) -> None:
@@ -209,20 +211,11 @@ class Receiver:
             here = asyncio.get_running_loop()
         except RuntimeError:  # called from a thread without a loop
             here = None
-        self.wake_from(here)
-
-    def wake_from(self, here: asyncio.AbstractEventLoop | None) -> None:
-        """Let it run.
-
-        Args:
-            here: the loop in which the caller runs, which is dear to find out; None if he runs in none.
-        """
-        loop = self.woken.get_loop()
-        if loop is here:
+        if self.loop is here:
             self._set()
         else:
             with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
-                loop.call_soon_threadsafe(self._set)
+                self.loop.call_soon_threadsafe(self._set)
 
     def fail(self, error: Exception) -> None:
         """Let it run, into an error."""
@@ -236,10 +229,11 @@ class Receiver:
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
     """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
-    loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
     for waiter in waiters:
-        if isinstance(waiter, Receiver):
-            waiter.wake_from(loop)
+        if isinstance(waiter, Receiver) and waiter.loop is loop:
+            if not waiter.woken.done():
+                waiter.woken.set_result(None)
         else:
             waiter.wake()
 

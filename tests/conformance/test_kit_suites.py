@@ -46,7 +46,7 @@ class CallsNobodyElse(WrongStore):
         if line.called:
             line.called = False
             return
-        waiter = Receiver(asyncio.get_running_loop().create_future())
+        waiter = Receiver(asyncio.get_running_loop())
         line.waiters.append(waiter)
         try:
             async with asyncio.timeout(request.block):

@@ -216,7 +216,7 @@ class MemoryStore:
             if line.called:
                 line.called = False
                 return
-            waiter = Receiver(asyncio.get_running_loop().create_future())
+            waiter = Receiver(asyncio.get_running_loop())
             line.waiters.append(waiter)
         done = False
         try:
@@ -355,7 +355,7 @@ class MemoryStore:
                             if inbox.entries:
                                 entries = tuple((stamp, frame) for _, stamp, frame in inbox.entries)
                                 return c.Batch(entries, str(inbox.last))
-                            waiter = Receiver(asyncio.get_running_loop().create_future())
+                            waiter = Receiver(asyncio.get_running_loop())
                             inbox.readers.append(waiter)
                     if waiter is None:  # released, or its lease ended: the owner will see
                         await asyncio.sleep(request.block)
