@@ -153,9 +153,9 @@ def three_hosts(server_pool: ServerPool, request: pytest.FixtureRequest) -> Depl
     return _demand(lambda: _deployment(server_pool, request.param))
 
 
-@pytest.fixture(params=["one-host", "three-databases", "three-servers"])
+@pytest.fixture(params=["one-host", "three-servers"])
 def deployment(server_pool: ServerPool, request: pytest.FixtureRequest) -> Deployment:
-    """Every deployment in turn: one host, three databases of one server, three servers."""
+    """One host and three servers in turn; three databases of one server are for who asks for them."""
     return _demand(lambda: _deployment(server_pool, request.param))
 
 
@@ -190,16 +190,16 @@ def tls_server(start_server: StartServer) -> Server:
     return start_server(ServerKind.REDIS, tls=True)
 
 
-@pytest.fixture(params=["memory", "one-host", "three-databases", "three-servers"])
+@pytest.fixture(params=["memory", "one-host", "three-servers"])
 def system(server_pool: ServerPool, prefix: str, request: pytest.FixtureRequest) -> System:
     """Every kind of store in turn, to make any number of layers over it."""
     name: str = request.param
     return System(None if name == "memory" else _demand(lambda: _deployment(server_pool, name)), prefix)
 
 
-@pytest.fixture(params=["one-host", "three-databases", "three-servers"])
+@pytest.fixture(params=["one-host", "three-servers"])
 def redis_system(server_pool: ServerPool, prefix: str, request: pytest.FixtureRequest) -> System:
-    """Every deployment of servers in turn, to make any number of layers over it."""
+    """One host and three servers in turn, to make any number of layers over them."""
     name: str = request.param
     return System(_demand(lambda: _deployment(server_pool, name)), prefix)
 

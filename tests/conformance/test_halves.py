@@ -34,6 +34,8 @@ pytestmark = pytest.mark.usefixtures("tidied")
 _on_servers = pytest.mark.parametrize("deployment", ["one-host", "three-databases"], indirect=True)
 """What is special about several servers is judged where there is no other half."""
 
+_on_three = pytest.mark.parametrize("deployment", ["three-databases"], indirect=True)
+
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Generator[IPCWorlds]:
@@ -149,7 +151,7 @@ def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyP
     asyncio.run(body())
 
 
-@_on_servers
+@_on_three
 class TestStore(StoreSuite):
     """The store of two: wake-ups, cancellation at every step, threads, what is left."""
 
@@ -167,7 +169,7 @@ class TestStore(StoreSuite):
         return here + len(self.deployment.keys(prefix))
 
 
-@_on_servers
+@_on_three
 class TestLayer(LayerSuite):
     """The layer; event loops get stores of their own at once, or go through the I/O thread."""
 

@@ -7,6 +7,8 @@ import contextlib
 import gc
 import tracemalloc
 
+import pytest
+
 from channel_layer import ChannelFull, ChannelLayer
 from tests.support.systems import System, run
 
@@ -37,6 +39,7 @@ async def _send_to_all(sender: ChannelLayer, names: list[str], message: dict[str
     await sender.group_send("group", message)
 
 
+@pytest.mark.parametrize("system", ["memory", "one-host"], indirect=True)
 def test_full_mailboxes_keep_memory_bounded(system: System) -> None:
     """However much is sent to consumers that do not read, the process holds what the capacities say at most."""
 
