@@ -24,7 +24,7 @@ _QUICK = ["--seconds", "0.15", "--repeat", "1", "--warmup", "0.05"]
 _METRICS = {
     "direct": {"messages_per_second", "client_cpu_us", "refused"},
     "latency": {"p50_ms", "p99_ms"},
-    "fanout-10x2": {"deliveries_per_second", "group_send_ms", "p99_ms", "client_cpu_us"},
+    "fanout-10x2": {"deliveries_per_second", "group_send_ms", "group_send_alone_ms", "p99_ms", "client_cpu_us"},
     "worker": {"messages_per_second", "client_cpu_us", "refused"},
     "sync": {"calls_per_second", "empty_calls_per_second", "of_empty"},
     "churn": {"cycles_per_second", "client_cpu_us"},

@@ -45,6 +45,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
         "p50_ms": Metric("p50 ms", plotted=True),
         "p99_ms": Metric("p99 ms", plotted=True),
         "group_send_ms": Metric("group_send ms", plotted=True),
+        "group_send_alone_ms": Metric("alone ms"),
         "server_cpu_us": Metric("server CPU µs", plotted=True),
         "client_cpu_us": Metric("client CPU µs"),
         "refused": Metric("refused", compared=False),

@@ -356,6 +356,10 @@ class _Readers:
             self._ringer.ring(self._who, count)
 
 
+_ALONE = 20
+"""Messages to a group that are sent one at a time, each when everybody has the one before."""
+
+
 async def _publisher(part: Part) -> None:
     layer, group, window = part.layer, part.params.text("group"), part.params.integer("window")
     seconds = part.params.real("seconds")
@@ -363,9 +367,9 @@ async def _publisher(part: Part) -> None:
     calls: list[float] = []
     await warm_up(part)
 
-    async def publish(n: int) -> None:
+    async def publish(n: int, *, timed: bool = True) -> None:
         began = time.monotonic()
-        await layer.group_send(group, {"type": "bench.message", "n": n, "t": began, "text": text})
+        await layer.group_send(group, {"type": "bench.message", "n": n, "t": began if timed else 0, "text": text})
         calls.append(time.monotonic() - began)
 
     with Bell(part.params.text("bell"), part.params.integer("receivers")) as bell:
@@ -375,10 +379,18 @@ async def _publisher(part: Part) -> None:
         count = 1
         stalled = not await _heard(bell, 1, part.patience)
         calls.clear()
+        began = time.monotonic()
+        while not stalled and (count <= _ALONE and time.monotonic() < began + seconds):
+            await publish(count, timed=False)
+            count += 1
+            stalled = not await _heard(bell, count, part.patience)
+        alone = statistics.median(calls) if calls else math.inf
+        calls.clear()
+        before = count
         part.say(warm=True)
         await part.hear()
         first = time.monotonic()
-        while not stalled and (time.monotonic() < first + seconds or count == 1):
+        while not stalled and (time.monotonic() < first + seconds or count == before):
             if count - min(bell.counts) < window:
                 await publish(count)
                 count += 1
@@ -386,7 +398,8 @@ async def _publisher(part: Part) -> None:
                     await asyncio.sleep(0)
             else:
                 stalled = not await _heard(bell, count - window + 1, part.patience)
-        part.say(first=first, count=count, call=statistics.median(calls) if calls else math.inf)
+        call = statistics.median(calls) if calls else math.inf
+        part.say(first=first, before=before, count=count, call=call, alone=alone)
         await part.hear()
 
 

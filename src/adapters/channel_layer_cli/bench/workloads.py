@@ -250,10 +250,11 @@ async def _fanout(stage: Stage, *, members: int, receivers: int) -> Sample:
     spent = await stage.read() - before
     verdicts = [await each.hear() for each in audience]
     delays = [delay for verdict in verdicts for delay in verdict.reals("delays")]
-    deliveries = (count - 1) * members
+    deliveries = (count - sent.integer("before")) * members
     metrics = {
         "deliveries_per_second": _rate(deliveries, last - sent.real("first")),
         "group_send_ms": sent.real("call") * 1e3,
+        "group_send_alone_ms": sent.real("alone") * 1e3,
         "p99_ms": percentile(delays, 0.99) * 1e3,
         **_costs(spent, deliveries, served=_served(stage)),
     }
