@@ -271,6 +271,54 @@ def test_a_user_with_the_rights_to_the_prefix_is_enough(start_server: StartServe
     run(_walk_every_path({"host": "127.0.0.1", "port": server.port, "username": "alice", "password": "wonder"}, prefix))
 
 
+@pytest.mark.parametrize("after", [0, 9], ids=["from the start", "amid"])
+@pytest.mark.usefixtures("settled")
+def test_a_user_who_may_not_silence_replies_gets_them(
+    start_server: StartServer, prefix: str, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    """An ACL user without CLIENT REPLY can do everything, and goes on if the right is taken away while in use."""
+    server = start_server()
+    command = server.host().command
+    command("ACL", "SETUSER", "alice", "on", ">wonder", f"~{prefix}*", "+@all")
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        if steps == after:
+            command("ACL", "SETUSER", "alice", "-client", "+client|id", "+client|unblock")
+        steps += 1
+
+    host: HostOption = {"host": "127.0.0.1", "port": server.port, "username": "alice", "password": "wonder"}
+    run(_walk_every_path(host, prefix, between=count))
+    assert steps > after
+    refused = [record for record in caplog.records if "NOPERM" in record.getMessage()]
+    assert not refused or after  # who knows it from the start does not ask for it
+
+
+@pytest.mark.usefixtures("settled")
+def test_trimming_an_inbox_wakes_nobody(start_server: StartServer, prefix: str) -> None:
+    """What has been read is removed with the next read, by a command without a reply: all but the first."""
+    server = start_server()
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
+            name = await layer.new_channel()
+            for n in range(20):
+                await layer.send(name, {"n": n})
+                assert await layer.receive(name) == {"n": n}
+
+    run(body())
+    trims, silences = _calls(server, "xtrim"), _calls(server, "client|reply")
+    assert trims >= 19
+    assert silences >= trims - 1  # to ask whether it may, and before each trim that is no script's, but the first
+
+
+def _calls(server: Server, command: str) -> int:
+    """Return how often a server has been given a command."""
+    facts = server.host().info("commandstats")[f"cmdstat_{command}"]
+    return int(re.findall(r"'calls': (\d+)", repr(facts))[0])
+
+
 def test_a_user_without_the_rights_is_told_so(start_server: StartServer) -> None:
     """An ACL user who may not touch the keys gets a StoreError with the server's own words."""
     server = start_server()

@@ -93,6 +93,10 @@ class NoScript(Exception):
     """The server does not know the script of this SHA; nothing was done."""
 
 
+_SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
+"""Lets the next command be without a reply."""
+
+
 def pack_head(*args: Arg) -> bytes:
     """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
     return pack((*args, b""))[: -len(_NOTHING)]
@@ -131,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._foreign = False
+        self._obeys_silence: bool | None = None
         self.open = False
         self.client_id = 0
         self.run_id = ""
@@ -172,6 +177,23 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
         return future
+
+    def silenced(self, command: bytes) -> bytes:
+        """Return what asks for a command to be without a reply; nothing if the server may not be asked for that.
+
+        Whether it may is found out with the first one, as a user may be allowed other commands only. Should it change
+        its mind, replies do not match commands any more, and the connection is dropped.
+
+        Args:
+            command: its bytes.
+        """
+        if self._obeys_silence is None:
+            self._obeys_silence = False
+            self.call("CLIENT", "REPLY", "ON").add_done_callback(self._learn_silence)
+        return _SKIP + command if self._obeys_silence else b""
+
+    def _learn_silence(self, reply: asyncio.Future[object]) -> None:
+        self._obeys_silence = not reply.cancelled() and reply.exception() is None and reply.result() == b"OK"
 
     async def room(self) -> None:
         """Wait until the socket takes more; for callers to whom the buffer's size matters.

@@ -14,7 +14,7 @@ from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._protocol import Connection, NoScript, connect, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, connect, pack, pack_head
 from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
 
 if TYPE_CHECKING:
@@ -324,14 +324,18 @@ class RedisStore:
         stream = self._keys.inbox(request.inbox.name)[1]
         connection = await link.borrow()
         try:
+            reading = pack((
+                "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
+                "STREAMS", stream, request.after or "0-0",
+            ))  # fmt: skip
             if request.after:
                 milliseconds, _, number = request.after.partition("-")
-                trimmed = connection.call("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}")
-                trimmed.add_done_callback(_ignore)
-            reply = await connection.call(
-                "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
-                "STREAMS", stream, request.after or "0-0", limit=request.block + self._rules.timeout,
-            )  # fmt: skip
+                trimming = pack(("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}"))
+                if silently := connection.silenced(trimming):  # its reply would wake this process for nothing
+                    reading = silently + reading
+                else:
+                    connection.send(trimming).add_done_callback(_ignore)
+            reply = await connection.send(reading, limit=request.block + self._rules.timeout)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
             raise
