@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
 from channel_layer import ChannelLayer, hosting
+from channel_layer.loops import Receiver
 from tests.support.systems import System, run
 
 _MEMBERS = 300
@@ -92,5 +95,53 @@ def test_none_is_left_out_when_the_loop_that_wakes_them_ends_between_two_turns(
             await asyncio.gather(*waiting)
         await asyncio.to_thread(hosting_loop.join)
         await layer.aclose()
+
+    run(body())
+
+
+def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the next message is waited for, nobody holds on to those who got the last one.
+
+    Thousands of objects that live from one message to the next are what the garbage collector takes to be old.
+    """
+    alive: weakref.WeakSet[Receiver] = weakref.WeakSet()
+
+    class Watched(Receiver):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            super().__init__(loop)
+            alive.add(self)
+
+    monkeypatch.setattr("channel_layer.layer.Receiver", Watched)
+
+    async def body() -> None:
+        got, everybody = 0, asyncio.Event()
+
+        async def receive(name: str) -> None:
+            nonlocal got
+            while True:
+                await layer.receive(name)
+                got += 1
+                if got % _MEMBERS == 0:
+                    everybody.set()
+
+        async with system.layer() as layer:
+            readers = [asyncio.create_task(receive(name)) for name in await _join(layer)]
+            await asyncio.sleep(0)
+            gc.collect()
+            gc.disable()
+            try:
+                for number in range(1, 3):
+                    await layer.group_send("group", {"n": number})
+                    await asyncio.wait_for(everybody.wait(), _SOON)
+                    everybody.clear()
+                    await asyncio.sleep(0)
+                    assert len(alive) == _MEMBERS
+            finally:
+                gc.enable()
+                for reader in readers:
+                    reader.cancel()
+                await asyncio.gather(*readers, return_exceptions=True)
 
     run(body())
