@@ -20,7 +20,7 @@ from channel_layer.names import ChannelName, GroupName, Kind, Queue
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Waiting
+    from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Loan, Waiting
     from channel_layer.traffic import Rates
 
 __all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
@@ -260,6 +260,15 @@ class _Words:
         translated: _R = reply if translate is None else translate(reply)
         return translated
 
+    def outcomes(
+        self, requests: Sequence[c.BlockingCommand[_R]], outcomes: Iterable[_R | StoreError]
+    ) -> list[_R | StoreError]:
+        """Return what came of several requests as it goes to the core."""
+        return [
+            outcome if isinstance(outcome, StoreError) else self.reply(request, outcome)
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
     # -- requests
 
     def push(self, request: c.Push) -> c.Push:
@@ -487,11 +496,7 @@ class BlindBlockingStore:
 
     def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
         words = self._words
-        outcomes = self._store.together([words.request(request) for request in requests])
-        return [
-            outcome if isinstance(outcome, StoreError) else words.reply(request, outcome)
-            for request, outcome in zip(requests, outcomes, strict=True)
-        ]
+        return words.outcomes(requests, self._store.together([words.request(request) for request in requests]))
 
     # -- messages
 
@@ -568,9 +573,28 @@ class BlindBlockingStore:
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         return self._tokens.names(self._store.unflushed(self._words.unflushed(request)))
 
+    def lend(self) -> _BlindLoan | None:
+        loan = self._store.lend()
+        return None if loan is None else _BlindLoan(loan, self._words)
+
     def close(self) -> None:
         """Let go of every connection."""
         self._store.close()
+
+
+class _BlindLoan:
+    """See `channel_layer.ports.Loan`."""
+
+    def __init__(self, loan: Loan, words: _Words) -> None:
+        self._loan = loan
+        self._words = words
+
+    async def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
+        words = self._words
+        return words.outcomes(requests, await self._loan.together([words.request(request) for request in requests]))
+
+    def end(self) -> None:
+        self._loan.end()
 
 
 class _BlindWaiting:

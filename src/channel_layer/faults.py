@@ -400,6 +400,9 @@ class FaultyBlockingStore:
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         return self._ask(request)
 
+    def lend(self) -> None:
+        """Nothing: whoever borrows would meet no faults."""
+
     def close(self) -> None:
         """Let go of every connection."""
         self._store.close()

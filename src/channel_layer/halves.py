@@ -7,7 +7,7 @@ So a wait for a channel that both may hold is one wait, at the speed of whicheve
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.fronts import one_by_one
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from channel_layer.errors import StoreError
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Waiting
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Loan, Waiting
     from channel_layer.traffic import Rates
 
 __all__ = ("LocalAndRemote",)
@@ -236,12 +236,11 @@ class _BlockingHalves:
         self._shards = shards
 
     def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
-        there = [place for place, request in enumerate(requests) if request.shard < self._shards]
-        here = [place for place, request in enumerate(requests) if request.shard >= self._shards]
+        there, here = _parted(requests, self._shards)
         outcomes: dict[int, _R | StoreError] = {}
         if there:
-            outcomes.update(zip(there, self._remote.together([requests[place] for place in there]), strict=True))
-        outcomes.update(zip(here, one_by_one(self, [requests[place] for place in here]), strict=True))
+            outcomes.update(zip(there, self._remote.together(list(there.values())), strict=True))
+        outcomes.update(zip(here, one_by_one(self, list(here.values())), strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
     # -- messages
@@ -343,12 +342,53 @@ class _BlockingHalves:
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         return self._remote.unflushed(request) if request.shard < self._shards else ()
 
+    def lend(self) -> _HalvesLoan | None:
+        if self._local.lend() is None or (remote := self._remote.lend()) is None:
+            return None
+        return _HalvesLoan(self, remote, self._shards)
+
     def close(self) -> None:
         """Let go of both."""
         try:
             self._local.close()
         finally:
             self._remote.close()
+
+
+class _HalvesLoan:
+    """See `channel_layer.ports.Loan`: what is for this machine's store is done by the way.
+
+    Args:
+        store: both.
+        remote: lent by the one that all machines see.
+        shards: how many shards that one has.
+    """
+
+    def __init__(self, store: _BlockingHalves, remote: Loan, shards: int) -> None:
+        self._store = store
+        self._remote = remote
+        self._shards = shards
+
+    async def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
+        there, here = _parted(requests, self._shards)
+        outcomes: dict[int, _R | StoreError] = {}
+        outcomes.update(zip(here, one_by_one(self._store, list(here.values())), strict=True))
+        if there:
+            outcomes.update(zip(there, await self._remote.together(list(there.values())), strict=True))
+        return [outcomes[place] for place in range(len(requests))]
+
+    def end(self) -> None:
+        self._remote.end()
+
+
+_Places: TypeAlias = "dict[int, c.BlockingCommand[_R]]"
+
+
+def _parted(requests: Sequence[c.BlockingCommand[_R]], shards: int) -> tuple[_Places[_R], _Places[_R]]:
+    """Return those for the remote store and those for the local one, each by its place among all."""
+    numbered = dict(enumerate(requests))
+    there = {place: request for place, request in numbered.items() if request.shard < shards}
+    return there, {place: request for place, request in numbered.items() if request.shard >= shards}
 
 
 def _push_here(request: c.Push) -> c.Push:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
 from channel_layer import commands as c
-from channel_layer import loops, programs
+from channel_layer import programs
 from channel_layer.blocking import Background, BlockingChannelLayer
 from channel_layer.config import options_from_url
 from channel_layer.courier import Courier
@@ -28,6 +28,7 @@ from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import REPORT_SECONDS, Host, closed_error, report
 from channel_layer.loops import (
     STILL_SECONDS,
+    Guest,
     Home,
     LoopStopped,
     Receiver,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from channel_layer.mailbox import Item, Mailbox
     from channel_layer.names import Queue
     from channel_layer.options import ChannelPattern
-    from channel_layer.ports import Backend, Clock, Program
+    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock, Loan, Program
 
 __all__ = ("ChannelLayer",)
 
@@ -126,8 +127,10 @@ class ChannelLayer:
         self._routes = self._courier.routes
         self._client = secrets.token_urlsafe(12)
         self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
-        self._seen: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
+        self._seen: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Guest] = weakref.WeakKeyDictionary()
         self._io_home: Home | None = None
+        self._lender: BlockingStore | None = None
+        """Of what loops that live for one call may borrow."""
         self._host: Host | None = None
         self._hosting = threading.RLock()
         self._moving = False
@@ -224,7 +227,8 @@ class ChannelLayer:
         )
 
     async def _rescue(self, queue: Queue, *, closing: bool = False) -> None:
-        self._desk.rescued(queue, await self._run(programs.rescue(self._routes, queue), closing=closing))
+        rescuing = programs.rescue(self._routes, queue)
+        self._desk.rescued(queue, await self._run(rescuing, closing=closing, unbroken=True))
 
     async def _rescue_all(self) -> None:
         """At the end: what nobody on this machine reads any more might go with its last process."""
@@ -252,14 +256,6 @@ class ChannelLayer:
         if self._takes >= _TAKES_BEFORE_YIELD:
             self._takes = 0
             await asyncio.sleep(0)
-        loop = asyncio.get_running_loop()  # which is dear to find out: see `wake_all`
-        host = self._host
-        if host is None or (
-            host.home.loop is not loop and (not host.home.loop.is_running() or self._should_move(host))
-        ):
-            await self._ensure_host()
-        if not (self._connects or loop in self._homes):
-            await self._arrive()  # what this loop waits for is its to read, should the host's loop end
         desk, clock = self._desk, self._clock
         with desk.lock:
             if desk.closed:
@@ -267,14 +263,20 @@ class ChannelLayer:
             source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._wait_at(box, loop) if item is None else None
+            waiter = self._wait_at(box) if item is None else None
         while True:
             if waiter is not None:
-                if isinstance(source, Tap):
-                    self._poke(source)
+                loop, host = waiter.loop, self._host
                 try:
-                    host = self._host
-                    if host is None or host.home.loop is loop or host.home is self._io_home:
+                    if host is None or (
+                        host.home.loop is not loop and (not host.home.loop.is_running() or self._should_move(host))
+                    ):
+                        host = await self._ensure_host()
+                    if not (self._connects or loop in self._homes):
+                        await self._arrive()  # what this loop waits for is its to read, should the host's loop end
+                    if isinstance(source, Tap):
+                        self._poke(source)
+                    if host.home.loop is loop or host.home is self._io_home:
                         await waiter.woken
                     else:
                         await self._wait_for_any([waiter])
@@ -286,7 +288,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box, loop) if item is None else None
+                    waiter = self._wait_at(box) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
@@ -294,7 +296,7 @@ class ChannelLayer:
                     return message
                 with desk.lock:
                     item = source.take(box, clock.now(), promised=False)
-                    waiter = self._wait_at(box, loop) if item is None else None
+                    waiter = self._wait_at(box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -489,8 +491,7 @@ class ChannelLayer:
         while True:
             await asyncio.sleep(0)  # so that who takes one after the other lets others run
             await self._ensure_host()
-            loop = asyncio.get_running_loop()
-            if not (self._connects or loop in self._homes):
+            if not (self._connects or asyncio.get_running_loop() in self._homes):
                 await self._arrive()  # as in `receive`
             with self._desk.lock:
                 if self._desk.closed:
@@ -498,7 +499,7 @@ class ChannelLayer:
                 places = [self._place(name) for name in names]
                 ready = [place for place in places if len(place[1].items) > place[1].promised]
                 taken = self._take_oldest(ready, promised=False)
-                waiters = [] if taken is not None else [self._wait_at(box, loop) for _, box in places]
+                waiters = [] if taken is not None else [self._wait_at(box) for _, box in places]
             if waiters:
                 taken = await self._wait_at_any(places, waiters)
             if taken is None:
@@ -720,7 +721,7 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, box: Mailbox, loop: asyncio.AbstractEventLoop) -> Receiver:
+    def _wait_at(self, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox, in the running loop; under the lock.
 
         Raises:
@@ -728,7 +729,7 @@ class ChannelLayer:
         """
         if self._desk.closed:
             raise closed_error()
-        waiter = Receiver(loop)
+        waiter = Receiver(asyncio.get_running_loop())
         box.waiters.append(waiter)
         return waiter
 
@@ -784,32 +785,54 @@ class ChannelLayer:
 
     # -- which loop carries what
 
-    async def _run(self, program: Program[R], *, closing: bool = False) -> R:
-        """Drive a program in this loop if it has a home of its own, else in the I/O thread."""
+    async def _run(self, program: Program[R], *, closing: bool = False, unbroken: bool = False) -> R:
+        """Drive a program in this loop if it has a home of its own; else with what is lent, or in the I/O thread.
+
+        Args:
+            program: what to do.
+            closing: it belongs to the end of this layer.
+            unbroken: it has messages in hand, which are nowhere else.
+        """
         if self._desk.closed and not closing:
             program.close()
             raise closed_error()
         home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
         if home is not None:
             return await run_async(program, home.store)
-        io_home = await self._io()
-        return await io_thread().run(run_async(program, io_home.store))
+        return await self._guest().run(program, _nothing if unbroken else self._lend, self._io_store)
+
+    def _lend(self) -> Loan | None:
+        """Return connections for a call from a loop that may be made for it alone; None: it goes through the thread."""
+        if self._desk.closed:
+            return None
+        loan = (self._lender or self._open_lender()).lend()
+        if loan is not None and self._io_home is None:  # the thread is needed in any case: it reports what is counted
+            loan.end()
+            return None
+        return loan
+
+    def _open_lender(self) -> BlockingStore:
+        with self._hosting:
+            if self._lender is None:
+                self._lender = self._backend.open_blocking()
+            return self._lender
 
     async def _arrive(self) -> Home | None:
         """Return the home in the running loop, a new one if it is one that lives; None if that is not known yet."""
         loop = asyncio.get_running_loop()
         if (home := self._homes.get(loop)) is not None:
             return home
-        if self._backend.connects:
-            now = loops.SystemClock().now()
-            if now - self._seen.setdefault(loop, now) < loops.SETTLE_SECONDS:
-                return None
+        if self._backend.connects and self._guest().young:
+            return None
         for closed in [each for each in self._homes if each.is_closed()]:
             self._homes.pop(closed, None)
         home = Home(self._backend.open(), self._farewell)
         self._homes[loop] = home
         await home.arrive()
         return home
+
+    async def _io_store(self) -> AsyncStore:
+        return (await self._io()).store
 
     async def _io(self) -> Home:
         """Return the home in the I/O thread."""
@@ -851,9 +874,12 @@ class ChannelLayer:
         return home is not None and host.home is home and not self._moving and self._settled()
 
     def _settled(self) -> bool:
+        return not self._guest().young or asyncio.get_running_loop() in self._homes
+
+    def _guest(self) -> Guest:
+        """Return what is known of the running loop."""
         loop = asyncio.get_running_loop()
-        now = loops.SystemClock().now()
-        return loop in self._homes or now - self._seen.setdefault(loop, now) >= loops.SETTLE_SECONDS
+        return self._seen.get(loop) or self._seen.setdefault(loop, Guest())
 
     async def _ensure_host(self) -> Host:
         """Return the host; begin one if there is none, and move it here from the thread if this loop lives."""
@@ -1000,6 +1026,9 @@ class ChannelLayer:
 
     async def _leave_everywhere(self) -> None:
         """Let go of all connections in all loops."""
+        with self._hosting:
+            if self._lender is not None:
+                self._lender.close()
         homes = [*self._homes.values(), *([self._io_home] if self._io_home is not None else [])]
         for home in homes:
             if home.loop.is_closed():
@@ -1060,6 +1089,10 @@ async def _after(before: asyncio.Task[None] | None, work: Callable[[], Coroutine
     if before is not None and before.get_loop() is asyncio.get_running_loop():
         await asyncio.wait([before])
     await work()
+
+
+def _nothing() -> None:
+    """Lend nothing."""
 
 
 async def _settle(inbox: Inbox, host: Host) -> None:

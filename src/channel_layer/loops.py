@@ -1,8 +1,9 @@
 """Event loops that come and go: the driver, the homes of a layer in them, and the process's one I/O thread.
 
 A loop that lives, as a server's does, gets connections of its own. A loop made for one call, as ``async_to_sync``
-makes them, must not: its calls go through a thread of ours whose loop never ends, so they open nothing and leave
-nothing behind. Nobody can tell the two apart beforehand, so a loop counts as settled once it has run for a second.
+makes them, must not: it borrows one that is there, or its call goes through a thread of ours whose loop never ends, so
+that it opens nothing and leaves nothing behind. Nobody can tell the two apart beforehand, so a loop counts as settled
+once it has run for a second.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.commands import Command, Step
+from channel_layer.errors import StoreError
+from channel_layer.fronts import blocking_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.mailbox import Waiter
-    from channel_layer.ports import AsyncStore, Program
+    from channel_layer.ports import AsyncStore, Loan, Program
 
 __all__ = (
     "SETTLE_SECONDS",
     "STILL_SECONDS",
     "THREAD_NAME",
+    "Guest",
     "Home",
     "IOThread",
     "LoopStopped",
@@ -37,6 +41,7 @@ __all__ = (
     "io_thread",
     "run_async",
     "run_in",
+    "run_lent",
     "wake_all",
 )
 
@@ -101,6 +106,67 @@ async def _perform(step: Step[object], store: AsyncStore) -> object:
                 raise outcome
         return tuple(outcomes)
     return ()
+
+
+async def run_lent(program: Program[R], loan: Loan) -> R:
+    """Drive a program with connections that were lent for it, and give them back."""
+    try:
+        step = next(program)
+        while True:
+            try:
+                requests = blocking_requests(step)
+                replies = await loan.together(requests) if requests else []
+                for each in replies:
+                    if isinstance(each, StoreError):
+                        raise each
+            except BaseException as exc:  # noqa: BLE001 - as above
+                step = program.throw(exc)
+            else:
+                step = program.send(replies[0] if isinstance(step, Command) else tuple(replies))
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    finally:
+        loan.end()
+
+
+class Guest:
+    """An event loop that may have been made for one call, and what it calls: each begins after those before it."""
+
+    __slots__ = ("_calls", "_since", "_turn")
+
+    def __init__(self) -> None:
+        self._since = SystemClock().now()
+        self._calls = 0
+        self._turn: asyncio.Lock | None = None
+
+    @property
+    def young(self) -> bool:
+        """Whether it has not been known for `SETTLE_SECONDS` yet."""
+        return SystemClock().now() - self._since < SETTLE_SECONDS
+
+    async def run(
+        self, program: Program[R], lend: Callable[[], Loan | None], open_io: Callable[[], Awaitable[AsyncStore]]
+    ) -> R:
+        """Drive a program in this loop, with what is lent, if nothing else is going on in it; else in the I/O thread.
+
+        Args:
+            program: what to do.
+            lend: gives connections, if some are at hand.
+            open_io: gives the store in the I/O thread.
+        """
+        turn = self._turn = self._turn or asyncio.Lock()
+        self._calls += 1
+        try:
+            async with turn:
+                if self._calls == 1 and (loan := lend()) is not None:
+                    return await run_lent(program, loan)
+                reply = io_thread().run(run_async(program, await open_io()))
+            return await reply
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._turn = None  # which may hold on to the loop
 
 
 class LoopStopped(Exception):

@@ -27,6 +27,7 @@ __all__ = (
     "Capabilities",
     "Clock",
     "Codec",
+    "Loan",
     "Place",
     "Program",
     "Sealer",
@@ -242,6 +243,25 @@ class Waiting(Protocol):
         ...
 
 
+class Loan(Protocol):
+    """A store's connections at the disposal of one program, in an event loop that lives for one call. Nothing blocks.
+
+    Whoever is cancelled does not hear what came of his request, which may still be carried out.
+    """
+
+    async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        """Do several things, in one write where that can be; return what came of each, in the same order.
+
+        Args:
+            requests: none of them takes messages out of a queue, or puts them back.
+        """
+        ...
+
+    def end(self) -> None:
+        """Give them back, whatever happened to them."""
+        ...
+
+
 class BlockingStore(Protocol):
     """Queues, minted inboxes of others, and groups, as reached from threads that have no event loop.
 
@@ -289,6 +309,13 @@ class BlockingStore(Protocol):
 
     def flush(self, request: c.Flush, /) -> c.Flushing: ...
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]: ...
+
+    def lend(self) -> Loan | None:
+        """Lend the running event loop what is at hand, without waiting; None: nothing is, and it goes another way.
+
+        A store that needs no connections (`Backend.connects`) is never asked.
+        """
+        ...
 
     def close(self) -> None:
         """Let go of every connection; those in use follow when they are free. Later requests fail."""

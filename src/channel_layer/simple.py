@@ -388,6 +388,9 @@ class _CompletedForThreads:
     def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
         return ()
 
+    def lend(self) -> None:
+        """Nothing: nobody knows how long its methods take."""
+
     def close(self) -> None:
         """Close the calling thread's simple store; another thread's is closed by that one, when it asks or ends."""
         self._closed = True

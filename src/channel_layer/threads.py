@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.commands import BlockingCommand, Step
 from channel_layer.errors import StoreError
+from channel_layer.fronts import blocking_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,11 +52,7 @@ def run_blocking(program: Program[R], store: BlockingStore) -> R:
 
 
 def _perform(step: Step[object], store: BlockingStore) -> tuple[object, ...]:
-    requests: list[BlockingCommand[object]] = []
-    for each in step.several:
-        if not isinstance(each, BlockingCommand):
-            raise TypeError(f"{each!r} is nothing that a thread may ask a store for")
-        requests.append(each)
+    requests = blocking_requests(step)
     replies = store.together(requests) if requests else []
     for reply in replies:
         if isinstance(reply, StoreError):

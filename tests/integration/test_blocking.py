@@ -381,7 +381,7 @@ def test_nothing_is_sent_twice() -> None:
         loop = asyncio.get_running_loop()
 
         def answer(command: list[bytes]) -> bytes:
-            if command[0] in (b"HELLO", b"INFO"):
+            if command[0] in (b"HELLO", b"INFO", b"SCRIPT"):
                 return greet(command)
             commands.append(command[0])
             return b"?"  # no reply at all

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.fronts import InlineLoan
 from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
@@ -196,6 +197,10 @@ class IPCBlockingStore:
         return self._ask(request)
 
     # -- the world
+
+    def lend(self) -> InlineLoan:
+        """Everything: a transaction is no longer here than in an event loop that has files of its own."""
+        return InlineLoan(self)
 
     def close(self) -> None:
         """Let go of the files."""

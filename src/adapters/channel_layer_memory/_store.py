@@ -688,6 +688,9 @@ class MemoryBlockingStore:
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         return _at_once(self._store.unflushed(request))
 
+    def lend(self) -> None:
+        """Nothing: it needs no connections."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer_redis._loans import RedisLoan
 from channel_layer_redis._protocol import NoScript, pack
-from channel_layer_redis._requests import Ask, Asking, Requests, list_of, text
-from channel_layer_redis._wire import Pool, Reply
+from channel_layer_redis._requests import Requests, list_of, text
+from channel_layer_redis._runs import Run, values_of
+from channel_layer_redis._wire import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from channel_layer.names import Queue
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer.traffic import Rates
-    from channel_layer_redis._wire import Wire
+    from channel_layer_redis._requests import Ask, Asking
+    from channel_layer_redis._runs import Plan
+    from channel_layer_redis._wire import Reply, Wire
     from channel_layer_redis.hosts import Host
 
 __all__ = ("RedisBlockingStore",)
@@ -33,9 +36,6 @@ R = TypeVar("R")
 
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
 """Seconds between tries to end a wait whose command the server may not have seen yet."""
-
-# One table for requests of all types; each is handed to the method for its own type, and to no other.
-_Plan: TypeAlias = Callable[[Any], Asking[Any]]
 
 
 class RedisBlockingStore:
@@ -51,7 +51,7 @@ class RedisBlockingStore:
         self._requests = requests = Requests(rules, clock)
         self._timeout = rules.timeout
         self._pools = tuple(Pool(host, rules.timeout) for host in hosts)
-        self._plans: Mapping[type, _Plan] = {
+        self._plans: Mapping[type, Plan] = {
             c.Alive: requests.alive,
             c.Deliver: requests.deliver,
             c.Flush: requests.flush,
@@ -170,6 +170,18 @@ class RedisBlockingStore:
 
     # -- connections
 
+    def lend(self) -> RedisLoan | None:
+        wires: list[Wire] = []
+        for pool in self._pools:
+            if (wire := pool.lend()) is None:
+                break
+            wires.append(wire)
+        loan = RedisLoan(wires, self._pools, self._plans, self._timeout)
+        if len(wires) == len(self._pools):
+            return loan
+        loan.end()
+        return None
+
     def close(self) -> None:
         """Let go of every connection; those in use follow when they are free."""
         for pool in self._pools:
@@ -205,25 +217,25 @@ class RedisBlockingStore:
         wire, deadline = pool.begin()
         try:
             _send(wire, asks)
-            return _values_of(_read(wire, asks, deadline, held))
+            return values_of(_read(wire, asks, deadline, held))
         finally:
             pool.end(wire)
 
     def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        runs = [_Run(request, self._plans[type(request)](request)) for request in requests]
+        runs = [Run(request, self._plans[type(request)](request)) for request in requests]
         for run in runs:
             run.resume(None)
         while open_runs := [run for run in runs if run.asks is not None]:
             self._step(open_runs)
         return [run.outcome() for run in runs]
 
-    def _step(self, runs: list[_Run]) -> None:
+    def _step(self, runs: list[Run]) -> None:
         """Send what these requests ask for, to every server in one write, and only then wait for the replies."""
-        by_shard: dict[int, list[_Run]] = {}
+        by_shard: dict[int, list[Run]] = {}
         for run in runs:
             by_shard.setdefault(run.shard, []).append(run)
         with contextlib.ExitStack() as stack:
-            sent: list[tuple[list[_Run], list[Ask], Wire, float]] = []
+            sent: list[tuple[list[Run], list[Ask], Wire, float]] = []
             for shard, some in sorted(by_shard.items()):  # in this order: else two threads could wait for each other
                 pool = self._pools[shard]
                 asks = [ask for run in some for ask in run.asks or ()]
@@ -249,58 +261,6 @@ class RedisBlockingStore:
                     replies = replies[count:]
 
 
-class _Run:
-    """A request that is carried out in step with others.
-
-    Args:
-        request: it.
-        asking: what it asks for.
-
-    Attributes:
-        shard: its host.
-        asks: what it asks for next; None: it is done.
-    """
-
-    __slots__ = ("_asking", "_error", "_result", "asks", "shard")
-
-    def __init__(self, request: Any, asking: Asking[Any]) -> None:
-        self.shard: int = request.shard
-        self.asks: tuple[Ask, ...] | None = ()
-        self._asking = asking
-        self._result: Any = None
-        self._error: StoreError | None = None
-
-    def resume(self, replies: list[Reply] | None) -> None:
-        """Go on with these replies; None: begin."""
-        try:
-            if replies is None:
-                self.asks = next(self._asking)
-                return
-            try:
-                values = _values_of(replies)
-            except StoreError as exc:
-                self.asks = self._asking.throw(exc)
-            else:
-                self.asks = self._asking.send(values)
-        except StopIteration as stop:
-            self.asks, self._result = None, stop.value
-        except StoreError as exc:
-            self.asks, self._error = None, exc
-
-    def fail(self, error: StoreError) -> None:
-        """Go on with an error instead of replies."""
-        try:
-            self.asks = self._asking.throw(error)
-        except StopIteration as stop:
-            self.asks, self._result = None, stop.value
-        except StoreError as exc:
-            self.asks, self._error = None, exc
-
-    def outcome(self) -> Any:
-        """Return the reply to the request, or the error."""
-        return self._result if self._error is None else self._error
-
-
 def _send(wire: Wire, asks: Sequence[Ask]) -> None:
     wire.send(b"".join([pack(ask.named()) for ask in asks]))
 
@@ -314,13 +274,6 @@ def _read(wire: Wire, asks: Sequence[Ask], deadline: float, held: list[BaseExcep
         for place, reply in zip(unknown, wire.read(len(unknown), deadline, held), strict=True):
             replies[place] = reply
     return replies
-
-
-def _values_of(replies: list[Reply]) -> list[object]:
-    for reply in replies:
-        if reply.error is not None:
-            raise reply.error
-    return [reply.value for reply in replies]
 
 
 class _Waiting:

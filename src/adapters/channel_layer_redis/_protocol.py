@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
+from channel_layer_redis import _scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import Context
 
     from channel_layer_redis.hosts import Host
 
@@ -64,6 +66,11 @@ _MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
 
 _IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
 
+_ORDERED: Final = tuple(
+    _scripts.load(name) for name in ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
+)
+"""The scripts whose order their callers see, even if they do not await one call before the next."""
+
 INCOMPLETE: Final = object()
 """What a reader has while a reply is not whole."""
 
@@ -105,6 +112,32 @@ def pack_head(*args: Arg) -> bytes:
 def is_list(reply: object) -> TypeGuard[list[object]]:
     """Whether a reply is an array."""
     return isinstance(reply, list)
+
+
+class _Prompt(asyncio.Future[object]):
+    """A future whose task goes on at once, inside `deliver`, and not with the next turn of the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._waiter: tuple[Callable[[_Prompt], object], Context | None] | None = None
+
+    def add_done_callback(self, fn: Callable[[_Prompt], object], /, *, context: Context | None = None) -> None:
+        """Remember who waits: the task that awaits this; called by asyncio."""
+        self._waiter = (fn, context)
+        super().add_done_callback(fn, context=context)
+
+    def deliver(self, result: object) -> None:
+        """Set the result. No task may be running: this is for what the event loop itself calls."""
+        if self._waiter is None:
+            self.set_result(result)
+            return
+        wake, context = self._waiter
+        self.remove_done_callback(wake)
+        self.set_result(result)
+        if context is None:
+            wake(self)
+        else:
+            context.run(wake, self)
 
 
 class Connection(asyncio.Protocol):
@@ -152,15 +185,18 @@ class Connection(asyncio.Protocol):
         """
         return self.send(pack(args), limit=limit)
 
-    def send(self, command: bytes, *, limit: float | None = None, now: bool = False) -> asyncio.Future[object]:
+    def send(
+        self, command: bytes, *, limit: float | None = None, now: bool = False, prompt: bool = False
+    ) -> asyncio.Future[object]:
         """Send a command that is packed already; see `call`.
 
         Args:
             command: its bytes.
             limit: seconds that it may take, if not the connection's timeout.
             now: if the connection is idle, wait for no others to share the write with: for what somebody waits for.
+            prompt: the task that awaits the reply goes on as soon as that is parsed.
         """
-        future: asyncio.Future[object] = self._loop.create_future()
+        future: asyncio.Future[object] = _Prompt(self._loop) if prompt else self._loop.create_future()
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
@@ -273,6 +309,8 @@ class Connection(asyncio.Protocol):
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     future.set_exception(self._refusal(str(reply)))
+                elif isinstance(future, _Prompt):
+                    future.deliver(reply)
                 else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as exc:
@@ -442,14 +480,17 @@ async def _greet(host: Host, connection: Connection) -> None:
 
 
 def greeting(host: Host) -> list[tuple[Arg, ...]]:
-    """Return the first commands of a connection: log in, see who is there, choose the database."""
+    """Return the first commands of a connection: log in, see who is there, choose the database, bring the scripts.
+
+    A script that the server did not know would be carried out after commands that were sent behind it.
+    """
     login: tuple[Arg, ...] = ()
     if host.password is not None or host.username is not None:
         login = ("AUTH", host.username or "default", host.password or "")
     commands: list[tuple[Arg, ...]] = [("HELLO", 2, *login), ("INFO", "server")]
     if host.db:
         commands.append(("SELECT", host.db))
-    return commands
+    return [*commands, *(("SCRIPT", "LOAD", script.source) for script in _ORDERED)]
 
 
 def greeted(host: Host, replies: Sequence[object]) -> tuple[int, str]:
@@ -462,7 +503,7 @@ def greeted(host: Host, replies: Sequence[object]) -> tuple[int, str]:
     Raises:
         StoreError: the server refuses the login, or is too old.
     """
-    hello, info, *rest = replies
+    hello, info, *rest = replies[: 3 if host.db else 2]  # whoever may not load scripts brings them when they are needed
     if isinstance(hello, StoreError):
         if "unknown command" in str(hello).lower():
             raise StoreError(f"{host.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello

@@ -14,7 +14,7 @@ from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._protocol import Connection, NoScript, connect, pack, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, connect, pack_head
 from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
 
 if TYPE_CHECKING:
@@ -119,6 +119,12 @@ class _Link:
             await connection.room()
         return connection
 
+    @property
+    def spare(self) -> Connection | None:
+        """A connection for a command that blocks, if there is one; nobody else uses it."""
+        connection = self._spare.pop() if self._spare else None
+        return connection if connection is not None and connection.open else None
+
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks; nobody else uses it."""
         while True:
@@ -201,6 +207,7 @@ class RedisStore:
         self._links = [_Link(host, rules.timeout) for host in backend.hosts]
         self._tails: set[asyncio.Task[None]] = set()
         self._heads: dict[tuple[str, int], bytes] = {}
+        self._reads: dict[tuple[str, float], tuple[bytes, bytes]] = {}
 
     # -- messages
 
@@ -320,28 +327,39 @@ class RedisStore:
         return number(await self._script(request.shard, _RELEASE, self._keys.inbox(request.inbox.name), ()))
 
     async def read(self, request: c.Read, /) -> c.Batch:
-        link = self._links[request.shard]
-        stream = self._keys.inbox(request.inbox.name)[1]
-        connection = await link.borrow()
+        link, after = self._links[request.shard], request.after
+        connection = link.spare or await link.borrow()
         try:
-            reading = pack((
-                "XREAD", "COUNT", _READ_COUNT, "BLOCK", max(1, round(request.block * 1000)),
-                "STREAMS", stream, request.after or "0-0",
-            ))  # fmt: skip
-            if request.after:
-                milliseconds, _, number = request.after.partition("-")
-                trimming = pack(("XTRIM", stream, "MINID", f"{milliseconds}-{int(number) + 1}"))
+            read, trim = self._reads.get((request.inbox.name, request.block)) or self._read_heads(request)
+            place = after.encode() or b"0-0"
+            reading = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
+            if after:
+                milliseconds, _, number = place.partition(b"-")
+                first = b"%b-%d" % (milliseconds, int(number) + 1)
+                trimming = b"%b$%d\r\n%b\r\n" % (trim, len(first), first)
                 if silently := connection.silenced(trimming):  # its reply would wake this process for nothing
                     reading = silently + reading
                 else:
                     connection.send(trimming).add_done_callback(_ignore)
-            reply = await connection.send(reading, limit=request.block + self._rules.timeout)
+            reply = await connection.send(reading, limit=request.block + self._rules.timeout, prompt=True)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
             raise
         finally:
             link.give(connection)
-        return _batch(reply, request.after)
+        return _batch(reply, after)
+
+    def _read_heads(self, request: c.Read) -> tuple[bytes, bytes]:
+        """Return all of the two commands of a read but what changes from one to the next; see `_head`."""
+        stream, block = self._keys.inbox(request.inbox.name)[1], max(1, round(request.block * 1000))
+        heads = (
+            pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
+            pack_head("XTRIM", stream, "MINID"),
+        )
+        if len(self._reads) >= _REMEMBERED:
+            self._reads = {}
+        self._reads[request.inbox.name, request.block] = heads
+        return heads
 
     async def give_back(self, request: c.GiveBack, /) -> None:
         await self._ask(request.shard, self._requests.give_back(request))
@@ -500,15 +518,15 @@ def _batch(reply: object, after: str) -> c.Batch:
             place, fields = list_of(entry)
             if not isinstance(place, bytes):
                 raise unexpected(place)
-            milliseconds = int(place[: place.index(b"-")])
-            match fields:
-                case [bytes() as offset, bytes() as frame]:
-                    try:
-                        entries.append(((milliseconds + int(offset)) / 1000, frame))
-                    except (ValueError, OverflowError):
-                        entries.append((milliseconds / 1000, b""))
-                case _:
-                    entries.append((milliseconds / 1000, b""))
+            stamp = place.partition(b"-")[0]
+            try:
+                offset, frame = list_of(fields)
+                if isinstance(offset, bytes) and isinstance(frame, bytes):
+                    entries.append(((int(stamp) + int(offset)) / 1000, frame))
+                    continue
+            except (ValueError, OverflowError, StoreError):  # somebody else's
+                pass
+            entries.append((int(stamp) / 1000, b""))
     return c.Batch(tuple(entries), text(place))
 
 

@@ -1,12 +1,14 @@
 """Connections for threads: a socket, the same parser and the same errors as those of event loops, and a pool.
 
 redis-py's blocking client would bring a second greeting, a second set of errors and retries that send a command twice;
-here a command has one deadline, connecting included, and is sent once.
+here a command has one deadline, connecting included, and is sent once. An event loop that lives for one call may borrow
+one, if it is there: then nothing here blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import StoreError
+from channel_layer.loops import THREAD_NAME
 from channel_layer_redis._protocol import (
     INCOMPLETE,
     NoScript,
@@ -43,7 +46,14 @@ _MOST = 8
 """Connections for commands that a process opens to one server at most. At half a millisecond for a command they carry
 16 000 a second, which is more than the threads of a Python process ask for; others wait for their turn."""
 
+_LENT_MOST = 4
+"""Connections to one server that are lent at most. Who borrows one has spent more time on making his event loop than he
+will wait for a reply, so that few threads wait at once."""
+
 _READ_SIZE = 65536
+
+_PAUSE_SECONDS = 1.0
+"""After a failure, no connection is made for lending for so long."""
 
 _LEAST_SECONDS = 0.01
 """Seconds that a command gets even if connecting has used up its time."""
@@ -83,6 +93,7 @@ class Wire:
         self._label = host.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
+        self._demoted = False
         self.usable: bool = False
         self.client_id: int = 0
         deadline = time.monotonic() + timeout
@@ -152,28 +163,37 @@ class Wire:
             StoreError: the connection is lost, or the server does not answer in time.
         """
         replies: list[Reply] = []
-        demoted = False
+        try:
+            while not self.collect(replies, count):
+                self._receive(deadline, held)
+        except BaseException:
+            self.close()
+            raise
+        return replies
+
+    def collect(self, replies: list[Reply], count: int) -> bool:
+        """Add the replies that are whole to others; whether there are so many now, and none is to come.
+
+        Raises:
+            StoreError: they are no replies.
+        """
         try:
             while len(replies) < count:
                 reply = self._reader.gets()
                 if reply is INCOMPLETE:
-                    self._receive(deadline, held)
-                elif isinstance(reply, hiredis.ReplyError):
+                    return False
+                if isinstance(reply, hiredis.ReplyError):
                     replies.append(Reply(None, refusal(self._label, str(reply))))
-                    demoted = demoted or is_replica(str(reply))
+                    self._demoted = self._demoted or is_replica(str(reply))
                 else:
                     replies.append(Reply(reply))
         except hiredis.ProtocolError as exc:
-            self.close()
             raise foreign(self._label) from exc
-        except BaseException:
-            self.close()
-            raise
-        if demoted:
+        if self._demoted:
             self.close()  # find out anew where the primary is
         else:
             self.usable = True
-        return replies
+        return True
 
     def take(self, seconds: float) -> bool:
         """Wait for some seconds, and take in what comes; whether a reply may be whole, so that `read` hardly waits.
@@ -181,8 +201,14 @@ class Wire:
         Raises:
             StoreError: the connection is lost.
         """
-        if not self._poller.poll(1000 * seconds):
-            return False
+        return bool(self._poller.poll(1000 * seconds)) and self.take_now()
+
+    def take_now(self) -> bool:
+        """Take in what has come; False: nothing has.
+
+        Raises:
+            StoreError: the connection is lost.
+        """
         self._socket.settimeout(0)
         try:
             data = self._socket.recv(_READ_SIZE)
@@ -195,6 +221,25 @@ class Wire:
         self._reader.feed(data)
         return True
 
+    def send_now(self, data: bytes) -> bytes:
+        """Send as much as the system takes at once, and return the rest.
+
+        Raises:
+            StoreError: the connection is lost.
+        """
+        self.usable = False
+        self._socket.settimeout(0)
+        try:
+            return data[self._socket.send(data) :]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return data
+        except OSError as exc:
+            raise self._lost(exc) from exc
+
+    def late(self) -> StoreError:
+        """Return what whoever asked is told of a server that does not answer."""
+        return StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown")
+
     def close(self) -> None:
         """Drop the connection. Harmless if it is called twice."""
         self.usable = False
@@ -205,7 +250,7 @@ class Wire:
             self._socket.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
             data = self._socket.recv(_READ_SIZE)
         except TimeoutError as exc:
-            raise StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown") from exc
+            raise self.late() from exc
         except OSError as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:
@@ -257,6 +302,9 @@ class Pool:
         self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._spare: list[Wire] = []
+        self._lent: weakref.WeakSet[Wire] = weakref.WeakSet()
+        self._making = False
+        self._make_after = -math.inf
         self._closed = False
 
     def call(self, commands: Iterable[tuple[Arg, ...]], held: list[BaseException] | None = None) -> list[Reply]:
@@ -309,16 +357,46 @@ class Pool:
         """Return a connection that nobody else uses."""
         if self._closed:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
+        return self._at_hand() or Wire(self._host, self._timeout)
+
+    def lend(self) -> Wire | None:
+        """Return a connection that is there, without waiting; if there is none, one is made for the next caller."""
+        wire = self._at_hand()
+        if wire is not None:
+            self._lent.add(wire)
+        elif self._is_to_make():
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                threading.Thread(target=self._make, name=f"{THREAD_NAME}-connect", daemon=True).start()
+        return wire
+
+    def _is_to_make(self) -> bool:
+        """Whether the caller has to make a connection: one at a time, and after a failure a while later."""
+        with self._lock:
+            if self._spare or self._making or self._closed or len(self._lent) >= _LENT_MOST:
+                return False
+            self._making = time.monotonic() >= self._make_after
+            return self._making
+
+    def _make(self) -> None:
+        try:
+            self.give(Wire(self._host, self._timeout))
+        except StoreError:  # whoever has gone the other way hears of it
+            self._make_after = time.monotonic() + _PAUSE_SECONDS
+        finally:
+            self._making = False
+
+    def _at_hand(self) -> Wire | None:
         with contextlib.suppress(IndexError):
             while True:
                 wire = self._spare.pop()
                 if wire.fresh:
                     return wire
                 wire.close()
-        return Wire(self._host, self._timeout)
+        return None
 
     def give(self, wire: Wire) -> None:
         """Take a connection back."""
+        self._lent.discard(wire)
         with self._lock:
             keep = wire.usable and not self._closed and len(self._spare) < _MOST
             if keep:
