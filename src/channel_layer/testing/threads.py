@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.errors import StoreError
 from channel_layer.fronts import Front
 from channel_layer.layer import ChannelLayer
 
@@ -29,19 +30,23 @@ __all__ = ("BlockingFront", "blocking_layers", "blocking_stores")
 
 R = TypeVar("R")
 
+_NOT_LENT: Final = (c.Pop, c.PutBack)
+"""What is not asked of a loan: it takes messages out of a queue, or puts them back."""
+
 _SLICE_SECONDS = 0.05
 """Seconds that one blocking receive() waits; a receiver that was cancelled is gone after as long."""
 
 
-def blocking_stores(make_store: MakeStore) -> MakeStore:
+def blocking_stores(make_store: MakeStore, *, lent: bool = False) -> MakeStore:
     """Return a factory of backends whose stores answer through their blocking halves.
 
     Args:
         make_store: makes the backends.
+        lent: they answer through what those lend to event loops (`BlockingStore.lend`), as far as that goes.
     """
 
     def make(rules: Rules, clock: Clock) -> Backend:
-        return BlockingFront(make_store(rules, clock))
+        return BlockingFront(make_store(rules, clock), lent=lent)
 
     return make
 
@@ -72,11 +77,16 @@ class BlockingFront(Front):
 
     Args:
         backend: the one behind.
+        lent: what that lends to event loops is used, too.
     """
+
+    def __init__(self, backend: Backend, *, lent: bool = False) -> None:
+        super().__init__(backend)
+        self._kind = _LentAsAsync if lent else _BlockingAsAsync
 
     def open(self) -> AsyncStore:
         """Make a store for the running event loop."""
-        return _BlockingAsAsync(self._backend.open(), self._backend.open_blocking())
+        return self._kind(self._backend.open(), self._backend.open_blocking())
 
     def open_blocking(self) -> BlockingStore:
         """Make a store for the threads of this process."""
@@ -97,20 +107,20 @@ class _BlockingAsAsync:
     # -- messages
 
     async def push(self, request: c.Push, /) -> c.Pushed:
-        return self._blocking.push(request)
+        return await self._ask(request)
 
     async def forgive(self, request: c.Forgive, /) -> None:
-        self._blocking.forgive(request)
+        await self._ask(request)
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         self._claimants[request.queue] = request.claimant
-        return self._blocking.pop(request)
+        return await self._ask(request)
 
     async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return self._blocking.put_back(request)
+        return await self._ask(request)
 
     async def unclaim(self, request: c.Unclaim, /) -> None:
-        self._blocking.unclaim(request)
+        await self._ask(request)
 
     async def wait(self, request: c.Wait, /) -> None:
         loop, queue = asyncio.get_running_loop(), request.queue
@@ -133,19 +143,19 @@ class _BlockingAsAsync:
                 self._blocking.pop(c.Pop(request.shard, queue, 0, claimant))
 
     async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return self._blocking.unattended(request)
+        return await self._ask(request)
 
     async def report(self, request: c.Report, /) -> None:
-        self._blocking.report(request)
+        await self._ask(request)
 
     async def reported(self, request: c.Reported, /) -> Rates:
-        return self._blocking.reported(request)
+        return await self._ask(request)
 
     async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return self._blocking.survey(request)
+        return await self._ask(request)
 
     async def pending(self, request: c.Pending, /) -> int:
-        return self._blocking.pending(request)
+        return await self._ask(request)
 
     # -- minted inboxes
 
@@ -162,33 +172,33 @@ class _BlockingAsAsync:
         return await self._store.read(request)
 
     async def give_back(self, request: c.GiveBack, /) -> None:
-        self._blocking.give_back(request)
+        await self._ask(request)
 
     async def mark(self, request: c.Mark, /) -> bool:
-        return self._blocking.mark(request)
+        return await self._ask(request)
 
     async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return self._blocking.alive(request)
+        return await self._ask(request)
 
     # -- groups
 
     async def join(self, request: c.Join, /) -> c.Changed:
-        return self._blocking.join(request)
+        return await self._ask(request)
 
     async def leave(self, request: c.Leave, /) -> c.Changed:
-        return self._blocking.leave(request)
+        return await self._ask(request)
 
     async def publish(self, request: c.Publish, /) -> c.Published:
-        return self._blocking.publish(request)
+        return await self._ask(request)
 
     async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return self._blocking.deliver(request)
+        return await self._ask(request)
 
     async def prune(self, request: c.Prune, /) -> None:
-        self._blocking.prune(request)
+        await self._ask(request)
 
     async def members(self, request: c.Members, /) -> c.Roster:
-        return self._blocking.members(request)
+        return await self._ask(request)
 
     async def touch(self, request: c.Touch, /) -> None:
         await self._store.touch(request)
@@ -196,10 +206,10 @@ class _BlockingAsAsync:
     # -- flush
 
     async def flush(self, request: c.Flush, /) -> c.Flushing:
-        return self._blocking.flush(request)
+        return await self._ask(request)
 
     async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return self._blocking.unflushed(request)
+        return await self._ask(request)
 
     async def acknowledge(self, request: c.Acknowledge, /) -> None:
         await self._store.acknowledge(request)
@@ -215,6 +225,25 @@ class _BlockingAsAsync:
     async def aclose(self) -> None:
         self._blocking.close()
         await self._store.aclose()
+
+    async def _ask(self, request: c.BlockingCommand[R]) -> R:
+        return request.on_blocking(self._blocking)
+
+
+class _LentAsAsync(_BlockingAsAsync):
+    """The same over what a blocking store lends; what may not be asked of that, or if it lends nothing, is as above."""
+
+    async def _ask(self, request: c.BlockingCommand[R]) -> R:
+        loan = None if type(request) in _NOT_LENT else self._blocking.lend()
+        if loan is None:
+            return await super()._ask(request)
+        try:
+            (outcome,) = await loan.together([request])
+        finally:
+            loan.end()
+        if isinstance(outcome, StoreError):
+            raise outcome
+        return outcome
 
 
 def _finish(future: asyncio.Future[None]) -> None:
