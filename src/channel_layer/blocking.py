@@ -199,7 +199,11 @@ class BlockingChannelLayer:
         """
         queues, store = _parse(channels), self._open()
         receipt = _Receipt(queues, self._courier, store, self._background, self._memory)
-        return receipt.run(block_timeout if block else None)
+        try:
+            return receipt.run(block_timeout if block else None)
+        except StoreError as exc:
+            self._check_open(exc)
+            raise
 
     def receive_many(
         self,
@@ -467,7 +471,16 @@ class BlockingChannelLayer:
         except StoreError:
             program.close()
             raise
-        return run_blocking(program, store)
+        try:
+            return run_blocking(program, store)
+        except StoreError as exc:
+            self._check_open(exc)
+            raise
+
+    def _check_open(self, error: StoreError) -> None:
+        """Say that the layer was closed meanwhile, if that is why the store did nothing."""
+        if self._courier.desk.closed and error.outcome == "not_sent":
+            raise closed_error() from error
 
     def _settle(self, inbox: Inbox) -> None:
         """Give back what is owed, now, if the store can be reached.

@@ -16,9 +16,10 @@ import pytest
 from channel_layer import ChannelLayer, InvalidName, StoreError
 from channel_layer import blocking as facade
 from channel_layer import commands as c
-from channel_layer.blocking import BlockingChannelLayer
-from channel_layer.names import ChannelName
-from channel_layer.ports import Waiting
+from channel_layer.blocking import BlockingChannelLayer, _Receipt
+from channel_layer.envelope import Message
+from channel_layer.names import ChannelName, Queue
+from channel_layer.ports import BlockingStore, Waiting
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from channel_layer.testing.suites.tools import in_fork
 from channel_layer.threads import await_any
@@ -322,6 +323,35 @@ def test_a_closed_layer_refuses(make_layer: Callable[[], ChannelLayer]) -> None:
     assert errors == ["this channel layer is closed"]
     with pytest.raises(StoreError, match="closed"):
         blocking.send("jobs", {})
+
+
+@pytest.mark.parametrize("make_store", ["ipc", "redis"], indirect=True)  # memory goes on
+def test_who_is_under_way_when_a_layer_closes_is_told_so(
+    make_layer: Callable[[], ChannelLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that began before aclose(), and then finds its store closed, says that it was the layer."""
+    layer, open_store = make_layer(), BlockingChannelLayer._open
+
+    def open_and_close(blocking: BlockingChannelLayer) -> BlockingStore:
+        store = open_store(blocking)
+        asyncio.run(layer.aclose())
+        return store
+
+    monkeypatch.setattr(BlockingChannelLayer, "_open", open_and_close)
+    blocking = layer.blocking
+    with pytest.raises(StoreError, match="this channel layer is closed"):
+        blocking.send("jobs", {})
+    layer = make_layer()
+    monkeypatch.setattr(BlockingChannelLayer, "_open", open_store)
+    take = _Receipt._take_from
+
+    def close_and_take(receipt: _Receipt, queue: Queue, shard: int) -> tuple[str, Message] | None:
+        asyncio.run(layer.aclose())
+        return take(receipt, queue, shard)
+
+    monkeypatch.setattr(_Receipt, "_take_from", close_and_take)
+    with pytest.raises(StoreError, match="this channel layer is closed"):
+        layer.blocking.receive(["jobs"])
 
 
 # -- servers -----------------------------------------------------------------------------------------------------
