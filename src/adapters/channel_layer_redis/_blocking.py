@@ -15,7 +15,7 @@ from channel_layer.errors import StoreError
 from channel_layer_redis._loans import RedisLoan
 from channel_layer_redis._protocol import NoScript, pack
 from channel_layer_redis._requests import Requests, list_of, text
-from channel_layer_redis._runs import Run, values_of
+from channel_layer_redis._runs import batches_of, start, values_of
 from channel_layer_redis._wire import Pool
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer.traffic import Rates
     from channel_layer_redis._requests import Ask, Asking
-    from channel_layer_redis._runs import Plan
+    from channel_layer_redis._runs import Batch, Plan
     from channel_layer_redis._wire import Reply, Wire
     from channel_layer_redis.hosts import Host
 
@@ -222,43 +222,36 @@ class RedisBlockingStore:
             pool.end(wire)
 
     def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        runs = [Run(request, self._plans[type(request)](request)) for request in requests]
-        for run in runs:
-            run.resume(None)
-        while open_runs := [run for run in runs if run.asks is not None]:
-            self._step(open_runs)
+        runs = start(requests, self._plans)
+        while batches := batches_of(runs):
+            self._step(batches)
         return [run.outcome() for run in runs]
 
-    def _step(self, runs: list[Run]) -> None:
-        """Send what these requests ask for, to every server in one write, and only then wait for the replies."""
-        by_shard: dict[int, list[Run]] = {}
-        for run in runs:
-            by_shard.setdefault(run.shard, []).append(run)
+    def _step(self, batches: Sequence[Batch]) -> None:
+        """Send to every server, in one write each, and only then wait for the replies.
+
+        Args:
+            batches: in the order of the servers: else two threads could wait for each other's connections.
+        """
         with contextlib.ExitStack() as stack:
-            sent: list[tuple[list[Run], list[Ask], Wire, float]] = []
-            for shard, some in sorted(by_shard.items()):  # in this order: else two threads could wait for each other
-                pool = self._pools[shard]
-                asks = [ask for run in some for ask in run.asks or ()]
+            sent: list[tuple[Batch, Wire, float]] = []
+            for batch in batches:
+                pool = self._pools[batch.shard]
                 try:
                     wire, deadline = pool.begin()
                     stack.callback(pool.end, wire)
-                    _send(wire, asks)
+                    _send(wire, batch.asks)
                 except StoreError as exc:
-                    for run in some:
-                        run.fail(exc)
+                    batch.fail(exc)
                 else:
-                    sent.append((some, asks, wire, deadline))
-            for some, asks, wire, deadline in sent:
+                    sent.append((batch, wire, deadline))
+            for batch, wire, deadline in sent:
                 try:
-                    replies = _read(wire, asks, deadline, None)
+                    replies = _read(wire, batch.asks, deadline, None)
                 except StoreError as exc:
-                    for run in some:
-                        run.fail(exc)
-                    continue
-                for run in some:
-                    count = len(run.asks or ())
-                    run.resume(replies[:count])
-                    replies = replies[count:]
+                    batch.fail(exc)
+                else:
+                    batch.resume(replies)
 
 
 def _send(wire: Wire, asks: Sequence[Ask]) -> None:

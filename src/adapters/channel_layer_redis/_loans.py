@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from channel_layer.errors import StoreError
 from channel_layer_redis._protocol import NoScript, pack
-from channel_layer_redis._runs import Run
+from channel_layer_redis._runs import batches_of, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from channel_layer import commands as c
     from channel_layer.ports import Loan
     from channel_layer_redis._requests import Ask
-    from channel_layer_redis._runs import Plan
+    from channel_layer_redis._runs import Batch, Plan
     from channel_layer_redis._wire import Pool, Reply, Wire
 
 __all__ = ("RedisLoan",)
@@ -51,43 +51,33 @@ class RedisLoan:
         self._timeout = timeout
 
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        runs = [Run(request, self._plans[type(request)](request)) for request in requests]
-        for run in runs:
-            run.resume(None)
-        while open_runs := [run for run in runs if run.asks is not None]:
-            await self._step(open_runs)
+        runs = start(requests, self._plans)
+        while batches := batches_of(runs):
+            await self._step(batches)
         return [run.outcome() for run in runs]
 
     def end(self) -> None:
         for pool, wire in zip(self._pools, self._wires, strict=False):  # fewer, if not all could be had
             pool.give(wire)
 
-    async def _step(self, runs: list[Run]) -> None:
-        """Send what these requests ask for, to every server in one write, and only then wait for the replies."""
-        by_shard: dict[int, list[Run]] = {}
-        for run in runs:
-            by_shard.setdefault(run.shard, []).append(run)
-        sent: list[tuple[list[Run], _Exchange]] = []
-        for shard, some in by_shard.items():
-            exchange = _Exchange(self._wires[shard], [ask for run in some for ask in run.asks or ()], self._timeout)
+    async def _step(self, batches: Sequence[Batch]) -> None:
+        """Send to every server, in one write each, and only then wait for the replies."""
+        sent: list[tuple[Batch, _Exchange]] = []
+        for batch in batches:
+            exchange = _Exchange(self._wires[batch.shard], batch.asks, self._timeout)
             try:
                 await exchange.send()
             except StoreError as exc:
-                for run in some:
-                    run.fail(exc)
+                batch.fail(exc)
             else:
-                sent.append((some, exchange))
-        for some, exchange in sent:
+                sent.append((batch, exchange))
+        for batch, exchange in sent:
             try:
                 replies = await exchange.read()
             except StoreError as exc:
-                for run in some:
-                    run.fail(exc)
-                continue
-            for run in some:
-                count = len(run.asks or ())
-                run.resume(replies[:count])
-                replies = replies[count:]
+                batch.fail(exc)
+            else:
+                batch.resume(replies)
 
 
 class _Exchange:

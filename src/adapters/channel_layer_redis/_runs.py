@@ -9,10 +9,12 @@ from channel_layer.errors import StoreError
 from channel_layer_redis._requests import Asking
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from channel_layer_redis._requests import Ask
     from channel_layer_redis._wire import Reply
 
-__all__ = ("Plan", "Run", "values_of")
+__all__ = ("Batch", "Plan", "Run", "batches_of", "start", "values_of")
 
 # One table for requests of all types; each is handed to the method for its own type, and to no other.
 Plan: TypeAlias = Callable[[Any], Asking[Any]]
@@ -68,6 +70,61 @@ class Run:
     def outcome(self) -> Any:
         """Return the reply to the request, or the error."""
         return self._result if self._error is None else self._error
+
+
+class Batch:
+    """What some requests to one server ask for next.
+
+    Args:
+        shard: the server.
+        runs: the requests; none of them is done.
+
+    Attributes:
+        shard: the one given.
+        asks: what all of them ask for, to go out in one write.
+    """
+
+    __slots__ = ("_runs", "asks", "shard")
+
+    def __init__(self, shard: int, runs: list[Run]) -> None:
+        self.shard: int = shard
+        self.asks: list[Ask] = [ask for run in runs for ask in run.asks or ()]
+        self._runs = runs
+
+    def resume(self, replies: list[Reply]) -> None:
+        """Let each of them go on with its share of the replies."""
+        place = 0
+        for run in self._runs:
+            count = len(run.asks or ())
+            run.resume(replies[place : place + count])
+            place += count
+
+    def fail(self, error: StoreError) -> None:
+        """Let each of them go on with an error."""
+        for run in self._runs:
+            run.fail(error)
+
+
+def start(requests: Iterable[Any], plans: Mapping[type, Plan]) -> list[Run]:
+    """Begin to carry out some requests.
+
+    Args:
+        requests: them.
+        plans: what each type of request asks for.
+    """
+    runs = [Run(request, plans[type(request)](request)) for request in requests]
+    for run in runs:
+        run.resume(None)
+    return runs
+
+
+def batches_of(runs: Iterable[Run]) -> list[Batch]:
+    """Return what is to be asked next of each server, in the order of the servers; nothing if all is done."""
+    by_shard: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.asks is not None:
+            by_shard.setdefault(run.shard, []).append(run)
+    return [Batch(shard, some) for shard, some in sorted(by_shard.items())]
 
 
 def values_of(replies: list[Reply]) -> list[object]:
