@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -67,6 +68,26 @@ class _Group:
     others: dict[str, float] = field(default_factory=dict[str, float])
     inboxes: dict[str, int] = field(default_factory=dict[str, int])
     """Each inbox with members that its owner added, and the version when it last added one."""
+    oldest: float = math.inf
+    """No membership was made before this: until it is over, none is."""
+
+    def join(self, memberships: dict[str, float], name: str, joined: float) -> None:
+        """Add a membership to *owned* or *others*."""
+        memberships[name] = joined
+        self.oldest = min(joined, self.oldest)
+
+    def retire(self, now: float, owned: float, others: float) -> None:
+        """End the memberships that are over, given how long they last."""
+        if now - self.oldest < min(owned, others):
+            return
+        for member in [member for member, at in self.others.items() if now - at >= others]:
+            del self.others[member]
+        over = [member for member, at in self.owned.items() if now - at >= owned]
+        for member in over:
+            del self.owned[member]
+        if over:
+            _forget_empty(self, set(map(queue_name, over)))
+        self.oldest = min((*self.owned.values(), *self.others.values()), default=math.inf)
 
 
 class MemoryBackend:
@@ -401,10 +422,10 @@ class MemoryStore:
             owned = request.owned or name in group.owned
             if owned:
                 group.others.pop(name, None)
-                group.owned[name] = joined
+                group.join(group.owned, name, joined)
                 group.inboxes[request.channel.queue.name] = version
             else:
-                group.others[name] = joined
+                group.join(group.others, name, joined)
             marker = MembershipMarker(request.group.name, name, True, version, round(request.age * 1000))
             marked = owned and request.mark and self._mark(request.channel.queue.name, marker)
             return c.Changed(version, marked, applied=True, owned=owned)
@@ -584,14 +605,7 @@ class MemoryStore:
         if group is None:
             return None
         lasts = self._rules.group_expiry
-        for member in [m for m, at in group.others.items() if now - at >= self._lifetime]:
-            del group.others[member]
-        if lasts is not None:
-            over = [member for member, at in group.owned.items() if now - at >= lasts]
-            for member in over:
-                del group.owned[member]
-            if over:
-                _forget_empty(group, set(map(queue_name, over)))
+        group.retire(now, math.inf if lasts is None else lasts, self._lifetime)
         if group.owned or group.others:
             return group
         del self._all.groups[name.name]
