@@ -240,15 +240,21 @@ class Inbox:
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, past any that are too old."""
-        if box.items and box.items[0].deadline <= now:
+        items = box.items
+        if items and items[0].deadline <= now:
             self._expire(box, now)
             box.lapsed_at = -math.inf  # it is read, if late
         box.used_at = now
-        item = box.take(promised=promised)
-        if item is not None:
-            self._ledger.delivered += 1
-            if not item.group:
-                self._owe(box.name, 1)
+        if promised:  # as `Mailbox.take` does, without a call
+            box.promised -= 1
+        if len(items) <= box.promised:
+            return None
+        item = items.popleft()
+        self._ledger.delivered += 1
+        if item.group:
+            box.grouped -= 1
+        else:
+            self._owe(box.name, 1)
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:

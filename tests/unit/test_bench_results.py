@@ -109,18 +109,19 @@ def test_the_table_shows_a_dash_for_what_a_layer_has_not() -> None:
 def test_the_heading_says_what_was_measured_how() -> None:
     """Server, payload, capacity, and the window of the fan-out are printed with the figures."""
     text = report.heading(_results({"redis": [1.0]}, workload="fanout-100x2"))
-    for part in ("Redis 7", "100 bytes", "capacity 100000", "16 for 100 members", "5 runs"):
+    for part in ("Redis 7", "100 bytes", "capacity 100000", "with 16 messages on their way", "5 runs"):
         assert part in text
 
 
 def test_json_has_everything() -> None:
-    """Machine, releases, options, windows, every run and the medians can be read by a program."""
+    """Machine, releases, options, every run and the medians can be read by a program."""
     results = _results({"redis": [20.0, 30.0], "core": [5.0, 5.0]}, {"core": Faults(10, doubled=1)})
     document = json.loads(report.as_json(results, "core"))
     assert document.keys() == {"machine", "server", "plan", "layers", "base", "summary", "runs"}
     assert document["machine"]["packages"]["channel-layer"]
     assert document["plan"]["capacity"] == 100_000
     assert document["plan"]["payload"] == 100
+    assert document["plan"]["window"] == 16
     assert len(document["runs"]) == 4
     ours, theirs = document["summary"]
     assert ours["metrics"][_RATE] == {"median": 25.0, "low": 20.0, "high": 30.0, "ratio": None}

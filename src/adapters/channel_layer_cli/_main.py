@@ -25,7 +25,7 @@ from channel_layer_cli.bench.contenders import (
 )
 from channel_layer_cli.bench.inputs import Unreadable
 from channel_layer_cli.bench.metrics import FAMILIES
-from channel_layer_cli.bench.plan import Plan
+from channel_layer_cli.bench.plan import WINDOW_MOST, Plan
 from channel_layer_cli.bench.runner import count_runs, run_all
 from channel_layer_cli.bench.servers import NoServer
 from channel_layer_cli.bench.workloads import UnknownWorkload, choose
@@ -111,6 +111,13 @@ cli.add_command(schema)
     "--receivers", multiple=True, type=click.IntRange(1), default=(2, 8), show_default=True, help="Their processes."
 )
 @click.option(
+    "--window",
+    type=click.IntRange(1, WINDOW_MOST),
+    default=16,
+    show_default=True,
+    help="Group messages that may be on their way at once.",
+)
+@click.option(
     "--warmup",
     type=click.FloatRange(0),
     default=1.2,
@@ -147,12 +154,15 @@ def bench(
     loop: str,
     members: tuple[int, ...],
     receivers: tuple[int, ...],
+    window: int,
     warmup: float,
     patience: float,
     profiles: str | None,
 ) -> None:
     """Measure channel layers side by side, and check each run for loss, duplicates and order."""
-    plan = Plan(seconds, repeat, payload, capacity, warmup, patience, loop, members, receivers, urls, profiles or "")
+    plan = Plan(
+        seconds, repeat, payload, capacity, warmup, patience, loop, members, receivers, urls, window, profiles or ""
+    )
     contenders, chosen = _contenders(layers), _workloads(workloads, plan)
     names = [contender.name for contender in contenders]
     if base is not None and base not in names:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ("Plan",)
+__all__ = ("WINDOW_MOST", "Plan")
+
+WINDOW_MOST: Final = 64
+"""Group messages that can be on their way at once; a power of 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Plan:
         members: sizes of the groups.
         receivers: numbers of the processes that the members live in.
         urls: servers that run already; if none, fresh ones are started.
+        window: group messages that may be on their way at once, `WINDOW_MOST` at most.
         profiles: the folder that every process writes a profile of itself to; empty: none does.
     """
 
@@ -36,8 +41,5 @@ class Plan:
     members: tuple[int, ...] = (100, 1000, 10_000)
     receivers: tuple[int, ...] = (2, 8)
     urls: tuple[str, ...] = ()
+    window: int = 16
     profiles: str = ""
-
-    def window(self, members: int) -> int:
-        """Return how many group messages may be on their way at once to so many members."""
-        return 16 if members <= 100 else 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -34,20 +33,14 @@ def choose_base(names: list[str], wanted: str | None) -> str:
 def heading(results: Results) -> str:
     """Return one paragraph that says under which conditions the figures came about."""
     plan, facts = results.plan, machine()
-    windows = {size: plan.window(size) for size in _group_sizes(results)}
-    closed = ", ".join(f"{window} for {size} members" for size, window in windows.items())
+    fanout = any(family(workload) == "fanout" for workload in results.workloads)
     server = results.server or "no server"
     return (
         f"{facts['processors']} x {facts['processor']}, {facts['python']}, {plan.loop}, {server}. "
         f"Each run sends for {plan.seconds:g} s; {plan.repeat} runs each, in turns. Messages of {plan.payload} bytes, "
         f"capacity {plan.capacity} where a layer has one."
-        + (f" Fan-out is closed loop, with so many messages on their way at once: {closed}." if closed else "")
+        + (f" Fan-out is closed loop, with {plan.window} messages on their way at once." if fanout else "")
     )
-
-
-def _group_sizes(results: Results) -> list[int]:
-    found = (re.fullmatch(r"fanout-(\d+)x\d+", workload) for workload in results.workloads)
-    return sorted({int(match[1]) for match in found if match is not None})
 
 
 def title(workload: str) -> str:
@@ -119,14 +112,10 @@ def as_json(results: Results, base: str) -> str:
         for layer in results.layers
         for cell in [results.cell(workload, layer.name)]
     ]
-    plan = results.plan
     document = {
         "machine": machine(),
         "server": results.server,
-        "plan": {
-            **dataclasses.asdict(plan),
-            "windows": {str(members): plan.window(members) for members in _group_sizes(results)},
-        },
+        "plan": dataclasses.asdict(results.plan),
         "layers": [
             {"name": layer.name, "backend": layer.backend, "config": dict(layer.config), "hosts": layer.hosts}
             for layer in results.layers

@@ -22,6 +22,7 @@ from channel_layer_cli.bench.bell import Bell, Ringer
 from channel_layer_cli.bench.faults import Book, Faults, Tally
 from channel_layer_cli.bench.metrics import percentile
 from channel_layer_cli.bench.parts import GRACE, Crew, HasBlockingHalf, refusals, warm_up
+from channel_layer_cli.bench.plan import WINDOW_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,10 +38,7 @@ _REFUSED_PAUSE: Final = 0.001
 _ADD_AT_ONCE: Final = 50
 _CHANNELS: Final = 10
 """That plain code sends to, so that none of them is full before the time is over."""
-_RING_SIZE: Final = 64
-"""Group messages that can be on their way at once; a power of 2, and more than any window."""
-
-_RING_MASK: Final = _RING_SIZE - 1
+_RING_MASK: Final = WINDOW_MOST - 1
 
 _SAMPLED: Final = 200
 """Members of a group, in each process, whose messages' times are noted: the noting is not free."""
@@ -300,7 +298,7 @@ class _Readers:
         self._part = part
         self._channels = channels
         self._who = who
-        self._arrived = [0] * _RING_SIZE
+        self._arrived = [0] * WINDOW_MOST
         self._every = max(1, len(channels) // _SAMPLED)
         self._ringer: Ringer | None = None
 

@@ -230,7 +230,7 @@ async def _fanout(stage: Stage, *, members: int, receivers: int) -> Sample:
         "publisher",
         group=_GROUP,
         receivers=receivers,
-        window=stage.plan.window(members),
+        window=stage.plan.window,
         seconds=stage.plan.seconds,
         payload=stage.plan.payload,
         bell=bell,
