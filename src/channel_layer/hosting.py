@@ -22,7 +22,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import Pulse, run_async, wake_all
+from channel_layer.loops import Pulse, give_way, run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -67,6 +67,10 @@ _ANNOUNCE_AT_ONCE = 500
 _WAKE_AT_ONCE = 128
 """Receivers that are let run in one turn of the loop: many enough to make a turn's cost small, few enough that what
 they make and drop stays under the garbage collector's threshold of 700 objects."""
+
+_CROWD = 1000
+"""A message to so many channels of one process keeps it busy for milliseconds. It may have been woken on the processor
+of the server, before that had answered who sent the message: so it gives way once, then begins."""
 
 _TOUCH_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
@@ -474,6 +478,11 @@ class Host:
                 await backoff.wait()
                 continue
             backoff.reset()
+            if len(inbox.boxes) >= _CROWD:
+                with desk.lock:
+                    crowd = inbox.reach(batch.entries) >= _CROWD
+                if crowd:
+                    give_way()
             with desk.lock:
                 if self._stopping:  # whoever hosts next reads this again, or has done so
                     return

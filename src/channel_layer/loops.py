@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
@@ -38,6 +39,7 @@ __all__ = (
     "Pulse",
     "Receiver",
     "SystemClock",
+    "give_way",
     "io_thread",
     "run_async",
     "run_in",
@@ -167,6 +169,12 @@ class Guest:
             self._calls -= 1
             if not self._calls:
                 self._turn = None  # which may hold on to the loop
+
+
+def give_way() -> None:
+    """Let another process have this processor, if one waits for it. It blocks the event loop meanwhile."""
+    if sys.platform != "win32":
+        os.sched_yield()
 
 
 class LoopStopped(Exception):

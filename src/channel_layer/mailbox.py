@@ -6,6 +6,7 @@ a cancelled ``receive()`` has nothing to lose, and its call is passed on. Whoeve
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -367,6 +368,15 @@ class Inbox:
         self.owed[name] = self.owed.get(name, 0) + places
 
     # -- the stream of what comes in
+
+    def reach(self, entries: Iterable[tuple[float, bytes]]) -> int:
+        """Return how many mailboxes the largest group holds that these entries, (stamp, frame) pairs, are for."""
+        most = 0
+        for _, frame in entries:
+            if frame and frame[0] == envelope.GROUP:
+                with contextlib.suppress(envelope.BadFrame):
+                    most = max(most, len(self.mirror.get(envelope.read_group(frame).group, ())))
+        return most
 
     def apply(
         self, entries: Iterable[tuple[float, bytes]], offset: float, now: float, doubt: float = 0.0

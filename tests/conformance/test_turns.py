@@ -145,3 +145,30 @@ def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkeypatch:
                 await asyncio.gather(*readers, return_exceptions=True)
 
     run(body())
+
+
+def test_a_process_gives_way_once_before_it_hands_a_message_to_a_crowd(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sent the message may be waiting for this processor. Other messages are no reason to wait."""
+    ways: list[int] = []
+    monkeypatch.setattr(hosting, "_CROWD", _MEMBERS)
+    monkeypatch.setattr(hosting, "give_way", lambda: ways.append(len(got)))
+    got: list[object] = []
+
+    async def body() -> None:
+        async with system.layer() as layer:
+            names = await _join(layer)
+            await layer.group_add("pair", names[0])
+            for count, sending in (
+                (1, layer.send(names[0], {"n": 1})),
+                (1, layer.group_send("pair", {"n": 2})),
+                (_MEMBERS, layer.group_send("group", {"n": 3})),
+            ):
+                await sending
+                async with asyncio.timeout(_SOON):
+                    got.extend(await asyncio.gather(*(layer.receive(name) for name in names[:count])))
+
+    run(body())
+    assert len(got) == _MEMBERS + 2
+    assert ways == [2]

@@ -357,6 +357,10 @@ class _Readers:
 _ALONE = 20
 """Messages to a group that are sent one at a time, each when everybody has the one before."""
 
+_ALONE_EVERY = 0.05
+"""Seconds from one to the next, whatever the size of the group: after a rest everything is slower, and a message to
+thousands is a rest for who sent it."""
+
 
 async def _publisher(part: Part) -> None:
     layer, group, window = part.layer, part.params.text("group"), part.params.integer("window")
@@ -379,9 +383,11 @@ async def _publisher(part: Part) -> None:
         calls.clear()
         began = time.monotonic()
         while not stalled and (count <= _ALONE and time.monotonic() < began + seconds):
+            again = time.monotonic() + _ALONE_EVERY
             await publish(count, timed=False)
             count += 1
             stalled = not await _heard(bell, count, part.patience)
+            await asyncio.sleep(again - time.monotonic())
         alone = statistics.median(calls) if calls else math.inf
         calls.clear()
         before = count
