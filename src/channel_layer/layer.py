@@ -796,10 +796,11 @@ class ChannelLayer:
         if self._desk.closed and not closing:
             program.close()
             raise closed_error()
-        home = self._homes.get(asyncio.get_running_loop()) or await self._arrive()
-        if home is not None:
-            return await run_async(program, home.store)
-        return await self._guest().run(program, _nothing if unbroken else self._lend, self._io_store)
+        loop = asyncio.get_running_loop()
+        home = self._homes.get(loop)
+        if home is None and self._connects and (guest := self._guest(loop)).young:
+            return await guest.run(program, _nothing if unbroken else self._lend, self._io_store)
+        return await run_async(program, (home or await self._make_home(loop)).store)
 
     def _lend(self) -> Loan | None:
         """Return connections for a call from a loop that may be made for it alone; None: it goes through the thread."""
@@ -822,8 +823,9 @@ class ChannelLayer:
         loop = asyncio.get_running_loop()
         if (home := self._homes.get(loop)) is not None:
             return home
-        if self._backend.connects and self._guest().young:
-            return None
+        return None if self._connects and self._guest(loop).young else await self._make_home(loop)
+
+    async def _make_home(self, loop: asyncio.AbstractEventLoop) -> Home:
         for closed in [each for each in self._homes if each.is_closed()]:
             self._homes.pop(closed, None)
         home = Home(self._backend.open(), self._farewell)
@@ -874,11 +876,11 @@ class ChannelLayer:
         return home is not None and host.home is home and not self._moving and self._settled()
 
     def _settled(self) -> bool:
-        return not self._guest().young or asyncio.get_running_loop() in self._homes
-
-    def _guest(self) -> Guest:
-        """Return what is known of the running loop."""
         loop = asyncio.get_running_loop()
+        return loop in self._homes or not self._guest(loop).young
+
+    def _guest(self, loop: asyncio.AbstractEventLoop) -> Guest:
+        """Return what is known of the running loop."""
         return self._seen.get(loop) or self._seen.setdefault(loop, Guest())
 
     async def _ensure_host(self) -> Host:

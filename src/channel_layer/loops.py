@@ -12,7 +12,6 @@ import asyncio
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
@@ -59,6 +58,8 @@ THREAD_NAME = "channel-layer-io"
 
 _LOOK_SECONDS = 0.05
 """How often somebody who waits for another event loop looks whether that one still runs."""
+
+_WAY_SECONDS = 0.0001
 
 _STOP_SECONDS = 5.0
 """How long the interpreter's exit waits for the I/O thread."""
@@ -135,11 +136,13 @@ async def run_lent(program: Program[R], loan: Loan) -> R:
 class Guest:
     """An event loop that may have been made for one call, and what it calls: each begins after those before it."""
 
-    __slots__ = ("_calls", "_since", "_turn")
+    __slots__ = ("_calls", "_lent", "_since", "_turn")
 
     def __init__(self) -> None:
         self._since = SystemClock().now()
         self._calls = 0
+        self._lent: asyncio.Future[None] | bool = False
+        """Whether a call is under way with what was lent to it; a future, if somebody waits for its end."""
         self._turn: asyncio.Lock | None = None
 
     @property
@@ -157,12 +160,18 @@ class Guest:
             lend: gives connections, if some are at hand.
             open_io: gives the store in the I/O thread.
         """
-        turn = self._turn = self._turn or asyncio.Lock()
         self._calls += 1
         try:
-            async with turn:
-                if self._calls == 1 and (loan := lend()) is not None:
+            if self._calls == 1 and (loan := lend()) is not None:
+                self._lent = True
+                try:
                     return await run_lent(program, loan)
+                finally:
+                    self._end_loan()
+            turn = self._turn = self._turn or asyncio.Lock()
+            async with turn:
+                while self._lent:
+                    await self._loan_ended()
                 reply = io_thread().run(run_async(program, await open_io()))
             return await reply
         finally:
@@ -170,11 +179,23 @@ class Guest:
             if not self._calls:
                 self._turn = None  # which may hold on to the loop
 
+    async def _loan_ended(self) -> None:
+        self._lent = asyncio.get_running_loop().create_future()
+        await self._lent
+
+    def _end_loan(self) -> None:
+        if isinstance(self._lent, asyncio.Future) and not self._lent.done():
+            self._lent.set_result(None)
+        self._lent = False
+
 
 def give_way() -> None:
-    """Let another process have this processor, if one waits for it. It blocks the event loop meanwhile."""
-    if sys.platform != "win32":
-        os.sched_yield()
+    """Let other processes have this processor for a tenth of a millisecond. It blocks the event loop meanwhile.
+
+    To yield would do for whoever waits already, but not for whoever is woken a moment later, and on a busy machine it
+    forfeits the whole slice; a sleeper gets the processor back.
+    """
+    time.sleep(_WAY_SECONDS)
 
 
 class LoopStopped(Exception):

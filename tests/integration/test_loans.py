@@ -324,6 +324,16 @@ def test_a_loop_that_ends_amid_a_call(paused: tuple[Server, Calls]) -> None:
         assert calls.members("other") == ["mail"]
 
 
+def test_a_flush_leaves_its_connection_at_hand(paused: tuple[Server, Calls]) -> None:
+    """Where there is nothing, its last step asks for nothing, which is no reason to let go of the connection."""
+    server, calls = paused
+    server.host().command("FLUSHDB")
+    before = len(calls.given)
+    async_to_sync(calls.layer.flush)()
+    assert calls.members("group") == []
+    assert len(calls.given) == before
+
+
 # -- how many there are
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.errors import StoreError
 from channel_layer_redis._protocol import NoScript, pack
@@ -64,16 +64,20 @@ class RedisLoan:
         """Send to every server, in one write each, and only then wait for the replies."""
         sent: list[tuple[Batch, _Exchange]] = []
         for batch in batches:
+            if not batch.asks:
+                batch.resume([])
+                continue
             exchange = _Exchange(self._wires[batch.shard], batch.asks, self._timeout)
             try:
-                await exchange.send()
+                if rest := exchange.begin():
+                    await exchange.send(rest)
             except StoreError as exc:
                 batch.fail(exc)
             else:
                 sent.append((batch, exchange))
         for batch, exchange in sent:
             try:
-                replies = await exchange.read()
+                replies = exchange.at_once() or await exchange.read()
             except StoreError as exc:
                 batch.fail(exc)
             else:
@@ -85,25 +89,59 @@ class _Exchange:
 
     Args:
         wire: the connection.
-        asks: the commands.
-        timeout: seconds that it may take.
+        asks: the commands; at least one.
+        timeout: seconds that it may take, from when it cannot be done in place.
     """
 
-    __slots__ = ("_asks", "_deadline", "_loop", "_wire")
+    __slots__ = ("_asks", "_deadline", "_replies", "_timeout", "_wire")
 
     def __init__(self, wire: Wire, asks: list[Ask], timeout: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + timeout
         self._wire = wire
         self._asks = asks
+        self._replies: list[Reply] = []
+        self._timeout = timeout
+        self._deadline: float | None = None
 
-    async def send(self) -> None:
-        """Send them.
+    def begin(self) -> bytes:
+        """Send what the socket takes; return the rest, for `send`.
 
         Raises:
-            StoreError: the connection is lost, or the server does not take them in time.
+            StoreError: the connection is lost.
         """
-        await self._send([ask.named() for ask in self._asks])
+        try:
+            return self._wire.send_now(b"".join([pack(ask.named()) for ask in self._asks]))
+        except BaseException:
+            self._wire.close()
+            raise
+
+    def at_once(self) -> list[Reply] | None:
+        """Wait for the replies in place, for a moment; None: that is not all, and `read` has the rest.
+
+        Raises:
+            StoreError: the connection is lost.
+        """
+        wire, replies, count = self._wire, self._replies, len(self._asks)
+        try:
+            done = wire.take(_IN_PLACE_SECONDS) and wire.collect(replies, count)
+        except BaseException:
+            wire.close()
+            raise
+        return replies if done and not _unknown(replies) else None
+
+    async def send(self, rest: bytes) -> None:
+        """Send the rest.
+
+        Raises:
+            StoreError: the connection is lost, or the server does not take it in time.
+        """
+        wire, loop = self._wire, asyncio.get_running_loop()
+        try:
+            while rest:
+                await self._until(loop, loop.add_writer, loop.remove_writer)
+                rest = wire.send_now(rest)
+        except BaseException:
+            wire.close()
+            raise
 
     async def read(self) -> list[Reply]:
         """Return the replies; scripts that the server does not know are sent whole, for nothing was done for those.
@@ -111,48 +149,46 @@ class _Exchange:
         Raises:
             StoreError: the connection is lost, or the server does not answer in time.
         """
-        replies = await self._read(len(self._asks))
-        unknown = [place for place, reply in enumerate(replies) if isinstance(reply.error, NoScript)]
-        if unknown:
-            await self._send([self._asks[place].whole() for place in unknown])
-            for place, reply in zip(unknown, await self._read(len(unknown)), strict=True):
+        replies = self._replies
+        await self._read(replies, len(self._asks))
+        if unknown := _unknown(replies):
+            try:
+                rest = self._wire.send_now(b"".join([pack(self._asks[place].whole()) for place in unknown]))
+            except BaseException:
+                self._wire.close()
+                raise
+            await self.send(rest)
+            again: list[Reply] = []
+            await self._read(again, len(unknown))
+            for place, reply in zip(unknown, again, strict=True):
                 replies[place] = reply
         return replies
 
-    async def _send(self, commands: list[Any]) -> None:
-        wire = self._wire
+    async def _read(self, replies: list[Reply], count: int) -> None:
+        wire, loop = self._wire, asyncio.get_running_loop()
         try:
-            rest = wire.send_now(b"".join(map(pack, commands)))
-            while rest:
-                await self._until(self._loop.add_writer, self._loop.remove_writer)
-                rest = wire.send_now(rest)
+            while len(replies) < count:
+                if wire.take_now():
+                    wire.collect(replies, count)
+                else:
+                    await self._until(loop, loop.add_reader, loop.remove_reader)
         except BaseException:
             wire.close()
             raise
 
-    async def _read(self, count: int) -> list[Reply]:
-        wire = self._wire
-        replies: list[Reply] = []
-        try:
-            done = count == 0 or (wire.take(_IN_PLACE_SECONDS) and wire.collect(replies, count))
-            while not done:
-                await self._until(self._loop.add_reader, self._loop.remove_reader)
-                while not done and wire.take_now():  # TLS may hold more than what the system tells of
-                    done = wire.collect(replies, count)
-        except BaseException:
-            wire.close()
-            raise
-        return replies
-
-    async def _until(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+    async def _until(
+        self, loop: asyncio.AbstractEventLoop, add: Callable[..., object], remove: Callable[[int], object]
+    ) -> None:
         """Wait until the socket is ready.
 
         Raises:
             StoreError: it is not in time.
         """
-        ready: asyncio.Future[None] = self._loop.create_future()
+        if self._deadline is None:
+            self._deadline = loop.time() + self._timeout
+        ready: asyncio.Future[None] = loop.create_future()
         descriptor = self._wire.descriptor
-        timer = self._loop.call_at(self._deadline, self._give_up, ready)
+        timer = loop.call_at(self._deadline, self._give_up, ready)
         add(descriptor, _set, ready)
         try:
             await ready
@@ -164,6 +200,11 @@ class _Exchange:
     def _give_up(self, ready: asyncio.Future[None]) -> None:
         if not ready.done():
             ready.set_exception(self._wire.late())
+
+
+def _unknown(replies: Sequence[Reply]) -> list[int]:
+    """Return the places of scripts that the server does not know."""
+    return [place for place, reply in enumerate(replies) if isinstance(reply.error, NoScript)]
 
 
 def _set(ready: asyncio.Future[None]) -> None:

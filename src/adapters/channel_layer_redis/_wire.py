@@ -209,7 +209,7 @@ class Wire:
         Raises:
             StoreError: the connection is lost.
         """
-        self._socket.settimeout(0)
+        self._never_wait()
         try:
             data = self._socket.recv(_READ_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError):  # something of TLS's own
@@ -228,13 +228,17 @@ class Wire:
             StoreError: the connection is lost.
         """
         self.usable = False
-        self._socket.settimeout(0)
+        self._never_wait()
         try:
             return data[self._socket.send(data) :]
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return data
         except OSError as exc:
             raise self._lost(exc) from exc
+
+    def _never_wait(self) -> None:
+        if self._socket.gettimeout() != 0:  # to set it is a system call
+            self._socket.settimeout(0)
 
     def late(self) -> StoreError:
         """Return what whoever asked is told of a server that does not answer."""
