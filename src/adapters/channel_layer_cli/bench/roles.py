@@ -432,18 +432,46 @@ def _caller(part: PlainPart) -> None:
     part.hear()
     async_to_sync(group_send)(0)
     time.sleep(part.warmup)
-    empty, began = 0, time.monotonic()
-    while (now := time.monotonic()) < began + seconds / 3 or not empty:
-        async_to_sync(nothing)()
-        empty += 1
-    part.say(empty_rate=empty / (now - began))
+    async_to_sync(nothing)()
+    part.say(warm=True)
     part.hear()
-    count, began = 1, time.monotonic()
-    while (now := time.monotonic()) < began + seconds or count == 1:
-        async_to_sync(group_send)(count)
-        count += 1
-    part.say(count=count, rate=(count - 1) / (now - began))
+    calls, empty = _Pace(), _Pace()
+    deadline = time.monotonic() + 4 / 3 * seconds
+    while time.monotonic() < deadline:
+        calls.keep(_SLICE, lambda n: async_to_sync(group_send)(n + 1))
+        empty.keep(_SLICE / 3, lambda _: async_to_sync(nothing)())
+    part.say(count=1 + calls.count, rate=calls.rate, empty_rate=empty.rate)
     part.hear()
+
+
+_SLICE = 0.06
+"""Seconds for which calls of one kind are made before those of the other, so that the machine is as fast for both."""
+
+
+class _Pace:
+    """How fast something is done that is done again and again, with pauses.
+
+    Attributes:
+        count: how often it was.
+    """
+
+    def __init__(self) -> None:
+        self.count: int = 0
+        self._seconds = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Times per second, the pauses left out."""
+        return self.count / self._seconds
+
+    def keep(self, seconds: float, do: Callable[[int], object]) -> None:
+        """Do it for so long, at least once; it is told how often it was done before."""
+        began = now = time.monotonic()
+        while now < began + seconds:
+            do(self.count)
+            self.count += 1
+            now = time.monotonic()
+        self._seconds += now - began
 
 
 def _blocking_caller(part: PlainPart) -> None:

@@ -270,12 +270,12 @@ async def _sync(stage: Stage) -> Sample:
     await caller.hear()
     await members.hear()
     caller.say()
-    empty = (await caller.hear()).real("empty_rate")
+    await caller.hear()
     before = await stage.read()
     caller.say()
     said = await caller.hear()
     spent = await stage.read() - before
-    count, rate = said.integer("count"), said.real("rate")
+    count, rate, empty = said.integer("count"), said.real("rate"), said.real("empty_rate")
     members.say(count=count)
     await members.hear()
     metrics = {
