@@ -68,8 +68,9 @@ T4 = TypeVar("T4")
 _REMEMBERED = 16384
 """Parsed names that are kept at hand."""
 
-_TAKES_BEFORE_YIELD = 64
-"""Messages that receivers of one layer may take without letting the event loop run."""
+_CALLS_BEFORE_YIELD = 64
+"""Calls of one layer that may be made without letting the event loop run: a store in memory, and a mailbox that holds
+messages, never wait for anything."""
 
 _JOIN_TRIES = 5
 """How often a group_add claims its own inbox again when the store loses it at that very moment."""
@@ -136,7 +137,8 @@ class ChannelLayer:
         self._moving = False
         self._reporter: asyncio.AbstractEventLoop | None = None
         """The loop in which the store will be told, within a second, what was counted."""
-        self._takes = 0
+        self._calls = 0
+        """How many calls there were since it let the event loop run."""
         self._loose: set[asyncio.Task[object]] = set()
         self._abandoned: dict[tuple[str, str], asyncio.Task[None]] = {}
         """The last change of each member that goes on though its caller was cancelled."""
@@ -215,7 +217,12 @@ class ChannelLayer:
             sent = await self._run(programs.send(self._routes, name, payload, next(courier.turns)))
         if self._reporter is None or not self._reporter.is_running():
             self._report_soon()
-        courier.count_sent(name, sent)
+        self._calls += 1
+        try:
+            courier.count_sent(name, sent)
+        finally:
+            if self._calls >= _CALLS_BEFORE_YIELD or not sent.accepted:  # it may be tried again at once
+                await self._let_others_run()
 
     async def _send_after_rescue(self, name: ChannelName, payload: bytes) -> programs.Sent:
         """Send to a channel that nobody on this machine reads any more, after what waits here for it."""
@@ -252,10 +259,9 @@ class ChannelLayer:
             StoreError: the layer is closed, or the store refuses to serve it. While a store is away, this waits.
         """
         name = self._courier.names.get(channel) or self._courier.channel(channel)
-        self._takes += 1
-        if self._takes >= _TAKES_BEFORE_YIELD:
-            self._takes = 0
-            await asyncio.sleep(0)
+        self._calls += 1
+        if self._calls >= _CALLS_BEFORE_YIELD:
+            await self._let_others_run()
         desk, clock = self._desk, self._clock
         with desk.lock:
             if desk.closed:
@@ -390,6 +396,9 @@ class ChannelLayer:
         self._courier.count_sent_to_group(sent)
         if sent.others and (self._reporter is None or not self._reporter.is_running()):
             self._report_soon()
+        self._calls += 1
+        if self._calls >= _CALLS_BEFORE_YIELD:
+            await self._let_others_run()
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the full names of a group's members, sorted; members whose owner is dead are left out.
@@ -1053,6 +1062,9 @@ class ChannelLayer:
         """
         if len(self._routes.ring) == 1:
             await work()
+            self._calls += 1
+            if self._calls >= _CALLS_BEFORE_YIELD:
+                await self._let_others_run()
             return
         key = (group.name, channel.name)
         task = asyncio.get_running_loop().create_task(_after(self._abandoned.get(key), work))
@@ -1064,6 +1076,10 @@ class ChannelLayer:
                 self._abandoned[key] = task
                 task.add_done_callback(lambda _: self._abandoned.get(key) is task and self._abandoned.pop(key))
             raise
+
+    async def _let_others_run(self) -> None:
+        self._calls = 0
+        await asyncio.sleep(0)
 
     def _keep_track(self, task: asyncio.Task[R]) -> None:
         """Hold on to a task: an event loop does not."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 
 import pytest
 
-from channel_layer import ChannelLayer, hosting
+from channel_layer import ChannelFull, ChannelLayer, hosting
 from channel_layer.loops import Receiver
 from tests.support.systems import System, run
 
@@ -172,3 +173,45 @@ def test_a_process_gives_way_once_before_it_hands_a_message_to_a_crowd(
     run(body())
     assert len(got) == _MEMBERS + 2
     assert ways == [2]
+
+
+def test_whoever_adds_many_members_lets_their_process_take_note(system: System) -> None:
+    """A store that never waits lets nobody else run; what it tells the owner of the inbox must not fill that."""
+
+    async def body() -> None:
+        async with system.layer(inbox_capacity=_MEMBERS // 2) as layer:
+            names = [await layer.new_channel() for _ in range(_MEMBERS)]
+            for name in names:
+                await layer.group_add("group", name)
+            await layer.group_send("group", {"n": 1})
+            async with asyncio.timeout(_SOON):
+                assert await asyncio.gather(*map(layer.receive, names)) == [{"n": 1}] * _MEMBERS
+
+    run(body())
+
+
+def test_whoever_sends_without_a_pause_lets_receivers_run(system: System) -> None:
+    """Also if he meets a full channel again and again."""
+
+    async def body() -> None:
+        got: list[object] = []
+
+        async def consume() -> None:
+            while len(got) < _MEMBERS:
+                got.append((await layer.receive("jobs"))["n"])
+
+        async with system.layer(capacity=10) as layer:
+            consuming = asyncio.create_task(consume())
+            await asyncio.sleep(0)
+            sent, deadline = 0, time.monotonic() + _SOON
+            while sent < _MEMBERS and time.monotonic() < deadline:
+                try:
+                    await layer.send("jobs", {"n": sent})
+                    sent += 1
+                except ChannelFull:
+                    continue
+            assert sent == _MEMBERS
+            await consuming
+            assert sorted(map(str, got)) == sorted(map(str, range(_MEMBERS)))
+
+    run(body())
