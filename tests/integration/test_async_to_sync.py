@@ -82,7 +82,8 @@ def test_ten_thousand_calls_leave_nothing_behind(hosts: Hosts, prefix: str) -> N
         worker = fleet.spawn_sync(call_very_often, Setup(hosts, prefix), environment=STRICT)
         added, files = worker.result(timeout=200)
         assert worker.output() == ""
-    assert sorted(added)[2] < _GROWTH, added  # Python's table of strings doubles now and then, a leak is in every part
+    # Python's table of strings doubles now and then; a leak is in every part.
+    assert sum(sorted(added)[:-1]) < _GROWTH * (len(added) - 1), added
     assert files <= 0
 
 

@@ -51,10 +51,30 @@ class RedisLoan:
         self._timeout = timeout
 
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
+        if len(requests) == 1:  # as nearly always; what several need costs as much as the request itself
+            return [await self._alone(requests[0])]
         runs = start(requests, self._plans)
         while batches := batches_of(runs):
             await self._step(batches)
         return [run.outcome() for run in runs]
+
+    async def _alone(self, request: c.BlockingCommand[R]) -> R | StoreError:
+        (run,) = start((request,), self._plans)
+        while (asks := run.asks) is not None:
+            if not asks:
+                run.resume([])
+                continue
+            exchange = _Exchange(self._wires[run.shard], asks, self._timeout)
+            try:
+                if rest := exchange.begin():
+                    await exchange.send(rest)
+                replies = exchange.at_once() or await exchange.read()
+            except StoreError as exc:
+                run.fail(exc)
+            else:
+                run.resume(replies)
+        outcome: R | StoreError = run.outcome()
+        return outcome
 
     def end(self) -> None:
         for pool, wire in zip(self._pools, self._wires, strict=False):  # fewer, if not all could be had
@@ -95,7 +115,7 @@ class _Exchange:
 
     __slots__ = ("_asks", "_deadline", "_replies", "_timeout", "_wire")
 
-    def __init__(self, wire: Wire, asks: list[Ask], timeout: float) -> None:
+    def __init__(self, wire: Wire, asks: Sequence[Ask], timeout: float) -> None:
         self._wire = wire
         self._asks = asks
         self._replies: list[Reply] = []

@@ -306,7 +306,7 @@ class Pool:
         self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._spare: list[Wire] = []
-        self._lent: weakref.WeakSet[Wire] = weakref.WeakSet()
+        self._lent: set[Wire] = set()
         self._making = False
         self._make_after = -math.inf
         self._closed = False
@@ -367,7 +367,8 @@ class Pool:
         """Return a connection that is there, without waiting; if there is none, one is made for the next caller."""
         wire = self._at_hand()
         if wire is not None:
-            self._lent.add(wire)
+            with self._lock:
+                self._lent.add(wire)
         elif self._is_to_make():
             with contextlib.suppress(RuntimeError):  # the interpreter ends
                 threading.Thread(target=self._make, name=f"{THREAD_NAME}-connect", daemon=True).start()
@@ -400,8 +401,8 @@ class Pool:
 
     def give(self, wire: Wire) -> None:
         """Take a connection back."""
-        self._lent.discard(wire)
         with self._lock:
+            self._lent.discard(wire)
             keep = wire.usable and not self._closed and len(self._spare) < _MOST
             if keep:
                 self._spare.append(wire)
