@@ -493,7 +493,9 @@ class Host:
                 inbox.position = batch.position
                 flushed = inbox.flushed
             self.wake(waiters)
-            del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
+            if waiters:
+                del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
+                await asyncio.sleep(0)  # they go first: the next read takes a while to put together
             if flushed is not None:
                 await self._flush_here(flushed)
                 await self._acknowledge(inbox, flushed)

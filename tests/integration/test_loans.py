@@ -246,6 +246,26 @@ def test_who_does_not_wait_for_his_reply_leaves_none_to_the_next(paused: tuple[S
         assert calls.members("group") == ["jobs"]
 
 
+def test_who_is_cancelled_before_his_turn_has_asked_nothing(paused: tuple[Server, Calls]) -> None:
+    """While one call has the connection, the next is cancelled; the third is carried out in its turn."""
+    server, calls = paused
+
+    async def send() -> None:
+        server.pause()
+        first, second, third = (asyncio.create_task(calls.layer.send("jobs", {"n": n})) for n in range(3))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait((second,))
+        assert second.cancelled()
+        assert not first.done()
+        server.resume()
+        await asyncio.gather(first, third)
+
+    asyncio.run(send())
+    assert [calls.receive("jobs")["n"] for _ in range(2)] == [0, 2]
+
+
 def test_a_server_that_does_not_answer(paused: tuple[Server, Calls]) -> None:
     """A call ends with an error after the layer's timeout; later ones succeed."""
     server, calls = paused

@@ -341,7 +341,7 @@ class RedisStore:
                     reading = silently + reading
                 else:
                     connection.send(trimming).add_done_callback(_ignore)
-            reply = await connection.send(reading, limit=request.block + self._rules.timeout, prompt=True)
+            reply = await connection.send(reading, limit=request.block + self._rules.timeout, now=True, prompt=True)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
             raise
