@@ -68,9 +68,10 @@ _WAKE_AT_ONCE = 128
 """Receivers that are let run in one turn of the loop: many enough to make a turn's cost small, few enough that what
 they make and drop stays under the garbage collector's threshold of 700 objects."""
 
+_SEVERAL = 8
 _CROWD = 1000
-"""A message to so many channels of one process keeps it busy for milliseconds. It may have been woken on the processor
-of the server, before that had answered who sent the message: so it gives way once, then begins."""
+"""A message to so many channels of one process keeps it busy, for milliseconds if it is a crowd. It may have been woken
+on the processor of the server, before that had answered who sent the message: so it gives way once, then begins."""
 
 _TOUCH_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
@@ -478,11 +479,11 @@ class Host:
                 await backoff.wait()
                 continue
             backoff.reset()
-            if len(inbox.boxes) >= _CROWD:
+            if len(inbox.boxes) >= _SEVERAL:
                 with desk.lock:
-                    crowd = inbox.reach(batch.entries) >= _CROWD
-                if crowd:
-                    give_way()
+                    reach = inbox.reach(batch.entries)
+                if reach >= _SEVERAL:
+                    give_way(long=reach >= _CROWD)
             with desk.lock:
                 if self._stopping:  # whoever hosts next reads this again, or has done so
                     return

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 from concurrent.futures import Future, InvalidStateError
@@ -189,13 +190,17 @@ class Guest:
         self._lent = False
 
 
-def give_way() -> None:
-    """Let other processes have this processor for a tenth of a millisecond. It blocks the event loop meanwhile.
+def give_way(*, long: bool) -> None:
+    """Let other processes have this processor. It blocks the event loop meanwhile.
 
-    To yield would do for whoever waits already, but not for whoever is woken a moment later, and on a busy machine it
-    forfeits the whole slice; a sleeper gets the processor back.
+    Args:
+        long: for a tenth of a millisecond, so that whoever is woken just now has it, too; else only those who wait for
+            it already, if there are any.
     """
-    time.sleep(_WAY_SECONDS)
+    if long:
+        time.sleep(_WAY_SECONDS)
+    elif sys.platform != "win32":
+        os.sched_yield()
 
 
 class LoopStopped(Exception):

@@ -148,22 +148,29 @@ def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkeypatch:
     run(body())
 
 
-def test_a_process_gives_way_once_before_it_hands_a_message_to_a_crowd(
-    system: System, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("crowd", [_MEMBERS, _MEMBERS + 1])
+def test_a_process_gives_way_once_before_it_hands_a_message_to_many(
+    system: System, monkeypatch: pytest.MonkeyPatch, crowd: int
 ) -> None:
     """Whoever sent the message may be waiting for this processor. Other messages are no reason to wait."""
-    ways: list[int] = []
-    monkeypatch.setattr(hosting, "_CROWD", _MEMBERS)
-    monkeypatch.setattr(hosting, "give_way", lambda: ways.append(len(got)))
+    ways: list[tuple[int, bool]] = []
     got: list[object] = []
+
+    def note(*, long: bool) -> None:
+        ways.append((len(got), long))
+
+    monkeypatch.setattr(hosting, "_CROWD", crowd)
+    monkeypatch.setattr(hosting, "_SEVERAL", 3)
+    monkeypatch.setattr(hosting, "give_way", note)
 
     async def body() -> None:
         async with system.layer() as layer:
             names = await _join(layer)
-            await layer.group_add("pair", names[0])
+            for name in names[:2]:
+                await layer.group_add("pair", name)
             for count, sending in (
                 (1, layer.send(names[0], {"n": 1})),
-                (1, layer.group_send("pair", {"n": 2})),
+                (2, layer.group_send("pair", {"n": 2})),
                 (_MEMBERS, layer.group_send("group", {"n": 3})),
             ):
                 await sending
@@ -171,8 +178,8 @@ def test_a_process_gives_way_once_before_it_hands_a_message_to_a_crowd(
                     got.extend(await asyncio.gather(*(layer.receive(name) for name in names[:count])))
 
     run(body())
-    assert len(got) == _MEMBERS + 2
-    assert ways == [2]
+    assert len(got) == _MEMBERS + 3
+    assert ways == [(3, crowd == _MEMBERS)]
 
 
 def test_whoever_adds_many_members_lets_their_process_take_note(system: System) -> None:
