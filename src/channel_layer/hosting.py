@@ -235,15 +235,17 @@ class Host:
     Args:
         desk: the state.
         home: the loop and its store.
+        alone: no other process sends through that store.
     """
 
-    def __init__(self, desk: Desk, home: Home) -> None:
+    def __init__(self, desk: Desk, home: Home, *, alone: bool) -> None:
         self.home: Home = home
         self.pulse: Pulse = Pulse(home.loop)
         """For those in other loops who need what this one does."""
         self._desk = desk
         self._store = home.store
         self._loop = home.loop
+        self._alone = alone
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancelled: set[asyncio.Task[None]] = set()
         """Those that have been told to end; ``cancelling()`` is also true of one whose timeout is up."""
@@ -479,7 +481,7 @@ class Host:
                 await backoff.wait()
                 continue
             backoff.reset()
-            if len(inbox.boxes) >= _SEVERAL:
+            if len(inbox.boxes) >= _SEVERAL and not self._alone:
                 with desk.lock:
                     reach = inbox.reach(batch.entries)
                 if reach >= _SEVERAL:

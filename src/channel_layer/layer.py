@@ -919,7 +919,7 @@ class ChannelLayer:
                 host.retire()  # its loop is closed, or waits for its program to go on
                 host = None
             if host is None:
-                self._host = host = Host(self._desk, home)
+                self._host = host = Host(self._desk, home, alone=not self._connects)
                 host.start()
 
     async def _start_host_here(self, home: Home) -> None:
@@ -934,7 +934,7 @@ class ChannelLayer:
             await io_thread().run(old.stop())
             with self._hosting:
                 if self._host is old and not home.loop.is_closed() and home.loop in self._homes:
-                    self._host = Host(self._desk, home)
+                    self._host = Host(self._desk, home, alone=not self._connects)
                     self._host.start()
         finally:
             self._moving = False

@@ -179,7 +179,7 @@ def test_a_process_gives_way_once_before_it_hands_a_message_to_many(
 
     run(body())
     assert len(got) == _MEMBERS + 3
-    assert ways == [(3, crowd == _MEMBERS)]
+    assert ways == ([] if system.deployment is None else [(3, crowd == _MEMBERS)])  # in memory, only we could have sent
 
 
 def test_whoever_adds_many_members_lets_their_process_take_note(system: System) -> None:

@@ -246,9 +246,11 @@ def test_who_does_not_wait_for_his_reply_leaves_none_to_the_next(paused: tuple[S
         assert calls.members("group") == ["jobs"]
 
 
-def test_who_is_cancelled_before_his_turn_has_asked_nothing(paused: tuple[Server, Calls]) -> None:
+def test_who_is_cancelled_before_his_turn_has_asked_nothing(start_server: StartServer, given: list[object]) -> None:
     """While one call has the connection, the next is cancelled; the third is carried out in its turn."""
-    server, calls = paused
+    server = start_server()
+    calls = Calls(RedisChannelLayer(hosts=[server.url]), given)
+    calls.warm()
 
     async def send() -> None:
         server.pause()
@@ -264,6 +266,7 @@ def test_who_is_cancelled_before_his_turn_has_asked_nothing(paused: tuple[Server
 
     asyncio.run(send())
     assert [calls.receive("jobs")["n"] for _ in range(2)] == [0, 2]
+    async_to_sync(calls.layer.aclose)()
 
 
 def test_a_server_that_does_not_answer(paused: tuple[Server, Calls]) -> None:
