@@ -496,9 +496,7 @@ class Host:
                 inbox.position = batch.position
                 flushed = inbox.flushed
             self.wake(waiters)
-            if waiters:
-                del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
-                await asyncio.sleep(0)  # they go first: the next read takes a while to put together
+            del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
             if flushed is not None:
                 await self._flush_here(flushed)
                 await self._acknowledge(inbox, flushed)

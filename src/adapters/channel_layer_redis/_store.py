@@ -328,6 +328,8 @@ class RedisStore:
 
     async def read(self, request: c.Read, /) -> c.Batch:
         link, after = self._links[request.shard], request.after
+        if after:
+            await asyncio.sleep(0)  # receivers of what was read before go first: this takes a while to put together
         connection = link.spare or await link.borrow()
         try:
             read, trim = self._reads.get((request.inbox.name, request.block)) or self._read_heads(request)
