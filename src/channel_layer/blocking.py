@@ -269,12 +269,12 @@ class BlockingChannelLayer:
         """
         courier = self._courier
         name, member = GroupName.parse(group), courier.names.get(channel) or courier.channel(channel)
+        version = self._run(programs.group_discard(courier.routes, name, member))
         desk = courier.desk
-        with desk.lock:
-            inbox = desk.inboxes.get(member.queue.name)
-            if inbox is not None:
-                inbox.unconfirmed(name.name, member.name)
-        self._run(programs.group_discard(courier.routes, name, member))
+        inbox = desk.inboxes.get(member.queue.name)
+        if inbox is not None:
+            with desk.lock:
+                desk.left(inbox, name.name, member.name, version)
 
     def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group.

@@ -145,6 +145,10 @@ class Desk:
         """Remember a membership that the store has just confirmed. Call it under the `lock`."""
         inbox.confirmed(group, member, version, self.clocks[inbox.shard].middle(self.clock.now()))
 
+    def left(self, inbox: Inbox, group: str, member: str, version: int) -> None:
+        """Remember that the store has just ended a membership. Call it under the `lock`."""
+        inbox.confirmed(group, member, version, None)
+
     def tell(self) -> None:
         """Say in the log what was lost, if there is news and it was not said just now."""
         with self.lock:
@@ -636,6 +640,7 @@ class Host:
                     inbox.empty("flushed")
                     inbox.disband()
                 inbox.epoch = claimed.epoch or inbox.epoch
+                inbox.apply_leavings(desk.clock.now())
                 if claimed.expired:
                     desk.ledger.drop("expired", name, claimed.expired)
                 if not first:

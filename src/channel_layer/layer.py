@@ -368,11 +368,14 @@ class ChannelLayer:
             StoreError: the store could not be reached.
         """
         name, member = GroupName.parse(group), self._courier.names.get(channel) or self._courier.channel(channel)
-        with self._desk.lock:
-            inbox = self._desk.inboxes.get(member.queue.name)
-            if inbox is not None:
-                inbox.unconfirmed(name.name, member.name)
-        await self._change(name, member, lambda: self._run(programs.group_discard(self._routes, name, member)))
+        await self._change(name, member, lambda: self._group_discard(name, member))
+
+    async def _group_discard(self, group: GroupName, channel: ChannelName) -> None:
+        version = await self._run(programs.group_discard(self._routes, group, channel))
+        inbox = self._desk.inboxes.get(channel.queue.name)
+        if inbox is not None:
+            with self._desk.lock:
+                self._desk.left(inbox, group.name, channel.name, version)
 
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group.

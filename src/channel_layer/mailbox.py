@@ -201,9 +201,9 @@ class Inbox:
         self.waiting: dict[str, Mailbox] = {}
         """Mailboxes that may hold something: the ones to look at when time has passed."""
         self.mirror: dict[str, dict[str, _Member]] = {}
-        self.unseen: dict[tuple[str, str], tuple[int, float]] = {}
-        """Memberships (group, member) that the store confirmed, until their marker is met: their version, and when they
-        were made by the store's clock."""
+        self.unseen: dict[tuple[str, str], tuple[int, float | None]] = {}
+        """Changes of memberships (group, member) that the store confirmed, until their marker is met: their version,
+        and when they were made by the store's clock, or None for those that have ended."""
         self.position: str = ""
         self.generation: str = ""
         self.epoch: str = ""
@@ -544,25 +544,36 @@ class Inbox:
 
     # -- what the store is told again
 
-    def confirmed(self, group: str, member: str, version: int, joined: float) -> None:
-        """Remember a membership that the store confirmed at its time *joined*, until its marker is met."""
-        known = self._versions.get((group, member))
-        if known is None or known[0] < version:
-            self.unseen[group, member] = version, joined
+    def confirmed(self, group: str, member: str, version: int, joined: float | None) -> None:
+        """Remember a change that the store confirmed, until its marker is met.
 
-    def unconfirmed(self, group: str, member: str) -> None:
-        """A member is leaving: it must not be announced again."""
-        self.unseen.pop((group, member), None)
+        Args:
+            group: the group.
+            member: a channel of this inbox.
+            version: the group's, with this change.
+            joined: when, by the store's clock; None for a member that has left.
+        """
+        key = (group, member)
+        if version > max(self._versions.get(key, (0, 0.0))[0], self.unseen.get(key, (0, None))[0]):
+            self.unseen[key] = version, joined
+
+    def apply_leavings(self, now: float) -> None:
+        """End the memberships that the store has ended, but whose markers have gone with the lease, or may have."""
+        for (group, member), (version, joined) in list(self.unseen.items()):
+            if joined is None:
+                self.retract(group, member, version, now)
 
     def retract(self, group: str, member: str, version: int, now: float) -> None:
         """End a membership that somebody has ended, up to a version of the group, while the owner could not be told."""
         self._change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now, now)
 
     def memberships(self) -> list[tuple[str, str, float]]:
-        """Return (group, member, when it joined by the store's clock)."""
-        known = {(group, name): m.joined for group, members in self.mirror.items() for name, m in members.items()}
+        """Return (group, member, when it joined by the store's clock) of each that is known to hold."""
+        known: dict[tuple[str, str], float | None] = {
+            (group, name): member.joined for group, members in self.mirror.items() for name, member in members.items()
+        }
         known.update((key, joined) for key, (_, joined) in self.unseen.items())
-        return [(group, name, joined) for (group, name), joined in known.items()]
+        return [(group, name, joined) for (group, name), joined in known.items() if joined is not None]
 
 
 def _are_many(places: int, capacity: int) -> bool:

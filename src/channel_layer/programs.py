@@ -344,7 +344,7 @@ def group_add(
     return Joined(changed.version, changed.applied)
 
 
-def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Program[None]:
+def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Program[int]:
     """Remove a channel from a group, whoever added it; nothing happens if it is no member.
 
     Args:
@@ -353,6 +353,9 @@ def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest
         channel: the member.
         latest: the channel's owner tidies up, and knows of joinings up to this version: one that he does not know of
             holds.
+
+    Returns:
+        The group's version after it.
     """
     shard = routes.ring.group(group)
     inbox = channel.queue.kind is Kind.INBOX
@@ -361,6 +364,7 @@ def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest
     if inbox and home != shard and changed.applied:
         marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
         yield from perform(c.Mark(home, channel.queue, marker))
+    return changed.version
 
 
 def group_channels(routes: Routes, group: GroupName) -> Program[list[str]]:

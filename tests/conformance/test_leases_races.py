@@ -213,11 +213,50 @@ def test_members_are_announced_though_the_work_moves_in_between(
     run(body())
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_member_that_left_just_before_a_restart_does_not_come_back(
+    redis_system: System,
+    monkeypatch: pytest.MonkeyPatch,
+    blocking: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """What the store has confirmed holds, though it forgets it before its marker has been read."""
+    dying = False
+    gate = hold(monkeypatch, c.Read, lambda _: dying)
+
+    async def body() -> None:
+        nonlocal dying
+        async with redis_system.layer() as owner:
+            stays, leaves = await owner.new_channel(), await owner.new_channel()
+            group = name_group(redis_system, stays, together=True)
+            for name in (stays, leaves):
+                await owner.group_add(group, name)
+            await owner.group_send(group, {"n": 1})
+            assert await collect(owner, stays) == await collect(owner, leaves) == [{"n": 1}]
+            dying = True
+            await owner.group_add("another", stays)  # ends the read that is under way
+            await gate.reached()
+            if blocking:
+                await asyncio.to_thread(owner.blocking.group_discard, group, leaves)
+            else:
+                await owner.group_discard(group, leaves)
+            _lose_groups(redis_system)
+            lose_leases(redis_system)
+            gate.open()
+            await owner.group_add("another", stays)  # takes the lease again
+            await eventually(lambda: _members(owner, group, [stays]))
+            await owner.group_send(group, {"n": 2})
+            assert await collect(owner, stays) == [{"n": 2}]
+            assert await collect(owner, leaves) == []
+            assert await _members(owner, group, [stays])
+
+    run(body())
+
+
 def _lose_groups(system: System) -> None:
     """Let the servers lose what they know of groups."""
     assert system.deployment is not None
     for host in system.deployment.hosts:
-        for kind in "goi":
+        for kind in "goix":
             for key in host.keys(f"{system.prefix}{kind}:"):
                 host.command("DEL", key)
 

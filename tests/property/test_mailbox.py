@@ -179,7 +179,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.places: dict[str, Place] = {}
         self.members: dict[tuple[str, str], float] = {}
         self.versions: dict[tuple[str, str], int] = {}
-        self.confirmed: dict[tuple[str, str], tuple[int, float]] = {}
+        self.confirmed: dict[tuple[str, str], tuple[int, float | None]] = {}
         self.met: dict[str, set[int]] = {}
         """Of each group, the joinings whose markers were met."""
         self.coming: list[Marker] = []
@@ -310,18 +310,20 @@ class InboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.coming)
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
-        """The store answers a ``group_add`` before, or without, its marker being met."""
+        """The store answers a ``group_add`` or ``group_discard`` before, or without, its marker being met."""
         marker = data.draw(st.sampled_from(self.coming)).marker
-        if marker.joined:
-            self.inbox.confirmed(marker.group, marker.member, marker.version, self.now)
-            if self.versions.get((marker.group, marker.member), -1) < marker.version:
-                self.confirmed[marker.group, marker.member] = marker.version, self.now
+        key, joined = (marker.group, marker.member), self.now if marker.joined else None
+        self.inbox.confirmed(*key, marker.version, joined)
+        if max(self.versions.get(key, -1), self.confirmed.get(key, (-1, None))[0]) < marker.version:
+            self.confirmed[key] = marker.version, joined
 
-    @rule(group=_groups, member=_channels)
-    def unconfirm(self, group: str, member: str) -> None:
-        """A member begins to leave."""
-        self.inbox.unconfirmed(group, member)
-        self.confirmed.pop((group, member), None)
+    @rule()
+    def lose_markers(self) -> None:
+        """The lease is taken anew: who has left, as far as the store has said, has left for good."""
+        self.inbox.apply_leavings(self.now)
+        for (group, member), (version, joined) in list(self.confirmed.items()):
+            if joined is None:
+                self.change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0)
 
     @rule(group=_groups, member=_channels, older=st.booleans())
     def retract(self, group: str, member: str, older: bool) -> None:  # noqa: FBT001 - drawn
@@ -532,11 +534,10 @@ class InboxMachine(RuleBasedStateMachine):
         mirror = {(group, name) for group, some in self.inbox.mirror.items() for name in some}
         assert mirror == set(self.members)
         assert {key: self.inbox.unseen.get(key) for key in self.inbox.unseen} == self.confirmed
-        told = self.inbox.memberships()
-        assert len(told) == len(mirror | set(self.confirmed))
-        for group, name, joined in told:
-            _, confirmed = self.confirmed.get((group, name), (0, None))
-            assert joined == (self.members[group, name] if confirmed is None else confirmed)
+        expected: dict[tuple[str, str], float | None] = {**self.members}
+        expected.update((key, joined) for key, (_, joined) in self.confirmed.items())
+        told = sorted((key, joined) for key, joined in expected.items() if joined is not None)
+        assert sorted(((group, name), joined) for group, name, joined in self.inbox.memberships()) == told
         for name, box in self.inbox.boxes.items():
             assert box.groups == {group for group, member in self.members if member == name}
 

@@ -195,10 +195,28 @@ def test_a_confirmed_membership_is_announced_until_it_is_over(inbox: Inbox) -> N
     assert inbox.memberships() == []
     inbox.confirmed("g", A, 7, 1.0)
     inbox.confirmed("g", B, 8, 1.0)
-    inbox.unconfirmed("g", A)
+    inbox.confirmed("g", A, 9, None)
     assert inbox.memberships() == [("g", B, 1.0)]
     inbox.apply([(2.0, envelope.flush_frame("flush"))], 0.0, 2.0)
     assert inbox.memberships() == []
+
+
+def test_a_member_that_left_is_not_announced_though_its_marker_never_comes(inbox: Inbox) -> None:
+    """A confirmed leaving ends the membership for the store at once, and for messages when its marker comes, or cannot.
+
+    What was sent to the group before it is still on its way.
+    """
+    inbox.apply([(1.0, joined(1)), (1.0, joined(2, B))], 0.0, 1.0)
+    inbox.confirmed("g", A, 3, None)
+    inbox.confirmed("g", A, 1, 1.0)  # the reply to the joining comes after the one to the leaving
+    assert inbox.memberships() == [("g", B, 1.0)]
+    before = envelope.group_frame("g", (), b"before")
+    inbox.apply([(1.0, before)], 0.0, 1.0)
+    inbox.apply_leavings(1.0)
+    inbox.apply([(1.0, envelope.group_frame("g", (), b"after"))], 0.0, 1.0)
+    assert [item.payload for item in inbox.boxes[A].items] == [b"before"]
+    assert [item.payload for item in inbox.boxes[B].items] == [b"before", b"after"]
+    assert (inbox.memberships(), inbox.unseen) == ([("g", B, 1.0)], {})
 
 
 def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:
