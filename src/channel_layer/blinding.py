@@ -18,7 +18,7 @@ from channel_layer.fronts import Front
 from channel_layer.names import ChannelName, GroupName, Kind, Queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 
     from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Loan, Waiting
     from channel_layer.traffic import Rates
@@ -593,8 +593,8 @@ class _BlindLoan:
         words = self._words
         return words.outcomes(requests, await self._loan.together([words.request(request) for request in requests]))
 
-    def end(self) -> None:
-        self._loan.end()
+    def end(self) -> Awaitable[object] | None:
+        return self._loan.end()
 
 
 class _BlindWaiting:

@@ -13,7 +13,7 @@ from channel_layer import commands as c
 from channel_layer.fronts import one_by_one
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from channel_layer.errors import StoreError
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Loan, Waiting
@@ -377,8 +377,8 @@ class _HalvesLoan:
             outcomes.update(zip(there, await self._remote.together(list(there.values())), strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
-    def end(self) -> None:
-        self._remote.end()
+    def end(self) -> Awaitable[object] | None:
+        return self._remote.end()
 
 
 _Places: TypeAlias = "dict[int, c.BlockingCommand[_R]]"

@@ -217,12 +217,11 @@ class ChannelLayer:
             sent = await self._run(programs.send(self._routes, name, payload, next(courier.turns)))
         if self._reporter is None or not self._reporter.is_running():
             self._report_soon()
-        self._calls += 1
         try:
             courier.count_sent(name, sent)
         finally:
-            if self._calls >= _CALLS_BEFORE_YIELD or not sent.accepted:  # it may be tried again at once
-                await self._let_others_run()
+            if self._is_due() or not sent.accepted:  # which may be tried again at once
+                await asyncio.sleep(0)
 
     async def _send_after_rescue(self, name: ChannelName, payload: bytes) -> programs.Sent:
         """Send to a channel that nobody on this machine reads any more, after what waits here for it."""
@@ -259,9 +258,8 @@ class ChannelLayer:
             StoreError: the layer is closed, or the store refuses to serve it. While a store is away, this waits.
         """
         name = self._courier.names.get(channel) or self._courier.channel(channel)
-        self._calls += 1
-        if self._calls >= _CALLS_BEFORE_YIELD:
-            await self._let_others_run()
+        if self._is_due():
+            await asyncio.sleep(0)
         desk, clock = self._desk, self._clock
         with desk.lock:
             if desk.closed:
@@ -399,9 +397,8 @@ class ChannelLayer:
         self._courier.count_sent_to_group(sent)
         if sent.others and (self._reporter is None or not self._reporter.is_running()):
             self._report_soon()
-        self._calls += 1
-        if self._calls >= _CALLS_BEFORE_YIELD:
-            await self._let_others_run()
+        if self._is_due():
+            await asyncio.sleep(0)
 
     async def group_channels(self, group: str) -> list[str]:
         """Return the full names of a group's members, sorted; members whose owner is dead are left out.
@@ -810,9 +807,11 @@ class ChannelLayer:
             raise closed_error()
         loop = asyncio.get_running_loop()
         home = self._homes.get(loop)
-        if home is None and self._connects and (guest := self._guest(loop)).young:
-            return await guest.run(program, _nothing if unbroken else self._lend, self._io_store)
-        return await run_async(program, (home or await self._make_home(loop)).store)
+        if home is None:
+            if self._connects and (guest := self._guest(loop)).young:
+                return await guest.run(program, _nothing if unbroken else self._lend, self._io_store)
+            home = await self._settle_in(loop)
+        return await run_async(program, home.store)
 
     def _lend(self) -> Loan | None:
         """Return connections for a call from a loop that may be made for it alone; None: it goes through the thread."""
@@ -835,9 +834,13 @@ class ChannelLayer:
         loop = asyncio.get_running_loop()
         if (home := self._homes.get(loop)) is not None:
             return home
-        return None if self._connects and self._guest(loop).young else await self._make_home(loop)
+        return None if self._connects and self._guest(loop).young else await self._settle_in(loop)
 
-    async def _make_home(self, loop: asyncio.AbstractEventLoop) -> Home:
+    async def _settle_in(self, loop: asyncio.AbstractEventLoop) -> Home:
+        if (guest := self._seen.get(loop)) is not None:
+            await guest.settle()
+            if (home := self._homes.get(loop)) is not None:  # made meanwhile
+                return home
         for closed in [each for each in self._homes if each.is_closed()]:
             self._homes.pop(closed, None)
         home = Home(self._backend.open(), self._farewell)
@@ -1065,9 +1068,8 @@ class ChannelLayer:
         """
         if len(self._routes.ring) == 1:
             await work()
-            self._calls += 1
-            if self._calls >= _CALLS_BEFORE_YIELD:
-                await self._let_others_run()
+            if self._is_due():
+                await asyncio.sleep(0)
             return
         key = (group.name, channel.name)
         task = asyncio.get_running_loop().create_task(_after(self._abandoned.get(key), work))
@@ -1080,9 +1082,13 @@ class ChannelLayer:
                 task.add_done_callback(lambda _: self._abandoned.get(key) is task and self._abandoned.pop(key))
             raise
 
-    async def _let_others_run(self) -> None:
+    def _is_due(self) -> bool:
+        """Count a call; whether it is time to let other tasks run."""
+        self._calls += 1
+        if self._calls < _CALLS_BEFORE_YIELD:
+            return False
         self._calls = 0
-        await asyncio.sleep(0)
+        return True
 
     def _keep_track(self, task: asyncio.Task[R]) -> None:
         """Hold on to a task: an event loop does not."""

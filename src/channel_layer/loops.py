@@ -113,7 +113,7 @@ async def _perform(step: Step[object], store: AsyncStore) -> object:
 
 
 async def run_lent(program: Program[R], loan: Loan) -> R:
-    """Drive a program with connections that were lent for it, and give them back."""
+    """Drive a program with connections that were lent for it."""
     try:
         step = next(program)
         while True:
@@ -130,21 +130,19 @@ async def run_lent(program: Program[R], loan: Loan) -> R:
     except StopIteration as stop:
         result: R = stop.value
         return result
-    finally:
-        loan.end()
 
 
 class Guest:
     """An event loop that may have been made for one call, and what it calls: each begins after those before it."""
 
-    __slots__ = ("_calls", "_lent", "_since", "_turn")
+    __slots__ = ("_calls", "_cut", "_since", "_turn")
 
     def __init__(self) -> None:
         self._since = SystemClock().now()
         self._calls = 0
-        self._lent: asyncio.Future[None] | bool = False
-        """Whether a call is under way with what was lent to it; a future, if somebody waits for its end."""
-        self._turn: asyncio.Lock | None = None
+        self._cut = False
+        """Whether a call was cancelled: what it has begun in the I/O thread could be overtaken on any other way."""
+        self._turn = asyncio.Lock()
 
     @property
     def young(self) -> bool:
@@ -161,33 +159,48 @@ class Guest:
             lend: gives connections, if some are at hand.
             open_io: gives the store in the I/O thread.
         """
+        turn = self._turn
         self._calls += 1
         try:
-            if self._calls == 1 and (loan := lend()) is not None:
-                self._lent = True
+            if self._calls == 1 and not self._cut and (loan := lend()) is not None:
+                await turn.acquire()  # which nobody else has, or waits for
                 try:
                     return await run_lent(program, loan)
                 finally:
-                    self._end_loan()
-            turn = self._turn = self._turn or asyncio.Lock()
+                    if (rest := loan.end()) is None:
+                        turn.release()
+                    else:
+                        asyncio.ensure_future(rest).add_done_callback(self._rest_ended)
             async with turn:
-                while self._lent:
-                    await self._loan_ended()
                 reply = io_thread().run(run_async(program, await open_io()))
             return await reply
+        except asyncio.CancelledError:
+            self._cut = True
+            raise
         finally:
             self._calls -= 1
-            if not self._calls:
-                self._turn = None  # which may hold on to the loop
+            self._renew()
 
-    async def _loan_ended(self) -> None:
-        self._lent = asyncio.get_running_loop().create_future()
-        await self._lent
+    async def settle(self) -> None:
+        """Wait until calls that were cancelled can no longer be overtaken: the loop gets connections of its own now."""
+        if self._cut:
+            async with self._turn:
+                pass
+            await io_thread().run(_nothing())  # which begins there after whatever has been begun, or cancelled
+            self._cut = False
 
-    def _end_loan(self) -> None:
-        if isinstance(self._lent, asyncio.Future) and not self._lent.done():
-            self._lent.set_result(None)
-        self._lent = False
+    def _rest_ended(self, _: asyncio.Future[object]) -> None:
+        self._turn.release()
+        self._renew()
+
+    def _renew(self) -> None:
+        """Let go of a lock that nobody has: one that was waited for holds on to the loop."""
+        if not (self._calls or self._turn.locked()):
+            self._turn = asyncio.Lock()
+
+
+async def _nothing() -> None:
+    """Do nothing, in one's turn."""
 
 
 def give_way(*, long: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Awaitable, Generator, Sequence
 
     from channel_layer import commands as c
     from channel_layer.envelope import Message
@@ -246,7 +246,8 @@ class Waiting(Protocol):
 class Loan(Protocol):
     """A store's connections at the disposal of one program, in an event loop that lives for one call. Nothing blocks.
 
-    Whoever is cancelled does not hear what came of his request, which may still be carried out.
+    Whoever is cancelled does not hear what came of his request, which may still be carried out: then `end` tells when
+    that is over.
     """
 
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
@@ -257,8 +258,13 @@ class Loan(Protocol):
         """
         ...
 
-    def end(self) -> None:
-        """Give them back, whatever happened to them."""
+    def end(self) -> Awaitable[object] | None:
+        """Give them back, whatever happened to them.
+
+        Returns:
+            None, or what ends with the requests that are still under way because whoever asked was cancelled. Until
+            then nothing else is asked from this event loop: it would go another way, and could overtake them.
+        """
         ...
 
 

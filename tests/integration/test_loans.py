@@ -18,7 +18,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from channel_layer import ChannelLayer, StoreError
-from channel_layer.loops import IOThread
+from channel_layer.loops import IOThread, io_thread
 from channel_layer_ipc import IPCChannelLayer
 from channel_layer_redis import RedisChannelLayer, RedisLocalChannelLayer, _wire
 from channel_layer_redis._scripts import load
@@ -267,6 +267,87 @@ def test_who_is_cancelled_before_his_turn_has_asked_nothing(start_server: StartS
     asyncio.run(send())
     assert [calls.receive("jobs")["n"] for _ in range(2)] == [0, 2]
     async_to_sync(calls.layer.aclose)()
+
+
+def test_who_was_cancelled_is_not_overtaken(paused: tuple[Server, Calls]) -> None:
+    """What a cancelled call has asked over its borrowed connection is done with before the next call asks anything."""
+    server, calls = paused
+    through = len(calls.given)
+
+    async def send() -> None:
+        server.pause()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(calls.layer.send("jobs", {"n": 0}), 0.05)
+        following = asyncio.create_task(calls.layer.send("jobs", {"n": 1}))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(calls.given) == through
+        server.resume()
+        await following
+
+    asyncio.run(send())
+    assert [calls.receive("jobs")["n"] for _ in range(2)] == [0, 1]
+    calls.warm()
+
+
+def _nothing_at_hand(_: _wire.Pool) -> None:
+    """Find no connection."""
+
+
+async def _cancel_in_the_thread(server: Server, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send {"n": 0} by way of the I/O thread, as if no connection were at hand, and be cancelled amid it."""
+    server.pause()
+    with monkeypatch.context() as patch:
+        patch.setattr(_wire.Pool, "_at_hand", _nothing_at_hand)
+        through = len(calls.given)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(calls.layer.send("jobs", {"n": 0}), 0.05)
+        assert len(calls.given) == through + 1
+    server.resume()
+
+
+def test_the_calls_of_a_loop_go_one_way_once_one_was_cancelled(
+    paused: tuple[Server, Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call in the I/O thread that was cancelled may yet be sent there: later ones do not go past that thread."""
+    server, calls = paused
+
+    async def send() -> None:
+        await _cancel_in_the_thread(server, calls, monkeypatch)
+        for n in (1, 2):
+            through = len(calls.given)
+            await calls.layer.send("jobs", {"n": n})
+            assert len(calls.given) == through + 1
+
+    asyncio.run(send())
+    assert [calls.receive("jobs")["n"] for _ in range(3)] == [0, 1, 2]
+    calls.warm()
+
+
+def test_a_loop_that_gets_its_own_connections_overtakes_nobody(
+    paused: tuple[Server, Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call in the I/O thread was cancelled, the loop's first own connection waits until the thread has gone on.
+
+    Here the thread stands still, as it may on a machine with much to do.
+    """
+    server, calls = paused
+    go_on = threading.Event()
+
+    async def send() -> None:
+        await _cancel_in_the_thread(server, calls, monkeypatch)
+        io_thread().loop.call_soon_threadsafe(go_on.wait, PATIENCE)
+        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+        connections = len(server.host().clients())
+        following = asyncio.create_task(calls.layer.send("jobs", {"n": 1}))
+        await asyncio.sleep(0.05)
+        assert len(server.host().clients()) == connections
+        assert not following.done()
+        go_on.set()
+        await following
+        assert len(server.host().clients()) > connections
+
+    asyncio.run(send())
 
 
 def test_a_server_that_does_not_answer(paused: tuple[Server, Calls]) -> None:

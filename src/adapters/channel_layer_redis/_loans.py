@@ -15,10 +15,11 @@ from channel_layer_redis._protocol import NoScript, pack
 from channel_layer_redis._runs import batches_of, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from channel_layer import commands as c
     from channel_layer.ports import Loan
+    from channel_layer_redis._protocol import Arg
     from channel_layer_redis._requests import Ask
     from channel_layer_redis._runs import Batch, Plan
     from channel_layer_redis._wire import Pool, Reply, Wire
@@ -50,58 +51,70 @@ class RedisLoan:
         self._plans = plans
         self._timeout = timeout
 
+        self._going_on: set[asyncio.Task[list[Reply]]] = set()
+
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        if len(requests) == 1:  # as nearly always; what several need costs as much as the request itself
-            return [await self._alone(requests[0])]
         runs = start(requests, self._plans)
         while batches := batches_of(runs):
-            await self._step(batches)
+            if slow := self._try(batches):
+                await self._finish(slow)
         return [run.outcome() for run in runs]
 
-    async def _alone(self, request: c.BlockingCommand[R]) -> R | StoreError:
-        (run,) = start((request,), self._plans)
-        while (asks := run.asks) is not None:
-            if not asks:
-                run.resume([])
-                continue
-            exchange = _Exchange(self._wires[run.shard], asks, self._timeout)
-            try:
-                if rest := exchange.begin():
-                    await exchange.send(rest)
-                replies = exchange.at_once() or await exchange.read()
-            except StoreError as exc:
-                run.fail(exc)
-            else:
-                run.resume(replies)
-        outcome: R | StoreError = run.outcome()
-        return outcome
+    def end(self) -> Awaitable[object] | None:
+        if any(not task.get_loop().is_closed() for task in self._going_on):
+            over = asyncio.gather(*self._going_on, return_exceptions=True)
+            over.add_done_callback(lambda _: self._give())
+            return over
+        self._give()
+        return None
 
-    def end(self) -> None:
+    def _give(self) -> None:
         for pool, wire in zip(self._pools, self._wires, strict=False):  # fewer, if not all could be had
             pool.give(wire)
 
-    async def _step(self, batches: Sequence[Batch]) -> None:
-        """Send to every server, in one write each, and only then wait for the replies."""
+    def _try(self, batches: Sequence[Batch]) -> list[tuple[Batch, _Exchange]]:
+        """Send to every server, in one write each, and only then look for the replies; return what takes longer."""
         sent: list[tuple[Batch, _Exchange]] = []
         for batch in batches:
-            if not batch.asks:
-                batch.resume([])
-                continue
             exchange = _Exchange(self._wires[batch.shard], batch.asks, self._timeout)
             try:
-                if rest := exchange.begin():
-                    await exchange.send(rest)
+                exchange.begin()
             except StoreError as exc:
                 batch.fail(exc)
             else:
                 sent.append((batch, exchange))
+        slow: list[tuple[Batch, _Exchange]] = []
         for batch, exchange in sent:
             try:
-                replies = exchange.at_once() or await exchange.read()
+                replies = exchange.at_once()
+            except StoreError as exc:
+                batch.fail(exc)
+            else:
+                if replies is None:
+                    slow.append((batch, exchange))
+                else:
+                    batch.resume(replies)
+        return slow
+
+    async def _finish(self, slow: Sequence[tuple[Batch, _Exchange]]) -> None:
+        """Wait for the replies. Whoever is cancelled leaves that to tasks: a later request must not overtake his."""
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(exchange.finish()) for _, exchange in slow]
+        for task in tasks:
+            self._going_on.add(task)
+            task.add_done_callback(self._done)
+        for (batch, _), task in zip(slow, tasks, strict=True):
+            try:
+                replies = await asyncio.shield(task)
             except StoreError as exc:
                 batch.fail(exc)
             else:
                 batch.resume(replies)
+
+    def _done(self, task: asyncio.Task[list[Reply]]) -> None:
+        self._going_on.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits any more
 
 
 class _Exchange:
@@ -113,88 +126,77 @@ class _Exchange:
         timeout: seconds that it may take, from when it cannot be done in place.
     """
 
-    __slots__ = ("_asks", "_deadline", "_replies", "_timeout", "_wire")
+    __slots__ = ("_asks", "_deadline", "_replies", "_rest", "_timeout", "_wire")
 
     def __init__(self, wire: Wire, asks: Sequence[Ask], timeout: float) -> None:
         self._wire = wire
         self._asks = asks
+        self._rest = b""
         self._replies: list[Reply] = []
         self._timeout = timeout
         self._deadline: float | None = None
 
-    def begin(self) -> bytes:
-        """Send what the socket takes; return the rest, for `send`.
+    def begin(self) -> None:
+        """Send what the socket takes.
 
         Raises:
             StoreError: the connection is lost.
         """
-        try:
-            return self._wire.send_now(b"".join([pack(ask.named()) for ask in self._asks]))
-        except BaseException:
-            self._wire.close()
-            raise
+        self._send(ask.named() for ask in self._asks)
 
     def at_once(self) -> list[Reply] | None:
-        """Wait for the replies in place, for a moment; None: that is not all, and `read` has the rest.
+        """Wait for the replies in place, for a moment; None: that is not all, and `finish` has the rest.
 
         Raises:
             StoreError: the connection is lost.
         """
         wire, replies, count = self._wire, self._replies, len(self._asks)
         try:
-            done = wire.take(_IN_PLACE_SECONDS) and wire.collect(replies, count)
+            done = not self._rest and wire.take(_IN_PLACE_SECONDS) and wire.collect(replies, count)
         except BaseException:
             wire.close()
             raise
         return replies if done and not _unknown(replies) else None
 
-    async def send(self, rest: bytes) -> None:
-        """Send the rest.
-
-        Raises:
-            StoreError: the connection is lost, or the server does not take it in time.
-        """
-        wire, loop = self._wire, asyncio.get_running_loop()
-        try:
-            while rest:
-                await self._until(loop, loop.add_writer, loop.remove_writer)
-                rest = wire.send_now(rest)
-        except BaseException:
-            wire.close()
-            raise
-
-    async def read(self) -> list[Reply]:
+    async def finish(self) -> list[Reply]:
         """Return the replies; scripts that the server does not know are sent whole, for nothing was done for those.
 
         Raises:
-            StoreError: the connection is lost, or the server does not answer in time.
+            StoreError: the connection is lost, or the server does not take or answer it in time.
         """
-        replies = self._replies
-        await self._read(replies, len(self._asks))
-        if unknown := _unknown(replies):
-            try:
-                rest = self._wire.send_now(b"".join([pack(self._asks[place].whole()) for place in unknown]))
-            except BaseException:
-                self._wire.close()
-                raise
-            await self.send(rest)
-            again: list[Reply] = []
-            await self._read(again, len(unknown))
-            for place, reply in zip(unknown, again, strict=True):
-                replies[place] = reply
-        return replies
+        try:
+            await self._flush()
+            await self._read(self._replies, len(self._asks))
+            if unknown := _unknown(self._replies):
+                self._send(self._asks[place].whole() for place in unknown)
+                await self._flush()
+                again: list[Reply] = []
+                await self._read(again, len(unknown))
+                for place, reply in zip(unknown, again, strict=True):
+                    self._replies[place] = reply
+        except BaseException:
+            self._wire.close()
+            raise
+        return self._replies
+
+    def _send(self, commands: Iterable[tuple[Arg, ...]]) -> None:
+        try:
+            self._rest = self._wire.send_now(b"".join([pack(command) for command in commands]))
+        except BaseException:
+            self._wire.close()
+            raise
+
+    async def _flush(self) -> None:
+        wire, loop = self._wire, asyncio.get_running_loop()
+        while self._rest:
+            await self._until(loop, loop.add_writer, loop.remove_writer)
+            self._rest = wire.send_now(self._rest)
 
     async def _read(self, replies: list[Reply], count: int) -> None:
         wire, loop = self._wire, asyncio.get_running_loop()
-        try:
-            while len(replies) < count:
-                if wire.take_now():
-                    wire.collect(replies, count)
-                else:
-                    await self._until(loop, loop.add_reader, loop.remove_reader)
-        except BaseException:
-            wire.close()
-            raise
+        while not wire.collect(replies, count):
+            if not wire.take_now():
+                await self._until(loop, loop.add_reader, loop.remove_reader)
 
     async def _until(
         self, loop: asyncio.AbstractEventLoop, add: Callable[..., object], remove: Callable[[int], object]

@@ -9,7 +9,7 @@ from channel_layer.errors import StoreError
 from channel_layer_redis._requests import Asking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from channel_layer_redis._requests import Ask
     from channel_layer_redis._wire import Reply
@@ -21,7 +21,7 @@ Plan: TypeAlias = Callable[[Any], Asking[Any]]
 
 
 class Run:
-    """A request that is carried out in step with others.
+    """A request that is carried out in step with others; it has begun when it is made.
 
     Args:
         request: it.
@@ -29,39 +29,37 @@ class Run:
 
     Attributes:
         shard: its host.
-        asks: what it asks for next; None: it is done.
+        asks: what it asks for next, which is something; None: it is done.
     """
 
     __slots__ = ("_asking", "_error", "_result", "asks", "shard")
 
     def __init__(self, request: Any, asking: Asking[Any]) -> None:
         self.shard: int = request.shard
-        self.asks: tuple[Ask, ...] | None = ()
+        self.asks: tuple[Ask, ...] | None = None
         self._asking = asking
         self._result: Any = None
         self._error: StoreError | None = None
+        self._go_on(asking.send, None)
 
-    def resume(self, replies: list[Reply] | None) -> None:
-        """Go on with these replies; None: begin."""
+    def resume(self, replies: list[Reply]) -> None:
+        """Go on with these replies."""
         try:
-            if replies is None:
-                self.asks = next(self._asking)
-                return
-            try:
-                values = values_of(replies)
-            except StoreError as exc:
-                self.asks = self._asking.throw(exc)
-            else:
-                self.asks = self._asking.send(values)
-        except StopIteration as stop:
-            self.asks, self._result = None, stop.value
+            values = values_of(replies)
         except StoreError as exc:
-            self.asks, self._error = None, exc
+            self.fail(exc)
+        else:
+            self._go_on(self._asking.send, values)
 
     def fail(self, error: StoreError) -> None:
         """Go on with an error instead of replies."""
+        self._go_on(self._asking.throw, error)
+
+    def _go_on(self, step: Callable[[Any], tuple[Ask, ...]], value: object) -> None:
         try:
-            self.asks = self._asking.throw(error)
+            self.asks = step(value)
+            while not self.asks:
+                self.asks = self._asking.send([])
         except StopIteration as stop:
             self.asks, self._result = None, stop.value
         except StoreError as exc:
@@ -88,7 +86,9 @@ class Batch:
 
     def __init__(self, shard: int, runs: list[Run]) -> None:
         self.shard: int = shard
-        self.asks: list[Ask] = [ask for run in runs for ask in run.asks or ()]
+        self.asks: Sequence[Ask] = (
+            runs[0].asks or () if len(runs) == 1 else [ask for run in runs for ask in run.asks or ()]
+        )
         self._runs = runs
 
     def resume(self, replies: list[Reply]) -> None:
@@ -112,14 +112,13 @@ def start(requests: Iterable[Any], plans: Mapping[type, Plan]) -> list[Run]:
         requests: them.
         plans: what each type of request asks for.
     """
-    runs = [Run(request, plans[type(request)](request)) for request in requests]
-    for run in runs:
-        run.resume(None)
-    return runs
+    return [Run(request, plans[type(request)](request)) for request in requests]
 
 
-def batches_of(runs: Iterable[Run]) -> list[Batch]:
+def batches_of(runs: list[Run]) -> list[Batch]:
     """Return what is to be asked next of each server, in the order of the servers; nothing if all is done."""
+    if len(runs) == 1:  # as nearly always
+        return [Batch(runs[0].shard, runs)] if runs[0].asks is not None else []
     by_shard: dict[int, list[Run]] = {}
     for run in runs:
         if run.asks is not None:

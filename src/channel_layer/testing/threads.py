@@ -240,7 +240,8 @@ class _LentAsAsync(_BlockingAsAsync):
         try:
             (outcome,) = await loan.together([request])
         finally:
-            loan.end()
+            if (rest := loan.end()) is not None:
+                await rest
         if isinstance(outcome, StoreError):
             raise outcome
         return outcome
