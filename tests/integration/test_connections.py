@@ -158,3 +158,49 @@ def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
             assert opened.count(asyncio.get_running_loop()) == 1
 
     run(body())
+
+
+# -- what is read, and what is asked for next
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(("capacity", "order"), [(8, ["received", "read"]), (7, ["read", "received"])])
+def test_receivers_go_before_the_next_read_of_an_inbox_that_is_not_filling_up(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch, capacity: int, order: list[str]
+) -> None:
+    """The next read trims the inbox. If much was in it, senders may find it full until then: no turn is lost."""
+    events: list[str] = []
+    send = _protocol.Connection.send
+
+    def note(
+        connection: _protocol.Connection,
+        command: bytes,
+        *,
+        limit: float | None = None,
+        now: bool = False,
+        prompt: bool = False,
+    ) -> asyncio.Future[object]:
+        if b"XREAD" in command:
+            events.append("read")
+        return send(connection, command, limit=limit, now=now, prompt=prompt)
+
+    monkeypatch.setattr(_protocol.Connection, "send", note)
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=[server.url], prefix=prefix, inbox_capacity=capacity) as layer:
+            name = await layer.new_channel()
+
+            async def receive(number: int) -> None:
+                assert await layer.receive(name) == {"n": number}
+                events.append("received")
+
+            for number in range(2):  # the first read finds nothing that was read before
+                receiving = asyncio.create_task(receive(number))
+                await eventually(lambda: is_true("read" in events))
+                events.clear()
+                await layer.send(name, {"n": number})
+                await receiving
+                await eventually(lambda: is_true("read" in events))
+            assert events == order
+
+    run(body())

@@ -39,6 +39,9 @@ _CLAIM = _scripts.load("claim")
 _RELEASE = _scripts.load("release")
 _RENEW = _scripts.load("renew")
 
+_FEW = 1 / 8
+"""Of what an inbox may hold: so much may be in it that was read and is not trimmed yet."""
+
 _READ_COUNT = 256
 """Entries that one read of an inbox brings at most: enough to make a round trip cheap, few enough to stay small."""
 
@@ -208,6 +211,8 @@ class RedisStore:
         self._tails: set[asyncio.Task[None]] = set()
         self._heads: dict[tuple[str, int], bytes] = {}
         self._reads: dict[tuple[str, float], tuple[bytes, bytes]] = {}
+        self._unhurried: set[str] = set()
+        """Inboxes that held little when they were last read."""
 
     # -- messages
 
@@ -328,6 +333,8 @@ class RedisStore:
 
     async def read(self, request: c.Read, /) -> c.Batch:
         link, after = self._links[request.shard], request.after
+        if request.inbox.name in self._unhurried:  # receivers go first, for this takes a while to put together
+            await asyncio.sleep(0)
         connection = link.spare or await link.borrow()
         try:
             read, trim = self._reads.get((request.inbox.name, request.block)) or self._read_heads(request)
@@ -341,13 +348,18 @@ class RedisStore:
                     reading = silently + reading
                 else:
                     connection.send(trimming).add_done_callback(_ignore)
-            reply = await connection.send(reading, limit=request.block + self._rules.timeout, prompt=True)
+            reply = await connection.send(reading, limit=request.block + self._rules.timeout, now=True, prompt=True)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
             raise
         finally:
             link.give(connection)
-        return _batch(reply, after)
+        batch = _batch(reply, after)
+        if len(batch.entries) <= self._rules.inbox_capacity * _FEW:
+            self._unhurried.add(request.inbox.name)
+        else:  # senders may find the inbox full until this is trimmed, with the next read
+            self._unhurried.discard(request.inbox.name)
+        return batch
 
     def _read_heads(self, request: c.Read) -> tuple[bytes, bytes]:
         """Return all of the two commands of a read but what changes from one to the next; see `_head`."""

@@ -20,13 +20,16 @@ if tonumber(ARGV[5]) >= 0 then
     forget(string.match(member, '^.-!'), 1)
   end
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[6]))
-local version = redis.call('HGET', KEYS[3], '') or '0'
-local inboxes = {}
-for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
-  if name ~= '' then inboxes[#inboxes + 1] = name end
+local others = redis.call('ZCARD', KEYS[2])
+if others > 0 then
+  others = others - redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[6]))
 end
-if ARGV[1] ~= '1' or redis.call('ZCARD', KEYS[2]) > 0 then
+local version, inboxes = '0', {}
+local found = redis.call('HGETALL', KEYS[3])
+for place = 1, #found, 2 do
+  if found[place] == '' then version = found[place + 1] else inboxes[#inboxes + 1] = found[place] end
+end
+if ARGV[1] ~= '1' or others > 0 then
   return {version, 0, inboxes, redis.call('ZRANGE', KEYS[2], 0, -1)}
 end
 local full, dead = {}, {}
