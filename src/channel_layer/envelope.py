@@ -38,6 +38,7 @@ __all__ = (
     "Value",
     "flush_frame",
     "group_frame",
+    "group_of",
     "marker_frame",
     "message_frame",
     "message_head",
@@ -366,15 +367,22 @@ def read_message(frame: bytes) -> tuple[str, bytes]:
     return name, frame[place:]
 
 
+def group_of(frame: bytes) -> str:
+    """Return the name of the group of a group frame; the rest may be cut short.
+
+    Raises:
+        BadFrame: this is no group frame, or the name is cut short, or not ASCII.
+    """
+    return _group(frame)[0]
+
+
 def read_group(frame: bytes) -> GroupFrame:
     """Read a group frame.
 
     Raises:
         BadFrame: this is no group frame, it is cut short, or not ASCII where it should be.
     """
-    if frame[:1] != b"g":
-        raise BadFrame(f"not a message to a group: {frame[:1]!r}")
-    group, place = _name(frame, 1)
+    group, place = _group(frame)
     end = place + 4 + int.from_bytes(frame[place : place + 4], "big")
     if end > len(frame):
         raise BadFrame("a group frame is cut short")
@@ -405,6 +413,12 @@ def read_flush(frame: bytes) -> Flush:
     if frame[:1] != b"f":
         raise BadFrame(f"not a flush marker: {frame[:1]!r}")
     return Flush(_ascii(frame[1:]))
+
+
+def _group(frame: bytes) -> tuple[str, int]:
+    if frame[:1] != b"g":
+        raise BadFrame(f"not a message to a group: {frame[:1]!r}")
+    return _name(frame, 1)
 
 
 def _name(frame: bytes, place: int) -> tuple[str, int]:

@@ -61,6 +61,7 @@ _LOOK_SECONDS = 0.05
 """How often somebody who waits for another event loop looks whether that one still runs."""
 
 _WAY_SECONDS = 0.0001
+"""How long a process sleeps to let others go first: as long as it takes to wake one."""
 
 _STOP_SECONDS = 5.0
 """How long the interpreter's exit waits for the I/O thread."""
@@ -207,7 +208,7 @@ def give_way(*, long: bool) -> None:
     """Let other processes have this processor. It blocks the event loop meanwhile.
 
     Args:
-        long: for a tenth of a millisecond, so that whoever is woken just now has it, too; else only those who wait for
+        long: for `_WAY_SECONDS`, so that whoever is woken just now has it, too; else only those who wait for
             it already, if there are any.
     """
     if long:

@@ -375,7 +375,7 @@ class Inbox:
         for _, frame in entries:
             if frame and frame[0] == envelope.GROUP:
                 with contextlib.suppress(envelope.BadFrame):
-                    most = max(most, len(self.mirror.get(envelope.read_group(frame).group, ())))
+                    most = max(most, len(self.mirror.get(envelope.group_of(frame), ())))
         return most
 
     def apply(

@@ -34,7 +34,7 @@ _THREADS: Final = 16
 _TRACED: Final = 500
 """Calls between two looks at the memory, which make each of them slow."""
 
-_GROWTH: Final = _TRACED * 40
+_GROWTH: Final = _TRACED * 20
 """Bytes by which memory may differ between two looks: what is kept of a call is a hundred bytes at least."""
 
 
