@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -142,7 +143,7 @@ class Guest:
         self._since = SystemClock().now()
         self._calls = 0
         self._cut = False
-        """Whether a call was cancelled: what it has begun in the I/O thread could be overtaken on any other way."""
+        """Whether a call was cancelled: what it has begun could be overtaken by another one that goes another way."""
         self._turn = asyncio.Lock()
 
     @property
@@ -171,6 +172,7 @@ class Guest:
                     if (rest := loan.end()) is None:
                         turn.release()
                     else:
+                        self._cut = True
                         asyncio.ensure_future(rest).add_done_callback(self._rest_ended)
             async with turn:
                 reply = io_thread().run(run_async(program, await open_io()))
@@ -208,8 +210,8 @@ def give_way(*, long: bool) -> None:
     """Let other processes have this processor. It blocks the event loop meanwhile.
 
     Args:
-        long: for `_WAY_SECONDS`, so that whoever is woken just now has it, too; else only those who wait for
-            it already, if there are any.
+        long: for `_WAY_SECONDS`, so that whoever is woken just now has it, too; else only those who wait for it
+            already, if there are any.
     """
     if long:
         time.sleep(_WAY_SECONDS)
@@ -390,7 +392,8 @@ class Home:
 class IOThread:
     """A daemon thread with an event loop that ends with the process.
 
-    Its loop ends before the interpreter goes away, in good order: tasks are cancelled, homes say farewell.
+    Its loop ends before the interpreter goes away, in good order: tasks are cancelled, homes say farewell. Finalizers,
+    which take down what the loop has used, files and sockets, are called only then.
     """
 
     def __init__(self) -> None:
@@ -399,6 +402,7 @@ class IOThread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
         self._started.wait()
+        weakref.finalize(self, _nothing_more)  # the first in a process asks to be called at its end: before we do
         atexit.register(self.stop)
 
     def run(self, coroutine: Coroutine[object, object, R]) -> asyncio.Future[R]:
@@ -427,6 +431,10 @@ class IOThread:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self.loop.shutdown_asyncgens()
+
+
+def _nothing_more() -> None:
+    """Do nothing."""
 
 
 _lock = threading.Lock()

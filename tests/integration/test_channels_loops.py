@@ -504,6 +504,27 @@ def test_a_process_that_ends_with_its_layer_open(hosts: Hosts, prefix: str) -> N
     in_own_process(leave_open, Setup(hosts, prefix))
 
 
+def test_the_background_work_ends_before_what_it_uses_is_taken_down() -> None:
+    """The finalizers of files and sockets run at the end of a process after the I/O thread's farewell."""
+    script = """
+import weakref
+from channel_layer import loops
+
+assert not weakref.finalize._registered_with_atexit  # else it would be in order by itself
+thread = loops.io_thread()
+files = weakref.finalize(thread, print, "taken down")
+end = thread._end
+
+async def farewell():
+    print("farewell")
+    await end()
+
+thread._end = farewell
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=20)
+    assert done.stdout.split("\n") == ["farewell", "taken down", ""]
+
+
 # --- forks
 
 

@@ -50,8 +50,8 @@ class RedisLoan:
         self._pools = pools
         self._plans = plans
         self._timeout = timeout
-
         self._going_on: set[asyncio.Task[list[Reply]]] = set()
+        """Exchanges that could not be done in place."""
 
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
         runs = start(requests, self._plans)
