@@ -189,7 +189,7 @@ class Guest:
         if self._cut:
             async with self._turn:
                 pass
-            await io_thread().run(_nothing())  # which begins there after whatever has been begun, or cancelled
+            await io_thread().run(asyncio.sleep(0))  # which begins there after whatever has been begun, or cancelled
             self._cut = False
 
     def _rest_ended(self, _: asyncio.Future[object]) -> None:
@@ -200,10 +200,6 @@ class Guest:
         """Let go of a lock that nobody has: one that was waited for holds on to the loop."""
         if not (self._calls or self._turn.locked()):
             self._turn = asyncio.Lock()
-
-
-async def _nothing() -> None:
-    """Do nothing, in one's turn."""
 
 
 def give_way(*, long: bool) -> None:
@@ -402,7 +398,7 @@ class IOThread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
         self._started.wait()
-        weakref.finalize(self, _nothing_more)  # the first in a process asks to be called at its end: before we do
+        weakref.finalize(self, _nothing)  # the first in a process asks to be called at its end: before we do
         atexit.register(self.stop)
 
     def run(self, coroutine: Coroutine[object, object, R]) -> asyncio.Future[R]:
@@ -433,7 +429,7 @@ class IOThread:
         await self.loop.shutdown_asyncgens()
 
 
-def _nothing_more() -> None:
+def _nothing() -> None:
     """Do nothing."""
 
 

@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.errors import StoreError
-from channel_layer_redis._protocol import NoScript, pack
+from channel_layer_redis._protocol import NoScript, ignore, pack
 from channel_layer_redis._runs import batches_of, start
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RedisLoan:
         self._pools = pools
         self._plans = plans
         self._timeout = timeout
-        self._going_on: set[asyncio.Task[list[Reply]]] = set()
+        self._tasks: list[asyncio.Task[list[Reply]]] = []
         """Exchanges that could not be done in place."""
 
     async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
@@ -61,12 +61,13 @@ class RedisLoan:
         return [run.outcome() for run in runs]
 
     def end(self) -> Awaitable[object] | None:
-        if any(not task.get_loop().is_closed() for task in self._going_on):
-            over = asyncio.gather(*self._going_on, return_exceptions=True)
-            over.add_done_callback(lambda _: self._give())
-            return over
-        self._give()
-        return None
+        going_on = [task for task in self._tasks if not (task.done() or task.get_loop().is_closed())]
+        if not going_on:
+            self._give()
+            return None
+        over = asyncio.gather(*going_on, return_exceptions=True)
+        over.add_done_callback(lambda _: self._give())
+        return over
 
     def _give(self) -> None:
         for pool, wire in zip(self._pools, self._wires, strict=False):  # fewer, if not all could be had
@@ -100,9 +101,9 @@ class RedisLoan:
         """Wait for the replies. Whoever is cancelled leaves that to tasks: a later request must not overtake his."""
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(exchange.finish()) for _, exchange in slow]
+        self._tasks += tasks
         for task in tasks:
-            self._going_on.add(task)
-            task.add_done_callback(self._done)
+            task.add_done_callback(ignore)  # should its caller be cancelled
         for (batch, _), task in zip(slow, tasks, strict=True):
             try:
                 replies = await asyncio.shield(task)
@@ -110,11 +111,6 @@ class RedisLoan:
                 batch.fail(exc)
             else:
                 batch.resume(replies)
-
-    def _done(self, task: asyncio.Task[list[Reply]]) -> None:
-        self._going_on.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, even if nobody waits any more
 
 
 class _Exchange:

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import hiredis
 
@@ -34,6 +34,7 @@ __all__ = (
     "foreign",
     "greeted",
     "greeting",
+    "ignore",
     "is_list",
     "is_replica",
     "no_connection",
@@ -42,6 +43,8 @@ __all__ = (
     "refusal",
     "tls_context",
 )
+
+T = TypeVar("T")
 
 Arg = bytes | str | int | float
 
@@ -380,6 +383,12 @@ def _code(text: str) -> str:
 def is_replica(text: str) -> bool:
     """Whether a server refuses because it has become a replica."""
     return _code(text) in ("READONLY", "MASTERDOWN")
+
+
+def ignore(future: asyncio.Future[T]) -> None:
+    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def refusal(label: str, text: str) -> StoreError | NoScript:

@@ -9,7 +9,7 @@ from channel_layer.errors import StoreError
 from channel_layer_redis._requests import Asking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from channel_layer_redis._requests import Ask
     from channel_layer_redis._wire import Reply
@@ -86,9 +86,7 @@ class Batch:
 
     def __init__(self, shard: int, runs: list[Run]) -> None:
         self.shard: int = shard
-        self.asks: Sequence[Ask] = (
-            runs[0].asks or () if len(runs) == 1 else [ask for run in runs for ask in run.asks or ()]
-        )
+        self.asks: list[Ask] = [ask for run in runs for ask in run.asks or ()]
         self._runs = runs
 
     def resume(self, replies: list[Reply]) -> None:

@@ -14,7 +14,7 @@ from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._protocol import Connection, NoScript, connect, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, connect, ignore, pack_head
 from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class _Link:
         task = asyncio.get_running_loop().create_task(connect_for())
         self._making.add(task)
         task.add_done_callback(self._making.discard)
-        task.add_done_callback(_ignore)
+        task.add_done_callback(ignore)
         return task
 
     async def _made(self, making: asyncio.Task[Connection]) -> Connection:
@@ -261,7 +261,7 @@ class RedisStore:
         try:
             await asyncio.shield(reply)
         except asyncio.CancelledError:
-            reply.add_done_callback(_ignore)  # should the connection be lost, nobody waits to hear of it
+            reply.add_done_callback(ignore)  # should the connection be lost, nobody waits to hear of it
             self._in_background(self._end_wait(request, link, connection, reply))
             raise
         except BaseException:
@@ -347,7 +347,7 @@ class RedisStore:
                 if silently := connection.silenced(trimming):  # its reply would wake this process for nothing
                     reading = silently + reading
                 else:
-                    connection.send(trimming).add_done_callback(_ignore)
+                    connection.send(trimming).add_done_callback(ignore)
             reply = await connection.send(reading, limit=request.block + self._rules.timeout, now=True, prompt=True)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
@@ -456,12 +456,6 @@ class RedisStore:
 async def _both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
     one, two = await asyncio.gather(first, second)
     return one, two
-
-
-def _ignore(future: asyncio.Future[T]) -> None:
-    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
-    if not future.cancelled():
-        future.exception()
 
 
 # -- what is finished although its caller is cancelled
