@@ -22,7 +22,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import Pulse, give_way, run_async, wake_all
+from channel_layer.loops import LoopStopped, Pulse, give_way, run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -257,6 +257,9 @@ class Host:
         self._pumps: dict[str, _Pump] = {}
         self._adopting = asyncio.Lock()
         self._claiming: dict[str, asyncio.Lock] = {}
+        self._acknowledging: dict[str, asyncio.Lock] = {}
+        self._pauses: dict[int, asyncio.Timeout] = {}
+        """The ends of what the keepers of the shards wait for until they look again."""
         self._giving: dict[str, asyncio.TimerHandle | None] = {}
         """Inboxes whose places are being given back, or will be when the timer goes."""
         self._givers: dict[str, asyncio.Lock] = {}
@@ -301,21 +304,29 @@ class Host:
             task.cancel()
 
     async def adopt(self, queue: Queue) -> None:
-        """Claim a new inbox and begin to read it, unless that has been done.
+        """Claim a new inbox and begin to read it, unless that has been done; it goes on if the caller is cancelled.
 
         Raises:
             StoreError: the store cannot be reached.
+            LoopStopped: this host has ended; another one has to see to it.
         """
+        await self._see_to(self._adopt(queue))
+
+    async def _adopt(self, queue: Queue) -> None:
+        desk = self._desk
         async with self._adopting:
-            inbox = self._desk.inboxes.get(queue.name)
+            inbox = desk.inboxes.get(queue.name)
             if inbox is None:
-                inbox = self._desk.make_inbox(queue)
-                await self._ensure_claimed(inbox)
-                with self._desk.lock:
-                    if not self._desk.closed:
-                        self._desk.inboxes[queue.name] = inbox
-                if queue.name not in self._desk.inboxes:  # the layer was closed meanwhile, and did not know of it
-                    await self._store.release(c.Release(inbox.shard, queue))
+                inbox = desk.make_inbox(queue)
+                try:
+                    await self._ensure_claimed(inbox)
+                    with desk.lock:
+                        if not desk.closed:
+                            desk.inboxes[queue.name] = inbox
+                finally:
+                    if desk.closed:  # meanwhile, and whoever closed it did not know of this inbox
+                        await self._store.release(c.Release(inbox.shard, queue))
+                if desk.closed:
                     raise closed_error()
         if queue.name not in self._readers:
             self._read(inbox)
@@ -326,12 +337,13 @@ class Host:
         return timer is None or (timer is not _UNKNOWN and not soon)
 
     async def ensure_claimed(self, inbox: Inbox) -> None:
-        """Claim an inbox again if its lease is gone.
+        """Claim an inbox again if its lease is gone; it goes on if the caller is cancelled.
 
         Raises:
             StoreError: the store cannot be reached.
+            LoopStopped: this host has ended; another one has to see to it.
         """
-        await self._ensure_claimed(inbox)
+        await self._see_to(self._ensure_claimed(inbox))
 
     def pump(self, tap: Tap) -> None:
         """Receivers of a tap have come or gone."""
@@ -372,12 +384,30 @@ class Host:
 
         Raises:
             StoreError: the store cannot be reached.
+            LoopStopped: this host has ended; another one has to see to it.
         """
+        await self._see_to(self._tend())
+
+    async def _tend(self) -> None:
         for shard in range(len(self._desk.routes.ring)):
             await self._look_after(shard)
         await self._sweep_once(forget=True)
         for inbox in self._all_inboxes():
             await self.settle(inbox)
+
+    async def _see_to(self, work: Coroutine[object, object, None]) -> None:
+        """Do what must end with this host, but neither before it nor with the one who has asked for it."""
+        if self._stopping:
+            work.close()
+            raise LoopStopped
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_see)
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise LoopStopped
+        task.result()
 
     # -- called in any thread
 
@@ -464,10 +494,14 @@ class Host:
     # -- minted inboxes
 
     def _read(self, inbox: Inbox) -> None:
+        """Begin to read an inbox, unless it is not known to be claimed: then that begins with the claim.
+
+        Else what comes in after a claim could be taken for what was there before it.
+        """
         old = self._readers.get(inbox.queue.name)
         if old is not None:
             old.cancel()
-        if not self._stopping:
+        if inbox.generation and not self._stopping:
             task = self._readers[inbox.queue.name] = self._loop.create_task(self._reader(inbox))
             self._keep_track(task)
 
@@ -498,21 +532,29 @@ class Host:
                 waiters = inbox.apply(batch.entries, desk.offset(shard, now), now, desk.doubt(shard, now))
                 waiters += desk.watching(queue.name)
                 inbox.position = batch.position
-                flushed = inbox.flushed
             self.wake(waiters)
             del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
-            if flushed is not None:
-                await self._flush_here(flushed)
-                await self._acknowledge(inbox, flushed)
+            if inbox.flushed is not None:
+                await self._acknowledge(inbox)
 
-    async def _acknowledge(self, inbox: Inbox, generation: str) -> None:
-        try:
-            await self._store.acknowledge(c.Acknowledge(inbox.shard, inbox.queue, generation))
-        except StoreError:
-            return  # `flushed` stays set, the next batch or renewal tries again
-        with self._desk.lock:
-            if inbox.flushed == generation:
-                inbox.flushed = None
+    async def _acknowledge(self, inbox: Inbox) -> None:
+        """Tell the store that a flush has been applied, once it has been on this machine's half, too."""
+        desk = self._desk
+        async with self._acknowledging.setdefault(inbox.queue.name, asyncio.Lock()):
+            if (due := inbox.due_here) is not None:
+                await self._flush_here(due)
+                with desk.lock:
+                    if inbox.due_here == due:
+                        inbox.due_here = None
+            if (generation := inbox.flushed) is None:
+                return
+            try:
+                await self._store.acknowledge(c.Acknowledge(inbox.shard, inbox.queue, generation))
+            except StoreError:
+                return  # `flushed` stays set, the next batch or renewal tries again
+            with desk.lock:
+                if inbox.flushed == generation:
+                    inbox.flushed = None
 
     def _begin_giving(self, inbox: Inbox) -> None:
         self._giving[inbox.queue.name] = None
@@ -572,9 +614,13 @@ class Host:
                     self._complain(f"cannot keep the leases on {desk.routes.name(shard)}: {exc}")
                 await backoff.wait()
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(period):
+            try:
+                async with asyncio.timeout(period) as self._pauses[shard]:
                     await self._store.disconnected(shard)
+            except TimeoutError:
+                pass
+            finally:
+                del self._pauses[shard]
 
     async def _look_after(self, shard: int) -> None:
         """Renew the leases on one shard, and announce what its server may have lost."""
@@ -584,7 +630,9 @@ class Host:
         for inbox in self._inboxes(shard):
             await self._ensure_claimed(inbox)
             if inbox.flushed is not None:
-                await self._acknowledge(inbox, inbox.flushed)
+                await self._acknowledge(inbox)
+            if inbox.queue.name not in self._readers:  # it came while the work moved here
+                self._read(inbox)
         if lost:
             await self._announce(self._memberships(lambda group: desk.routes.ring.group(group) == shard))
         touched = self._touched.setdefault(shard, desk.clock.now())
@@ -607,14 +655,14 @@ class Host:
                 renewed = await self._timed(
                     inbox.shard, self._store.renew(c.Renew(inbox.shard, inbox.queue)), lambda reply: reply.now
                 )
-                if renewed.held:
-                    desk.leases[name] = renewed.now + desk.lease
+                missed = not renewed.held and renewed.now >= desk.leases[name]
+                desk.leases[name] = renewed.now + desk.lease
+                if renewed.held and inbox.generation:  # else a claim was made, and nobody has heard how it ended
                     if inbox.unannounced:
                         await self._announce_all(inbox)
                     return
                 if desk.closed:
                     return  # it has been given up for good
-                missed = renewed.now >= desk.leases[name]
             with desk.lock:
                 if missed:
                     inbox.empty("expired")  # others have been told that this owner is dead
@@ -628,8 +676,7 @@ class Host:
             try:
                 claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
             except BaseException:
-                if reader is not None:
-                    self._read(inbox)
+                self._look_soon(inbox.shard)  # until then nobody reads
                 raise
             with desk.lock:
                 inbox.generation = generation
@@ -649,11 +696,15 @@ class Host:
             self.give_back(inbox, soon=True)
             if first:
                 return
-            await self._acknowledge(inbox, generation)
+            self._read(inbox)
             _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
-            if name in self._readers:
-                self._read(inbox)
+            await self._acknowledge(inbox)
             await self._announce_all(inbox)
+
+    def _look_soon(self, shard: int) -> None:
+        if (pause := self._pauses.get(shard)) is not None:
+            with contextlib.suppress(RuntimeError):  # it is over just now
+                pause.reschedule(self._loop.time())
 
     async def _announce_all(self, inbox: Inbox) -> None:
         await self._announce([(inbox, *each) for each in self._all(inbox)])
@@ -792,6 +843,12 @@ class Host:
                     del self._desk.taps[name]
             if not over and not self._stopping:  # somebody came at the last moment
                 self.pump(pump.tap)
+
+
+def _see(task: asyncio.Task[None]) -> None:
+    """Look at how a task has ended, though nobody may wait for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _heed() -> None:

@@ -208,7 +208,9 @@ class Inbox:
         self.generation: str = ""
         self.epoch: str = ""
         self.flushed: str | None = None
-        """A flush that has been applied and is to be acknowledged."""
+        """A flush that has been applied, or a lease taken after one, and is to be acknowledged."""
+        self.due_here: str | None = None
+        """A flush that has been applied and has yet to be on this machine's half."""
         self.unannounced: bool = False
         """The store may have lost memberships of this inbox and has not been told of all of them again."""
         self.owed: dict[str, int] = {}
@@ -540,7 +542,7 @@ class Inbox:
         self.disband()
         self.generation = generation
         self.epoch = generation
-        self.flushed = generation
+        self.flushed = self.due_here = generation
 
     # -- what the store is told again
 

@@ -26,6 +26,7 @@ from channel_layer.testing.store_machine import run_async_conformance_test
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from channel_layer_ipc import _keys as k
 from channel_layer_memory._store import MemoryBackend, MemoryStore
+from tests.support.scenarios_groups import eventually, is_true
 from tests.support.servers import Deployment, ServerPool
 from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores, redis_stores, sealed_layers
 
@@ -147,6 +148,55 @@ def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyP
                 await layer.send("jobs", {"n": n})
             with pytest.raises(ChannelFull):
                 await layer.send("jobs", {"n": 6})
+
+    asyncio.run(body())
+
+
+class _Held(MemoryStore):
+    """A store whose first flush does not begin until the one who asked for it has gone."""
+
+    async def flush(self, request: c.Flush, /) -> c.Flushing:
+        """Flush, but not the first time."""
+        if not _Holding.flushing.is_set():
+            _Holding.flushing.set()
+            await asyncio.Event().wait()
+        return await super().flush(request)
+
+
+class _Holding(MemoryBackend):
+    flushing = asyncio.Event()
+
+    def open(self) -> MemoryStore:
+        """Make one."""
+        return _Held(self)
+
+
+def test_a_flush_reaches_another_machine_though_its_work_moves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner does not say that it has applied a flush before that has been on its machine's half."""
+    clock, rules = VirtualClock(), make_rules()
+    remote = MemoryBackend(rules, clock)
+    local = _Holding(rules, clock)
+    here, there = LocalAndRemote(MemoryBackend(rules, clock), remote), LocalAndRemote(local, remote)
+
+    async def body() -> None:
+        monkeypatch.setattr(_Holding, "flushing", asyncio.Event())
+        async with ChannelLayer(rules, here, clock=clock) as layer, ChannelLayer(rules, there, clock=clock) as owner:
+            await owner.new_channel()
+            waiting = asyncio.create_task(owner.receive("jobs"))
+            await eventually(lambda: is_true("jobs" in local.attending))
+            for number in range(2):  # to this machine's half
+                await owner.send("jobs", {"n": number})
+            assert await waiting == {"n": 0}
+            assert (await owner.statistics("jobs")).messages_pending == 1
+            flush = asyncio.create_task(layer.flush())
+            async with asyncio.timeout(10):
+                await _Holding.flushing.wait()
+            await owner.close_pools()
+            another = asyncio.create_task(owner.receive("another"))  # with it the background work begins again
+            async with asyncio.timeout(10):
+                await flush
+            another.cancel()
+            assert (await owner.statistics("jobs")).messages_pending == 0
 
     asyncio.run(body())
 

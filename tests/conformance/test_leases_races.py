@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.support.scenarios_groups import (
     are_waiting,
     collect,
     eventually,
+    follow,
     hold,
     intercept,
     lose_leases,
@@ -108,15 +110,8 @@ def test_an_owner_that_did_not_miss_its_lease_keeps_its_messages(redis_system: S
                 assert await receive_within(owner, name) == {"n": number}
             assert owner.counts().dropped == {}
 
-            async def sent() -> bool:
-                try:
-                    await sender.send(name, {"n": "new"})
-                except ChannelFull:
-                    return False
-                return True
-
             for _ in range(3):
-                await eventually(sent)
+                await eventually(lambda: _is_sent(sender, name, {"n": "new"}))
             with pytest.raises(ChannelFull):
                 await sender.send(name, {"n": "one too many"})
 
@@ -209,6 +204,85 @@ def test_members_are_announced_though_the_work_moves_in_between(
             await gate.reached()  # by who looks after the lease, twice a second
             await owner.close_pools()
             await eventually(lambda: _members(other, "group", [name]))
+
+    run(body())
+
+
+@pytest.mark.parametrize("case", ["the connection breaks", "the work moves", "the connection of a caller breaks"])
+def test_a_lease_is_taken_for_good_though_nobody_heard_that_it_was(
+    redis_system: System, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """If a claim is carried out, but its connection breaks or the work moves before its reply, it is made once more.
+
+    To renew a lease that is held so is not enough: the members have gone with the old one, and places are counted anew.
+    """
+    gate, begun = Gate(), False
+
+    async def after(_: c.Claim) -> None:
+        if begun and not gate.count:
+            if case != "the work moves":
+                gate.open()
+            await gate.pass_through()
+            raise StoreError("the connection broke", retryable=True, outcome="unknown")
+
+    follow(monkeypatch, c.Claim, after)
+
+    async def body() -> None:
+        nonlocal begun
+        options = {"expiry": 120 if "caller" in case else 1, "capacity": 3}  # leases are looked after thrice as often
+        async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            assert await collect(owner, name) == []
+            begun = True
+            _lose_groups(redis_system)
+            lose_leases(redis_system)
+            if "caller" in case:
+                with pytest.raises(StoreError):
+                    await owner.group_add("another", name)
+            await gate.reached()
+            if case == "the work moves":
+                await owner.close_pools()
+            await eventually(lambda: _members(other, "group", [name]))
+            for number in range(9):
+                await eventually(partial(_is_sent, other, name, {"n": number}))
+                assert await receive_within(owner, name) == {"n": number}
+
+    run(body())
+
+
+async def _is_sent(layer: ChannelLayer, channel: str, message: dict[str, object]) -> bool:
+    try:
+        await layer.send(channel, message)
+    except ChannelFull:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", [c.Claim, c.Acknowledge])
+def test_who_gives_up_while_a_lease_is_taken_again_stops_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch, kind: type[c.Claim | c.Acknowledge]
+) -> None:
+    """A `group_add` that is cancelled while the owner's lease is taken again leaves an owner that goes on reading."""
+    begun = False
+    gate = hold(monkeypatch, kind, lambda _: begun, only_first=True)
+
+    async def body() -> None:
+        nonlocal begun
+        async with system.layer() as owner, system.layer() as other:
+            name = await owner.new_channel()
+            assert await collect(owner, name) == []
+            begun = True
+            lose_leases(system)
+            joining = asyncio.create_task(owner.group_add("group", name))
+            await gate.reached()
+            joining.cancel()
+            await asyncio.wait([joining])
+            gate.open()
+            await owner.group_add("another", name)
+            await other.group_send("another", {"n": 1})
+            await other.send(name, {"n": 2})
+            assert await collect(owner, name) == [{"n": 1}, {"n": 2}]
 
     run(body())
 

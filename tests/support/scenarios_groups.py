@@ -179,6 +179,26 @@ def hold(
     return gate
 
 
+def follow(monkeypatch: pytest.MonkeyPatch, kind: type[Q], after: Callable[[Q], Awaitable[None]]) -> None:
+    """Await something after each request of a kind that a store of this process has carried out; see `intercept`.
+
+    Who asked hears how it ended only then, or that he cannot hear it: by what is raised.
+    """
+    for store in (MemoryStore, RedisStore):
+        _follow(monkeypatch, store, kind, after)
+
+
+def _follow(monkeypatch: pytest.MonkeyPatch, store: type, kind: type[Q], after: Callable[[Q], Awaitable[None]]) -> None:
+    original: Callable[[object, Q], Awaitable[object]] = getattr(store, kind.__name__.lower())
+
+    async def followed(self: object, request: Q, /) -> object:
+        reply = await original(self, request)
+        await after(request)
+        return reply
+
+    monkeypatch.setattr(store, kind.__name__.lower(), followed)
+
+
 def record(monkeypatch: pytest.MonkeyPatch, kind: type[c.Command[R]]) -> list[R]:
     """Write down every reply of the stores of this process to a kind of requests; see `intercept`."""
     replies: list[R] = []
