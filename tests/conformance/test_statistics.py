@@ -153,12 +153,12 @@ def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, prefix: 
             hosts=one_host.urls, prefix=prefix, symmetric_encryption_keys=["k" * 32], blind_names=True
         )
         async with layer:
-            for name in ("jobs", "reply?x", "daemon!x", await layer.new_channel("own")):
+            for name in ("jobs", "reply?x", "daemon!x", await layer.new_channel("private")):
                 await layer.send(name, {"n": 1})
                 assert (await layer.statistics(name)).messages_count == 1
         counted = [key for key in _keys(one_host, prefix) if key.startswith("n:")]
         assert len(counted) == 5
-        assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "own"))
+        assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "private"))
 
     run(body())
 
