@@ -1,27 +1,131 @@
-"""One connection to a server, without a server: when who awaits a reply goes on."""
+"""One connection to a server, without a server: what goes out together, and when who awaits a reply goes on."""
 
 from __future__ import annotations
 
 import asyncio
 
-from channel_layer_redis._protocol import Connection
+import hiredis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channel_layer import StoreError
+from channel_layer_redis._protocol import Connection, Several, pack, pack_argument
 from tests.support.systems import run
 
 
 class _Wire(asyncio.Transport):
     """Takes what is written, and nothing else."""
 
-    def write(self, data: object) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._commands = hiredis.Reader()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take it."""
+        self._commands.feed(bytes(data))
+
+    def commands(self) -> list[list[bytes]]:
+        """Return the commands that were written since this was last asked."""
+        found = list[list[bytes]]()
+        while (command := self._commands.gets()) is not False:
+            found.append(list(command))
+        return found
 
     def abort(self) -> None:
         """Nothing to do."""
 
 
-def _connection() -> Connection:
+def _connection(wire: _Wire | None = None) -> Connection:
     connection = Connection("redis://nowhere/0", 5.0)
-    connection.connection_made(_Wire())
+    connection.connection_made(wire or _Wire())
     return connection
+
+
+def test_who_asks_for_the_same_shares_a_command() -> None:
+    """What is asked for while a reply is awaited is one command, and each is told his part of its reply."""
+
+    async def body() -> None:
+        wire = _Wire()
+        connection, push, pull = _connection(wire), Several("PUSH", 1, each=1), Several("PULL", each=1)
+        first = connection.join(push, pack_argument(10))
+        assert wire.commands() == [[b"PUSH", b"1", b"10"]]  # it waits for nobody
+        asked = [connection.join(push, pack_argument(number)) for number in range(3)]
+        asked.append(connection.join(pull, pack_argument(3)))
+        alone = connection.call("OTHER")
+        asked += [connection.join(pull, pack_argument(number)) for number in (4, 5)]
+        asked[1].cancel()
+        await asyncio.sleep(0)
+        assert wire.commands() == [
+            [b"PUSH", b"1", b"0", b"1", b"2"],
+            [b"PULL", b"3"],
+            [b"OTHER"],
+            [b"PULL", b"4", b"5"],
+        ]
+        connection.data_received(b"*1\r\n:10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n*1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
+        assert asked[1].cancelled()
+        assert [await each for each in (first, asked[0], *asked[2:])] == [10, 0, None, 3, 4, 5]
+        assert await alone == b"OK"
+        assert connection.usable
+        connection.connection_lost(None)
+
+    run(body())
+
+
+@given(sizes=st.lists(st.sampled_from([1, 100, 30_000, 65_000, 100_000]), min_size=1, max_size=200))
+def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
+    """It is for 64 who ask at most, and for 64 KiB, unless one alone brings more; all go out, in their order."""
+
+    async def body() -> None:
+        wire = _Wire()
+        connection, push = _connection(wire), Several("PUSH", each=1)
+        asked = [connection.call("BEFORE"), *(connection.join(push, pack((b"x" * size,))[4:]) for size in sizes)]
+        await asyncio.sleep(0)
+        _, *commands = wire.commands()
+        assert [len(arg) for command in commands for arg in command[1:]] == sizes
+        assert all(len(command) <= 65 for command in commands)
+        assert all(len(command) == 2 or sum(map(len, command)) <= 65536 for command in commands)
+        for each in asked:
+            each.cancel()
+        connection.connection_lost(None)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("reply", [b":1\r\n", b"*1\r\n:1\r\n", b"*3\r\n:1\r\n:1\r\n:1\r\n", b"-ERR no\r\n"])
+def test_a_reply_that_is_none_for_all_is_an_error_to_each(reply: bytes) -> None:
+    """Nobody is left waiting."""
+
+    async def body() -> None:
+        connection, push = _connection(), Several("PUSH", each=1)
+        before = connection.call("BEFORE")
+        asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+        await asyncio.sleep(0)
+        connection.data_received(b"+OK\r\n" + reply)
+        assert await before == b"OK"
+        for each in asked:
+            with pytest.raises(StoreError):
+                await each
+        connection.connection_lost(None)
+
+    run(body())
+
+
+def test_a_shared_command_that_has_not_gone_out_is_known_not_to_have() -> None:
+    """A connection that is lost before the write says so to each; one that is gone already, too."""
+
+    async def body() -> None:
+        connection, push = _connection(), Several("PUSH", each=1)
+        sent = connection.join(push, pack_argument(0))
+        asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+        connection.connection_lost(None)
+        asked.append(connection.join(push, pack_argument(2)))
+        for each, outcome in zip([sent, *asked], ["unknown", "not_sent", "not_sent", "not_sent"], strict=True):
+            with pytest.raises(StoreError) as error:
+                await each
+            assert error.value.outcome == outcome
+
+    run(body())
 
 
 def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import hiredis
@@ -30,6 +31,7 @@ __all__ = (
     "Arg",
     "Connection",
     "NoScript",
+    "Several",
     "connect",
     "foreign",
     "greeted",
@@ -39,6 +41,7 @@ __all__ = (
     "is_replica",
     "no_connection",
     "pack",
+    "pack_argument",
     "pack_head",
     "refusal",
     "tls_context",
@@ -77,6 +80,9 @@ _ORDERED: Final = tuple(
 INCOMPLETE: Final = object()
 """What a reader has while a reply is not whole."""
 
+_TOGETHER, _TOGETHER_BYTES = 64, 65536
+"""How many ask for one command at most, and with how many bytes: a server does nothing else until it is done."""
+
 _NOTHING = b"$0\r\n\r\n"
 """An empty argument."""
 
@@ -110,6 +116,80 @@ _SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
 def pack_head(*args: Arg) -> bytes:
     """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
     return pack((*args, b""))[: -len(_NOTHING)]
+
+
+@lru_cache(maxsize=1024)
+def pack_argument(value: int) -> bytes:
+    """Pack one argument of a command."""
+    text = b"%d" % value
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+class Several:
+    """A command that does the same for several who ask, each with arguments of his own, and replies to each of them.
+
+    Args:
+        args: what they have in common.
+        each: how many arguments each of them adds.
+    """
+
+    __slots__ = ("_count", "_each", "_head")
+
+    def __init__(self, *args: Arg, each: int) -> None:
+        self._count = len(args)
+        self._each = each
+        self._head = pack(args).partition(b"\r\n")[2]
+
+    def packed(self, parts: list[bytes]) -> bytes:
+        """Return the command of those who have asked."""
+        return b"*%d\r\n%b%b" % (self._count + self._each * len(parts), self._head, b"".join(parts))
+
+
+class _Together:
+    """Those who ask for one command, in their order, as one who waits for its reply."""
+
+    __slots__ = ("_futures", "_label", "_parts", "_room", "_several")
+
+    def __init__(self, several: Several, label: str) -> None:
+        self._several = several
+        self._label = label
+        self._parts: list[bytes] = []
+        self._futures: list[asyncio.Future[object]] = []
+        self._room = _TOGETHER_BYTES
+
+    def takes(self, several: Several, part: bytes) -> bool:
+        """Whether there is room for one more of this kind."""
+        return self._several is several and len(part) <= self._room and len(self._parts) < _TOGETHER
+
+    def add(self, part: bytes, future: asyncio.Future[object]) -> None:
+        """Take in one more."""
+        self._room -= len(part)
+        self._parts.append(part)
+        self._futures.append(future)
+
+    def packed(self) -> bytes:
+        """Return the command, and let go of what it was made of; nobody is added any more."""
+        parts, self._parts = self._parts, []
+        return self._several.packed(parts)
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(future.done() for future in self._futures)
+
+    def set_exception(self, error: Exception) -> None:
+        """Tell all of them."""
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(error)
+
+    def set_result(self, reply: object) -> None:
+        """Tell each of them his part of the reply."""
+        if not is_list(reply) or len(reply) != len(self._futures):
+            self.set_exception(foreign(self._label))
+            return
+        for future, each in zip(self._futures, reply, strict=True):
+            if not future.done():
+                future.set_result(each)
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -164,8 +244,8 @@ class Connection(asyncio.Protocol):
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[object], float]] = deque()
-        self._out: list[bytes] = []
+        self._waiting: deque[tuple[asyncio.Future[object] | _Together, float]] = deque()
+        self._out: list[bytes | _Together] = []
         self._batched = 0.0
         """When the first of these was put there, which is one tick of the event loop ago at most."""
         self._timer: asyncio.TimerHandle | None = None
@@ -203,6 +283,39 @@ class Connection(asyncio.Protocol):
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
+        self._put(command, future, limit, now=now)
+        return future
+
+    def join(self, several: Several, part: bytes) -> asyncio.Future[object]:
+        """Send one's part of a command that is one with those sent just before, if they are of the same kind.
+
+        If the connection is idle, it waits for no others, as with `send` and *now*.
+
+        Args:
+            several: what they have in common.
+            part: packed arguments.
+        """
+        future: asyncio.Future[object] = self._loop.create_future()
+        if not self.open:
+            future.set_exception(self._gone("not_sent"))
+            return future
+        last = self._out[-1] if self._out else None
+        if isinstance(last, _Together) and last.takes(several, part):
+            last.add(part, future)
+        else:
+            together = _Together(several, self._label)
+            together.add(part, future)
+            self._put(together, together, None, now=True)
+        return future
+
+    def _put(
+        self,
+        command: bytes | _Together,
+        answer: asyncio.Future[object] | _Together,
+        limit: float | None,
+        *,
+        now: bool,
+    ) -> None:
         at_once = now and not self._waiting
         if not self._out:
             self._batched = self._loop.time()
@@ -210,12 +323,11 @@ class Connection(asyncio.Protocol):
                 self._loop.call_soon(self._write)
         self._out.append(command)
         deadline = self._batched + (self.timeout if limit is None else limit)
-        self._waiting.append((future, deadline))
+        self._waiting.append((answer, deadline))
         if at_once:
             self._write()
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
-        return future
 
     def silenced(self, command: bytes) -> bytes:
         """Return what asks for a command to be without a reply; nothing if the server may not be asked for that.
@@ -275,7 +387,8 @@ class Connection(asyncio.Protocol):
     def _write(self) -> None:
         out, self._out = self._out, []
         if out and self._transport is not None:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            packed = [each if isinstance(each, bytes) else each.packed() for each in out]
+            self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
 
     def _check(self) -> None:
         """See whether the oldest command has waited for too long; then the connection is of no use any more."""

@@ -148,21 +148,26 @@ class Requests:
     # -- messages
 
     def pushing(self, queue: Queue, capacity: int) -> Ask:
-        """Return a push, but for its last argument, which is the frame."""
-        keys: tuple[str, ...] = self.keys.queue(queue.name)
-        args: tuple[Arg, ...] = (capacity, self.expiry, self.offset)
-        if queue.kind is not Kind.INBOX:
-            return Ask(_PUSH_QUEUE, keys, args)
-        return Ask(_PUSH_INBOX, (*self.keys.inbox(queue.name), *keys), (*args, self._rules.inbox_capacity))
+        """Return a push into a queue that is popped, but for its last argument, which is the frame."""
+        return Ask(_PUSH_QUEUE, self.keys.queue(queue.name), (capacity, self.expiry, self.offset))
+
+    def pushing_in(self, inbox: Queue) -> Ask:
+        """Return a push into an inbox, but for what follows: capacity and frame, as often as there are messages."""
+        keys = (*self.keys.inbox(inbox.name), *self.keys.queue(inbox.name))
+        return Ask(_PUSH_INBOX, keys, (self.expiry, self.offset, self._rules.inbox_capacity, self.group))
 
     def push(self, request: c.Push) -> Asking[c.Pushed]:
         """Push a message."""
         queue = request.channel.queue
+        frame = message_frame(request.channel.name, request.payload)
+        unread = (self.keys.unread(queue.name),) if request.to_member else ()
+        if queue.kind is Kind.INBOX:
+            ask = self.pushing_in(queue)
+            (replies,) = yield (Ask(ask.script, (*ask.keys, *unread), (*ask.args, request.capacity, frame)),)
+            (reply,) = list_of(replies)
+            return pushed(reply)
         ask = self.pushing(queue, request.capacity)
-        keys, args = ask.keys, (*ask.args, message_frame(request.channel.name, request.payload))
-        if request.to_member:
-            keys, args = (*keys, self.keys.unread(queue.name)), (*args, self.group)
-        (reply,) = yield (Ask(ask.script, keys, args),)
+        (reply,) = yield (Ask(ask.script, (*ask.keys, *unread), (*ask.args, frame, self.group)),)
         return pushed(reply)
 
     def forgive(self, request: c.Forgive) -> Asking[None]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.names import Kind
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._protocol import Connection, NoScript, connect, ignore, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, Several, connect, ignore, pack_argument, pack_head
 from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ class RedisStore:
         self._links = [_Link(host, rules.timeout) for host in backend.hosts]
         self._tails: set[asyncio.Task[None]] = set()
         self._heads: dict[tuple[str, int], bytes] = {}
+        self._pushes: dict[str, Several] = {}
         self._reads: dict[tuple[str, float], tuple[bytes, bytes]] = {}
         self._unhurried: set[str] = set()
         """Inboxes that held little when they were last read."""
@@ -224,9 +226,14 @@ class RedisStore:
         connection = self._links[request.shard].ready
         if connection is None or request.to_member or self._clock.offset:
             return await self._ask(request.shard, self._requests.push(request))
-        head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
         try:
-            reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True)
+            if queue.kind is Kind.INBOX:
+                several = self._pushes.get(queue.name) or self._several(queue)
+                part = b"%b$%d\r\n%b\r\n" % (pack_argument(request.capacity), len(frame), frame)
+                reply = await connection.join(several, part)
+            else:
+                head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
+                reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True)
         except NoScript:
             return await self._ask(request.shard, self._requests.push(request))
         return pushed(reply)
@@ -241,6 +248,14 @@ class RedisStore:
             self._heads = {}
         self._heads[queue.name, capacity] = head
         return head
+
+    def _several(self, inbox: Queue) -> Several:
+        """Return what pushes into one inbox have in common; see `_head`."""
+        several = Several(*self._requests.pushing_in(inbox).named(), each=2)
+        if len(self._pushes) >= _REMEMBERED:
+            self._pushes = {}
+        self._pushes[inbox.name] = several
+        return several
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         return await self._ask_unbroken(request.shard, self._requests.pop(request))
