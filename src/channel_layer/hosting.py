@@ -22,7 +22,7 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import LoopStopped, Pulse, give_way, run_async, wake_all
+from channel_layer.loops import LoopStopped, Pulse, give_way, ignore, run_async, wake_all
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
 
@@ -403,7 +403,7 @@ class Host:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_see)
+        task.add_done_callback(ignore)  # should its caller be cancelled
         await asyncio.wait((task,))
         if task.cancelled():
             raise LoopStopped
@@ -614,13 +614,9 @@ class Host:
                     self._complain(f"cannot keep the leases on {desk.routes.name(shard)}: {exc}")
                 await backoff.wait()
                 continue
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(period) as self._pauses[shard]:
                     await self._store.disconnected(shard)
-            except TimeoutError:
-                pass
-            finally:
-                del self._pauses[shard]
 
     async def _look_after(self, shard: int) -> None:
         """Renew the leases on one shard, and announce what its server may have lost."""
@@ -629,8 +625,7 @@ class Host:
         lost = desk.incarnations.setdefault(shard, incarnation) != incarnation
         for inbox in self._inboxes(shard):
             await self._ensure_claimed(inbox)
-            if inbox.flushed is not None:
-                await self._acknowledge(inbox)
+            await self._acknowledge(inbox)
             if inbox.queue.name not in self._readers:  # it came while the work moved here
                 self._read(inbox)
         if lost:
@@ -703,7 +698,7 @@ class Host:
 
     def _look_soon(self, shard: int) -> None:
         if (pause := self._pauses.get(shard)) is not None:
-            with contextlib.suppress(RuntimeError):  # it is over just now
+            with contextlib.suppress(RuntimeError):  # it is over, and its keeper at work
                 pause.reschedule(self._loop.time())
 
     async def _announce_all(self, inbox: Inbox) -> None:
@@ -843,12 +838,6 @@ class Host:
                     del self._desk.taps[name]
             if not over and not self._stopping:  # somebody came at the last moment
                 self.pump(pump.tap)
-
-
-def _see(task: asyncio.Task[None]) -> None:
-    """Look at how a task has ended, though nobody may wait for it any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _heed() -> None:

@@ -41,6 +41,7 @@ __all__ = (
     "Receiver",
     "SystemClock",
     "give_way",
+    "ignore",
     "io_thread",
     "run_async",
     "run_in",
@@ -200,6 +201,12 @@ class Guest:
         """Let go of a lock that nobody has: one that was waited for holds on to the loop."""
         if not (self._calls or self._turn.locked()):
             self._turn = asyncio.Lock()
+
+
+def ignore(future: asyncio.Future[R]) -> None:
+    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
+    if not future.cancelled():
+        future.exception()
 
 
 def give_way(*, long: bool) -> None:

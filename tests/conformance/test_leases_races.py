@@ -229,7 +229,7 @@ def test_a_lease_is_taken_for_good_though_nobody_heard_that_it_was(
 
     async def body() -> None:
         nonlocal begun
-        options = {"expiry": 120 if "caller" in case else 1, "capacity": 3}  # leases are looked after thrice as often
+        options = {"expiry": 120 if "caller" in case else 1, "capacity": 3}  # leases are looked after twice as often
         async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
             name = await owner.new_channel()
             await owner.group_add("group", name)

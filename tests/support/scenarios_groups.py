@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import pytest
@@ -142,20 +143,36 @@ def intercept(monkeypatch: pytest.MonkeyPatch, kind: type[Q], before: Callable[[
         kind: a request of one word, such as `commands.Mark`.
         before: given the request; what it raises is raised to who asked.
     """
-    for store in (MemoryStore, RedisStore):
-        _intercept(monkeypatch, store, kind, before)
 
-
-def _intercept(
-    monkeypatch: pytest.MonkeyPatch, store: type, kind: type[Q], before: Callable[[Q], Awaitable[None]]
-) -> None:
-    original: Callable[[object, Q], Awaitable[object]] = getattr(store, kind.__name__.lower())
-
-    async def intercepted(self: object, request: Q, /) -> object:
+    async def around(carry_out: Callable[[Q], Awaitable[object]], request: Q) -> object:
         await before(request)
-        return await original(self, request)
+        return await carry_out(request)
 
-    monkeypatch.setattr(store, kind.__name__.lower(), intercepted)
+    _replace(monkeypatch, kind, around)
+
+
+def _replace(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Q],
+    around: Callable[[Callable[[Q], Awaitable[R]], Q], Awaitable[R]],
+) -> None:
+    """Have requests of a kind carried out by *around*, which is given the store's own way and the request."""
+    for store in (MemoryStore, RedisStore):
+        _replace_in(store, monkeypatch, kind, around)
+
+
+def _replace_in(
+    store: type,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Q],
+    around: Callable[[Callable[[Q], Awaitable[R]], Q], Awaitable[R]],
+) -> None:
+    original: Callable[[object, Q], Awaitable[R]] = getattr(store, kind.__name__.lower())
+
+    async def replaced(self: object, request: Q, /) -> R:
+        return await around(partial(original, self), request)
+
+    monkeypatch.setattr(store, kind.__name__.lower(), replaced)
 
 
 def hold(
@@ -184,38 +201,26 @@ def follow(monkeypatch: pytest.MonkeyPatch, kind: type[Q], after: Callable[[Q], 
 
     Who asked hears how it ended only then, or that he cannot hear it: by what is raised.
     """
-    for store in (MemoryStore, RedisStore):
-        _follow(monkeypatch, store, kind, after)
 
-
-def _follow(monkeypatch: pytest.MonkeyPatch, store: type, kind: type[Q], after: Callable[[Q], Awaitable[None]]) -> None:
-    original: Callable[[object, Q], Awaitable[object]] = getattr(store, kind.__name__.lower())
-
-    async def followed(self: object, request: Q, /) -> object:
-        reply = await original(self, request)
+    async def around(carry_out: Callable[[Q], Awaitable[object]], request: Q) -> object:
+        reply = await carry_out(request)
         await after(request)
         return reply
 
-    monkeypatch.setattr(store, kind.__name__.lower(), followed)
+    _replace(monkeypatch, kind, around)
 
 
 def record(monkeypatch: pytest.MonkeyPatch, kind: type[c.Command[R]]) -> list[R]:
     """Write down every reply of the stores of this process to a kind of requests; see `intercept`."""
     replies: list[R] = []
-    for store in (MemoryStore, RedisStore):
-        _record(monkeypatch, store, kind, replies)
-    return replies
 
-
-def _record(monkeypatch: pytest.MonkeyPatch, store: type, kind: type[c.Command[R]], replies: list[R]) -> None:
-    original: Callable[[object, c.Command[R]], Awaitable[R]] = getattr(store, kind.__name__.lower())
-
-    async def recorded(self: object, request: c.Command[R], /) -> R:
-        reply = await original(self, request)
+    async def around(carry_out: Callable[[c.Command[R]], Awaitable[R]], request: c.Command[R]) -> R:
+        reply = await carry_out(request)
         replies.append(reply)
         return reply
 
-    monkeypatch.setattr(store, kind.__name__.lower(), recorded)
+    _replace(monkeypatch, kind, around)
+    return replies
 
 
 def lose_leases(system: System) -> None:

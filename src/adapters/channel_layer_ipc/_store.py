@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.loops import ignore
 from channel_layer.ports import Capabilities
 from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
@@ -658,7 +659,7 @@ class IPCStore:
 
     def _leave(self, name: str) -> None:
         """Somebody does not wait any more, who may have been called: another one is, if there is something."""
-        self._ask(self._pass_on, name).add_done_callback(_ignore)
+        self._ask(self._pass_on, name).add_done_callback(ignore)
 
     def _pass_on(self, batch: Batch, name: str) -> None:
         spot = self._spots.get(name)
@@ -690,12 +691,6 @@ def _pass_error(answer: asyncio.Future[R], future: asyncio.Future[None]) -> None
     """Tell whoever waits for an answer that it cannot come."""
     if not future.cancelled() and (error := future.exception()) is not None and not answer.done():
         answer.set_exception(error)
-
-
-def _ignore(future: asyncio.Future[R]) -> None:
-    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _let_go_error() -> StoreError:

@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 
 import hiredis
 
@@ -36,7 +36,6 @@ __all__ = (
     "foreign",
     "greeted",
     "greeting",
-    "ignore",
     "is_list",
     "is_replica",
     "no_connection",
@@ -46,8 +45,6 @@ __all__ = (
     "refusal",
     "tls_context",
 )
-
-T = TypeVar("T")
 
 Arg = bytes | str | int | float
 
@@ -496,12 +493,6 @@ def _code(text: str) -> str:
 def is_replica(text: str) -> bool:
     """Whether a server refuses because it has become a replica."""
     return _code(text) in ("READONLY", "MASTERDOWN")
-
-
-def ignore(future: asyncio.Future[T]) -> None:
-    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
-    if not future.cancelled():
-        future.exception()
 
 
 def refusal(label: str, text: str) -> StoreError | NoScript:

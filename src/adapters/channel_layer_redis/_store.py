@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
+from channel_layer.loops import ignore
 from channel_layer.names import Kind
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._protocol import Connection, NoScript, Several, connect, ignore, pack_argument, pack_head
+from channel_layer_redis._protocol import Connection, NoScript, Several, connect, pack_argument, pack_head
 from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ("RedisBackend", "RedisStore")
 
+K = TypeVar("K")
 R = TypeVar("R")
 T = TypeVar("T")
+V = TypeVar("V")
 
 _ACKNOWLEDGE = _scripts.load("acknowledge")
 _CLAIM = _scripts.load("claim")
@@ -244,18 +247,12 @@ class RedisStore:
     def _head(self, queue: Queue, capacity: int) -> bytes:
         """Return all of a push command but its frame. It is the same each time, and takes long to put together."""
         head = pack_head(*self._requests.pushing(queue, capacity).named())
-        if len(self._heads) >= _REMEMBERED:
-            self._heads = {}
-        self._heads[queue.name, capacity] = head
-        return head
+        return _remember(self._heads, (queue.name, capacity), head)
 
     def _several(self, inbox: Queue) -> Several:
         """Return what pushes into one inbox have in common; see `_head`."""
         several = Several(*self._requests.pushing_in(inbox).named(), each=2)
-        if len(self._pushes) >= _REMEMBERED:
-            self._pushes = {}
-        self._pushes[inbox.name] = several
-        return several
+        return _remember(self._pushes, inbox.name, several)
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
         return await self._ask_unbroken(request.shard, self._requests.pop(request))
@@ -383,10 +380,7 @@ class RedisStore:
             pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
             pack_head("XTRIM", stream, "MINID"),
         )
-        if len(self._reads) >= _REMEMBERED:
-            self._reads = {}
-        self._reads[request.inbox.name, request.block] = heads
-        return heads
+        return _remember(self._reads, (request.inbox.name, request.block), heads)
 
     async def give_back(self, request: c.GiveBack, /) -> None:
         await self._ask(request.shard, self._requests.give_back(request))
@@ -466,6 +460,14 @@ class RedisStore:
 
     async def _script(self, shard: int, script: Script, keys: tuple[str, ...], args: Iterable[Arg]) -> object:
         return await _evaluate(self._links[shard].call, Ask(script, keys, tuple(args)))
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> V:
+    """Keep at hand what is the same each time and takes long to put together."""
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[key] = value
+    return value
 
 
 async def _both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
