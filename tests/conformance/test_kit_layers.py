@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tidied")
 _STEPS = 30
 
 _QUICK = settings(
-    max_examples=300,
+    max_examples=1500,  # as in test_kit_stores
     stateful_step_count=_STEPS,
     derandomize=True,
     deadline=None,
