@@ -25,6 +25,7 @@ from channel_layer.fronts import blocking_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+    from contextvars import Context
 
     from channel_layer.mailbox import Waiter
     from channel_layer.ports import AsyncStore, Loan, Program
@@ -37,10 +38,13 @@ __all__ = (
     "Home",
     "IOThread",
     "LoopStopped",
+    "Prompt",
     "Pulse",
     "Receiver",
     "SystemClock",
+    "after_woken",
     "give_way",
+    "go_on",
     "ignore",
     "io_thread",
     "run_async",
@@ -305,6 +309,78 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     return wrapped.result()
 
 
+class Prompt(asyncio.Future[object]):
+    """A future whose task goes on inside `go_on`, and not with the next turn of the event loop."""
+
+    _waiter: tuple[Callable[[Prompt], object], Context | None] | None = None
+
+    def add_done_callback(self, fn: Callable[[Prompt], object], /, *, context: Context | None = None) -> None:
+        """Remember who waits: the task that awaits this; called by asyncio."""
+        self._waiter = (fn, context)
+        super().add_done_callback(fn, context=context)
+
+    def deliver(self, result: object) -> None:
+        """Set the result, unless somebody has cancelled it."""
+        if self.done():
+            return
+        wake, context = self._waiter or (None, None)
+        if wake is None or not self.remove_done_callback(wake):  # he has stopped waiting
+            self.set_result(result)
+            return
+        self.set_result(result)
+        if context is None:
+            wake(self)
+        else:
+            context.run(wake, self)
+
+
+class _Turn(threading.local):
+    """What runs in this thread's event loop at the moment."""
+
+    soon: list[tuple[Prompt, object]] | None = None
+    """Who goes on before that is over, if it is `go_on`."""
+
+
+_turn = _Turn()
+
+
+def go_on(prompts: list[tuple[Prompt, object]]) -> None:
+    """Let tasks go on whose results have come, and then whoever they have woken; whom those wake, the loop lets go on.
+
+    A turn of the event loop is a good part of what a message costs. No task may be running: this is for what the event
+    loop itself calls.
+    """
+    woken: list[tuple[Prompt, object]] = []
+    _turn.soon = woken
+    try:
+        _deliver(prompts)
+    finally:
+        _turn.soon = None
+        _deliver(woken)
+
+
+def _deliver(prompts: list[tuple[Prompt, object]]) -> None:
+    done = 0
+    try:
+        for prompt, result in prompts:
+            done += 1
+            prompt.deliver(result)
+    finally:
+        for prompt, result in prompts[done:]:  # the program is to end, as one of them says
+            if not prompt.done():
+                prompt.set_result(result)
+
+
+async def after_woken() -> None:
+    """Let those go first who have been woken just now."""
+    if (soon := _turn.soon) is None:
+        await asyncio.sleep(0)
+    else:
+        turn = Prompt(loop=asyncio.get_running_loop())
+        soon.append((turn, None))
+        await turn
+
+
 class Receiver:
     """Somebody who waits in one event loop and may be woken from any thread.
 
@@ -320,7 +396,7 @@ class Receiver:
     __slots__ = ("error", "loop", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.woken: asyncio.Future[None] = loop.create_future()
+        self.woken: Prompt = Prompt(loop=loop)
         self.loop: asyncio.AbstractEventLoop = loop
         self.error: Exception | None = None
 
@@ -349,9 +425,12 @@ class Receiver:
 def wake_all(waiters: Iterable[Waiter]) -> None:
     """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
     loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
+    soon = _turn.soon
     for waiter in waiters:
         if isinstance(waiter, Receiver) and waiter.loop is loop:
-            if not waiter.woken.done():
+            if soon is not None:
+                soon.append((waiter.woken, None))
+            elif not waiter.woken.done():
                 waiter.woken.set_result(None)
         else:
             waiter.wake()

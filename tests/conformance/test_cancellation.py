@@ -16,7 +16,7 @@ import pytest
 
 from channel_layer import Message
 from channel_layer.testing.suites.tools import KINDS, make_channel, number
-from tests.support.scenarios_delivery import BOUND, at_promise, waits
+from tests.support.scenarios_delivery import BOUND, at_promise, cancel, waits
 from tests.support.systems import System, run
 
 
@@ -28,14 +28,14 @@ def test_a_promise_is_passed_on(system: System, monkeypatch: pytest.MonkeyPatch,
     async def body() -> None:
         async with system.layer() as owner, system.layer() as sender:
             channel = await make_channel(kind, owner)
-            for hops in (1, 2, 3):
+            for hops in (0, 1, 2, 3):
                 receiving: list[asyncio.Task[Message]] = []
                 for place in range(3):
                     receiving.append(asyncio.create_task(owner.receive(channel)))
                     await waits(owner, channel, place + 1)
                 first, second, third = receiving
                 with monkeypatch.context() as patch:
-                    at_promise(patch, _once(partial(_cancel, first, hops)))
+                    at_promise(patch, _once(partial(cancel, first, hops)))
                     await sender.send(channel, {"n": 1})
                     await asyncio.wait([first], timeout=BOUND)
                 if not first.cancelled():  # it ran before its cancellation came
@@ -45,14 +45,6 @@ def test_a_promise_is_passed_on(system: System, monkeypatch: pytest.MonkeyPatch,
                 assert number(await asyncio.wait_for(third, BOUND)) == 2
 
     run(body())
-
-
-def _cancel(task: asyncio.Task[object], hops: int) -> None:
-    """Cancel a task so many steps of its loop from now; from any thread."""
-    if hops:
-        task.get_loop().call_soon_threadsafe(_cancel, task, hops - 1)
-    else:
-        task.cancel()
 
 
 def _once(action: Callable[[], object]) -> Callable[[], object]:
@@ -73,7 +65,7 @@ def test_a_broken_promise_keeps_the_order(system: System, monkeypatch: pytest.Mo
                 receiving = asyncio.create_task(owner.receive(channel))
                 await waits(owner, channel)
                 with monkeypatch.context() as patch:
-                    at_promise(patch, _once(partial(_cancel, receiving, 1)))
+                    at_promise(patch, _once(partial(cancel, receiving)))
                     for more in range(3):
                         await sender.send(channel, {"n": n + more})
                     await asyncio.wait([receiving], timeout=BOUND)

@@ -13,7 +13,7 @@ import pytest
 from channel_layer import ChannelFull, ChannelLayer
 from channel_layer.testing import VirtualClock
 from channel_layer.testing.suites.tools import number, receive_or_none
-from tests.support.scenarios_delivery import BOUND, at_promise, eventually, hold_reads, waits
+from tests.support.scenarios_delivery import BOUND, at_promise, cancel, eventually, hold_reads, waits
 from tests.support.systems import System, run
 
 POPPED = ("jobs", "reply?x", "daemon!x")
@@ -101,8 +101,7 @@ def test_a_message_whose_receiver_gave_up_expires_like_any_other(
         async with system.layer(capacity=1, expiry=EXPIRY) as owner, system.layer(capacity=1, expiry=EXPIRY) as sender:
             owned = await owner.new_channel()
             receiving = asyncio.create_task(owner.receive(owned))
-            loop = asyncio.get_running_loop()
-            at_promise(monkeypatch, lambda: loop.call_soon_threadsafe(receiving.cancel))
+            at_promise(monkeypatch, partial(cancel, receiving))
             await waits(owner, owned)
             await sender.send(owned, {"n": 1})
             await asyncio.wait([receiving])

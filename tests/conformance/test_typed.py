@@ -28,7 +28,7 @@ from channel_layer import (
     subscription,
 )
 from channel_layer.testing.suites.tools import receive_or_none
-from tests.support.scenarios_delivery import BOUND, at_promise
+from tests.support.scenarios_delivery import BOUND, at_promise, cancel
 from tests.support.scenarios_groups import eventually, is_true
 from tests.support.systems import System, run
 
@@ -58,11 +58,6 @@ def _events(layer: ChannelLayer, kinds: int) -> Subscription[Tick | News]:
     """Subscribe to one group, or to two with messages of different types."""
     ticks = Group(layer, "ticks", Tick)
     return layer.subscribe(ticks) if kinds == 1 else layer.subscribe(ticks, Group(layer, "news", News))
-
-
-def _cancel(task: asyncio.Task[object]) -> None:
-    """Cancel a task of another thread's event loop."""
-    task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 async def _balance(layer: ChannelLayer) -> int:
@@ -253,7 +248,7 @@ def test_cancelling_a_step_loses_nothing(system: System, monkeypatch: pytest.Mon
                     step = asyncio.create_task(anext(messages))
                     await eventually(lambda: _waiting(layer, messages.channels[0]))
                     with monkeypatch.context() as patch:
-                        at_promise(patch, partial(_cancel, step))
+                        at_promise(patch, partial(cancel, step))
                         await sender.send(messages.channels[0], {"type": "tick", "price": price})
                         with pytest.raises(asyncio.CancelledError):
                             await asyncio.wait_for(step, BOUND)

@@ -40,6 +40,7 @@ __all__ = (
     "Site",
     "at_promise",
     "bursts",
+    "cancel",
     "eventually",
     "hold_reads",
     "receive_many",
@@ -91,6 +92,18 @@ def at_promise(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) ->
             yield waiter
 
     monkeypatch.setattr(Mailbox, "promise", promise)
+
+
+def cancel(task: asyncio.Task[object], hops: int = 0) -> None:
+    """Cancel a task so many steps of its loop from now, or one if that is not the loop that runs here."""
+    try:
+        here = asyncio.get_running_loop() is task.get_loop()
+    except RuntimeError:  # a thread without one
+        here = False
+    if hops or not here:
+        task.get_loop().call_soon_threadsafe(cancel, task, max(0, hops - 1))
+    else:
+        task.cancel()
 
 
 async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:

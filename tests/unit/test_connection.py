@@ -62,7 +62,7 @@ def test_who_asks_for_the_same_shares_a_command() -> None:
             [b"OTHER"],
             [b"PULL", b"4", b"5"],
         ]
-        connection.data_received(b"*1\r\n:10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n*1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
+        connection.data_received(b":10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
         assert asked[1].cancelled()
         assert [await each for each in (first, asked[0], *asked[2:])] == [10, 0, None, 3, 4, 5]
         assert await alone == b"OK"
@@ -170,6 +170,43 @@ def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> None:
         assert late.done()
         assert await late == 2
         assert gone.cancelled()
+        connection.connection_lost(None)
+
+    run(body())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_many_ask_for_who_go_on_together_goes_out_in_parts(*, shared: bool) -> None:
+    """The first part is written while the rest still go on, so that the server has something to do."""
+
+    async def body() -> None:
+        wire = _Wire()
+        connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()
+
+        def send(number: int) -> asyncio.Future[object]:
+            if shared:
+                return connection.join(push, pack_argument(number))
+            return connection.send(pack(("PUSH", number)), now=True, prompt=True)
+
+        async def ask(number: int) -> None:
+            await send(number)
+            seen.append(sum(len(command) - 1 for command in wire.commands()))
+            await send(100 + number)
+
+        tasks = [asyncio.create_task(ask(number)) for number in range(70)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked = [len(command) - 1 for command in wire.commands()]
+        assert sum(asked) == 70
+        replies = b"".join(b":0\r\n" if count == 1 else b"*%d\r\n" % count + count * b":0\r\n" for count in asked)
+        asyncio.get_running_loop().call_soon(connection.data_received, replies)
+        await asyncio.sleep(0)
+        assert [count for count in seen if count] == [32, 32]
+        rest = [arg for command in wire.commands() for arg in command[1:]]
+        assert rest == [b"%d" % number for number in range(164, 170)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         connection.connection_lost(None)
 
     run(body())

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
+from channel_layer.loops import Prompt, go_on
 from channel_layer_redis import _scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextvars import Context
 
     from channel_layer_redis.hosts import Host
 
@@ -80,6 +80,9 @@ INCOMPLETE: Final = object()
 _TOGETHER, _TOGETHER_BYTES = 64, 65536
 """How many ask for one command at most, and with how many bytes: a server does nothing else until it is done."""
 
+_SOME = 32
+"""How many may ask for something before it is sent, while others still go on: the server works meanwhile."""
+
 _NOTHING = b"$0\r\n\r\n"
 """An empty argument."""
 
@@ -125,6 +128,8 @@ def pack_argument(value: int) -> bytes:
 class Several:
     """A command that does the same for several who ask, each with arguments of his own, and replies to each of them.
 
+    Its reply to one alone is not in an array.
+
     Args:
         args: what they have in common.
         each: how many arguments each of them adds.
@@ -151,14 +156,14 @@ class _Together:
         self._several = several
         self._label = label
         self._parts: list[bytes] = []
-        self._futures: list[asyncio.Future[object]] = []
+        self._futures: list[Prompt] = []
         self._room = _TOGETHER_BYTES
 
     def takes(self, several: Several, part: bytes) -> bool:
         """Whether there is room for one more of this kind."""
         return self._several is several and len(part) <= self._room and len(self._parts) < _TOGETHER
 
-    def add(self, part: bytes, future: asyncio.Future[object]) -> None:
+    def add(self, part: bytes, future: Prompt) -> None:
         """Take in one more."""
         self._room -= len(part)
         self._parts.append(part)
@@ -179,45 +184,18 @@ class _Together:
             if not future.done():
                 future.set_exception(error)
 
-    def set_result(self, reply: object) -> None:
-        """Tell each of them his part of the reply."""
-        if not is_list(reply) or len(reply) != len(self._futures):
+    def shares(self, reply: object) -> list[tuple[Prompt, object]]:
+        """Return each with his part of the reply; one alone gets it whole."""
+        parts = [reply] if len(self._futures) == 1 else reply
+        if not is_list(parts) or len(parts) != len(self._futures):
             self.set_exception(foreign(self._label))
-            return
-        for future, each in zip(self._futures, reply, strict=True):
-            if not future.done():
-                future.set_result(each)
+            return []
+        return list(zip(self._futures, parts, strict=True))
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
     """Whether a reply is an array."""
     return isinstance(reply, list)
-
-
-class _Prompt(asyncio.Future[object]):
-    """A future whose task goes on at once, inside `deliver`, and not with the next turn of the event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._waiter: tuple[Callable[[_Prompt], object], Context | None] | None = None
-
-    def add_done_callback(self, fn: Callable[[_Prompt], object], /, *, context: Context | None = None) -> None:
-        """Remember who waits: the task that awaits this; called by asyncio."""
-        self._waiter = (fn, context)
-        super().add_done_callback(fn, context=context)
-
-    def deliver(self, result: object) -> None:
-        """Set the result. No task may be running: this is for what the event loop itself calls."""
-        if self._waiter is None:
-            self.set_result(result)
-            return
-        wake, context = self._waiter
-        self.remove_done_callback(wake)
-        self.set_result(result)
-        if context is None:
-            wake(self)
-        else:
-            context.run(wake, self)
 
 
 class Connection(asyncio.Protocol):
@@ -248,6 +226,10 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._foreign = False
+        self._gathering = False
+        """Those who got a reply go on; what they ask for is gathered."""
+        self._asked = 0
+        """How often that was, or since the last write."""
         self._obeys_silence: bool | None = None
         self.open = False
         self.client_id = 0
@@ -276,11 +258,13 @@ class Connection(asyncio.Protocol):
             now: if the connection is idle, wait for no others to share the write with: for what somebody waits for.
             prompt: the task that awaits the reply goes on as soon as that is parsed.
         """
-        future: asyncio.Future[object] = _Prompt(self._loop) if prompt else self._loop.create_future()
+        future: asyncio.Future[object] = Prompt(loop=self._loop) if prompt else self._loop.create_future()
         if not self.open:
             future.set_exception(self._gone("not_sent"))
             return future
         self._put(command, future, limit, now=now)
+        if self._gathering:
+            self._gathered()
         return future
 
     def join(self, several: Several, part: bytes) -> asyncio.Future[object]:
@@ -292,17 +276,19 @@ class Connection(asyncio.Protocol):
             several: what they have in common.
             part: packed arguments.
         """
-        future: asyncio.Future[object] = self._loop.create_future()
+        future = Prompt(loop=self._loop)
         if not self.open:
             future.set_exception(self._gone("not_sent"))
-            return future
-        last = self._out[-1] if self._out else None
-        if isinstance(last, _Together) and last.takes(several, part):
-            last.add(part, future)
+        elif not self._waiting and not self._gathering:
+            self._put(several.packed([part]), future, None, now=True)
         else:
-            together = _Together(several, self._label)
-            together.add(part, future)
-            self._put(together, together, None, now=True)
+            last = self._out[-1] if self._out else None
+            if not (isinstance(last, _Together) and last.takes(several, part)):
+                last = _Together(several, self._label)
+                self._put(last, last, None, now=False)
+            last.add(part, future)
+            if self._gathering:
+                self._gathered()
         return future
 
     def _put(
@@ -313,10 +299,10 @@ class Connection(asyncio.Protocol):
         *,
         now: bool,
     ) -> None:
-        at_once = now and not self._waiting
+        at_once = now and not self._waiting and not self._gathering
         if not self._out:
             self._batched = self._loop.time()
-            if not at_once:
+            if not (at_once or self._gathering):
                 self._loop.call_soon(self._write)
         self._out.append(command)
         deadline = self._batched + (self.timeout if limit is None else limit)
@@ -325,6 +311,12 @@ class Connection(asyncio.Protocol):
             self._write()
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
+
+    def _gathered(self) -> None:
+        """One more has asked for something, while others still go on."""
+        self._asked += 1
+        if self._asked >= _SOME:
+            self._write()
 
     def silenced(self, command: bytes) -> bytes:
         """Return what asks for a command to be without a reply; nothing if the server may not be asked for that.
@@ -382,7 +374,7 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     def _write(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._asked = self._out, [], 0
         if out and self._transport is not None:
             packed = [each if isinstance(each, bytes) else each.packed() for each in out]
             self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
@@ -414,24 +406,34 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Match replies with commands; called by asyncio."""
         reader, waiting = self._reader, self._waiting
+        prompts: list[tuple[Prompt, object]] = []
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
-                future, _ = waiting.popleft()
-                if future.done():  # whoever asked was cancelled
+                answer, _ = waiting.popleft()
+                if answer.done():  # whoever asked was cancelled
                     continue
                 if isinstance(reply, hiredis.ReplyError):
-                    future.set_exception(self._refusal(str(reply)))
-                elif isinstance(future, _Prompt):
-                    future.deliver(reply)
+                    answer.set_exception(self._refusal(str(reply)))
+                elif isinstance(answer, Prompt):
+                    prompts.append((answer, reply))
+                elif isinstance(answer, _Together):
+                    prompts += answer.shares(reply)
                 else:
-                    future.set_result(reply)
+                    answer.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as exc:
             self._foreign = True
             error = self._gone("unknown")
             error.__cause__ = exc
             self._fail(error)
             self.abort()
+        if prompts:
+            self._gathering, self._asked = True, 0
+            try:
+                go_on(prompts)
+            finally:
+                self._gathering = False
+                self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; called by asyncio."""

@@ -163,8 +163,7 @@ class Requests:
         unread = (self.keys.unread(queue.name),) if request.to_member else ()
         if queue.kind is Kind.INBOX:
             ask = self.pushing_in(queue)
-            (replies,) = yield (Ask(ask.script, (*ask.keys, *unread), (*ask.args, request.capacity, frame)),)
-            (reply,) = list_of(replies)
+            (reply,) = yield (Ask(ask.script, (*ask.keys, *unread), (*ask.args, request.capacity, frame)),)
             return pushed(reply)
         ask = self.pushing(queue, request.capacity)
         (reply,) = yield (Ask(ask.script, (*ask.keys, *unread), (*ask.args, frame, self.group)),)

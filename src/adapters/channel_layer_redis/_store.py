@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.loops import ignore
+from channel_layer.loops import after_woken, ignore
 from channel_layer.names import Kind
 from channel_layer.ports import Capabilities
 from channel_layer_redis import _scripts
@@ -236,7 +236,7 @@ class RedisStore:
                 reply = await connection.join(several, part)
             else:
                 head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
-                reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True)
+                reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True, prompt=True)
         except NoScript:
             return await self._ask(request.shard, self._requests.push(request))
         return pushed(reply)
@@ -346,7 +346,7 @@ class RedisStore:
     async def read(self, request: c.Read, /) -> c.Batch:
         link, after = self._links[request.shard], request.after
         if request.inbox.name in self._unhurried:  # receivers go first, for this takes a while to put together
-            await asyncio.sleep(0)
+            await after_woken()
         connection = link.spare or await link.borrow()
         try:
             read, trim = self._reads.get((request.inbox.name, request.block)) or self._read_heads(request)

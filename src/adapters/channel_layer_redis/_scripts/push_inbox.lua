@@ -3,17 +3,18 @@
 --       and if they go to members of a group: 5 unread (see push_queue.lua)
 -- ARGV  1 expiry in ms  2 clock offset in ms  3 inbox capacity  4 lifetime of 5 in ms
 --       5... for each message: capacity, frame (its channel after two bytes)
--- Returns for each message how many others were too old and made room, or -1 less that number if it is full all the
--- same; nil if an earlier message to this member has expired unread, so that it is no member any more.
+-- Returns for each message (for one alone: not in an array) how many others were too old and made room, or -1 less that
+-- number if it is full all the same; nil if an earlier message to this member has expired unread, so that it is no
+-- member any more.
 -- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
-local replies = {}
-local function name(frame) return string.sub(frame, 3, 2 + string.byte(frame, 2)) end
+local alone = #ARGV == 6
+local replies = not alone and {}
 if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
   local room = tonumber(ARGV[3]) - redis.call('XLEN', KEYS[2]) -- first: an error here takes no place
   for place = 5, #ARGV, 2 do
     local frame, reply = ARGV[place + 1], -1
     if room > 0 then
-      local count = 'n' .. name(frame)
+      local count = 'n' .. string.sub(frame, 3, 2 + string.byte(frame, 2))
       if redis.call('HINCRBY', KEYS[1], count, 1) <= tonumber(ARGV[place]) then
         if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', ARGV[2], frame) then
           redis.call('XADD', KEYS[2], '*', ARGV[2], frame)
@@ -24,6 +25,7 @@ if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
         redis.call('HDEL', KEYS[1], count)
       end
     end
+    if alone then return reply end
     replies[#replies + 1] = reply
   end
   return replies
@@ -31,6 +33,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[2])
 local oldest = now - tonumber(ARGV[1])
+local function name(frame) return string.sub(frame, 3, 2 + string.byte(frame, 2)) end
 local function push(capacity, frame)
   if KEYS[5] then
     local since = redis.call('HGET', KEYS[5], name(frame))
@@ -55,5 +58,6 @@ local function push(capacity, frame)
   end
   return expired
 end
+if alone then return push(tonumber(ARGV[5]), ARGV[6]) end
 for place = 5, #ARGV, 2 do replies[#replies + 1] = push(tonumber(ARGV[place]), ARGV[place + 1]) end
 return replies
