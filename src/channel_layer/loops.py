@@ -323,10 +323,11 @@ class Prompt(asyncio.Future[object]):
         """Set the result, unless somebody has cancelled it."""
         if self.done():
             return
-        wake, context = self._waiter or (None, None)
-        if wake is None or not self.remove_done_callback(wake):  # he has stopped waiting
+        waiter = self._waiter
+        if waiter is None or not self.remove_done_callback(waiter[0]):  # he has stopped waiting
             self.set_result(result)
             return
+        wake, context = waiter
         self.set_result(result)
         if context is None:
             wake(self)
@@ -356,7 +357,8 @@ def go_on(prompts: list[tuple[Prompt, object]]) -> None:
         _deliver(prompts)
     finally:
         _turn.soon = None
-        _deliver(woken)
+        if woken:
+            _deliver(woken)
 
 
 def _deliver(prompts: list[tuple[Prompt, object]]) -> None:

@@ -299,16 +299,16 @@ class Connection(asyncio.Protocol):
         *,
         now: bool,
     ) -> None:
-        at_once = now and not self._waiting and not self._gathering
         if not self._out:
             self._batched = self._loop.time()
-            if not (at_once or self._gathering):
-                self._loop.call_soon(self._write)
-        self._out.append(command)
         deadline = self._batched + (self.timeout if limit is None else limit)
+        if now and not self._waiting and not self._gathering:  # and so there is nothing in `_out`
+            self._send(command)
+        else:
+            if not (self._out or self._gathering):
+                self._loop.call_soon(self._write)
+            self._out.append(command)
         self._waiting.append((answer, deadline))
-        if at_once:
-            self._write()
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
 
@@ -375,9 +375,14 @@ class Connection(asyncio.Protocol):
 
     def _write(self) -> None:
         out, self._out, self._asked = self._out, [], 0
-        if out and self._transport is not None:
-            packed = [each if isinstance(each, bytes) else each.packed() for each in out]
-            self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        if len(out) == 1:
+            self._send(out[0])
+        elif out:
+            self._send(b"".join([each if isinstance(each, bytes) else each.packed() for each in out]))
+
+    def _send(self, command: bytes | _Together) -> None:
+        if self._transport is not None:
+            self._transport.write(command if isinstance(command, bytes) else command.packed())
 
     def _check(self) -> None:
         """See whether the oldest command has waited for too long; then the connection is of no use any more."""
@@ -433,7 +438,8 @@ class Connection(asyncio.Protocol):
                 go_on(prompts)
             finally:
                 self._gathering = False
-                self._write()
+                if self._out:
+                    self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End; called by asyncio."""
