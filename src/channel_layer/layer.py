@@ -72,6 +72,10 @@ _CALLS_BEFORE_YIELD = 64
 """Calls of one layer that may be made without letting the event loop run: a store in memory, and a mailbox that holds
 messages, never wait for anything."""
 
+_MANY = 8
+"""Of so many channels in one process, several are woken by one turn of the event loop, whose cost they share: going on
+before that would cost each of them more."""
+
 _JOIN_TRIES = 5
 """How often a group_add claims its own inbox again when the store loses it at that very moment."""
 
@@ -267,7 +271,7 @@ class ChannelLayer:
             source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._wait_at(box) if item is None else None
+            waiter = self._wait_at(source, box) if item is None else None
         while True:
             if waiter is not None:
                 loop, host = waiter.loop, self._host
@@ -292,7 +296,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(box) if item is None else None
+                    waiter = self._wait_at(source, box) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
@@ -300,7 +304,7 @@ class ChannelLayer:
                     return message
                 with desk.lock:
                     item = source.take(box, clock.now(), promised=False)
-                    waiter = self._wait_at(box) if item is None else None
+                    waiter = self._wait_at(source, box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -508,7 +512,7 @@ class ChannelLayer:
                 places = [self._place(name) for name in names]
                 ready = [place for place in places if len(place[1].items) > place[1].promised]
                 taken = self._take_oldest(ready, promised=False)
-                waiters = [] if taken is not None else [self._wait_at(box) for _, box in places]
+                waiters = [] if taken is not None else [self._wait_at(source, box) for source, box in places]
             if waiters:
                 taken = await self._wait_at_any(places, waiters)
             if taken is None:
@@ -730,7 +734,7 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, box: Mailbox) -> Receiver:
+    def _wait_at(self, source: Inbox | Tap, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox, in the running loop; under the lock.
 
         Raises:
@@ -738,7 +742,7 @@ class ChannelLayer:
         """
         if self._desk.closed:
             raise closed_error()
-        waiter = Receiver(asyncio.get_running_loop())
+        waiter = Receiver(asyncio.get_running_loop(), prompt=len(source.boxes) < _MANY)
         box.waiters.append(waiter)
         return waiter
 

@@ -375,7 +375,8 @@ def _deliver(prompts: list[tuple[Prompt, object]]) -> None:
 
 async def after_woken() -> None:
     """Let those go first who have been woken just now."""
-    if (soon := _turn.soon) is None:
+    soon = _turn.soon
+    if not soon:  # nobody who would go on before the loop comes round
         await asyncio.sleep(0)
     else:
         turn = Prompt(loop=asyncio.get_running_loop())
@@ -388,6 +389,7 @@ class Receiver:
 
     Args:
         loop: the one in which it waits.
+        prompt: it is to go on at once if it is woken inside `go_on`.
 
     Attributes:
         woken: to be awaited, in that loop.
@@ -397,8 +399,8 @@ class Receiver:
 
     __slots__ = ("error", "loop", "woken")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.woken: Prompt = Prompt(loop=loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, prompt: bool = False) -> None:
+        self.woken: asyncio.Future[object] = Prompt(loop=loop) if prompt else loop.create_future()
         self.loop: asyncio.AbstractEventLoop = loop
         self.error: Exception | None = None
 
@@ -430,10 +432,11 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
     soon = _turn.soon
     for waiter in waiters:
         if isinstance(waiter, Receiver) and waiter.loop is loop:
-            if soon is not None:
-                soon.append((waiter.woken, None))
-            elif not waiter.woken.done():
-                waiter.woken.set_result(None)
+            woken = waiter.woken
+            if soon is not None and isinstance(woken, Prompt):
+                soon.append((woken, None))
+            elif not woken.done():
+                woken.set_result(None)
         else:
             waiter.wake()
 

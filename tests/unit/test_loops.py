@@ -36,7 +36,7 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
 
     async def body() -> None:
         loop, said = asyncio.get_running_loop(), list[str]()
-        prompt, waiters = Prompt(loop=loop), [Receiver(loop) for _ in range(3)]
+        prompt, waiters = Prompt(loop=loop), [Receiver(loop, prompt=True) for _ in range(3)]
 
         async def read() -> None:
             said.append(f"read {await prompt}")
@@ -63,11 +63,40 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
     run(body())
 
 
+def test_who_is_one_of_many_waits_for_the_event_loop_and_so_does_who_lets_him_go_first() -> None:
+    """One turn of it serves them all."""
+
+    async def body() -> None:
+        loop, said = asyncio.get_running_loop(), list[str]()
+        prompt, waiters = Prompt(loop=loop), [Receiver(loop) for _ in range(3)]
+
+        async def read() -> None:
+            await prompt
+            wake_all(waiters)
+            await after_woken()
+            said.append("read on")
+
+        async def receive(waiter: Receiver) -> None:
+            await waiter.woken
+            said.append("received")
+
+        tasks = [asyncio.create_task(read()), *(asyncio.create_task(receive(waiter)) for waiter in waiters)]
+        await asyncio.sleep(0)
+        over = _soon([(prompt, None)])
+        await asyncio.sleep(0)
+        assert over.done()
+        assert not said
+        await asyncio.gather(*tasks)
+        assert said == ["received"] * 3 + ["read on"]
+
+    run(body())
+
+
 def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
     """A wake-up from elsewhere, and who lets others go first there, take the way of the loop."""
 
     async def body() -> None:
-        waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
+        waiter, said = Receiver(asyncio.get_running_loop(), prompt=True), list[str]()
 
         async def receive() -> None:
             await waiter.woken
@@ -89,7 +118,7 @@ def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        first, second, waiter = Prompt(loop=loop), Prompt(loop=loop), Receiver(loop)
+        first, second, waiter = Prompt(loop=loop), Prompt(loop=loop), Receiver(loop, prompt=True)
         others: list[asyncio.Task[object]] = []
 
         async def one() -> None:
@@ -132,7 +161,7 @@ def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> N
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        prompts, waiter = [Prompt(loop=loop) for _ in range(3)], Receiver(loop)
+        prompts, waiter = [Prompt(loop=loop) for _ in range(3)], Receiver(loop, prompt=True)
 
         async def wait(number: int) -> object:
             result = await prompts[number]
