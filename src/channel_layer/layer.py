@@ -31,6 +31,7 @@ from channel_layer.loops import (
     Guest,
     Home,
     LoopStopped,
+    PromptReceiver,
     Receiver,
     SystemClock,
     io_thread,
@@ -742,7 +743,8 @@ class ChannelLayer:
         """
         if self._desk.closed:
             raise closed_error()
-        waiter = Receiver(asyncio.get_running_loop(), prompt=len(source.boxes) < _MANY)
+        loop = asyncio.get_running_loop()
+        waiter = Receiver(loop) if len(source.boxes) >= _MANY else PromptReceiver(loop)
         box.waiters.append(waiter)
         return waiter
 

@@ -39,6 +39,7 @@ __all__ = (
     "IOThread",
     "LoopStopped",
     "Prompt",
+    "PromptReceiver",
     "Pulse",
     "Receiver",
     "SystemClock",
@@ -389,7 +390,6 @@ class Receiver:
 
     Args:
         loop: the one in which it waits.
-        prompt: it is to go on at once if it is woken inside `go_on`.
 
     Attributes:
         woken: to be awaited, in that loop.
@@ -399,8 +399,8 @@ class Receiver:
 
     __slots__ = ("error", "loop", "woken")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, prompt: bool = False) -> None:
-        self.woken: asyncio.Future[object] = Prompt(loop=loop) if prompt else loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.woken: asyncio.Future[object] = loop.create_future()
         self.loop: asyncio.AbstractEventLoop = loop
         self.error: Exception | None = None
 
@@ -424,6 +424,16 @@ class Receiver:
     def _set(self) -> None:
         if not self.woken.done():
             self.woken.set_result(None)
+
+
+class PromptReceiver(Receiver):
+    """One that goes on at once if it is woken inside `go_on`. To make one takes longer."""
+
+    __slots__ = ()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.woken = Prompt(loop=loop)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:

@@ -110,8 +110,8 @@ def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkeypatch:
     class Watched(Receiver):
         __slots__ = ("__weakref__",)
 
-        def __init__(self, loop: asyncio.AbstractEventLoop, *, prompt: bool) -> None:
-            super().__init__(loop, prompt=prompt)
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            super().__init__(loop)
             alive.add(self)
 
     monkeypatch.setattr("channel_layer.layer.Receiver", Watched)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from channel_layer.loops import Prompt, Receiver, after_woken, go_on, wake_all
+from channel_layer.loops import Prompt, PromptReceiver, Receiver, after_woken, go_on, wake_all
 from tests.support.systems import run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
 
     async def body() -> None:
         loop, said = asyncio.get_running_loop(), list[str]()
-        prompt, waiters = Prompt(loop=loop), [Receiver(loop, prompt=True) for _ in range(3)]
+        prompt, waiters = Prompt(loop=loop), [PromptReceiver(loop) for _ in range(3)]
 
         async def read() -> None:
             said.append(f"read {await prompt}")
@@ -96,7 +96,7 @@ def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
     """A wake-up from elsewhere, and who lets others go first there, take the way of the loop."""
 
     async def body() -> None:
-        waiter, said = Receiver(asyncio.get_running_loop(), prompt=True), list[str]()
+        waiter, said = PromptReceiver(asyncio.get_running_loop()), list[str]()
 
         async def receive() -> None:
             await waiter.woken
@@ -118,7 +118,7 @@ def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        first, second, waiter = Prompt(loop=loop), Prompt(loop=loop), Receiver(loop, prompt=True)
+        first, second, waiter = Prompt(loop=loop), Prompt(loop=loop), PromptReceiver(loop)
         others: list[asyncio.Task[object]] = []
 
         async def one() -> None:
@@ -161,7 +161,7 @@ def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> N
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        prompts, waiter = [Prompt(loop=loop) for _ in range(3)], Receiver(loop, prompt=True)
+        prompts, waiter = [Prompt(loop=loop) for _ in range(3)], PromptReceiver(loop)
 
         async def wait(number: int) -> object:
             result = await prompts[number]
