@@ -433,7 +433,7 @@ class PromptReceiver(Receiver):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.woken = Prompt(loop=loop)
+        self.woken: asyncio.Future[object] = Prompt(loop=loop)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
