@@ -478,6 +478,7 @@ class InboxMachine(RuleBasedStateMachine):
                 place.losses += len(place.letters)
                 place.letters.clear()
                 place.unread = False
+                place.lapsed_at = -math.inf  # what was too old already may have been dropped with the rest, unseen
         self.inbox.owed.clear()
         self.inbox.generation = ""
         self.counted = Counter(dict(self.inbox.held()))
