@@ -22,9 +22,10 @@ from channel_layer import envelope, programs
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
 from channel_layer.ledger import Ledger
-from channel_layer.loops import LoopStopped, Pulse, give_way, ignore, run_async, wake_all
+from channel_layer.loops import LoopStopped, Pulse, give_way, ignore, run_async
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
 from channel_layer.names import ChannelName, GroupName, Kind
+from channel_layer.waking import wake_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence

@@ -26,23 +26,13 @@ from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, Subsc
 from channel_layer.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.faults import FaultyBackend
 from channel_layer.hosting import REPORT_SECONDS, Host, closed_error, report
-from channel_layer.loops import (
-    STILL_SECONDS,
-    Guest,
-    Home,
-    LoopStopped,
-    PromptReceiver,
-    Receiver,
-    SystemClock,
-    io_thread,
-    run_async,
-    run_in,
-)
+from channel_layer.loops import STILL_SECONDS, Guest, Home, LoopStopped, SystemClock, io_thread, run_async, run_in
 from channel_layer.mailbox import Inbox, Tap
 from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.sealing import blinded
 from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
+from channel_layer.waking import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -56,6 +46,7 @@ if TYPE_CHECKING:
     from channel_layer.names import Queue
     from channel_layer.options import ChannelPattern
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock, Loan, Program
+    from channel_layer.waking import Prompt
 
 __all__ = ("ChannelLayer",)
 
@@ -72,10 +63,6 @@ _REMEMBERED = 16384
 _CALLS_BEFORE_YIELD = 64
 """Calls of one layer that may be made without letting the event loop run: a store in memory, and a mailbox that holds
 messages, never wait for anything."""
-
-_MANY = 8
-"""Of so many channels in one process, several are woken by one turn of the event loop, whose cost they share: going on
-before that would cost each of them more."""
 
 _JOIN_TRIES = 5
 """How often a group_add claims its own inbox again when the store loses it at that very moment."""
@@ -272,7 +259,7 @@ class ChannelLayer:
             source: Inbox | Tap = desk.inboxes.get(name.queue.name) or desk.tap(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._wait_at(source, box) if item is None else None
+            waiter = self._wait_at(box) if item is None else None
         while True:
             if waiter is not None:
                 loop, host = waiter.loop, self._host
@@ -285,19 +272,16 @@ class ChannelLayer:
                         await self._arrive()  # what this loop waits for is its to read, should the host's loop end
                     if isinstance(source, Tap):
                         self._poke(source)
-                    if host.home.loop is loop or host.home is self._io_home:
-                        await waiter.woken
-                    else:
+                    if not (host.home.loop is loop or host.home is self._io_home):
                         await self._wait_for_any([waiter])
+                    await waiter
                 except BaseException:
                     self._abandon(source, box, waiter)
                     raise
                 now = clock.now()
                 with desk.lock:
-                    if waiter.error is not None:
-                        raise waiter.error
                     item = source.take(box, now, promised=True)
-                    waiter = self._wait_at(source, box) if item is None else None
+                    waiter = self._wait_at(box) if item is None else None
             if item is not None:
                 if isinstance(source, Inbox) and not item.group:
                     self._give_back(source, box)
@@ -305,7 +289,7 @@ class ChannelLayer:
                     return message
                 with desk.lock:
                     item = source.take(box, clock.now(), promised=False)
-                    waiter = self._wait_at(source, box) if item is None else None
+                    waiter = self._wait_at(box) if item is None else None
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Make a channel that only this process receives from, in any of its event loops.
@@ -513,7 +497,7 @@ class ChannelLayer:
                 places = [self._place(name) for name in names]
                 ready = [place for place in places if len(place[1].items) > place[1].promised]
                 taken = self._take_oldest(ready, promised=False)
-                waiters = [] if taken is not None else [self._wait_at(source, box) for source, box in places]
+                waiters = [] if taken is not None else [self._wait_at(box) for _, box in places]
             if waiters:
                 taken = await self._wait_at_any(places, waiters)
             if taken is None:
@@ -539,7 +523,7 @@ class ChannelLayer:
                     if waiter.error is not None:
                         raise waiter.error
                 oldest = min(
-                    (waiter for waiter in waiters if waiter.woken.done()),
+                    (waiter for waiter in waiters if waiter.done()),
                     key=lambda waiter: min((item.deadline for item in left[waiter][1].items), default=math.inf),
                 )
                 return self._take_oldest([left.pop(oldest)], promised=True)
@@ -549,8 +533,15 @@ class ChannelLayer:
 
     async def _wait_for_any(self, waiters: Sequence[Receiver]) -> None:
         """Wait until one is woken; see to it that somebody can: the loop that reads for all may wait for this one."""
-        futures = [waiter.woken for waiter in waiters]
-        while not (await asyncio.wait(futures, timeout=STILL_SECONDS, return_when=asyncio.FIRST_COMPLETED))[0]:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def note(_: Prompt) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        for waiter in waiters:
+            waiter.add_done_callback(note)
+        while not (await asyncio.wait((woken,), timeout=STILL_SECONDS))[0]:
             await self._ensure_pulse()
 
     async def _ensure_pulse(self) -> None:
@@ -735,7 +726,7 @@ class ChannelLayer:
 
     # -- receiving
 
-    def _wait_at(self, source: Inbox | Tap, box: Mailbox) -> Receiver:
+    def _wait_at(self, box: Mailbox) -> Receiver:
         """Join those who wait for a mailbox, in the running loop; under the lock.
 
         Raises:
@@ -744,7 +735,7 @@ class ChannelLayer:
         if self._desk.closed:
             raise closed_error()
         loop = asyncio.get_running_loop()
-        waiter = Receiver(loop) if len(source.boxes) >= _MANY else PromptReceiver(loop)
+        waiter = Receiver(loop)
         box.waiters.append(waiter)
         return waiter
 

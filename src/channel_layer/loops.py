@@ -24,10 +24,8 @@ from channel_layer.errors import StoreError
 from channel_layer.fronts import blocking_requests
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
-    from contextvars import Context
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
-    from channel_layer.mailbox import Waiter
     from channel_layer.ports import AsyncStore, Loan, Program
 
 __all__ = (
@@ -38,20 +36,14 @@ __all__ = (
     "Home",
     "IOThread",
     "LoopStopped",
-    "Prompt",
-    "PromptReceiver",
     "Pulse",
-    "Receiver",
     "SystemClock",
-    "after_woken",
     "give_way",
-    "go_on",
     "ignore",
     "io_thread",
     "run_async",
     "run_in",
     "run_lent",
-    "wake_all",
 )
 
 R = TypeVar("R")
@@ -308,147 +300,6 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     if wrapped.cancelled():
         raise LoopStopped
     return wrapped.result()
-
-
-class Prompt(asyncio.Future[object]):
-    """A future whose task goes on inside `go_on`, and not with the next turn of the event loop."""
-
-    _waiter: tuple[Callable[[Prompt], object], Context | None] | None = None
-
-    def add_done_callback(self, fn: Callable[[Prompt], object], /, *, context: Context | None = None) -> None:
-        """Remember who waits: the task that awaits this; called by asyncio."""
-        self._waiter = (fn, context)
-        super().add_done_callback(fn, context=context)
-
-    def deliver(self, result: object) -> None:
-        """Set the result, unless somebody has cancelled it."""
-        if self.done():
-            return
-        waiter = self._waiter
-        if waiter is None or not self.remove_done_callback(waiter[0]):  # he has stopped waiting
-            self.set_result(result)
-            return
-        wake, context = waiter
-        self.set_result(result)
-        if context is None:
-            wake(self)
-        else:
-            context.run(wake, self)
-
-
-class _Turn(threading.local):
-    """What runs in this thread's event loop at the moment."""
-
-    soon: list[tuple[Prompt, object]] | None = None
-    """Who goes on before that is over, if it is `go_on`."""
-
-
-_turn = _Turn()
-
-
-def go_on(prompts: list[tuple[Prompt, object]]) -> None:
-    """Let tasks go on whose results have come, and then whoever they have woken; whom those wake, the loop lets go on.
-
-    A turn of the event loop is a good part of what a message costs. No task may be running: this is for what the event
-    loop itself calls.
-    """
-    woken: list[tuple[Prompt, object]] = []
-    _turn.soon = woken
-    try:
-        _deliver(prompts)
-    finally:
-        _turn.soon = None
-        if woken:
-            _deliver(woken)
-
-
-def _deliver(prompts: list[tuple[Prompt, object]]) -> None:
-    done = 0
-    try:
-        for prompt, result in prompts:
-            done += 1
-            prompt.deliver(result)
-    finally:
-        for prompt, result in prompts[done:]:  # the program is to end, as one of them says
-            if not prompt.done():
-                prompt.set_result(result)
-
-
-async def after_woken() -> None:
-    """Let those go first who have been woken just now."""
-    soon = _turn.soon
-    if not soon:  # nobody who would go on before the loop comes round
-        await asyncio.sleep(0)
-    else:
-        turn = Prompt(loop=asyncio.get_running_loop())
-        soon.append((turn, None))
-        await turn
-
-
-class Receiver:
-    """Somebody who waits in one event loop and may be woken from any thread.
-
-    Args:
-        loop: the one in which it waits.
-
-    Attributes:
-        woken: to be awaited, in that loop.
-        loop: the one given.
-        error: why the receiver can never get a message, once it was told so.
-    """
-
-    __slots__ = ("error", "loop", "woken")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.woken: asyncio.Future[object] = loop.create_future()
-        self.loop: asyncio.AbstractEventLoop = loop
-        self.error: Exception | None = None
-
-    def wake(self) -> None:
-        """Let it run."""
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:  # called from a thread without a loop
-            here = None
-        if self.loop is here:
-            self._set()
-        else:
-            with contextlib.suppress(RuntimeError):  # its loop is closed; nobody will take the message
-                self.loop.call_soon_threadsafe(self._set)
-
-    def fail(self, error: Exception) -> None:
-        """Let it run, into an error."""
-        self.error = error
-        self.wake()
-
-    def _set(self) -> None:
-        if not self.woken.done():
-            self.woken.set_result(None)
-
-
-class PromptReceiver(Receiver):
-    """One that goes on at once if it is woken inside `go_on`. To make one takes longer."""
-
-    __slots__ = ()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.woken: asyncio.Future[object] = Prompt(loop=loop)
-
-
-def wake_all(waiters: Iterable[Waiter]) -> None:
-    """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
-    loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
-    soon = _turn.soon
-    for waiter in waiters:
-        if isinstance(waiter, Receiver) and waiter.loop is loop:
-            woken = waiter.woken
-            if soon is not None and isinstance(woken, Prompt):
-                soon.append((woken, None))
-            elif not woken.done():
-                woken.set_result(None)
-        else:
-            waiter.wake()
 
 
 class Home:

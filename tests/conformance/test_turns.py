@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, hosting
-from channel_layer.loops import Receiver
+from channel_layer.waking import Receiver
 from tests.support.systems import System, run
 
 _MEMBERS = 300

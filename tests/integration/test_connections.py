@@ -15,6 +15,7 @@ from channel_layer import commands as c
 from channel_layer.config import parse
 from channel_layer.loops import SystemClock
 from channel_layer.names import ChannelName
+from channel_layer.waking import Prompt
 from channel_layer_redis import RedisChannelLayer, _protocol
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.config import RedisConfig
@@ -170,21 +171,14 @@ def test_receivers_go_before_the_next_read_of_an_inbox_that_is_not_filling_up(
 ) -> None:
     """The next read trims the inbox. If much was in it, senders may find it full until then: no turn is lost."""
     events: list[str] = []
-    send = _protocol.Connection.send
+    ask = _protocol.Connection.ask
 
-    def note(
-        connection: _protocol.Connection,
-        command: bytes,
-        *,
-        limit: float | None = None,
-        now: bool = False,
-        prompt: bool = False,
-    ) -> asyncio.Future[object]:
+    def note(connection: _protocol.Connection, command: bytes, *, limit: float | None = None) -> Prompt:
         if b"XREAD" in command:
             events.append("read")
-        return send(connection, command, limit=limit, now=now, prompt=prompt)
+        return ask(connection, command, limit=limit)
 
-    monkeypatch.setattr(_protocol.Connection, "send", note)
+    monkeypatch.setattr(_protocol.Connection, "ask", note)
 
     async def body() -> None:
         async with RedisChannelLayer(hosts=[server.url], prefix=prefix, inbox_capacity=capacity) as layer:

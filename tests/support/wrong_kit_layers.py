@@ -17,11 +17,11 @@ from channel_layer.config import Rules
 from channel_layer.envelope import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
 from channel_layer.hosting import Desk
 from channel_layer.ledger import Ledger, Reason
-from channel_layer.loops import Receiver
 from channel_layer.mailbox import Inbox, Item, Mailbox, Tap, Waiter
 from channel_layer.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.ports import Clock
 from channel_layer.testing import MakeLayer
+from channel_layer.waking import Receiver
 from channel_layer_memory._store import MemoryBackend
 from tests.support.stores import shared
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import hiredis
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from channel_layer import StoreError
 from channel_layer_redis._protocol import Connection, Several, pack, pack_argument
 from tests.support.systems import run
+
+if TYPE_CHECKING:
+    from channel_layer.waking import Prompt
 
 
 class _Wire(asyncio.Transport):
@@ -63,7 +67,8 @@ def test_who_asks_for_the_same_shares_a_command() -> None:
             [b"PULL", b"4", b"5"],
         ]
         connection.data_received(b":10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
-        assert asked[1].cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            asked[1].result()
         assert [await each for each in (first, asked[0], *asked[2:])] == [10, 0, None, 3, 4, 5]
         assert await alone == b"OK"
         assert connection.usable
@@ -79,12 +84,14 @@ def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
     async def body() -> None:
         wire = _Wire()
         connection, push = _connection(wire), Several("PUSH", each=1)
-        asked = [connection.call("BEFORE"), *(connection.join(push, pack((b"x" * size,))[4:]) for size in sizes)]
+        before = connection.call("BEFORE")
+        asked = [connection.join(push, pack((b"x" * size,))[4:]) for size in sizes]
         await asyncio.sleep(0)
         _, *commands = wire.commands()
         assert [len(arg) for command in commands for arg in command[1:]] == sizes
         assert all(len(command) <= 65 for command in commands)
         assert all(len(command) == 2 or sum(map(len, command)) <= 65536 for command in commands)
+        before.cancel()
         for each in asked:
             each.cancel()
         connection.connection_lost(None)
@@ -135,7 +142,7 @@ def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:
         connection, said = _connection(), list[object]()
 
         async def ask(*, prompt: bool) -> None:
-            said.append(await connection.send(b"", prompt=prompt))
+            said.append(await (connection.ask(b"") if prompt else connection.send(b"")))
             said.append(asyncio.current_task())
 
         tasks = [asyncio.create_task(ask(prompt=prompt)) for prompt in (True, False, True)]
@@ -158,13 +165,13 @@ def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> None:
         connection = _connection()
 
         async def ask() -> object:
-            return await connection.send(b"", prompt=True)
+            return await connection.ask(b"")
 
         gone = asyncio.create_task(ask())
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
-        late = connection.send(b"", prompt=True)
+        late = connection.ask(b"")
         asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n")
         await asyncio.sleep(0)
         assert late.done()
@@ -183,10 +190,10 @@ def test_what_many_ask_for_who_go_on_together_goes_out_in_parts(*, shared: bool)
         wire = _Wire()
         connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()
 
-        def send(number: int) -> asyncio.Future[object]:
+        def send(number: int) -> Prompt:
             if shared:
                 return connection.join(push, pack_argument(number))
-            return connection.send(pack(("PUSH", number)), now=True, prompt=True)
+            return connection.ask(pack(("PUSH", number)))
 
         async def ask(number: int) -> None:
             await send(number)

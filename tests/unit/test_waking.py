@@ -1,20 +1,25 @@
-"""Tasks that go on inside a callback of the event loop, and not with its next turn."""
+"""Tasks that go on inside a callback of the event loop, and not with its next turn; and whoever awaits in between."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import TYPE_CHECKING
 
 import pytest
 
-from channel_layer.loops import Prompt, PromptReceiver, Receiver, after_woken, go_on, wake_all
+from channel_layer.waking import Prompt, Receiver, after_woken, go_on, wake_all
 from tests.support.systems import run
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    pass
 
 
-def _soon(prompts: list[tuple[Prompt, object]]) -> asyncio.Future[BaseException | None]:
+async def _wait(prompt: Prompt) -> object:
+    return await prompt
+
+
+def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
     """Have the event loop call `go_on`; the future brings what that raised."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
@@ -36,7 +41,7 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
 
     async def body() -> None:
         loop, said = asyncio.get_running_loop(), list[str]()
-        prompt, waiters = Prompt(loop=loop), [PromptReceiver(loop) for _ in range(3)]
+        prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
 
         async def read() -> None:
             said.append(f"read {await prompt}")
@@ -45,7 +50,7 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
             said.append("read on")
 
         async def receive(place: int, other: Receiver | None) -> None:
-            await waiters[place].woken
+            await waiters[place]
             said.append(f"received {place}")
             if other is not None:
                 wake_all([other])
@@ -53,7 +58,8 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
         tasks = [asyncio.create_task(read()), *(asyncio.create_task(receive(n, None)) for n in (0, 2))]
         tasks.append(asyncio.create_task(receive(1, waiters[2])))
         await asyncio.sleep(0)
-        over = _soon([(prompt, 7)])
+        prompt.set_result(7)
+        over = _soon([prompt])
         over.add_done_callback(lambda _: said.append("over"))
         await asyncio.sleep(0)
         assert said == ["read 7", "received 0", "received 1", "read on"]
@@ -63,43 +69,14 @@ def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> No
     run(body())
 
 
-def test_who_is_one_of_many_waits_for_the_event_loop_and_so_does_who_lets_him_go_first() -> None:
-    """One turn of it serves them all."""
-
-    async def body() -> None:
-        loop, said = asyncio.get_running_loop(), list[str]()
-        prompt, waiters = Prompt(loop=loop), [Receiver(loop) for _ in range(3)]
-
-        async def read() -> None:
-            await prompt
-            wake_all(waiters)
-            await after_woken()
-            said.append("read on")
-
-        async def receive(waiter: Receiver) -> None:
-            await waiter.woken
-            said.append("received")
-
-        tasks = [asyncio.create_task(read()), *(asyncio.create_task(receive(waiter)) for waiter in waiters)]
-        await asyncio.sleep(0)
-        over = _soon([(prompt, None)])
-        await asyncio.sleep(0)
-        assert over.done()
-        assert not said
-        await asyncio.gather(*tasks)
-        assert said == ["received"] * 3 + ["read on"]
-
-    run(body())
-
-
 def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
     """A wake-up from elsewhere, and who lets others go first there, take the way of the loop."""
 
     async def body() -> None:
-        waiter, said = PromptReceiver(asyncio.get_running_loop()), list[str]()
+        waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
 
         async def receive() -> None:
-            await waiter.woken
+            await waiter
             said.append("received")
 
         receiving = asyncio.create_task(receive())
@@ -118,7 +95,7 @@ def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        first, second, waiter = Prompt(loop=loop), Prompt(loop=loop), PromptReceiver(loop)
+        first, second, waiter = Prompt(loop), Prompt(loop), Receiver(loop)
         others: list[asyncio.Task[object]] = []
 
         async def one() -> None:
@@ -127,30 +104,13 @@ def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
             for other in others:
                 other.cancel()
 
-        async def wait(future: Awaitable[object]) -> object:
-            return await future
-
         task = asyncio.create_task(one())
-        others += [asyncio.create_task(wait(second)), asyncio.create_task(wait(waiter.woken))]
+        others += [asyncio.create_task(_wait(second)), asyncio.create_task(_wait(waiter))]
         await asyncio.sleep(0)
-        assert await _soon([(first, 1), (second, 2)]) is None
+        assert await _soon([first, second]) is None
         await task
         await asyncio.wait(others)
         assert all(other.cancelled() for other in others)
-
-    run(body())
-
-
-def test_who_has_stopped_waiting_is_not_called() -> None:
-    """Though he once did; whoever waits then gets the result."""
-
-    async def body() -> None:
-        prompt, called = Prompt(loop=asyncio.get_running_loop()), list[object]()
-        prompt.add_done_callback(called.append)
-        prompt.remove_done_callback(called.append)
-        assert await _soon([(prompt, 3)]) is None
-        assert await prompt == 3
-        assert not called
 
     run(body())
 
@@ -161,7 +121,7 @@ def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> N
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        prompts, waiter = [Prompt(loop=loop) for _ in range(3)], PromptReceiver(loop)
+        prompts, waiter = [Prompt(loop) for _ in range(3)], Receiver(loop)
 
         async def wait(number: int) -> object:
             result = await prompts[number]
@@ -172,14 +132,156 @@ def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> N
             return result
 
         tasks = [asyncio.create_task(wait(number)) for number in range(3)]
-        woken = asyncio.create_task(asyncio.wait_for(waiter.woken, 10))
+        woken = asyncio.create_task(asyncio.wait_for(_wait(waiter), 10))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert isinstance(await _soon([(prompt, number) for number, prompt in enumerate(prompts)]), SystemExit)
+        for number, prompt in enumerate(prompts):
+            prompt.set_result(number)
+        assert isinstance(await _soon(prompts), SystemExit)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [result for number, result in enumerate(results) if number != place] == [
             number for number in range(3) if number != place
         ]
         await woken
+
+    run(body())
+
+
+def test_a_result_that_nobody_awaits_yet_is_there_for_who_comes() -> None:
+    """And so is an error, or a cancellation; none of them changes any more."""
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        late, wrong, gone = Prompt(loop), Prompt(loop), Prompt(loop)
+        late.set_result(1)
+        assert not late.done()
+        assert await _soon([late]) is None
+        assert late.done()
+        assert not late.cancel()
+        assert await late == 1
+        wrong.set_exception(ValueError("wrong"))
+        assert not wrong.cancel()
+        with pytest.raises(ValueError, match="wrong"):
+            await wrong
+        assert gone.cancel()
+        gone.set_result(2)
+        assert await _soon([gone]) is None
+        task = asyncio.create_task(_wait(gone))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(body())
+
+
+def test_an_error_reaches_who_awaits_it() -> None:
+    """With the next turn of the event loop, whoever sets it."""
+
+    async def body() -> None:
+        prompt, receiver = Prompt(asyncio.get_running_loop()), Receiver(asyncio.get_running_loop())
+        tasks = [asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(receiver))]
+        await asyncio.sleep(0)
+        prompt.set_exception(ValueError("no reply"))
+        receiver.fail(ValueError("no message"))
+        assert [repr(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
+            "ValueError('no reply')",
+            "ValueError('no message')",
+        ]
+
+    run(body())
+
+
+def test_a_cancellation_takes_its_reason_along_and_stays_one() -> None:
+    """It is the task that was cancelled, and what has come for it meanwhile is nobody's."""
+
+    async def body() -> None:
+        receiver = Receiver(asyncio.get_running_loop())
+        task = asyncio.create_task(_wait(receiver))
+        await asyncio.sleep(0)
+        receiver.wake()
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await task
+        assert task.cancelled()
+        assert receiver.done()
+
+        async def in_time() -> None:
+            async with asyncio.timeout(0):
+                await Receiver(asyncio.get_running_loop())
+
+        with pytest.raises(TimeoutError):
+            await in_time()
+
+    run(body())
+
+
+def test_a_task_goes_on_in_its_own_context() -> None:
+    """Whatever is set in the one that lets it go on."""
+    place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="nowhere")
+
+    async def body() -> None:
+        prompts = [Prompt(asyncio.get_running_loop()) for _ in range(3)]
+
+        async def wait(number: int) -> str:
+            place.set(f"task {number}")
+            await prompts[number]
+            seen = place.get()
+            place.set("changed")
+            return seen
+
+        tasks = [asyncio.create_task(wait(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        place.set("callback")
+        assert await _soon(prompts) is None
+        assert await asyncio.gather(*tasks) == ["task 0", "task 1", "task 2"]
+        assert place.get() == "callback"
+
+    run(body())
+
+
+def test_only_one_may_wait() -> None:
+    """The second one would take the place of the first."""
+
+    async def body() -> None:
+        prompt = Prompt(asyncio.get_running_loop())
+        first, second = asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(prompt))
+        with pytest.raises(RuntimeError, match="already"):
+            await second
+        assert await _soon([prompt]) is None
+        assert await first is None
+
+    run(body())
+
+
+def test_who_waits_is_woken_from_any_thread() -> None:
+    """In his own; and if his loop has ended, nobody is troubled."""
+
+    async def body() -> None:
+        receiver = Receiver(asyncio.get_running_loop())
+        task = asyncio.create_task(_wait(receiver))
+        await asyncio.to_thread(receiver.wake)
+        await task
+        receivers.append(Receiver(asyncio.get_running_loop()))
+
+    receivers: list[Receiver] = []
+    asyncio.run(body())
+    receivers[0].wake()
+
+
+def test_plain_python_tasks_wait_in_the_same_way() -> None:
+    """Those of asyncio's fallback ask a future for the same things."""
+    make: type[asyncio.Task[object]] = vars(asyncio.tasks)["_PyTask"]
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        prompt, gone = Prompt(loop), Prompt(loop)
+        tasks = [make(_wait(prompt), loop=loop), make(_wait(gone), loop=loop)]
+        await asyncio.sleep(0)
+        prompt.set_result(1)
+        tasks[1].cancel()
+        assert await _soon([prompt]) is None
+        assert tasks[0].done()
+        assert await tasks[0] == 1
+        await asyncio.wait(tasks)
+        assert tasks[1].cancelled()
 
     run(body())

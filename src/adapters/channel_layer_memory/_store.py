@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from channel_layer import commands as c
 from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
 from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
-from channel_layer.loops import Receiver
 from channel_layer.names import Kind, queue_name
 from channel_layer.ports import Capabilities
 from channel_layer.threads import Alarm
 from channel_layer.traffic import Meters
+from channel_layer.waking import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -243,7 +243,7 @@ class MemoryStore:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(request.block):
-                    await waiter.woken
+                    await waiter
             done = True
         finally:
             with self._lock:
@@ -381,7 +381,7 @@ class MemoryStore:
                     if waiter is None:  # released, or its lease ended: the owner will see
                         await asyncio.sleep(request.block)
                     else:
-                        await waiter.woken
+                        await waiter
         return c.Batch((), request.after)
 
     async def give_back(self, request: c.GiveBack, /) -> None:

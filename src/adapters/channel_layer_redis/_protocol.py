@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
-from channel_layer.loops import Prompt, go_on
+from channel_layer.waking import Prompt, go_on
 from channel_layer_redis import _scripts
 
 if TYPE_CHECKING:
@@ -184,13 +184,16 @@ class _Together:
             if not future.done():
                 future.set_exception(error)
 
-    def shares(self, reply: object) -> list[tuple[Prompt, object]]:
-        """Return each with his part of the reply; one alone gets it whole."""
-        parts = [reply] if len(self._futures) == 1 else reply
-        if not is_list(parts) or len(parts) != len(self._futures):
+    def share(self, reply: object) -> list[Prompt]:
+        """Give each his part of the reply; one alone gets it whole. Return them, to go on."""
+        futures = self._futures
+        parts = [reply] if len(futures) == 1 else reply
+        if not is_list(parts) or len(parts) != len(futures):
             self.set_exception(foreign(self._label))
             return []
-        return list(zip(self._futures, parts, strict=True))
+        for future, part in zip(futures, parts, strict=True):
+            future.set_result(part)
+        return futures
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -219,7 +222,7 @@ class Connection(asyncio.Protocol):
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[object] | _Together, float]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[object] | Prompt | _Together, float]] = deque()
         self._out: list[bytes | _Together] = []
         self._batched = 0.0
         """When the first of these was put there, which is one tick of the event loop ago at most."""
@@ -247,36 +250,41 @@ class Connection(asyncio.Protocol):
         """
         return self.send(pack(args), limit=limit)
 
-    def send(
-        self, command: bytes, *, limit: float | None = None, now: bool = False, prompt: bool = False
-    ) -> asyncio.Future[object]:
-        """Send a command that is packed already; see `call`.
-
-        Args:
-            command: its bytes.
-            limit: seconds that it may take, if not the connection's timeout.
-            now: if the connection is idle, wait for no others to share the write with: for what somebody waits for.
-            prompt: the task that awaits the reply goes on as soon as that is parsed.
-        """
-        future: asyncio.Future[object] = Prompt(loop=self._loop) if prompt else self._loop.create_future()
+    def send(self, command: bytes, *, limit: float | None = None) -> asyncio.Future[object]:
+        """Send a command that is packed already; see `call`."""
+        future: asyncio.Future[object] = self._loop.create_future()
         if not self.open:
             future.set_exception(self._gone("not_sent"))
-            return future
-        self._put(command, future, limit, now=now)
-        if self._gathering:
-            self._gathered()
+        else:
+            self._put(command, future, limit, now=False)
+            if self._gathering:
+                self._gathered()
         return future
 
-    def join(self, several: Several, part: bytes) -> asyncio.Future[object]:
+    def ask(self, command: bytes, *, limit: float | None = None) -> Prompt:
+        """Send a command for a task, which goes on as soon as the reply is parsed; see `send`.
+
+        If the connection is idle, it waits for no others to share the write with: somebody waits for this.
+        """
+        future = Prompt(self._loop)
+        if not self.open:
+            future.set_exception(self._gone("not_sent"))
+        else:
+            self._put(command, future, limit, now=True)
+            if self._gathering:
+                self._gathered()
+        return future
+
+    def join(self, several: Several, part: bytes) -> Prompt:
         """Send one's part of a command that is one with those sent just before, if they are of the same kind.
 
-        If the connection is idle, it waits for no others, as with `send` and *now*.
+        Else it is as with `ask`.
 
         Args:
             several: what they have in common.
             part: packed arguments.
         """
-        future = Prompt(loop=self._loop)
+        future = Prompt(self._loop)
         if not self.open:
             future.set_exception(self._gone("not_sent"))
         elif not self._waiting and not self._gathering:
@@ -294,7 +302,7 @@ class Connection(asyncio.Protocol):
     def _put(
         self,
         command: bytes | _Together,
-        answer: asyncio.Future[object] | _Together,
+        answer: asyncio.Future[object] | Prompt | _Together,
         limit: float | None,
         *,
         now: bool,
@@ -411,7 +419,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Match replies with commands; called by asyncio."""
         reader, waiting = self._reader, self._waiting
-        prompts: list[tuple[Prompt, object]] = []
+        prompts: list[Prompt] = []
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
@@ -421,9 +429,10 @@ class Connection(asyncio.Protocol):
                 if isinstance(reply, hiredis.ReplyError):
                     answer.set_exception(self._refusal(str(reply)))
                 elif isinstance(answer, Prompt):
-                    prompts.append((answer, reply))
+                    answer.set_result(reply)
+                    prompts.append(answer)
                 elif isinstance(answer, _Together):
-                    prompts += answer.shares(reply)
+                    prompts += answer.share(reply)
                 else:
                     answer.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as exc:

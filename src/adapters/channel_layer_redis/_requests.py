@@ -226,8 +226,6 @@ class Requests:
         head = message_frame(request.channel.name, b"")
         return number((yield from _script(_PENDING, keys, self.expiry, self.offset, head)))
 
-    # -- minted inboxes
-
     # -- statistics
 
     def report(self, request: c.Report) -> Asking[None]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.loops import after_woken, ignore
+from channel_layer.loops import ignore
 from channel_layer.names import Kind
 from channel_layer.ports import Capabilities
+from channel_layer.waking import after_woken
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
 from channel_layer_redis._protocol import Connection, NoScript, Several, connect, pack_argument, pack_head
@@ -236,7 +237,7 @@ class RedisStore:
                 reply = await connection.join(several, part)
             else:
                 head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
-                reply = await connection.send(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), now=True, prompt=True)
+                reply = await connection.ask(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame))
         except NoScript:
             return await self._ask(request.shard, self._requests.push(request))
         return pushed(reply)
@@ -360,7 +361,7 @@ class RedisStore:
                     reading = silently + reading
                 else:
                     connection.send(trimming).add_done_callback(ignore)
-            reply = await connection.send(reading, limit=request.block + self._rules.timeout, now=True, prompt=True)
+            reply = await connection.ask(reading, limit=request.block + self._rules.timeout)
         except BaseException:
             connection.abort()  # a reply may be on its way; reading again brings it again
             raise

@@ -1,0 +1,209 @@
+"""Tasks that wait for something, and whoever lets them go on: without a turn of the event loop, where that can be.
+
+A turn is a good part of what a message costs, and asyncio's own futures take one for each task that awaits them: a
+callback is scheduled, with a handle of its own. Here a callback of the event loop, in which no task runs, lets any
+number of tasks go on one after the other (`go_on`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from contextvars import Context
+
+    from channel_layer.mailbox import Waiter
+
+__all__ = ("Prompt", "Receiver", "after_woken", "go_on", "wake_all")
+
+
+class Prompt:
+    """What one task awaits, or one callback waits for. It comes in two steps: the result, and then `go_on`.
+
+    asyncio takes it for a future, as it does whatever has the attribute ``_asyncio_future_blocking``
+    (`asyncio.isfuture`). It belongs to its loop's thread.
+
+    Args:
+        loop: the one in which it is awaited.
+
+    Attributes:
+        loop: the one given.
+        error: what it is to raise instead of bringing a result.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_done", "_result", "_wake", "error", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.error: Exception | None = None
+        self._asyncio_future_blocking = False
+        self._cancelled: asyncio.CancelledError | None = None
+        self._done = False
+        self._result: object = None
+        self._wake: Callable[[Prompt], object] | None = None
+
+    # -- for who has the result
+
+    def done(self) -> bool:
+        """Whether it is over: it was let go on, or cancelled."""
+        return self._done
+
+    def set_result(self, result: object) -> None:
+        """Remember the result; `go_on` brings it."""
+        self._result = result
+
+    def set_exception(self, error: Exception) -> None:
+        """Have this raised where it is awaited, soon; it is over with that."""
+        self._done = True
+        self.error = error
+        self._wake_soon()
+
+    def resume(self) -> None:
+        """Let who waits go on, here and now, unless it is over; for callbacks of the event loop only (`go_on`)."""
+        if not self._done:
+            self._done = True
+            if self._wake is not None:
+                if self._context is None:
+                    self._wake(self)
+                else:
+                    self._context.run(self._wake, self)
+
+    # -- for who waits
+
+    def __await__(self) -> Generator[Prompt, None, object]:
+        """Wait for the result."""
+        if self._done:
+            return self.result()
+        if self._wake is not None:
+            raise RuntimeError("somebody awaits this already")
+        self._asyncio_future_blocking = True
+        yield self
+        return self._result  # an error is raised by asyncio, which has asked for the `result`
+
+    def add_done_callback(self, fn: Callable[[Prompt], object], *, context: Context | None = None) -> None:
+        """Remember who waits; asyncio calls this for the task that awaits it."""
+        self._wake = fn
+        self._context = context
+        if self._done:
+            self._wake_soon()
+
+    def result(self) -> object:
+        """Return the result, or raise what there is instead; asyncio calls this before it lets the task go on."""
+        if self._cancelled is not None:
+            raise self._cancelled
+        if self.error is not None:
+            raise self.error
+        return self._result
+
+    def cancel(self, msg: object = None) -> bool:
+        """Let who waits go on into a cancellation, soon; asyncio calls this if the task is cancelled.
+
+        Returns:
+            Whether it was not over yet.
+        """
+        if self._done:
+            return False
+        self._done = True
+        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self._wake_soon()
+        return True
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop; asyncio asks for it."""
+        return self.loop
+
+    def _wake_soon(self) -> None:
+        if self._wake is not None:
+            self.loop.call_soon(self._wake, self, context=self._context)
+
+
+class Receiver(Prompt):
+    """Somebody who waits in one event loop for a message, and may be woken from any thread.
+
+    Attributes:
+        error: why he can never get one, once he was told so.
+    """
+
+    __slots__ = ()
+
+    def wake(self) -> None:
+        """Let him go on, soon."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:  # called from a thread without a loop
+            here = None
+        if self.loop is here:
+            self.loop.call_soon(self.resume)
+        else:
+            with contextlib.suppress(RuntimeError):  # his loop is closed; nobody will take the message
+                self.loop.call_soon_threadsafe(self.resume)
+
+    def fail(self, error: Exception) -> None:
+        """Let him go on, into an error."""
+        self.error = error
+        self.wake()
+
+
+class _Turn(threading.local):
+    """What runs in this thread's event loop at the moment."""
+
+    soon: list[Prompt] | None = None
+    """Who goes on before that is over, if it is `go_on`."""
+
+
+_turn = _Turn()
+
+
+def go_on(prompts: Sequence[Prompt]) -> None:
+    """Let tasks go on whose results are there, and then whoever they have woken; whom those wake goes on a turn later.
+
+    No task may be running: this is for what the event loop itself calls.
+    """
+    woken: list[Prompt] = []
+    _turn.soon = woken
+    try:
+        _resume(prompts)
+    finally:
+        _turn.soon = None
+        if woken:
+            _resume(woken)
+
+
+def _resume(prompts: Sequence[Prompt]) -> None:
+    done = 0
+    try:
+        for prompt in prompts:
+            done += 1
+            prompt.resume()
+    finally:
+        for prompt in prompts[done:]:  # the program is to end, as one of them says
+            prompt.loop.call_soon(prompt.resume)
+
+
+async def after_woken() -> None:
+    """Let those go first who have been woken just now."""
+    soon = _turn.soon
+    if not soon:  # nobody who would go on before the loop comes round
+        await asyncio.sleep(0)
+    else:
+        turn = Prompt(asyncio.get_running_loop())
+        soon.append(turn)
+        await turn
+
+
+def wake_all(waiters: Iterable[Waiter]) -> None:
+    """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
+    loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
+    soon = _turn.soon
+    here: list[Prompt] = [] if soon is None else soon
+    for waiter in waiters:
+        if isinstance(waiter, Receiver) and waiter.loop is loop:
+            here.append(waiter)
+        else:
+            waiter.wake()
+    if here and soon is None:
+        loop.call_soon(go_on, here)
