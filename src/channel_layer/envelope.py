@@ -39,6 +39,7 @@ __all__ = (
     "flush_frame",
     "group_frame",
     "group_of",
+    "is_flat",
     "marker_frame",
     "message_frame",
     "message_head",
@@ -95,8 +96,8 @@ class MsgpackCodec:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._checked: dict[int, tuple[bytes, Message | None]] = {}
-        """By the id of its bytes: a payload that holds a message, and that message if it is flat, to be copied."""
+        self._checked: dict[int, bytes] = {}
+        """By the id of its bytes: a payload that holds a message."""
         self._packer = msgpack.Packer()
 
     def encode(self, message: object, /) -> bytes:
@@ -123,18 +124,14 @@ class MsgpackCodec:
 
         Args:
             payload: the bytes.
-            shared: they went to a group: of all copies only the first is checked, and a flat one is unpacked only once.
+            shared: they went to a group: of all copies only the first is checked.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
         """
-        if shared:
-            known = self._checked.get(id(payload))
-            if known is not None and known[0] is payload:
-                if known[1] is not None:
-                    return known[1].copy()
-                copy: Message = _unpack(payload[1:])
-                return copy
+        if shared and self._checked.get(id(payload)) is payload:
+            copy: Message = _unpack(payload[1:])
+            return copy
         if not payload.startswith(PLAIN):
             if payload[:1] in SEALED:
                 raise Unauthentic("a sealed message came in, and this process has no symmetric_encryption_keys")
@@ -148,8 +145,7 @@ class MsgpackCodec:
         if shared and len(payload) < _SMALL:
             if len(self._checked) >= _REMEMBERED:
                 self._checked = {}
-            flat = message.copy() if _is_flat(message) else None
-            self._checked[id(payload)] = payload, flat  # which keeps it, so that its id is nobody else's
+            self._checked[id(payload)] = payload  # which keeps it, so that its id is nobody else's
         return message
 
 
@@ -174,8 +170,8 @@ def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
     return True
 
 
-def _is_flat(message: Message) -> bool:
-    """Whether all values are ones that nobody can change."""
+def is_flat(message: Message) -> bool:
+    """Whether nobody can change any of the values, so that a copy need not be deep."""
     return not any(isinstance(item, (list, dict)) for item in message.values())
 
 

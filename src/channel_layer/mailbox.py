@@ -64,6 +64,7 @@ class Mailbox:
         waiters: receivers that no message has been promised to, longest waiting first.
         promised: receivers that were woken and have not taken their message yet.
         groups: names of the groups whose mirror it is in.
+        listed: it is among `Inbox.waiting`.
         kept: somebody holds on to it: messages that expire unread do not end its memberships.
         lapsed_at: local seconds at which the last message that expired unread did.
         used_at: local seconds when a ``receive()`` last took a message or was given up.
@@ -76,6 +77,7 @@ class Mailbox:
         "items",
         "kept",
         "lapsed_at",
+        "listed",
         "name",
         "promised",
         "used_at",
@@ -90,6 +92,7 @@ class Mailbox:
         self.waiters: deque[Waiter] = deque()
         self.promised: int = 0
         self.groups: set[str] = set()
+        self.listed: bool = False
         self.kept: bool = False
         self.lapsed_at: float = -math.inf
         self.used_at: float = now
@@ -264,7 +267,7 @@ class Inbox:
         """Forget a receiver that was cancelled; return whom to wake in his place."""
         box.leave(waiter)
         if box.items:
-            self.waiting[box.name] = box  # what came in while somebody waited is not in it
+            self._list(box)  # what came in while somebody waited is not there
         return list(box.promise())
 
     def return_places(self) -> GiveBack | None:
@@ -313,6 +316,7 @@ class Inbox:
         """
         for box in list(self.waiting.values()):
             if not box.items:
+                box.listed = False
                 del self.waiting[box.name]
             elif box.items[0].deadline <= now:
                 self._expire(box, now)
@@ -344,6 +348,8 @@ class Inbox:
             dropped = box.clear()
             if dropped:
                 self._ledger.drop(reason, box.name, dropped)
+        for box in self.waiting.values():
+            box.listed = False
         self.waiting.clear()
         self.owed.clear()
         self._lapsed.clear()
@@ -407,8 +413,8 @@ class Inbox:
                     box.items.append(Item(stamp + lifetime, payload, "", None))
                     if box.waiters:
                         wake.extend(box.promise())
-                    else:
-                        self.waiting[box.name] = box
+                    elif not box.listed:
+                        self._list(box)
                 elif kind == envelope.GROUP:
                     self._expand(envelope.read_group(frame), stamp, lifetime, now, wake)
                 elif kind in (envelope.JOIN, envelope.LEAVE):
@@ -442,7 +448,8 @@ class Inbox:
                 box.items.append(item)
                 box.grouped += 1
                 if not box.waiters:
-                    self.waiting[box.name] = box
+                    if not box.listed:
+                        self._list(box)
                 elif len(box.items) > box.promised:  # as `promise` does, at a third of its cost
                     box.promised += 1
                     wake.append(box.waiters.popleft())
@@ -455,11 +462,15 @@ class Inbox:
             if box.grouped >= box.capacity and not self._room(box, now):
                 continue
             box.put(item)
-            self.waiting[name] = box
+            self._list(box)
             wake.extend(box.promise())
         self._ledger.expanded += count
         if accepted := count + full - self._ledger.dropped["full"]:
             self._ledger.tally.add(self.queue.name, accepted)
+
+    def _list(self, box: Mailbox) -> None:
+        box.listed = True
+        self.waiting[box.name] = box
 
     def _room(self, box: Mailbox, now: float) -> bool:
         """Make room for a group message by dropping what is too old; count the message as lost if there is none."""

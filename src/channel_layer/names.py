@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from channel_layer.errors import InvalidName
 
@@ -72,6 +73,12 @@ class Queue:
         return self.name[: self.name.index("?") + 1]
 
 
+@lru_cache(maxsize=1024)
+def _inbox(name: str) -> Queue:
+    """Return an inbox: the same object for all of its channels, of which there may be thousands."""
+    return Queue(name, Kind.INBOX)
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelName:
     """A full channel name that is known to be valid.
@@ -102,7 +109,7 @@ class ChannelName:
                     f"invalid channel name {name!r}: an inbox is not a channel; name one of its channels, "
                     f"as in {name + 'x'!r}"
                 )
-            return cls(name, Queue(head + bang, Kind.INBOX))
+            return cls(name, _inbox(head + bang))
         return cls(name, Queue(name, Kind.SINGLE_READER if "?" in name else Kind.NORMAL))
 
 

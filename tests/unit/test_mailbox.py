@@ -66,6 +66,30 @@ def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, l
     assert inbox.owed == {A: 1}
 
 
+@pytest.mark.parametrize(
+    "frame", [message(b"2"), envelope.group_frame("g", (), b"2"), envelope.group_frame("other", (A,), b"2")]
+)
+@pytest.mark.parametrize("way", ["read", "emptied", "left"])
+def test_what_comes_to_a_mailbox_that_no_sweep_looks_at_any_more_is_swept(inbox: Inbox, frame: bytes, way: str) -> None:
+    """It had a message before, which is gone."""
+    box = inbox.box(A, 100.0)
+    inbox.apply([(100.0, joined(1)), (100.0, message(b"1"))], 0.0, 100.0)
+    if way == "emptied":
+        inbox.empty("flushed")
+    else:
+        assert inbox.take(box, 100.0, promised=False) is not None
+        assert inbox.sweep(100.0) == []
+    if way == "left":
+        box.waiters.append(caller := Caller())
+        assert inbox.apply([(101.0, frame)], 0.0, 101.0) == [caller]
+        assert inbox.abandon(box, caller) == []
+    else:
+        inbox.apply([(101.0, frame)], 0.0, 101.0)
+    assert inbox.count() == 1
+    assert inbox.sweep(111.0) == [("g", A, 1)]
+    assert inbox.count() == 0
+
+
 def test_the_call_of_a_cancelled_receiver_goes_to_the_next(inbox: Inbox) -> None:
     """Whoever leaves after he was woken wakes the one who waits longest; whoever leaves asleep wakes nobody."""
     first, second, third = Caller(), Caller(), Caller()
