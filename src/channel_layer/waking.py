@@ -130,6 +130,8 @@ class Receiver(Prompt):
 
     __slots__ = ()
 
+    error: Exception | None
+
     def wake(self) -> None:
         """Let him go on, soon."""
         try:
