@@ -12,7 +12,7 @@ from tests.packaging.support import PACKAGES, ROOT, pyproject
 
 _WORLDLY = {
     *("__init__", "blocking", "config", "courier", "discovery", "faults", "hosting", "layer", "loops", "schema"),
-    *("sealing", "simple", "subscription", "threads", "typed"),
+    *("sealing", "simple", "subscription", "threads", "typed", "waking"),
 }
 """The modules of the core that may know event loops, threads, clocks, chance or Pydantic."""
 
