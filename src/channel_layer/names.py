@@ -169,4 +169,4 @@ def minted_inbox(prefix: object, client: str) -> Queue:
         raise InvalidName(
             f"invalid new channel prefix {part!r}: {len(part)} characters, at most {room} leave room for the rest"
         )
-    return Queue(f"{part}.{client}!", Kind.INBOX)
+    return _inbox(f"{part}.{client}!")

@@ -12,6 +12,7 @@ from channel_layer.courier import Courier
 from channel_layer.loops import SystemClock
 from channel_layer.mailbox import Item
 from channel_layer_memory._store import MemoryBackend
+from tests.support.messages import spoil
 
 if TYPE_CHECKING:
     from channel_layer.envelope import Message
@@ -40,11 +41,7 @@ def test_members_of_a_group_get_a_copy_each(message: Message, keys: list[str]) -
         copy = courier.open(item, "specific.me!a")
         assert copy is not None
         assert copy == message
-        nested = copy.get("list")
-        if isinstance(nested, list):
-            nested.append("mine")
-        copy["n"] = "mine"
-        copy["more"] = "mine"
+        spoil(copy)
 
 
 def test_what_is_kept_of_messages_to_groups_is_not_taken_for_another_ones() -> None:

@@ -15,6 +15,7 @@ import pytest
 from channel_layer import envelope
 from channel_layer.envelope import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
 from channel_layer.errors import InvalidMessage, MessageTooLarge
+from tests.support.messages import spoil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -355,8 +356,4 @@ def test_copies_of_a_group_message_are_nobody_elses(message: dict[str, object]) 
     for _ in range(4):
         copy = codec.decode(payload, shared=True)
         assert copy == message
-        nested = copy.get("list")
-        if isinstance(nested, list):
-            nested.append("mine")
-        copy["n"] = "mine"
-        copy["more"] = "mine"
+        spoil(copy)

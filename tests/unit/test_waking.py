@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING
 
 import pytest
 
 from channel_layer.waking import Prompt, Receiver, after_woken, go_on, wake_all
 from tests.support.systems import run
-
-if TYPE_CHECKING:
-    pass
 
 
 async def _wait(prompt: Prompt) -> object:

@@ -253,12 +253,7 @@ class Connection(asyncio.Protocol):
     def send(self, command: bytes, *, limit: float | None = None) -> asyncio.Future[object]:
         """Send a command that is packed already; see `call`."""
         future: asyncio.Future[object] = self._loop.create_future()
-        if not self.open:
-            future.set_exception(self._gone("not_sent"))
-        else:
-            self._put(command, future, limit, now=False)
-            if self._gathering:
-                self._gathered()
+        self._begin(command, future, limit, now=False)
         return future
 
     def ask(self, command: bytes, *, limit: float | None = None) -> Prompt:
@@ -267,12 +262,7 @@ class Connection(asyncio.Protocol):
         If the connection is idle, it waits for no others to share the write with: somebody waits for this.
         """
         future = Prompt(self._loop)
-        if not self.open:
-            future.set_exception(self._gone("not_sent"))
-        else:
-            self._put(command, future, limit, now=True)
-            if self._gathering:
-                self._gathered()
+        self._begin(command, future, limit, now=True)
         return future
 
     def join(self, several: Several, part: bytes) -> Prompt:
@@ -298,6 +288,16 @@ class Connection(asyncio.Protocol):
             if self._gathering:
                 self._gathered()
         return future
+
+    def _begin(
+        self, command: bytes, answer: asyncio.Future[object] | Prompt, limit: float | None, *, now: bool
+    ) -> None:
+        if not self.open:
+            answer.set_exception(self._gone("not_sent"))
+            return
+        self._put(command, answer, limit, now=now)
+        if self._gathering:
+            self._gathered()
 
     def _put(
         self,

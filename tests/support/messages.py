@@ -1,0 +1,19 @@
+"""What receivers do with their messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from channel_layer.envelope import Message
+
+__all__ = ("spoil",)
+
+
+def spoil(message: Message) -> None:
+    """Change a message, and the list in it, if there is one: whoever got it may."""
+    nested = message.get("list")
+    if isinstance(nested, list):
+        nested.append("mine")
+    message["n"] = "mine"
+    message["more"] = "mine"
