@@ -110,7 +110,7 @@ def tidied() -> Generator[None]:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every loop have connections of its own at once: requests pass through the test's loop, where gates stand."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
 
 
 # --- servers ------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def redis_system(server_pool: ServerPool, prefix: str, request: pytest.FixtureRe
 def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Event loops get connections of their own at once ("settled"), or go through the I/O thread ("young")."""
     kind: str = request.param
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0 if kind == "settled" else 3600.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0 if kind == "settled" else 3600.0)
     return kind
 
 

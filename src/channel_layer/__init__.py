@@ -10,7 +10,8 @@ from importlib.metadata import version
 
 from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.discovery import config_from_url, from_url
-from channel_layer.envelope import Message, Value
+from channel_layer.domain.counters import Counts, Statistics
+from channel_layer.domain.frames import Message, Value
 from channel_layer.errors import (
     ChannelFull,
     ChannelLayerError,
@@ -26,7 +27,6 @@ from channel_layer.errors import (
     SubscriptionError,
 )
 from channel_layer.layer import ChannelLayer
-from channel_layer.ledger import Counts, Statistics
 from channel_layer.subscription import Subscription
 from channel_layer.typed import Channel, Group
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
-from channel_layer import envelope, programs
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.expiry import ATTENDANCE, deadline
+from channel_layer.domain.inbox import Item
+from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import ChannelFull, InvalidName, MessageTooLarge, StoreError
-from channel_layer.expiry import ATTENDANCE, deadline
-from channel_layer.hosting import REPORT_SECONDS, claimed_error, closed_error, foreign_error
-from channel_layer.mailbox import Item
-from channel_layer.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, Queue
-from channel_layer.threads import Alarm, await_any, run_blocking
+from channel_layer.operations import programs
+from channel_layer.runtime.background import REPORT_SECONDS, claimed_error, closed_error, foreign_error
+from channel_layer.runtime.threads import Alarm, await_any, run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from channel_layer.courier import Courier
-    from channel_layer.envelope import Message
-    from channel_layer.hosting import Desk
-    from channel_layer.mailbox import Inbox, Mailbox, Tap
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.inbox import Inbox, Mailbox, Tap
     from channel_layer.ports import Backend, BlockingStore, Program, Waiting
+    from channel_layer.runtime.background import Desk
+    from channel_layer.runtime.pipeline import Courier
 
 __all__ = ("Background", "BlockingChannelLayer")
 
@@ -45,7 +46,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _BLOCK_SECONDS = 25.0
-"""How long one wait lasts at most: as in `channel_layer.hosting`."""
+"""How long one wait lasts at most: as in `channel_layer.runtime.background`."""
 
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.02, 1.0
 """Seconds between tries to reach a shard that is away; jittered, doubled up to the most."""
@@ -354,7 +355,7 @@ class BlockingChannelLayer:
 
         Returns:
             The statistics of ASGI 1 by their names there, without what the store cannot tell: see
-            `channel_layer.ledger.Statistics`. It looks through everything that the store holds.
+            `channel_layer.domain.counters.Statistics`. It looks through everything that the store holds.
 
         Raises:
             StoreError: the store could not be reached.

@@ -5,7 +5,7 @@ that requests can be logged, compared and generated. Times are seconds by the sh
 a request carries no "now", because the shard's clock decides what is too old.
 
 A store takes names as they come. Where they are hidden (``blind_names``), a token stands for each, of the same grammar
-but of up to 255 characters: do not parse it, `channel_layer.names.queue_name` says what its queue is called.
+but of up to 255 characters: do not parse it, `channel_layer.domain.names.queue_name` says what its queue is called.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from channel_layer.traffic import Rates
+from channel_layer.domain.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from channel_layer.envelope import MembershipMarker
-    from channel_layer.names import ChannelName, GroupName, Queue
+    from channel_layer.domain.frames import MembershipMarker
+    from channel_layer.domain.names import ChannelName, GroupName, Queue
     from channel_layer.ports import AsyncStore, BlockingStore
 
 __all__ = (
@@ -202,7 +202,7 @@ class Entry:
 
     Attributes:
         stamp: when the shard took it in.
-        frame: a message frame (see `channel_layer.envelope`).
+        frame: a message frame (see `channel_layer.domain.frames`).
     """
 
     stamp: float
@@ -402,7 +402,7 @@ class Report(BlockingCommand[None]):
     """Add to the statistics what a process has counted. The same is never reported twice.
 
     It counts from then on, by the shard's clock. How long it is kept is said by
-    `channel_layer.expiry.counts_lifetimes`. A flush removes it.
+    `channel_layer.domain.expiry.counts_lifetimes`. A flush removes it.
 
     Attributes:
         shard: the host.

@@ -34,10 +34,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from channel_layer.capacity import CapacityTable, compile_glob
+from channel_layer.domain.capacity import CapacityTable, compile_glob
 from channel_layer.errors import ConfigError, ConfigWarning, FieldError
-from channel_layer.faults import Faults
 from channel_layer.options import ChannelPattern, NoLocalReaderOption
+from channel_layer.stores.faults import Faults
 from channel_layer.urls import Form, read_options, split_query
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ __all__ = (
 _REGEX = "re:"
 
 _NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
-"""All that a channel name can hold; see `channel_layer.names`."""
+"""All that a channel name can hold; see `channel_layer.domain.names`."""
 
 CIPHERS: Final = ("aes-256-gcm", "fernet")
 """What ``encryption`` may always be, the default first; third parties add to it by entry points."""

@@ -19,21 +19,30 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
 from channel_layer import commands as c
-from channel_layer import programs
 from channel_layer.blocking import Background, BlockingChannelLayer
 from channel_layer.config import options_from_url
-from channel_layer.courier import Courier
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
+from channel_layer.domain.inbox import Inbox, Tap
+from channel_layer.domain.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
-from channel_layer.expiry import GROUP_KEYS_LIFETIME
-from channel_layer.faults import FaultyBackend
-from channel_layer.hosting import REPORT_SECONDS, Host, closed_error, report
-from channel_layer.loops import STILL_SECONDS, Guest, Home, LoopStopped, SystemClock, io_thread, run_async, run_in
-from channel_layer.mailbox import Inbox, Tap
-from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
-from channel_layer.sealing import blinded
+from channel_layer.operations import programs
+from channel_layer.runtime.background import REPORT_SECONDS, Host, closed_error, report
+from channel_layer.runtime.event_loops import (
+    STILL_SECONDS,
+    Guest,
+    Home,
+    LoopStopped,
+    SystemClock,
+    io_thread,
+    run_async,
+    run_in,
+)
+from channel_layer.runtime.pipeline import Courier
+from channel_layer.runtime.sealing import blinded
+from channel_layer.runtime.wakeups import Receiver
+from channel_layer.stores.faults import FaultyBackend
 from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
-from channel_layer.waking import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -41,13 +50,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from channel_layer.config import CommonConfig, Rules
-    from channel_layer.envelope import Message
-    from channel_layer.ledger import Counts, Statistics
-    from channel_layer.mailbox import Item, Mailbox
-    from channel_layer.names import Queue
+    from channel_layer.domain.counters import Counts, Statistics
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.inbox import Item, Mailbox
+    from channel_layer.domain.names import Queue
     from channel_layer.options import ChannelPattern
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock, Loan, Program
-    from channel_layer.waking import Prompt
+    from channel_layer.runtime.wakeups import Prompt
 
 __all__ = ("ChannelLayer",)
 

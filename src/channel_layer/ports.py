@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
 
     from channel_layer import commands as c
-    from channel_layer.envelope import Message
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.errors import StoreError
-    from channel_layer.names import Queue
-    from channel_layer.traffic import Rates
 
 __all__ = (
     "AsyncStore",
@@ -331,8 +331,8 @@ class BlockingStore(Protocol):
 class SimpleStore(Protocol):
     """Queues and groups on one shard, and nothing else: the least that a channel layer can be built on.
 
-    Its methods block, and all are called in the thread that made it. `channel_layer.simple.SimpleBackend` makes a whole
-    store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said by its
+    Its methods block, and all are called in the thread that made it. `channel_layer.stores.simple.SimpleBackend` makes
+    a whole store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said by its
     request in `channel_layer.commands`; of a `Join` and a `Leave` only ``group`` and ``channel`` matter here, every
     member is one of the `Roster.others`, and an inbox is popped like any other queue, whoever asks.
     """
@@ -367,7 +367,7 @@ class Capabilities:
             such a member stays until its ``group_expiry``.
         attends: it notes who attends to a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and sees when a
             process that does so dies, at the latest when the time that it gave is over. Nothing but the local half of
-            two (`channel_layer.halves`) needs it.
+            two (`channel_layer.stores.local_and_remote`) needs it.
         local: the last of its shards is this machine's own; what the other ones keep, all machines see. Normal
             channels may be on that one too, everything else is on the others.
         statistics: it adds up what all processes report (`Report`), and knows what waits (`Survey`). Without it each

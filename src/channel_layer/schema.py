@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
     from typing_extensions import TypeForm
 
-    from channel_layer.envelope import Message
+    from channel_layer.domain.frames import Message
 
 __all__ = ("Schema", "Untyped")
 

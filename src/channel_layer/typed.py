@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, overload
 
+from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import InvalidFields
-from channel_layer.names import ChannelName, GroupName
 from channel_layer.schema import Schema, Untyped
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeForm
 
-    from channel_layer.envelope import Message
+    from channel_layer.domain.frames import Message
 
 __all__ = ("Channel", "Group", "Invalid", "Messenger")
 

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from channel_layer import ChannelLayer
-from channel_layer.names import ChannelName, Queue
+from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.testing.suites.tools import number, receive_or_none
 from tests.support.scenarios_delivery import BOUND, eventually
 from tests.support.servers import Deployment, Server, StartServer, fresh_prefix

@@ -11,7 +11,7 @@ import pytest
 
 from channel_layer import StoreError
 from channel_layer import commands as c
-from channel_layer.names import ChannelName
+from channel_layer.domain.names import ChannelName
 from channel_layer.testing.suites.tools import drain
 from tests.support.scenarios_groups import are_waiting, collect, eventually, hold, lose_leases, receive_within, record
 from tests.support.servers import Deployment, StartServer, fresh_prefix

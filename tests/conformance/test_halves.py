@@ -12,8 +12,8 @@ from hypothesis import settings
 from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer import commands as c
 from channel_layer.config import Rules
-from channel_layer.halves import LocalAndRemote
 from channel_layer.ports import Backend, Clock
+from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer.testing import (
     MakeLayer,
     MakeStore,
@@ -227,5 +227,5 @@ class TestLayer(LayerSuite):
     def make_layer(self, both: MakeStore, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
         """Layers over both halves: with one host through the I/O thread, with three not."""
         young = len(deployment.hosts) == 1
-        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
+        monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
         return layers_over(both)

@@ -76,5 +76,7 @@ class TestIPCLayer(LayerSuite):
         self, worlds: IPCWorlds, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     ) -> MakeLayer:
         """Layers in a directory of this test's own."""
-        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if request.param == "young" else 0.0)
+        monkeypatch.setattr(
+            "channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0 if request.param == "young" else 0.0
+        )
         return layers_over(worlds)

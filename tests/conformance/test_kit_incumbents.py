@@ -16,10 +16,11 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from channel_layer import ChannelFull, ChannelLayer, Message, names, routing
+from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer import commands as c
 from channel_layer.config import Rules
-from channel_layer.names import ChannelName, Kind, Queue
+from channel_layer.domain import names, routing
+from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.ports import Backend, Capabilities, Clock, perform
 from channel_layer.testing import (
     LayerSuite,

@@ -15,12 +15,12 @@ import pytest
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
 from channel_layer.config import Rules
-from channel_layer.faults import FaultyBackend
 from channel_layer.ports import Backend, Capabilities, Clock
+from channel_layer.runtime.wakeups import Receiver
+from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing import LayerSuite, StoreSuite, Violation
 from channel_layer.testing.suites.stores import StoreWorld
 from channel_layer.testing.suites.tools import World
-from channel_layer.waking import Receiver
 from tests.support.stores import memory_stores
 from tests.support.wrong_stores import WrongBackend, WrongStore, wrong_stores
 

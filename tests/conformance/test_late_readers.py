@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import settings
 
-from channel_layer.faults import FaultyBackend, FaultyStore
+from channel_layer.stores.faults import FaultyBackend, FaultyStore
 from channel_layer.testing import layers_over, run_layer_conformance_test
 from tests.support.stores import memory_stores
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 import msgpack
 import pytest
 
-from channel_layer import ChannelLayer, StoreError, programs
-from channel_layer.envelope import MsgpackCodec, group_frame, message_frame
-from channel_layer.names import ChannelName, GroupName
+from channel_layer import ChannelLayer, StoreError
+from channel_layer.domain.frames import MsgpackCodec, group_frame, message_frame
+from channel_layer.domain.names import ChannelName, GroupName
+from channel_layer.operations import programs
 from channel_layer.testing.suites.tools import number, receive_or_none
 from channel_layer_redis._keys import Keys
 from tests.support.scenarios_delivery import BOUND, eventually

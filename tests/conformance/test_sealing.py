@@ -14,10 +14,11 @@ from typing import TypeGuard
 
 import pytest
 
-from channel_layer import ChannelLayer, programs
-from channel_layer.names import ChannelName, GroupName
+from channel_layer import ChannelLayer
+from channel_layer.domain.names import ChannelName, GroupName
+from channel_layer.operations import programs
 from channel_layer.ports import Place
-from channel_layer.sealing import Seal
+from channel_layer.runtime.sealing import Seal
 from channel_layer.testing.suites.tools import number, receive_or_none, run
 from tests.support.scenarios_delivery import BOUND
 from tests.support.scenarios_everything import use_everything

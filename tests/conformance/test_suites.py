@@ -15,11 +15,11 @@ import pytest
 from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.config import Rules
-from channel_layer.envelope import message_frame
-from channel_layer.expiry import GROUP_KEYS_LIFETIME
-from channel_layer.names import Queue
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
+from channel_layer.domain.frames import message_frame
+from channel_layer.domain.names import Queue
 from channel_layer.ports import Backend, Clock
-from channel_layer.simple import SimpleBackend
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import MakeLayer, MakeStore, layers_over
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from tests.support.servers import Deployment, ServerPool
@@ -231,5 +231,5 @@ class TestRedisLayer(LayerSuite):
     def make_layer(self, redis: MakeStore, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
         """Layers on each deployment in turn."""
         young = len(deployment.hosts) != len(deployment.servers)
-        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
+        monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
         return layers_over(redis)

@@ -13,8 +13,9 @@ import weakref
 
 import pytest
 
-from channel_layer import ChannelFull, ChannelLayer, hosting
-from channel_layer.waking import Receiver
+from channel_layer import ChannelFull, ChannelLayer
+from channel_layer.runtime import background as hosting
+from channel_layer.runtime.wakeups import Receiver
 from tests.support.systems import System, run
 
 _MEMBERS = 300

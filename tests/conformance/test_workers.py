@@ -13,10 +13,10 @@ from collections import Counter
 import pytest
 
 from channel_layer import commands as c
-from channel_layer.envelope import read_message
-from channel_layer.hosting import _Pump
-from channel_layer.mailbox import Item, Tap
-from channel_layer.names import ChannelName
+from channel_layer.domain.frames import read_message
+from channel_layer.domain.inbox import Item, Tap
+from channel_layer.domain.names import ChannelName
+from channel_layer.runtime.background import _Pump
 from channel_layer.testing.suites.tools import drain, receive_or_none
 from tests.support.processes import Fleet, is_alive, wait_for_end
 from tests.support.scenarios_delivery import Flow, eventually, site, work
@@ -156,7 +156,7 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
     redis_system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message popped for a receiver that has gone is put back, though aclose() comes while the work is moving."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
     queue = ChannelName.parse("jobs").queue
 
     async def body() -> None:

@@ -17,12 +17,12 @@ from channel_layer import ChannelLayer, InvalidName, StoreError
 from channel_layer import blocking as facade
 from channel_layer import commands as c
 from channel_layer.blocking import BlockingChannelLayer, _Receipt
-from channel_layer.envelope import Message
-from channel_layer.names import ChannelName, Queue
+from channel_layer.domain.frames import Message
+from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.ports import BlockingStore, Waiting
+from channel_layer.runtime.threads import await_any
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from channel_layer.testing.suites.tools import in_fork
-from channel_layer.threads import await_any
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis.options import AddressDict
 from tests.conformance.test_kit_stores import within

@@ -24,7 +24,8 @@ import pytest
 import uvloop
 from asgiref.sync import async_to_sync
 
-from channel_layer import ChannelLayer, Counts, InvalidName, StoreError, loops
+from channel_layer import ChannelLayer, Counts, InvalidName, StoreError
+from channel_layer.runtime import event_loops as loops
 from channel_layer_ipc import IPCChannelLayer
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
@@ -508,7 +509,7 @@ def test_the_background_work_ends_before_what_it_uses_is_taken_down() -> None:
     """The finalizers of files and sockets run at the end of a process after the I/O thread's farewell."""
     script = """
 import weakref
-from channel_layer import loops
+from channel_layer.runtime import event_loops as loops
 
 assert not weakref.finalize._registered_with_atexit  # else it would be in order by itself
 thread = loops.io_thread()

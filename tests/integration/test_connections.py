@@ -13,9 +13,9 @@ import pytest
 from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer.config import parse
-from channel_layer.loops import SystemClock
-from channel_layer.names import ChannelName
-from channel_layer.waking import Prompt
+from channel_layer.domain.names import ChannelName
+from channel_layer.runtime.event_loops import SystemClock
+from channel_layer.runtime.wakeups import Prompt
 from channel_layer_redis import RedisChannelLayer, _protocol
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.config import RedisConfig
@@ -144,12 +144,12 @@ def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
         return open_store(backend)
 
     monkeypatch.setattr(RedisBackend, "open", note)
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0)
 
     async def body() -> None:
         async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
             name = await layer.new_channel()
-            monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+            monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
             await layer.send(name, {"n": 1})
             assert await layer.receive(name) == {"n": 1}
             waiting = asyncio.create_task(layer.receive(name))  # who finds a message at once leaves things as they are

@@ -18,7 +18,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from channel_layer import ChannelLayer, StoreError
-from channel_layer.loops import IOThread, io_thread
+from channel_layer.runtime.event_loops import IOThread, io_thread
 from channel_layer_ipc import IPCChannelLayer
 from channel_layer_redis import RedisChannelLayer, RedisLocalChannelLayer, _wire
 from channel_layer_redis._scripts import load
@@ -32,7 +32,7 @@ R = TypeVar("R")
 @pytest.fixture(autouse=True)
 def _young(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give no loop connections of its own, however slow the machine is."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0)
 
 
 @pytest.fixture(params=["one host", "three hosts", "hidden names", "ipc", "local and remote"])
@@ -337,7 +337,7 @@ def test_a_loop_that_gets_its_own_connections_overtakes_nobody(
     async def send() -> None:
         await _cancel_in_the_thread(server, calls, monkeypatch)
         io_thread().loop.call_soon_threadsafe(go_on.wait, PATIENCE)
-        monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
         connections = len(server.host().clients())
         following = asyncio.create_task(calls.layer.send("jobs", {"n": 1}))
         await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ import pytest
 
 from channel_layer import ChannelFull
 from channel_layer.commands import Flush, Release, Unflushed
-from channel_layer.names import ChannelName
+from channel_layer.domain.names import ChannelName
 from tests.support.systems import System, run
 
 _SOON: Final = 10.0
@@ -42,7 +42,7 @@ def test_a_flush_does_not_wait_for_a_marker_that_a_new_lease_has_overtaken(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An owner that loses its lease, and the marker with it, says that it has dropped everything when it has."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
 
     async def body() -> None:
         async with system.layer() as owner:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from channel_layer import ChannelLayer, StoreError
-from channel_layer.names import ChannelName
-from channel_layer.sharding import Ring
+from channel_layer.domain.names import ChannelName
+from channel_layer.domain.sharding import Ring
 from channel_layer_redis import RedisChannelLayer
 from tests.support.systems import run
 

@@ -262,7 +262,9 @@ def test_a_host_that_does_not_resolve_is_named(monkeypatch: pytest.MonkeyPatch) 
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)  # this loop's resolver thread ends with it
+    monkeypatch.setattr(
+        "channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0
+    )  # this loop's resolver thread ends with it
 
     async def body() -> None:
         async with _make_redis(hosts=["redis://nowhere.invalid:6379"], timeout=_TIMEOUT) as layer:
@@ -355,7 +357,7 @@ def test_a_server_that_is_no_redis_is_told_of(greeting: bytes, reply: bytes, han
 
 def test_a_greeting_that_comes_before_ours_is_understood_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that speaks first and hangs up, all before our first command, is no Redis either."""
-    monkeypatch.setattr("channel_layer.loops.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
     open_connection = _protocol._open
 
     async def open_slowly(host: Host, connection: _protocol.Connection) -> None:

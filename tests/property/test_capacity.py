@@ -8,7 +8,7 @@ import warnings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.capacity import CapacityTable, compile_glob, shares
+from channel_layer.domain.capacity import CapacityTable, compile_glob, shares
 from channel_layer.testing.strategies import capacity_maps, short_names
 
 

@@ -14,10 +14,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretBytes
 
-from channel_layer.blinding import Tokens
-from channel_layer.envelope import MsgpackCodec, Unauthentic, message_frame
-from channel_layer.names import ChannelName, GroupName, Kind, queue_name
+from channel_layer.domain.frames import MsgpackCodec, Unauthentic, message_frame
+from channel_layer.domain.names import ChannelName, GroupName, Kind, queue_name
 from channel_layer.ports import Place, Sealer
+from channel_layer.stores.blinding import Tokens
 from channel_layer.testing.strategies import channel_names, group_names, messages
 from channel_layer_crypto import AesSealer, FernetSealer, SivBlinder
 

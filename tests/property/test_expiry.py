@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.expiry import StoreClock
+from channel_layer.domain.expiry import StoreClock
 
 PPM = 1e-6
 GRAIN = 2e-6

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
-from channel_layer.capacity import CapacityTable
 from channel_layer.config import CommonConfig, parse
-from channel_layer.envelope import MsgpackCodec, Value
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.frames import MsgpackCodec, Value
+from channel_layer.domain.names import ChannelName, GroupName, Kind
 from channel_layer.errors import InvalidName
-from channel_layer.names import ChannelName, GroupName, Kind
 from channel_layer.testing.strategies import (
     Sendable,
     capacity_maps,

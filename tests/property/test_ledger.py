@@ -9,7 +9,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.ledger import Ledger, Reason
+from channel_layer.domain.counters import Ledger, Reason
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 LOSSES = st.tuples(st.sampled_from(REASONS), st.sampled_from(["chat", "chat!a", "chat!b", "room"]), st.integers(0, 50))

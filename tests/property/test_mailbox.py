@@ -13,13 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from channel_layer import envelope
-from channel_layer.capacity import CapacityTable
 from channel_layer.commands import Entry, GiveBack
-from channel_layer.expiry import deadline
-from channel_layer.ledger import Ledger
-from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
-from channel_layer.names import Kind, Queue
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.counters import Ledger
+from channel_layer.domain.expiry import deadline
+from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap
+from channel_layer.domain.names import Kind, Queue
 
 EXPIRY = 10.0
 GROUP_EXPIRY = 25.0

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, minted_inbox
 from channel_layer.errors import InvalidName
-from channel_layer.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, minted_inbox
 from channel_layer.testing.strategies import (
     channel_names,
     group_names,

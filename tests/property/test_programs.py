@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_layer import commands as c
-from channel_layer import programs
-from channel_layer.capacity import CapacityTable, shares
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.capacity import CapacityTable, shares
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.routing import Routes
+from channel_layer.domain.sharding import Ring
+from channel_layer.operations import programs
+from channel_layer.operations.programs import NoOwner
 from channel_layer.ports import Program
-from channel_layer.programs import NoOwner
-from channel_layer.routing import Routes
-from channel_layer.sharding import Ring
 from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
 
 R = TypeVar("R")

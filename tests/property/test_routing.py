@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_layer import commands as c
-from channel_layer import programs
-from channel_layer.capacity import CapacityTable
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.expiry import moved
+from channel_layer.domain.names import ChannelName, Kind
+from channel_layer.domain.routing import Routes, Side, side
+from channel_layer.domain.sharding import Ring
 from channel_layer.errors import NoLocalReader, StoreError
-from channel_layer.expiry import moved
-from channel_layer.names import ChannelName, Kind
+from channel_layer.operations import programs
 from channel_layer.options import NoLocalReaderOption
-from channel_layer.routing import Routes, Side, side
-from channel_layer.sharding import Ring
 from channel_layer.testing.strategies import channel_names, host_identities
 
 _POLICIES = st.sampled_from(get_args(NoLocalReaderOption))

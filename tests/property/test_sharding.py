@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.names import ChannelName, GroupName
-from channel_layer.sharding import Ring
+from channel_layer.domain.names import ChannelName, GroupName
+from channel_layer.domain.sharding import Ring
 from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, process_names
 
 

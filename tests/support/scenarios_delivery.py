@@ -22,8 +22,8 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
 from channel_layer import commands as c
-from channel_layer.mailbox import Mailbox, Waiter
-from channel_layer.names import ChannelName
+from channel_layer.domain.inbox import Mailbox, Waiter
+from channel_layer.domain.names import ChannelName
 from channel_layer.testing.suites.tools import drain, number
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis import RedisChannelLayer

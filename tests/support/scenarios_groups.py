@@ -15,9 +15,9 @@ import pytest
 
 from channel_layer import commands as c
 from channel_layer.config import parse
+from channel_layer.domain.names import ChannelName, GroupName
+from channel_layer.domain.sharding import Ring
 from channel_layer.layer import ChannelLayer
-from channel_layer.names import ChannelName, GroupName
-from channel_layer.sharding import Ring
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis._store import RedisStore
 from channel_layer_redis.config import RedisConfig

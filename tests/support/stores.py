@@ -13,10 +13,10 @@ from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer
 from channel_layer import commands as c
-from channel_layer.blinding import BlindBackend
 from channel_layer.config import Encryption, Rules, parse
-from channel_layer.halves import LocalAndRemote
 from channel_layer.ports import Backend, Clock
+from channel_layer.stores.blinding import BlindBackend
+from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer.testing import MakeLayer, MakeStore
 from channel_layer_crypto import SivBlinder
 from channel_layer_ipc._environment import Hold

@@ -10,18 +10,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from channel_layer import ChannelFull, ChannelLayer, Message, programs
-from channel_layer.capacity import CapacityTable
+from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer.commands import GiveBack
 from channel_layer.config import Rules
-from channel_layer.envelope import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
-from channel_layer.hosting import Desk
-from channel_layer.ledger import Ledger, Reason
-from channel_layer.mailbox import Inbox, Item, Mailbox, Tap, Waiter
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.counters import Ledger, Reason
+from channel_layer.domain.frames import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
+from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap, Waiter
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.operations import programs
 from channel_layer.ports import Clock
+from channel_layer.runtime.background import Desk
+from channel_layer.runtime.wakeups import Receiver
 from channel_layer.testing import MakeLayer
-from channel_layer.waking import Receiver
 from channel_layer_memory._store import MemoryBackend
 from tests.support.stores import shared
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from channel_layer import commands as c
 from channel_layer.config import Rules
-from channel_layer.names import ChannelName, Kind, Queue
+from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.domain.rates import Rates
 from channel_layer.ports import Clock, SimpleStore
 from channel_layer.testing import MakeSimpleStore, MakeStore
-from channel_layer.traffic import Rates
 from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.stores import shared
 

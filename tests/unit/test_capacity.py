@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from channel_layer.capacity import CapacityTable, compile_glob, shares
-from channel_layer.names import ChannelName
+from channel_layer.domain.capacity import CapacityTable, compile_glob, shares
+from channel_layer.domain.names import ChannelName
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_capacity_is_that_of_the_full_name() -> None:
 
 def test_answers_are_remembered_in_bounded_memory_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many names are asked for, only so many answers are kept, and every answer is right."""
-    monkeypatch.setattr("channel_layer.capacity._REMEMBERED", 50)
+    monkeypatch.setattr("channel_layer.domain.capacity._REMEMBERED", 50)
     table = CapacityTable(100, iter([(compile_glob("*7"), 5)]))
     for number in (*range(120), *range(10)):
         assert table.of(f"job{number}") == (5 if number % 10 == 7 else 100)

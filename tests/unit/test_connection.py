@@ -15,7 +15,7 @@ from channel_layer_redis._protocol import Connection, Several, pack, pack_argume
 from tests.support.systems import run
 
 if TYPE_CHECKING:
-    from channel_layer.waking import Prompt
+    from channel_layer.runtime.wakeups import Prompt
 
 
 class _Wire(asyncio.Transport):

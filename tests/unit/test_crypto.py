@@ -19,9 +19,9 @@ import pytest
 from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer, ConfigError
-from channel_layer.envelope import Unauthentic
+from channel_layer.domain.frames import Unauthentic
 from channel_layer.ports import Place, Secret
-from channel_layer.sealing import Seal
+from channel_layer.runtime.sealing import Seal
 from channel_layer.testing.suites.tools import at_once, in_fork, run
 from channel_layer_crypto import AesSealer, FernetSealer, aes
 from channel_layer_memory import MemoryChannelLayer

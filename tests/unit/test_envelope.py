@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgpack
 import pytest
 
-from channel_layer import envelope
-from channel_layer.envelope import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.frames import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
 from channel_layer.errors import InvalidMessage, MessageTooLarge
 from tests.support.messages import spoil
 

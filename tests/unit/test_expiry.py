@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from channel_layer.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock
+from channel_layer.domain.expiry import LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock
 
 EPOCH = 1_700_000_000.0
 CLOSE = 1e-6

@@ -10,8 +10,8 @@ import asyncio
 import pytest
 
 from channel_layer import StoreError
-from channel_layer.hosting import Host
-from channel_layer.names import Queue
+from channel_layer.domain.names import Queue
+from channel_layer.runtime.background import Host
 from channel_layer_memory import MemoryChannelLayer
 
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from channel_layer.ledger import Counts, Ledger, Statistics, Tally
-from channel_layer.names import Queue
+from channel_layer.domain.counters import Counts, Ledger, Statistics, Tally
+from channel_layer.domain.names import Queue
 
 
 def test_nothing_lost_is_nothing_to_say() -> None:

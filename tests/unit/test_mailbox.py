@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from channel_layer import envelope
-from channel_layer.capacity import CapacityTable
 from channel_layer.commands import Entry
-from channel_layer.ledger import Ledger
-from channel_layer.mailbox import Inbox, Item, Tap
-from channel_layer.names import Kind, Queue
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.counters import Ledger
+from channel_layer.domain.inbox import Inbox, Item, Tap
+from channel_layer.domain.names import Kind, Queue
 
 A, B = "specific.me!a", "specific.me!b"
 OLD, YOUNG = 100.0, 105.0

@@ -6,8 +6,8 @@ from enum import Enum
 
 import pytest
 
+from channel_layer.domain.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, Queue, minted_inbox
 from channel_layer.errors import ChannelLayerError, InvalidName
-from channel_layer.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, Queue, minted_inbox
 
 
 class Label(str, Enum):  # noqa: UP042 - the older spelling, which str() renders as Label.CHAT

@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 import pytest
 
 from channel_layer import commands as c
-from channel_layer import programs
-from channel_layer.capacity import CapacityTable
-from channel_layer.envelope import MembershipMarker
+from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.counters import Statistics
+from channel_layer.domain.frames import MembershipMarker
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.rates import Rates
+from channel_layer.domain.routing import Routes
+from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
-from channel_layer.ledger import Statistics
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.operations import programs
+from channel_layer.operations.programs import Joined, NoOwner, Sent, SentToGroup
 from channel_layer.ports import Program
-from channel_layer.programs import Joined, NoOwner, Sent, SentToGroup
-from channel_layer.routing import Routes
-from channel_layer.sharding import Ring
-from channel_layer.traffic import Rates
 
 R = TypeVar("R")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
-from channel_layer.sharding import Ring
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.sharding import Ring
 
 if TYPE_CHECKING:
 
@@ -92,7 +92,7 @@ def test_places_never_change_from_one_release_to_the_next() -> None:
 
 def test_places_are_remembered_in_bounded_memory_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many names are asked for, only so many places are kept, and every answer is right."""
-    monkeypatch.setattr("channel_layer.sharding._REMEMBERED", 50)
+    monkeypatch.setattr("channel_layer.domain.sharding._REMEMBERED", 50)
     ring = Ring(hosts(2))
     for queue, group in zip(QUEUES[:120] + QUEUES[:3], GROUPS[:120] + GROUPS[:3], strict=True):
         fresh = Ring(hosts(2))

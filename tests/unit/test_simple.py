@@ -10,8 +10,8 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
-from channel_layer.names import ChannelName, Kind, Queue
-from channel_layer.simple import SimpleBackend
+from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import make_rules
 
 _JOBS = Queue("jobs", Kind.NORMAL)

@@ -13,7 +13,7 @@ import pytest
 
 from channel_layer import ChannelLayer, Group, InvalidName, SubscriptionError
 from channel_layer.ports import Capabilities
-from channel_layer.simple import SimpleBackend
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_memory import MemoryChannelLayer
 from tests.support.wrong_stores import WrongStore, simple_stores

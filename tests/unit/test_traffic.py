@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from channel_layer.traffic import Meter, Meters, Rates
+from channel_layer.domain.rates import Meter, Meters, Rates
 
 
 def test_a_meter_forgets_in_slices() -> None:

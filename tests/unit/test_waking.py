@@ -7,7 +7,7 @@ import contextvars
 
 import pytest
 
-from channel_layer.waking import Prompt, Receiver, after_woken, go_on, wake_all
+from channel_layer.runtime.wakeups import Prompt, Receiver, after_woken, go_on, wake_all
 from tests.support.systems import run
 
 

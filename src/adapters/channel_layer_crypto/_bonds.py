@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from channel_layer.envelope import Unauthentic
+from channel_layer.domain.frames import Unauthentic
 
 if TYPE_CHECKING:
     from channel_layer.ports import Place, Secret

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from channel_layer.envelope import SEALED, Unauthentic
+from channel_layer.domain.frames import SEALED, Unauthentic
 from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, TOLERANCE, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:

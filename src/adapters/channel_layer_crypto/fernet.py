@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from channel_layer.envelope import PLAIN, SEALED, Unauthentic
+from channel_layer.domain.frames import PLAIN, SEALED, Unauthentic
 from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:

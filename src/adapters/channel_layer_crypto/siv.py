@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from channel_layer.envelope import Unauthentic
+from channel_layer.domain.frames import Unauthentic
 from channel_layer_crypto._bonds import derive
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import Crowd, Home, Line, Minted, Timed, pack_entry, split_entry
 

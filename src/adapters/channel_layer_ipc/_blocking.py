@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.fronts import InlineLoan
+from channel_layer.stores.wrapper import InlineLoan
 from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from channel_layer.config import Rules
-    from channel_layer.names import Queue
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import BlockingStore, Clock
-    from channel_layer.traffic import Rates
     from channel_layer_ipc._environment import Environment, Hold
 
 __all__ = ("IPCBlockingStore",)

@@ -9,14 +9,14 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from channel_layer import commands as c
-from channel_layer.envelope import message_frame
-from channel_layer.names import Kind
-from channel_layer.traffic import Meter
+from channel_layer.domain.frames import message_frame
+from channel_layer.domain.names import Kind
+from channel_layer.domain.rates import Meter
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import split_entry
 
 if TYPE_CHECKING:
-    from channel_layer.traffic import Rates
+    from channel_layer.domain.rates import Rates
     from channel_layer_ipc._batch import Batch
 
 __all__ = ("report", "reported", "survey")

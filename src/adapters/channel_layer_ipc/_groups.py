@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
-from channel_layer.envelope import MembershipMarker, group_frame
-from channel_layer.names import Kind
+from channel_layer.domain.frames import MembershipMarker, group_frame
+from channel_layer.domain.names import Kind
 from channel_layer_ipc import _inboxes as inboxes
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import Home

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from channel_layer import commands as c
-from channel_layer.envelope import MESSAGE, flush_frame, group_frame, marker_frame
+from channel_layer.domain.frames import MESSAGE, flush_frame, group_frame, marker_frame
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import READERS_MOST, pack_entry, split_entry
 
 if TYPE_CHECKING:
-    from channel_layer.envelope import MembershipMarker
+    from channel_layer.domain.frames import MembershipMarker
     from channel_layer_ipc._batch import Batch
     from channel_layer_ipc._records import Minted
 

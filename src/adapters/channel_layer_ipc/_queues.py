@@ -9,8 +9,8 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from channel_layer import commands as c
-from channel_layer.envelope import message_frame
-from channel_layer.names import Kind
+from channel_layer.domain.frames import message_frame
+from channel_layer.domain.names import Kind
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import Timed, pack_entry, split_entry
 

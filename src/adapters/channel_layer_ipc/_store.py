@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.loops import ignore
 from channel_layer.ports import Capabilities
+from channel_layer.runtime.event_loops import ignore
 from channel_layer_ipc import _counts as counts
 from channel_layer_ipc import _groups as groups
 from channel_layer_ipc import _inboxes as inboxes
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from channel_layer.config import Rules
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, Clock
-    from channel_layer.traffic import Rates
     from channel_layer_ipc._environment import Environment
 
 __all__ = ("IPCBackend", "IPCStore")

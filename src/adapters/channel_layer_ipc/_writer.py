@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import lmdb
 
 from channel_layer.errors import StoreError
-from channel_layer.loops import SystemClock
+from channel_layer.runtime.event_loops import SystemClock
 from channel_layer_ipc import _queues as queues
 from channel_layer_ipc._batch import Batch, Times
 

@@ -15,23 +15,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.envelope import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
-from channel_layer.names import Kind, queue_name
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
+from channel_layer.domain.frames import MembershipMarker, flush_frame, group_frame, marker_frame, message_frame
+from channel_layer.domain.names import Kind, queue_name
+from channel_layer.domain.rates import Meters
 from channel_layer.ports import Capabilities
-from channel_layer.threads import Alarm
-from channel_layer.traffic import Meters
-from channel_layer.waking import Receiver
+from channel_layer.runtime.threads import Alarm
+from channel_layer.runtime.wakeups import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
     from channel_layer.config import Rules
+    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.names import ChannelName, GroupName, Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.errors import StoreError
-    from channel_layer.mailbox import Waiter
-    from channel_layer.names import ChannelName, GroupName, Queue
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
-    from channel_layer.traffic import Rates
 
 __all__ = ("MemoryBackend", "MemoryBlockingStore", "MemoryStore")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
-from channel_layer.loops import SystemClock
+from channel_layer.runtime.event_loops import SystemClock
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_memory.config import MemoryConfig
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from channel_layer.config import Rules
-    from channel_layer.names import Queue
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import BlockingStore, Clock
-    from channel_layer.traffic import Rates
     from channel_layer_redis._requests import Ask, Asking
     from channel_layer_redis._runs import Batch, Plan
     from channel_layer_redis._wire import Reply, Wire

@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.errors import StoreError
-from channel_layer.loops import ignore
+from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._protocol import NoScript, pack
 from channel_layer_redis._runs import batches_of, start
 

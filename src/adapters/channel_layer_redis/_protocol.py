@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
-from channel_layer.waking import Prompt, go_on
+from channel_layer.runtime.wakeups import Prompt, go_on
 from channel_layer_redis import _scripts
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.envelope import group_frame, marker_frame, message_frame
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
+from channel_layer.domain.frames import group_frame, marker_frame, message_frame
+from channel_layer.domain.names import Kind, Queue
+from channel_layer.domain.rates import SLICE_SECONDS, SLICES, Rates
 from channel_layer.errors import StoreError
-from channel_layer.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
-from channel_layer.names import Kind, Queue
-from channel_layer.traffic import SLICE_SECONDS, SLICES, Rates
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
 from channel_layer_redis._protocol import Arg, is_list

@@ -10,11 +10,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.domain.names import Kind
 from channel_layer.errors import StoreError
-from channel_layer.loops import ignore
-from channel_layer.names import Kind
 from channel_layer.ports import Capabilities
-from channel_layer.waking import after_woken
+from channel_layer.runtime.event_loops import ignore
+from channel_layer.runtime.wakeups import after_woken
 from channel_layer_redis import _scripts
 from channel_layer_redis._blocking import RedisBlockingStore
 from channel_layer_redis._protocol import Connection, NoScript, Several, connect, pack_argument, pack_head
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.config import Rules
-    from channel_layer.names import Queue
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, Clock
-    from channel_layer.traffic import Rates
     from channel_layer_redis._protocol import Arg
     from channel_layer_redis._requests import Asking
     from channel_layer_redis._scripts import Script

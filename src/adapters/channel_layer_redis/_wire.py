@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import StoreError
-from channel_layer.loops import THREAD_NAME
+from channel_layer.runtime.event_loops import THREAD_NAME
 from channel_layer_redis._protocol import (
     INCOMPLETE,
     NoScript,

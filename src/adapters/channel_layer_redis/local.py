@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from channel_layer.config import parse
-from channel_layer.halves import LocalAndRemote
 from channel_layer.layer import ChannelLayer
-from channel_layer.loops import SystemClock
+from channel_layer.runtime.event_loops import SystemClock
+from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer_ipc import IPCBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.local_config import RedisLocalConfig

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from channel_layer.faults import Faults, FaultyBackend
 from channel_layer.ports import Capabilities
+from channel_layer.stores.faults import Faults, FaultyBackend
 from channel_layer.testing.layer_machine import run_layer_conformance_test
 from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
 from channel_layer.testing.threads import blocking_layers, blocking_stores

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.testing.worlds import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import Capabilities
-    from channel_layer.traffic import Rates
 
 __all__ = ("GUARD", "SLACK", "Facts", "Model", "Span", "Unclear", "describe")
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from channel_layer import commands as c
-from channel_layer.envelope import MembershipMarker
+from channel_layer.domain.frames import MembershipMarker
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
-from channel_layer.simple import SimpleBackend
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing.model import GUARD, Facts, Model, Span, Unclear, describe
 from channel_layer.testing.worlds import Violation, VirtualClock, fresh_prefix, make_rules
 
@@ -1746,7 +1746,7 @@ def run_conformance_test(
     capabilities: Capabilities | None = None,
     settings: hypothesis.settings | None = None,
 ) -> None:
-    """Judge a simple store: as `run_async_conformance_test` does, through `channel_layer.simple.SimpleBackend`.
+    """Judge a simple store: as `run_async_conformance_test` does, through `channel_layer.stores.simple.SimpleBackend`.
 
     Args:
         make_store: makes one process's way to the store.

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from hypothesis import strategies as st
 
-from channel_layer.names import Kind
+from channel_layer.domain.names import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from channel_layer.envelope import Value
+    from channel_layer.domain.frames import Value
 
 __all__ = (
     "Sendable",
@@ -57,7 +57,7 @@ def _parts(longest: int) -> st.SearchStrategy[str]:
 
 
 def group_names() -> st.SearchStrategy[str]:
-    """Return group names, each of which `channel_layer.names.GroupName.parse` takes."""
+    """Return group names, each of which `channel_layer.domain.names.GroupName.parse` takes."""
     return _parts(_LONGEST)
 
 
@@ -93,7 +93,7 @@ def process_names(draw: st.DrawFn, inboxes: st.SearchStrategy[str] | None = None
 
 
 def channel_names(kinds: Collection[Kind] = tuple(Kind)) -> st.SearchStrategy[str]:
-    """Return full channel names, each of which `channel_layer.names.ChannelName.parse` takes.
+    """Return full channel names, each of which `channel_layer.domain.names.ChannelName.parse` takes.
 
     Args:
         kinds: of their queues; every kind by default.
@@ -102,7 +102,7 @@ def channel_names(kinds: Collection[Kind] = tuple(Kind)) -> st.SearchStrategy[st
         ValueError: *kinds* is empty.
     """
     if not kinds:
-        raise ValueError("kinds is empty: name one of channel_layer.names.Kind at least")
+        raise ValueError("kinds is empty: name one of channel_layer.domain.names.Kind at least")
     ways = {Kind.NORMAL: normal_names, Kind.SINGLE_READER: single_reader_names, Kind.INBOX: process_names}
     return st.one_of([way() for kind, way in ways.items() if kind in kinds])
 

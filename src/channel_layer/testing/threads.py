@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.fronts import Front
 from channel_layer.layer import ChannelLayer
+from channel_layer.stores.wrapper import Front
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from channel_layer.config import Rules
-    from channel_layer.envelope import Message
-    from channel_layer.names import Queue
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
     from channel_layer.testing.worlds import MakeLayer, MakeStore
-    from channel_layer.traffic import Rates
 
 __all__ = ("BlockingFront", "blocking_layers", "blocking_stores")
 

@@ -9,8 +9,8 @@ from typing import assert_type
 import channel_layer
 from channel_layer import BlockingChannelLayer, ChannelFull, ChannelLayer, Counts, Message, MessageTooLarge, Statistics
 from channel_layer.config import CommonConfig, parse
-from channel_layer.loops import SystemClock
 from channel_layer.ports import Backend
+from channel_layer.runtime.event_loops import SystemClock
 from channel_layer_django import (
     ChannelLayersSetting,
     Finding,

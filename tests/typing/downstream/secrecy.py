@@ -9,9 +9,9 @@ from typing import assert_type
 from pydantic import SecretBytes
 
 from channel_layer import ConfigWarning, Message
-from channel_layer.envelope import MsgpackCodec
+from channel_layer.domain.frames import MsgpackCodec
 from channel_layer.ports import Blinder, Sealer
-from channel_layer.sealing import MakeBlinder, MakeSealer
+from channel_layer.runtime.sealing import MakeBlinder, MakeSealer
 from channel_layer_crypto import AesSealer, FernetSealer, SivBlinder
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer

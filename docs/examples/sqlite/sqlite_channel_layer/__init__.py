@@ -10,8 +10,8 @@ from pydantic import Field
 
 from channel_layer import ChannelLayer
 from channel_layer.config import Accepts, CommonConfig, parse
-from channel_layer.loops import SystemClock
-from channel_layer.simple import SimpleBackend
+from channel_layer.runtime.event_loops import SystemClock
+from channel_layer.stores.simple import SimpleBackend
 from sqlite_channel_layer.store import SQLiteStore
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer import StoreError
 from channel_layer import commands as c
-from channel_layer.envelope import message_frame, read_message
+from channel_layer.domain.frames import message_frame, read_message
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

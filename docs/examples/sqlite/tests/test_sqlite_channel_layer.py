@@ -7,7 +7,7 @@ from tempfile import mkdtemp
 
 from sqlite_channel_layer import SQLiteStore
 
-from channel_layer.simple import SimpleBackend
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import LayerSuite, layers_over, run_conformance_test, run_layer_conformance_test
 
 FILE = f"{mkdtemp()}/layer.sqlite"

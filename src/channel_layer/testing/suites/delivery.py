@@ -28,7 +28,7 @@ from channel_layer.testing.worlds import Violation
 if TYPE_CHECKING:
     import random
 
-    from channel_layer.envelope import Message
+    from channel_layer.domain.frames import Message
     from channel_layer.layer import ChannelLayer
 
 __all__ = ("DeliveryTests",)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, Unpack
 import pytest
 
 from channel_layer import commands as c
-from channel_layer.envelope import MembershipMarker, read_group, read_message
+from channel_layer.domain.frames import MembershipMarker, read_group, read_message
+from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
-from channel_layer.names import ChannelName, GroupName
 from channel_layer.ports import Capabilities
 from channel_layer.testing.suites.tools import (
     Options,

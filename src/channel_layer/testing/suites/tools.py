@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from channel_layer.config import ChannelPattern
-    from channel_layer.envelope import Message
+    from channel_layer.domain.frames import Message
     from channel_layer.layer import ChannelLayer
     from channel_layer.ports import Capabilities
     from channel_layer.testing.worlds import MakeLayer

@@ -13,13 +13,13 @@ from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING
 
-from channel_layer.names import Kind
+from channel_layer.domain.names import Kind
 
 if TYPE_CHECKING:
-    from channel_layer.capacity import CapacityTable
-    from channel_layer.names import Queue
+    from channel_layer.domain.capacity import CapacityTable
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.sharding import Ring
     from channel_layer.options import NoLocalReaderOption
-    from channel_layer.sharding import Ring
 
 __all__ = ("Routes", "Side", "side")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from channel_layer.names import GroupName, Queue
+    from channel_layer.domain.names import GroupName, Queue
 
 __all__ = ("Ring",)
 

@@ -11,17 +11,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from channel_layer import commands as c
-from channel_layer import envelope
-from channel_layer.envelope import BadFrame, GroupFrame, MembershipMarker
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.frames import BadFrame, GroupFrame, MembershipMarker
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.fronts import Front
-from channel_layer.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.stores.wrapper import Front
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Loan, Waiting
-    from channel_layer.traffic import Rates
 
 __all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
 

@@ -12,19 +12,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from channel_layer import envelope
 from channel_layer.commands import GiveBack
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.expiry import deadline
+from channel_layer.domain.names import ChannelName, GroupName, Kind
 from channel_layer.errors import InvalidName
-from channel_layer.expiry import deadline
-from channel_layer.names import ChannelName, GroupName, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from channel_layer.capacity import CapacityTable
     from channel_layer.commands import Entry
-    from channel_layer.ledger import Ledger, Reason
-    from channel_layer.names import Queue
+    from channel_layer.domain.capacity import CapacityTable
+    from channel_layer.domain.counters import Ledger, Reason
+    from channel_layer.domain.names import Queue
 
 __all__ = ("Inbox", "Item", "Mailbox", "Tap", "Waiter")
 

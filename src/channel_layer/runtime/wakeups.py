@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from contextvars import Context
 
-    from channel_layer.mailbox import Waiter
+    from channel_layer.domain.inbox import Waiter
 
 __all__ = ("Prompt", "Receiver", "after_woken", "go_on", "wake_all")
 

@@ -14,18 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.domain.expiry import counts_lifetimes
+from channel_layer.domain.rates import Meters
 from channel_layer.errors import StoreError
-from channel_layer.expiry import counts_lifetimes
-from channel_layer.fronts import one_by_one
 from channel_layer.ports import Capabilities
-from channel_layer.traffic import Meters
+from channel_layer.stores.wrapper import one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from channel_layer.names import Queue
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, SimpleStore
-    from channel_layer.traffic import Rates
 
 __all__ = ("SimpleBackend",)
 

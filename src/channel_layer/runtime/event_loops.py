@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.commands import Command, Step
 from channel_layer.errors import StoreError
-from channel_layer.fronts import blocking_requests
+from channel_layer.stores.wrapper import blocking_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine

@@ -10,9 +10,9 @@ import time
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from channel_layer.blinding import BlindBackend
 from channel_layer.errors import ConfigError, FieldError
-from channel_layer.loops import SystemClock
+from channel_layer.runtime.event_loops import SystemClock
+from channel_layer.stores.blinding import BlindBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

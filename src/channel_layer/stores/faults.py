@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.fronts import Front, one_by_one
+from channel_layer.stores.wrapper import Front, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from channel_layer.domain.rates import Rates
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Waiting
-    from channel_layer.traffic import Rates
 
 __all__ = ("Faults", "FaultyBackend", "FaultyBlockingStore", "FaultyStore")
 

@@ -18,25 +18,26 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
-from channel_layer import envelope, programs
+from channel_layer.domain import frames as envelope
+from channel_layer.domain.counters import Ledger
+from channel_layer.domain.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
+from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap
+from channel_layer.domain.names import ChannelName, GroupName, Kind
 from channel_layer.errors import InvalidName, StoreError
-from channel_layer.expiry import ATTENDANCE, LEASE_FACTOR, RENEWALS_PER_EXPIRY, StoreClock, deadline
-from channel_layer.ledger import Ledger
-from channel_layer.loops import LoopStopped, Pulse, give_way, ignore, run_async
-from channel_layer.mailbox import Inbox, Item, Mailbox, Tap
-from channel_layer.names import ChannelName, GroupName, Kind
-from channel_layer.waking import wake_all
+from channel_layer.operations import programs
+from channel_layer.runtime.event_loops import LoopStopped, Pulse, give_way, ignore, run_async
+from channel_layer.runtime.wakeups import wake_all
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from channel_layer.config import Rules
-    from channel_layer.loops import Home
-    from channel_layer.mailbox import Waiter
-    from channel_layer.names import Queue
+    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.routing import Routes
     from channel_layer.ports import AsyncStore, Clock, Program
-    from channel_layer.routing import Routes
+    from channel_layer.runtime.event_loops import Home
 
     Untold: TypeAlias = list[tuple[str, int, int]]
 

@@ -1,7 +1,7 @@
 """Two stores as one: this machine's own, and one that all machines see.
 
-The core knows the local one as one more shard, the last; what may be there and when is said by `channel_layer.routing`.
-So a wait for a channel that both may hold is one wait, at the speed of whichever answers first.
+The core knows the local one as one more shard, the last; what may be there and when is said by
+`channel_layer.domain.routing`. So a wait for a channel that both may hold is one wait, at the speed of whichever answers first.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.fronts import one_by_one
+from channel_layer.stores.wrapper import one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from channel_layer.domain.rates import Rates
     from channel_layer.errors import StoreError
     from channel_layer.ports import AsyncStore, Backend, BlockingStore, Capabilities, Loan, Waiting
-    from channel_layer.traffic import Rates
 
 __all__ = ("LocalAndRemote",)
 

@@ -1,7 +1,7 @@
 """Threads without an event loop: the driver of programs for them, and how they wait for several things at once.
 
-The sibling of `channel_layer.loops`. Whatever may wake a thread is a file descriptor, so that servers, doorbells and
-this process's own mailboxes are waited for in one system call, without a helper thread for any of them.
+The sibling of `channel_layer.runtime.event_loops`. Whatever may wake a thread is a file descriptor, so that servers,
+doorbells and this process's own mailboxes are waited for in one system call, without a helper thread for any of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.commands import BlockingCommand, Step
 from channel_layer.errors import StoreError
-from channel_layer.fronts import blocking_requests
+from channel_layer.stores.wrapper import blocking_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,7 @@ _MOST_SECONDS = 3600.0
 
 
 def run_blocking(program: Program[R], store: BlockingStore) -> R:
-    """Drive a program against a store in the calling thread, as `channel_layer.loops.run_async` does in an event loop.
+    """Drive a program against a store in the calling thread, as `run_async` does in an event loop.
 
     An error of the store, and what interrupts the thread, is thrown into the program, which may still answer with a
     step.

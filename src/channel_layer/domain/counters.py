@@ -11,12 +11,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from channel_layer.names import Kind
+from channel_layer.domain.names import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from channel_layer.names import Queue
+    from channel_layer.domain.names import Queue
 
 __all__ = ("Counts", "Ledger", "Reason", "Statistics", "Tally")
 
@@ -131,7 +131,7 @@ class Tally:
         """Count.
 
         Args:
-            family: of the queue, see `channel_layer.names.Queue.family`.
+            family: of the queue, see `channel_layer.domain.names.Queue.family`.
             messages: so many went into it.
             refused: for so many there was no room.
         """

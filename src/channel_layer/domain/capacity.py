@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from channel_layer.names import ChannelName
+    from channel_layer.domain.names import ChannelName
 
 __all__ = ("CapacityTable", "compile_glob", "shares")
 

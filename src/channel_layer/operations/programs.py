@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channel_layer import commands as c
-from channel_layer.capacity import shares
-from channel_layer.envelope import MembershipMarker
+from channel_layer.domain.capacity import shares
+from channel_layer.domain.counters import Statistics
+from channel_layer.domain.expiry import moved
+from channel_layer.domain.frames import MembershipMarker
+from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.domain.routing import Side, side
 from channel_layer.errors import NoLocalReader, StoreError
-from channel_layer.expiry import moved
-from channel_layer.ledger import Statistics
-from channel_layer.names import ChannelName, Kind, Queue
 from channel_layer.ports import perform
-from channel_layer.routing import Side, side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from channel_layer.names import GroupName
+    from channel_layer.domain.names import GroupName
+    from channel_layer.domain.routing import Routes
     from channel_layer.ports import Program
-    from channel_layer.routing import Routes
 
 __all__ = (
     "Joined",
@@ -83,7 +83,7 @@ def send(
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
     gives up, so that it is full only when every share of its capacity is. Of two halves it is this machine's if
-    somebody here reads the channel; see `channel_layer.routing`.
+    somebody here reads the channel; see `channel_layer.domain.routing`.
 
     Args:
         routes: where things are.
@@ -397,7 +397,7 @@ def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[li
 
     Args:
         routes: where things are.
-        counts: (family, messages, refused), see `channel_layer.ledger.Tally`.
+        counts: (family, messages, refused), see `channel_layer.domain.counters.Tally`.
 
     Returns:
         What could not be told, and can be told later. What may have been told is not among it: a count that is once too

@@ -11,25 +11,25 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from channel_layer.envelope import BadFrame, MsgpackCodec, Unauthentic, is_flat
+from channel_layer.domain.frames import BadFrame, MsgpackCodec, Unauthentic, is_flat
+from channel_layer.domain.names import ChannelName
+from channel_layer.domain.routing import Routes
+from channel_layer.domain.sharding import Ring
 from channel_layer.errors import ChannelFull, MessageTooLarge
-from channel_layer.hosting import Desk
-from channel_layer.names import ChannelName
-from channel_layer.routing import Routes
-from channel_layer.sealing import make_seal
-from channel_layer.sharding import Ring
+from channel_layer.runtime.background import Desk
+from channel_layer.runtime.sealing import make_seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from channel_layer.commands import Flushing
     from channel_layer.config import Rules
-    from channel_layer.envelope import Message
-    from channel_layer.mailbox import Item
-    from channel_layer.names import GroupName
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.inbox import Item
+    from channel_layer.domain.names import GroupName
+    from channel_layer.operations.programs import Sent, SentToGroup
     from channel_layer.ports import Backend, Clock, Codec
-    from channel_layer.programs import Sent, SentToGroup
-    from channel_layer.sealing import Seal
+    from channel_layer.runtime.sealing import Seal
 
 __all__ = ("Courier", "for_channels")
 

@@ -1,0 +1,1 @@
+"""What runs: the drivers of the operations, the background work, and the event loops that come and go."""
