@@ -10,7 +10,6 @@ but of up to 255 characters: do not parse it, `channel_layer.domain.names.queue_
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -18,17 +17,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from channel_layer.domain.rates import Rates
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from channel_layer.domain.frames import MembershipMarker
     from channel_layer.domain.names import ChannelName, GroupName, Queue
-    from channel_layer.ports import AsyncStore, BlockingStore
 
 __all__ = (
     "Acknowledge",
     "Alive",
     "Batch",
-    "BlockingCommand",
     "Changed",
     "Claim",
     "Claimed",
@@ -62,10 +57,8 @@ __all__ = (
     "Reported",
     "Returned",
     "Roster",
-    "Step",
     "Survey",
     "Surveyed",
-    "Together",
     "Touch",
     "Unattended",
     "Unclaim",
@@ -77,56 +70,16 @@ __all__ = (
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Step(Generic[R_co]):
-    """What a program may yield, typed by the reply it gets: a `Command`, or several `Together`."""
-
-    __slots__ = ()
-
-    @property
-    def several(self) -> tuple[Step[object], ...]:
-        """The steps that this one consists of; none in a command."""
-        return ()
-
-
-class Command(Step[R_co], ABC):
-    """A request to a store."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def on_async(self, store: AsyncStore, /) -> Awaitable[R_co]:
-        """Ask *store* to do this."""
-
-
-class BlockingCommand(Command[R_co], ABC):
-    """A request that may come from a thread without an event loop, too: all but those of who owns an inbox.
+class Command(Generic[R_co]):
+    """A request to a store, typed by its reply.
 
     Attributes:
-        shard: the host.
+        shard: the shard that carries it out.
     """
 
     __slots__ = ()
 
     shard: int
-
-    @abstractmethod
-    def on_blocking(self, store: BlockingStore, /) -> R_co:
-        """Ask *store* to do this, and wait for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Together(Step[tuple[R_co, ...]]):
-    """Several steps at once, in one write where the store can; their replies in the same order.
-
-    If some of them fail, the others are still carried out, and the first failure is raised.
-    """
-
-    steps: tuple[Step[R_co], ...]
-
-    @property
-    def several(self) -> tuple[Step[object], ...]:
-        """The steps."""
-        return self.steps
 
 
 # -- messages ----------------------------------------------------------------------------------------------------
@@ -151,7 +104,7 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Push(BlockingCommand[Pushed]):
+class Push(Command[Pushed]):
     """Put one message at the end of its queue, if there is room; check and push are one atomic step.
 
     In a minted inbox whose owner is alive the limit counts what was pushed to this one channel and has not been given
@@ -175,25 +128,13 @@ class Push(BlockingCommand[Pushed]):
     to_member: bool = False
     if_attended: bool = False
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Pushed]:
-        return store.push(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Pushed:
-        return store.push(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Forgive(BlockingCommand[None]):
+class Forgive(Command[None]):
     """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
 
     shard: int
     channel: ChannelName
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.forgive(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> None:
-        return store.forgive(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +177,7 @@ class Popped:
 
 
 @dataclass(frozen=True, slots=True)
-class Pop(BlockingCommand[Popped]):
+class Pop(Command[Popped]):
     """Take messages from the head of a queue without waiting. What is taken is in no queue any more.
 
     Attributes:
@@ -256,12 +197,6 @@ class Pop(BlockingCommand[Popped]):
     claimant: str
     attend: float = 0.0
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Popped]:
-        return store.pop(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Popped:
-        return store.pop(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Returned:
@@ -277,7 +212,7 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack(BlockingCommand[Returned]):
+class PutBack(Command[Returned]):
     """Return messages to the head of their queue, with their old stamps and outside any capacity.
 
     A message from before the last flush must not be popped again; a store may find that out now, or then.
@@ -292,15 +227,9 @@ class PutBack(BlockingCommand[Returned]):
     queue: Queue
     entries: tuple[Entry, ...]
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Returned]:
-        return store.put_back(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Returned:
-        return store.put_back(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Unclaim(BlockingCommand[None]):
+class Unclaim(Command[None]):
     """Give up an inbox that was claimed by popping it, so that another one need not wait for the end of the lease.
 
     Of any other queue: attend to it no more (``Pop.attend``).
@@ -314,12 +243,6 @@ class Unclaim(BlockingCommand[None]):
     shard: int
     inbox: Queue
     claimant: str
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.unclaim(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> None:
-        return store.unclaim(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,16 +261,10 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Unattended(BlockingCommand[tuple[str, ...]]):
+class Unattended(Command[tuple[str, ...]]):
     """Name the queues, inboxes left out, that hold messages and that nobody attends to (``Pop.attend``)."""
 
     shard: int
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
-        return store.unattended(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> tuple[str, ...]:
-        return store.unattended(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,17 +283,11 @@ class WaitAny:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending(BlockingCommand[int]):
+class Pending(Command[int]):
     """Count the messages that wait in the store for one channel."""
 
     shard: int
     channel: ChannelName
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[int]:
-        return store.pending(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> int:
-        return store.pending(self)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------
@@ -398,7 +309,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Report(BlockingCommand[None]):
+class Report(Command[None]):
     """Add to the statistics what a process has counted. The same is never reported twice.
 
     It counts from then on, by the shard's clock. How long it is kept is said by
@@ -416,15 +327,9 @@ class Report(BlockingCommand[None]):
     messages: int
     refused: int
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.report(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> None:
-        return store.report(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Reported(BlockingCommand[Rates]):
+class Reported(Command[Rates]):
     """Tell what has been reported.
 
     Attributes:
@@ -434,12 +339,6 @@ class Reported(BlockingCommand[Rates]):
 
     shard: int
     queue: Queue | None
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Rates]:
-        return store.reported(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Rates:
-        return store.reported(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +357,7 @@ class Surveyed:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey(BlockingCommand[Surveyed]):
+class Survey(Command[Surveyed]):
     """Tell what waits.
 
     Attributes:
@@ -468,12 +367,6 @@ class Survey(BlockingCommand[Surveyed]):
 
     shard: int
     channel: ChannelName | None
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Surveyed]:
-        return store.survey(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Surveyed:
-        return store.survey(self)
 
 
 # -- minted inboxes ----------------------------------------------------------------------------------------------
@@ -514,9 +407,6 @@ class Claim(Command[Claimed]):
     after: str
     held: tuple[tuple[str, int], ...]
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Claimed]:
-        return store.claim(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
@@ -540,9 +430,6 @@ class Renew(Command[Renewed]):
     shard: int
     inbox: Queue
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Renewed]:
-        return store.renew(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Release(Command[int]):
@@ -550,9 +437,6 @@ class Release(Command[int]):
 
     shard: int
     inbox: Queue
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[int]:
-        return store.release(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,7 +453,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class Read(Command[Batch]):
     """Wait for what comes into a minted inbox after a position, and let go of what came up to it.
 
     Reading takes nothing away: the same read can be repeated after a lost connection.
@@ -588,7 +472,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack(BlockingCommand[None]):
+class GiveBack(Command[None]):
     """Give back places in a minted inbox: these messages have been taken by ``receive()`` or dropped.
 
     Attributes:
@@ -605,40 +489,22 @@ class GiveBack(BlockingCommand[None]):
     serial: int
     places: tuple[tuple[str, int], ...]
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.give_back(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> None:
-        return store.give_back(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Mark(BlockingCommand[bool]):
+class Mark(Command[bool]):
     """Put a marker into a minted inbox, outside any capacity; replies False when the inbox has no living owner."""
 
     shard: int
     inbox: Queue
     marker: MembershipMarker
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[bool]:
-        return store.mark(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> bool:
-        return store.mark(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Alive(BlockingCommand[tuple[bool, ...]]):
+class Alive(Command[tuple[bool, ...]]):
     """Say which of these inboxes have a living minting owner."""
 
     shard: int
     inboxes: tuple[Queue, ...]
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[bool, ...]]:
-        return store.alive(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> tuple[bool, ...]:
-        return store.alive(self)
 
 
 # -- groups ------------------------------------------------------------------------------------------------------
@@ -663,7 +529,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Join(BlockingCommand[Changed]):
+class Join(Command[Changed]):
     """Add a channel to a group, or refresh its membership.
 
     A member that its inbox's owner added stays his, whoever refreshes it.
@@ -688,15 +554,9 @@ class Join(BlockingCommand[Changed]):
     restore: bool
     mark: bool
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
-        return store.join(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Changed:
-        return store.join(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Leave(BlockingCommand[Changed]):
+class Leave(Command[Changed]):
     """Remove a channel from a group, whoever added it.
 
     Attributes:
@@ -713,12 +573,6 @@ class Leave(BlockingCommand[Changed]):
     channel: ChannelName
     mark: bool
     latest: int | None = None
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Changed]:
-        return store.leave(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Changed:
-        return store.leave(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -741,7 +595,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Publish(BlockingCommand[Published]):
+class Publish(Command[Published]):
     """Send to a group.
 
     Attributes:
@@ -756,12 +610,6 @@ class Publish(BlockingCommand[Published]):
     payload: bytes
     at_once: bool
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Published]:
-        return store.publish(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Published:
-        return store.publish(self)
-
 
 class Delivery(Enum):
     """What became of a `Deliver`."""
@@ -772,7 +620,7 @@ class Delivery(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver(BlockingCommand[Delivery]):
+class Deliver(Command[Delivery]):
     """Put a group message into a minted inbox, if its owner lives and ``inbox_capacity`` leaves room.
 
     Attributes:
@@ -789,15 +637,9 @@ class Deliver(BlockingCommand[Delivery]):
     riders: tuple[str, ...]
     payload: bytes
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Delivery]:
-        return store.deliver(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Delivery:
-        return store.deliver(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Prune(BlockingCommand[None]):
+class Prune(Command[None]):
     """Remove from a group who is gone.
 
     Attributes:
@@ -814,12 +656,6 @@ class Prune(BlockingCommand[None]):
     inboxes: tuple[str, ...]
     others: tuple[str, ...]
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.prune(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> None:
-        return store.prune(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Roster:
@@ -835,17 +671,11 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
-class Members(BlockingCommand[Roster]):
+class Members(Command[Roster]):
     """List a group's members."""
 
     shard: int
     group: GroupName
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Roster]:
-        return store.members(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Roster:
-        return store.members(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -854,9 +684,6 @@ class Touch(Command[None]):
 
     shard: int
     groups: tuple[GroupName, ...]
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.touch(self)
 
 
 # -- flush -------------------------------------------------------------------------------------------------------
@@ -876,7 +703,7 @@ class Flushing:
 
 
 @dataclass(frozen=True, slots=True)
-class Flush(BlockingCommand[Flushing]):
+class Flush(Command[Flushing]):
     """Empty everything of this prefix on one shard and put a flush marker into every living inbox.
 
     Attributes:
@@ -887,26 +714,14 @@ class Flush(BlockingCommand[Flushing]):
     shard: int
     generation: str
 
-    def on_async(self, store: AsyncStore, /) -> Awaitable[Flushing]:
-        return store.flush(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> Flushing:
-        return store.flush(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Unflushed(BlockingCommand[tuple[str, ...]]):
+class Unflushed(Command[tuple[str, ...]]):
     """Say which of these inboxes live and have not acknowledged this flush, nor any change of generation after it."""
 
     shard: int
     inboxes: tuple[str, ...]
     generation: str
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[tuple[str, ...]]:
-        return store.unflushed(self)
-
-    def on_blocking(self, store: BlockingStore, /) -> tuple[str, ...]:
-        return store.unflushed(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -916,6 +731,3 @@ class Acknowledge(Command[None]):
     shard: int
     inbox: Queue
     generation: str
-
-    def on_async(self, store: AsyncStore, /) -> Awaitable[None]:
-        return store.acknowledge(self)

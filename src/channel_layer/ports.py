@@ -8,47 +8,33 @@ only has to fit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from channel_layer import commands as c
+    from channel_layer.commands import Command
     from channel_layer.domain.frames import Message
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.rates import Rates
     from channel_layer.errors import StoreError
 
 __all__ = (
-    "AsyncStore",
     "Backend",
     "Blinder",
     "BlockingStore",
     "Capabilities",
     "Clock",
     "Codec",
-    "Loan",
     "Place",
-    "Program",
     "Sealer",
     "Secret",
     "SimpleStore",
+    "Store",
     "Waiting",
-    "perform",
 )
 
 R = TypeVar("R")
-
-# A generator has one type for all that is sent into it, and each command has a reply type of its own, so the middle
-# one cannot be said. `perform` gives every reply its type back; programs never see the Any.
-Program: TypeAlias = "Generator[c.Step[Any], Any, R]"
-"""A use case: yields steps, is sent their replies, returns *R*. Knows no I/O."""
-
-
-def perform(step: c.Step[R]) -> Program[R]:
-    """Yield *step* and return its reply, typed."""
-    reply: R = yield step
-    return reply
 
 
 class Clock(Protocol):
@@ -143,76 +129,48 @@ class Blinder(Protocol):
         ...
 
 
-class AsyncStore(Protocol):
-    """Queues, minted inboxes and groups, as reached from one event loop.
+class Store(Protocol):
+    """Queues, owned inboxes and groups, as reached from one event loop.
 
-    Every method may raise `channel_layer.errors.StoreError`, and nothing else, but for cancellation. What each has to
-    do is said by its request in `channel_layer.commands`.
+    A store keeps one table, from the type of each command in `channel_layer.commands` to what carries it out there;
+    what that has to do is said by the command. Every method may raise `channel_layer.errors.StoreError`, and nothing
+    else, but for cancellation.
     """
 
-    async def push(self, request: c.Push, /) -> c.Pushed: ...
-    async def forgive(self, request: c.Forgive, /) -> None: ...
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        """Return what was taken, for it is nowhere else.
+    def execute(self, command: Command[R], /) -> Awaitable[R]:
+        """Carry out a command, and return its reply.
 
-        If the caller is cancelled when the store may have taken something, this returns all the same, when it knows;
-        the caller sees by its task's ``cancelling()`` that it is to end.
+        The replies to a `Pop` and a `PutBack` are needed: what they speak of is nowhere else. If the caller is
+        cancelled when the store may have carried out one of these, it returns all the same, as soon as it knows; the
+        caller sees by its task's ``cancelling()`` that it is to end. Cancelling any other command is harmless: it is
+        carried out, or it is not.
+
+        Raises:
+            StoreError: it was not carried out, or nobody knows; also for a command that this store does not support.
         """
         ...
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        """Do it, and return, although the caller is cancelled, as in `pop`: the messages are nowhere else."""
-        ...
+    def execute_many(self, commands: Sequence[Command[R]], /) -> Awaitable[list[R | StoreError]]:
+        """Carry out several commands, in one write where that can be; return what came of each, in the same order.
 
-    async def unclaim(self, request: c.Unclaim, /) -> None: ...
+        A store that can do no better has `channel_layer.stores.execute_each`.
+        """
+        ...
 
     async def wait(self, request: c.Wait, /) -> None:
         """Return when the queue may hold a message, or after ``request.block`` seconds.
 
-        Of all who wait for one queue at least one returns for each message that comes in; whoever returns must pop
-        or wait again. Cancelling passes the call on to another one who waits.
+        Of all tasks that wait for one queue at least one returns for each message that comes in; it has to pop, or to
+        wait again. Cancelling passes the call on to another task that waits.
         """
         ...
 
-    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]: ...
-    async def pending(self, request: c.Pending, /) -> int: ...
-    async def report(self, request: c.Report, /) -> None: ...
-    async def reported(self, request: c.Reported, /) -> Rates: ...
-    async def survey(self, request: c.Survey, /) -> c.Surveyed: ...
-
-    async def claim(self, request: c.Claim, /) -> c.Claimed: ...
-    async def renew(self, request: c.Renew, /) -> c.Renewed: ...
-    async def release(self, request: c.Release, /) -> int: ...
-
-    async def read(self, request: c.Read, /) -> c.Batch:
-        """Return what came in after ``request.after``; nothing after ``request.block`` seconds.
-
-        Cancelling is harmless.
-        """
-        ...
-
-    async def give_back(self, request: c.GiveBack, /) -> None: ...
-    async def mark(self, request: c.Mark, /) -> bool: ...
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]: ...
-
-    async def join(self, request: c.Join, /) -> c.Changed: ...
-    async def leave(self, request: c.Leave, /) -> c.Changed: ...
-    async def publish(self, request: c.Publish, /) -> c.Published: ...
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery: ...
-    async def prune(self, request: c.Prune, /) -> None: ...
-    async def members(self, request: c.Members, /) -> c.Roster: ...
-    async def touch(self, request: c.Touch, /) -> None: ...
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing: ...
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]: ...
-    async def acknowledge(self, request: c.Acknowledge, /) -> None: ...
-
-    async def incarnation(self, shard: int, /) -> str:
+    async def run_id(self, shard: int, /) -> str:
         """Return what names this run of the shard's server: it is another one after a restart. Connects if need be."""
         ...
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection that `incarnation` spoke of is lost. Cancelling is harmless."""
+        """Return once the connection that `run_id` spoke of is lost. Cancelling is harmless."""
         ...
 
     async def aclose(self) -> None:
@@ -221,7 +179,7 @@ class AsyncStore(Protocol):
 
 
 class Waiting(Protocol):
-    """Waits that have begun, in one thread. It ends them, whatever happens."""
+    """Waits that have begun, in one thread. Whoever began them ends them, whatever happens."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -236,95 +194,38 @@ class Waiting(Protocol):
     def end(self) -> tuple[Queue, ...]:
         """End all of them, and return the queues for which this one was called, as far as is known.
 
-        Of all who wait for one queue at least one is called for each message that comes in, and nobody else: whoever
-        ends these waits has to pop from each of those queues, with a count of 0 if he needs no message, so that
-        somebody else is called. It raises nothing.
-        """
-        ...
-
-
-class Loan(Protocol):
-    """A store's connections at the disposal of one program, in an event loop that lives for one call. Nothing blocks.
-
-    Whoever is cancelled does not hear what came of his request, which may still be carried out: then `end` tells when
-    that is over.
-    """
-
-    async def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        """Do several things, in one write where that can be; return what came of each, in the same order.
-
-        Args:
-            requests: none of them takes messages out of a queue, or puts them back.
-        """
-        ...
-
-    def end(self) -> Awaitable[object] | None:
-        """Give them back, whatever happened to them.
-
-        Returns:
-            None, or what ends with the requests that are still under way because whoever asked was cancelled. Until
-            then nothing else is asked from this event loop: it would go another way, and could overtake them.
+        Of all that wait for one queue at least one is called for each message that comes in, and no other. So the
+        thread that ends these waits has to pop from each of those queues, with a count of 0 if it needs no message:
+        then another one is called. It raises nothing.
         """
         ...
 
 
 class BlockingStore(Protocol):
-    """Queues, minted inboxes of others, and groups, as reached from threads that have no event loop.
+    """Queues, owned inboxes of others, and groups, as reached from threads that have no event loop.
 
-    One object serves all threads of the process, at once. Every method may raise `channel_layer.errors.StoreError`, and
-    nothing else, but for what interrupts the thread, such as a `KeyboardInterrupt`. What each has to do is said by its
-    request in `channel_layer.commands`.
+    One object serves all threads of the process, at once. It carries out the commands that a `Store` does, except for
+    `channel_layer.commands.Read`. Every method may raise `channel_layer.errors.StoreError`, and nothing else, but for
+    what interrupts the thread, such as a `KeyboardInterrupt`.
     """
 
-    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        """Do several things, in one write where that can be; return what came of each, in the same order."""
-        ...
+    def execute(self, command: Command[R], /) -> R:
+        """Carry out a command, and return its reply.
 
-    def push(self, request: c.Push, /) -> c.Pushed: ...
-    def forgive(self, request: c.Forgive, /) -> None: ...
-    def pop(self, request: c.Pop, /) -> c.Popped:
-        """Return what was taken, for it is nowhere else.
-
-        If the thread is interrupted while the store may have taken something, it is put back first.
+        If the thread is interrupted while the store may have carried out a `Pop`, what that took is put back first.
         """
         ...
 
-    def put_back(self, request: c.PutBack, /) -> c.Returned: ...
-    def unclaim(self, request: c.Unclaim, /) -> None: ...
-    def waiting(self, request: c.WaitAny, /) -> Waiting:
-        """Begin to wait; what has come since the last `pop` of one of the queues counts, too."""
+    def execute_many(self, commands: Sequence[Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands, in one write where that can be; return what came of each, in the same order."""
         ...
 
-    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]: ...
-
-    def pending(self, request: c.Pending, /) -> int: ...
-    def report(self, request: c.Report, /) -> None: ...
-    def reported(self, request: c.Reported, /) -> Rates: ...
-    def survey(self, request: c.Survey, /) -> c.Surveyed: ...
-
-    def give_back(self, request: c.GiveBack, /) -> None: ...
-    def mark(self, request: c.Mark, /) -> bool: ...
-    def alive(self, request: c.Alive, /) -> tuple[bool, ...]: ...
-
-    def join(self, request: c.Join, /) -> c.Changed: ...
-    def leave(self, request: c.Leave, /) -> c.Changed: ...
-    def publish(self, request: c.Publish, /) -> c.Published: ...
-    def deliver(self, request: c.Deliver, /) -> c.Delivery: ...
-    def prune(self, request: c.Prune, /) -> None: ...
-    def members(self, request: c.Members, /) -> c.Roster: ...
-
-    def flush(self, request: c.Flush, /) -> c.Flushing: ...
-    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]: ...
-
-    def lend(self) -> Loan | None:
-        """Lend the running event loop what is at hand, without waiting; None: nothing is, and it goes another way.
-
-        A store that needs no connections (`Backend.connects`) is never asked.
-        """
+    def wait(self, request: c.WaitAny, /) -> Waiting:
+        """Begin to wait; what has come since the last `Pop` from one of the queues counts, too."""
         ...
 
     def close(self) -> None:
-        """Let go of every connection; those in use follow when they are free. Later requests fail."""
+        """Let go of every connection; those in use follow when they are free. Later commands fail."""
         ...
 
 
@@ -332,9 +233,9 @@ class SimpleStore(Protocol):
     """Queues and groups on one shard, and nothing else: the least that a channel layer can be built on.
 
     Its methods block, and all are called in the thread that made it. `channel_layer.stores.simple.SimpleBackend` makes
-    a whole store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said by its
-    request in `channel_layer.commands`; of a `Join` and a `Leave` only ``group`` and ``channel`` matter here, every
-    member is one of the `Roster.others`, and an inbox is popped like any other queue, whoever asks.
+    a whole store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said
+    by its request in `channel_layer.commands`; of a `Join` and a `Leave` only ``group`` and ``channel`` matter here,
+    every member is one of the `Roster.others`, and an inbox is popped like any other queue, whoever asks.
     """
 
     def push(self, request: c.Push, /) -> c.Pushed: ...
@@ -361,7 +262,7 @@ class Capabilities:
         leases: it keeps minted inboxes, with leases, markers and one copy of a group message for each process. Without
             them all channels of one `new_channel` prefix share one queue, and its capacity, and a group message is
             pushed to each member by itself.
-        blocking: `AsyncStore.wait` returns when a message comes, and `BlockingStore.waiting` tells. Without it the core
+        blocking: `Store.wait` returns when a message comes, and `BlockingStore.wait` tells. Without it the core
             looks again and again.
         lapses: it notes which members let a group's message expire unread (`Forgive`, `Pushed.lapsed`). Without it
             such a member stays until its ``group_expiry``.
@@ -400,7 +301,7 @@ class Backend(Protocol):
         """Whether opening a store costs connections, so that event loops which live for one call should not."""
         ...
 
-    def open(self) -> AsyncStore:
+    def open(self) -> Store:
         """Make a store for the running event loop. No I/O yet."""
         ...
 

@@ -1,7 +1,8 @@
 """Two stores as one: this machine's own, and one that all machines see.
 
 The core knows the local one as one more shard, the last; what may be there and when is said by
-`channel_layer.domain.routing`. So a wait for a channel that both may hold is one wait, at the speed of whichever answers first.
+`channel_layer.domain.routing`. So a wait for a channel that both may hold is one wait, at the speed of whichever
+answers first.
 """
 
 from __future__ import annotations

@@ -1,71 +1,53 @@
-"""What stands in front of another backend, as far as it changes nothing; stores that do one thing at a time; loans.
-
-Whoever hinders a store or translates for it has to pass everything else on, and forgetting to would be found late.
-"""
+"""What stores have in common: commands that are carried out one by one, and a backend in front of another one."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
-from channel_layer.commands import BlockingCommand, Together
 from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
-    from channel_layer.commands import Step
-    from channel_layer.ports import Backend, BlockingStore, Capabilities, Loan
+    from channel_layer.commands import Command
+    from channel_layer.ports import Backend, BlockingStore, Capabilities, Store
 
-__all__ = ("Front", "InlineLoan", "blocking_requests", "one_by_one")
+__all__ = ("StoreWrapper", "execute_each", "execute_each_blocking", "unsupported")
 
 R = TypeVar("R")
 
 
-def blocking_requests(step: Step[object]) -> list[BlockingCommand[object]]:
-    """Return the requests that a step consists of.
-
-    Raises:
-        TypeError: one of them is only for who owns an inbox, in an event loop that lives.
-    """
-    requests: list[BlockingCommand[object]] = []
-    for each in step.several if isinstance(step, Together) else (step,):
-        if not isinstance(each, BlockingCommand):
-            raise TypeError(f"{each!r} is nothing that may be asked of a store from here")
-        requests.append(each)
-    return requests
+async def execute_each(store: Store, commands: Iterable[Command[R]]) -> list[R | StoreError]:
+    """Carry out commands at once, each by itself, for a store whose `Store.execute_many` can do no better."""
+    outcomes = await asyncio.gather(*map(store.execute, commands), return_exceptions=True)
+    replies: list[R | StoreError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, StoreError):
+            raise outcome
+        replies.append(outcome)
+    return replies
 
 
-def one_by_one(store: BlockingStore, requests: Sequence[BlockingCommand[R]]) -> list[R | StoreError]:
-    """Carry out requests one after another, for a store whose `BlockingStore.together` can do no better."""
+def execute_each_blocking(store: BlockingStore, commands: Iterable[Command[R]]) -> list[R | StoreError]:
+    """Carry out commands one after another, for a store whose `BlockingStore.execute_many` can do no better."""
     outcomes: list[R | StoreError] = []
-    for request in requests:
+    for command in commands:
         try:
-            outcomes.append(request.on_blocking(store))
+            outcomes.append(store.execute(command))
         except StoreError as exc:
             outcomes.append(exc)
     return outcomes
 
 
-class InlineLoan:
-    """A loan of a store that waits for nobody: what is asked of it is done in the event loop's own thread.
-
-    Args:
-        store: it.
-    """
-
-    def __init__(self, store: BlockingStore) -> None:
-        self._store = store
-
-    async def together(self, requests: Sequence[BlockingCommand[R]], /) -> list[R | StoreError]:
-        """Do several things; see `channel_layer.ports.Loan.together`."""
-        return self._store.together(requests)
-
-    def end(self) -> None:
-        """Nothing has to be given back."""
+def unsupported(command: Command[object]) -> StoreError:
+    """Return the error for a command that a store does not support: its `Capabilities` say so, too."""
+    what = f"this store does not support {type(command).__name__}"
+    return StoreError(what, retryable=False, outcome="not_sent")
 
 
-class Front:
-    """All of a backend but for `channel_layer.ports.Backend.open`, which a subclass adds.
+class StoreWrapper:
+    """All of a backend except for `Backend.open` and `Backend.open_blocking`, which a subclass adds.
 
     Args:
         backend: the one behind, which does the work.
@@ -92,7 +74,3 @@ class Front:
     def forked(self) -> None:
         """Tell the backend behind."""
         self._backend.forked()
-
-
-if TYPE_CHECKING:
-    _fits: type[Loan] = InlineLoan
