@@ -25,18 +25,21 @@ from channel_layer.domain.inbox import Item
 from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import ChannelFull, InvalidName, MessageTooLarge, StoreError
 from channel_layer.operations import programs
+from channel_layer.operations.steps import execute_all
 from channel_layer.runtime.background import REPORT_SECONDS, claimed_error, closed_error, foreign_error
-from channel_layer.runtime.threads import Alarm, await_any, run_blocking
+from channel_layer.runtime.drivers import run_blocking
+from channel_layer.runtime.threads import Alarm, await_any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
     from channel_layer.domain.frames import Message
     from channel_layer.domain.inbox import Inbox, Mailbox, Tap
-    from channel_layer.ports import Backend, BlockingStore, Program, Waiting
+    from channel_layer.operations.steps import Operation
+    from channel_layer.ports import Backend, BlockingStore, Waiting
     from channel_layer.runtime.background import Desk
     from channel_layer.runtime.pipeline import Courier
 
@@ -334,7 +337,7 @@ class BlockingChannelLayer:
             if self._background.here():
                 own = frozenset(desk.inboxes)
         shards = courier.routes.all_shards
-        begun = self._run(_together([c.Flush(shard, generation) for shard in shards]))
+        begun = self._run(execute_all([c.Flush(shard, generation) for shard in shards]))
         courier.count_flushed(begun)
         left: dict[int, tuple[str, ...]] = {
             shard: inboxes
@@ -345,7 +348,7 @@ class BlockingChannelLayer:
         while left:
             time.sleep(pause)
             pause = min(_FLUSH_POLL_MOST, pause * 2)
-            still = self._run(_together([c.Unflushed(shard, some, generation) for shard, some in left.items()]))
+            still = self._run(execute_all([c.Unflushed(shard, some, generation) for shard, some in left.items()]))
             left = {shard: some for shard, some in zip(tuple(left), still, strict=True) if some}
 
     # -- statistics
@@ -419,7 +422,7 @@ class BlockingChannelLayer:
             self._report(store)
             for claim in claims:
                 with contextlib.suppress(StoreError):  # the claim ends by itself
-                    store.unclaim(claim)
+                    store.execute(claim)
         finally:
             store.close()
 
@@ -466,7 +469,7 @@ class BlockingChannelLayer:
                 store = self._store
         return store
 
-    def _run(self, program: Program[R]) -> R:
+    def _run(self, program: Operation[R]) -> R:
         try:
             store = self._open()
         except StoreError:
@@ -495,7 +498,7 @@ class BlockingChannelLayer:
                     request = inbox.return_places()
                 if request is None:
                     return
-                store.give_back(request)
+                store.execute(request)
                 with desk.lock:
                     if inbox.returning is request:
                         inbox.returning = None
@@ -509,11 +512,6 @@ class BlockingChannelLayer:
             raise StoreError(
                 f"inbox {inbox.queue} could not be claimed again", retryable=True, outcome="not_sent"
             ) from exc
-
-
-def _together(steps: Sequence[c.Step[R]]) -> Program[tuple[R, ...]]:
-    reply: tuple[R, ...] = yield c.Together(tuple(steps))
-    return reply
 
 
 # -- receiving ---------------------------------------------------------------------------------------------------
@@ -780,7 +778,7 @@ class _Receipt:
             self._memory.attends_until[queue.name] = sent + attend
             self._memory.claims[queue.name] = queue
         try:
-            popped = self._store.pop(c.Pop(shard, queue, count, desk.claimant, attend))
+            popped = self._store.execute(c.Pop(shard, queue, count, desk.claimant, attend))
         except StoreError as exc:
             self._miss(shard, exc)
             return False, None
@@ -864,7 +862,7 @@ class _Receipt:
             seconds = [block]
             for shard, queues in self._elsewhere().items():
                 try:
-                    waiting = self._store.waiting(c.WaitAny(shard, tuple(queues), block))
+                    waiting = self._store.wait(c.WaitAny(shard, tuple(queues), block))
                 except StoreError as exc:
                     self._miss(shard, exc)
                     continue
@@ -922,7 +920,7 @@ class _Receipt:
         while self._called:
             shard, queue = self._called.pop()
             with contextlib.suppress(StoreError):
-                self._store.pop(c.Pop(shard, queue, 0, self._desk.claimant))
+                self._store.execute(c.Pop(shard, queue, 0, self._desk.claimant))
 
 
 def _rotated(things: tuple[T, ...], turn: int) -> tuple[T, ...]:

@@ -70,14 +70,13 @@ __all__ = (
 R_co = TypeVar("R_co", covariant=True)
 
 
+@dataclass(frozen=True, slots=True)
 class Command(Generic[R_co]):
     """A request to a store, typed by its reply.
 
     Attributes:
-        shard: the shard that carries it out.
+        shard: the shard that carries it out. A store with a single shard does not look at it.
     """
-
-    __slots__ = ()
 
     shard: int
 
@@ -111,7 +110,6 @@ class Push(Command[Pushed]):
     back; in any other queue it counts the whole queue.
 
     Attributes:
-        shard: the host.
         channel: whom it is for.
         capacity: messages that may wait there.
         payload: the encoded message.
@@ -121,7 +119,6 @@ class Push(Command[Pushed]):
             `channel_layer.ports.Capabilities.attends`.
     """
 
-    shard: int
     channel: ChannelName
     capacity: int
     payload: bytes
@@ -133,7 +130,6 @@ class Push(Command[Pushed]):
 class Forgive(Command[None]):
     """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
 
-    shard: int
     channel: ChannelName
 
 
@@ -181,7 +177,6 @@ class Pop(Command[Popped]):
     """Take messages from the head of a queue without waiting. What is taken is in no queue any more.
 
     Attributes:
-        shard: the host.
         queue: a normal or single-reader channel, or an inbox that nobody minted.
         count: messages at most; 0 claims an inbox without taking any.
         claimant: who asks; an inbox belongs to its claimant for one lease from each pop. A store without leases may
@@ -191,7 +186,6 @@ class Pop(Command[Popped]):
             `channel_layer.ports.Capabilities.attends`.
     """
 
-    shard: int
     queue: Queue
     count: int
     claimant: str
@@ -218,12 +212,10 @@ class PutBack(Command[Returned]):
     A message from before the last flush must not be popped again; a store may find that out now, or then.
 
     Attributes:
-        shard: the host that they were popped from.
         queue: their queue.
         entries: oldest first.
     """
 
-    shard: int
     queue: Queue
     entries: tuple[Entry, ...]
 
@@ -235,12 +227,10 @@ class Unclaim(Command[None]):
     Of any other queue: attend to it no more (``Pop.attend``).
 
     Attributes:
-        shard: the host.
         inbox: the inbox, or the queue.
         claimant: who claimed it; nothing happens if that is somebody else by now.
     """
 
-    shard: int
     inbox: Queue
     claimant: str
 
@@ -264,8 +254,6 @@ class Wait:
 class Unattended(Command[tuple[str, ...]]):
     """Name the queues, inboxes left out, that hold messages and that nobody attends to (``Pop.attend``)."""
 
-    shard: int
-
 
 @dataclass(frozen=True, slots=True)
 class WaitAny:
@@ -286,7 +274,6 @@ class WaitAny:
 class Pending(Command[int]):
     """Count the messages that wait in the store for one channel."""
 
-    shard: int
     channel: ChannelName
 
 
@@ -316,13 +303,11 @@ class Report(Command[None]):
     `channel_layer.domain.expiry.counts_lifetimes`. A flush removes it.
 
     Attributes:
-        shard: the host.
         counts: of each queue one at most.
         messages: to be added to those of all queues together; at least the sum of the counts.
         refused: the same of the refused ones.
     """
 
-    shard: int
     counts: tuple[Count, ...]
     messages: int
     refused: int
@@ -333,11 +318,9 @@ class Reported(Command[Rates]):
     """Tell what has been reported.
 
     Attributes:
-        shard: the host.
         queue: as in a `Count`; None: all queues together.
     """
 
-    shard: int
     queue: Queue | None
 
 
@@ -361,11 +344,9 @@ class Survey(Command[Surveyed]):
     """Tell what waits.
 
     Attributes:
-        shard: the host.
         channel: for whom; None: for anybody.
     """
 
-    shard: int
     channel: ChannelName | None
 
 
@@ -394,14 +375,12 @@ class Claim(Command[Claimed]):
     """Take the lease of a minted inbox, and make the inbox. What was sent to it while it had no owner comes in.
 
     Attributes:
-        shard: the host.
         inbox: a name that only this process has minted.
         generation: marks what is given back from here on.
         after: the position up to which the owner has read; "" for none.
         held: (full channel name, messages) that the owner already holds unread; they count towards the capacity.
     """
 
-    shard: int
     inbox: Queue
     generation: str
     after: str
@@ -427,7 +406,6 @@ class Renewed:
 class Renew(Command[Renewed]):
     """Keep the lease of a minted inbox for another while."""
 
-    shard: int
     inbox: Queue
 
 
@@ -435,7 +413,6 @@ class Renew(Command[Renewed]):
 class Release(Command[int]):
     """Give up a minted inbox for good; replies with the number of messages that waited in it."""
 
-    shard: int
     inbox: Queue
 
 
@@ -459,13 +436,11 @@ class Read(Command[Batch]):
     Reading takes nothing away: the same read can be repeated after a lost connection.
 
     Attributes:
-        shard: the host.
         inbox: the inbox.
         after: a position from the last `Batch`; "" for the beginning.
         block: seconds to wait at most.
     """
 
-    shard: int
     inbox: Queue
     after: str
     block: float
@@ -476,14 +451,12 @@ class GiveBack(Command[None]):
     """Give back places in a minted inbox: these messages have been taken by ``receive()`` or dropped.
 
     Attributes:
-        shard: the host.
         inbox: the inbox.
         generation: from the `Claim` or the last flush; places of an older generation are ignored.
         serial: counts up; the same serial again is ignored, so that the request can be repeated.
         places: (full channel name, messages).
     """
 
-    shard: int
     inbox: Queue
     generation: str
     serial: int
@@ -494,7 +467,6 @@ class GiveBack(Command[None]):
 class Mark(Command[bool]):
     """Put a marker into a minted inbox, outside any capacity; replies False when the inbox has no living owner."""
 
-    shard: int
     inbox: Queue
     marker: MembershipMarker
 
@@ -503,7 +475,6 @@ class Mark(Command[bool]):
 class Alive(Command[tuple[bool, ...]]):
     """Say which of these inboxes have a living minting owner."""
 
-    shard: int
     inboxes: tuple[Queue, ...]
 
 
@@ -535,7 +506,6 @@ class Join(Command[Changed]):
     A member that its inbox's owner added stays his, whoever refreshes it.
 
     Attributes:
-        shard: the host of the group.
         group: the group.
         channel: the member.
         owned: the one who asks owns the member's minted inbox and keeps it in its mirror.
@@ -546,7 +516,6 @@ class Join(Command[Changed]):
             owner's.
     """
 
-    shard: int
     group: GroupName
     channel: ChannelName
     owned: bool
@@ -560,7 +529,6 @@ class Leave(Command[Changed]):
     """Remove a channel from a group, whoever added it.
 
     Attributes:
-        shard: the host of the group.
         group: the group.
         channel: the member.
         mark: the member's inbox is on the same shard; put the marker into it in the same step.
@@ -568,7 +536,6 @@ class Leave(Command[Changed]):
             that inbox has joined the group since this version.
     """
 
-    shard: int
     group: GroupName
     channel: ChannelName
     mark: bool
@@ -599,13 +566,11 @@ class Publish(Command[Published]):
     """Send to a group.
 
     Attributes:
-        shard: the host of the group.
         group: the group.
         payload: the encoded message.
         at_once: every inbox is on this shard, so that one step may deliver to all of them if it can.
     """
 
-    shard: int
     group: GroupName
     payload: bytes
     at_once: bool
@@ -624,14 +589,12 @@ class Deliver(Command[Delivery]):
     """Put a group message into a minted inbox, if its owner lives and ``inbox_capacity`` leaves room.
 
     Attributes:
-        shard: the host of the inbox.
         inbox: the inbox.
         group: the group.
         riders: members in this inbox that its owner did not add.
         payload: the encoded message.
     """
 
-    shard: int
     inbox: Queue
     group: GroupName
     riders: tuple[str, ...]
@@ -643,14 +606,12 @@ class Prune(Command[None]):
     """Remove from a group who is gone.
 
     Attributes:
-        shard: the host of the group.
         group: the group.
         version: the group's when they were found to be gone.
         inboxes: whose members, added by their owners, are removed, unless one of them has joined since.
         others: members outside of these, by full name, that are removed unless anything has joined or left since.
     """
 
-    shard: int
     group: GroupName
     version: int
     inboxes: tuple[str, ...]
@@ -674,7 +635,6 @@ class Roster:
 class Members(Command[Roster]):
     """List a group's members."""
 
-    shard: int
     group: GroupName
 
 
@@ -682,7 +642,6 @@ class Members(Command[Roster]):
 class Touch(Command[None]):
     """Keep groups alive whose members never expire because their owner lives."""
 
-    shard: int
     groups: tuple[GroupName, ...]
 
 
@@ -707,11 +666,9 @@ class Flush(Command[Flushing]):
     """Empty everything of this prefix on one shard and put a flush marker into every living inbox.
 
     Attributes:
-        shard: the host.
         generation: a name that no other flush has.
     """
 
-    shard: int
     generation: str
 
 
@@ -719,7 +676,6 @@ class Flush(Command[Flushing]):
 class Unflushed(Command[tuple[str, ...]]):
     """Say which of these inboxes live and have not acknowledged this flush, nor any change of generation after it."""
 
-    shard: int
     inboxes: tuple[str, ...]
     generation: str
 
@@ -728,6 +684,5 @@ class Unflushed(Command[tuple[str, ...]]):
 class Acknowledge(Command[None]):
     """Say that the owner of an inbox has dropped what it held before a flush."""
 
-    shard: int
     inbox: Queue
     generation: str

@@ -26,7 +26,9 @@ from channel_layer.domain.inbox import Inbox, Tap
 from channel_layer.domain.names import LOCAL_LENGTH, ChannelName, GroupName, minted_inbox
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.operations import programs
+from channel_layer.operations.steps import execute_all
 from channel_layer.runtime.background import REPORT_SECONDS, Host, closed_error, report
+from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import (
     STILL_SECONDS,
     Guest,
@@ -34,7 +36,6 @@ from channel_layer.runtime.event_loops import (
     LoopStopped,
     SystemClock,
     io_thread,
-    run_async,
     run_in,
 )
 from channel_layer.runtime.pipeline import Courier
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
     from channel_layer.domain.frames import Message
     from channel_layer.domain.inbox import Item, Mailbox
     from channel_layer.domain.names import Queue
+    from channel_layer.operations.steps import Operation
     from channel_layer.options import ChannelPattern
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock, Loan, Program
+    from channel_layer.ports import Backend, Clock, Store
     from channel_layer.runtime.wakeups import Prompt
 
 __all__ = ("ChannelLayer",)
@@ -132,8 +134,6 @@ class ChannelLayer:
         self._homes: dict[asyncio.AbstractEventLoop, Home] = {}
         self._seen: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Guest] = weakref.WeakKeyDictionary()
         self._io_home: Home | None = None
-        self._lender: BlockingStore | None = None
-        """Of what loops that live for one call may borrow."""
         self._host: Host | None = None
         self._hosting = threading.RLock()
         self._moving = False
@@ -236,7 +236,7 @@ class ChannelLayer:
 
     async def _rescue(self, queue: Queue, *, closing: bool = False) -> None:
         rescuing = programs.rescue(self._routes, queue)
-        self._desk.rescued(queue, await self._run(rescuing, closing=closing, unbroken=True))
+        self._desk.rescued(queue, await self._run(rescuing, closing=closing))
 
     async def _rescue_all(self) -> None:
         """At the end: what nobody on this machine reads any more might go with its last process."""
@@ -590,7 +590,7 @@ class ChannelLayer:
         if self._desk.inboxes:
             await self._ensure_host()
         shards = self._routes.all_shards
-        begun = await self._run(_together([c.Flush(shard, generation) for shard in shards]))
+        begun = await self._run(execute_all([c.Flush(shard, generation) for shard in shards]))
         self._courier.count_flushed(begun)
         left: dict[int, tuple[str, ...]] = {
             shard: flushing.inboxes for shard, flushing in zip(shards, begun, strict=True) if flushing.inboxes
@@ -602,7 +602,7 @@ class ChannelLayer:
             if self._desk.inboxes:
                 await self._ensure_pulse()
             still = await self._run(
-                _together([c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items()])
+                execute_all([c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items()])
             )
             left = {shard: some for shard, some in zip(tuple(left), still, strict=True) if some}
 
@@ -698,7 +698,7 @@ class ChannelLayer:
                 claims = self._blocking.let_go()
                 with contextlib.suppress(StoreError):  # they end by themselves
                     if claims:
-                        await self._run(_together(claims), closing=True)
+                        await self._run(execute_all(claims), closing=True)
         finally:
             await self._stop_host()
             with contextlib.suppress(StoreError):  # it waits here for another process, or expires
@@ -731,7 +731,7 @@ class ChannelLayer:
             for start in range(0, len(leaves), _REMEMBERED):
                 some = leaves[start : start + _REMEMBERED]
                 await asyncio.gather(*(self._run(leave, closing=True) for leave in some))
-            waiting = await self._run(_together([c.Release(inbox.shard, inbox.queue)]), closing=True)
+            waiting = await self._run(execute_all([c.Release(inbox.shard, inbox.queue)]), closing=True)
             with desk.lock:
                 inbox.empty("closed")
                 inbox.disband()
@@ -805,13 +805,12 @@ class ChannelLayer:
 
     # -- which loop carries what
 
-    async def _run(self, program: Program[R], *, closing: bool = False, unbroken: bool = False) -> R:
-        """Drive a program in this loop if it has a home of its own; else with what is lent, or in the I/O thread.
+    async def _run(self, program: Operation[R], *, closing: bool = False) -> R:
+        """Drive a program in this loop if it has a home of its own; else in the I/O thread.
 
         Args:
             program: what to do.
             closing: it belongs to the end of this layer.
-            unbroken: it has messages in hand, which are nowhere else.
         """
         if self._desk.closed and not closing:
             program.close()
@@ -820,25 +819,9 @@ class ChannelLayer:
         home = self._homes.get(loop)
         if home is None:
             if self._connects and (guest := self._guest(loop)).young:
-                return await guest.run(program, _nothing if unbroken else self._lend, self._io_store)
+                return await guest.run(program, self._io_store)
             home = await self._settle_in(loop)
-        return await run_async(program, home.store)
-
-    def _lend(self) -> Loan | None:
-        """Return connections for a call from a loop that may be made for it alone; None: it goes through the thread."""
-        if self._desk.closed:
-            return None
-        loan = (self._lender or self._open_lender()).lend()
-        if loan is not None and self._io_home is None:  # the thread is needed in any case: it reports what is counted
-            loan.end()
-            return None
-        return loan
-
-    def _open_lender(self) -> BlockingStore:
-        with self._hosting:
-            if self._lender is None:
-                self._lender = self._backend.open_blocking()
-            return self._lender
+        return await run(program, home.store)
 
     async def _arrive(self) -> Home | None:
         """Return the home in the running loop, a new one if it is one that lives; None if that is not known yet."""
@@ -859,7 +842,7 @@ class ChannelLayer:
         await home.arrive()
         return home
 
-    async def _io_store(self) -> AsyncStore:
+    async def _io_store(self) -> Store:
         return (await self._io()).store
 
     async def _io(self) -> Home:
@@ -1054,9 +1037,6 @@ class ChannelLayer:
 
     async def _leave_everywhere(self) -> None:
         """Let go of all connections in all loops."""
-        with self._hosting:
-            if self._lender is not None:
-                self._lender.close()
         homes = [*self._homes.values(), *([self._io_home] if self._io_home is not None else [])]
         for home in homes:
             if home.loop.is_closed():
@@ -1121,21 +1101,12 @@ async def _after(before: asyncio.Task[None] | None, work: Callable[[], Coroutine
     await work()
 
 
-def _nothing() -> None:
-    """Lend nothing."""
-
-
 async def _settle(inbox: Inbox, host: Host) -> None:
     await host.settle(inbox)
 
 
-async def _drive(home: Home, program: Program[R]) -> R:
-    return await run_async(program, home.store)
-
-
-def _together(steps: Iterable[c.Step[R]]) -> Program[tuple[R, ...]]:
-    reply: tuple[R, ...] = yield c.Together(tuple(steps))
-    return reply
+async def _drive(home: Home, program: Operation[R]) -> R:
+    return await run(program, home.store)
 
 
 def _make(layer: Callable[..., L], options: Mapping[str, object]) -> L:

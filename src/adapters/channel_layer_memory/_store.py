@@ -12,7 +12,7 @@ import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
@@ -22,16 +22,17 @@ from channel_layer.domain.rates import Meters
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.threads import Alarm
 from channel_layer.runtime.wakeups import Receiver
+from channel_layer.stores.wrapper import execute_each, execute_each_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from channel_layer.config import Rules
     from channel_layer.domain.inbox import Waiter
     from channel_layer.domain.names import ChannelName, GroupName, Queue
     from channel_layer.domain.rates import Rates
     from channel_layer.errors import StoreError
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
+    from channel_layer.ports import Backend, BlockingStore, Clock, Store
 
 __all__ = ("MemoryBackend", "MemoryBlockingStore", "MemoryStore")
 
@@ -116,7 +117,7 @@ class MemoryBackend:
 
     def open_blocking(self) -> MemoryBlockingStore:
         """Return the way there for threads."""
-        return MemoryBlockingStore(self)
+        return MemoryBlockingStore(self.open())
 
     def forked(self) -> None:
         """Begin empty: what the parent holds stays the parent's."""
@@ -148,13 +149,58 @@ class MemoryStore:
         self._lock = backend.lock
         self._lease = backend.rules.expiry * LEASE_FACTOR
         self._lifetime = backend.rules.group_expiry or GROUP_KEYS_LIFETIME
+        # One table for commands of all types; each is handed to the method for its own type, and to no other.
+        self._handlers: Mapping[type, Callable[[Any], Any]] = {
+            c.Acknowledge: self.acknowledge,
+            c.Alive: self.alive,
+            c.Claim: self.claim,
+            c.Deliver: self.deliver,
+            c.Flush: self.flush,
+            c.Forgive: self.forgive,
+            c.GiveBack: self.give_back,
+            c.Join: self.join,
+            c.Leave: self.leave,
+            c.Mark: self.mark,
+            c.Members: self.members,
+            c.Pending: self.pending,
+            c.Pop: self.pop,
+            c.Prune: self.prune,
+            c.Publish: self.publish,
+            c.Push: self.push,
+            c.PutBack: self.put_back,
+            c.Read: self.read,
+            c.Release: self.release,
+            c.Renew: self.renew,
+            c.Report: self.report,
+            c.Reported: self.reported,
+            c.Survey: self.survey,
+            c.Touch: self.touch,
+            c.Unattended: self.unattended,
+            c.Unclaim: self.unclaim,
+            c.Unflushed: self.unflushed,
+        }
+
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
+        if isinstance(command, c.Read):
+            await self._wait_for_entries(command)
+        return self.carry_out(command)
+
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        return await execute_each(self, commands)
+
+    def carry_out(self, command: c.Command[R]) -> R:
+        """Carry out a command without waiting for anything."""
+        reply: R = self._handlers[type(command)](command)
+        return reply
 
     def _now(self) -> float:
         return self._all.clock.now()
 
     # -- messages
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         frame = message_frame(request.channel.name, request.payload)
         with self._lock:
             now = self._now()
@@ -185,14 +231,14 @@ class MemoryStore:
             _call(line)
             return c.Pushed(accepted=True, expired=expired)
 
-    async def forgive(self, request: c.Forgive, /) -> None:
+    def forgive(self, request: c.Forgive, /) -> None:
         with self._lock:
             name = request.channel.queue.name
             channels = self._all.unread.get(name, {})
             if channels.pop(request.channel.name, None) is not None and not channels:
                 del self._all.unread[name]
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
         with self._lock:
             now = self._now()
@@ -215,7 +261,7 @@ class MemoryStore:
             self._tidy(name)
             return c.Popped(entries, expired, now, self._all.epoch)
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
         with self._lock:
             line = self._line(request.queue.name)
             entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
@@ -223,7 +269,7 @@ class MemoryStore:
             _call(line)
             return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
 
-    async def unclaim(self, request: c.Unclaim, /) -> None:
+    def unclaim(self, request: c.Unclaim, /) -> None:
         with self._lock:
             self._all.attending.get(request.inbox.name, {}).pop(request.claimant, None)
             claim = self._all.claims.get(request.inbox.name)
@@ -253,7 +299,7 @@ class MemoryStore:
                     _call(line)
                 self._tidy(name)
 
-    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         with self._lock:
             now = self._now()
             holding = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
@@ -279,7 +325,7 @@ class MemoryStore:
             self._tidy(queue)
             return not waits
 
-    async def pending(self, request: c.Pending, /) -> int:
+    def pending(self, request: c.Pending, /) -> int:
         name = request.channel.name
         with self._lock:
             inbox = self._minted(request.channel.queue.name)
@@ -291,16 +337,16 @@ class MemoryStore:
 
     # -- statistics
 
-    async def report(self, request: c.Report, /) -> None:
+    def report(self, request: c.Report, /) -> None:
         with self._lock:
             counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
             self._all.meters.add(self._now(), counts, request.messages, request.refused)
 
-    async def reported(self, request: c.Reported, /) -> Rates:
+    def reported(self, request: c.Reported, /) -> Rates:
         with self._lock:
             return self._all.meters.read(self._now(), None if request.queue is None else request.queue.name)
 
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         channel = request.channel
         with self._lock:
             now = self._now()
@@ -327,7 +373,7 @@ class MemoryStore:
 
     # -- minted inboxes
 
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.Claim, /) -> c.Claimed:
         name = request.inbox.name
         with self._lock:
             now = self._now()
@@ -348,7 +394,7 @@ class MemoryStore:
                 _count(inbox, entry.frame)
             return c.Claimed(now, fresh, self._all.epoch, expired)
 
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
+    def renew(self, request: c.Renew, /) -> c.Renewed:
         with self._lock:
             now = self._now()
             inbox = self._minted(request.inbox.name)
@@ -356,35 +402,41 @@ class MemoryStore:
                 inbox.until = now + self._lease
             return c.Renewed(now, inbox is not None, self._all.epoch)
 
-    async def release(self, request: c.Release, /) -> int:
+    def release(self, request: c.Release, /) -> int:
         with self._lock:
             inbox = self._all.inboxes.pop(request.inbox.name, None)
             return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
 
-    async def read(self, request: c.Read, /) -> c.Batch:
-        after = int(request.after or "0")
+    def read(self, request: c.Read, /) -> c.Batch:
+        with self._lock:
+            inbox = self._unread(request)
+            if inbox is None or not inbox.entries:
+                return c.Batch((), request.after)
+            return c.Batch(tuple((stamp, frame) for _, stamp, frame in inbox.entries), str(inbox.last))
+
+    async def _wait_for_entries(self, request: c.Read) -> None:
+        """Wait until a read of an inbox brings something, or its time is up."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(request.block):
                 while True:
                     with self._lock:
-                        inbox = self._all.inboxes.get(request.inbox.name)
-                        if inbox is None:
-                            waiter = None
-                        else:
-                            while inbox.entries and inbox.entries[0][0] <= after:
-                                inbox.entries.popleft()
-                            if inbox.entries:
-                                entries = tuple((stamp, frame) for _, stamp, frame in inbox.entries)
-                                return c.Batch(entries, str(inbox.last))
-                            waiter = Receiver(asyncio.get_running_loop())
+                        inbox = self._unread(request)
+                        if inbox is not None and inbox.entries:
+                            return
+                        waiter = Receiver(asyncio.get_running_loop())
+                        if inbox is not None:  # else it was released, or its lease has ended: its owner will see
                             inbox.readers.append(waiter)
-                    if waiter is None:  # released, or its lease ended: the owner will see
-                        await asyncio.sleep(request.block)
-                    else:
-                        await waiter
-        return c.Batch((), request.after)
+                    await waiter
 
-    async def give_back(self, request: c.GiveBack, /) -> None:
+    def _unread(self, request: c.Read) -> _Minted | None:
+        """Return an inbox without what has been read of it."""
+        inbox = self._all.inboxes.get(request.inbox.name)
+        after = int(request.after or "0")
+        while inbox is not None and inbox.entries and inbox.entries[0][0] <= after:
+            inbox.entries.popleft()
+        return inbox
+
+    def give_back(self, request: c.GiveBack, /) -> None:
         with self._lock:
             inbox = self._minted(request.inbox.name)
             if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
@@ -397,17 +449,17 @@ class MemoryStore:
                 else:
                     inbox.unread.pop(name, None)
 
-    async def mark(self, request: c.Mark, /) -> bool:
+    def mark(self, request: c.Mark, /) -> bool:
         with self._lock:
             return self._mark(request.inbox.name, request.marker)
 
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
         with self._lock:
             return tuple(self._minted(inbox.name) is not None for inbox in request.inboxes)
 
     # -- groups
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         name = request.channel.name
         with self._lock:
             now = self._now()
@@ -430,7 +482,7 @@ class MemoryStore:
             marked = owned and request.mark and self._mark(request.channel.queue.name, marker)
             return c.Changed(version, marked, applied=True, owned=owned)
 
-    async def leave(self, request: c.Leave, /) -> c.Changed:
+    def leave(self, request: c.Leave, /) -> c.Changed:
         name = request.channel.name
         with self._lock:
             now = self._now()
@@ -453,7 +505,7 @@ class MemoryStore:
             marked = request.mark and self._mark(request.channel.queue.name, marker)
             return c.Changed(version, marked, applied=True, owned=False)
 
-    async def publish(self, request: c.Publish, /) -> c.Published:
+    def publish(self, request: c.Publish, /) -> c.Published:
         with self._lock:
             version = self._all.version
             group = self._group(request.group, self._now())
@@ -467,11 +519,11 @@ class MemoryStore:
             full = tuple(name for name, outcome in outcomes.items() if outcome is c.Delivery.FULL)
             return c.Published(version, done=True, inboxes=(), others=(), full=full)
 
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
         with self._lock:
             return self._deliver(request.inbox.name, group_frame(request.group.name, request.riders, request.payload))
 
-    async def prune(self, request: c.Prune, /) -> None:
+    def prune(self, request: c.Prune, /) -> None:
         with self._lock:
             group = self._all.groups.get(request.group.name)
             if group is not None:
@@ -482,19 +534,19 @@ class MemoryStore:
                     for name in request.others:
                         group.others.pop(name, None)
 
-    async def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.Roster:
         with self._lock:
             group = self._group(request.group, self._now())
             if group is None:
                 return c.Roster((), ())
             return c.Roster(tuple(group.owned), tuple(group.others))
 
-    async def touch(self, request: c.Touch, /) -> None:
+    def touch(self, request: c.Touch, /) -> None:
         """Nothing to do: what nobody uses costs nothing but memory, and goes with the process."""
 
     # -- flush
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         with self._lock:
             dropped = sum(len(line.entries) for line in self._all.lines.values())
             for line in self._all.lines.values():
@@ -516,13 +568,13 @@ class MemoryStore:
                 _append(inbox, self._now(), flush_frame(request.generation))
             return c.Flushing(living, dropped)
 
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         with self._lock:
             found = ((name, self._minted(name)) for name in request.inboxes)
             # The generation is that of this flush, of a later one, or of a new lease.
             return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
-    async def acknowledge(self, request: c.Acknowledge, /) -> None:
+    def acknowledge(self, request: c.Acknowledge, /) -> None:
         with self._lock:
             inbox = self._minted(request.inbox.name)
             if inbox is not None and inbox.generation == request.generation:
@@ -530,7 +582,7 @@ class MemoryStore:
 
     # -- the connection that there is none of
 
-    async def incarnation(self, _shard: int, /) -> str:
+    async def run_id(self, _shard: int, /) -> str:
         return "memory"
 
     async def disconnected(self, _shard: int, /) -> None:
@@ -620,90 +672,24 @@ class MemoryStore:
 class MemoryBlockingStore:
     """The blocking store port over a `MemoryBackend`.
 
-    The methods of `MemoryStore` await nothing, but for those that wait. So each of them can be run to its end at once.
-
     Args:
-        backend: what is shared.
+        store: the way to it; it waits for nothing but what `MemoryStore.wait` waits for.
     """
 
-    def __init__(self, backend: MemoryBackend) -> None:
-        self._backend = backend
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
 
-    @property
-    def _store(self) -> MemoryStore:
-        return self._backend.open()
+    def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
+        return self._store.carry_out(command)
 
-    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        return [request.on_blocking(self) for request in requests]
+    def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        return execute_each_blocking(self, commands)
 
-    def push(self, request: c.Push, /) -> c.Pushed:
-        return _at_once(self._store.push(request))
-
-    def forgive(self, request: c.Forgive, /) -> None:
-        _at_once(self._store.forgive(request))
-
-    def pop(self, request: c.Pop, /) -> c.Popped:
-        return _at_once(self._store.pop(request))
-
-    def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return _at_once(self._store.put_back(request))
-
-    def unclaim(self, request: c.Unclaim, /) -> None:
-        _at_once(self._store.unclaim(request))
-
-    def waiting(self, request: c.WaitAny, /) -> _Waiting:
+    def wait(self, request: c.WaitAny, /) -> _Waiting:
+        """Begin to wait."""
         return _Waiting(self._store, request)
-
-    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return _at_once(self._store.unattended(request))
-
-    def pending(self, request: c.Pending, /) -> int:
-        return _at_once(self._store.pending(request))
-
-    def report(self, request: c.Report, /) -> None:
-        _at_once(self._store.report(request))
-
-    def reported(self, request: c.Reported, /) -> Rates:
-        return _at_once(self._store.reported(request))
-
-    def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return _at_once(self._store.survey(request))
-
-    def give_back(self, request: c.GiveBack, /) -> None:
-        _at_once(self._store.give_back(request))
-
-    def mark(self, request: c.Mark, /) -> bool:
-        return _at_once(self._store.mark(request))
-
-    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return _at_once(self._store.alive(request))
-
-    def join(self, request: c.Join, /) -> c.Changed:
-        return _at_once(self._store.join(request))
-
-    def leave(self, request: c.Leave, /) -> c.Changed:
-        return _at_once(self._store.leave(request))
-
-    def publish(self, request: c.Publish, /) -> c.Published:
-        return _at_once(self._store.publish(request))
-
-    def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return _at_once(self._store.deliver(request))
-
-    def prune(self, request: c.Prune, /) -> None:
-        _at_once(self._store.prune(request))
-
-    def members(self, request: c.Members, /) -> c.Roster:
-        return _at_once(self._store.members(request))
-
-    def flush(self, request: c.Flush, /) -> c.Flushing:
-        return _at_once(self._store.flush(request))
-
-    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return _at_once(self._store.unflushed(request))
-
-    def lend(self) -> None:
-        """Nothing: it needs no connections."""
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -728,17 +714,6 @@ class _Waiting:
         called = tuple(queue for queue in self._queues if self._store.end_to_wait(queue.name, self._alarm))
         self._alarm.close()
         return called
-
-
-def _at_once(work: Coroutine[object, None, R]) -> R:
-    """Run a coroutine that awaits nothing."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    work.close()
-    raise RuntimeError("a store in memory has waited for something")
 
 
 def _append(inbox: _Minted, now: float, frame: bytes) -> None:
@@ -783,6 +758,6 @@ def _drop_inboxes(group: _Group, inboxes: list[str]) -> None:
 
 
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = MemoryStore
+    _fits: type[Store] = MemoryStore
     _fits_threads: type[BlockingStore] = MemoryBlockingStore
     _fits_too: type[Backend] = MemoryBackend

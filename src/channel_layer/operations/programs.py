@@ -7,7 +7,7 @@ or depends on the time comes in as an argument.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.capacity import shares
@@ -17,14 +17,14 @@ from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.domain.routing import Side, side
 from channel_layer.errors import NoLocalReader, StoreError
-from channel_layer.ports import perform
+from channel_layer.operations.steps import execute, execute_all, run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from channel_layer.domain.names import GroupName
     from channel_layer.domain.routing import Routes
-    from channel_layer.ports import Program
+    from channel_layer.operations.steps import Operation
 
 __all__ = (
     "Joined",
@@ -78,7 +78,7 @@ def send(
     *,
     to_member: bool = False,
     pass_stranded: bool = False,
-) -> Program[Sent]:
+) -> Operation[Sent]:
     """Put a message into its channel's queue.
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
@@ -100,7 +100,7 @@ def send(
     queue = channel.queue
     if (local := routes.local_of(queue)) is not None:
         other = side(queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
-        pushed = yield from perform(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
+        pushed = yield from execute(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
         if pushed.accepted and not pushed.expired:
             return _SENT
         if pushed.unattended is None:
@@ -110,7 +110,7 @@ def send(
         if pushed.unattended and not (pass_stranded or to_member):
             return _STRANDED
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
-        pushed = yield from perform(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
+        pushed = yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
         if pushed.accepted and not pushed.expired:
             return _SENT
         return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
@@ -119,7 +119,7 @@ def send(
     for place in range(len(parts)):
         shard, share = parts[(turn + place) % len(parts)]
         if share:
-            pushed = yield from perform(c.Push(shard, channel, share, payload, to_member))
+            pushed = yield from execute(c.Push(shard, channel, share, payload, to_member))
             expired += pushed.expired
             if pushed.accepted or pushed.lapsed:
                 return Sent(pushed.accepted, expired, pushed.lapsed)
@@ -145,19 +145,19 @@ _ALL = 1 << 30
 """Messages to take out of a queue: more than any holds."""
 
 
-def stranded(routes: Routes) -> Program[list[Queue]] | None:
+def stranded(routes: Routes) -> Operation[list[Queue]] | None:
     """Find what waits in this machine's half and nobody here reads any more; None: it is to stay there."""
     if routes.local is None or routes.no_local_reader != "remote":
         return None
     return _stranded(c.Unattended(routes.local))
 
 
-def _stranded(request: c.Unattended) -> Program[list[Queue]]:
-    names = yield from perform(request)
+def _stranded(request: c.Unattended) -> Operation[list[Queue]]:
+    names = yield from execute(request)
     return [ChannelName.parse(name).queue for name in names]
 
 
-def rescue(routes: Routes, queue: Queue) -> Program[Moved]:
+def rescue(routes: Routes, queue: Queue) -> Operation[Moved]:
     """Move what waits in this machine's half of a queue to the half that all machines see, ahead of what waits there.
 
     Each message keeps its age. They are spread as the queue's capacity is, and count towards it.
@@ -170,8 +170,8 @@ def rescue(routes: Routes, queue: Queue) -> Program[Moved]:
     capacity = routes.capacity.of(queue.name)
     parts = [(shard, share) for shard, share in shares(capacity, routes.ring.order(queue)) if share]
     # What time it is there: asked first, so that nothing is in hand if nobody answers, and no message gets younger.
-    looks = yield from perform(c.Together(tuple(c.Pop(shard, queue, 0, "") for shard, _ in parts)))
-    taken = yield from perform(c.Pop(routes.local, queue, _ALL, ""))
+    looks = yield from execute_all(c.Pop(shard, queue, 0, "") for shard, _ in parts)
+    taken = yield from execute(c.Pop(routes.local, queue, _ALL, ""))
     expired, flushed, lost = taken.expired, taken.flushed, taken.lost
     left = taken.entries
     for (shard, share), look in zip(parts, looks, strict=True):
@@ -180,7 +180,7 @@ def rescue(routes: Routes, queue: Queue) -> Program[Moved]:
         if not entries:
             break
         try:
-            returned = yield from perform(c.PutBack(shard, queue, entries))
+            returned = yield from execute(c.PutBack(shard, queue, entries))
         except GeneratorExit:
             raise
         except BaseException as exc:
@@ -188,7 +188,7 @@ def rescue(routes: Routes, queue: Queue) -> Program[Moved]:
                 lost += len(entries)
                 left = left[count:]
             if left:
-                returned = yield from perform(c.PutBack(routes.local, queue, left))
+                returned = yield from execute(c.PutBack(routes.local, queue, left))
                 expired, flushed = expired + returned.expired, flushed + returned.flushed
             if not (isinstance(exc, StoreError) and (expired or flushed or lost)):
                 raise
@@ -218,7 +218,7 @@ class SentToGroup:
 
 def group_send(
     routes: Routes, group: GroupName, payload: bytes, turn: int, for_channel: Callable[[str], bytes] | None = None
-) -> Program[SentToGroup]:
+) -> Operation[SentToGroup]:
     """Send to every member of a group: once for each process that owns members, and once for each other member.
 
     A member that nobody owns, and that has let an earlier message to it expire unread, is removed.
@@ -234,7 +234,7 @@ def group_send(
         for_channel: makes the payload for a member outside any minted inbox, if it is another one.
     """
     shard = routes.ring.group(group)
-    found = yield from perform(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
+    found = yield from execute(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
     if found.done:
         return SentToGroup((), (), found.full, ())
 
@@ -248,8 +248,8 @@ def group_send(
             outside.append(member)
 
     inboxes = [(Queue(name, Kind.INBOX), tuple(names)) for name, names in riders.items()]
-    deliveries = yield from perform(
-        c.Together(tuple(c.Deliver(routes.ring.queue(q), q, group, names, payload) for q, names in inboxes))
+    deliveries = yield from execute_all(
+        c.Deliver(routes.ring.queue(q), q, group, names, payload) for q, names in inboxes
     )
     inbox_full: list[str] = []
     dead: list[str] = []
@@ -277,25 +277,21 @@ def group_send(
         else:
             full.append(member.name)
     if dead or lapsed:
-        yield from perform(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
+        yield from execute(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
     return SentToGroup(tuple(others), tuple(full), tuple(inbox_full), tuple(expired))
 
 
-def _send_to_each(routes: Routes, letters: Sequence[tuple[ChannelName, bytes]], turn: int) -> Program[tuple[Sent, ...]]:
-    """Run one `send` for each channel and its payload, all of them in step: each round's commands go out together."""
-    programs = [send(routes, channel, payload, turn, to_member=True) for channel, payload in letters]
-    results: list[Sent | None] = [None] * len(programs)
-    asked: dict[int, c.Step[Any]] = {place: next(program) for place, program in enumerate(programs)}
-    while asked:
-        replies = yield from perform(c.Together(tuple(asked.values())))
-        answered = zip(list(asked), replies, strict=True)
-        asked = {}
-        for place, reply in answered:
-            try:
-                asked[place] = programs[place].send(reply)
-            except StopIteration as stop:
-                results[place] = stop.value
-    return tuple(result for result in results if result is not None)
+def _send_to_each(routes: Routes, letters: Iterable[tuple[ChannelName, bytes]], turn: int) -> Operation[list[Sent]]:
+    """Run one `send` for each channel and its payload, side by side."""
+    outcomes = yield from run_together(
+        send(routes, channel, payload, turn, to_member=True) for channel, payload in letters
+    )
+    sent: list[Sent] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        sent.append(outcome)
+    return sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +309,7 @@ class Joined:
 
 def group_add(
     routes: Routes, group: GroupName, channel: ChannelName, *, owned: bool, age: float = 0.0, restore: bool = False
-) -> Program[Joined]:
+) -> Operation[Joined]:
     """Add a channel to a group.
 
     Args:
@@ -331,20 +327,20 @@ def group_add(
     home = routes.ring.queue(channel.queue)
     mark = channel.queue.kind is Kind.INBOX and home == shard
     if not owned:  # first: else a message to the group could meet what was, and remove the new member for it
-        yield from perform(c.Together(tuple(c.Forgive(place, channel) for place in routes.shards(channel.queue))))
+        yield from execute_all(c.Forgive(place, channel) for place in routes.shards(channel.queue))
     join = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
-    changed = yield from perform(join)
+    changed = yield from execute(join)
     if changed.owned and changed.applied:
         marked = changed.marked
         if home != shard:
             marker = MembershipMarker(group.name, channel.name, True, changed.version, round(age * 1000))
-            marked = yield from perform(c.Mark(home, channel.queue, marker))
+            marked = yield from execute(c.Mark(home, channel.queue, marker))
         if owned and not marked:
             raise NoOwner(channel.queue.name)
     return Joined(changed.version, changed.applied)
 
 
-def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Program[int]:
+def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Operation[int]:
     """Remove a channel from a group, whoever added it; nothing happens if it is no member.
 
     Args:
@@ -360,16 +356,16 @@ def group_discard(routes: Routes, group: GroupName, channel: ChannelName, latest
     shard = routes.ring.group(group)
     inbox = channel.queue.kind is Kind.INBOX
     home = routes.ring.queue(channel.queue)
-    changed = yield from perform(c.Leave(shard, group, channel, mark=inbox and home == shard, latest=latest))
+    changed = yield from execute(c.Leave(shard, group, channel, mark=inbox and home == shard, latest=latest))
     if inbox and home != shard and changed.applied:
         marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
-        yield from perform(c.Mark(home, channel.queue, marker))
+        yield from execute(c.Mark(home, channel.queue, marker))
     return changed.version
 
 
-def group_channels(routes: Routes, group: GroupName) -> Program[list[str]]:
+def group_channels(routes: Routes, group: GroupName) -> Operation[list[str]]:
     """List the members of a group, but for those whose owner is dead."""
-    roster = yield from perform(c.Members(routes.ring.group(group), group))
+    roster = yield from execute(c.Members(routes.ring.group(group), group))
     inboxes: dict[str, Queue] = {}
     for name in roster.owned:
         queue = ChannelName.parse(name).queue
@@ -379,11 +375,11 @@ def group_channels(routes: Routes, group: GroupName) -> Program[list[str]]:
     return sorted({*owned, *roster.others})
 
 
-def _living(routes: Routes, inboxes: Iterable[Queue]) -> Program[set[str]]:
+def _living(routes: Routes, inboxes: Iterable[Queue]) -> Operation[set[str]]:
     by_shard: dict[int, list[Queue]] = {}
     for inbox in inboxes:
         by_shard.setdefault(routes.ring.queue(inbox), []).append(inbox)
-    replies = yield from perform(c.Together(tuple(c.Alive(shard, tuple(some)) for shard, some in by_shard.items())))
+    replies = yield from execute_all(c.Alive(shard, tuple(some)) for shard, some in by_shard.items())
     return {
         inbox.name
         for some, reply in zip(by_shard.values(), replies, strict=True)
@@ -392,7 +388,7 @@ def _living(routes: Routes, inboxes: Iterable[Queue]) -> Program[set[str]]:
     }
 
 
-def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[list[tuple[str, int, int]]]:
+def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Operation[list[tuple[str, int, int]]]:
     """Tell the shards what was counted; of each family the one that it prefers.
 
     Args:
@@ -412,7 +408,7 @@ def report(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Program[li
         told = tuple(count for count in some if count.queue.name)
         messages, refused = sum(count.messages for count in some), sum(count.refused for count in some)
         try:
-            yield from perform(c.Report(shard, told, messages, refused))
+            yield from execute(c.Report(shard, told, messages, refused))
         except StoreError as exc:
             if exc.outcome == "not_sent":
                 left.extend((count.queue.name, count.messages, count.refused) for count in some)
@@ -425,7 +421,7 @@ def _counted_on(routes: Routes, queue: Queue) -> int:
     return routes.ring.queue(queue) if local is None else local
 
 
-def statistics(routes: Routes, channel: ChannelName | None) -> Program[Statistics]:
+def statistics(routes: Routes, channel: ChannelName | None) -> Operation[Statistics]:
     """Add up what the shards know.
 
     Args:
@@ -439,8 +435,8 @@ def statistics(routes: Routes, channel: ChannelName | None) -> Program[Statistic
         counting = (c.Reported(_counted_on(routes, family), family),)
     places = routes.all_shards if channel is None else routes.shards(channel.queue)
     waiting = tuple(c.Survey(shard, channel) for shard in places)
-    rates = yield from perform(c.Together(counting))
-    found = yield from perform(c.Together(waiting))
+    rates = yield from execute_all(counting)
+    found = yield from execute_all(waiting)
     pending = [each.pending for each in found if each.pending is not None]
     known = sum(pending) if len(pending) == len(found) else None
     ages = [each.oldest for each in found if each.oldest is not None]

@@ -25,7 +25,9 @@ from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap
 from channel_layer.domain.names import ChannelName, GroupName, Kind
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.operations import programs
-from channel_layer.runtime.event_loops import LoopStopped, Pulse, give_way, ignore, run_async
+from channel_layer.operations.steps import run_together
+from channel_layer.runtime.drivers import run
+from channel_layer.runtime.event_loops import LoopStopped, Pulse, give_way, ignore
 from channel_layer.runtime.wakeups import wake_all
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from channel_layer.domain.inbox import Waiter
     from channel_layer.domain.names import Queue
     from channel_layer.domain.routing import Routes
-    from channel_layer.ports import AsyncStore, Clock, Program
+    from channel_layer.operations.steps import Operation
+    from channel_layer.ports import Clock, Store
     from channel_layer.runtime.event_loops import Home
 
     Untold: TypeAlias = list[tuple[str, int, int]]
@@ -183,17 +186,17 @@ class Desk:
         return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
 
 
-async def report(desk: Desk, run: Callable[[Program[Untold]], Awaitable[Untold]]) -> None:
+async def report(desk: Desk, drive: Callable[[Operation[Untold]], Awaitable[Untold]]) -> None:
     """Tell the store what was counted; what it could not be told is told the next time.
 
     Args:
         desk: where it was counted.
-        run: drives a program.
+        drive: drives an operation.
     """
     with desk.lock:
         counts = desk.ledger.tally.take()
     if counts:
-        left = await run(programs.report(desk.routes, counts))
+        left = await drive(programs.report(desk.routes, counts))
         with desk.lock:
             for family, messages, refused in left:
                 desk.ledger.tally.add(family, messages, refused)
@@ -327,7 +330,7 @@ class Host:
                             desk.inboxes[queue.name] = inbox
                 finally:
                     if desk.closed:  # meanwhile, and whoever closed it did not know of this inbox
-                        await self._store.release(c.Release(inbox.shard, queue))
+                        await self._store.execute(c.Release(inbox.shard, queue))
                 if desk.closed:
                     raise closed_error()
         if queue.name not in self._readers:
@@ -514,7 +517,7 @@ class Host:
         backoff = _Backoff()
         while True:
             try:
-                batch = await self._store.read(c.Read(inbox.shard, queue, inbox.position, block))
+                batch = await self._store.execute(c.Read(inbox.shard, queue, inbox.position, block))
             except StoreError as exc:
                 if not exc.retryable:
                     self._complain(f"cannot read inbox {queue}: {exc}")
@@ -551,7 +554,7 @@ class Host:
             if (generation := inbox.flushed) is None:
                 return
             try:
-                await self._store.acknowledge(c.Acknowledge(inbox.shard, inbox.queue, generation))
+                await self._store.execute(c.Acknowledge(inbox.shard, inbox.queue, generation))
             except StoreError:
                 return  # `flushed` stays set, the next batch or renewal tries again
             with desk.lock:
@@ -592,7 +595,7 @@ class Host:
             if request is None:
                 return
             try:
-                await self._store.give_back(request)
+                await self._store.execute(request)
             except StoreError:
                 await backoff.wait()
                 continue
@@ -623,7 +626,7 @@ class Host:
     async def _look_after(self, shard: int) -> None:
         """Renew the leases on one shard, and announce what its server may have lost."""
         desk = self._desk
-        incarnation = await self._store.incarnation(shard)
+        incarnation = await self._store.run_id(shard)
         lost = desk.incarnations.setdefault(shard, incarnation) != incarnation
         for inbox in self._inboxes(shard):
             await self._ensure_claimed(inbox)
@@ -650,7 +653,7 @@ class Host:
             missed = False
             if not first:
                 renewed = await self._timed(
-                    inbox.shard, self._store.renew(c.Renew(inbox.shard, inbox.queue)), lambda reply: reply.now
+                    inbox.shard, self._store.execute(c.Renew(inbox.shard, inbox.queue)), lambda reply: reply.now
                 )
                 missed = not renewed.held and renewed.now >= desk.leases[name]
                 desk.leases[name] = renewed.now + desk.lease
@@ -671,7 +674,7 @@ class Host:
             generation = secrets.token_urlsafe(9)
             claim = c.Claim(inbox.shard, inbox.queue, generation, inbox.position, held)
             try:
-                claimed = await self._timed(inbox.shard, self._store.claim(claim), lambda reply: reply.now)
+                claimed = await self._timed(inbox.shard, self._store.execute(claim), lambda reply: reply.now)
             except BaseException:
                 self._look_soon(inbox.shard)  # until then nobody reads
                 raise
@@ -726,18 +729,18 @@ class Host:
             if limit is None or age < limit:  # else it is over, and a joining by somebody else may have followed
                 valid.append((inbox, group, member, age))
         for start in range(0, len(valid), _ANNOUNCE_AT_ONCE):
-            joins: list[Awaitable[programs.Joined]] = []
             some = valid[start : start + _ANNOUNCE_AT_ONCE]
-            for _, group, member, age in some:
-                program = programs.group_add(
+            joins = [
+                programs.group_add(
                     desk.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True
                 )
-                joins.append(run_async(program, self._store))
-            outcomes = await asyncio.gather(*joins, return_exceptions=True)
+                for _, group, member, age in some
+            ]
+            outcomes = await run(run_together(joins), self._store)
             for (inbox, group, member, _), outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, programs.NoOwner):
                     raise StoreError("the lease was lost again", retryable=True, outcome="unknown")
-                if isinstance(outcome, BaseException):
+                if isinstance(outcome, Exception):
                     raise outcome
                 if not outcome.applied:  # somebody removed it while there was no lease, so no marker told of it
                     with desk.lock:
@@ -747,7 +750,7 @@ class Host:
         groups = {group for inbox in self._all_inboxes() for group, _, _ in self._all(inbox)}
         names = tuple(name for name in map(GroupName.parse, groups) if self._desk.routes.ring.group(name) == shard)
         if names:
-            await self._store.touch(c.Touch(shard, names))
+            await self._store.execute(c.Touch(shard, names))
 
     def _all_inboxes(self) -> list[Inbox]:
         with self._desk.lock:
@@ -770,8 +773,8 @@ class Host:
                 forget_at = desk.clock.now() + expiry / 2
             await self._sweep_once(forget=forget)
 
-    async def _drive(self, program: Program[T]) -> T:
-        return await run_async(program, self._store)
+    async def _drive(self, program: Operation[T]) -> T:
+        return await run(program, self._store)
 
     async def _sweep_once(self, *, forget: bool) -> None:
         """Drop what nobody read in time, end memberships over it, and say in the log what was lost.
@@ -805,7 +808,7 @@ class Host:
                 for group, member, latest in leaving[start : start + _ANNOUNCE_AT_ONCE]
             ]
             # What fails, or is refused, is tried again with the next sweep.
-            await asyncio.gather(*(run_async(leave, self._store) for leave in leaves), return_exceptions=True)
+            await run(run_together(leaves), self._store)
 
     # -- this machine's half
 
@@ -813,8 +816,8 @@ class Host:
         """Move what waits on this machine and nobody here reads any more to where all machines see it."""
         routes = self._desk.routes
         stranded = programs.stranded(routes)
-        for queue in await run_async(stranded, self._store) if stranded is not None else ():
-            self._desk.rescued(queue, await run_async(programs.rescue(routes, queue), self._store))
+        for queue in await run(stranded, self._store) if stranded is not None else ():
+            self._desk.rescued(queue, await run(programs.rescue(routes, queue), self._store))
 
     async def _flush_here(self, generation: str) -> None:
         """A flush that was begun on another machine, maybe, has come: this machine's half is a part of it."""
@@ -822,7 +825,7 @@ class Host:
         if local is None:
             return
         with contextlib.suppress(StoreError):
-            flushing = await self._store.flush(c.Flush(local, generation))
+            flushing = await self._store.execute(c.Flush(local, generation))
             with self._desk.lock:
                 self._desk.ledger.drop("flushed", "the store", flushing.dropped)
 
@@ -856,7 +859,7 @@ class _Pump:
     told that there may be one. So a killed process loses none but those that it had popped for a receiver.
     """
 
-    def __init__(self, desk: Desk, store: AsyncStore, tap: Tap) -> None:
+    def __init__(self, desk: Desk, store: Store, tap: Tap) -> None:
         self.tap = tap
         self._desk = desk
         self._store = store
@@ -927,7 +930,7 @@ class _Pump:
             over = tap.idle or desk.closed
         if over and shard is not None:
             with contextlib.suppress(StoreError):  # the lease ends by itself
-                await self._store.unclaim(c.Unclaim(shard, tap.queue, desk.claimant))
+                await self._store.execute(c.Unclaim(shard, tap.queue, desk.claimant))
 
     def _demand(self) -> int:
         with self._desk.lock:
@@ -961,7 +964,7 @@ class _Pump:
         while True:
             await self._backoffs[shard].wait()
             try:
-                await self._store.incarnation(shard)
+                await self._store.run_id(shard)
             except StoreError as exc:
                 if not exc.retryable:
                     raise
@@ -989,7 +992,7 @@ class _Pump:
         answered = {shard for shard, task in self._waits.items() if not (task.cancelled() or task.exception())}
         for shard in self._called | answered:
             with contextlib.suppress(StoreError):
-                await self._store.pop(c.Pop(shard, tap.queue, 0, desk.claimant))
+                await self._store.execute(c.Pop(shard, tap.queue, 0, desk.claimant))
 
     async def _linger(self) -> bool:
         """Keep the waits open for a while; whether anything happened."""
@@ -1064,7 +1067,7 @@ class _Pump:
         if shard == self._local and demand and self._attends_until - sent < self._attendance * _RENEW_BELOW:
             attend = self._attendance
             self._attends_until = sent + attend
-        popped = await self._store.pop(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
+        popped = await self._store.execute(c.Pop(shard, tap.queue, demand, desk.claimant, attend))
         self._called.discard(shard)
         if demand:
             self._passed.discard(shard)
@@ -1147,7 +1150,7 @@ class _Pump:
         for shard, some in by_shard.items():
             entries = tuple(item.origin[1] for item in some if item.origin is not None)
             try:
-                returned = await self._store.put_back(c.PutBack(shard, self.tap.queue, entries))
+                returned = await self._store.execute(c.PutBack(shard, self.tap.queue, entries))
             except (asyncio.CancelledError, StoreError) as exc:
                 with self._desk.lock:
                     if isinstance(exc, asyncio.CancelledError) or exc.outcome == "not_sent":

@@ -19,14 +19,13 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from channel_layer.commands import Command, Step
-from channel_layer.errors import StoreError
-from channel_layer.stores.wrapper import blocking_requests
+from channel_layer.runtime.drivers import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
-    from channel_layer.ports import AsyncStore, Loan, Program
+    from channel_layer.operations.steps import Operation
+    from channel_layer.ports import Store
 
 __all__ = (
     "SETTLE_SECONDS",
@@ -41,9 +40,7 @@ __all__ = (
     "give_way",
     "ignore",
     "io_thread",
-    "run_async",
     "run_in",
-    "run_lent",
 )
 
 R = TypeVar("R")
@@ -81,57 +78,6 @@ class SystemClock:
         return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
 
-async def run_async(program: Program[R], store: AsyncStore) -> R:
-    """Drive a program against a store: the one place where the use cases meet the world.
-
-    An error of the store, and cancellation too, is thrown into the program, which may still answer with a step.
-    """
-    try:
-        step = next(program)
-        while True:
-            try:
-                reply: object = await (step.on_async(store) if isinstance(step, Command) else _perform(step, store))
-            except BaseException as exc:  # noqa: BLE001 - the program decides, cancellation included
-                step = program.throw(exc)
-            else:
-                step = program.send(reply)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-
-
-async def _perform(step: Step[object], store: AsyncStore) -> object:
-    if isinstance(step, Command):
-        return await step.on_async(store)
-    if several := step.several:
-        outcomes = await asyncio.gather(*(_perform(each, store) for each in several), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return tuple(outcomes)
-    return ()
-
-
-async def run_lent(program: Program[R], loan: Loan) -> R:
-    """Drive a program with connections that were lent for it."""
-    try:
-        step = next(program)
-        while True:
-            try:
-                requests = blocking_requests(step)
-                replies = await loan.together(requests) if requests else []
-                for each in replies:
-                    if isinstance(each, StoreError):
-                        raise each
-            except BaseException as exc:  # noqa: BLE001 - as above
-                step = program.throw(exc)
-            else:
-                step = program.send(replies[0] if isinstance(step, Command) else tuple(replies))
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-
-
 class Guest:
     """An event loop that may have been made for one call, and what it calls: each begins after those before it."""
 
@@ -149,31 +95,17 @@ class Guest:
         """Whether it has not been known for `SETTLE_SECONDS` yet."""
         return SystemClock().now() - self._since < SETTLE_SECONDS
 
-    async def run(
-        self, program: Program[R], lend: Callable[[], Loan | None], open_io: Callable[[], Awaitable[AsyncStore]]
-    ) -> R:
-        """Drive a program in this loop, with what is lent, if nothing else is going on in it; else in the I/O thread.
+    async def run(self, operation: Operation[R], open_io: Callable[[], Awaitable[Store]]) -> R:
+        """Run an operation in the I/O thread.
 
         Args:
-            program: what to do.
-            lend: gives connections, if some are at hand.
+            operation: what to do.
             open_io: gives the store in the I/O thread.
         """
-        turn = self._turn
         self._calls += 1
         try:
-            if self._calls == 1 and not self._cut and (loan := lend()) is not None:
-                await turn.acquire()  # which nobody else has, or waits for
-                try:
-                    return await run_lent(program, loan)
-                finally:
-                    if (rest := loan.end()) is None:
-                        turn.release()
-                    else:
-                        self._cut = True
-                        asyncio.ensure_future(rest).add_done_callback(self._rest_ended)
-            async with turn:
-                reply = io_thread().run(run_async(program, await open_io()))
+            async with self._turn:
+                reply = io_thread().run(run(operation, await open_io()))
             return await reply
         except asyncio.CancelledError:
             self._cut = True
@@ -189,10 +121,6 @@ class Guest:
                 pass
             await io_thread().run(asyncio.sleep(0))  # which begins there after whatever has been begun, or cancelled
             self._cut = False
-
-    def _rest_ended(self, _: asyncio.Future[object]) -> None:
-        self._turn.release()
-        self._renew()
 
     def _renew(self) -> None:
         """Let go of a lock that nobody has: one that was waited for holds on to the loop."""
@@ -313,9 +241,9 @@ class Home:
 
     __slots__ = ("_farewell", "_goodbye", "loop", "store")
 
-    def __init__(self, store: AsyncStore, farewell: Callable[[Home], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, farewell: Callable[[Home], Awaitable[None]]) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self.store: AsyncStore = store
+        self.store: Store = store
         self._farewell = farewell
         self._goodbye: AsyncGenerator[None, None] | None = None
 

@@ -1,4 +1,4 @@
-"""Threads without an event loop: the driver of programs for them, and how they wait for several things at once.
+"""Threads without an event loop: how they wait for several things at once.
 
 The sibling of `channel_layer.runtime.event_loops`. Whatever may wake a thread is a file descriptor, so that servers,
 doorbells and this process's own mailboxes are waited for in one system call, without a helper thread for any of them.
@@ -10,54 +10,17 @@ import math
 import os
 import select
 import threading
-from typing import TYPE_CHECKING, TypeVar
-
-from channel_layer.commands import BlockingCommand, Step
-from channel_layer.errors import StoreError
-from channel_layer.stores.wrapper import blocking_requests
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
-    from channel_layer.ports import BlockingStore, Program
-
-__all__ = ("Alarm", "await_any", "run_blocking")
-
-R = TypeVar("R")
+__all__ = ("Alarm", "await_any")
 
 _MOST_SECONDS = 3600.0
 """Seconds that one system call waits at most; whoever has to wait for longer looks again."""
-
-
-def run_blocking(program: Program[R], store: BlockingStore) -> R:
-    """Drive a program against a store in the calling thread, as `run_async` does in an event loop.
-
-    An error of the store, and what interrupts the thread, is thrown into the program, which may still answer with a
-    step.
-    """
-    try:
-        step = next(program)
-        while True:
-            try:
-                reply: object = step.on_blocking(store) if isinstance(step, BlockingCommand) else _perform(step, store)
-            except BaseException as exc:  # noqa: BLE001 - the program decides, a KeyboardInterrupt included
-                step = program.throw(exc)
-            else:
-                step = program.send(reply)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-
-
-def _perform(step: Step[object], store: BlockingStore) -> tuple[object, ...]:
-    requests = blocking_requests(step)
-    replies = store.together(requests) if requests else []
-    for reply in replies:
-        if isinstance(reply, StoreError):
-            raise reply
-    return tuple(replies)
 
 
 class Alarm:

@@ -7,7 +7,7 @@ their users wrote them. A token keeps the kind of its name (``!`` and ``?`` stay
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from channel_layer import commands as c
@@ -15,22 +15,22 @@ from channel_layer.domain import frames as envelope
 from channel_layer.domain.frames import BadFrame, GroupFrame, MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.stores.wrapper import Front
+from channel_layer.stores.wrapper import StoreWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from channel_layer.domain.rates import Rates
-    from channel_layer.ports import AsyncStore, Backend, Blinder, BlockingStore, Loan, Waiting
+    from channel_layer.ports import Backend, Blinder, BlockingStore, Store, Waiting
 
 __all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
 
 _REMEMBERED = 16384
 """Names, tokens and heads of frames that are kept at hand, of each kind."""
 
-_K = TypeVar("_K")
-_R = TypeVar("_R")
-_V = TypeVar("_V")
+K = TypeVar("K")
+R = TypeVar("R")
+T = TypeVar("T")
+V = TypeVar("V")
 
 _GROUP, _NORMAL, _SINGLE, _INBOX = "group", "channel", "single-reader", "inbox"
 """What a name is blinded as; a channel of an inbox is blinded within the name of that inbox, which ends in ``!``."""
@@ -84,9 +84,9 @@ class Tokens:
         known = self._channels.get(name)
         return (known or self.channel(ChannelName.parse(name))).name
 
-    def inbox(self, name: str) -> str:
-        """Return what an inbox is called in the store, by its name."""
-        return self.queue(Queue(name, Kind.INBOX)).name
+    def inbox(self, inbox: Queue | str) -> Queue | str:
+        """Return what an inbox is called in the store; by its name, if that is given."""
+        return self.queue(inbox) if isinstance(inbox, Queue) else self.queue(Queue(inbox, Kind.INBOX)).name
 
     def group(self, group: GroupName) -> GroupName:
         """Return what a group is called in the store."""
@@ -177,15 +177,15 @@ class Tokens:
         return replace(marker, group=self.group(GroupName(marker.group)).name, member=self.full(marker.member))
 
 
-def _remember(where: dict[_K, _V], key: _K, value: _V) -> _V:
+def _remember(where: dict[K, V], key: K, value: V) -> V:
     if len(where) >= _REMEMBERED:
         where.clear()
     where[key] = value
     return value
 
 
-class BlindBackend(Front):
-    """Another backend, which gets to see tokens instead of names.
+class BlindBackend(StoreWrapper):
+    """A backend in front of another one, which gets to see tokens instead of names.
 
     Args:
         backend: the one behind.
@@ -194,168 +194,121 @@ class BlindBackend(Front):
 
     def __init__(self, backend: Backend, blinder: Blinder) -> None:
         super().__init__(backend)
-        self._tokens = Tokens(blinder)
+        self._translation = _Translation(Tokens(blinder))
 
     def open(self) -> BlindStore:
         """Make a store for the running event loop."""
-        return BlindStore(self._backend.open(), self._tokens)
+        return BlindStore(self._backend.open(), self._translation)
 
     def open_blocking(self) -> BlindBlockingStore:
         """Make a store for the threads of this process."""
-        return BlindBlockingStore(self._backend.open_blocking(), self._tokens)
+        return BlindBlockingStore(self._backend.open_blocking(), self._translation)
 
 
-# One table for requests and replies of all types; each is handed to the method for its own type, and to no other.
+# Fields and replies of many types; each is handed to what translates its own type, and to nothing else.
 _Translate: TypeAlias = Callable[[Any], Any]
 
 
-class _Words:
-    """Requests with tokens for names, and replies with names for tokens.
+class _Translation:
+    """Commands with tokens for names, and replies with names for tokens.
+
+    A field has the same meaning in every command that has it, so what it needs is known by its name.
 
     Args:
-        tokens: translates.
+        tokens: names to tokens and back.
     """
 
     def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
-        self._requests: Mapping[type, _Translate] = {
-            c.Alive: self.alive,
-            c.Deliver: self.deliver,
-            c.Forgive: self.forgive,
-            c.GiveBack: self.give_back,
-            c.Join: self.join,
-            c.Leave: self.leave,
-            c.Mark: self.mark,
-            c.Members: self.members,
-            c.Pending: self.pending,
-            c.Report: self.report,
-            c.Reported: self.reported,
-            c.Survey: self.survey,
-            c.Pop: self.pop,
-            c.Prune: self.prune,
-            c.Publish: self.publish,
-            c.Push: self.push,
-            c.PutBack: self.put_back,
-            c.Unclaim: self.unclaim,
-            c.Unflushed: self.unflushed,
+        self.tokens: Tokens = tokens
+        self._fields: Mapping[str, _Translate] = {
+            "channel": _unless_none(tokens.channel),
+            "counts": _each(self._count),
+            "entries": _each(self._entry_of_ours),
+            "group": tokens.group,
+            "groups": _each(tokens.group),
+            "held": _each(self._held),
+            "inbox": tokens.queue,
+            "inboxes": _each(tokens.inbox),
+            "marker": tokens.marker,
+            "others": _each(tokens.full),
+            "places": _each(self._held),
+            "queue": _unless_none(tokens.queue),
+            "riders": _each(tokens.full),
         }
         self._replies: Mapping[type, _Translate] = {
-            c.Flush: self.flushing,
-            c.Members: self.roster,
-            c.Pop: self.popped,
-            c.Publish: self.published,
+            c.Flush: lambda begun: replace(begun, inboxes=tokens.names(begun.inboxes)),
+            c.Members: lambda roster: c.Roster(tokens.names(roster.owned), tokens.names(roster.others)),
+            c.Pop: self._popped,
+            c.Publish: self._published,
+            c.Read: self._batch,
             c.Unattended: tokens.names,
             c.Unflushed: tokens.names,
         }
+        self._plans: dict[type, tuple[tuple[str, _Translate], ...]] = {}
+        """Of each type of command, its fields in their order, and what translates each."""
 
-    def request(self, request: c.BlockingCommand[_R]) -> c.BlockingCommand[_R]:
-        """Return a request of any type as it goes to the store."""
-        translate = self._requests.get(type(request))
-        translated: c.BlockingCommand[_R] = request if translate is None else translate(request)
+    def command(self, command: c.Command[R]) -> c.Command[R]:
+        """Return a command as it goes to the store."""
+        kind: Callable[..., c.Command[R]] = type(command)
+        plan = self._plans.get(type(command)) or self._plan(command)
+        return kind(*[translate(getattr(command, name)) for name, translate in plan])
+
+    def reply(self, command: c.Command[R], reply: R) -> R:
+        """Return the reply to a command as it goes to the core."""
+        translate = self._replies.get(type(command))
+        translated: R = reply if translate is None else translate(reply)
         return translated
 
-    def reply(self, request: c.BlockingCommand[_R], reply: _R) -> _R:
-        """Return the reply to a request of any type as it goes to the core."""
-        translate = self._replies.get(type(request))
-        translated: _R = reply if translate is None else translate(reply)
-        return translated
-
-    def outcomes(
-        self, requests: Sequence[c.BlockingCommand[_R]], outcomes: Iterable[_R | StoreError]
-    ) -> list[_R | StoreError]:
-        """Return what came of several requests as it goes to the core."""
+    def replies(self, commands: Iterable[c.Command[R]], outcomes: Iterable[R | StoreError]) -> list[R | StoreError]:
+        """Return what came of several commands as it goes to the core."""
         return [
-            outcome if isinstance(outcome, StoreError) else self.reply(request, outcome)
-            for request, outcome in zip(requests, outcomes, strict=True)
+            outcome if isinstance(outcome, StoreError) else self.reply(command, outcome)
+            for command, outcome in zip(commands, outcomes, strict=True)
         ]
 
-    # -- requests
+    def _plan(self, command: c.Command[object]) -> tuple[tuple[str, _Translate], ...]:
+        plan = tuple((field.name, self._fields.get(field.name, _as_it_is)) for field in fields(command))
+        return self._plans.setdefault(type(command), plan)
 
-    def push(self, request: c.Push) -> c.Push:
-        channel = self._tokens.channel(request.channel)
-        return c.Push(request.shard, channel, request.capacity, request.payload, request.to_member, request.if_attended)
+    # -- fields
 
-    def forgive(self, request: c.Forgive) -> c.Forgive:
-        return replace(request, channel=self._tokens.channel(request.channel))
+    def _count(self, count: c.Count) -> c.Count:
+        return replace(count, queue=self.tokens.queue(count.queue))
 
-    def pop(self, request: c.Pop) -> c.Pop:
-        return replace(request, queue=self._tokens.queue(request.queue))
+    def _entry_of_ours(self, entry: c.Entry) -> c.Entry:
+        return c.Entry(entry.stamp, self.tokens.frame(entry.frame))
 
-    def put_back(self, request: c.PutBack) -> c.PutBack:
-        frame = self._tokens.frame
-        entries = tuple(c.Entry(entry.stamp, frame(entry.frame)) for entry in request.entries)
-        return c.PutBack(request.shard, self._tokens.queue(request.queue), entries)
-
-    def unclaim(self, request: c.Unclaim) -> c.Unclaim:
-        return replace(request, inbox=self._tokens.queue(request.inbox))
-
-    def pending(self, request: c.Pending) -> c.Pending:
-        return replace(request, channel=self._tokens.channel(request.channel))
-
-    def report(self, request: c.Report) -> c.Report:
-        queue = self._tokens.queue
-        counts = tuple(c.Count(queue(each.queue), each.messages, each.refused) for each in request.counts)
-        return replace(request, counts=counts)
-
-    def reported(self, request: c.Reported) -> c.Reported:
-        return request if request.queue is None else replace(request, queue=self._tokens.queue(request.queue))
-
-    def survey(self, request: c.Survey) -> c.Survey:
-        return request if request.channel is None else replace(request, channel=self._tokens.channel(request.channel))
-
-    def give_back(self, request: c.GiveBack) -> c.GiveBack:
-        return replace(request, inbox=self._tokens.queue(request.inbox), places=self.places(request.places))
-
-    def places(self, places: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-        return tuple((self._tokens.full(name), count) for name, count in places)
-
-    def mark(self, request: c.Mark) -> c.Mark:
-        return c.Mark(request.shard, self._tokens.queue(request.inbox), self._tokens.marker(request.marker))
-
-    def alive(self, request: c.Alive) -> c.Alive:
-        return c.Alive(request.shard, tuple(map(self._tokens.queue, request.inboxes)))
-
-    def join(self, request: c.Join) -> c.Join:
-        return replace(request, group=self._tokens.group(request.group), channel=self._tokens.channel(request.channel))
-
-    def leave(self, request: c.Leave) -> c.Leave:
-        return replace(request, group=self._tokens.group(request.group), channel=self._tokens.channel(request.channel))
-
-    def publish(self, request: c.Publish) -> c.Publish:
-        return replace(request, group=self._tokens.group(request.group))
-
-    def deliver(self, request: c.Deliver) -> c.Deliver:
-        inbox, group = self._tokens.queue(request.inbox), self._tokens.group(request.group)
-        return replace(request, inbox=inbox, group=group, riders=tuple(map(self._tokens.full, request.riders)))
-
-    def prune(self, request: c.Prune) -> c.Prune:
-        group = self._tokens.group(request.group)
-        inboxes, others = map(self._tokens.inbox, request.inboxes), map(self._tokens.full, request.others)
-        return c.Prune(request.shard, group, request.version, tuple(inboxes), tuple(others))
-
-    def members(self, request: c.Members) -> c.Members:
-        return replace(request, group=self._tokens.group(request.group))
-
-    def unflushed(self, request: c.Unflushed) -> c.Unflushed:
-        return replace(request, inboxes=tuple(map(self._tokens.inbox, request.inboxes)))
+    def _held(self, held: tuple[str, int]) -> tuple[str, int]:
+        name, count = held
+        return self.tokens.full(name), count
 
     # -- replies
 
-    def popped(self, popped: c.Popped) -> c.Popped:
+    def _popped(self, popped: c.Popped) -> c.Popped:
         if not popped.entries:
             return popped
-        read = self._tokens.read
+        read = self.tokens.read
         return replace(popped, entries=tuple(c.Entry(entry.stamp, read(entry.frame)) for entry in popped.entries))
 
-    def published(self, found: c.Published) -> c.Published:
-        names = self._tokens.names
+    def _published(self, found: c.Published) -> c.Published:
+        names = self.tokens.names
         return replace(found, inboxes=names(found.inboxes), others=names(found.others), full=names(found.full))
 
-    def roster(self, roster: c.Roster) -> c.Roster:
-        return c.Roster(self._tokens.names(roster.owned), self._tokens.names(roster.others))
+    def _batch(self, batch: c.Batch) -> c.Batch:
+        read = self.tokens.read
+        return c.Batch(tuple([(stamp, read(frame)) for stamp, frame in batch.entries]), batch.position)
 
-    def flushing(self, begun: c.Flushing) -> c.Flushing:
-        return replace(begun, inboxes=self._tokens.names(begun.inboxes))
+
+def _as_it_is(value: T) -> T:
+    return value
+
+
+def _each(translate: Callable[[T], V]) -> Callable[[Iterable[T]], tuple[V, ...]]:
+    return lambda values: tuple(map(translate, values))
+
+
+def _unless_none(translate: Callable[[T], V]) -> Callable[[T | None], V | None]:
+    return lambda value: None if value is None else translate(value)
 
 
 class BlindStore:
@@ -363,117 +316,33 @@ class BlindStore:
 
     Args:
         store: does the work.
-        tokens: translates.
+        translation: of commands and replies.
     """
 
-    def __init__(self, store: AsyncStore, tokens: Tokens) -> None:
+    def __init__(self, store: Store, translation: _Translation) -> None:
         self._store = store
-        self._tokens = tokens
-        self._words = _Words(tokens)
+        self._translation = translation
 
-    # -- messages
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
+        translation = self._translation
+        return translation.reply(command, await self._store.execute(translation.command(command)))
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        return await self._store.push(self._words.push(request))
-
-    async def forgive(self, request: c.Forgive, /) -> None:
-        await self._store.forgive(self._words.forgive(request))
-
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        return self._words.popped(await self._store.pop(self._words.pop(request)))
-
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return await self._store.put_back(self._words.put_back(request))
-
-    async def unclaim(self, request: c.Unclaim, /) -> None:
-        await self._store.unclaim(self._words.unclaim(request))
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        translation = self._translation
+        return translation.replies(commands, await self._store.execute_many([*map(translation.command, commands)]))
 
     async def wait(self, request: c.Wait, /) -> None:
-        await self._store.wait(replace(request, queue=self._tokens.queue(request.queue)))
+        """Wait for a queue."""
+        await self._store.wait(replace(request, queue=self._translation.tokens.queue(request.queue)))
 
-    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return self._tokens.names(await self._store.unattended(request))
-
-    async def pending(self, request: c.Pending, /) -> int:
-        return await self._store.pending(self._words.pending(request))
-
-    # -- statistics
-
-    async def report(self, request: c.Report, /) -> None:
-        await self._store.report(self._words.report(request))
-
-    async def reported(self, request: c.Reported, /) -> Rates:
-        return await self._store.reported(self._words.reported(request))
-
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return await self._store.survey(self._words.survey(request))
-
-    # -- minted inboxes
-
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
-        inbox, held = self._tokens.queue(request.inbox), self._words.places(request.held)
-        return await self._store.claim(replace(request, inbox=inbox, held=held))
-
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
-        return await self._store.renew(replace(request, inbox=self._tokens.queue(request.inbox)))
-
-    async def release(self, request: c.Release, /) -> int:
-        return await self._store.release(replace(request, inbox=self._tokens.queue(request.inbox)))
-
-    async def read(self, request: c.Read, /) -> c.Batch:
-        batch = await self._store.read(replace(request, inbox=self._tokens.queue(request.inbox)))
-        read = self._tokens.read
-        return c.Batch(tuple([(stamp, read(frame)) for stamp, frame in batch.entries]), batch.position)
-
-    async def give_back(self, request: c.GiveBack, /) -> None:
-        await self._store.give_back(self._words.give_back(request))
-
-    async def mark(self, request: c.Mark, /) -> bool:
-        return await self._store.mark(self._words.mark(request))
-
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return await self._store.alive(self._words.alive(request))
-
-    # -- groups
-
-    async def join(self, request: c.Join, /) -> c.Changed:
-        return await self._store.join(self._words.join(request))
-
-    async def leave(self, request: c.Leave, /) -> c.Changed:
-        return await self._store.leave(self._words.leave(request))
-
-    async def publish(self, request: c.Publish, /) -> c.Published:
-        return self._words.published(await self._store.publish(self._words.publish(request)))
-
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return await self._store.deliver(self._words.deliver(request))
-
-    async def prune(self, request: c.Prune, /) -> None:
-        await self._store.prune(self._words.prune(request))
-
-    async def members(self, request: c.Members, /) -> c.Roster:
-        return self._words.roster(await self._store.members(self._words.members(request)))
-
-    async def touch(self, request: c.Touch, /) -> None:
-        await self._store.touch(c.Touch(request.shard, tuple(map(self._tokens.group, request.groups))))
-
-    # -- flush
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        return self._words.flushing(await self._store.flush(request))
-
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return self._tokens.names(await self._store.unflushed(self._words.unflushed(request)))
-
-    async def acknowledge(self, request: c.Acknowledge, /) -> None:
-        await self._store.acknowledge(replace(request, inbox=self._tokens.queue(request.inbox)))
-
-    # -- connections
-
-    async def incarnation(self, shard: int, /) -> str:
-        return await self._store.incarnation(shard)
+    async def run_id(self, shard: int, /) -> str:
+        """Return what names this run of the server."""
+        return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
+        """Return once the connection is lost."""
         await self._store.disconnected(shard)
 
     async def aclose(self) -> None:
@@ -486,115 +355,31 @@ class BlindBlockingStore:
 
     Args:
         store: does the work.
-        tokens: translates.
+        translation: of commands and replies.
     """
 
-    def __init__(self, store: BlockingStore, tokens: Tokens) -> None:
+    def __init__(self, store: BlockingStore, translation: _Translation) -> None:
         self._store = store
-        self._tokens = tokens
-        self._words = _Words(tokens)
+        self._translation = translation
 
-    def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
-        words = self._words
-        return words.outcomes(requests, self._store.together([words.request(request) for request in requests]))
+    def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
+        translation = self._translation
+        return translation.reply(command, self._store.execute(translation.command(command)))
 
-    # -- messages
+    def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        translation = self._translation
+        return translation.replies(commands, self._store.execute_many([*map(translation.command, commands)]))
 
-    def push(self, request: c.Push, /) -> c.Pushed:
-        return self._store.push(self._words.push(request))
-
-    def forgive(self, request: c.Forgive, /) -> None:
-        self._store.forgive(self._words.forgive(request))
-
-    def pop(self, request: c.Pop, /) -> c.Popped:
-        return self._words.popped(self._store.pop(self._words.pop(request)))
-
-    def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return self._store.put_back(self._words.put_back(request))
-
-    def unclaim(self, request: c.Unclaim, /) -> None:
-        self._store.unclaim(self._words.unclaim(request))
-
-    def waiting(self, request: c.WaitAny, /) -> _BlindWaiting:
-        queues = {self._tokens.queue(queue): queue for queue in request.queues}
-        return _BlindWaiting(self._store.waiting(replace(request, queues=tuple(queues))), queues)
-
-    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return self._tokens.names(self._store.unattended(request))
-
-    def pending(self, request: c.Pending, /) -> int:
-        return self._store.pending(self._words.pending(request))
-
-    def report(self, request: c.Report, /) -> None:
-        self._store.report(self._words.report(request))
-
-    def reported(self, request: c.Reported, /) -> Rates:
-        return self._store.reported(self._words.reported(request))
-
-    def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return self._store.survey(self._words.survey(request))
-
-    # -- minted inboxes
-
-    def give_back(self, request: c.GiveBack, /) -> None:
-        self._store.give_back(self._words.give_back(request))
-
-    def mark(self, request: c.Mark, /) -> bool:
-        return self._store.mark(self._words.mark(request))
-
-    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return self._store.alive(self._words.alive(request))
-
-    # -- groups
-
-    def join(self, request: c.Join, /) -> c.Changed:
-        return self._store.join(self._words.join(request))
-
-    def leave(self, request: c.Leave, /) -> c.Changed:
-        return self._store.leave(self._words.leave(request))
-
-    def publish(self, request: c.Publish, /) -> c.Published:
-        return self._words.published(self._store.publish(self._words.publish(request)))
-
-    def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return self._store.deliver(self._words.deliver(request))
-
-    def prune(self, request: c.Prune, /) -> None:
-        self._store.prune(self._words.prune(request))
-
-    def members(self, request: c.Members, /) -> c.Roster:
-        return self._words.roster(self._store.members(self._words.members(request)))
-
-    # -- flush
-
-    def flush(self, request: c.Flush, /) -> c.Flushing:
-        return self._words.flushing(self._store.flush(request))
-
-    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return self._tokens.names(self._store.unflushed(self._words.unflushed(request)))
-
-    def lend(self) -> _BlindLoan | None:
-        loan = self._store.lend()
-        return None if loan is None else _BlindLoan(loan, self._words)
+    def wait(self, request: c.WaitAny, /) -> _BlindWaiting:
+        """Begin to wait."""
+        queues = {self._translation.tokens.queue(queue): queue for queue in request.queues}
+        return _BlindWaiting(self._store.wait(replace(request, queues=tuple(queues))), queues)
 
     def close(self) -> None:
         """Let go of every connection."""
         self._store.close()
-
-
-class _BlindLoan:
-    """See `channel_layer.ports.Loan`."""
-
-    def __init__(self, loan: Loan, words: _Words) -> None:
-        self._loan = loan
-        self._words = words
-
-    async def together(self, requests: Sequence[c.BlockingCommand[_R]], /) -> list[_R | StoreError]:
-        words = self._words
-        return words.outcomes(requests, await self._loan.together([words.request(request) for request in requests]))
-
-    def end(self) -> Awaitable[object] | None:
-        return self._loan.end()
 
 
 class _BlindWaiting:
@@ -617,6 +402,6 @@ class _BlindWaiting:
 
 
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = BlindStore
+    _fits: type[Store] = BlindStore
     _fits_too: type[Backend] = BlindBackend
     _fits_threads: type[BlockingStore] = BlindBlockingStore

@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer.stores.wrapper import Front, one_by_one
+from channel_layer.stores.wrapper import StoreWrapper, execute_each, execute_each_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
-    from channel_layer.domain.rates import Rates
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Waiting
+    from channel_layer.ports import Backend, BlockingStore, Store, Waiting
 
 __all__ = ("Faults", "FaultyBackend", "FaultyBlockingStore", "FaultyStore")
 
-Q = TypeVar("Q")
 R = TypeVar("R")
 
 
@@ -56,7 +54,7 @@ class _Disconnected(StoreError):
     """The connection is lost, and with it all that is in flight."""
 
 
-class FaultyBackend(Front):
+class FaultyBackend(StoreWrapper):
     """A backend in front of another one, which it hinders.
 
     Args:
@@ -145,7 +143,7 @@ class FaultyStore:
         store: does the work.
     """
 
-    def __init__(self, backend: FaultyBackend, store: AsyncStore) -> None:
+    def __init__(self, backend: FaultyBackend, store: Store) -> None:
         self._backend = backend
         self._store = store
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -156,119 +154,37 @@ class FaultyStore:
         self._cut.set_result(None)
         self._cut = self.loop.create_future()
 
-    # -- what goes through
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command, or not."""
+        loses = await self._decide(command)
+        reply = self._store.execute(command)
+        if isinstance(command, (c.Pop, c.PutBack)):  # which end by themselves: what they speak of is nowhere else
+            return _reply(await reply, loses=loses)
+        return _reply(await self._unless_cut(reply), loses=loses)
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        return await self._ask(request, self._store.push)
-
-    async def forgive(self, request: c.Forgive, /) -> None:
-        await self._ask(request, self._store.forgive)
-
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        loses = await self._decide(request)
-        popped = await self._store.pop(request)
-        # What was taken out is nowhere else: its loss is told, as by a store that finds out itself.
-        return replace(popped, entries=(), lost=len(popped.entries)) if loses else popped
-
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        loses = await self._decide(request)
-        returned = await self._store.put_back(request)
-        if loses:
-            raise _lost("the reply was lost", "unknown")
-        return returned
-
-    async def unclaim(self, request: c.Unclaim, /) -> None:
-        await self._ask(request, self._store.unclaim)
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands, each with its own faults."""
+        return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
-        await self._ask(request, self._store.wait)
+        """Wait for a queue, or not."""
+        loses = await self._decide(request)
+        await self._unless_cut(self._store.wait(request))
+        if loses:
+            raise _lost("the reply was lost", "unknown")
 
-    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return await self._ask(request, self._store.unattended)
-
-    async def pending(self, request: c.Pending, /) -> int:
-        return await self._ask(request, self._store.pending)
-
-    async def report(self, request: c.Report, /) -> None:
-        await self._ask(request, self._store.report)
-
-    async def reported(self, request: c.Reported, /) -> Rates:
-        return await self._ask(request, self._store.reported)
-
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return await self._ask(request, self._store.survey)
-
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
-        return await self._ask(request, self._store.claim)
-
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
-        return await self._ask(request, self._store.renew)
-
-    async def release(self, request: c.Release, /) -> int:
-        return await self._ask(request, self._store.release)
-
-    async def read(self, request: c.Read, /) -> c.Batch:
-        return await self._ask(request, self._store.read)
-
-    async def give_back(self, request: c.GiveBack, /) -> None:
-        await self._ask(request, self._store.give_back)
-
-    async def mark(self, request: c.Mark, /) -> bool:
-        return await self._ask(request, self._store.mark)
-
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return await self._ask(request, self._store.alive)
-
-    async def join(self, request: c.Join, /) -> c.Changed:
-        return await self._ask(request, self._store.join)
-
-    async def leave(self, request: c.Leave, /) -> c.Changed:
-        return await self._ask(request, self._store.leave)
-
-    async def publish(self, request: c.Publish, /) -> c.Published:
-        return await self._ask(request, self._store.publish)
-
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return await self._ask(request, self._store.deliver)
-
-    async def prune(self, request: c.Prune, /) -> None:
-        await self._ask(request, self._store.prune)
-
-    async def members(self, request: c.Members, /) -> c.Roster:
-        return await self._ask(request, self._store.members)
-
-    async def touch(self, request: c.Touch, /) -> None:
-        await self._ask(request, self._store.touch)
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        return await self._ask(request, self._store.flush)
-
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return await self._ask(request, self._store.unflushed)
-
-    async def acknowledge(self, request: c.Acknowledge, /) -> None:
-        await self._ask(request, self._store.acknowledge)
-
-    async def incarnation(self, shard: int, /) -> str:
-        return await self._store.incarnation(shard)
+    async def run_id(self, shard: int, /) -> str:
+        """Return what names this run of the server."""
+        return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
+        """Return once the connection is lost."""
         with contextlib.suppress(StoreError):
             await self._unless_cut(self._store.disconnected(shard))
 
     async def aclose(self) -> None:
         """Let go of every connection."""
         await self._store.aclose()
-
-    # -- what goes wrong
-
-    async def _ask(self, request: Q, call: Callable[[Q], Awaitable[R]]) -> R:
-        """Let a request through, or not."""
-        loses = await self._decide(request)
-        reply = await self._unless_cut(call(request))
-        if loses:
-            raise _lost("the reply was lost", "unknown")
-        return reply
 
     async def _unless_cut(self, work: Awaitable[R]) -> R:
         """Await *work*, unless the connection is lost first.
@@ -319,103 +235,24 @@ class FaultyBlockingStore:
         self._backend = backend
         self._store = store
 
-    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        return one_by_one(self, requests)
+    def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command, or not."""
+        loses = self._decide(command)
+        return _reply(self._store.execute(command), loses=loses)
 
-    # -- messages
+    def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands, each with its own faults."""
+        return execute_each_blocking(self, commands)
 
-    def push(self, request: c.Push, /) -> c.Pushed:
-        return self._ask(request)
-
-    def forgive(self, request: c.Forgive, /) -> None:
-        self._ask(request)
-
-    def pop(self, request: c.Pop, /) -> c.Popped:
-        loses = self._decide(request)
-        popped = self._store.pop(request)
-        return replace(popped, entries=(), lost=len(popped.entries)) if loses else popped  # as in `FaultyStore.pop`
-
-    def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return self._ask(request)
-
-    def unclaim(self, request: c.Unclaim, /) -> None:
-        self._ask(request)
-
-    def waiting(self, request: c.WaitAny, /) -> Waiting:
+    def wait(self, request: c.WaitAny, /) -> Waiting:
+        """Begin to wait, or not."""
         if self._decide(request):
             raise _lost("the connection was lost", "unknown")
-        return self._store.waiting(request)
-
-    def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return self._ask(request)
-
-    def pending(self, request: c.Pending, /) -> int:
-        return self._ask(request)
-
-    def report(self, request: c.Report, /) -> None:
-        self._ask(request)
-
-    def reported(self, request: c.Reported, /) -> Rates:
-        return self._ask(request)
-
-    def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return self._ask(request)
-
-    # -- minted inboxes
-
-    def give_back(self, request: c.GiveBack, /) -> None:
-        self._ask(request)
-
-    def mark(self, request: c.Mark, /) -> bool:
-        return self._ask(request)
-
-    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return self._ask(request)
-
-    # -- groups
-
-    def join(self, request: c.Join, /) -> c.Changed:
-        return self._ask(request)
-
-    def leave(self, request: c.Leave, /) -> c.Changed:
-        return self._ask(request)
-
-    def publish(self, request: c.Publish, /) -> c.Published:
-        return self._ask(request)
-
-    def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return self._ask(request)
-
-    def prune(self, request: c.Prune, /) -> None:
-        self._ask(request)
-
-    def members(self, request: c.Members, /) -> c.Roster:
-        return self._ask(request)
-
-    # -- flush
-
-    def flush(self, request: c.Flush, /) -> c.Flushing:
-        return self._ask(request)
-
-    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return self._ask(request)
-
-    def lend(self) -> None:
-        """Nothing: whoever borrows would meet no faults."""
+        return self._store.wait(request)
 
     def close(self) -> None:
         """Let go of every connection."""
         self._store.close()
-
-    # -- what goes wrong
-
-    def _ask(self, request: c.BlockingCommand[R]) -> R:
-        """Let a request through, or not."""
-        loses = self._decide(request)
-        reply = request.on_blocking(self._store)
-        if loses:
-            raise _lost("the reply was lost", "unknown")
-        return reply
 
     def _decide(self, request: object) -> bool:
         """Return whether the reply to a request is to be lost.
@@ -431,11 +268,26 @@ class FaultyBlockingStore:
         return self._backend.chance()
 
 
+def _reply(reply: R, *, loses: bool) -> R:
+    """Return the reply to a command that was carried out, or lose it.
+
+    What was taken out of a queue is nowhere else: its loss is told, as by a store that finds out itself.
+
+    Raises:
+        StoreError: the reply is lost.
+    """
+    if not loses:
+        return reply
+    if isinstance(reply, c.Popped):
+        return replace(reply, entries=(), lost=len(reply.entries))
+    raise _lost("the reply was lost", "unknown")
+
+
 def _lost(what: str, outcome: Literal["not_sent", "unknown"]) -> StoreError:
     return StoreError(f"{what} (a fault on purpose)", retryable=True, outcome=outcome)
 
 
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = FaultyStore
+    _fits: type[Store] = FaultyStore
     _fits_too: type[Backend] = FaultyBackend
     _fits_threads: type[BlockingStore] = FaultyBlockingStore

@@ -11,21 +11,21 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.expiry import counts_lifetimes
 from channel_layer.domain.rates import Meters
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
-from channel_layer.stores.wrapper import one_by_one
+from channel_layer.stores.wrapper import execute_each, execute_each_blocking, unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from channel_layer.domain.names import Queue
     from channel_layer.domain.rates import Rates
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, SimpleStore
+    from channel_layer.ports import Backend, BlockingStore, SimpleStore, Store
 
 __all__ = ("SimpleBackend",)
 
@@ -57,20 +57,20 @@ class SimpleBackend:
         self.identities: tuple[str, ...] = (identity,)
         self.forked()
 
-    def open(self) -> AsyncStore:
+    def open(self) -> Store:
         """Make a store for the running event loop; the simple one is made when it is first asked for something."""
-        return _Completed(self)
+        return _CompleteStore(self)
 
     def open_blocking(self) -> BlockingStore:
         """Make a store for the threads of this process; each has a simple one of its own, as soon as it asks."""
-        return _CompletedForThreads(self)
+        return _CompleteBlockingStore(self)
 
     def forked(self) -> None:
         """Count anew; nothing else here is shared with the parent."""
-        self.tally: _Counted = _Counted()
+        self.rates: _ProcessRates = _ProcessRates()
 
 
-class _Counted:
+class _ProcessRates:
     """What this process has sent, for all its event loops and threads."""
 
     def __init__(self) -> None:
@@ -94,162 +94,124 @@ class _Counted:
             self._meters.clear()
 
 
-class _Completed:
-    """The store port over a simple store: see `channel_layer.ports.AsyncStore`."""
+# -- what each command does with a simple store
+
+
+def _survey(store: SimpleStore, request: c.Survey) -> c.Surveyed:
+    pending = None if request.channel is None else store.pending(c.Pending(request.shard, request.channel))
+    return c.Surveyed(pending, oldest=None)
+
+
+def _join(store: SimpleStore, request: c.Join) -> c.Changed:
+    store.join(request)
+    return _CHANGED
+
+
+def _leave(store: SimpleStore, request: c.Leave) -> c.Changed:
+    store.leave(request)
+    return _CHANGED
+
+
+def _publish(store: SimpleStore, request: c.Publish) -> c.Published:
+    members = store.members(c.Members(request.shard, request.group)).others
+    return c.Published(version=0, done=False, inboxes=(), others=members, full=())
+
+
+_CHANGED: Final = c.Changed(version=0, marked=False, applied=True, owned=False)
+
+# Two tables for commands of all types; each is handed to what is for its own type, and to nothing else.
+_IN_STORE: Final[Mapping[type, Callable[[SimpleStore, Any], Any]]] = {
+    c.Flush: lambda store, request: c.Flushing((), store.flush(request)),
+    c.Join: _join,
+    c.Leave: _leave,
+    c.Members: lambda store, request: store.members(request),
+    c.Pending: lambda store, request: store.pending(request),
+    c.Pop: lambda store, request: store.pop(request),
+    c.Publish: _publish,
+    c.Push: lambda store, request: store.push(request),
+    c.PutBack: lambda store, request: store.put_back(request),
+    c.Survey: _survey,
+}
+"""What is done in the simple store."""
+
+_WITHOUT_STORE: Final[Mapping[type, Callable[[_ProcessRates, Any], Any]]] = {
+    c.Acknowledge: lambda _rates, _request: None,
+    c.Alive: lambda _rates, request: (False,) * len(request.inboxes),
+    c.Deliver: lambda _rates, _request: c.Delivery.NO_OWNER,
+    c.Forgive: lambda _rates, _request: None,
+    c.Mark: lambda _rates, _request: False,
+    c.Prune: lambda _rates, _request: None,
+    c.Report: lambda rates, request: rates.report(request),
+    c.Reported: lambda rates, request: rates.reported(request),
+    c.Touch: lambda _rates, _request: None,
+    c.Unclaim: lambda _rates, _request: None,
+    c.Unflushed: lambda _rates, _request: (),
+}
+"""What needs none: there are no leases, no owned inboxes and no claims, and statistics are those of this process."""
+
+
+class _Pauses:
+    """How long to wait before the next look at each queue that was empty at the last one, in seconds."""
+
+    def __init__(self) -> None:
+        self._pauses: dict[Queue, float] = {}
+
+    def next(self, queue: Queue) -> float:
+        """Return the pause before the next look at a queue; it is twice as long the next time, up to a limit."""
+        pause = self._pauses.pop(queue, _LOOK_FIRST)
+        self._pauses[queue] = min(_LOOK_MOST, pause * 2)
+        while len(self._pauses) > _REMEMBERED:
+            self._pauses.pop(next(iter(self._pauses)), None)
+        return pause
+
+    def note(self, command: c.Command[object], reply: object) -> None:
+        """Have a queue looked at soon, because something was pushed to it or popped from it."""
+        if isinstance(command, c.Push):
+            self._pauses.pop(command.channel.queue, None)
+        elif isinstance(command, c.Pop) and isinstance(reply, c.Popped) and reply.entries:
+            self._pauses.pop(command.queue, None)
+
+
+class _CompleteStore:
+    """The store port over a simple store: see `channel_layer.ports.Store`."""
 
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
         self._store: SimpleStore | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="channel-layer-store")  # which starts at the first call
         self._closed = asyncio.get_running_loop().create_future()
-        self._pauses: dict[str, float] = {}
-        """Seconds until the next look at each queue that was empty at the last one."""
+        self._pauses = _Pauses()
 
-    def _begin(self, work: Callable[[SimpleStore], R]) -> asyncio.Future[R]:
-        """Have *work* done in the thread, whoever still waits for it.
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command, in the thread if the simple store has a part in it."""
+        kind = type(command)
+        reply: R
+        if (without := _WITHOUT_STORE.get(kind)) is not None:
+            reply = without(self._backend.rates, command)
+            return reply
+        if (work := _IN_STORE.get(kind)) is None:
+            raise unsupported(command)
+        if kind is c.Flush:
+            self._backend.rates.clear()
+        needed = kind in (c.Pop, c.PutBack)
+        reply = await self._call(lambda store: work(store, command), needed=needed)
+        self._pauses.note(command, reply)
+        return reply
 
-        Raises:
-            StoreError: the store is closed.
-        """
-        if self._closed.done():
-            raise StoreError("this store is closed", retryable=False, outcome="not_sent")
-        done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
-        done.add_done_callback(_see)
-        return done
-
-    async def _call(self, work: Callable[[SimpleStore], R]) -> R:
-        """Have *work* done in the thread; a caller who is cancelled goes, and it is done all the same."""
-        return await asyncio.shield(self._begin(work))
-
-    async def _finish(self, work: Callable[[SimpleStore], R]) -> R:
-        """Have *work* done in the thread; a cancellation meanwhile is left to the caller, who sees it in its task."""
-        done = self._begin(work)
-        while True:
-            try:
-                return await asyncio.shield(done)
-            except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
-                if done.done():
-                    return done.result()
-
-    def _do(self, work: Callable[[SimpleStore], R]) -> R:
-        if self._store is None:
-            self._store = self._backend.make()
-        return work(self._store)
-
-    # -- messages
-
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        self._pauses.pop(request.channel.queue.name, None)  # whoever waits here looks again soon
-        return await self._call(lambda store: store.push(request))
-
-    async def forgive(self, _request: c.Forgive, /) -> None:
-        """Nothing is held against anybody."""
-
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        popped = await self._finish(lambda store: store.pop(request))
-        if popped.entries:
-            self._pauses.pop(request.queue.name, None)
-        return popped
-
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return await self._finish(lambda store: store.put_back(request))
-
-    async def unclaim(self, _request: c.Unclaim, /) -> None:
-        """An inbox belongs to nobody here."""
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
-        pause = self._pauses.pop(request.queue.name, _LOOK_FIRST)
-        self._pauses[request.queue.name] = min(_LOOK_MOST, pause * 2)
-        if len(self._pauses) > _REMEMBERED:
-            del self._pauses[next(iter(self._pauses))]
-        await asyncio.sleep(min(pause, request.block))
+        """Wait for a while: nothing tells when a message comes."""
+        await asyncio.sleep(min(self._pauses.next(request.queue), request.block))
 
-    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
-        raise _lacking("note of who attends to a queue")
-
-    async def pending(self, request: c.Pending, /) -> int:
-        return await self._call(lambda store: store.pending(request))
-
-    # -- statistics, of this process
-
-    async def report(self, request: c.Report, /) -> None:
-        self._backend.tally.report(request)
-
-    async def reported(self, request: c.Reported, /) -> Rates:
-        return self._backend.tally.reported(request)
-
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        channel = request.channel
-        pending = None if channel is None else await self.pending(c.Pending(request.shard, channel))
-        return c.Surveyed(pending, oldest=None)
-
-    # -- minted inboxes, of which there are none
-
-    async def claim(self, _request: c.Claim, /) -> c.Claimed:
-        raise _lacking("lease")
-
-    async def renew(self, _request: c.Renew, /) -> c.Renewed:
-        raise _lacking("lease")
-
-    async def release(self, _request: c.Release, /) -> int:
-        raise _lacking("lease")
-
-    async def read(self, _request: c.Read, /) -> c.Batch:
-        raise _lacking("minted inbox")
-
-    async def give_back(self, _request: c.GiveBack, /) -> None:
-        raise _lacking("minted inbox")
-
-    async def mark(self, _request: c.Mark, /) -> bool:
-        return False
-
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return (False,) * len(request.inboxes)
-
-    # -- groups
-
-    async def join(self, request: c.Join, /) -> c.Changed:
-        await self._call(lambda store: store.join(request))
-        return _CHANGED
-
-    async def leave(self, request: c.Leave, /) -> c.Changed:
-        await self._call(lambda store: store.leave(request))
-        return _CHANGED
-
-    async def publish(self, request: c.Publish, /) -> c.Published:
-        roster = await self.members(c.Members(request.shard, request.group))
-        return c.Published(version=0, done=False, inboxes=(), others=roster.others, full=())
-
-    async def deliver(self, _request: c.Deliver, /) -> c.Delivery:
-        return c.Delivery.NO_OWNER
-
-    async def prune(self, _request: c.Prune, /) -> None:
-        """Nobody is found to be gone."""
-
-    async def members(self, request: c.Members, /) -> c.Roster:
-        return await self._call(lambda store: store.members(request))
-
-    async def touch(self, _request: c.Touch, /) -> None:
-        """No membership depends on its owner."""
-
-    # -- flush
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        self._backend.tally.clear()
-        return c.Flushing((), await self._call(lambda store: store.flush(request)))
-
-    async def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
-        return ()
-
-    async def acknowledge(self, _request: c.Acknowledge, /) -> None:
-        """Nobody waits for it."""
-
-    # -- the connection that is the store's own affair
-
-    async def incarnation(self, _shard: int, /) -> str:
+    async def run_id(self, _shard: int, /) -> str:
+        """Return what names this run of the store, which is the only one that is known."""
         return "simple"
 
     async def disconnected(self, _shard: int, /) -> None:
+        """Return once this store is closed."""
         await asyncio.shield(self._closed)
 
     async def aclose(self) -> None:
@@ -261,8 +223,36 @@ class _Completed:
         self._closed.set_result(None)
         self._thread.shutdown(wait=False)
 
+    async def _call(self, work: Callable[[SimpleStore], R], *, needed: bool = False) -> R:
+        """Have *work* done in the thread; it is done although its caller is cancelled.
 
-class _CompletedForThreads:
+        Args:
+            work: what to do with the simple store.
+            needed: the result has to come back: a cancellation is left to the caller, which sees it in its task.
+
+        Raises:
+            StoreError: the store is closed.
+        """
+        if self._closed.done():
+            raise StoreError("this store is closed", retryable=False, outcome="not_sent")
+        done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        done.add_done_callback(_see)
+        while True:
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
+                if not needed:
+                    raise
+                if done.done():
+                    return done.result()
+
+    def _do(self, work: Callable[[SimpleStore], R]) -> R:
+        if self._store is None:
+            self._store = self._backend.make()
+        return work(self._store)
+
+
+class _CompleteBlockingStore:
     """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`.
 
     Args:
@@ -272,9 +262,36 @@ class _CompletedForThreads:
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
         self._own = threading.local()
-        self._pauses: dict[Queue, float] = {}
-        """Seconds until the next look at each queue that was empty at the last one."""
+        self._pauses = _Pauses()
         self._closed = False
+
+    def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
+        kind = type(command)
+        reply: R
+        if (without := _WITHOUT_STORE.get(kind)) is not None:
+            reply = without(self._backend.rates, command)
+            return reply
+        if (work := _IN_STORE.get(kind)) is None:
+            raise unsupported(command)
+        if kind is c.Flush:
+            self._backend.rates.clear()
+        reply = work(self._store(), command)
+        self._pauses.note(command, reply)
+        return reply
+
+    def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        return execute_each_blocking(self, commands)
+
+    def wait(self, request: c.WaitAny, /) -> _Pause:
+        """Begin to wait for a while: nothing tells when a message comes."""
+        return _Pause(min(request.block, *map(self._pauses.next, request.queues)))
+
+    def close(self) -> None:
+        """Close the calling thread's simple store; another thread's is closed by that one, when it asks or ends."""
+        self._closed = True
+        self._drop()
 
     def _store(self) -> SimpleStore:
         """Return the calling thread's.
@@ -294,110 +311,6 @@ class _CompletedForThreads:
         keeper: _Keeper | None = self._own.__dict__.pop("keeper", None)
         if keeper is not None:
             keeper.close()
-
-    def together(self, requests: Sequence[c.BlockingCommand[R]], /) -> list[R | StoreError]:
-        return one_by_one(self, requests)
-
-    # -- messages
-
-    def push(self, request: c.Push, /) -> c.Pushed:
-        self._pauses.pop(request.channel.queue, None)  # whoever waits here looks again soon
-        return self._store().push(request)
-
-    def forgive(self, _request: c.Forgive, /) -> None:
-        """Nothing is held against anybody."""
-
-    def pop(self, request: c.Pop, /) -> c.Popped:
-        popped = self._store().pop(request)
-        if popped.entries:
-            self._pauses.pop(request.queue, None)
-        return popped
-
-    def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return self._store().put_back(request)
-
-    def unclaim(self, _request: c.Unclaim, /) -> None:
-        """An inbox belongs to nobody here."""
-
-    def waiting(self, request: c.WaitAny, /) -> _Pause:
-        pauses = [self._pauses.pop(queue, _LOOK_FIRST) for queue in request.queues]
-        for queue, pause in zip(request.queues, pauses, strict=True):
-            self._pauses[queue] = min(_LOOK_MOST, pause * 2)
-        while len(self._pauses) > _REMEMBERED:
-            self._pauses.pop(next(iter(self._pauses)), None)
-        return _Pause(min(*pauses, request.block))
-
-    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
-        raise _lacking("note of who attends")
-
-    def pending(self, request: c.Pending, /) -> int:
-        return self._store().pending(request)
-
-    # -- statistics, of this process
-
-    def report(self, request: c.Report, /) -> None:
-        self._backend.tally.report(request)
-
-    def reported(self, request: c.Reported, /) -> Rates:
-        return self._backend.tally.reported(request)
-
-    def survey(self, request: c.Survey, /) -> c.Surveyed:
-        channel = request.channel
-        pending = None if channel is None else self.pending(c.Pending(request.shard, channel))
-        return c.Surveyed(pending, oldest=None)
-
-    # -- minted inboxes, of which there are none
-
-    def give_back(self, _request: c.GiveBack, /) -> None:
-        raise _lacking("minted inbox")
-
-    def mark(self, _request: c.Mark, /) -> bool:
-        return False
-
-    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return (False,) * len(request.inboxes)
-
-    # -- groups
-
-    def join(self, request: c.Join, /) -> c.Changed:
-        self._store().join(request)
-        return _CHANGED
-
-    def leave(self, request: c.Leave, /) -> c.Changed:
-        self._store().leave(request)
-        return _CHANGED
-
-    def publish(self, request: c.Publish, /) -> c.Published:
-        roster = self.members(c.Members(request.shard, request.group))
-        return c.Published(version=0, done=False, inboxes=(), others=roster.others, full=())
-
-    def deliver(self, _request: c.Deliver, /) -> c.Delivery:
-        return c.Delivery.NO_OWNER
-
-    def prune(self, _request: c.Prune, /) -> None:
-        """Nobody is found to be gone."""
-
-    def members(self, request: c.Members, /) -> c.Roster:
-        return self._store().members(request)
-
-    # -- flush
-
-    def flush(self, request: c.Flush, /) -> c.Flushing:
-        return c.Flushing((), self._store().flush(request))
-
-    def unflushed(self, _request: c.Unflushed, /) -> tuple[str, ...]:
-        return ()
-
-    def lend(self) -> None:
-        """Nothing: nobody knows how long its methods take."""
-
-    def close(self) -> None:
-        """Close the calling thread's simple store; another thread's is closed by that one, when it asks or ends."""
-        self._closed = True
-        self._drop()
-
-
-_CHANGED: Final = c.Changed(version=0, marked=False, applied=True, owned=False)
 
 
 class _Keeper:
@@ -440,11 +353,7 @@ def _see(done: asyncio.Future[R]) -> None:
         done.exception()
 
 
-def _lacking(what: str) -> StoreError:
-    return StoreError(f"this store keeps no {what}", retryable=False, outcome="not_sent")
-
-
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = _Completed
+    _fits: type[Store] = _CompleteStore
     _fits_too: type[Backend] = SimpleBackend
-    _fits_threads: type[BlockingStore] = _CompletedForThreads
+    _fits_threads: type[BlockingStore] = _CompleteBlockingStore
