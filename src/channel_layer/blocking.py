@@ -498,7 +498,7 @@ class BlockingChannelLayer:
                     request = inbox.return_places()
                 if request is None:
                     return
-                store.execute(request)
+                store.execute(c.GiveBack(inbox.shard, inbox.queue, request.generation, request.serial, request.places))
                 with desk.lock:
                     if inbox.returning is request:
                         inbox.returning = None

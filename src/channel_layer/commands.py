@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from channel_layer.domain.frames import Entry
 from channel_layer.domain.rates import Rates
 
 if TYPE_CHECKING:
@@ -131,19 +132,6 @@ class Forgive(Command[None]):
     """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
 
     channel: ChannelName
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A message as it left a queue.
-
-    Attributes:
-        stamp: when the shard took it in.
-        frame: a message frame (see `channel_layer.domain.frames`).
-    """
-
-    stamp: float
-    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)

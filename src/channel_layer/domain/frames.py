@@ -29,6 +29,7 @@ __all__ = (
     "PLAIN",
     "SEALED",
     "BadFrame",
+    "Entry",
     "Flush",
     "GroupFrame",
     "MembershipMarker",
@@ -273,6 +274,19 @@ class Unauthentic(BadFrame):
 
     The text says what can be known of the cause, and nothing of a key.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message as it left a queue.
+
+    Attributes:
+        stamp: when the shard took it in.
+        frame: a message frame.
+    """
+
+    stamp: float
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)

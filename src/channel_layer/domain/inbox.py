@@ -12,7 +12,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from channel_layer.commands import GiveBack
 from channel_layer.domain import frames as envelope
 from channel_layer.domain.expiry import deadline
 from channel_layer.domain.names import ChannelName, GroupName, Kind
@@ -21,12 +20,12 @@ from channel_layer.errors import InvalidName
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from channel_layer.commands import Entry
     from channel_layer.domain.capacity import CapacityTable
     from channel_layer.domain.counters import Ledger, Reason
+    from channel_layer.domain.frames import Entry
     from channel_layer.domain.names import Queue
 
-__all__ = ("Inbox", "Item", "Mailbox", "Tap", "Waiter")
+__all__ = ("Credits", "Inbox", "Item", "Mailbox", "Tap", "Waiter")
 
 
 class Waiter(Protocol):
@@ -173,6 +172,21 @@ class _Member:
     joined: float  # the shard's clock
 
 
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """Places in the capacities of an inbox's channels that are free again.
+
+    Attributes:
+        generation: of the claim, or of the flush, since which these were taken.
+        serial: counts up.
+        places: (full channel name, messages).
+    """
+
+    generation: str
+    serial: int
+    places: tuple[tuple[str, int], ...]
+
+
 class Inbox:
     """A minted inbox, as its owner sees it: mailboxes, the mirror of its groups, and the place where it reads.
 
@@ -218,7 +232,7 @@ class Inbox:
         """The store may have lost memberships of this inbox and has not been told of all of them again."""
         self.owed: dict[str, int] = {}
         """Places to give back, by channel."""
-        self.returning: GiveBack | None = None
+        self.returning: Credits | None = None
         """Places that are on their way back; repeated as they are until the store is known to have heard of them."""
         self._addressed: dict[bytes, Mailbox] = {}
         """Mailboxes by the head of their messages' frames, as far as messages have come for them."""
@@ -270,7 +284,7 @@ class Inbox:
             self._list(box)  # what came in while somebody waited is not there
         return list(box.promise())
 
-    def return_places(self) -> GiveBack | None:
+    def return_places(self) -> Credits | None:
         """Return what to tell the store of places that are free again: what it may not have heard, or what is new."""
         if not self.generation:
             return None  # the lease is being taken anew, and with it the count begins anew
@@ -280,7 +294,7 @@ class Inbox:
                 self._serial += 1
                 places = tuple(self.owed.items())
                 self.owed.clear()
-                self.returning = GiveBack(self.shard, self.queue, self.generation, self._serial, places)
+                self.returning = Credits(self.generation, self._serial, places)
         return self.returning
 
     @property

@@ -595,7 +595,9 @@ class Host:
             if request is None:
                 return
             try:
-                await self._store.execute(request)
+                await self._store.execute(
+                    c.GiveBack(inbox.shard, inbox.queue, request.generation, request.serial, request.places)
+                )
             except StoreError:
                 await backoff.wait()
                 continue
