@@ -222,6 +222,8 @@ class Inbox:
         """Changes of memberships (group, member) that the store confirmed, until their marker is met: their version,
         and when they were made by the store's clock, or None for those that have ended."""
         self.position: str = ""
+        self.lease_until: float | None = None
+        """When the lease ends if it is not renewed, by the shard's clock; None: it was never acquired."""
         self.generation: str = ""
         self.epoch: str = ""
         self.flushed: str | None = None

@@ -1,1 +1,22 @@
-"""Every use case, written once as a generator that yields commands and knows no I/O."""
+"""Every use case, written once as a generator that yields steps and knows no I/O."""
+
+from __future__ import annotations
+
+from channel_layer.operations.flushing import flush
+from channel_layer.operations.groups import group_add, group_channels, group_discard, group_send
+from channel_layer.operations.leases import give_up
+from channel_layer.operations.sending import move_all_to_remote, send
+from channel_layer.operations.statistics import report, statistics
+
+__all__ = (
+    "flush",
+    "give_up",
+    "group_add",
+    "group_channels",
+    "group_discard",
+    "group_send",
+    "move_all_to_remote",
+    "report",
+    "send",
+    "statistics",
+)

@@ -6,7 +6,6 @@ that each use case is written once, for event loops and for threads.
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -14,9 +13,26 @@ from channel_layer.commands import Command
 from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
-__all__ = ("Operation", "Sleep", "Step", "Together", "execute", "execute_all", "run_together", "sleep")
+    from channel_layer.domain.inbox import Inbox
+
+__all__ = (
+    "EnsureReading",
+    "Operation",
+    "RestoreLease",
+    "Sleep",
+    "Step",
+    "Together",
+    "Unbroken",
+    "ensure_reading",
+    "execute",
+    "execute_all",
+    "restore_lease",
+    "run_together",
+    "sleep",
+    "unbroken",
+)
 
 R = TypeVar("R")
 
@@ -35,12 +51,34 @@ class Sleep:
     seconds: float
 
 
-Step: TypeAlias = Command[Any] | Together | Sleep
+@dataclass(frozen=True, slots=True)
+class Unbroken:
+    """An operation that runs to its end even if the caller is cancelled: what it has in hand is nowhere else."""
+
+    operation: Operation[None]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLease:
+    """The lease of an inbox of this process is gone: have it acquired again, and wait for that."""
+
+    inbox: Inbox
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureReading:
+    """Have the inboxes of this process read while the operation goes on.
+
+    The reply is the names of those that are not, because the thread that reads them is the one that runs this.
+    """
+
+
+Step: TypeAlias = "Command[Any] | Together | Sleep | Unbroken | RestoreLease | EnsureReading"
 """What an operation may yield."""
 
 # A generator has one type for all that is sent into it, and each command has a reply type of its own, so the middle one
 # cannot be said. `execute` and `execute_all` give every reply its type back; operations never see the Any.
-Operation: TypeAlias = Generator[Step, Any, R]
+Operation: TypeAlias = "Generator[Step, Any, R]"
 """A use case: yields steps, is sent their replies, returns *R*."""
 
 
@@ -77,8 +115,28 @@ def sleep(seconds: float) -> Operation[None]:
     yield Sleep(seconds)
 
 
+def unbroken(operation: Operation[None]) -> Operation[None]:
+    """Run an operation to its end even if the caller is cancelled meanwhile."""
+    yield Unbroken(operation)
+
+
+def restore_lease(inbox: Inbox) -> Operation[None]:
+    """Have the lease of an inbox of this process acquired again.
+
+    Raises:
+        StoreError: it was not, in time.
+    """
+    yield RestoreLease(inbox)
+
+
+def ensure_reading() -> Operation[frozenset[str]]:
+    """Have the inboxes of this process read; return the names of those that are not: see `EnsureReading`."""
+    unread: frozenset[str] = yield EnsureReading()
+    return unread
+
+
 def run_together(operations: Iterable[Operation[R]]) -> Operation[list[R | Exception]]:
-    """Run operations side by side, none of which sleeps: what they ask for in each round goes out together.
+    """Run operations side by side that ask for commands only: those of each round go out together.
 
     Returns:
         What came of each, in the same order; of one that has failed, its error.
@@ -131,7 +189,7 @@ class _Running(Generic[R]):
         except Exception as exc:  # noqa: BLE001 - it is the outcome of this one, and the others go on
             self.outcome = exc
         else:
-            if isinstance(step, Sleep):
-                raise TypeError("an operation that runs beside others cannot sleep")
+            if not isinstance(step, (Command, Together)):
+                raise TypeError(f"an operation that runs beside others cannot ask for {step!r}")
             self._alone = isinstance(step, Command)
             self.commands = (step,) if isinstance(step, Command) else step.commands

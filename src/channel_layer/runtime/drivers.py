@@ -8,22 +8,63 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, TypeVar
 
 from channel_layer.commands import Command
-from channel_layer.operations.steps import Together
+from channel_layer.operations.steps import EnsureReading, RestoreLease, Sleep, Together, Unbroken
+from channel_layer.runtime.event_loops import ignore
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from channel_layer.operations.steps import Operation
     from channel_layer.ports import BlockingStore, Store
 
-__all__ = ("run", "run_blocking")
+__all__ = ("Perform", "PerformBlocking", "RuntimeStep", "refuse", "run", "run_blocking")
 
 R = TypeVar("R")
 
+RuntimeStep: TypeAlias = "RestoreLease | EnsureReading"
+"""What an operation may ask of the runtime that it runs in."""
 
-async def run(operation: Operation[R], store: Store) -> R:
-    """Run an operation against a store of the running event loop."""
+
+class Perform(Protocol):
+    """Does what an operation asks of the runtime, and returns the reply."""
+
+    def __call__(self, step: RuntimeStep, /) -> Awaitable[object]:
+        """Do it."""
+        ...
+
+
+class PerformBlocking(Protocol):
+    """The same in a thread without an event loop."""
+
+    def __call__(self, step: RuntimeStep, /) -> object:
+        """Do it."""
+        ...
+
+
+def refuse(step: RuntimeStep) -> NoReturn:
+    """Do nothing of what an operation asks of the runtime, because this one does not ask.
+
+    Raises:
+        TypeError: it does.
+    """
+    raise TypeError(f"this operation cannot ask for {step!r} here")
+
+
+_unbroken: set[asyncio.Task[None]] = set()
+"""Operations that go on though their callers may have gone: an event loop holds on to none of its tasks."""
+
+
+async def run(operation: Operation[R], store: Store, perform: Perform) -> R:
+    """Run an operation with a store of the running event loop.
+
+    Args:
+        operation: what to do.
+        store: carries out its commands.
+        perform: what it asks of the runtime.
+    """
     try:
         step = next(operation)
         while True:
@@ -33,8 +74,12 @@ async def run(operation: Operation[R], store: Store) -> R:
                     reply = await store.execute(step)
                 elif isinstance(step, Together):
                     reply = await store.execute_many(step.commands)
-                else:
+                elif isinstance(step, Sleep):
                     reply = await asyncio.sleep(step.seconds)
+                elif isinstance(step, Unbroken):
+                    reply = await _run_unbroken(step.operation, store, perform)
+                else:
+                    reply = await perform(step)
             except BaseException as exc:  # noqa: BLE001 - the operation decides, cancellation included
                 step = operation.throw(exc)
             else:
@@ -44,8 +89,22 @@ async def run(operation: Operation[R], store: Store) -> R:
         return result
 
 
-def run_blocking(operation: Operation[R], store: BlockingStore) -> R:
-    """Run an operation against a store in the calling thread."""
+async def _run_unbroken(operation: Operation[None], store: Store, perform: Perform) -> None:
+    task = asyncio.get_running_loop().create_task(run(operation, store, perform))
+    _unbroken.add(task)
+    task.add_done_callback(_unbroken.discard)
+    task.add_done_callback(ignore)  # should the caller be cancelled
+    await asyncio.shield(task)
+
+
+def run_blocking(operation: Operation[R], store: BlockingStore, perform: PerformBlocking) -> R:
+    """Run an operation with a store in the calling thread.
+
+    Args:
+        operation: what to do.
+        store: carries out its commands.
+        perform: what it asks of the runtime.
+    """
     try:
         step = next(operation)
         while True:
@@ -55,8 +114,12 @@ def run_blocking(operation: Operation[R], store: BlockingStore) -> R:
                     reply = store.execute(step)
                 elif isinstance(step, Together):
                     reply = store.execute_many(step.commands)
-                else:
+                elif isinstance(step, Sleep):
                     reply = time.sleep(step.seconds)
+                elif isinstance(step, Unbroken):
+                    reply = run_blocking(step.operation, store, perform)
+                else:
+                    reply = perform(step)
             except BaseException as exc:  # noqa: BLE001 - the operation decides, a KeyboardInterrupt included
                 step = operation.throw(exc)
             else:

@@ -1,10 +1,4 @@
-"""Event loops that come and go: the driver, the homes of a layer in them, and the process's one I/O thread.
-
-A loop that lives, as a server's does, gets connections of its own. A loop made for one call, as ``async_to_sync``
-makes them, must not: it borrows one that is there, or its call goes through a thread of ours whose loop never ends, so
-that it opens nothing and leaves nothing behind. Nobody can tell the two apart beforehand, so a loop counts as settled
-once it has run for a second.
-"""
+"""Event loops that come and go: sessions that end with them, calls from one to another, and the I/O thread."""
 
 from __future__ import annotations
 
@@ -12,33 +6,28 @@ import asyncio
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import time
 import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from channel_layer.runtime.drivers import run
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
-    from channel_layer.operations.steps import Operation
     from channel_layer.ports import Store
 
 __all__ = (
     "SETTLE_SECONDS",
-    "STILL_SECONDS",
     "THREAD_NAME",
-    "Guest",
-    "Home",
+    "UNRESPONSIVE_SECONDS",
     "IOThread",
-    "LoopStopped",
-    "Pulse",
+    "LoopLiveness",
+    "LoopSession",
+    "LoopUnavailable",
     "SystemClock",
-    "give_way",
     "ignore",
+    "in_io_thread",
     "io_thread",
     "run_in",
 )
@@ -48,16 +37,13 @@ R = TypeVar("R")
 SETTLE_SECONDS = 1.0
 """A loop that has run for so long gets connections of its own. ``async_to_sync`` makes loops that live milliseconds."""
 
-STILL_SECONDS = 1.0
+UNRESPONSIVE_SECONDS = 1.0
 """A loop that has not gone round for so long is taken to stand still: what blocks it may be waiting for us."""
 
 THREAD_NAME = "channel-layer-io"
 
 _LOOK_SECONDS = 0.05
 """How often somebody who waits for another event loop looks whether that one still runs."""
-
-_WAY_SECONDS = 0.0001
-"""How long a process sleeps to let others go first: as long as it takes to wake one."""
 
 _STOP_SECONDS = 5.0
 """How long the interpreter's exit waits for the I/O thread."""
@@ -78,80 +64,17 @@ class SystemClock:
         return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)
 
 
-class Guest:
-    """An event loop that may have been made for one call, and what it calls: each begins after those before it."""
-
-    __slots__ = ("_calls", "_cut", "_since", "_turn")
-
-    def __init__(self) -> None:
-        self._since = SystemClock().now()
-        self._calls = 0
-        self._cut = False
-        """Whether a call was cancelled: what it has begun could be overtaken by another one that goes another way."""
-        self._turn = asyncio.Lock()
-
-    @property
-    def young(self) -> bool:
-        """Whether it has not been known for `SETTLE_SECONDS` yet."""
-        return SystemClock().now() - self._since < SETTLE_SECONDS
-
-    async def run(self, operation: Operation[R], open_io: Callable[[], Awaitable[Store]]) -> R:
-        """Run an operation in the I/O thread.
-
-        Args:
-            operation: what to do.
-            open_io: gives the store in the I/O thread.
-        """
-        self._calls += 1
-        try:
-            async with self._turn:
-                reply = io_thread().run(run(operation, await open_io()))
-            return await reply
-        except asyncio.CancelledError:
-            self._cut = True
-            raise
-        finally:
-            self._calls -= 1
-            self._renew()
-
-    async def settle(self) -> None:
-        """Wait until calls that were cancelled can no longer be overtaken: the loop gets connections of its own now."""
-        if self._cut:
-            async with self._turn:
-                pass
-            await io_thread().run(asyncio.sleep(0))  # which begins there after whatever has been begun, or cancelled
-            self._cut = False
-
-    def _renew(self) -> None:
-        """Let go of a lock that nobody has: one that was waited for holds on to the loop."""
-        if not (self._calls or self._turn.locked()):
-            self._turn = asyncio.Lock()
-
-
 def ignore(future: asyncio.Future[R]) -> None:
     """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
     if not future.cancelled():
         future.exception()
 
 
-def give_way(*, long: bool) -> None:
-    """Let other processes have this processor. It blocks the event loop meanwhile.
-
-    Args:
-        long: for `_WAY_SECONDS`, so that whoever is woken just now has it, too; else only those who wait for it
-            already, if there are any.
-    """
-    if long:
-        time.sleep(_WAY_SECONDS)
-    elif sys.platform != "win32":
-        os.sched_yield()
+class LoopUnavailable(Exception):
+    """An event loop has ended, or does not respond, before it did what another one asked of it."""
 
 
-class LoopStopped(Exception):
-    """An event loop has ended, or stands still, before it did what another one asked of it."""
-
-
-class Pulse:
+class LoopLiveness:
     """Whether the event loop of another thread goes round. It is felt by asking, from any thread, now and again.
 
     Args:
@@ -167,7 +90,7 @@ class Pulse:
 
     @property
     def stopped(self) -> bool:
-        """Whether the loop does not run, or has given no answer for `STILL_SECONDS`."""
+        """Whether the loop does not run, or has given no answer for `UNRESPONSIVE_SECONDS`."""
         if not self._loop.is_running():
             return True
         now, asked = SystemClock().now(), self._asked  # which the other thread may set to None at any moment
@@ -177,7 +100,7 @@ class Pulse:
                 self._loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # closed just now
                 return True
-        return now - asked > STILL_SECONDS
+        return now - asked > UNRESPONSIVE_SECONDS
 
     def _answer(self) -> None:
         self._asked = None
@@ -187,8 +110,8 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     """Await *work* in the event loop of another thread; cancelling this cancels it there.
 
     Raises:
-        LoopStopped: that loop does not run, or has ceased to, or something keeps it from going round. The work may have
-            been begun, even done.
+        LoopUnavailable: that loop does not run, or has ceased to, or something keeps it from going round. The work may
+            have been begun, even done.
     """
     outcome: Future[R] = Future()
     tasks: list[asyncio.Task[R]] = []
@@ -211,12 +134,12 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     try:
         loop.call_soon_threadsafe(begin)
     except RuntimeError as exc:
-        raise LoopStopped from exc
+        raise LoopUnavailable from exc
     wrapped = asyncio.wrap_future(outcome)
-    pulse = Pulse(loop)
+    liveness = LoopLiveness(loop)
     try:
         # What a loop is given in its last moment is not even begun, and nobody is told of that.
-        while not wrapped.done() and (not pulse.stopped or outcome.done()):
+        while not wrapped.done() and (not liveness.stopped or outcome.done()):
             await asyncio.wait((wrapped,), timeout=_LOOK_SECONDS)
     finally:
         if not wrapped.cancel() and not wrapped.cancelled():
@@ -226,43 +149,43 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
                 with contextlib.suppress(RuntimeError):  # closed
                     loop.call_soon_threadsafe(task.cancel)
     if wrapped.cancelled():
-        raise LoopStopped
+        raise LoopUnavailable
     return wrapped.result()
 
 
-class Home:
-    """One layer's store in one event loop, and what has to go when the loop does.
+class LoopSession:
+    """A layer's store in one event loop, which ends with the loop.
 
     Args:
         store: opened for the running loop.
-        farewell: awaited in the loop when it ends in good order (``asyncio.run`` and ``async_to_sync`` see to that by
-            closing its asynchronous generators).
+        on_close: awaited in the loop when it ends in good order (``asyncio.run`` and ``async_to_sync`` do so by closing
+            its asynchronous generators), or when the session is closed before.
     """
 
-    __slots__ = ("_farewell", "_goodbye", "loop", "store")
+    __slots__ = ("_guard", "_on_close", "loop", "store")
 
-    def __init__(self, store: Store, farewell: Callable[[Home], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, on_close: Callable[[LoopSession], Awaitable[None]]) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.store: Store = store
-        self._farewell = farewell
-        self._goodbye: AsyncGenerator[None, None] | None = None
+        self._on_close = on_close
+        self._guard: AsyncGenerator[None, None] | None = None
 
-    async def arrive(self) -> None:
-        """Ask the loop to be told of its end."""
-        self._goodbye = self._stay()
-        await anext(self._goodbye)
+    async def begin(self) -> None:
+        """Have the loop close this session when it ends."""
+        self._guard = self._guarded()
+        await anext(self._guard)
 
-    async def leave(self) -> None:
-        """Say the farewell now."""
-        goodbye, self._goodbye = self._goodbye, None
-        if goodbye is not None:
-            await goodbye.aclose()
+    async def close(self) -> None:
+        """Close it now."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            await guard.aclose()
 
-    async def _stay(self) -> AsyncGenerator[None, None]:
+    async def _guarded(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            await self._farewell(self)
+            await self._on_close(self)
 
 
 class IOThread:
@@ -325,6 +248,11 @@ def io_thread() -> IOThread:
         if _thread is None or _thread.loop.is_closed():
             _thread = IOThread()
         return _thread
+
+
+def in_io_thread() -> bool:
+    """Whether the running event loop is that of the I/O thread."""
+    return _thread is not None and _thread.loop is asyncio.get_running_loop()
 
 
 def _after_fork() -> None:

@@ -1,13 +1,15 @@
-"""What both facades do around a program: names parsed, messages encoded, sealed, opened, and every one counted.
+"""What every message passes through: encoded and sealed on its way out, opened and decoded on its way in.
 
-One `Courier` belongs to one layer object. The asynchronous and the blocking facade share it, and with it the `Desk`, so
-that both are views on the same rules, inboxes and accounts, and neither has to wrap the other.
+One `MessagePipeline` belongs to one layer object. The asynchronous and the blocking facade share it, and with it the
+`LayerState`, so both are views on the same rules, inboxes and counters, and neither has to wrap the other.
 """
 
 from __future__ import annotations
 
 import itertools
+import secrets
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,22 +18,20 @@ from channel_layer.domain.names import ChannelName
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import ChannelFull, MessageTooLarge
-from channel_layer.runtime.background import Desk
+from channel_layer.operations.state import LayerState
 from channel_layer.runtime.sealing import make_seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from channel_layer.commands import Flushing
     from channel_layer.config import Rules
     from channel_layer.domain.frames import Message
     from channel_layer.domain.inbox import Item
     from channel_layer.domain.names import GroupName
-    from channel_layer.operations.programs import Sent, SentToGroup
     from channel_layer.ports import Backend, Clock, Codec
     from channel_layer.runtime.sealing import Seal
 
-__all__ = ("Courier", "for_channels")
+__all__ = ("MessagePipeline", "for_channels")
 
 _REMEMBERED = 16384
 """Parsed names that are kept at hand."""
@@ -43,8 +43,8 @@ _SMALL = 4096
 """Bytes of payload; larger messages are not kept."""
 
 
-class Courier:
-    """The rules of one layer object, and its desk in this process. Any thread may use it.
+class MessagePipeline:
+    """The codec and the cipher of one layer object, and its state in this process. Any thread may use it.
 
     Args:
         rules: the configuration.
@@ -58,8 +58,7 @@ class Courier:
         codec: messages to bytes and back.
         seal: encrypts; None: nothing is encrypted.
         turns: numbers that change from call to call.
-        names: channel names that have been parsed; `channel` parses others.
-        desk: what the layer holds in this process.
+        state: what the layer holds in this process.
 
     Raises:
         ConfigError: there is no such cipher.
@@ -75,14 +74,16 @@ class Courier:
         self.codec: Codec = MsgpackCodec(rules.max_message_size)
         self.seal: Seal | None = make_seal(rules, clock)
         self.turns: Iterator[int] = itertools.count()
-        self.names: dict[str, ChannelName] = {}
+        self._names: dict[str, ChannelName] = {}
         self._opened: dict[int, tuple[Item, Message]] = {}
         """By the id of what a group was sent: this, which keeps the id its own, and its message, to be copied."""
         self.begin()
 
     def begin(self) -> None:
         """Set up what belongs to one process."""
-        self.desk: Desk = Desk(self.rules, self.routes, self.clock)
+        self.state: LayerState = LayerState(
+            self.rules, self.routes, self.clock, lock=threading.Lock(), claimant=secrets.token_urlsafe(9)
+        )
 
     # -- names and messages
 
@@ -92,10 +93,13 @@ class Courier:
         Raises:
             InvalidName: it is none.
         """
+        return self._names.get(channel) or self._parse(channel)
+
+    def _parse(self, channel: str) -> ChannelName:
         name = ChannelName.parse(channel)
-        if len(self.names) >= _REMEMBERED:
-            self.names = {}
-        self.names[channel] = name
+        if len(self._names) >= _REMEMBERED:
+            self._names = {}
+        self._names[channel] = name
         return name
 
     def for_channel(self, message: object, name: ChannelName) -> bytes:
@@ -132,8 +136,8 @@ class Courier:
             payload, seal = item.payload, self.seal
             return self.codec.decode(payload if seal is None else seal.sealer.open(payload, "channel", channel))
         except BadFrame as exc:
-            with self.desk.lock:
-                ledger = self.desk.ledger
+            with self.state.lock:
+                ledger = self.state.ledger
                 ledger.delivered -= 1
                 if isinstance(exc, Unauthentic):
                     ledger.drop("unauthentic", channel, cause=str(exc))
@@ -150,66 +154,18 @@ class Courier:
             self._opened[id(item)] = item, message.copy()
         return message
 
+    def full_error(self, name: ChannelName) -> ChannelFull:
+        """Return the error for a message that its channel had no room for."""
+        return for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name))
+
     def _encode(self, message: object) -> bytes:
         try:
             return self.codec.encode(message)
         except MessageTooLarge as exc:
             raise for_channels(MessageTooLarge)(exc.size, exc.limit) from None
 
-    # -- accounts
 
-    def count_sent(self, name: ChannelName, sent: Sent) -> None:
-        """Count what became of a message.
-
-        Raises:
-            ChannelFull: it was refused.
-        """
-        desk = self.desk
-        with desk.lock:
-            if sent.expired:
-                desk.ledger.drop("expired", name.name, sent.expired)
-            if sent.accepted:
-                desk.ledger.sent += 1
-                desk.ledger.tally.count(name.queue, 1, 0)
-            else:
-                desk.ledger.refused += 1
-                desk.ledger.tally.count(name.queue, 0, 1)
-        if sent.expired:
-            desk.tell()
-        if not sent.accepted:
-            raise for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name))
-
-    def count_sent_to_group(self, sent: SentToGroup) -> None:
-        """Count what became of a group's message."""
-        if not (sent.others or sent.full or sent.inbox_full or sent.expired):
-            return
-        desk = self.desk
-        with desk.lock:
-            ledger = desk.ledger
-            ledger.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
-            for family in sent.others:
-                ledger.tally.add(family, 1)
-            for member in sent.full:
-                ledger.drop("full", member)
-            for inbox in sent.inbox_full:
-                ledger.drop("inbox_full", inbox)
-            for member, count in sent.expired:
-                ledger.drop("expired", member, count)
-        desk.tell()
-
-    def count_flushed(self, begun: Iterable[Flushing]) -> None:
-        """Drop what waits in this process outside its own inboxes, and count what a flush has removed."""
-        desk = self.desk
-        with desk.lock:
-            for tap in desk.taps.values():
-                for box in tap.boxes.values():
-                    if dropped := box.clear():
-                        desk.ledger.drop("flushed", box.name, dropped)
-            if removed := sum(flushing.dropped for flushing in begun):
-                desk.ledger.drop("flushed", "the store", removed)
-
-
-# -- errors that who uses Channels can catch by its names
+# -- errors that users of Channels can catch by its names
 
 
 _E = TypeVar("_E", bound=Exception)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.inbox import Waiter
 
-__all__ = ("Prompt", "Receiver", "after_woken", "go_on", "wake_all")
+__all__ = ("Prompt", "Receiver", "WakeQueue", "go_on", "wake_all")
 
 
 class Prompt:
@@ -186,17 +187,6 @@ def _resume(prompts: Sequence[Prompt]) -> None:
             prompt.loop.call_soon(prompt.resume)
 
 
-async def after_woken() -> None:
-    """Let those go first who have been woken just now."""
-    soon = _turn.soon
-    if not soon:  # nobody who would go on before the loop comes round
-        await asyncio.sleep(0)
-    else:
-        turn = Prompt(asyncio.get_running_loop())
-        soon.append(turn)
-        await turn
-
-
 def wake_all(waiters: Iterable[Waiter]) -> None:
     """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
     loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
@@ -209,3 +199,49 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
             waiter.wake()
     if here and soon is None:
         loop.call_soon(go_on, here)
+
+
+_AT_ONCE = 128
+"""Receivers that are let run in one turn of the loop: many enough to make a turn's cost small, few enough that what
+they make and drop stays under the garbage collector's threshold of 700 objects."""
+
+
+class WakeQueue:
+    """Wakes the receivers of a message, in turns if they are thousands.
+
+    What each of them makes and drops is then gone before the next turn, where the garbage collector would otherwise
+    look through all of it, again and again; other tasks in the loop have their turns in between; and what comes in
+    meanwhile is there when they run.
+
+    Args:
+        loop: the one that wakes them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiters: deque[Waiter] = deque()
+
+    def wake(self, waiters: Sequence[Waiter]) -> None:
+        """Let receivers run whose messages have come; called in the loop."""
+        if len(waiters) <= _AT_ONCE and not self._waiters:
+            wake_all(waiters)
+        elif waiters:
+            begun = bool(self._waiters)
+            self._waiters.extend(waiters)
+            if not begun:
+                self._wake_some()
+
+    def _wake_some(self) -> None:
+        some: list[Waiter] = []
+        with contextlib.suppress(IndexError):  # there are no more
+            while len(some) < _AT_ONCE:
+                some.append(self._waiters.popleft())
+        wake_all(some)
+        if self._waiters:
+            self._loop.call_soon(self._wake_some)
+
+    def wake_rest(self) -> None:
+        """Let all of them run, because there will be no more turns; called in any thread."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._waiters.popleft().wake()

@@ -1,0 +1,48 @@
+"""Flushing: every shard emptied, and every process heard to have dropped what it held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.operations.steps import ensure_reading, execute_all, sleep
+
+if TYPE_CHECKING:
+    from channel_layer.operations.state import LayerState
+    from channel_layer.operations.steps import Operation
+
+__all__ = ("flush",)
+
+_POLL_FIRST, _POLL_MOST = 0.002, 0.1
+"""Seconds between looks at which owners have acknowledged a flush: doubled up to the most."""
+
+
+def flush(state: LayerState, generation: str) -> Operation[None]:
+    """Remove every message and every membership of this prefix, on all shards and in all processes.
+
+    Args:
+        state: of the layer.
+        generation: a name that no other flush has.
+
+    Raises:
+        StoreError: the store could not be reached.
+    """
+    shards = state.routes.all_shards
+    unread = yield from _own_unread(state)
+    begun = yield from execute_all(c.Flush(shard, generation) for shard in shards)
+    state.count_flushed(begun)
+    left = {shard: flushing.inboxes for shard, flushing in zip(shards, begun, strict=True)}
+    pause = _POLL_FIRST
+    while left := {
+        shard: waiting for shard, inboxes in left.items() if (waiting := tuple(i for i in inboxes if i not in unread))
+    }:
+        yield from sleep(pause)
+        pause = min(_POLL_MOST, pause * 2)
+        unread = yield from _own_unread(state)
+        still = yield from execute_all(c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items())
+        left = dict(zip(left, still, strict=True))
+
+
+def _own_unread(state: LayerState) -> Operation[frozenset[str]]:
+    """See that the inboxes of this process are read, and return the names of those that cannot be meanwhile."""
+    return (yield from ensure_reading()) if state.inboxes else frozenset()

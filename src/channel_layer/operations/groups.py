@@ -1,0 +1,292 @@
+"""Groups: joining, leaving, and sending to every member, once for each process that owns some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.domain.frames import MembershipMarker
+from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.errors import StoreError
+from channel_layer.operations.sending import push
+from channel_layer.operations.steps import execute, execute_all, restore_lease, run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from channel_layer.domain.names import GroupName
+    from channel_layer.domain.routing import Routes
+    from channel_layer.operations.sending import Sent
+    from channel_layer.operations.state import LayerState
+    from channel_layer.operations.steps import Operation
+
+__all__ = (
+    "Joined",
+    "NoOwner",
+    "SentToGroup",
+    "group_add",
+    "group_channels",
+    "group_discard",
+    "group_send",
+    "join",
+    "leave",
+    "publish",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SentToGroup:
+    """What became of a group message.
+
+    Attributes:
+        others: for each member that got it as a message of its own, in a queue outside any minted inbox, the family of
+            that queue.
+        full: members outside any minted inbox whose channel had no room.
+        inbox_full: minted inboxes that had no room.
+        expired: (channel, old messages that made room).
+    """
+
+    others: tuple[str, ...]
+    full: tuple[str, ...]
+    inbox_full: tuple[str, ...]
+    expired: tuple[tuple[str, int], ...]
+
+
+def group_send(
+    state: LayerState, group: GroupName, payload: bytes, turn: int, for_channel: Callable[[str], bytes] | None = None
+) -> Operation[SentToGroup]:
+    """Send to every member of a group, and count what became of it: see `publish`."""
+    sent = yield from publish(state.routes, group, payload, turn, for_channel)
+    if sent.others or sent.full or sent.inbox_full or sent.expired:
+        _count(state, sent)
+    return sent
+
+
+def _count(state: LayerState, sent: SentToGroup) -> None:
+    ledger = state.ledger
+    with state.lock:
+        ledger.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
+        for family in sent.others:
+            ledger.tally.add(family, 1)
+        for member in sent.full:
+            ledger.drop("full", member)
+        for inbox in sent.inbox_full:
+            ledger.drop("inbox_full", inbox)
+        for member, count in sent.expired:
+            ledger.drop("expired", member, count)
+
+
+def publish(
+    routes: Routes, group: GroupName, payload: bytes, turn: int, for_channel: Callable[[str], bytes] | None = None
+) -> Operation[SentToGroup]:
+    """Send to every member of a group: once for each process that owns members, and once for each other member.
+
+    A member that nobody owns, and that has let an earlier message to it expire unread, is removed.
+
+    With one shard and no other members it is one step in the store. Otherwise the group's shard says who is in it,
+    and then every shard is told at once.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        payload: the encoded message, for those who own members.
+        turn: any number that changes from call to call.
+        for_channel: makes the payload for a member outside any minted inbox, if it is another one.
+    """
+    shard = routes.ring.group(group)
+    found = yield from execute(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
+    if found.done:
+        return SentToGroup((), (), found.full, ())
+
+    riders: dict[str, list[str]] = {inbox: [] for inbox in found.inboxes}
+    outside: list[ChannelName] = []
+    for name in found.others:
+        member = ChannelName.parse(name)
+        if member.queue.kind is Kind.INBOX:
+            riders.setdefault(member.queue.name, []).append(name)
+        else:
+            outside.append(member)
+
+    inboxes = [(Queue(name, Kind.INBOX), tuple(names)) for name, names in riders.items()]
+    deliveries = yield from execute_all(
+        c.Deliver(routes.ring.queue(q), q, group, names, payload) for q, names in inboxes
+    )
+    inbox_full: list[str] = []
+    dead: list[str] = []
+    for (inbox, names), delivery in zip(inboxes, deliveries, strict=True):
+        if delivery is c.Delivery.FULL:
+            inbox_full.append(inbox.name)
+        elif delivery is c.Delivery.NO_OWNER:
+            outside.extend(ChannelName.parse(name) for name in names)
+            if inbox.name in found.inboxes:
+                dead.append(inbox.name)
+
+    full: list[str] = []
+    expired: list[tuple[str, int]] = []
+    lapsed: list[str] = []
+    others: list[str] = []
+    payloads = (payload if for_channel is None else for_channel(member.name) for member in outside)
+    sent = yield from _send_to_each(routes, list(zip(outside, payloads, strict=True)), turn)
+    for member, outcome in zip(outside, sent, strict=True):
+        if outcome.expired:
+            expired.append((member.name, outcome.expired))
+        if outcome.lapsed:
+            lapsed.append(member.name)
+        elif outcome.accepted:
+            others.append(member.queue.family)
+        else:
+            full.append(member.name)
+    if dead or lapsed:
+        yield from execute(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
+    return SentToGroup(tuple(others), tuple(full), tuple(inbox_full), tuple(expired))
+
+
+def _send_to_each(routes: Routes, letters: Iterable[tuple[ChannelName, bytes]], turn: int) -> Operation[list[Sent]]:
+    """Run one `push` for each channel and its payload, side by side."""
+    outcomes = yield from run_together(
+        push(routes, channel, payload, turn, to_member=True) for channel, payload in letters
+    )
+    sent: list[Sent] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        sent.append(outcome)
+    return sent
+
+
+_JOIN_TRIES = 5
+"""How often the lease of an inbox is restored when the store loses it at the very moment of a `group_add`."""
+
+
+def group_add(state: LayerState, group: GroupName, channel: ChannelName) -> Operation[None]:
+    """Add a channel to a group; if this process owns its inbox, remember the membership.
+
+    Raises:
+        StoreError: the store could not be reached, or keeps losing the inbox.
+    """
+    for _ in range(_JOIN_TRIES):
+        inbox = state.inboxes.get(channel.queue.name)
+        try:
+            joined = yield from join(state.routes, group, channel, owned=inbox is not None)
+        except NoOwner:
+            if inbox is not None:
+                yield from restore_lease(inbox)
+            continue
+        if inbox is not None:
+            with state.lock:
+                now = state.clocks[inbox.shard].middle(state.clock.now())
+                inbox.confirmed(group.name, channel.name, joined.version, now)
+        return
+    raise StoreError(f"the store keeps losing inbox {channel.queue}", retryable=True, outcome="unknown")
+
+
+def group_discard(state: LayerState, group: GroupName, channel: ChannelName) -> Operation[None]:
+    """Remove a channel from a group, whoever added it; if this process owns its inbox, forget the membership.
+
+    Raises:
+        StoreError: the store could not be reached.
+    """
+    version = yield from leave(state.routes, group, channel)
+    inbox = state.inboxes.get(channel.queue.name)
+    if inbox is not None:
+        with state.lock:
+            inbox.confirmed(group.name, channel.name, version, None)
+
+
+class NoOwner(Exception):
+    """The inbox that the caller owns has no lease in the store: it has to be acquired again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A membership that the store has confirmed.
+
+    Attributes:
+        version: the group's version with it.
+        applied: False when it was to be restored, but the member has left.
+    """
+
+    version: int
+    applied: bool
+
+
+def join(
+    routes: Routes, group: GroupName, channel: ChannelName, *, owned: bool, age: float = 0.0, restore: bool = False
+) -> Operation[Joined]:
+    """Add a channel to a group.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        channel: the member; any valid channel, whoever reads it.
+        owned: the caller owns the channel's minted inbox.
+        age: seconds ago that it joined, for a membership that is restored.
+        restore: announce again what the store may have lost.
+
+    Raises:
+        NoOwner: the caller's inbox has no lease.
+    """
+    shard = routes.ring.group(group)
+    home = routes.ring.queue(channel.queue)
+    mark = channel.queue.kind is Kind.INBOX and home == shard
+    if not owned:  # first: else a message to the group could meet what was, and remove the new member for it
+        yield from execute_all(c.Forgive(place, channel) for place in routes.shards(channel.queue))
+    command = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
+    changed = yield from execute(command)
+    if changed.owned and changed.applied:
+        marked = changed.marked
+        if home != shard:
+            marker = MembershipMarker(group.name, channel.name, True, changed.version, round(age * 1000))
+            marked = yield from execute(c.Mark(home, channel.queue, marker))
+        if owned and not marked:
+            raise NoOwner(channel.queue.name)
+    return Joined(changed.version, changed.applied)
+
+
+def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Operation[int]:
+    """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+
+    Args:
+        routes: where things are.
+        group: the group.
+        channel: the member.
+        latest: the channel's owner tidies up, and knows of joinings up to this version: one that he does not know of
+            holds.
+
+    Returns:
+        The group's version after it.
+    """
+    shard = routes.ring.group(group)
+    inbox = channel.queue.kind is Kind.INBOX
+    home = routes.ring.queue(channel.queue)
+    changed = yield from execute(c.Leave(shard, group, channel, mark=inbox and home == shard, latest=latest))
+    if inbox and home != shard and changed.applied:
+        marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
+        yield from execute(c.Mark(home, channel.queue, marker))
+    return changed.version
+
+
+def group_channels(routes: Routes, group: GroupName) -> Operation[list[str]]:
+    """List the members of a group, but for those whose owner is dead."""
+    roster = yield from execute(c.Members(routes.ring.group(group), group))
+    inboxes: dict[str, Queue] = {}
+    for name in roster.owned:
+        queue = ChannelName.parse(name).queue
+        inboxes[queue.name] = queue
+    alive = yield from _living(routes, inboxes.values())
+    owned = [name for name in roster.owned if ChannelName.parse(name).queue.name in alive]
+    return sorted({*owned, *roster.others})
+
+
+def _living(routes: Routes, inboxes: Iterable[Queue]) -> Operation[set[str]]:
+    by_shard: dict[int, list[Queue]] = {}
+    for inbox in inboxes:
+        by_shard.setdefault(routes.ring.queue(inbox), []).append(inbox)
+    replies = yield from execute_all(c.Alive(shard, tuple(some)) for shard, some in by_shard.items())
+    return {
+        inbox.name
+        for some, reply in zip(by_shard.values(), replies, strict=True)
+        for inbox, lives in zip(some, reply, strict=True)
+        if lives
+    }

@@ -1,0 +1,224 @@
+"""Sending to a channel: which shards are tried, what makes room, and what is moved out of the way first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.domain.capacity import shares
+from channel_layer.domain.expiry import moved as moved_stamp
+from channel_layer.domain.names import ChannelName, Kind
+from channel_layer.domain.routing import Side, side
+from channel_layer.errors import NoLocalReader, StoreError
+from channel_layer.operations.credits import return_credits
+from channel_layer.operations.steps import execute, execute_all, unbroken
+
+if TYPE_CHECKING:
+    from channel_layer.domain.names import Queue
+    from channel_layer.domain.routing import Routes
+    from channel_layer.operations.state import LayerState
+    from channel_layer.operations.steps import Operation
+
+__all__ = ("Moved", "Sent", "move", "move_all_to_remote", "move_to_remote", "push", "send")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a message.
+
+    Attributes:
+        accepted: it is in a queue.
+        expired: old messages that made room for it.
+        lapsed: nobody has read an earlier one that was for a member of a group, so that it is none any more.
+        stranded: it was not sent, because earlier ones wait on this machine and no process here reads them any more:
+            they have to be moved to the remote store first.
+    """
+
+    accepted: bool
+    expired: int
+    lapsed: bool = False
+    stranded: bool = False
+
+
+_SENT = Sent(accepted=True, expired=0)
+_STRANDED = Sent(accepted=False, expired=0, stranded=True)
+
+
+def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> Operation[Sent]:
+    """Send a message to a channel, and count what became of it.
+
+    What waits for it in the local store though no process of this machine reads it any more is moved to the remote
+    store first. An inbox of this process that is full gets back the credits that its store has not heard of.
+
+    Args:
+        state: of the layer.
+        channel: whom it is for.
+        payload: the encoded message.
+        turn: any number that changes from call to call.
+
+    Raises:
+        NoLocalReader: no process of this machine receives from it, and that is to be an error.
+        StoreError: the store could not be reached.
+    """
+    inbox = state.inboxes.get(channel.queue.name)
+    known = inbox.returned if inbox is not None else 0
+    sent = yield from push(state.routes, channel, payload, turn)
+    if sent.stranded:
+        yield from unbroken(move_to_remote(state, channel.queue))
+        sent = yield from push(state.routes, channel, payload, turn, pass_stranded=True)
+    if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
+        yield from return_credits(state, inbox)
+        sent = yield from push(state.routes, channel, payload, turn)
+    _count(state, channel, sent)
+    return sent
+
+
+def _count(state: LayerState, channel: ChannelName, sent: Sent) -> None:
+    ledger = state.ledger
+    with state.lock:
+        if sent.expired:
+            ledger.drop("expired", channel.name, sent.expired)
+        if sent.accepted:
+            ledger.sent += 1
+            ledger.tally.count(channel.queue, 1, 0)
+        else:
+            ledger.refused += 1
+            ledger.tally.count(channel.queue, 0, 1)
+
+
+def push(
+    routes: Routes,
+    channel: ChannelName,
+    payload: bytes,
+    turn: int,
+    *,
+    to_member: bool = False,
+    pass_stranded: bool = False,
+) -> Operation[Sent]:
+    """Put a message into its channel's queue.
+
+    A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
+    gives up, so that it is full only when every share of its capacity is. Of two halves it is this machine's if
+    somebody here reads the channel; see `channel_layer.domain.routing`.
+
+    Args:
+        routes: where things are.
+        channel: whom it is for.
+        payload: the encoded message.
+        turn: any number that changes from call to call.
+        to_member: it goes to the channel as a member of a group.
+        pass_stranded: overtake earlier ones that wait on this machine though nobody here reads them.
+
+    Raises:
+        NoLocalReader: nobody on this machine receives from it, and that is to be an error.
+    """
+    capacity = routes.capacity.of(channel.name)
+    queue = channel.queue
+    if (local := routes.local_of(queue)) is not None:
+        other = side(queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
+        pushed = yield from execute(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
+        if pushed.accepted and not pushed.expired:
+            return _SENT
+        if pushed.unattended is None:
+            return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+        if other is Side.NEITHER:
+            raise NoLocalReader(channel.name)
+        if pushed.unattended and not (pass_stranded or to_member):
+            return _STRANDED
+    if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
+        pushed = yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
+        if pushed.accepted and not pushed.expired:
+            return _SENT
+        return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+    parts = shares(capacity, routes.ring.order(queue))
+    expired = 0
+    for place in range(len(parts)):
+        shard, share = parts[(turn + place) % len(parts)]
+        if share:
+            pushed = yield from execute(c.Push(shard, channel, share, payload, to_member))
+            expired += pushed.expired
+            if pushed.accepted or pushed.lapsed:
+                return Sent(pushed.accepted, expired, pushed.lapsed)
+    return Sent(False, expired)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What became of messages that nobody on this machine reads any more.
+
+    Attributes:
+        expired: those that were too old.
+        flushed: those that a flush would have removed.
+        lost: those of which nobody knows whether they have arrived.
+    """
+
+    expired: int = 0
+    flushed: int = 0
+    lost: int = 0
+
+
+_ALL = 1 << 30
+"""Messages to take out of a queue: more than any holds."""
+
+
+def move_all_to_remote(state: LayerState) -> Operation[None]:
+    """Move everything to the remote store that waits in the local one and that no process of this machine reads."""
+    routes = state.routes
+    if routes.local is not None and routes.no_local_reader == "remote":
+        for name in (yield from execute(c.Unattended(routes.local))):
+            yield from move_to_remote(state, ChannelName.parse(name).queue)
+
+
+def move_to_remote(state: LayerState, queue: Queue) -> Operation[None]:
+    """Move what waits in the local store for a queue to the remote one, and count what is lost over it.
+
+    Raises:
+        StoreError: the remote store cannot be reached; nothing was moved, or not all.
+    """
+    moved = yield from move(state.routes, queue)
+    with state.lock:
+        state.ledger.drop("expired", queue.name, moved.expired)
+        state.ledger.drop("flushed", queue.name, moved.flushed)
+        state.ledger.drop("store_lost", queue.name, moved.lost)
+
+
+def move(routes: Routes, queue: Queue) -> Operation[Moved]:
+    """Move what waits in this machine's half of a queue to the half that all machines see, ahead of what waits there.
+
+    Each message keeps its age. They are spread as the queue's capacity is, and count towards it.
+
+    Raises:
+        StoreError: that half cannot be reached; nothing was moved, or not all.
+    """
+    if routes.local is None:
+        return Moved()
+    capacity = routes.capacity.of(queue.name)
+    parts = [(shard, share) for shard, share in shares(capacity, routes.ring.order(queue)) if share]
+    # What time it is there: asked first, so that nothing is in hand if nobody answers, and no message gets younger.
+    looks = yield from execute_all(c.Pop(shard, queue, 0, "") for shard, _ in parts)
+    taken = yield from execute(c.Pop(routes.local, queue, _ALL, ""))
+    expired, flushed, lost = taken.expired, taken.flushed, taken.lost
+    left = taken.entries
+    for (shard, share), look in zip(parts, looks, strict=True):
+        count = share if shard != parts[-1][0] else len(left)
+        entries = tuple(c.Entry(moved_stamp(entry.stamp, taken.now, look.now), entry.frame) for entry in left[:count])
+        if not entries:
+            break
+        try:
+            returned = yield from execute(c.PutBack(shard, queue, entries))
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            if isinstance(exc, StoreError) and exc.outcome == "unknown":
+                lost += len(entries)
+                left = left[count:]
+            if left:
+                returned = yield from execute(c.PutBack(routes.local, queue, left))
+                expired, flushed = expired + returned.expired, flushed + returned.flushed
+            if not (isinstance(exc, StoreError) and (expired or flushed or lost)):
+                raise
+            return Moved(expired, flushed, lost)
+        left = left[count:]
+        expired, flushed = expired + returned.expired, flushed + returned.flushed
+    return Moved(expired, flushed, lost)

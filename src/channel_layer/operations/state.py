@@ -1,0 +1,158 @@
+"""What a layer object holds in one process, whichever event loops and threads come and go.
+
+Every operation works on it, and nothing in it belongs to a loop. Its lock is held for moments only, never while an
+operation waits for a step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from channel_layer.domain.counters import Ledger
+from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
+from channel_layer.domain.inbox import Inbox, Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from channel_layer.commands import Flushing
+    from channel_layer.config import Rules
+    from channel_layer.domain.inbox import Mailbox, Waiter
+    from channel_layer.domain.names import ChannelName, Queue
+    from channel_layer.domain.routing import Routes
+    from channel_layer.ports import Clock
+
+__all__ = ("LayerState", "Lock")
+
+
+class Lock(Protocol):
+    """A `threading.Lock`."""
+
+    def acquire(self) -> bool:
+        """Wait for it, and take it."""
+        ...
+
+    def release(self) -> None:
+        """Let another thread have it."""
+        ...
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, kind: object, error: object, trace: object, /) -> None: ...
+
+
+class LayerState:
+    """What a layer object holds in this process. Guarded by `lock`.
+
+    Args:
+        rules: the configuration.
+        routes: where things are.
+        clock: local time.
+        lock: guards it.
+        claimant: names this layer object in this process, for claims.
+
+    Attributes:
+        inboxes: those that this process owns, by name.
+        taps: buffers of the queues that are popped here, by name.
+        watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
+        clocks: what is known of each shard's clock.
+        run_ids: of each shard, the run of its server in which the memberships were last known to be there.
+        closed: the layer object has ended.
+    """
+
+    def __init__(self, rules: Rules, routes: Routes, clock: Clock, *, lock: Lock, claimant: str) -> None:
+        self.rules: Rules = rules
+        self.routes: Routes = routes
+        self.clock: Clock = clock
+        self.lock: Lock = lock
+        self.claimant: str = claimant
+        self.ledger: Ledger = Ledger()
+        self.inboxes: dict[str, Inbox] = {}
+        self.taps: dict[str, Tap] = {}
+        self.watchers: dict[str, list[Waiter]] = {}
+        self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
+        self.run_ids: dict[int, str] = {}
+        self.closed: bool = False
+
+    # -- inboxes, buffers and mailboxes
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lease lasts."""
+        return self.rules.expiry * LEASE_FACTOR
+
+    def make_inbox(self, queue: Queue) -> Inbox:
+        """Make an inbox that this process is about to own."""
+        rules = self.rules
+        return Inbox(
+            queue, self.routes.ring.queue(queue), rules.capacity, self.ledger, rules.expiry, rules.group_expiry
+        )
+
+    def owned_inboxes(self, shard: int | None = None) -> list[Inbox]:
+        """Return the inboxes that this process owns, on one shard or on all. Takes the lock."""
+        with self.lock:
+            return [inbox for inbox in self.inboxes.values() if shard is None or inbox.shard == shard]
+
+    def tap(self, queue: Queue) -> Tap:
+        """Return the buffer of a queue; make it if there is none."""
+        tap = self.taps.get(queue.name)
+        if tap is None:
+            tap = self.taps[queue.name] = Tap(queue, self.rules.capacity, self.ledger)
+        return tap
+
+    def source(self, queue: Queue) -> Inbox | Tap:
+        """Return what holds the messages of a queue in this process; make a buffer if there is nothing."""
+        return self.inboxes.get(queue.name) or self.tap(queue)
+
+    def place(self, name: ChannelName) -> tuple[Inbox | Tap, Mailbox]:
+        """Return where the messages of a channel are waited for."""
+        source = self.source(name.queue)
+        return source, source.boxes.get(name.name) or source.box(name.name, self.clock.now())
+
+    def watching(self, queue: str) -> list[Waiter]:
+        """Remove and return what watches a queue: something has come to it that was promised to no receiver."""
+        return self.watchers.pop(queue, []) if self.watchers else []
+
+    def dismiss_all(self, error: Exception) -> list[Waiter]:
+        """Tell every receiver that it will never get a message; return what watches queues, to be woken."""
+        for source in (*self.inboxes.values(), *self.taps.values()):
+            for box in source.boxes.values():
+                for waiter in box.dismiss():
+                    waiter.fail(error)
+        return [watcher for queue in list(self.watchers) for watcher in self.watching(queue)]
+
+    # -- clocks
+
+    def offset(self, shard: int, now: float) -> float:
+        """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
+        return self.clocks[shard].latest(now) - now
+
+    def doubt(self, shard: int, now: float) -> float:
+        """Return by how many seconds it may be ahead less than `offset` says."""
+        return self.clocks[shard].latest(now) - self.clocks[shard].earliest(now)
+
+    def ages(self, inboxes: Iterable[Inbox], channel: ChannelName | None) -> Iterator[float]:
+        """Yield for how many seconds messages have waited in mailboxes that came by ``send``.
+
+        Args:
+            inboxes: where to look.
+            channel: for which one; None: for any.
+        """
+        now = self.clock.now()
+        for inbox in inboxes:
+            for box in inbox.boxes.values() if channel is None else filter(None, [inbox.boxes.get(channel.name)]):
+                yield from (self.rules.expiry + now - item.deadline for item in box.items if not item.group)
+
+    # -- accounts
+
+    def waiting(self) -> int:
+        """Return how many messages wait in this process."""
+        boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
+        return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
+
+    def count_flushed(self, begun: Iterable[Flushing]) -> None:
+        """Drop what waits here outside the owned inboxes, and count what a flush has removed. Takes the lock."""
+        with self.lock:
+            for tap in self.taps.values():
+                for box in tap.boxes.values():
+                    self.ledger.drop("flushed", box.name, box.clear())
+            self.ledger.drop("flushed", "the store", sum(flushing.dropped for flushing in begun))

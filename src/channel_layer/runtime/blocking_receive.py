@@ -1,0 +1,365 @@
+"""One blocking receive(): it looks everywhere, then waits everywhere at once, and looks again.
+
+Servers, doorbells and this process's own mailboxes are waited for in one system call, in the calling thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.domain.expiry import ATTENDANCE
+from channel_layer.domain.names import Kind, Queue
+from channel_layer.errors import StoreError
+from channel_layer.operations.receiving import (
+    BLOCK_SECONDS,
+    Backoff,
+    claimed_error,
+    closed_error,
+    foreign_error,
+    pop,
+    rotated,
+    shard_order,
+)
+from channel_layer.runtime.drivers import refuse, run_blocking
+from channel_layer.runtime.losses import log_losses
+from channel_layer.runtime.threads import Alarm, await_any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap
+    from channel_layer.ports import BlockingStore, Waiting
+    from channel_layer.runtime.background import Background
+    from channel_layer.runtime.pipeline import MessagePipeline
+
+__all__ = ("BlockingReceive", "ReceiveMemory")
+
+_LISTS_REMEMBERED = 1024
+"""Lists of channels for which it is known where the next receive() begins to look."""
+
+
+@dataclass(slots=True)
+class ReceiveMemory:
+    """What is remembered from one receive() to the next.
+
+    Attributes:
+        claims: inboxes that were claimed by popping them, and queues that we are known to attend to on this machine, by
+            name.
+        attends_until: of such a queue, local seconds until when.
+        held_until: by the name of an inbox that another one has claimed, local seconds at which it is given up for.
+        turns: by the names of its queues, where the next receive() begins to look.
+    """
+
+    claims: dict[str, Queue] = field(default_factory=dict[str, Queue])
+    attends_until: dict[str, float] = field(default_factory=dict[str, float])
+    held_until: dict[str, float] = field(default_factory=dict[str, float])
+    turns: dict[tuple[Queue, ...], Iterator[int]] = field(default_factory=dict[tuple[Queue, ...], "Iterator[int]"])
+
+    def turn(self, queues: tuple[Queue, ...]) -> int:
+        """Return a number that is one more for each receive() of these queues."""
+        turns = self.turns.get(queues)
+        if turns is None:
+            if len(self.turns) >= _LISTS_REMEMBERED:
+                self.turns = {}
+            turns = self.turns.setdefault(queues, itertools.count())
+        return next(turns)
+
+
+@dataclass(slots=True)
+class _Away:
+    """A shard that cannot be reached.
+
+    Attributes:
+        error: why.
+        until: seconds by the monotonic clock before which it is not tried again.
+        backoff: the pauses between tries.
+    """
+
+    error: StoreError
+    until: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class BlockingReceive:
+    """One call of `BlockingChannelLayer.receive`.
+
+    Args:
+        queues: what to receive from.
+        pipeline: the rules, and what the layer holds in this process.
+        store: the store.
+        background: what the asynchronous half does.
+        memory: what is remembered from call to call.
+    """
+
+    def __init__(
+        self,
+        queues: tuple[Queue, ...],
+        pipeline: MessagePipeline,
+        store: BlockingStore,
+        background: Background,
+        memory: ReceiveMemory,
+    ) -> None:
+        self._pipeline = pipeline
+        self._state = pipeline.state
+        self._store = store
+        self._background = background
+        self._memory = memory
+        turn = memory.turn(queues)
+        self._queues = rotated(queues, turn)
+        self._turn = turn // len(queues)
+        self._called = set[tuple[int, Queue]]()
+        """What we were called for and have not popped since: nobody else has been told."""
+        self._away: dict[int, _Away] = {}
+        self._held: dict[Queue, float] = {}
+        """Inboxes that another one has claimed, and seconds by the monotonic clock until when."""
+
+    def run(self, seconds: float | None) -> tuple[str, Message] | tuple[None, None]:
+        """Return a message; wait for one for some seconds at most, or not at all."""
+        began = time.monotonic()
+        try:
+            while True:
+                for queue in self._queues:
+                    found = self._take(queue)
+                    if found is not None:
+                        return found
+                if seconds is None:
+                    for away in self._away.values():
+                        raise away.error
+                    return None, None
+                left = began + seconds - time.monotonic()
+                if left <= 0:
+                    return None, None
+                self._wait(left)
+        finally:
+            self._pass_on()
+
+    # -- looking
+
+    def _take(self, queue: Queue) -> tuple[str, Message] | None:
+        state = self._state
+        with state.lock:
+            if state.closed:
+                raise closed_error()
+            inbox = state.inboxes.get(queue.name)
+        if inbox is not None:
+            return self._take_from_own(inbox)
+        if queue.kind is Kind.INBOX:
+            return self._take_from_claimed(queue)
+        shards = self._order(queue)
+        return self._take_kept(queue) or next(filter(None, (self._take_from(queue, each) for each in shards)), None)
+
+    def _order(self, queue: Queue) -> tuple[int, ...]:
+        """Return the shards of a queue in the order in which to look."""
+        registered = self._memory.attends_until.get(queue.name, 0.0) > self._state.clock.now()
+        return shard_order(self._state.routes, queue, self._turn, registered=registered)
+
+    def _take_from_own(self, inbox: Inbox) -> tuple[str, Message] | None:
+        """Take the oldest message that waits in any mailbox of an inbox of this process."""
+        starting = self._background.ensure_for_threads()
+        if starting is not None:
+            with contextlib.suppress(TimeoutError):
+                starting.result(self._state.rules.timeout)
+        while True:
+            with self._state.lock:
+                found = self._oldest(inbox, list(inbox.waiting.values()))
+            if found is None:
+                return None
+            box, item = found
+            if not item.group:
+                self._background.return_credits(inbox, box)
+            if (message := self._pipeline.open(item, box.name)) is not None:
+                return box.name, message
+
+    def _take_from_claimed(self, queue: Queue) -> tuple[str, Message] | None:
+        """Take what the asynchronous half has popped for another channel, else pop; a pop tells of a flush, too."""
+        [shard] = self._state.routes.shards(queue)
+        while self._held.get(queue, 0.0) <= time.monotonic():
+            kept = self._has_kept(queue)
+            came, taken = self._pop(shard, queue, 0 if kept else 1)
+            if kept:
+                if shard not in self._away and (found := self._take_kept(queue)) is not None:
+                    return found
+                if self._has_kept(queue):
+                    return None  # the store is away, or it is another one's: nobody knows what was flushed
+            elif not came:
+                return None
+            elif taken is not None and (message := self._pipeline.open(taken[1], taken[0])) is not None:
+                return taken[0], message
+        return None
+
+    def _take_from(self, queue: Queue, shard: int) -> tuple[str, Message] | None:
+        """Take a message of a queue from one shard."""
+        came = True
+        while came:
+            came, taken = self._pop(shard, queue, 1)
+            if taken is not None and (message := self._pipeline.open(taken[1], taken[0])) is not None:
+                return taken[0], message
+        return None
+
+    def _has_kept(self, queue: Queue) -> bool:
+        """Whether the asynchronous half holds messages of a queue that nobody here was promised."""
+        with self._state.lock:
+            tap = self._state.taps.get(queue.name)
+            return tap is not None and any(len(box.items) > box.promised for box in tap.boxes.values())
+
+    def _take_kept(self, queue: Queue) -> tuple[str, Message] | None:
+        while True:
+            with self._state.lock:
+                tap = self._state.taps.get(queue.name)
+                if tap is None or (found := self._oldest(tap, list(tap.boxes.values()))) is None:
+                    return None
+            box, item = found
+            if (message := self._pipeline.open(item, box.name)) is not None:
+                return box.name, message
+
+    def _oldest(self, source: Inbox | Tap, boxes: list[Mailbox]) -> tuple[Mailbox, Item] | None:
+        """Take the message that has waited longest in some mailboxes; under the lock."""
+        now = self._state.clock.now()
+        while ready := [box for box in boxes if len(box.items) > box.promised]:
+            box = min(ready, key=lambda box: box.items[0].deadline)
+            box.promised += 1  # to ourselves
+            if (item := source.take(box, now, promised=True)) is not None:
+                return box, item
+        return None
+
+    def _pop(self, shard: int, queue: Queue, count: int) -> tuple[bool, tuple[str, Item] | None]:
+        """Pop, and count what is not to be delivered.
+
+        Returns:
+            Whether anything came, and the message with its channel's full name, unless that was none.
+
+        Raises:
+            InvalidName: the inbox belongs to another process.
+            StoreError: a person has to repair it. Of a shard that is away it is noted.
+        """
+        if (away := self._away.get(shard)) is not None and away.until > time.monotonic():
+            return False, None
+        state, register = self._state, 0.0
+        if shard == state.routes.local_of(queue):
+            register = state.rules.expiry * ATTENDANCE
+            self._memory.attends_until[queue.name] = state.clock.now() + register
+            self._memory.claims[queue.name] = queue
+        try:
+            taken = run_blocking(pop(state, shard, queue, count, register=register), self._store, refuse)
+        except StoreError as exc:
+            self._miss(shard, exc)
+            return False, None
+        popped = taken.popped
+        self._away.pop(shard, None)
+        self._called.discard((shard, queue))
+        with state.lock:
+            state.ledger.delivered += len(taken.messages)
+        log_losses(state)
+        if popped.minted:
+            raise foreign_error(queue)
+        if popped.held_for is not None:
+            self._hold(queue, popped.held_for)
+            return False, None
+        if queue.kind is Kind.INBOX:
+            self._memory.claims[queue.name] = queue
+            self._memory.held_until.pop(queue.name, None)
+        return bool(popped.entries) or popped.flushed > 0, next(iter(taken.messages), None)
+
+    def _hold(self, queue: Queue, held_for: float) -> None:
+        """Another one has claimed this inbox; it may be dead. One lease shows.
+
+        Raises:
+            InvalidName: it lives.
+        """
+        now = self._state.clock.now()
+        if now >= self._memory.held_until.setdefault(queue.name, now + self._state.lease):
+            self._memory.held_until.pop(queue.name, None)
+            raise claimed_error(queue)
+        self._held[queue] = time.monotonic() + held_for + 0.001
+
+    def _miss(self, shard: int, error: StoreError) -> None:
+        """A shard is away: leave it alone for a while, and serve the others.
+
+        Raises:
+            StoreError: a person has to mend it.
+        """
+        if not error.retryable:
+            raise error
+        away = self._away.setdefault(shard, _Away(error))
+        away.error = error
+        away.until = time.monotonic() + away.backoff.pause(random.random())  # noqa: S311 - jitter, not a secret
+
+    # -- waiting
+
+    def _wait(self, left: float) -> None:
+        """Wait until there may be something to take, for some seconds at most."""
+        block = min(left, BLOCK_SECONDS, self._state.rules.expiry / 3)
+        with Alarm() as alarm, contextlib.ExitStack() as stack:
+            stack.callback(self._unwatch, alarm)
+            if not self._watch(alarm):
+                return
+            descriptors = [alarm.descriptor]
+            seconds = [block]
+            for shard, queues in self._elsewhere().items():
+                try:
+                    waiting = self._store.wait(c.WaitAny(shard, tuple(queues), block))
+                except StoreError as exc:
+                    self._miss(shard, exc)
+                    continue
+                stack.callback(self._end, shard, waiting)
+                descriptors += waiting.descriptors
+                seconds.append(waiting.seconds)
+            moments = [*(away.until for away in self._away.values()), *self._held.values()]
+            seconds += [moment - time.monotonic() for moment in moments]
+            await_any(descriptors, min(seconds))
+
+    def _watch(self, alarm: Alarm) -> bool:
+        """Have the alarm rung for what comes into this process; False if there is something already.
+
+        Raises:
+            StoreError: the layer is closed: nobody would come to ring.
+        """
+        state = self._state
+        with state.lock:
+            if state.closed:
+                raise closed_error()
+            for queue in self._queues:
+                state.watchers.setdefault(queue.name, []).append(alarm)
+                source = state.inboxes.get(queue.name) or state.taps.get(queue.name)
+                boxes = source.boxes.values() if source is not None else ()
+                if any(len(box.items) > box.promised for box in boxes):
+                    return self._held.get(queue, 0.0) > time.monotonic()
+        return True
+
+    def _unwatch(self, alarm: Alarm) -> None:
+        watchers = self._state.watchers
+        with self._state.lock:
+            for queue in self._queues:
+                if alarm in watchers.get(queue.name, ()):
+                    watchers[queue.name].remove(alarm)
+                    if not watchers[queue.name]:
+                        del watchers[queue.name]
+
+    def _elsewhere(self) -> dict[int, list[Queue]]:
+        """Return what is to be waited for in the store, by shard."""
+        found: dict[int, list[Queue]] = {}
+        now = time.monotonic()
+        for queue in self._queues:
+            if queue.name in self._state.inboxes or self._held.get(queue, 0.0) > now:
+                continue
+            for shard in self._state.routes.shards(queue):
+                if shard not in self._away:
+                    found.setdefault(shard, []).append(queue)
+        return found
+
+    def _end(self, shard: int, waiting: Waiting) -> None:
+        self._called.update((shard, queue) for queue in waiting.end())
+
+    def _pass_on(self) -> None:
+        """Let somebody else be called for what we were called for, and have not popped."""
+        while self._called:
+            shard, queue = self._called.pop()
+            with contextlib.suppress(StoreError):
+                self._store.execute(c.Pop(shard, queue, 0, self._state.claimant))

@@ -1,0 +1,216 @@
+"""Reads one owned inbox, in one event loop: its lease, its position, its credits, and its acknowledgements of flushes.
+
+All state lives in the `Inbox`, which belongs to the layer in this process. So the reading can end at any moment, and
+another loop goes on where it was: what was read is either in a mailbox or still in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.errors import StoreError
+from channel_layer.operations.credits import return_one_batch
+from channel_layer.operations.leases import acknowledge_flush, acquire_lease, announce, renew_lease
+from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
+from channel_layer.runtime.background_tasks import wait_before_retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from channel_layer.domain.inbox import Inbox
+    from channel_layer.operations.state import LayerState
+    from channel_layer.runtime.background_tasks import BackgroundTasks
+    from channel_layer.runtime.wakeups import WakeQueue
+
+__all__ = ("InboxReader",)
+
+_logger = logging.getLogger("channel_layer")
+
+_CREDIT_SECONDS = 0.02
+"""How long credits may wait to be returned while they are fewer than a quarter of a channel's capacity."""
+
+
+class InboxReader:
+    """One owned inbox, as the background work in one event loop sees it.
+
+    Args:
+        inbox: it.
+        state: of the layer.
+        tasks: of the background work.
+        wakeups: what receivers are woken by.
+        look_soon: has the keeper of the inbox's shard look at its leases at once.
+
+    Attributes:
+        inbox: the one given.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        state: LayerState,
+        tasks: BackgroundTasks,
+        wakeups: WakeQueue,
+        look_soon: Callable[[], None],
+    ) -> None:
+        self.inbox: Inbox = inbox
+        self._state = state
+        self._tasks = tasks
+        self._wakeups = wakeups
+        self._look_soon = look_soon
+        self._reading: asyncio.Task[None] | None = None
+        self._leasing = asyncio.Lock()
+        self._acknowledging = asyncio.Lock()
+        self._returning = asyncio.Lock()
+        self._return_timer: asyncio.TimerHandle | None = None
+        self._return_begun = False
+
+    # -- reading
+
+    @property
+    def begun(self) -> bool:
+        """Whether the reading has begun."""
+        return self._reading is not None
+
+    def start(self) -> None:
+        """Begin to read, anew, unless the inbox is not known to be claimed: then that begins with the claim.
+
+        Else what comes in after a claim could be taken for what was there before it.
+        """
+        self._pause()
+        if self.inbox.generation and not self._tasks.stopping:
+            self._reading = self._tasks.start(self._read())
+
+    def _pause(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self) -> None:
+        """Read for ever. No consumer holds a reference to this task, so none can cancel it."""
+        state, inbox = self._state, self.inbox
+        block = min(BLOCK_SECONDS, state.rules.expiry)
+        backoff = Backoff()
+        while True:
+            try:
+                batch = await self._tasks.store.execute(c.Read(inbox.shard, inbox.queue, inbox.position, block))
+            except StoreError as exc:
+                if not exc.retryable:
+                    self._tasks.complain(f"cannot read inbox {inbox.queue}: {exc}")
+                await wait_before_retry(backoff)
+                continue
+            backoff.reset()
+            with state.lock:
+                if self._tasks.stopping:  # the next background work reads this again, or has done so
+                    return
+                now = state.clock.now()
+                waiters = inbox.apply(batch.entries, state.offset(inbox.shard, now), now, state.doubt(inbox.shard, now))
+                waiters += state.watching(inbox.queue.name)
+                inbox.position = batch.position
+            self._wakeups.wake(waiters)
+            del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
+            if inbox.flushed is not None:
+                await self.acknowledge()
+
+    async def acknowledge(self) -> None:
+        """Tell the store that a flush has been applied, if one has."""
+        async with self._acknowledging:
+            await self._tasks.run(acknowledge_flush(self._state, self.inbox))
+
+    # -- the lease
+
+    async def ensure_lease(self) -> None:
+        """Renew the lease; where it is gone, acquire it again and announce the members again.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        state, inbox = self._state, self.inbox
+        async with self._leasing:
+            first, missed = inbox.lease_until is None, False
+            if not first:
+                renewal = await self._tasks.run(renew_lease(state, inbox))
+                if renewal.held:
+                    if inbox.unannounced:
+                        await self._tasks.run(announce(state, inbox))
+                    return
+                if state.closed:
+                    return  # it has been given up for good
+                missed = renewal.missed
+            self._pause()  # until the claim is known here, it might meet the marker of a flush that came after it
+            try:
+                await self._tasks.run(acquire_lease(state, inbox, secrets.token_urlsafe(9), missed=missed))
+            except BaseException:
+                self._look_soon()  # until then nothing is read
+                raise
+            self.return_credits(soon=True)
+            if first:
+                return
+            self.start()
+            _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
+            await self.acknowledge()
+            await self._tasks.run(announce(state, inbox))
+
+    # -- credits
+
+    def is_returning(self, *, soon: bool) -> bool:
+        """Whether credits are on their way to the store already, or will be. Any thread may ask."""
+        return self._return_begun or (self._return_timer is not None and not soon)
+
+    def return_credits(self, *, soon: bool) -> None:
+        """Have the store told of credits that are free again: at once, or with those of the next moments."""
+        if self._tasks.stopping or self._return_begun:
+            return
+        timer = self._return_timer
+        if soon:
+            if timer is not None:
+                timer.cancel()
+            self._return_timer = None
+            self._return_begun = True
+            self._tasks.loop.call_soon(self._begin_return)
+        elif timer is None:
+            self._return_timer = self._tasks.loop.call_later(_CREDIT_SECONDS, self._begin_return)
+
+    async def settle(self) -> None:
+        """Tell the store of all credits now; return when it has heard of them, or cannot be reached."""
+        if self._return_timer is not None:
+            self._return_timer.cancel()
+            self._return_timer = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._state.rules.timeout):
+                await self._return(everything=True)
+
+    def _begin_return(self) -> None:
+        self._return_timer = None
+        self._return_begun = not self._tasks.stopping
+        if self._return_begun:
+            self._tasks.start(self._return())
+
+    async def _return(self, *, everything: bool = False) -> None:
+        """Return credits in batches, in the order of their serials: repeating one after an error counts once.
+
+        Args:
+            everything: also those that become free meanwhile; else they wait for others to share a command with, unless
+                they are urgent.
+        """
+        async with self._returning:
+            self._return_begun = True
+            backoff = Backoff()
+            try:
+                while True:
+                    try:
+                        if not await self._tasks.run(return_one_batch(self._state, self.inbox)):
+                            break
+                    except StoreError:
+                        await wait_before_retry(backoff)
+                        continue
+                    with self._state.lock:
+                        if not (everything or self.inbox.pressed):
+                            break
+            finally:
+                self._return_begun = False
+        if self.inbox.owed:
+            self.return_credits(soon=False)

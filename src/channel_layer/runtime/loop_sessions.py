@@ -1,0 +1,161 @@
+"""Which event loop carries a call of a layer.
+
+A loop that lives, as a server's does, gets a session, with connections of its own. A loop made for one call, as
+``async_to_sync`` makes them, must not: its calls go through the I/O thread of the process, whose loop never ends, so
+that they open nothing and leave nothing behind. The two cannot be told apart beforehand, so a loop counts as settled
+once it has been known for a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, TypeVar
+
+from channel_layer.runtime import event_loops
+from channel_layer.runtime.drivers import run
+from channel_layer.runtime.event_loops import (
+    LoopSession,
+    LoopUnavailable,
+    SystemClock,
+    in_io_thread,
+    io_thread,
+    run_in,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from channel_layer.operations.steps import Operation
+    from channel_layer.ports import Backend
+    from channel_layer.runtime.drivers import Perform
+
+__all__ = ("LoopSessions",)
+
+R = TypeVar("R")
+
+
+class _KnownLoop:
+    """An event loop that has no session yet.
+
+    Attributes:
+        interrupted: a call of it was cancelled, and what that has begun in the I/O thread may still be under way.
+    """
+
+    __slots__ = ("_since", "interrupted")
+
+    def __init__(self) -> None:
+        self._since = SystemClock().now()
+        self.interrupted = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has been known for long enough to get a session."""
+        return SystemClock().now() - self._since >= event_loops.SETTLE_SECONDS
+
+
+class LoopSessions:
+    """The sessions of one layer object: one in each settled event loop, and one in the I/O thread for all others.
+
+    Args:
+        backend: the store.
+        on_close: awaited in a session's loop when that ends, before its connections are let go.
+
+    Attributes:
+        by_loop: the sessions in settled loops.
+        in_thread: the one in the I/O thread, if there is one.
+    """
+
+    def __init__(self, backend: Backend, on_close: Callable[[LoopSession], Awaitable[None]]) -> None:
+        self.by_loop: dict[asyncio.AbstractEventLoop, LoopSession] = {}
+        self.in_thread: LoopSession | None = None
+        self._backend = backend
+        self._connects = backend.connects
+        self._on_close = on_close
+        self._known: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _KnownLoop] = weakref.WeakKeyDictionary()
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.by_loop) or self.in_thread is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the running loop has a session, or would get one."""
+        loop = asyncio.get_running_loop()
+        return loop in self.by_loop or not self._connects or self._know(loop).settled
+
+    async def run(self, operation: Operation[R], perform: Perform) -> R:
+        """Run an operation with the running loop's session, or in the I/O thread if it is to have none.
+
+        Args:
+            operation: what to do.
+            perform: what it asks of the runtime.
+        """
+        session = self.by_loop.get(asyncio.get_running_loop()) or await self.enter()
+        if session is not None:
+            return await run(operation, session.store, perform)
+        try:
+            return await io_thread().run(self._run_in_thread(operation, perform))
+        except asyncio.CancelledError:
+            self._know(asyncio.get_running_loop()).interrupted = True
+            raise
+
+    async def _run_in_thread(self, operation: Operation[R], perform: Perform) -> R:
+        session = await self.open_in_thread()
+        return await run(operation, session.store, perform)
+
+    async def enter(self) -> LoopSession | None:
+        """Return the running loop's session, a new one if the loop is settled; None if it is not."""
+        loop = asyncio.get_running_loop()
+        if (session := self.by_loop.get(loop)) is not None:
+            return session
+        if in_io_thread():
+            return await self.open_in_thread()
+        if not self.settled:
+            return None
+        if self._connects and self._know(loop).interrupted:
+            # What a cancelled call has begun in the thread must not be overtaken: this begins there after it.
+            await io_thread().run(asyncio.sleep(0))
+            self._know(loop).interrupted = False
+            if (session := self.by_loop.get(loop)) is not None:  # made meanwhile
+                return session
+        for closed in [each for each in self.by_loop if each.is_closed()]:
+            self.by_loop.pop(closed, None)
+        session = self.by_loop[loop] = LoopSession(self._backend.open(), self._on_close)
+        await session.begin()
+        return session
+
+    async def enter_thread(self) -> LoopSession:
+        """Return the session in the I/O thread, a new one if there is none; called in any loop."""
+        session = self.in_thread
+        if session is None or session.loop.is_closed():
+            session = await io_thread().run(self.open_in_thread())
+        return session
+
+    async def open_in_thread(self) -> LoopSession:
+        """Return the session in the I/O thread, a new one if there is none; called in that thread."""
+        if self.in_thread is None or self.in_thread.loop.is_closed():
+            self.in_thread = LoopSession(self._backend.open(), self._on_close)
+            await self.in_thread.begin()
+        return self.in_thread
+
+    def forget(self, session: LoopSession) -> None:
+        """Forget a session that ends."""
+        self.by_loop.pop(session.loop, None)
+        if self.in_thread is session:
+            self.in_thread = None
+
+    async def close_all(self) -> None:
+        """Close the sessions in all loops."""
+        for session in [*self.by_loop.values(), *([self.in_thread] if self.in_thread is not None else [])]:
+            if session.loop.is_closed():
+                self.forget(session)
+            elif session.loop is asyncio.get_running_loop():
+                await session.close()
+            else:
+                with contextlib.suppress(LoopUnavailable):
+                    await run_in(session.loop, session.close)
+
+    def _know(self, loop: asyncio.AbstractEventLoop) -> _KnownLoop:
+        return self._known.get(loop) or self._known.setdefault(loop, _KnownLoop())

@@ -1,0 +1,222 @@
+"""Receivers in event loops: they wait in the mailboxes of this process, and cancelling one loses nothing.
+
+What wakes a receiver never carries a message: the message stays in its mailbox until a receiver that is sure to run
+takes it. The background work fills the mailboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from channel_layer.domain.inbox import Inbox, Tap
+from channel_layer.operations.receiving import closed_error
+from channel_layer.runtime import event_loops
+from channel_layer.runtime.losses import log_losses
+from channel_layer.runtime.wakeups import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    from channel_layer.domain.frames import Message
+    from channel_layer.domain.inbox import Item, Mailbox
+    from channel_layer.domain.names import ChannelName
+    from channel_layer.runtime.background import Background
+    from channel_layer.runtime.loop_sessions import LoopSessions
+    from channel_layer.runtime.pipeline import MessagePipeline
+    from channel_layer.runtime.wakeups import Prompt
+
+    Place: TypeAlias = "tuple[Inbox | Tap, Mailbox]"
+
+__all__ = ("Receivers",)
+
+
+class Receivers:
+    """What receives from the channels of one layer object, in any of its event loops.
+
+    Args:
+        pipeline: opens messages.
+        sessions: of the layer.
+        background: of the layer.
+        connects: opening a store costs connections.
+    """
+
+    def __init__(
+        self, pipeline: MessagePipeline, sessions: LoopSessions, background: Background, *, connects: bool
+    ) -> None:
+        self._pipeline = pipeline
+        self._state = pipeline.state
+        self._clock = pipeline.clock
+        self._sessions = sessions
+        self._background = background
+        self._connects = connects
+
+    async def receive(self, name: ChannelName) -> Message:
+        """Wait for the next message of a channel and return it.
+
+        Raises:
+            InvalidName: it belongs to another process that is alive.
+            StoreError: the layer is closed, or the store refuses to serve it.
+        """
+        state, clock = self._state, self._clock
+        lock = state.lock
+        lock.acquire()  # `with` takes twice as long, which counts for what is here already
+        try:
+            if state.closed:
+                raise closed_error()
+            source: Inbox | Tap = state.inboxes.get(name.queue.name) or state.tap(name.queue)
+            box = source.boxes.get(name.name) or source.box(name.name, clock.now())
+            item = source.take(box, clock.now(), promised=False) if box.items else None
+            waiter = self._join(box) if item is None else None
+        finally:
+            lock.release()
+        while True:
+            if waiter is not None:
+                try:
+                    await self._wait(waiter, source)
+                except BaseException:
+                    self._leave(source, box, waiter)
+                    raise
+                with lock:
+                    item = source.take(box, clock.now(), promised=True)
+                    waiter = self._join(box) if item is None else None
+            if item is not None:
+                if not item.group and isinstance(source, Inbox):
+                    self._background.return_credits(source, box)
+                if (message := self._pipeline.open(item, name.name)) is not None:
+                    return message
+                with lock:
+                    item = source.take(box, clock.now(), promised=False)
+                    waiter = self._join(box) if item is None else None
+
+    async def _wait(self, waiter: Receiver, source: Inbox | Tap) -> None:
+        """Wait until a message has been promised to a receiver."""
+        background, loop = self._background, waiter.loop
+        if not background.serves(loop):
+            await background.ensure()
+        if not (self._connects or loop in self._sessions.by_loop):
+            await self._sessions.enter()  # what this loop waits for is its to read, should the loop of the work end
+        if isinstance(source, Tap):
+            background.consume(source)
+        work = background.work
+        if work is None or not (work.session.loop is loop or work.session is self._sessions.in_thread):
+            await self._wait_for_any([waiter])
+        await waiter
+
+    async def receive_first(self, channels: Sequence[str]) -> tuple[str, Message]:
+        """Wait for the next message of any of several channels, as `receive` does for one; the oldest comes first."""
+        names = [self._pipeline.channel(channel) for channel in channels]
+        if len(names) == 1:
+            return names[0].name, await self.receive(names[0])
+        state = self._state
+        while True:
+            await asyncio.sleep(0)  # so that a task that takes one after the other lets others run
+            await self._background.ensure()
+            if not (self._connects or asyncio.get_running_loop() in self._sessions.by_loop):
+                await self._sessions.enter()  # as in `_wait`
+            with state.lock:
+                if state.closed:
+                    raise closed_error()
+                places = [state.place(name) for name in names]
+                ready = [place for place in places if len(place[1].items) > place[1].promised]
+                taken = self._take_oldest(ready, promised=False)
+                waiters = [] if taken is not None else [self._join(box) for _, box in places]
+            if waiters:
+                taken = await self._wait_at_any(places, waiters)
+            if taken is None:
+                continue
+            (source, box), item = taken
+            if isinstance(source, Inbox) and not item.group:
+                self._background.return_credits(source, box)
+            if (message := self._pipeline.open(item, box.name)) is not None:
+                return box.name, message
+
+    async def _wait_at_any(self, places: Sequence[Place], waiters: Sequence[Receiver]) -> tuple[Place, Item] | None:
+        """Wait until a message has been promised to one of the receivers, and take it; the others leave."""
+        left = dict(zip(waiters, places, strict=True))
+        try:
+            for source, _ in places:
+                if isinstance(source, Tap):
+                    self._background.consume(source)
+            await self._wait_for_any(waiters)
+            with self._state.lock:
+                for waiter in waiters:
+                    if waiter.error is not None:
+                        raise waiter.error
+                oldest = min(
+                    (waiter for waiter in waiters if waiter.done()),
+                    key=lambda waiter: min((item.deadline for item in left[waiter][1].items), default=math.inf),
+                )
+                return self._take_oldest([left.pop(oldest)], promised=True)
+        finally:
+            for waiter, (source, box) in left.items():
+                self._leave(source, box, waiter)
+
+    async def _wait_for_any(self, waiters: Sequence[Receiver]) -> None:
+        """Wait until one is woken; the loop that does the background work may wait for this one meanwhile."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def note(_: Prompt) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        for waiter in waiters:
+            waiter.add_done_callback(note)
+        while not (await asyncio.wait((woken,), timeout=event_loops.UNRESPONSIVE_SECONDS))[0]:
+            await self._background.ensure_responsive()
+
+    def _take_oldest(self, places: Sequence[Place], *, promised: bool) -> tuple[Place, Item] | None:
+        """Take the message that has waited longest; None if there is none; under the lock."""
+        if not places:
+            return None
+        source, box = min(places, key=lambda place: place[1].items[0].deadline if place[1].items else math.inf)
+        item = source.take(box, self._clock.now(), promised=promised)
+        return None if item is None else ((source, box), item)
+
+    def _join(self, box: Mailbox) -> Receiver:
+        """Join the receivers of a mailbox, in the running loop; under the lock.
+
+        Raises:
+            StoreError: the layer has been closed: nothing would wake this receiver.
+        """
+        if self._state.closed:
+            raise closed_error()
+        waiter = Receiver(asyncio.get_running_loop())
+        box.waiters.append(waiter)
+        return waiter
+
+    def _leave(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
+        """Leave without a message, and call the next receiver."""
+        with self._state.lock:
+            others = source.abandon(box, waiter) if waiter.error is None else []
+            if len(box.items) > box.promised:
+                others += self._state.watching(source.queue.name)
+            box.used_at = self._clock.now()
+        for other in others:
+            other.wake()
+        if isinstance(source, Tap):
+            self._background.consume(source, now=False)
+
+    # -- for subscriptions
+
+    def keep(self, channel: str) -> None:
+        """Keep a channel's mailbox, and its memberships, although its messages expire unread."""
+        with self._state.lock:
+            self._state.place(self._pipeline.channel(channel))[1].kept = True
+
+    def let_go(self, channel: str, error: Exception) -> None:
+        """Keep it no more, and end the waits of its receivers with an error."""
+        with self._state.lock:
+            _, box = self._state.place(self._pipeline.channel(channel))
+            box.kept = False
+            for waiter in box.dismiss():
+                waiter.fail(error)
+
+    def reject(self, channel: str, problem: str) -> None:
+        """Count a message that was received as lost: it cannot be used (``invalid``)."""
+        with self._state.lock:
+            self._state.ledger.delivered -= 1
+            self._state.ledger.drop("invalid", channel, cause=f"invalid on {channel}: {problem}")
+        log_losses(self._state)

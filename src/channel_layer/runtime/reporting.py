@@ -1,0 +1,63 @@
+"""Has the store told, within a second, of what a layer has counted in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from channel_layer.operations.statistics import report
+from channel_layer.runtime.background_work import REPORT_SECONDS
+from channel_layer.runtime.drivers import refuse, run
+
+if TYPE_CHECKING:
+    from channel_layer.operations.state import LayerState
+    from channel_layer.runtime.event_loops import LoopSession
+    from channel_layer.runtime.loop_sessions import LoopSessions
+
+__all__ = ("Reporter",)
+
+_LAST_SECONDS = 1.0
+"""How long a loop's end waits, at most, for the store to be told what was counted."""
+
+
+class Reporter:
+    """Tells the store what the asynchronous facade has counted, while there is no background work that does.
+
+    Args:
+        state: of the layer.
+        sessions: of the layer.
+    """
+
+    def __init__(self, state: LayerState, sessions: LoopSessions) -> None:
+        self._state = state
+        self._sessions = sessions
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop in which the store will be told."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def note(self) -> None:
+        """Something was counted, in the running loop."""
+        if self._loop is None or not self._loop.is_running():
+            self._report_soon()
+
+    def _report_soon(self) -> None:
+        session = self._sessions.by_loop.get(asyncio.get_running_loop()) or self._sessions.in_thread
+        if session is None:
+            return  # this loop's session has ended meanwhile, and with it the store was told
+        self._loop = session.loop
+        with contextlib.suppress(RuntimeError):  # closed just now: the next one that counts sees that
+            session.loop.call_soon_threadsafe(session.loop.call_later, REPORT_SECONDS, self._report_from, session)
+
+    def _report_from(self, session: LoopSession) -> None:
+        self._loop = None
+        if self._state.ledger.tally:
+            task = session.loop.create_task(run(report(self._state), session.store, refuse))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def report_last(self, session: LoopSession) -> None:
+        """Tell the store now, because a session ends; it is not waited for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_LAST_SECONDS, self._state.rules.timeout)):
+                await run(report(self._state), session.store, refuse)
