@@ -5,12 +5,13 @@ The servers are real and shared by the whole run; the keys are a test's own, thr
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import pytest
 from asgiref.sync import SyncToAsync
@@ -56,11 +57,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember a failure, for the guard."""
+    """Remember a failure, for `leaves_nothing`."""
     report = yield
     if not report.passed:
         item.stash[_FAILED] = True
     return report
+
+
+# --- async tests --------------------------------------------------------------------------------------------
+
+
+class _LoggingEventLoop(asyncio.SelectorEventLoop):
+    """An event loop that logs every error reported to it, as loops do by default.
+
+    The pytest plugin of anyio installs an exception handler that raises the errors reported before the test returns
+    and drops the later ones: those of tasks that fail while the loop closes, or that are collected afterwards.
+    """
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.default_exception_handler(context)
+        super().call_exception_handler(context)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Run each async test in an event loop of its own, in debug mode, which closes before any fixture is torn down."""
+    return "asyncio", {"debug": True, "loop_factory": _LoggingEventLoop}
 
 
 # --- guards -------------------------------------------------------------------------------------------------
@@ -70,7 +92,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def leaves_nothing(request: pytest.FixtureRequest, server_pool: ServerPool) -> Generator[None]:
     """Fail a test that leaves a thread, a child process or an open socket.
 
-    One that fails anyway is let off: its traceback still holds what it had open.
+    A test that fails anyway is exempt: its traceback still holds what it had open.
     """
     before = Resources.now()
     yield
@@ -82,7 +104,7 @@ def leaves_nothing(request: pytest.FixtureRequest, server_pool: ServerPool) -> G
 
 @pytest.fixture
 def nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> Generator[None]:
-    """Fail a test in which asyncio complains, or background work has failed."""
+    """Fail a test in which asyncio logs an error, or the layer logs a failure of its background work."""
     yield
     said = [record.getMessage() for record in caplog.get_records("call") if _is_complaint(record)]
     assert not said
@@ -94,10 +116,10 @@ def _is_complaint(record: logging.LogRecord) -> bool:
 
 @pytest.fixture
 def tidied() -> Generator[None]:
-    """Collect at once what a test leaves that made something fail on purpose.
+    """Collect garbage before and after a test that makes tasks fail on purpose.
 
-    asyncio complains of tasks that failed unseen when they are collected, with a traceback; and that in the middle of
-    compiling something else ends in a SystemError of Python 3.11 (gh-106905).
+    asyncio logs the unretrieved errors of tasks when they are collected, with a traceback. In the middle of compiling
+    other code that ends in a SystemError of Python 3.11 (gh-106905).
     """
     gc.collect()
     yield
@@ -109,7 +131,7 @@ def tidied() -> Generator[None]:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every loop have connections of its own at once: requests pass through the test's loop, where gates stand."""
+    """Give every event loop connections of its own at once, so that requests pass through the loop of the test."""
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
 
 
@@ -119,7 +141,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def server_pool() -> Generator[ServerPool]:
     """The servers that all tests share; ask for one of the fixtures below instead."""
-    # Both live as long as the run. Started here, no test is suspected of having left them.
+    # Both live as long as the run: started here, they are not taken for a leak of the first test that uses them.
     reaper.start()
     SyncToAsync.single_thread_executor.submit(int).result()
     pool = ServerPool()
@@ -129,7 +151,7 @@ def server_pool() -> Generator[ServerPool]:
 
 @pytest.fixture
 def prefix(server_pool: ServerPool) -> Generator[str]:
-    """A key prefix of this test's own; what has it is deleted from the shared servers afterwards."""
+    """A key prefix of this test's own; its keys are deleted from the shared servers afterwards."""
     name = fresh_prefix()
     yield name
     server_pool.remove(name)
@@ -137,7 +159,7 @@ def prefix(server_pool: ServerPool) -> Generator[str]:
 
 @pytest.fixture
 def server(server_pool: ServerPool) -> Server:
-    """The shared server of the preferred kind. Not to be killed or paused: `start_server` gives such."""
+    """The shared server of the preferred kind; to kill or pause one, use `start_server`."""
     return _demand(server_pool.get)
 
 
@@ -155,20 +177,20 @@ def three_hosts(server_pool: ServerPool, request: pytest.FixtureRequest) -> Depl
 
 @pytest.fixture(params=["one-host", "three-servers"])
 def deployment(server_pool: ServerPool, request: pytest.FixtureRequest) -> Deployment:
-    """One host and three servers in turn; three databases of one server are for who asks for them."""
+    """One host and three servers in turn; for three databases of one server, use `three_hosts`."""
     return _demand(lambda: _deployment(server_pool, request.param))
 
 
 @pytest.fixture(params=ServerKind, ids=lambda kind: kind.value)
 def every_server(server_pool: ServerPool, request: pytest.FixtureRequest) -> Server:
-    """The shared server of every kind in turn, for what has to work from the oldest to the newest."""
+    """The shared server of every kind in turn, for features that have to work from the oldest to the newest."""
     kind: ServerKind = request.param
     return _demand(lambda: server_pool.get(kind), kind)
 
 
 @pytest.fixture
 def start_server() -> Generator[StartServer]:
-    """A function that starts a server for this test alone, to be killed, paused or configured as it likes."""
+    """A function that starts a server for this test alone, which may kill, pause or configure it."""
     with ExitStack() as stack:
 
         def start(
@@ -219,12 +241,12 @@ def _deployment(pool: ServerPool, name: str) -> Deployment:
 
 
 def _demand(get: Callable[[], _T], kind: ServerKind | None = None) -> _T:
-    """Do `get`; without the server it needs, skip the test, or fail it where servers must be."""
+    """Return the result of `get`; without the server it needs, skip the test, or fail it where servers are required."""
     try:
         return get()
     except NoSuchServer as error:
         missing = str(error)
-    # Valkey comes with the development dependencies: without it nothing would be tested at all.
+    # Valkey comes with the development dependencies: without it no test of a server would run.
     required = os.environ.get("CHANNEL_LAYER_REQUIRE_SERVERS") == "1"
     if required or (kind or preferred_kind()) is ServerKind.VALKEY:
         pytest.fail(missing, pytrace=False)

@@ -1,4 +1,4 @@
-"""Whoever runs a site learns of losses from the log: at the first one, and then once a minute."""
+"""Losses are logged: the first one at once, later ones at most once a minute."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import logging
 import pytest
 
 from tests.support.scenarios_delivery import eventually
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 
 @pytest.mark.parametrize("who", ["owner", "sender"])
-def test_the_first_loss_warns_and_then_one_line_a_minute(
+async def test_the_first_loss_warns_and_then_one_line_a_minute(
     system: System, caplog: pytest.LogCaptureFixture, who: str
 ) -> None:
-    """The first loss is logged as it happens, later ones a minute later at once, with totals and channels named."""
+    """The first loss is logged at once, later ones in one line a minute later, with totals and channel names."""
 
     def lines() -> list[str]:
         return [r.getMessage() for r in caplog.records if "dropped" in r.getMessage() and r.levelno == logging.WARNING]
@@ -23,8 +23,8 @@ def test_the_first_loss_warns_and_then_one_line_a_minute(
     async def logged(count: int) -> bool:
         return len(lines()) == count
 
-    async def body() -> None:
-        # Its sweep, which looks for what to say, comes every 0.2 s.
+    with caplog.at_level(logging.WARNING, logger="channel_layer"):
+        # The periodic sweep that logs losses runs every 0.2 s.
         async with system.layer(capacity=1, expiry=4) as owner, system.layer(capacity=1, expiry=4) as sender:
             member = await owner.new_channel() if who == "owner" else "nobody!x"
             await owner.group_add("room", member)
@@ -35,16 +35,13 @@ def test_the_first_loss_warns_and_then_one_line_a_minute(
             assert member in lines()[0]
             for _ in range(4):
                 await sender.group_send("room", {"n": 0})
-            await asyncio.sleep(0.5)  # for a second line to come, if it were to come
+            await asyncio.sleep(0.5)  # time for a second line, if there were one
             assert len(lines()) == 1
             system.clock.advance(60)
-            await owner.group_add("room", member)  # what expired unread has ended its membership
+            await owner.group_add("room", member)  # the message that expired unread has ended the membership
             await sender.group_send("room", {"n": 0})
             await sender.group_send("room", {"n": 0})
             await eventually(lambda: logged(2), "a minute has passed")
             assert "since the last warning" in lines()[1]
             assert "full" in lines()[1]
             assert member in lines()[1]
-
-    with caplog.at_level(logging.WARNING, logger="channel_layer"):
-        run(body())

@@ -1,6 +1,6 @@
-"""Nothing older than ``expiry`` is delivered though it ages on the way, or on a process whose own clock is wrong.
+"""No message older than ``expiry`` is delivered, wherever it ages, and whatever the clock of a process shows.
 
-Time is a clock that the test moves: every store adds the same offset to its own.
+The tests move a virtual clock: every store adds the same offset to its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from channel_layer import ChannelFull, ChannelLayer
 from channel_layer.testing import VirtualClock
 from channel_layer.testing.suites.tools import number, receive_or_none
 from tests.support.scenarios_delivery import BOUND, at_promise, cancel, eventually, hold_reads, waits
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 POPPED = ("jobs", "reply?x", "daemon!x")
-"""Channels whose messages wait in the store until somebody asks."""
+"""Channels whose messages wait in the store until a receiver asks."""
 
 EXPIRY = 10.75
 """Seconds: a fraction that would be seen if it were cut off or rounded up."""
@@ -29,26 +29,23 @@ UNDER, OVER = 10.05, 10.75
 # --- just under and just over, in every place where a message can wait ---------------------------------------
 
 
-def test_a_message_ages_in_an_inbox_that_is_not_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time in the store counts for an owned channel too: an owner that reads late drops what is too old, no more."""
+async def test_a_message_ages_in_an_inbox_that_is_not_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time in the store counts for an owned channel too: an owner that reads late drops the expired messages alone."""
     reads = hold_reads(monkeypatch)
 
-    async def body() -> None:
-        async with system.layer(expiry=EXPIRY) as owner, system.layer(expiry=EXPIRY) as sender:
-            reads.hold()
-            owned = await owner.new_channel()
-            await owner.group_add("group", owned)
-            await sender.send(owned, {"n": 1})
-            await sender.group_send("group", {"n": 2})
-            system.clock.advance(1.0)
-            await sender.send(owned, {"n": 3})
-            system.clock.advance(OVER - 1.0)
-            receiving = asyncio.create_task(owner.receive(owned))
-            reads.let_go()
-            assert number(await asyncio.wait_for(receiving, BOUND)) == 3
-            assert owner.counts().dropped == {"expired": 2}
-
-    run(body())
+    async with system.layer(expiry=EXPIRY) as owner, system.layer(expiry=EXPIRY) as sender:
+        reads.hold()
+        owned = await owner.new_channel()
+        await owner.group_add("group", owned)
+        await sender.send(owned, {"n": 1})
+        await sender.group_send("group", {"n": 2})
+        system.clock.advance(1.0)
+        await sender.send(owned, {"n": 3})
+        system.clock.advance(OVER - 1.0)
+        receiving = asyncio.create_task(owner.receive(owned))
+        reads.let_go()
+        assert number(await asyncio.wait_for(receiving, BOUND)) == 3
+        assert owner.counts().dropped == {"expired": 2}
 
 
 async def _dropped(layer: ChannelLayer, count: int) -> bool:
@@ -60,24 +57,21 @@ async def _holds(layer: ChannelLayer, count: int) -> bool:
 
 
 @pytest.mark.usefixtures("loops")
-def test_a_message_ages_while_it_is_promised(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receiver that is woken for a message, and runs only when it is too old, goes on waiting for the next."""
+async def test_a_message_ages_while_it_is_promised(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that is woken for a message, but runs when it has expired, goes on waiting for the next one."""
     waits_for = iter((OVER, 0.0) * 4)
     at_promise(monkeypatch, lambda: system.clock.advance(next(waits_for)))
 
-    async def body() -> None:
-        async with system.layer(expiry=EXPIRY) as owner, system.layer(expiry=EXPIRY) as sender:
-            channels = (await owner.new_channel(), *POPPED)  # first the one whose lease the clock ends
-            for place, channel in enumerate(channels, 1):
-                receiving = asyncio.create_task(owner.receive(channel))
-                await waits(owner, channel)
-                await sender.send(channel, {"n": 1})
-                await eventually(partial(_dropped, owner, place), "it has been dropped")
-                await sender.send(channel, {"n": 2})
-                assert number(await asyncio.wait_for(receiving, BOUND)) == 2, channel
-            assert owner.counts().dropped == {"expired": len(POPPED) + 1}
-
-    run(body())
+    async with system.layer(expiry=EXPIRY) as owner, system.layer(expiry=EXPIRY) as sender:
+        channels = (await owner.new_channel(), *POPPED)  # first the layer whose lease ends with the moved clock
+        for place, channel in enumerate(channels, 1):
+            receiving = asyncio.create_task(owner.receive(channel))
+            await waits(owner, channel)
+            await sender.send(channel, {"n": 1})
+            await eventually(partial(_dropped, owner, place), "it has been dropped")
+            await sender.send(channel, {"n": 2})
+            assert number(await asyncio.wait_for(receiving, BOUND)) == 2, channel
+        assert owner.counts().dropped == {"expired": len(POPPED) + 1}
 
 
 # --- places come back ---------------------------------------------------------------------------------------
@@ -92,26 +86,22 @@ async def _sends(layer: ChannelLayer, channel: str) -> bool:
 
 
 @pytest.mark.usefixtures("loops")
-def test_a_message_whose_receiver_gave_up_expires_like_any_other(
+async def test_a_message_whose_receiver_gave_up_expires_like_any_other(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a receiver is cancelled at the moment it was promised a message, that message's place still comes back."""
-
-    async def body() -> None:
-        async with system.layer(capacity=1, expiry=EXPIRY) as owner, system.layer(capacity=1, expiry=EXPIRY) as sender:
-            owned = await owner.new_channel()
-            receiving = asyncio.create_task(owner.receive(owned))
-            at_promise(monkeypatch, partial(cancel, receiving))
-            await waits(owner, owned)
-            await sender.send(owned, {"n": 1})
-            await asyncio.wait([receiving])
-            assert receiving.cancelled()
-            assert await _holds(owner, 1)  # and nobody will ever ask for it
-            system.clock.advance(OVER)
-            await eventually(lambda: _sends(sender, owned), "the place comes back")
-            assert owner.counts().dropped == {"expired": 1}
-
-    run(body())
+    """When a receiver is cancelled just as a message is assigned to it, the credit for that message is returned."""
+    async with system.layer(capacity=1, expiry=EXPIRY) as owner, system.layer(capacity=1, expiry=EXPIRY) as sender:
+        owned = await owner.new_channel()
+        receiving = asyncio.create_task(owner.receive(owned))
+        at_promise(monkeypatch, partial(cancel, receiving))
+        await waits(owner, owned)
+        await sender.send(owned, {"n": 1})
+        await asyncio.wait([receiving])
+        assert receiving.cancelled()
+        assert await _holds(owner, 1)  # and no receiver will ever ask for it
+        system.clock.advance(OVER)
+        await eventually(lambda: _sends(sender, owned), "the place comes back")
+        assert owner.counts().dropped == {"expired": 1}
 
 
 # --- the clock that decides ---------------------------------------------------------------------------------
@@ -124,39 +114,32 @@ class _Strange(VirtualClock):
         return super().now() + 7200
 
 
-def test_a_process_whose_clock_is_wrong_delivers_nothing_too_old(redis_system: System) -> None:
+async def test_a_process_whose_clock_is_wrong_delivers_nothing_too_old(redis_system: System) -> None:
     """The server's clock decides: processes whose own clocks are hours apart agree on what is too old."""
     far = System(redis_system.deployment, redis_system.prefix, clock=_Strange())
 
-    async def body() -> None:
-        async with far.layer(expiry=EXPIRY) as owner, redis_system.layer(expiry=EXPIRY) as sender:
-            owned = await owner.new_channel()
-            for channel in (*POPPED, owned):
-                await sender.send(channel, {"n": 1})
-            for channel in (*POPPED, owned):
-                assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 1
-            for channel in (*POPPED, owned):
-                await sender.send(channel, {"n": 2})
-            await eventually(lambda: _holds(owner, 1), "the mailbox has it")
-            redis_system.clock.advance(OVER)
-            far.clock.advance(OVER)
-            for channel in (*POPPED, owned):
-                assert await receive_or_none(owner, channel) is None
-
-    run(body())
+    async with far.layer(expiry=EXPIRY) as owner, redis_system.layer(expiry=EXPIRY) as sender:
+        owned = await owner.new_channel()
+        for channel in (*POPPED, owned):
+            await sender.send(channel, {"n": 1})
+        for channel in (*POPPED, owned):
+            assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 1
+        for channel in (*POPPED, owned):
+            await sender.send(channel, {"n": 2})
+        await eventually(lambda: _holds(owner, 1), "the mailbox has it")
+        redis_system.clock.advance(OVER)
+        far.clock.advance(OVER)
+        for channel in (*POPPED, owned):
+            assert await receive_or_none(owner, channel) is None
 
 
-def test_a_second_that_really_passes_is_enough(system: System) -> None:
+async def test_a_second_that_really_passes_is_enough(system: System) -> None:
     """With an expiry of one real second, what is older is not delivered, and the store has forgotten it."""
-
-    async def body() -> None:
-        async with system.layer(expiry=1) as owner, system.layer(expiry=1) as sender:
-            owned = await owner.new_channel()
-            for channel in (*POPPED, owned):
-                await sender.send(channel, {"n": 1})
-            await asyncio.sleep(1.01)
-            for channel in (*POPPED, owned):
-                assert await receive_or_none(owner, channel, 0.01) is None
-                assert (await sender.statistics(channel)).messages_pending == 0
-
-    run(body())
+    async with system.layer(expiry=1) as owner, system.layer(expiry=1) as sender:
+        owned = await owner.new_channel()
+        for channel in (*POPPED, owned):
+            await sender.send(channel, {"n": 1})
+        await asyncio.sleep(1.01)
+        for channel in (*POPPED, owned):
+            assert await receive_or_none(owner, channel, 0.01) is None
+            assert (await sender.statistics(channel)).messages_pending == 0

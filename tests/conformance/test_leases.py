@@ -1,4 +1,4 @@
-"""Leases: a dead owner is skipped at once and forgotten soon; a living one keeps what it has, and can come back."""
+"""Leases: members of a dead owner are skipped and removed; a live owner keeps its lease, and can take it again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import AsyncChild, Fleet
 from tests.support.scenarios_groups import eventually, receive_within
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 if TYPE_CHECKING:
     from tests.support.servers import Deployment
@@ -19,7 +19,7 @@ LEASE = 1.5 * EXPIRY
 
 
 async def belong(child: AsyncChild, job: tuple[list[str], str]) -> list[object]:
-    """Own a member of a group; receive until told that it is over."""
+    """Own a member of a group; receive until the message that ends it."""
     hosts, prefix = job
     async with RedisChannelLayer(hosts=hosts, prefix=prefix, expiry=EXPIRY) as layer:
         name = await layer.new_channel()
@@ -31,10 +31,9 @@ async def belong(child: AsyncChild, job: tuple[list[str], str]) -> list[object]:
         return seen
 
 
-def test_members_of_a_killed_process_are_gone_with_its_lease(deployment: Deployment, prefix: str) -> None:
+async def test_members_of_a_killed_process_are_gone_with_its_lease(deployment: Deployment, prefix: str) -> None:
     """After `kill -9` and one lease the members are skipped, and the next group send removes them from the store."""
-
-    async def body(fleet: Fleet) -> None:
+    with Fleet() as fleet:
         dies = fleet.spawn(belong, (deployment.urls, prefix))
         name = await asyncio.to_thread(dies.wait_ready)
         async with RedisChannelLayer(hosts=deployment.urls, prefix=prefix, expiry=EXPIRY) as layer:
@@ -52,14 +51,12 @@ def test_members_of_a_killed_process_are_gone_with_its_lease(deployment: Deploym
             rosters = [host.command("ZRANGE", k, 0, -1) for host in deployment.hosts for k in host.keys(f"{prefix}g:")]
             assert rosters == [[mine.encode()]]
 
+
+async def test_an_owner_that_stood_still_for_longer_than_its_lease_comes_back(
+    deployment: Deployment, prefix: str
+) -> None:
+    """It drops the messages it held, which may all have expired, and its memberships are restored."""
     with Fleet() as fleet:
-        asyncio.run(body(fleet))
-
-
-def test_an_owner_that_stood_still_for_longer_than_its_lease_comes_back(deployment: Deployment, prefix: str) -> None:
-    """It drops what it held, since nothing of that can be young enough, and its memberships are there again."""
-
-    async def body(fleet: Fleet) -> None:
         sleeper = fleet.spawn(belong, (deployment.urls, prefix))
         name = await asyncio.to_thread(sleeper.wait_ready)
         fleet.go()
@@ -83,21 +80,14 @@ def test_an_owner_that_stood_still_for_longer_than_its_lease_comes_back(deployme
             await layer.send(name, {"n": "end"})
             assert await asyncio.to_thread(sleeper.result) == ["group", "end"]
 
-    with Fleet() as fleet:
-        asyncio.run(body(fleet))
 
-
-def test_a_living_owner_keeps_its_lease(redis_system: System) -> None:
-    """For many leases' time an idle owner stays a member, its inbox stays its own, and it costs next to nothing."""
-
-    async def body() -> None:
-        async with redis_system.layer(expiry=0.2) as owner, redis_system.layer(expiry=0.2) as sender:
-            name = await owner.new_channel()
-            await owner.group_add("group", name)
-            for _ in range(5):
-                await asyncio.sleep(0.3)  # the length of a lease; here real time is what is tested
-                assert await sender.group_channels("group") == [name]
-            await sender.group_send("group", {"n": 1})
-            assert await receive_within(owner, name) == {"n": 1}
-
-    run(body())
+async def test_a_living_owner_keeps_its_lease(redis_system: System) -> None:
+    """For the time of many leases the channel of an idle owner stays a member, and messages to it are received."""
+    async with redis_system.layer(expiry=0.2) as owner, redis_system.layer(expiry=0.2) as sender:
+        name = await owner.new_channel()
+        await owner.group_add("group", name)
+        for _ in range(5):
+            await asyncio.sleep(0.3)  # the length of a lease; this test is about real time
+            assert await sender.group_channels("group") == [name]
+        await sender.group_send("group", {"n": 1})
+        assert await receive_within(owner, name) == {"n": 1}

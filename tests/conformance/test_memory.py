@@ -1,4 +1,4 @@
-"""What consumers that do not read cost the process that owns their channels: every buffer is bounded."""
+"""Consumers that do not read cost the owner of their channels bounded memory: every buffer has a limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 _CHANNELS = 300
 _CAPACITY = 4
@@ -19,9 +19,9 @@ _SIZE = 10_000
 """Bytes of a message."""
 
 _BOUND = _CHANNELS * _CAPACITY * _SIZE + _INBOX * _SIZE + 2_000_000
-"""Bytes: what the channels hold directly, what their inbox holds, and a constant for mailboxes and connections.
+"""Bytes: direct messages of the channels, those of their inbox, and a constant for mailboxes and connections.
 
-A group's message is there once, however many channels hold it.
+A group message takes memory once, however many channels hold it.
 """
 
 _AT_ONCE = 50
@@ -40,29 +40,25 @@ async def _send_to_all(sender: ChannelLayer, names: list[str], message: dict[str
 
 
 @pytest.mark.parametrize("system", ["memory", "one-host"], indirect=True)
-def test_full_mailboxes_keep_memory_bounded(system: System) -> None:
-    """However much is sent to consumers that do not read, the process holds what the capacities say at most."""
-
-    async def body() -> None:
-        options = {"capacity": _CAPACITY, "inbox_capacity": _INBOX}
-        async with system.layer(**options) as owner, system.layer(**options) as sender:
-            names = [await owner.new_channel() for _ in range(_CHANNELS)]
-            await asyncio.gather(*(owner.group_add("group", name) for name in names))
-            message: dict[str, object] = {"text": "x" * _SIZE}
-            await _send_to_all(sender, names, message)
-            gc.collect()
-            tracemalloc.start()
-            try:
-                before, _ = tracemalloc.get_traced_memory()
-                async with asyncio.timeout(60):
-                    while owner.counts().waiting < 2 * _CHANNELS * _CAPACITY:
-                        await _send_to_all(sender, names, message)
-                for _ in range(3):
+async def test_full_mailboxes_keep_memory_bounded(system: System) -> None:
+    """However much is sent to consumers that do not read, the process holds at most what the capacities allow."""
+    options = {"capacity": _CAPACITY, "inbox_capacity": _INBOX}
+    async with system.layer(**options) as owner, system.layer(**options) as sender:
+        names = [await owner.new_channel() for _ in range(_CHANNELS)]
+        await asyncio.gather(*(owner.group_add("group", name) for name in names))
+        message: dict[str, object] = {"text": "x" * _SIZE}
+        await _send_to_all(sender, names, message)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            async with asyncio.timeout(60):
+                while owner.counts().waiting < 2 * _CHANNELS * _CAPACITY:
                     await _send_to_all(sender, names, message)
-                _, peak = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-            assert owner.counts().waiting == 2 * _CHANNELS * _CAPACITY
-            assert peak - before <= _BOUND
-
-    run(body())
+            for _ in range(3):
+                await _send_to_all(sender, names, message)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert owner.counts().waiting == 2 * _CHANNELS * _CAPACITY
+        assert peak - before <= _BOUND

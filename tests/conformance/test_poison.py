@@ -1,7 +1,7 @@
-"""Bytes that no layer has written, wherever they lie: counted and skipped, and no innocent consumer notices."""
+"""Bytes that no layer has written, in any key: they are counted and skipped, and other consumers are not affected."""
 
 # pyright: reportPrivateUsage=false
-# Garbage lies behind the layer's back.
+# Writing garbage needs private attributes of the layer.
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from channel_layer.testing.suites.tools import number, receive_or_none
 from channel_layer_redis._keys import Keys
 from tests.support.scenarios_delivery import BOUND, eventually
 from tests.support.servers import Host
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 GOOD = MsgpackCodec(1000).encode({"n": -1})
 
@@ -45,7 +45,7 @@ BAD_PAYLOADS = {
 
 
 def bad_frames(channel: str) -> dict[str, bytes]:
-    """Frames that no queue may hold, by what is wrong with them."""
+    """Invalid frames of a queue, by what is wrong with them."""
     head = message_frame(channel, b"")
     return {
         "empty": b"",
@@ -59,8 +59,8 @@ def bad_frames(channel: str) -> dict[str, bytes]:
 
 
 def bad_entries(channel: str) -> dict[str, bytes]:
-    """Elements that no list of a queue may hold."""
-    late = struct.pack(">d", 1e15)  # ms; so that age is not the reason
+    """Invalid elements of a queue's list."""
+    late = struct.pack(">d", 1e15)  # ms, so that age is not the reason
     return {
         "nothing": b"",
         "one byte": b"\x00",
@@ -71,7 +71,7 @@ def bad_entries(channel: str) -> dict[str, bytes]:
 
 
 def _hosts(system: System, layer: ChannelLayer, channel: str) -> list[Host]:
-    """The hosts on which a channel's messages lie."""
+    """Return the hosts that store a channel's messages."""
     deployment = system.deployment
     assert deployment is not None
     return [deployment.hosts[shard] for shard in layer._routes.shards(ChannelName.parse(channel).queue)]
@@ -93,73 +93,61 @@ async def _undecodable(layer: ChannelLayer) -> int:
 
 
 @pytest.mark.parametrize("channel", ["jobs", "reply?x", "daemon!x"])
-def test_garbage_in_a_queue_is_counted_and_skipped(redis_system: System, channel: str) -> None:
-    """Between good messages lies every kind of garbage: the good ones come, in order, the others are counted."""
-
-    async def body() -> None:
-        async with redis_system.layer(capacity=1000) as layer:
-            hosts = _hosts(redis_system, layer, channel)
-            garbage = bad_entries(channel)
-            queue, _ = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
-            await layer.send(channel, {"n": 0})
-            for n, entry in enumerate(garbage.values(), 1):
-                await _commands(hosts[n % len(hosts)], [("RPUSH", queue, entry)])
-                await layer.send(channel, {"n": n})
-            good = len(garbage) + 1
-            received = [number(await asyncio.wait_for(layer.receive(channel), BOUND)) for _ in range(good)]
-            assert (received if len(hosts) == 1 else sorted(received)) == list(range(good))
-            assert await receive_or_none(layer, channel) is None
-            assert await _undecodable(layer) == len(garbage)
-
-    run(body())
+async def test_garbage_in_a_queue_is_counted_and_skipped(redis_system: System, channel: str) -> None:
+    """With every kind of garbage between valid messages, these are received in order, and the garbage is counted."""
+    async with redis_system.layer(capacity=1000) as layer:
+        hosts = _hosts(redis_system, layer, channel)
+        garbage = bad_entries(channel)
+        queue, _ = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
+        await layer.send(channel, {"n": 0})
+        for n, entry in enumerate(garbage.values(), 1):
+            await _commands(hosts[n % len(hosts)], [("RPUSH", queue, entry)])
+            await layer.send(channel, {"n": n})
+        good = len(garbage) + 1
+        received = [number(await asyncio.wait_for(layer.receive(channel), BOUND)) for _ in range(good)]
+        assert (received if len(hosts) == 1 else sorted(received)) == list(range(good))
+        assert await receive_or_none(layer, channel) is None
+        assert await _undecodable(layer) == len(garbage)
 
 
 @pytest.mark.parametrize("channel", ["jobs", "reply?x", "daemon!x"])
-def test_garbage_does_not_disturb_who_waits(redis_system: System, channel: str) -> None:
-    """Receivers that wait while garbage comes in go on waiting, and get the next good messages promptly."""
+async def test_garbage_does_not_disturb_who_waits(redis_system: System, channel: str) -> None:
+    """Receivers that wait while garbage arrives go on waiting, and get the next valid messages promptly."""
+    async with redis_system.layer() as layer, redis_system.layer() as sender:
+        hosts = _hosts(redis_system, layer, channel)
+        garbage = bad_entries(channel)
+        queue, call = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
+        receiving = [asyncio.create_task(layer.receive(channel)) for _ in range(3)]
+        for n, entry in enumerate(garbage.values()):
+            await _commands(hosts[n % len(hosts)], [("RPUSH", queue, entry), ("RPUSH", call, entry)])
 
-    async def body() -> None:
-        async with redis_system.layer() as layer, redis_system.layer() as sender:
-            hosts = _hosts(redis_system, layer, channel)
-            garbage = bad_entries(channel)
-            queue, call = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
-            receiving = [asyncio.create_task(layer.receive(channel)) for _ in range(3)]
-            for n, entry in enumerate(garbage.values()):
-                await _commands(hosts[n % len(hosts)], [("RPUSH", queue, entry), ("RPUSH", call, entry)])
+        async def all_counted() -> bool:
+            return await _undecodable(layer) == len(garbage)
 
-            async def all_counted() -> bool:
-                return await _undecodable(layer) == len(garbage)
-
-            await eventually(all_counted, "all garbage is counted")
-            assert not any(task.done() for task in receiving)
-            for n in range(3):
-                await sender.send(channel, {"n": n})
-            got = await asyncio.wait_for(asyncio.gather(*receiving), 1)
-            assert sorted(map(number, got)) == [0, 1, 2]
-
-    run(body())
+        await eventually(all_counted, "all garbage is counted")
+        assert not any(task.done() for task in receiving)
+        for n in range(3):
+            await sender.send(channel, {"n": n})
+        got = await asyncio.wait_for(asyncio.gather(*receiving), 1)
+        assert sorted(map(number, got)) == [0, 1, 2]
 
 
-def test_garbage_at_the_head_of_a_full_queue_makes_room(redis_system: System) -> None:
-    """A sender to a queue full of what is too short for a message is served; all that made room is counted."""
-
-    async def body() -> None:
-        async with redis_system.layer(capacity=3) as layer:
-            [host] = _hosts(redis_system, layer, "reply?x")
-            queue, _ = Keys(redis_system.prefix).queue("reply?x")
-            await _commands(host, [("RPUSH", queue, entry) for entry in (b"", b"\x00", b"garbage")])
-            await layer.send("reply?x", {"n": 1})
-            assert number(await asyncio.wait_for(layer.receive("reply?x"), BOUND)) == 1
-            assert sum(layer.counts().dropped.values()) == 3
-
-    run(body())
+async def test_garbage_at_the_head_of_a_full_queue_makes_room(redis_system: System) -> None:
+    """A send to a queue full of entries too short for a message succeeds; the entries removed for it are counted."""
+    async with redis_system.layer(capacity=3) as layer:
+        [host] = _hosts(redis_system, layer, "reply?x")
+        queue, _ = Keys(redis_system.prefix).queue("reply?x")
+        await _commands(host, [("RPUSH", queue, entry) for entry in (b"", b"\x00", b"garbage")])
+        await layer.send("reply?x", {"n": 1})
+        assert number(await asyncio.wait_for(layer.receive("reply?x"), BOUND)) == 1
+        assert sum(layer.counts().dropped.values()) == 3
 
 
 # --- inboxes ------------------------------------------------------------------------------------------------
 
 
 def _bad_fields(channel: str) -> Iterator[tuple[bytes, ...]]:
-    """The fields of stream entries that no inbox may hold."""
+    """Fields of stream entries that are invalid in an inbox."""
     for frame in bad_frames(channel).values():
         yield b"0", frame
     for payload in BAD_PAYLOADS.values():
@@ -174,199 +162,171 @@ def _bad_fields(channel: str) -> Iterator[tuple[bytes, ...]]:
         b"+", b"-", b"+\x05group", b"+\x05group\x01", b"+\x05group\x01x", b"+\x05group\x01x:",
         b"+\x05group\x01xone:two",
         b"+\x05group\x01x1:" + b"9" * 400, b"-\x05group\x01x" + b"9" * 400 + b":1",
-        b"+\x01!\x01!1:0",  # names that are none
+        b"+\x01!\x01!1:0",  # invalid names
         b"+\x05group\x00" + b"1:0",
         b"+\x00" + bytes([len(channel)]) + channel.encode() + b"1:0",
-        b"+\x05group\x04jobs9:0",  # somebody else's channel
+        b"+\x05group\x04jobs9:0",  # a channel of another owner
         b"-\x05group\x05a!b.c9:0",
         b"f", b"f\xff\xfe",
     ):  # fmt: skip
         yield b"0", frame
 
 
-def test_garbage_in_an_inbox_is_counted_and_skipped(redis_system: System) -> None:
-    """Entries of every wrong kind in a process's inbox: its consumers get each good message in order, and no other."""
-
-    async def body() -> None:
-        async with redis_system.layer(capacity=1000) as owner, redis_system.layer(capacity=1000) as sender:
-            channel = await owner.new_channel()
-            await owner.group_add("group", channel)
-            [host] = _hosts(redis_system, owner, channel)
-            _, stream = Keys(redis_system.prefix).inbox(ChannelName.parse(channel).queue.name)
-            garbage = list(_bad_fields(channel))
+async def test_garbage_in_an_inbox_is_counted_and_skipped(redis_system: System) -> None:
+    """With invalid entries of every kind in an inbox, its consumers get each valid message in order, and no other."""
+    async with redis_system.layer(capacity=1000) as owner, redis_system.layer(capacity=1000) as sender:
+        channel = await owner.new_channel()
+        await owner.group_add("group", channel)
+        [host] = _hosts(redis_system, owner, channel)
+        _, stream = Keys(redis_system.prefix).inbox(ChannelName.parse(channel).queue.name)
+        garbage = list(_bad_fields(channel))
+        receiving = asyncio.create_task(owner.receive(channel))
+        for n, fields in enumerate(garbage):
+            some = fields if len(fields) % 2 == 0 else (*fields, b"")
+            await _commands(host, [("XADD", stream, "*", *some)])
+            await (sender.send(channel, {"n": n}) if n % 2 else sender.group_send("group", {"n": n}))
+            assert number(await asyncio.wait_for(receiving, BOUND)) == n, fields
             receiving = asyncio.create_task(owner.receive(channel))
-            for n, fields in enumerate(garbage):
-                some = fields if len(fields) % 2 == 0 else (*fields, b"")
-                await _commands(host, [("XADD", stream, "*", *some)])
-                await (sender.send(channel, {"n": n}) if n % 2 else sender.group_send("group", {"n": n}))
-                assert number(await asyncio.wait_for(receiving, BOUND)) == n, fields
-                receiving = asyncio.create_task(owner.receive(channel))
 
-            async def all_counted() -> bool:
-                return await _undecodable(owner) == len(garbage)
+        async def all_counted() -> bool:
+            return await _undecodable(owner) == len(garbage)
 
-            await eventually(all_counted, "all garbage is counted")
-            assert not receiving.done()
-            assert await sender.group_channels("group") == [channel]
-            await sender.send(channel, {"n": -2})
-            assert number(await asyncio.wait_for(receiving, BOUND)) == -2
-            inbox = owner._desk.inboxes[ChannelName.parse(channel).queue.name]
-            assert list(inbox.boxes) == [channel]
-            await owner._on_host(lambda host: host._announce_all(inbox))  # as after a restart of the server
-
-    run(body())
+        await eventually(all_counted, "all garbage is counted")
+        assert not receiving.done()
+        assert await sender.group_channels("group") == [channel]
+        await sender.send(channel, {"n": -2})
+        assert number(await asyncio.wait_for(receiving, BOUND)) == -2
+        inbox = owner._desk.inboxes[ChannelName.parse(channel).queue.name]
+        assert list(inbox.boxes) == [channel]
+        await owner._on_host(lambda host: host._announce_all(inbox))  # as after a restart of the server
 
 
-def test_garbage_costs_no_place(redis_system: System) -> None:
-    """A channel whose places were all taken by payloads that nobody can read has them all again, exactly."""
+async def test_garbage_costs_no_place(redis_system: System) -> None:
+    """A channel whose capacity was filled with undecodable payloads gets its full capacity back, exactly."""
+    async with redis_system.layer(capacity=5) as owner, redis_system.layer(capacity=5) as sender:
+        channel = await owner.new_channel()
+        name = ChannelName.parse(channel)
+        receiving = asyncio.create_task(owner.receive(channel))
+        for turn, payload in enumerate(BAD_PAYLOADS.values()):
 
-    async def body() -> None:
-        async with redis_system.layer(capacity=5) as owner, redis_system.layer(capacity=5) as sender:
-            channel = await owner.new_channel()
-            name = ChannelName.parse(channel)
-            receiving = asyncio.create_task(owner.receive(channel))
-            for turn, payload in enumerate(BAD_PAYLOADS.values()):
+            async def sent(payload: bytes = payload, turn: int = turn) -> bool:
+                return (await sender._run(programs.send(sender._routes, name, payload, turn))).accepted
 
-                async def sent(payload: bytes = payload, turn: int = turn) -> bool:
-                    return (await sender._run(programs.send(sender._routes, name, payload, turn))).accepted
+            await eventually(sent, "a place is free")
 
-                await eventually(sent, "a place is free")
+        async def settled() -> bool:
+            inbox = owner._desk.inboxes[name.queue.name]
+            counted = await _undecodable(owner) == len(BAD_PAYLOADS)
+            return counted and not inbox.owed and inbox.returning is None
 
-            async def settled() -> bool:
-                inbox = owner._desk.inboxes[name.queue.name]
-                counted = await _undecodable(owner) == len(BAD_PAYLOADS)
-                return counted and not inbox.owed and inbox.returning is None
-
-            await eventually(settled, "every place is given back")
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
-            for n in range(5):
-                await sender.send(channel, {"n": n})
-            with pytest.raises(sender.ChannelFull):
-                await sender.send(channel, {"n": 5})
-            assert [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in range(5)] == [0, 1, 2, 3, 4]
-
-    run(body())
+        await eventually(settled, "every place is given back")
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+        for n in range(5):
+            await sender.send(channel, {"n": n})
+        with pytest.raises(sender.ChannelFull):
+            await sender.send(channel, {"n": 5})
+        assert [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
-def test_garbage_that_waits_for_an_owner_is_counted_when_he_comes(redis_system: System) -> None:
-    """What lies in the queue of an inbox without owner is taken over with it: the good in order, garbage counted."""
-
-    async def body() -> None:
-        async with redis_system.layer(capacity=1000) as owner, redis_system.layer(capacity=1000) as sender:
-            channel = await owner.new_channel()
-            name = ChannelName.parse(channel).queue.name
-            [host] = _hosts(redis_system, owner, channel)
-            keys = Keys(redis_system.prefix)
-            await _commands(host, [("DEL", *keys.inbox(name))])  # the server has lost the lease
-            frames = bad_frames(channel)
-            for n, frame in enumerate(frames.values()):
-                await sender.send(channel, {"n": n})
-                await _commands(host, [("RPUSH", keys.queue(name)[0], struct.pack(">d", 1e15) + frame)])
-            await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
-            received = [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in frames]
-            assert received == list(range(len(frames)))
-            assert await receive_or_none(owner, channel) is None
-            assert await _undecodable(owner) == len(frames)
-
-    run(body())
+async def test_garbage_that_waits_for_an_owner_is_counted_when_he_comes(redis_system: System) -> None:
+    """An owner takes over the queue of its inbox with its entries: valid ones in order, garbage counted."""
+    async with redis_system.layer(capacity=1000) as owner, redis_system.layer(capacity=1000) as sender:
+        channel = await owner.new_channel()
+        name = ChannelName.parse(channel).queue.name
+        [host] = _hosts(redis_system, owner, channel)
+        keys = Keys(redis_system.prefix)
+        await _commands(host, [("DEL", *keys.inbox(name))])  # the server has lost the lease
+        frames = bad_frames(channel)
+        for n, frame in enumerate(frames.values()):
+            await sender.send(channel, {"n": n})
+            await _commands(host, [("RPUSH", keys.queue(name)[0], struct.pack(">d", 1e15) + frame)])
+        await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
+        received = [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in frames]
+        assert received == list(range(len(frames)))
+        assert await receive_or_none(owner, channel) is None
+        assert await _undecodable(owner) == len(frames)
 
 
-def test_a_bad_group_message_is_counted_for_each_member(redis_system: System) -> None:
-    """A group message with a payload that nobody can read costs each member one count, and no good message."""
-
-    async def body() -> None:
-        async with redis_system.layer() as owner, redis_system.layer() as sender:
-            members = [await owner.new_channel() for _ in range(3)]
-            for member in members:
-                await owner.group_add("group", member)
-            [host] = _hosts(redis_system, owner, members[0])
-            _, stream = Keys(redis_system.prefix).inbox(ChannelName.parse(members[0]).queue.name)
-            await sender.group_send("group", {"n": 1})
-            await _commands(host, [("XADD", stream, "*", "0", group_frame("group", (), b"\x7f?"))])
-            await sender.group_send("group", {"n": 2})
-            for member in members:
-                for n in (1, 2):
-                    assert number(await asyncio.wait_for(owner.receive(member), BOUND)) == n
-            assert owner.counts().dropped == {"undecodable": 3}
-
-    run(body())
+async def test_a_bad_group_message_is_counted_for_each_member(redis_system: System) -> None:
+    """An undecodable group message is counted once for each member, and costs no valid message."""
+    async with redis_system.layer() as owner, redis_system.layer() as sender:
+        members = [await owner.new_channel() for _ in range(3)]
+        for member in members:
+            await owner.group_add("group", member)
+        [host] = _hosts(redis_system, owner, members[0])
+        _, stream = Keys(redis_system.prefix).inbox(ChannelName.parse(members[0]).queue.name)
+        await sender.group_send("group", {"n": 1})
+        await _commands(host, [("XADD", stream, "*", "0", group_frame("group", (), b"\x7f?"))])
+        await sender.group_send("group", {"n": 2})
+        for member in members:
+            for n in (1, 2):
+                assert number(await asyncio.wait_for(owner.receive(member), BOUND)) == n
+        assert owner.counts().dropped == {"undecodable": 3}
 
 
 # --- keys of another type -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channel", ["jobs", "reply?x", "daemon!x"])
-def test_a_key_of_another_type_in_the_place_of_a_queue(redis_system: System, channel: str) -> None:
-    """Who sends there or receives there is told by a StoreError; others are served, and so is it when it is gone."""
-
-    async def body() -> None:
-        async with redis_system.layer() as layer:
-            queue, _ = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
-            hosts = _hosts(redis_system, layer, channel)
-            waiting = asyncio.create_task(layer.receive("innocent"))
-            for host in hosts:
-                await _commands(host, [("SET", queue, "hello")])
-            with pytest.raises(StoreError, match="WRONGTYPE"):
-                await layer.send(channel, {"n": 1})
-            with pytest.raises(StoreError, match="WRONGTYPE"):
-                await asyncio.wait_for(layer.receive(channel), BOUND)
-            await layer.send("innocent", {"n": 2})
-            assert number(await asyncio.wait_for(waiting, BOUND)) == 2
-            for host in hosts:
-                await _commands(host, [("DEL", queue)])
-            await layer.send(channel, {"n": 3})
-            assert number(await asyncio.wait_for(layer.receive(channel), BOUND)) == 3
-
-    run(body())
+async def test_a_key_of_another_type_in_the_place_of_a_queue(redis_system: System, channel: str) -> None:
+    """Sends and receives on it raise StoreError; other channels work, and so does this one once the key is gone."""
+    async with redis_system.layer() as layer:
+        queue, _ = Keys(redis_system.prefix).queue(ChannelName.parse(channel).queue.name)
+        hosts = _hosts(redis_system, layer, channel)
+        waiting = asyncio.create_task(layer.receive("innocent"))
+        for host in hosts:
+            await _commands(host, [("SET", queue, "hello")])
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await layer.send(channel, {"n": 1})
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await asyncio.wait_for(layer.receive(channel), BOUND)
+        await layer.send("innocent", {"n": 2})
+        assert number(await asyncio.wait_for(waiting, BOUND)) == 2
+        for host in hosts:
+            await _commands(host, [("DEL", queue)])
+        await layer.send(channel, {"n": 3})
+        assert number(await asyncio.wait_for(layer.receive(channel), BOUND)) == 3
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
-def test_a_key_of_another_type_in_the_place_of_a_group(redis_system: System, kind: int) -> None:
-    """Whoever uses the group is told by a StoreError; other groups and the members' own messages go on."""
+async def test_a_key_of_another_type_in_the_place_of_a_group(redis_system: System, kind: int) -> None:
+    """Every use of the group raises StoreError; other groups and the members' direct messages work."""
+    async with redis_system.layer() as owner, redis_system.layer() as sender:
+        channel = await owner.new_channel()
+        await owner.group_add("innocent", channel)
+        deployment = redis_system.deployment
+        assert deployment is not None
+        host = deployment.hosts[owner._routes.ring.group(GroupName("group"))]
+        key = Keys(redis_system.prefix).group("group")[kind]
+        await _commands(host, [("SET", key, "hello")])
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await owner.group_add("group", "jobs" if kind == 1 else channel)
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await sender.group_send("group", {"n": 0})
+        await sender.group_send("innocent", {"n": 1})
+        await sender.send(channel, {"n": 2})
+        assert [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in range(2)] == [1, 2]
+        await _commands(host, [("DEL", key)])
+        await owner.group_add("group", channel)
+        await sender.group_send("group", {"n": 3})
+        assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 3
 
-    async def body() -> None:
-        async with redis_system.layer() as owner, redis_system.layer() as sender:
-            channel = await owner.new_channel()
-            await owner.group_add("innocent", channel)
-            deployment = redis_system.deployment
-            assert deployment is not None
-            host = deployment.hosts[owner._routes.ring.group(GroupName("group"))]
-            key = Keys(redis_system.prefix).group("group")[kind]
-            await _commands(host, [("SET", key, "hello")])
+
+async def test_a_key_of_another_type_in_the_place_of_an_inbox(redis_system: System) -> None:
+    """Sends to it raise StoreError, the owner's other inbox works, and the owner makes a new inbox in its place."""
+    async with redis_system.layer(capacity=5) as owner, redis_system.layer(capacity=5) as sender:
+        channel, other = await owner.new_channel("one"), await owner.new_channel("two")
+        name = ChannelName.parse(channel).queue.name
+        [host] = _hosts(redis_system, owner, channel)
+        _, stream = Keys(redis_system.prefix).inbox(name)
+        await _commands(host, [("DEL", stream), ("SET", stream, "hello")])
+        for _ in range(7):  # more than its capacity: no credit is used up
             with pytest.raises(StoreError, match="WRONGTYPE"):
-                await owner.group_add("group", "jobs" if kind == 1 else channel)
-            with pytest.raises(StoreError, match="WRONGTYPE"):
-                await sender.group_send("group", {"n": 0})
-            await sender.group_send("innocent", {"n": 1})
-            await sender.send(channel, {"n": 2})
-            assert [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in range(2)] == [1, 2]
-            await _commands(host, [("DEL", key)])
-            await owner.group_add("group", channel)
-            await sender.group_send("group", {"n": 3})
-            assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 3
-
-    run(body())
-
-
-def test_a_key_of_another_type_in_the_place_of_an_inbox(redis_system: System) -> None:
-    """Who sends there gets a StoreError, the owner's other inbox goes on, and his own is made anew in its place."""
-
-    async def body() -> None:
-        async with redis_system.layer(capacity=5) as owner, redis_system.layer(capacity=5) as sender:
-            channel, other = await owner.new_channel("one"), await owner.new_channel("two")
-            name = ChannelName.parse(channel).queue.name
-            [host] = _hosts(redis_system, owner, channel)
-            _, stream = Keys(redis_system.prefix).inbox(name)
-            await _commands(host, [("DEL", stream), ("SET", stream, "hello")])
-            for _ in range(7):  # more than it has places: none is used up
-                with pytest.raises(StoreError, match="WRONGTYPE"):
-                    await sender.send(channel, {"n": 0})
-            await sender.send(other, {"n": 1})
-            assert number(await asyncio.wait_for(owner.receive(other), BOUND)) == 1
-            await _commands(host, [("DEL", stream)])
-            await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
-            await sender.send(channel, {"n": 2})
-            assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 2
-
-    run(body())
+                await sender.send(channel, {"n": 0})
+        await sender.send(other, {"n": 1})
+        assert number(await asyncio.wait_for(owner.receive(other), BOUND)) == 1
+        await _commands(host, [("DEL", stream)])
+        await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
+        await sender.send(channel, {"n": 2})
+        assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 2

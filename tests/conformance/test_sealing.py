@@ -1,7 +1,7 @@
-"""Layers with keys: whoever can write to the store delivers nothing, and whoever can read it learns nothing."""
+"""Layers with keys: write access to the store delivers nothing, and read access to it reveals nothing."""
 
 # pyright: reportPrivateUsage=false
-# What a meddler does to a store, he does behind the layer's back.
+# An attack on the store needs private attributes of the layer.
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.operations import programs
 from channel_layer.ports import Place
 from channel_layer.runtime.sealing import Seal
-from channel_layer.testing.suites.tools import number, receive_or_none, run
+from channel_layer.testing.suites.tools import number, receive_or_none
 from tests.support.scenarios_delivery import BOUND
 from tests.support.scenarios_everything import use_everything
 from tests.support.servers import Host
@@ -38,12 +38,12 @@ async def _get(layer: ChannelLayer, channel: str) -> int:
 
 
 async def _put(layer: ChannelLayer, channel: str, payload: bytes) -> None:
-    """Put bytes into a channel's queue, as somebody could who can write to the store."""
+    """Put bytes into a channel's queue, as an attacker with write access to the store could."""
     assert (await layer._run(programs.send(layer._routes, ChannelName.parse(channel), payload, 0))).accepted
 
 
 async def _publish(layer: ChannelLayer, group: str, payload: bytes) -> None:
-    """The same for a group."""
+    """Send bytes to a group, as an attacker with write access to the store could."""
     await layer._run(programs.group_send(layer._routes, GroupName.parse(group), payload, 0))
 
 
@@ -53,33 +53,29 @@ def _seal(layer: ChannelLayer) -> Seal:
 
 
 async def _told(layer: ChannelLayer, caplog: pytest.LogCaptureFixture) -> str:
-    """Let the layer say what it has dropped."""
+    """Let the layer log what it has dropped; return the lines."""
     await layer.tend()
     return caplog.text
 
 
 @ciphers
-def test_all_of_a_layer_works_sealed(system: System, options: dict[str, object]) -> None:
+async def test_all_of_a_layer_works_sealed(system: System, options: dict[str, object]) -> None:
     """Messages of every kind, to channels of every kind and to groups with members of every kind, arrive."""
-
-    async def body() -> None:
-        async with system.layer(**options) as one, system.layer(**options) as other:
-            mine, his = await one.new_channel(), await other.new_channel()
-            members = [(one, mine), (other, his), (one, "jobs"), (other, "reply?x"), (one, "daemon!x")]
-            for _, name in members:
-                await one.group_add("room", name)
-            message = {"bytes": b"\x00\xff", "text": "é", "list": [1, None, {"deep": 2.5}]}
-            for reader, name in members:
-                await other.send(name, message)
-                assert await asyncio.wait_for(reader.receive(name), BOUND) == message
-            await other.group_send("room", message)
-            for reader, name in members:
-                assert await asyncio.wait_for(reader.receive(name), BOUND) == message
-            assert await other.group_channels("room") == sorted(name for _, name in members)
-            for layer in (one, other):
-                assert not layer.counts().dropped
-
-    run(body())
+    async with system.layer(**options) as one, system.layer(**options) as other:
+        mine, his = await one.new_channel(), await other.new_channel()
+        members = [(one, mine), (other, his), (one, "jobs"), (other, "reply?x"), (one, "daemon!x")]
+        for _, name in members:
+            await one.group_add("room", name)
+        message = {"bytes": b"\x00\xff", "text": "é", "list": [1, None, {"deep": 2.5}]}
+        for reader, name in members:
+            await other.send(name, message)
+            assert await asyncio.wait_for(reader.receive(name), BOUND) == message
+        await other.group_send("room", message)
+        for reader, name in members:
+            assert await asyncio.wait_for(reader.receive(name), BOUND) == message
+        assert await other.group_channels("room") == sorted(name for _, name in members)
+        for layer in (one, other):
+            assert not layer.counts().dropped
 
 
 def _changed(payload: bytes) -> bytes:
@@ -87,91 +83,79 @@ def _changed(payload: bytes) -> bytes:
 
 
 @ciphers
-def test_what_was_meddled_with_is_dropped_and_counted(
+async def test_what_was_meddled_with_is_dropped_and_counted(
     system: System, options: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Altered, cut, moved, old, foreign or plain: none is delivered, each is counted, the next good one is received."""
-
-    async def body() -> None:
-        async with system.layer(**options) as layer:
-            mine = await layer.new_channel()
-            seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
-            keys = system.layer(**{**options, "symmetric_encryption_keys": [OTHER_KEY]})
-            prefix = system.layer(**{**options, "prefix": "another:"})
-            wrong: dict[str, Callable[[str], bytes]] = {
-                "altered": lambda name: _changed(seal.for_channel(plain, name)),
-                "cut": lambda name: seal.for_channel(plain, name)[:20],
-                "nothing": lambda _: b"",
-                "plain": lambda _: plain,
-                "moved from another channel": lambda _: seal.for_channel(plain, "elsewhere"),
-                "moved from a group": lambda _: seal.for_group(plain, "room"),
-                "with another key": lambda name: _seal(keys).for_channel(plain, name),
-                "from another prefix": lambda name: _seal(prefix).for_channel(plain, name),
-            }
-            for channel in (mine, "jobs", "reply?x", "daemon!x"):
-                before = layer.counts().dropped.get("unauthentic", 0)
-                for make in wrong.values():
-                    await _put(layer, channel, make(channel))
-                await layer.send(channel, {"n": 7})
-                assert await _get(layer, channel) == 7
-                async with asyncio.timeout(20):
-                    while layer.counts().dropped.get("unauthentic", 0) - before < len(wrong):
-                        assert await receive_or_none(layer, channel) is None  # with several hosts, some may come after
-                assert layer.counts().dropped.get("unauthentic", 0) - before == len(wrong), channel
-            assert "unauthentic" in await _told(layer, caplog)
-
-    run(body())
+    """Altered, cut, moved, old, foreign and plain messages are counted, not delivered; the next valid one is."""
+    async with system.layer(**options) as layer:
+        mine = await layer.new_channel()
+        seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
+        keys = system.layer(**{**options, "symmetric_encryption_keys": [OTHER_KEY]})
+        prefix = system.layer(**{**options, "prefix": "another:"})
+        wrong: dict[str, Callable[[str], bytes]] = {
+            "altered": lambda name: _changed(seal.for_channel(plain, name)),
+            "cut": lambda name: seal.for_channel(plain, name)[:20],
+            "nothing": lambda _: b"",
+            "plain": lambda _: plain,
+            "moved from another channel": lambda _: seal.for_channel(plain, "elsewhere"),
+            "moved from a group": lambda _: seal.for_group(plain, "room"),
+            "with another key": lambda name: _seal(keys).for_channel(plain, name),
+            "from another prefix": lambda name: _seal(prefix).for_channel(plain, name),
+        }
+        for channel in (mine, "jobs", "reply?x", "daemon!x"):
+            before = layer.counts().dropped.get("unauthentic", 0)
+            for make in wrong.values():
+                await _put(layer, channel, make(channel))
+            await layer.send(channel, {"n": 7})
+            assert await _get(layer, channel) == 7
+            async with asyncio.timeout(20):
+                while layer.counts().dropped.get("unauthentic", 0) - before < len(wrong):
+                    assert await receive_or_none(layer, channel) is None  # with several hosts, some may arrive after it
+            assert layer.counts().dropped.get("unauthentic", 0) - before == len(wrong), channel
+        assert "unauthentic" in await _told(layer, caplog)
 
 
 @ciphers
-def test_what_was_meddled_with_reaches_no_member(system: System, options: dict[str, object]) -> None:
-    """A group's message that was altered, or moved from a channel or another group, is a loss of each member's."""
-
-    async def body() -> None:
-        async with system.layer(**options) as layer:
-            names = [await layer.new_channel() for _ in range(3)]
-            for name in names:
-                await layer.group_add("room", name)
-            seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
-            wrong = [
-                _changed(seal.for_group(plain, "room")),
-                seal.for_group(plain, "rooms"),
-                seal.for_channel(plain, "room"),
-                seal.for_channel(plain, names[0]),
-                plain,
-            ]
-            for payload in wrong:
-                await _publish(layer, "room", payload)
-            await layer.group_send("room", {"n": 7})
-            for name in names:
-                assert await _get(layer, name) == 7
-            counted = layer.counts()
-            assert counted.dropped == {"unauthentic": len(wrong) * len(names)}
-            assert counted.expanded == counted.delivered + sum(counted.dropped.values())
-
-    run(body())
+async def test_what_was_meddled_with_reaches_no_member(system: System, options: dict[str, object]) -> None:
+    """A group message that was altered, or moved from a channel or another group, is counted once for each member."""
+    async with system.layer(**options) as layer:
+        names = [await layer.new_channel() for _ in range(3)]
+        for name in names:
+            await layer.group_add("room", name)
+        seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
+        wrong = [
+            _changed(seal.for_group(plain, "room")),
+            seal.for_group(plain, "rooms"),
+            seal.for_channel(plain, "room"),
+            seal.for_channel(plain, names[0]),
+            plain,
+        ]
+        for payload in wrong:
+            await _publish(layer, "room", payload)
+        await layer.group_send("room", {"n": 7})
+        for name in names:
+            assert await _get(layer, name) == 7
+        counted = layer.counts()
+        assert counted.dropped == {"unauthentic": len(wrong) * len(names)}
+        assert counted.expanded == counted.delivered + sum(counted.dropped.values())
 
 
 @ciphers
-def test_a_message_that_is_played_again_later_is_refused(
+async def test_a_message_that_is_played_again_later_is_refused(
     system: System, options: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bytes that were sealed longer ago than a message may wait are refused, though the store calls them new."""
-
-    async def body() -> None:
-        async with system.layer(expiry=60, **options) as layer:
-            payload = _seal(layer).for_channel(layer._courier.codec.encode({"n": 1}), "jobs")
-            system.clock.advance(60)
-            await _put(layer, "jobs", payload)
-            assert await _get(layer, "jobs") == 1
-            system.clock.advance(13)
-            await _put(layer, "jobs", payload)
-            await layer.send("jobs", {"n": 2})
-            assert await _get(layer, "jobs") == 2
-            assert layer.counts().dropped == {"unauthentic": 1}
-            assert re.search("sealed 7[345] s ago, where 70 s are allowed", await _told(layer, caplog))
-
-    run(body())
+    """Bytes that were sealed longer ago than a message may wait are refused, although the store holds them as new."""
+    async with system.layer(expiry=60, **options) as layer:
+        payload = _seal(layer).for_channel(layer._courier.codec.encode({"n": 1}), "jobs")
+        system.clock.advance(60)
+        await _put(layer, "jobs", payload)
+        assert await _get(layer, "jobs") == 1
+        system.clock.advance(13)
+        await _put(layer, "jobs", payload)
+        await layer.send("jobs", {"n": 2})
+        assert await _get(layer, "jobs") == 2
+        assert layer.counts().dropped == {"unauthentic": 1}
+        assert re.search("sealed 7[345] s ago, where 70 s are allowed", await _told(layer, caplog))
 
 
 @pytest.mark.parametrize(
@@ -190,60 +174,54 @@ def test_a_message_that_is_played_again_later_is_refused(
         ),
     ],
 )
-def test_a_peer_with_another_configuration_is_told_of(
+async def test_a_peer_with_another_configuration_is_told_of(
     system: System,
     theirs: dict[str, object],
     ours: dict[str, object],
     cause: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What such a peer sends is dropped and counted, the log says what is the matter, and nobody else is disturbed."""
+    """Messages of such a peer are dropped and counted, the log names the cause, and other messages are received."""
     caplog.set_level(logging.WARNING, "channel_layer")
 
-    async def body() -> None:
-        async with system.layer(**theirs) as peer, system.layer(**ours) as layer, system.layer(**ours) as friend:
-            mine = await layer.new_channel()
-            await peer.group_add("room", mine)
-            await layer.group_add("room", mine)
-            for name in (mine, "jobs"):
-                await peer.send(name, {"n": 1})
-            await peer.group_send("room", {"n": 2})
-            for name in (mine, "jobs"):
-                await friend.send(name, {"n": 7})
-                assert await _get(layer, name) == 7
-            assert layer.counts().dropped == {"unauthentic": 3}
-            assert cause in await _told(layer, caplog)
-            assert "key, which is long enough" not in caplog.text
-
-    run(body())
+    async with system.layer(**theirs) as peer, system.layer(**ours) as layer, system.layer(**ours) as friend:
+        mine = await layer.new_channel()
+        await peer.group_add("room", mine)
+        await layer.group_add("room", mine)
+        for name in (mine, "jobs"):
+            await peer.send(name, {"n": 1})
+        await peer.group_send("room", {"n": 2})
+        for name in (mine, "jobs"):
+            await friend.send(name, {"n": 7})
+            assert await _get(layer, name) == 7
+        assert layer.counts().dropped == {"unauthentic": 3}
+        assert cause in await _told(layer, caplog)
+        assert "key, which is long enough" not in caplog.text
 
 
-def test_keys_change_their_order_without_loss(system: System) -> None:
-    """Whatever is on its way while keys are added, moved and removed one process at a time, arrives."""
+async def test_keys_change_their_order_without_loss(system: System) -> None:
+    """Messages in transit while keys are added, moved and removed one process at a time are received."""
     steps = [[KEY], [KEY, OTHER_KEY], [OTHER_KEY, KEY], [OTHER_KEY]]
 
-    async def body() -> None:
-        for before, after in itertools.pairwise(steps):
-            for theirs, ours in ((before, after), (after, before), (after, after)):
-                if not set(theirs[:1]) <= set(ours):
-                    continue
-                async with (
-                    system.layer(symmetric_encryption_keys=theirs) as sender,
-                    system.layer(symmetric_encryption_keys=ours) as reader,
-                ):
-                    mine = await reader.new_channel()
-                    await reader.group_add("room", mine)
-                    await sender.send(mine, {"n": 1})
-                    await sender.group_send("room", {"n": 2})
-                    await sender.send("jobs", {"n": 3})
-                    assert [await _get(reader, name) for name in (mine, mine, "jobs")] == [1, 2, 3]
-                    assert not reader.counts().dropped
-
-    run(body())
+    for before, after in itertools.pairwise(steps):
+        for theirs, ours in ((before, after), (after, before), (after, after)):
+            if not set(theirs[:1]) <= set(ours):
+                continue
+            async with (
+                system.layer(symmetric_encryption_keys=theirs) as sender,
+                system.layer(symmetric_encryption_keys=ours) as reader,
+            ):
+                mine = await reader.new_channel()
+                await reader.group_add("room", mine)
+                await sender.send(mine, {"n": 1})
+                await sender.group_send("room", {"n": 2})
+                await sender.send("jobs", {"n": 3})
+                assert [await _get(reader, name) for name in (mine, mine, "jobs")] == [1, 2, 3]
+                assert not reader.counts().dropped
 
 
 class _Counting:
-    """Counts what another cipher does."""
+    """A cipher that records the calls to another one."""
 
     def __init__(self, seal: Seal) -> None:
         self.behind = seal.sealer
@@ -251,36 +229,32 @@ class _Counting:
         self.opened: list[tuple[Place, str]] = []
 
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
-        """Seal and count."""
+        """Seal, and record it."""
         self.sealed.append((place, name))
         return self.behind.seal(payload, place, name)
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
-        """Open and count."""
+        """Open, and record it."""
         self.opened.append((place, name))
         return self.behind.open(sealed, place, name)
 
 
-def test_a_group_s_message_is_sealed_once_and_opened_once_in_each_process(system: System) -> None:
-    """However many members there are; one that no process owns gets a sealing of its own."""
-
-    async def body() -> None:
-        async with system.layer(**SEALED) as one, system.layer(**SEALED) as other:
-            counts: list[_Counting] = []
-            for layer in (one, other):
-                seal = _seal(layer)
-                counts.append(_Counting(seal))
-                seal.sealer = counts[-1]
-            members = [(layer, await layer.new_channel()) for layer in (one, other) for _ in range(40)]
-            for layer, name in [*members, (one, "jobs")]:
-                await layer.group_add("room", name)
-            await one.group_send("room", {"n": 1})
-            assert [await _get(layer, name) for layer, name in [*members, (other, "jobs")]] == [1] * 81
-            assert counts[0].sealed == [("group", "room"), ("channel", "jobs")]
-            assert counts[0].opened == [("group", "room")]
-            assert counts[1].opened == [("group", "room"), ("channel", "jobs")]
-
-    run(body())
+async def test_a_group_s_message_is_sealed_once_and_opened_once_in_each_process(system: System) -> None:
+    """A group message is sealed once and opened once by each owner; for a member without owner it is sealed apart."""
+    async with system.layer(**SEALED) as one, system.layer(**SEALED) as other:
+        counts: list[_Counting] = []
+        for layer in (one, other):
+            seal = _seal(layer)
+            counts.append(_Counting(seal))
+            seal.sealer = counts[-1]
+        members = [(layer, await layer.new_channel()) for layer in (one, other) for _ in range(40)]
+        for layer, name in [*members, (one, "jobs")]:
+            await layer.group_add("room", name)
+        await one.group_send("room", {"n": 1})
+        assert [await _get(layer, name) for layer, name in [*members, (other, "jobs")]] == [1] * 81
+        assert counts[0].sealed == [("group", "room"), ("channel", "jobs")]
+        assert counts[0].opened == [("group", "room")]
+        assert counts[1].opened == [("group", "room"), ("channel", "jobs")]
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
@@ -296,12 +270,12 @@ _READ: dict[bytes, Callable[[str], tuple[str, ...]]] = {
 
 
 def _contents(host: Host, prefix: str) -> bytes:
-    """Return all that a server knows of a prefix: every key, and every byte that is in it."""
+    """Return all that a server holds of a prefix: every key, and its whole content."""
     found: list[object] = []
     for key in host.keys(prefix):
         kind = host.command("TYPE", key)
         assert isinstance(kind, bytes)
-        if kind in _READ:  # else it is gone
+        if kind in _READ:  # otherwise it has expired
             found += [key.removeprefix(prefix).encode(), host.command(*_READ[kind](key))]
     return b"\n".join(_flat(found))
 
@@ -338,7 +312,7 @@ _NAMES = [
 
 
 def _watch(system: System, seen: dict[bytes, int]) -> Callable[[str], Awaitable[None]]:
-    """Return a check that counts which names stand on the servers."""
+    """Return a check that counts the occurrences of each name on the servers."""
     deployment = system.deployment
     assert deployment is not None
     hosts = deployment.hosts
@@ -361,36 +335,29 @@ def _watch(system: System, seen: dict[bytes, int]) -> Callable[[str], Awaitable[
     [("three-databases", True), ("one-host", False)],
     indirect=["redis_system"],
 )
-def test_no_name_stands_on_a_server(redis_system: System, *, blind: bool) -> None:
-    """With blind names, after each operation of each kind, no name is in any key or value; without, each one is."""
+async def test_no_name_stands_on_a_server(redis_system: System, *, blind: bool) -> None:
+    """With blind names no name is in any key or value after any operation; without them each one is."""
     seen: dict[bytes, int] = {}
     options = {**SEALED, "capacity": 3, "blind_names": blind}
 
-    async def body() -> None:
-        async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
-            waiting = await use_everything(owner, other, _watch(redis_system, seen))
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    run(body())
+    async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
+        waiting = await use_everything(owner, other, _watch(redis_system, seen))
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
     assert seen.pop(b"") > 10_000
     assert {name for name, count in seen.items() if count} == (set() if blind else set(_NAMES))
 
 
-def test_names_of_others_are_nobody_s(system: System, caplog: pytest.LogCaptureFixture) -> None:
-    """Members that a peer without blind names has added are none for who has them, and its messages are not met."""
-
-    async def body() -> None:
-        async with system.layer(**SEALED) as peer, system.layer(**BLIND) as layer:
-            mine = await layer.new_channel()
-            await peer.group_add("room", "jobs")
-            await layer.group_add("room", mine)
-            await peer.send("jobs", {"n": 1})
-            await layer.group_send("room", {"n": 2})
-            assert await _get(layer, mine) == 2
-            assert await layer.group_channels("room") == [mine]
-            assert await receive_or_none(layer, "jobs") is None
-
-    run(body())
+async def test_names_of_others_are_nobody_s(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    """A layer with blind names sees no members and gets no messages of a peer without blind names."""
+    async with system.layer(**SEALED) as peer, system.layer(**BLIND) as layer:
+        mine = await layer.new_channel()
+        await peer.group_add("room", "jobs")
+        await layer.group_add("room", mine)
+        await peer.send("jobs", {"n": 1})
+        await layer.group_send("room", {"n": 2})
+        assert await _get(layer, mine) == 2
+        assert await layer.group_channels("room") == [mine]
+        assert await receive_or_none(layer, "jobs") is None
     assert not [record for record in caplog.records if record.name == "channel_layer"]

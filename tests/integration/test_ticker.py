@@ -11,18 +11,18 @@ import pytest
 from docs.examples.ticker.app import Ticker
 from tests.support.scenarios_delivery import BOUND
 from tests.support.scenarios_groups import eventually
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 _TICK = {"type": "tick", "symbol": "XYZ", "price": "1.50", "at": "2030-01-01T12:00:00Z"}
 _HALT = {"type": "halt", "symbol": "XYZ", "reason": "news"}
 
 
 class Request:
-    """One request, or the life of the server, as an ASGI server would play it.
+    """One request, or the lifespan of the server, as an ASGI server would run it.
 
     Args:
         app: the application.
-        scope: what the server knows of the request.
+        scope: of the request.
     """
 
     def __init__(self, app: Ticker, scope: Mapping[str, object]) -> None:
@@ -44,66 +44,52 @@ async def _post(app: Ticker, *parts: bytes, path: str = "/events") -> tuple[obje
     return status, body
 
 
-def test_what_one_process_is_told_the_streams_of_all_hear(system: System) -> None:
-    """Events reach each stream as what they are, and a browser that goes leaves no membership behind."""
+async def test_what_one_process_is_told_the_streams_of_all_hear(system: System) -> None:
+    """Events reach each stream with their types, and a browser that disconnects leaves no membership behind."""
+    async with system.layer() as one, system.layer() as two:
+        here, there = Ticker(one), Ticker(two)
+        streams = [Request(app, {"type": "http", "method": "GET", "path": "/events"}) for app in (here, here, there)]
+        for stream in streams:
+            stream.incoming.put_nowait({"type": "http.request", "body": b""})
+            assert (await stream.next())["status"] == 200
+        tick = json.dumps(_TICK).encode()
+        assert await _post(here, tick[:20], tick[20:]) == (204, b"")
+        assert await _post(there, json.dumps(_HALT).encode()) == (204, b"")
+        for stream in streams:
+            assert (await stream.next())["body"] == b"event: tick\ndata: XYZ 1.50 at 12:00:00\n\n"
+            assert (await stream.next())["body"] == b"event: halt\ndata: XYZ halted: news\n\n"
+            stream.incoming.put_nowait({"type": "http.disconnect"})
+            await asyncio.wait_for(stream.task, BOUND)
 
-    async def body() -> None:
-        async with system.layer() as one, system.layer() as two:
-            here, there = Ticker(one), Ticker(two)
-            streams = [
-                Request(app, {"type": "http", "method": "GET", "path": "/events"}) for app in (here, here, there)
-            ]
-            for stream in streams:
-                stream.incoming.put_nowait({"type": "http.request", "body": b""})
-                assert (await stream.next())["status"] == 200
-            tick = json.dumps(_TICK).encode()
-            assert await _post(here, tick[:20], tick[20:]) == (204, b"")
-            assert await _post(there, json.dumps(_HALT).encode()) == (204, b"")
-            for stream in streams:
-                assert (await stream.next())["body"] == b"event: tick\ndata: XYZ 1.50 at 12:00:00\n\n"
-                assert (await stream.next())["body"] == b"event: halt\ndata: XYZ halted: news\n\n"
-                stream.incoming.put_nowait({"type": "http.disconnect"})
-                await asyncio.wait_for(stream.task, BOUND)
+        async def nobody() -> bool:
+            return await one.group_channels("events") == []
 
-            async def nobody() -> bool:
-                return await one.group_channels("events") == []
-
-            await eventually(nobody)
-
-    run(body())
+        await eventually(nobody)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"type": "halt", "symbol": "XYZ"}', b'{"type": "boom"}'])
-def test_what_is_no_event_is_refused(content: bytes) -> None:
-    """A body that is no event is answered with what is wrong with it."""
-
-    async def body() -> None:
-        async with System(None, "ticker:").layer() as layer:
-            status, answer = await _post(Ticker(layer), content)
-            assert status == 422
-            assert isinstance(answer, bytes)
-            assert json.loads(answer)[0]["msg"]
-
-    run(body())
+async def test_what_is_no_event_is_refused(content: bytes) -> None:
+    """A body that is not an event is answered with what is wrong with it."""
+    async with System(None, "ticker:").layer() as layer:
+        status, answer = await _post(Ticker(layer), content)
+        assert status == 422
+        assert isinstance(answer, bytes)
+        assert json.loads(answer)[0]["msg"]
 
 
-def test_the_rest_of_the_protocol() -> None:
-    """It closes its layer with the server, knows no other path, and says what it does not speak."""
-
-    async def body() -> None:
-        app = Ticker(System(None, "ticker:").layer())
-        assert await _post(app, b"", path="/") == (404, b"")
-        with pytest.raises(ValueError, match="does not speak websocket"):
-            await Request(app, {"type": "websocket"}).task
-        life = Request(app, {"type": "lifespan"})
-        life.incoming.put_nowait({"type": "lifespan.startup"})
-        assert await life.next() == {"type": "lifespan.startup.complete"}
-        life.incoming.put_nowait({"type": "lifespan.shutdown"})
-        assert await life.next() == {"type": "lifespan.shutdown.complete"}
-        await life.task
-        assert (await _post_fails(app)) == "this channel layer is closed"
-
-    run(body())
+async def test_the_rest_of_the_protocol() -> None:
+    """It closes its layer with the server, and refuses other paths and other protocols."""
+    app = Ticker(System(None, "ticker:").layer())
+    assert await _post(app, b"", path="/") == (404, b"")
+    with pytest.raises(ValueError, match="does not speak websocket"):
+        await Request(app, {"type": "websocket"}).task
+    life = Request(app, {"type": "lifespan"})
+    life.incoming.put_nowait({"type": "lifespan.startup"})
+    assert await life.next() == {"type": "lifespan.startup.complete"}
+    life.incoming.put_nowait({"type": "lifespan.shutdown"})
+    assert await life.next() == {"type": "lifespan.shutdown.complete"}
+    await life.task
+    assert (await _post_fails(app)) == "this channel layer is closed"
 
 
 async def _post_fails(app: Ticker) -> str:

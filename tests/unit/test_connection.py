@@ -1,4 +1,4 @@
-"""One connection to a server, without a server: what goes out together, and when who awaits a reply goes on."""
+"""One connection, without a server: which requests are written together, and when a waiting task resumes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from hypothesis import strategies as st
 
 from channel_layer import StoreError
 from channel_layer_redis._protocol import Connection, Several, pack, pack_argument
-from tests.support.systems import run
 
 if TYPE_CHECKING:
     from channel_layer.runtime.wakeups import Prompt
 
 
 class _Wire(asyncio.Transport):
-    """Takes what is written, and nothing else."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         super().__init__()
         self._commands = hiredis.Reader()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take it."""
+        """Record it."""
         self._commands.feed(bytes(data))
 
     def commands(self) -> list[list[bytes]]:
@@ -46,174 +45,146 @@ def _connection(wire: _Wire | None = None) -> Connection:
     return connection
 
 
-def test_who_asks_for_the_same_shares_a_command() -> None:
-    """What is asked for while a reply is awaited is one command, and each is told his part of its reply."""
-
-    async def body() -> None:
-        wire = _Wire()
-        connection, push, pull = _connection(wire), Several("PUSH", 1, each=1), Several("PULL", each=1)
-        first = connection.join(push, pack_argument(10))
-        assert wire.commands() == [[b"PUSH", b"1", b"10"]]  # it waits for nobody
-        asked = [connection.join(push, pack_argument(number)) for number in range(3)]
-        asked.append(connection.join(pull, pack_argument(3)))
-        alone = connection.call("OTHER")
-        asked += [connection.join(pull, pack_argument(number)) for number in (4, 5)]
-        asked[1].cancel()
-        await asyncio.sleep(0)
-        assert wire.commands() == [
-            [b"PUSH", b"1", b"0", b"1", b"2"],
-            [b"PULL", b"3"],
-            [b"OTHER"],
-            [b"PULL", b"4", b"5"],
-        ]
-        connection.data_received(b":10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
-        with pytest.raises(asyncio.CancelledError):
-            asked[1].result()
-        assert [await each for each in (first, asked[0], *asked[2:])] == [10, 0, None, 3, 4, 5]
-        assert await alone == b"OK"
-        assert connection.usable
-        connection.connection_lost(None)
-
-    run(body())
+async def test_who_asks_for_the_same_shares_a_command() -> None:
+    """Requests of one kind made while a reply is awaited share a command, and each task gets its part of the reply."""
+    wire = _Wire()
+    connection, push, pull = _connection(wire), Several("PUSH", 1, each=1), Several("PULL", each=1)
+    first = connection.join(push, pack_argument(10))
+    assert wire.commands() == [[b"PUSH", b"1", b"10"]]  # no other request is pending
+    asked = [connection.join(push, pack_argument(number)) for number in range(3)]
+    asked.append(connection.join(pull, pack_argument(3)))
+    alone = connection.call("OTHER")
+    asked += [connection.join(pull, pack_argument(number)) for number in (4, 5)]
+    asked[1].cancel()
+    await asyncio.sleep(0)
+    assert wire.commands() == [
+        [b"PUSH", b"1", b"0", b"1", b"2"],
+        [b"PULL", b"3"],
+        [b"OTHER"],
+        [b"PULL", b"4", b"5"],
+    ]
+    connection.data_received(b":10\r\n*3\r\n:0\r\n:1\r\n$-1\r\n:3\r\n+OK\r\n*2\r\n:4\r\n:5\r\n")
+    with pytest.raises(asyncio.CancelledError):
+        asked[1].result()
+    assert [await each for each in (first, asked[0], *asked[2:])] == [10, 0, None, 3, 4, 5]
+    assert await alone == b"OK"
+    assert connection.usable
+    connection.connection_lost(None)
 
 
 @given(sizes=st.lists(st.sampled_from([1, 100, 30_000, 65_000, 100_000]), min_size=1, max_size=200))
-def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
-    """It is for 64 who ask at most, and for 64 KiB, unless one alone brings more; all go out, in their order."""
-
-    async def body() -> None:
-        wire = _Wire()
-        connection, push = _connection(wire), Several("PUSH", each=1)
-        before = connection.call("BEFORE")
-        asked = [connection.join(push, pack((b"x" * size,))[4:]) for size in sizes]
-        await asyncio.sleep(0)
-        _, *commands = wire.commands()
-        assert [len(arg) for command in commands for arg in command[1:]] == sizes
-        assert all(len(command) <= 65 for command in commands)
-        assert all(len(command) == 2 or sum(map(len, command)) <= 65536 for command in commands)
-        before.cancel()
-        for each in asked:
-            each.cancel()
-        connection.connection_lost(None)
-
-    asyncio.run(body())
+async def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
+    """It holds at most 64 requests and 64 KiB, unless one request alone is larger; all are written in their order."""
+    wire = _Wire()
+    connection, push = _connection(wire), Several("PUSH", each=1)
+    before = connection.call("BEFORE")
+    asked = [connection.join(push, pack((b"x" * size,))[4:]) for size in sizes]
+    await asyncio.sleep(0)
+    _, *commands = wire.commands()
+    assert [len(arg) for command in commands for arg in command[1:]] == sizes
+    assert all(len(command) <= 65 for command in commands)
+    assert all(len(command) == 2 or sum(map(len, command)) <= 65536 for command in commands)
+    before.cancel()
+    for each in asked:
+        each.cancel()
+    connection.connection_lost(None)
 
 
 @pytest.mark.parametrize("reply", [b":1\r\n", b"*1\r\n:1\r\n", b"*3\r\n:1\r\n:1\r\n:1\r\n", b"-ERR no\r\n"])
-def test_a_reply_that_is_none_for_all_is_an_error_to_each(reply: bytes) -> None:
-    """Nobody is left waiting."""
-
-    async def body() -> None:
-        connection, push = _connection(), Several("PUSH", each=1)
-        before = connection.call("BEFORE")
-        asked = [connection.join(push, pack_argument(number)) for number in range(2)]
-        await asyncio.sleep(0)
-        connection.data_received(b"+OK\r\n" + reply)
-        assert await before == b"OK"
-        for each in asked:
-            with pytest.raises(StoreError):
-                await each
-        connection.connection_lost(None)
-
-    run(body())
+async def test_a_reply_that_is_none_for_all_is_an_error_to_each(reply: bytes) -> None:
+    """Each of the waiting tasks gets an error if the shared reply is malformed."""
+    connection, push = _connection(), Several("PUSH", each=1)
+    before = connection.call("BEFORE")
+    asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+    await asyncio.sleep(0)
+    connection.data_received(b"+OK\r\n" + reply)
+    assert await before == b"OK"
+    for each in asked:
+        with pytest.raises(StoreError):
+            await each
+    connection.connection_lost(None)
 
 
-def test_a_shared_command_that_has_not_gone_out_is_known_not_to_have() -> None:
-    """A connection that is lost before the write says so to each; one that is gone already, too."""
-
-    async def body() -> None:
-        connection, push = _connection(), Several("PUSH", each=1)
-        sent = connection.join(push, pack_argument(0))
-        asked = [connection.join(push, pack_argument(number)) for number in range(2)]
-        connection.connection_lost(None)
-        asked.append(connection.join(push, pack_argument(2)))
-        for each, outcome in zip([sent, *asked], ["unknown", "not_sent", "not_sent", "not_sent"], strict=True):
-            with pytest.raises(StoreError) as error:
-                await each
-            assert error.value.outcome == outcome
-
-    run(body())
+async def test_a_shared_command_that_has_not_gone_out_is_known_not_to_have() -> None:
+    """If the connection is lost before the write, or was lost earlier, each task gets outcome "not_sent"."""
+    connection, push = _connection(), Several("PUSH", each=1)
+    sent = connection.join(push, pack_argument(0))
+    asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+    connection.connection_lost(None)
+    asked.append(connection.join(push, pack_argument(2)))
+    for each, outcome in zip([sent, *asked], ["unknown", "not_sent", "not_sent", "not_sent"], strict=True):
+        with pytest.raises(StoreError) as error:
+            await each
+        assert error.value.outcome == outcome
 
 
-def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:
-    """Without a turn of the event loop in between, and in the order of the replies."""
+async def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:
+    """Tasks that await `ask` resume as the bytes are parsed, in the order of replies; those that await `send` later."""
+    connection, said = _connection(), list[object]()
 
-    async def body() -> None:
-        connection, said = _connection(), list[object]()
+    async def ask(*, prompt: bool) -> None:
+        said.append(await (connection.ask(b"") if prompt else connection.send(b"")))
+        said.append(asyncio.current_task())
 
-        async def ask(*, prompt: bool) -> None:
-            said.append(await (connection.ask(b"") if prompt else connection.send(b"")))
-            said.append(asyncio.current_task())
-
-        tasks = [asyncio.create_task(ask(prompt=prompt)) for prompt in (True, False, True)]
-        await asyncio.sleep(0)
-        asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n:3\r\n")
-        await asyncio.sleep(0)
-        assert said == [1, tasks[0], 3, tasks[2]]
-        await asyncio.sleep(0)
-        assert said == [1, tasks[0], 3, tasks[2], 2, tasks[1]]
-        await asyncio.gather(*tasks)
-        connection.connection_lost(None)
-
-    run(body())
+    tasks = [asyncio.create_task(ask(prompt=prompt)) for prompt in (True, False, True)]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n:3\r\n")
+    await asyncio.sleep(0)
+    assert said == [1, tasks[0], 3, tasks[2]]
+    await asyncio.sleep(0)
+    assert said == [1, tasks[0], 3, tasks[2], 2, tasks[1]]
+    await asyncio.gather(*tasks)
+    connection.connection_lost(None)
 
 
-def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> None:
-    """A reply to nobody is dropped; one that nobody awaits yet is there for who comes."""
+async def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> None:
+    """A reply to a cancelled request is dropped; one that is not awaited yet is kept until it is."""
+    connection = _connection()
 
-    async def body() -> None:
-        connection = _connection()
+    async def ask() -> object:
+        return await connection.ask(b"")
 
-        async def ask() -> object:
-            return await connection.ask(b"")
-
-        gone = asyncio.create_task(ask())
-        await asyncio.sleep(0)
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-        late = connection.ask(b"")
-        asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n")
-        await asyncio.sleep(0)
-        assert late.done()
-        assert await late == 2
-        assert gone.cancelled()
-        connection.connection_lost(None)
-
-    run(body())
+    gone = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    late = connection.ask(b"")
+    asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n")
+    await asyncio.sleep(0)
+    assert late.done()
+    assert await late == 2
+    assert gone.cancelled()
+    connection.connection_lost(None)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_what_many_ask_for_who_go_on_together_goes_out_in_parts(*, shared: bool) -> None:
-    """The first part is written while the rest still go on, so that the server has something to do."""
+async def test_what_many_ask_for_who_go_on_together_goes_out_in_parts(*, shared: bool) -> None:
+    """The first part is written while the other tasks still resume, so that the server can begin."""
+    wire = _Wire()
+    connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()
 
-    async def body() -> None:
-        wire = _Wire()
-        connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()
+    def send(number: int) -> Prompt:
+        if shared:
+            return connection.join(push, pack_argument(number))
+        return connection.ask(pack(("PUSH", number)))
 
-        def send(number: int) -> Prompt:
-            if shared:
-                return connection.join(push, pack_argument(number))
-            return connection.ask(pack(("PUSH", number)))
+    async def ask(number: int) -> None:
+        await send(number)
+        seen.append(sum(len(command) - 1 for command in wire.commands()))
+        await send(100 + number)
 
-        async def ask(number: int) -> None:
-            await send(number)
-            seen.append(sum(len(command) - 1 for command in wire.commands()))
-            await send(100 + number)
-
-        tasks = [asyncio.create_task(ask(number)) for number in range(70)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        asked = [len(command) - 1 for command in wire.commands()]
-        assert sum(asked) == 70
-        replies = b"".join(b":0\r\n" if count == 1 else b"*%d\r\n" % count + count * b":0\r\n" for count in asked)
-        asyncio.get_running_loop().call_soon(connection.data_received, replies)
-        await asyncio.sleep(0)
-        assert [count for count in seen if count] == [32, 32]
-        rest = [arg for command in wire.commands() for arg in command[1:]]
-        assert rest == [b"%d" % number for number in range(164, 170)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        connection.connection_lost(None)
-
-    run(body())
+    tasks = [asyncio.create_task(ask(number)) for number in range(70)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked = [len(command) - 1 for command in wire.commands()]
+    assert sum(asked) == 70
+    replies = b"".join(b":0\r\n" if count == 1 else b"*%d\r\n" % count + count * b":0\r\n" for count in asked)
+    asyncio.get_running_loop().call_soon(connection.data_received, replies)
+    await asyncio.sleep(0)
+    assert [count for count in seen if count] == [32, 32]
+    rest = [arg for command in wire.commands() for arg in command[1:]]
+    assert rest == [b"%d" % number for number in range(164, 170)]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    connection.connection_lost(None)

@@ -1,7 +1,7 @@
-"""Ciphers in use: nonces that never come twice, keys that are never shown, and ciphers of third parties."""
+"""Ciphers in use: nonces that are never reused, keys that are never shown, and ciphers of third parties."""
 
 # pyright: reportPrivateUsage=false
-# A race that is forced has to reach inside.
+# Forcing a race needs private attributes.
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretBytes
 
-from channel_layer import ChannelLayer, ConfigError
+from channel_layer import ConfigError
 from channel_layer.domain.frames import Unauthentic
 from channel_layer.ports import Place, Secret
 from channel_layer.runtime.sealing import Seal
-from channel_layer.testing.suites.tools import at_once, in_fork, run
+from channel_layer.testing.suites.tools import at_once, in_fork
 from channel_layer_crypto import AesSealer, FernetSealer, aes
 from channel_layer_memory import MemoryChannelLayer
 
@@ -43,7 +43,7 @@ def nonce(sealed: bytes) -> tuple[bytes, bytes]:
 
 
 class _Slow(int):
-    """Lets other threads run between the look at a count and its change."""
+    """A counter that lets other threads run between reading and changing it."""
 
     def __add__(self, other: int, /) -> int:
         time.sleep(1e-5)
@@ -51,7 +51,7 @@ class _Slow(int):
 
 
 def test_threads_never_share_a_nonce() -> None:
-    """What many threads seal at once is sealed with as many nonces."""
+    """Messages that many threads seal at once have different nonces."""
     crowd, each = 4, 50
     one = sealer()
     one._sender.count = _Slow()
@@ -93,7 +93,7 @@ def test_a_key_is_given_up_before_its_count_runs_out() -> None:
 
 
 def test_only_who_has_a_key_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made up senders cost no memory, and more true ones than are remembered cost no message."""
+    """Forged senders cost no memory, and more genuine ones than are remembered cost no message."""
     monkeypatch.setattr(aes, "_REMEMBERED", 2)
     one = sealer()
     forged = bytearray(sealer().seal(b"", "channel", "x"))
@@ -177,7 +177,7 @@ class Rot13:
 """
 
 
-def test_a_third_party_s_cipher_plugs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_third_party_s_cipher_plugs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cipher that another distribution announces is used by its name."""
     (tmp_path / "rot13_for_channels.py").write_text(_ROT)
     info = tmp_path / "rot13-1.0.dist-info"
@@ -186,12 +186,9 @@ def test_a_third_party_s_cipher_plugs_in(tmp_path: Path, monkeypatch: pytest.Mon
     (info / "entry_points.txt").write_text("[channel_layer.ciphers]\nrot13 = rot13_for_channels:Rot13\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
-    async def body(layer: ChannelLayer) -> None:
-        async with layer:
-            await layer.send("jobs", {"n": 1})
-            assert await layer.receive("jobs") == {"n": 1}
-
-    run(body(MemoryChannelLayer(symmetric_encryption_keys=[KEY], encryption="rot13")))
+    async with MemoryChannelLayer(symmetric_encryption_keys=[KEY], encryption="rot13") as layer:
+        await layer.send("jobs", {"n": 1})
+        assert await layer.receive("jobs") == {"n": 1}
 
 
 def test_a_cipher_that_has_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +216,7 @@ class _Counting:
 
 
 def test_what_a_group_got_is_opened_once() -> None:
-    """The same bytes for many members are opened once; equal bytes of another message are another matter."""
+    """The same bytes for many members are opened once; equal bytes of another message are opened again."""
     counting = _Counting()
     seal = Seal(counting)
     frames = [bytes([n]) + b"payload" for n in range(3)]

@@ -1,7 +1,7 @@
-"""Subscriptions: how they are asked for and used, and what is said of wrong use."""
+"""Subscriptions: how they are made and used, and the errors of wrong use."""
 
 # pyright: reportPrivateUsage=false
-# How often a subscription renews is its own affair.
+# The interval of renewals is private.
 
 from __future__ import annotations
 
@@ -53,79 +53,63 @@ _WRONG: dict[str, tuple[Callable[[ChannelLayer, ChannelLayer], object], type[Exc
 def test_a_wrong_subscription_is_refused_at_once(
     ask: Callable[[ChannelLayer, ChannelLayer], object], error: type[Exception], text: str
 ) -> None:
-    """It is an error where it is written, before anything has been joined, and says what to do."""
+    """The call itself raises, before any group has been joined, and the error says what to do."""
     with pytest.raises(error, match=text):
         ask(MemoryChannelLayer(), MemoryChannelLayer())
 
 
-def test_groups_of_one_type_share_a_channel() -> None:
-    """There is one channel for each type, and each choice about what is invalid; a group named twice is joined once."""
-
-    async def body() -> None:
-        async with MemoryChannelLayer() as layer:
-            a, b, c = Group(layer, "a", One), Group(layer, "b", One), Group(layer, "c", One, invalid="raise")
-            async with layer.subscribe(a, b, Group(layer, "a", One)) as messages:
-                assert len(messages.channels) == 1
-            async with layer.subscribe(a, c) as messages:
-                assert len(messages.channels) == 2
-            async with layer.subscribe(a, Group(layer, "d", Two), b) as messages:
-                assert len(messages.channels) == 2
-
-    asyncio.run(body(), debug=True)
+async def test_groups_of_one_type_share_a_channel() -> None:
+    """There is one channel for each type and each value of `invalid`; a group named twice is joined once."""
+    async with MemoryChannelLayer() as layer:
+        a, b, c = Group(layer, "a", One), Group(layer, "b", One), Group(layer, "c", One, invalid="raise")
+        async with layer.subscribe(a, b, Group(layer, "a", One)) as messages:
+            assert len(messages.channels) == 1
+        async with layer.subscribe(a, c) as messages:
+            assert len(messages.channels) == 2
+        async with layer.subscribe(a, Group(layer, "d", Two), b) as messages:
+            assert len(messages.channels) == 2
 
 
-def test_it_is_used_between_its_beginning_and_its_end() -> None:
-    """Before and after, and for a second time, it raises an error that says what to write."""
-
-    async def body() -> None:
-        async with MemoryChannelLayer() as layer:
-            messages = layer.subscribe("room")
-            with pytest.raises(SubscriptionError, match="write `async with"):
-                await anext(messages)
-            async with messages as same:
-                assert same is messages
-                with pytest.raises(SubscriptionError, match="used once"):
-                    await messages.__aenter__()
-            with pytest.raises(SubscriptionError, match="has ended"):
-                await anext(messages)
-            with pytest.raises(SubscriptionError, match="has ended"):
-                aiter(messages)
+async def test_it_is_used_between_its_beginning_and_its_end() -> None:
+    """Used before or after its block, or in a second one, it raises an error that says what to write."""
+    async with MemoryChannelLayer() as layer:
+        messages = layer.subscribe("room")
+        with pytest.raises(SubscriptionError, match="write `async with"):
+            await anext(messages)
+        async with messages as same:
+            assert same is messages
             with pytest.raises(SubscriptionError, match="used once"):
                 await messages.__aenter__()
-            await messages.aclose()  # twice is harmless
-            unused = layer.subscribe("room")
-            await unused.aclose()
-            with pytest.raises(SubscriptionError, match="used once"):
-                await unused.__aenter__()
-
-    asyncio.run(body(), debug=True)
-
-
-def test_subscriptions_nest() -> None:
-    """One in another, to the same group: each gets every message, and the end of one is nothing to the other."""
-
-    async def body() -> None:
-        async with MemoryChannelLayer() as layer, layer.subscribe("room") as outer:
-            async with layer.subscribe("room") as inner:
-                await layer.group_send("room", {"n": 1})
-                assert await anext(inner) == await anext(outer) == {"n": 1}
-            await layer.group_send("room", {"n": 2})
-            assert await anext(outer) == {"n": 2}
-
-    asyncio.run(body(), debug=True)
+        with pytest.raises(SubscriptionError, match="has ended"):
+            await anext(messages)
+        with pytest.raises(SubscriptionError, match="has ended"):
+            aiter(messages)
+        with pytest.raises(SubscriptionError, match="used once"):
+            await messages.__aenter__()
+        await messages.aclose()  # twice is harmless
+        unused = layer.subscribe("room")
+        await unused.aclose()
+        with pytest.raises(SubscriptionError, match="used once"):
+            await unused.__aenter__()
 
 
-def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
-    """Leaving hides no error of the block."""
+async def test_subscriptions_nest() -> None:
+    """Nested subscriptions to one group each get every message, and the end of one does not affect the other."""
+    async with MemoryChannelLayer() as layer, layer.subscribe("room") as outer:
+        async with layer.subscribe("room") as inner:
+            await layer.group_send("room", {"n": 1})
+            assert await anext(inner) == await anext(outer) == {"n": 1}
+        await layer.group_send("room", {"n": 2})
+        assert await anext(outer) == {"n": 2}
 
-    async def body() -> None:
-        async with MemoryChannelLayer() as layer:
-            with pytest.raises(ZeroDivisionError):
-                async with layer.subscribe("room"):
-                    raise ZeroDivisionError
-            assert await layer.group_channels("room") == []
 
-    asyncio.run(body(), debug=True)
+async def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
+    """An error of the block is raised as it is, after the group has been left."""
+    async with MemoryChannelLayer() as layer:
+        with pytest.raises(ZeroDivisionError):
+            async with layer.subscribe("room"):
+                raise ZeroDivisionError
+        assert await layer.group_channels("room") == []
 
 
 @pytest.mark.parametrize(
@@ -142,7 +126,7 @@ def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
 def test_it_renews_as_often_as_the_store_makes_necessary(
     monkeypatch: pytest.MonkeyPatch, *, leases: bool, lapses: bool, group_expiry: float | None, every: float | None
 ) -> None:
-    """Thrice in the time that a membership lasts, and often enough where the store ends that of a slow reader."""
+    """Three times while a membership lasts, and often enough where the store ends the membership of a slow reader."""
     monkeypatch.setattr(SimpleBackend, "capabilities", Capabilities(leases=leases, lapses=lapses))
     rules = make_rules(group_expiry=group_expiry, expiry=20.0)
     layer = ChannelLayer(rules, SimpleBackend(lambda: simple_stores(WrongStore)(rules, VirtualClock()), "here"))
@@ -150,29 +134,26 @@ def test_it_renews_as_often_as_the_store_makes_necessary(
 
 
 @pytest.mark.parametrize("kinds", [1, 2], ids=["one type", "two types"])
-def test_a_simple_store_is_enough(kinds: int) -> None:
-    """Over a store that knows no owners it does the same: typed, cancelled without loss, and left at the end."""
+async def test_a_simple_store_is_enough(kinds: int) -> None:
+    """Over a store without owners a subscription is typed, loses nothing on cancellation, and leaves at the end too."""
     rules, clock = make_rules(), VirtualClock()
 
-    async def body() -> None:
-        store = simple_stores(WrongStore)(rules, clock)
-        async with ChannelLayer(rules, SimpleBackend(lambda: store, "here"), clock=clock) as layer:
-            one, two = Group(layer, "one", One), Group(layer, "two", Two)
-            async with layer.subscribe(one) if kinds == 1 else layer.subscribe(one, two) as messages:
-                for n in range(3):
-                    await one.send(One(n))
-                async with asyncio.timeout(20):
-                    assert [await anext(messages) for _ in range(3)] == [One(n) for n in range(3)]
-                    waiting = asyncio.create_task(anext(messages))
-                    await layer.group_send("one", {"n": "wrong"})
-                    await one.send(One(3))
-                    assert await waiting == One(3)
-                    waiting = asyncio.create_task(anext(messages))
-                    await asyncio.sleep(0)
-                    waiting.cancel()
-                    await one.send(One(4))
-                    assert await anext(messages) == One(4)
-            assert await layer.group_channels("one") == []
-            assert layer.counts().dropped == {"invalid": 1}
-
-    asyncio.run(body(), debug=True)
+    store = simple_stores(WrongStore)(rules, clock)
+    async with ChannelLayer(rules, SimpleBackend(lambda: store, "here"), clock=clock) as layer:
+        one, two = Group(layer, "one", One), Group(layer, "two", Two)
+        async with layer.subscribe(one) if kinds == 1 else layer.subscribe(one, two) as messages:
+            for n in range(3):
+                await one.send(One(n))
+            async with asyncio.timeout(20):
+                assert [await anext(messages) for _ in range(3)] == [One(n) for n in range(3)]
+                waiting = asyncio.create_task(anext(messages))
+                await layer.group_send("one", {"n": "wrong"})
+                await one.send(One(3))
+                assert await waiting == One(3)
+                waiting = asyncio.create_task(anext(messages))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                await one.send(One(4))
+                assert await anext(messages) == One(4)
+        assert await layer.group_channels("one") == []
+        assert layer.counts().dropped == {"invalid": 1}

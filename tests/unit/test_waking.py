@@ -1,4 +1,4 @@
-"""Tasks that go on inside a callback of the event loop, and not with its next turn; and whoever awaits in between."""
+"""Tasks that resume within a callback of the event loop, not in its next cycle, and futures awaited in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextvars
 import pytest
 
 from channel_layer.runtime.wakeups import Prompt, Receiver, after_woken, go_on, wake_all
-from tests.support.systems import run
 
 
 async def _wait(prompt: Prompt) -> object:
@@ -16,7 +15,7 @@ async def _wait(prompt: Prompt) -> object:
 
 
 def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
-    """Have the event loop call `go_on`; the future brings what that raised."""
+    """Have the event loop call `go_on`; the future returns what that raised."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
 
@@ -32,224 +31,189 @@ def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
     return over
 
 
-def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> None:
-    """First those whose results came, then whom they have woken, in that order, and who lets others go first."""
+async def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> None:
+    """Tasks with results resume first, then tasks that these woke, then those that yielded; others a cycle later."""
+    loop, said = asyncio.get_running_loop(), list[str]()
+    prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
 
-    async def body() -> None:
-        loop, said = asyncio.get_running_loop(), list[str]()
-        prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
-
-        async def read() -> None:
-            said.append(f"read {await prompt}")
-            wake_all(waiters[:2])
-            await after_woken()
-            said.append("read on")
-
-        async def receive(place: int, other: Receiver | None) -> None:
-            await waiters[place]
-            said.append(f"received {place}")
-            if other is not None:
-                wake_all([other])
-
-        tasks = [asyncio.create_task(read()), *(asyncio.create_task(receive(n, None)) for n in (0, 2))]
-        tasks.append(asyncio.create_task(receive(1, waiters[2])))
-        await asyncio.sleep(0)
-        prompt.set_result(7)
-        over = _soon([prompt])
-        over.add_done_callback(lambda _: said.append("over"))
-        await asyncio.sleep(0)
-        assert said == ["read 7", "received 0", "received 1", "read on"]
-        await asyncio.gather(*tasks)
-        assert sorted(said[4:]) == ["over", "received 2"]
-
-    run(body())
-
-
-def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
-    """A wake-up from elsewhere, and who lets others go first there, take the way of the loop."""
-
-    async def body() -> None:
-        waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
-
-        async def receive() -> None:
-            await waiter
-            said.append("received")
-
-        receiving = asyncio.create_task(receive())
-        await asyncio.sleep(0)
-        wake_all([waiter])
-        assert not said
+    async def read() -> None:
+        said.append(f"read {await prompt}")
+        wake_all(waiters[:2])
         await after_woken()
-        assert said == ["received"]
-        await receiving
+        said.append("read on")
 
-    run(body())
+    async def receive(place: int, other: Receiver | None) -> None:
+        await waiters[place]
+        said.append(f"received {place}")
+        if other is not None:
+            wake_all([other])
+
+    tasks = [asyncio.create_task(read()), *(asyncio.create_task(receive(n, None)) for n in (0, 2))]
+    tasks.append(asyncio.create_task(receive(1, waiters[2])))
+    await asyncio.sleep(0)
+    prompt.set_result(7)
+    over = _soon([prompt])
+    over.add_done_callback(lambda _: said.append("over"))
+    await asyncio.sleep(0)
+    assert said == ["read 7", "received 0", "received 1", "read on"]
+    await asyncio.gather(*tasks)
+    assert sorted(said[4:]) == ["over", "received 2"]
 
 
-def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
-    """By somebody who went on before him; a result, and a wake-up."""
+async def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
+    """Outside of `go_on`, a wake-up and a yield go through the event loop."""
+    waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
 
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        first, second, waiter = Prompt(loop), Prompt(loop), Receiver(loop)
-        others: list[asyncio.Task[object]] = []
+    async def receive() -> None:
+        await waiter
+        said.append("received")
 
-        async def one() -> None:
-            await first
-            wake_all([waiter])
-            for other in others:
-                other.cancel()
+    receiving = asyncio.create_task(receive())
+    await asyncio.sleep(0)
+    wake_all([waiter])
+    assert not said
+    await after_woken()
+    assert said == ["received"]
+    await receiving
 
-        task = asyncio.create_task(one())
-        others += [asyncio.create_task(_wait(second)), asyncio.create_task(_wait(waiter))]
-        await asyncio.sleep(0)
-        assert await _soon([first, second]) is None
-        await task
-        await asyncio.wait(others)
-        assert all(other.cancelled() for other in others)
 
-    run(body())
+async def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
+    """A task that an earlier one has cancelled gets neither its result nor its wake-up."""
+    loop = asyncio.get_running_loop()
+    first, second, waiter = Prompt(loop), Prompt(loop), Receiver(loop)
+    others: list[asyncio.Task[object]] = []
+
+    async def one() -> None:
+        await first
+        wake_all([waiter])
+        for other in others:
+            other.cancel()
+
+    task = asyncio.create_task(one())
+    others += [asyncio.create_task(_wait(second)), asyncio.create_task(_wait(waiter))]
+    await asyncio.sleep(0)
+    assert await _soon([first, second]) is None
+    await task
+    await asyncio.wait(others)
+    assert all(other.cancelled() for other in others)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> None:
-    """`SystemExit` goes to who runs the loop; should that go on, the others do, too."""
+async def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> None:
+    """`SystemExit` of one task is raised to the caller of the loop; if the loop runs on, the other tasks resume."""
+    loop = asyncio.get_running_loop()
+    prompts, waiter = [Prompt(loop) for _ in range(3)], Receiver(loop)
 
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        prompts, waiter = [Prompt(loop) for _ in range(3)], Receiver(loop)
+    async def wait(number: int) -> object:
+        result = await prompts[number]
+        if number == 0:
+            wake_all([waiter])
+        if number == place:
+            raise SystemExit
+        return result
 
-        async def wait(number: int) -> object:
-            result = await prompts[number]
-            if number == 0:
-                wake_all([waiter])
-            if number == place:
-                raise SystemExit
-            return result
-
-        tasks = [asyncio.create_task(wait(number)) for number in range(3)]
-        woken = asyncio.create_task(asyncio.wait_for(_wait(waiter), 10))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        for number, prompt in enumerate(prompts):
-            prompt.set_result(number)
-        assert isinstance(await _soon(prompts), SystemExit)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [result for number, result in enumerate(results) if number != place] == [
-            number for number in range(3) if number != place
-        ]
-        await woken
-
-    run(body())
+    tasks = [asyncio.create_task(wait(number)) for number in range(3)]
+    woken = asyncio.create_task(asyncio.wait_for(_wait(waiter), 10))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for number, prompt in enumerate(prompts):
+        prompt.set_result(number)
+    assert isinstance(await _soon(prompts), SystemExit)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result for number, result in enumerate(results) if number != place] == [
+        number for number in range(3) if number != place
+    ]
+    await woken
 
 
-def test_a_result_that_nobody_awaits_yet_is_there_for_who_comes() -> None:
-    """And so is an error, or a cancellation; none of them changes any more."""
-
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        late, wrong, gone = Prompt(loop), Prompt(loop), Prompt(loop)
-        late.set_result(1)
-        assert not late.done()
-        assert await _soon([late]) is None
-        assert late.done()
-        assert not late.cancel()
-        assert await late == 1
-        wrong.set_exception(ValueError("wrong"))
-        assert not wrong.cancel()
-        with pytest.raises(ValueError, match="wrong"):
-            await wrong
-        assert gone.cancel()
-        gone.set_result(2)
-        assert await _soon([gone]) is None
-        task = asyncio.create_task(_wait(gone))
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(body())
+async def test_a_result_that_nobody_awaits_yet_is_there_for_who_comes() -> None:
+    """A result, an error or a cancellation is kept until it is awaited, and does not change any more."""
+    loop = asyncio.get_running_loop()
+    late, wrong, gone = Prompt(loop), Prompt(loop), Prompt(loop)
+    late.set_result(1)
+    assert not late.done()
+    assert await _soon([late]) is None
+    assert late.done()
+    assert not late.cancel()
+    assert await late == 1
+    wrong.set_exception(ValueError("wrong"))
+    assert not wrong.cancel()
+    with pytest.raises(ValueError, match="wrong"):
+        await wrong
+    assert gone.cancel()
+    gone.set_result(2)
+    assert await _soon([gone]) is None
+    task = asyncio.create_task(_wait(gone))
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
-def test_an_error_reaches_who_awaits_it() -> None:
-    """With the next turn of the event loop, whoever sets it."""
-
-    async def body() -> None:
-        prompt, receiver = Prompt(asyncio.get_running_loop()), Receiver(asyncio.get_running_loop())
-        tasks = [asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(receiver))]
-        await asyncio.sleep(0)
-        prompt.set_exception(ValueError("no reply"))
-        receiver.fail(ValueError("no message"))
-        assert [repr(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
-            "ValueError('no reply')",
-            "ValueError('no message')",
-        ]
-
-    run(body())
+async def test_an_error_reaches_who_awaits_it() -> None:
+    """An error is raised in the awaiting task in the next cycle of the event loop."""
+    prompt, receiver = Prompt(asyncio.get_running_loop()), Receiver(asyncio.get_running_loop())
+    tasks = [asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(receiver))]
+    await asyncio.sleep(0)
+    prompt.set_exception(ValueError("no reply"))
+    receiver.fail(ValueError("no message"))
+    assert [repr(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        "ValueError('no reply')",
+        "ValueError('no message')",
+    ]
 
 
-def test_a_cancellation_takes_its_reason_along_and_stays_one() -> None:
-    """It is the task that was cancelled, and what has come for it meanwhile is nobody's."""
+async def test_a_cancellation_takes_its_reason_along_and_stays_one() -> None:
+    """A cancelled task stays cancelled, with its reason; a result that arrived meanwhile is discarded."""
+    receiver = Receiver(asyncio.get_running_loop())
+    task = asyncio.create_task(_wait(receiver))
+    await asyncio.sleep(0)
+    receiver.wake()
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await task
+    assert task.cancelled()
+    assert receiver.done()
 
-    async def body() -> None:
-        receiver = Receiver(asyncio.get_running_loop())
-        task = asyncio.create_task(_wait(receiver))
-        await asyncio.sleep(0)
-        receiver.wake()
-        task.cancel("enough")
-        with pytest.raises(asyncio.CancelledError, match="enough"):
-            await task
-        assert task.cancelled()
-        assert receiver.done()
+    async def in_time() -> None:
+        async with asyncio.timeout(0):
+            await Receiver(asyncio.get_running_loop())
 
-        async def in_time() -> None:
-            async with asyncio.timeout(0):
-                await Receiver(asyncio.get_running_loop())
-
-        with pytest.raises(TimeoutError):
-            await in_time()
-
-    run(body())
+    with pytest.raises(TimeoutError):
+        await in_time()
 
 
-def test_a_task_goes_on_in_its_own_context() -> None:
-    """Whatever is set in the one that lets it go on."""
+async def test_a_task_goes_on_in_its_own_context() -> None:
+    """A task resumes with its own context variables, whatever the resuming context has set."""
     place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="nowhere")
 
-    async def body() -> None:
-        prompts = [Prompt(asyncio.get_running_loop()) for _ in range(3)]
+    prompts = [Prompt(asyncio.get_running_loop()) for _ in range(3)]
 
-        async def wait(number: int) -> str:
-            place.set(f"task {number}")
-            await prompts[number]
-            seen = place.get()
-            place.set("changed")
-            return seen
+    async def wait(number: int) -> str:
+        place.set(f"task {number}")
+        await prompts[number]
+        seen = place.get()
+        place.set("changed")
+        return seen
 
-        tasks = [asyncio.create_task(wait(number)) for number in range(3)]
-        await asyncio.sleep(0)
-        place.set("callback")
-        assert await _soon(prompts) is None
-        assert await asyncio.gather(*tasks) == ["task 0", "task 1", "task 2"]
-        assert place.get() == "callback"
-
-    run(body())
+    tasks = [asyncio.create_task(wait(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    place.set("callback")
+    assert await _soon(prompts) is None
+    assert await asyncio.gather(*tasks) == ["task 0", "task 1", "task 2"]
+    assert place.get() == "callback"
 
 
-def test_only_one_may_wait() -> None:
-    """The second one would take the place of the first."""
-
-    async def body() -> None:
-        prompt = Prompt(asyncio.get_running_loop())
-        first, second = asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(prompt))
-        with pytest.raises(RuntimeError, match="already"):
-            await second
-        assert await _soon([prompt]) is None
-        assert await first is None
-
-    run(body())
+async def test_only_one_may_wait() -> None:
+    """A second waiting task is refused, because it would replace the first."""
+    prompt = Prompt(asyncio.get_running_loop())
+    first, second = asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(prompt))
+    with pytest.raises(RuntimeError, match="already"):
+        await second
+    assert await _soon([prompt]) is None
+    assert await first is None
 
 
 def test_who_waits_is_woken_from_any_thread() -> None:
-    """In his own; and if his loop has ended, nobody is troubled."""
+    """A wake-up from another thread resumes the task in its own loop; after the end of that loop it does nothing."""
 
     async def body() -> None:
         receiver = Receiver(asyncio.get_running_loop())
@@ -263,21 +227,18 @@ def test_who_waits_is_woken_from_any_thread() -> None:
     receivers[0].wake()
 
 
-def test_plain_python_tasks_wait_in_the_same_way() -> None:
-    """Those of asyncio's fallback ask a future for the same things."""
+async def test_plain_python_tasks_wait_in_the_same_way() -> None:
+    """Tasks of asyncio's Python implementation, which uses the same protocol of futures, wait and resume alike."""
     make: type[asyncio.Task[object]] = vars(asyncio.tasks)["_PyTask"]
 
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        prompt, gone = Prompt(loop), Prompt(loop)
-        tasks = [make(_wait(prompt), loop=loop), make(_wait(gone), loop=loop)]
-        await asyncio.sleep(0)
-        prompt.set_result(1)
-        tasks[1].cancel()
-        assert await _soon([prompt]) is None
-        assert tasks[0].done()
-        assert await tasks[0] == 1
-        await asyncio.wait(tasks)
-        assert tasks[1].cancelled()
-
-    run(body())
+    loop = asyncio.get_running_loop()
+    prompt, gone = Prompt(loop), Prompt(loop)
+    tasks = [make(_wait(prompt), loop=loop), make(_wait(gone), loop=loop)]
+    await asyncio.sleep(0)
+    prompt.set_result(1)
+    tasks[1].cancel()
+    assert await _soon([prompt]) is None
+    assert tasks[0].done()
+    assert await tasks[0] == 1
+    await asyncio.wait(tasks)
+    assert tasks[1].cancelled()

@@ -1,4 +1,4 @@
-"""Two stores as one, this machine's and one that all machines see, through the whole extension kit."""
+"""The local-and-remote store, this machine's store and a shared one as one, passes the whole extension kit."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores,
 pytestmark = pytest.mark.usefixtures("tidied")
 
 _on_servers = pytest.mark.parametrize("deployment", ["one-host", "three-databases"], indirect=True)
-"""What is special about several servers is judged where there is no other half."""
+"""Tests of several servers, which run on the remote store alone."""
 
 _on_three = pytest.mark.parametrize("deployment", ["three-databases"], indirect=True)
 
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Generator[IPCWorlds]:
-    """A directory of this test's own, and the local halves in it."""
+    """A directory of this test's own, with the local stores in it."""
     found = IPCWorlds(tmp_path / "worlds")
     yield found
     found.close()
@@ -48,7 +48,7 @@ def worlds(tmp_path: Path) -> Generator[IPCWorlds]:
 
 @pytest.fixture
 def both(worlds: IPCWorlds, deployment: Deployment, server_pool: ServerPool) -> Generator[MakeStore]:
-    """A factory of stores of an IPC half and a Redis half; its prefixes are removed from the servers afterwards."""
+    """A factory of stores over IPC and Redis; their prefixes are removed from the servers afterwards."""
     make = halves(worlds, redis_stores(deployment))
     prefixes: set[str] = set()
 
@@ -62,48 +62,48 @@ def both(worlds: IPCWorlds, deployment: Deployment, server_pool: ServerPool) -> 
 
 
 def test_two_memory_stores_as_one_are_right() -> None:
-    """Two right stores make a right one."""
+    """A local-and-remote store over two correct memory stores is correct."""
     run_async_conformance_test(halves(memory_stores(), memory_stores()))
 
 
 def test_layers_over_two_memory_stores_keep_every_promise() -> None:
-    """Layers over both do what the specification says, though messages change sides whenever readers come and go."""
+    """Layers over it meet the specification, though messages move between the stores as readers come and go."""
     run_layer_conformance_test(layers_over(halves(memory_stores(), memory_stores())))
 
 
 @_on_servers
 def test_ipc_and_redis_as_one_are_right(both: MakeStore) -> None:
-    """The IPC store and the Redis store make a right one."""
+    """A local-and-remote store over IPC and Redis is correct."""
     few = settings(max_examples=max(30, settings().max_examples // 3), deadline=None)
     run_async_conformance_test(both, settings=few)
 
 
 def test_tokens_for_names_are_names_to_both() -> None:
-    """Both halves keep the contract when they get to see tokens for names."""
+    """Both stores meet the contract when they get tokens instead of names."""
     run_async_conformance_test(blind_stores(halves(memory_stores(), memory_stores())))
 
 
 @_on_servers
 def test_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
-    """So do layers over these two, on one host and on three."""
+    """Layers over IPC and Redis meet the specification, on one host and on three."""
     few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(layers_over(both), settings=few)
 
 
 @_on_servers
 def test_sealed_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
-    """So do layers that seal what they send and hide what it is called."""
+    """Layers over IPC and Redis that seal messages and blind names meet the specification."""
     few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(sealed_layers(both), settings=few)
 
 
 class _Meeting(MemoryStore):
-    """A store at which, whenever it has given something, somebody else arrives."""
+    """A store at which another reader begins to wait whenever a pop has returned messages."""
 
     arrive: Callable[[], None] | None = None
 
     async def pop(self, request: c.Pop, /) -> c.Popped:
-        """Pop, and let somebody else begin to wait before the first one hears of it."""
+        """Pop, and let another reader begin to wait before the first one gets the reply."""
         popped = await super().pop(request)
         if popped.entries and self.arrive is not None:
             self.arrive()
@@ -118,45 +118,42 @@ class _Meetings(MemoryBackend):
         return _Meeting(self)
 
 
-def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the other half may hold more, nobody attends here, although another reader comes just then.
+async def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the remote store may hold more, no reader is registered here, although another one arrives just then.
 
-    Else senders would fill this half, too, and the channel would hold more than its capacity.
+    Otherwise senders would fill the local store too, and the channel would hold more than its capacity.
     """
     clock, rules = VirtualClock(), make_rules(capacity=4)
     here = MemoryBackend(rules, clock)
 
-    async def body() -> None:
-        async with ChannelLayer(rules, LocalAndRemote(here, _Meetings(rules, clock)), clock=clock) as layer:
-            for n in range(4):
-                await layer.send("jobs", {"n": n})
-            tasks: list[asyncio.Task[Message]] = []
-            both = asyncio.Event()
+    async with ChannelLayer(rules, LocalAndRemote(here, _Meetings(rules, clock)), clock=clock) as layer:
+        for n in range(4):
+            await layer.send("jobs", {"n": n})
+        tasks: list[asyncio.Task[Message]] = []
+        both = asyncio.Event()
 
-            def arrive() -> None:
-                if len(tasks) < 2:
-                    tasks.append(asyncio.create_task(layer.receive("jobs")))
-                if len(tasks) == 2:
-                    both.set()
+        def arrive() -> None:
+            if len(tasks) < 2:
+                tasks.append(asyncio.create_task(layer.receive("jobs")))
+            if len(tasks) == 2:
+                both.set()
 
-            monkeypatch.setattr(_Meeting, "arrive", staticmethod(arrive))
-            arrive()
-            await both.wait()
-            assert [(await task)["n"] for task in tasks] == [0, 1]
-            assert here.attending == {}
-            for n in (4, 5):
-                await layer.send("jobs", {"n": n})
-            with pytest.raises(ChannelFull):
-                await layer.send("jobs", {"n": 6})
-
-    asyncio.run(body())
+        monkeypatch.setattr(_Meeting, "arrive", staticmethod(arrive))
+        arrive()
+        await both.wait()
+        assert [(await task)["n"] for task in tasks] == [0, 1]
+        assert here.attending == {}
+        for n in (4, 5):
+            await layer.send("jobs", {"n": n})
+        with pytest.raises(ChannelFull):
+            await layer.send("jobs", {"n": 6})
 
 
 class _Held(MemoryStore):
-    """A store whose first flush does not begin until the one who asked for it has gone."""
+    """A store whose first flush does not begin before its caller has gone."""
 
     async def flush(self, request: c.Flush, /) -> c.Flushing:
-        """Flush, but not the first time."""
+        """Flush; the first time, wait until the caller has gone."""
         if not _Holding.flushing.is_set():
             _Holding.flushing.set()
             await asyncio.Event().wait()
@@ -171,39 +168,36 @@ class _Holding(MemoryBackend):
         return _Held(self)
 
 
-def test_a_flush_reaches_another_machine_though_its_work_moves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An owner does not say that it has applied a flush before that has been on its machine's half."""
+async def test_a_flush_reaches_another_machine_though_its_work_moves_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner does not acknowledge a flush before its machine's local store has been flushed."""
     clock, rules = VirtualClock(), make_rules()
     remote = MemoryBackend(rules, clock)
     local = _Holding(rules, clock)
     here, there = LocalAndRemote(MemoryBackend(rules, clock), remote), LocalAndRemote(local, remote)
 
-    async def body() -> None:
-        monkeypatch.setattr(_Holding, "flushing", asyncio.Event())
-        async with ChannelLayer(rules, here, clock=clock) as layer, ChannelLayer(rules, there, clock=clock) as owner:
-            await owner.new_channel()
-            waiting = asyncio.create_task(owner.receive("jobs"))
-            await eventually(lambda: is_true("jobs" in local.attending))
-            for number in range(2):  # to this machine's half
-                await owner.send("jobs", {"n": number})
-            assert await waiting == {"n": 0}
-            assert (await owner.statistics("jobs")).messages_pending == 1
-            flush = asyncio.create_task(layer.flush())
-            async with asyncio.timeout(10):
-                await _Holding.flushing.wait()
-            await owner.close_pools()
-            another = asyncio.create_task(owner.receive("another"))  # with it the background work begins again
-            async with asyncio.timeout(10):
-                await flush
-            another.cancel()
-            assert (await owner.statistics("jobs")).messages_pending == 0
-
-    asyncio.run(body())
+    monkeypatch.setattr(_Holding, "flushing", asyncio.Event())
+    async with ChannelLayer(rules, here, clock=clock) as layer, ChannelLayer(rules, there, clock=clock) as owner:
+        await owner.new_channel()
+        waiting = asyncio.create_task(owner.receive("jobs"))
+        await eventually(lambda: is_true("jobs" in local.attending))
+        for number in range(2):  # to the local store
+            await owner.send("jobs", {"n": number})
+        assert await waiting == {"n": 0}
+        assert (await owner.statistics("jobs")).messages_pending == 1
+        flush = asyncio.create_task(layer.flush())
+        async with asyncio.timeout(10):
+            await _Holding.flushing.wait()
+        await owner.close_pools()
+        another = asyncio.create_task(owner.receive("another"))  # with it the background work begins again
+        async with asyncio.timeout(10):
+            await flush
+        another.cancel()
+        assert (await owner.statistics("jobs")).messages_pending == 0
 
 
 @_on_three
 class TestStore(StoreSuite):
-    """The store of two: wake-ups, cancellation at every step, threads, what is left."""
+    """The store: wake-ups, cancellation at every step, threads, what is left."""
 
     counts_remains = True
 
@@ -214,18 +208,18 @@ class TestStore(StoreSuite):
         return both
 
     def remains(self, prefix: str) -> int:
-        """Count the records here, but for the counter of versions, which is one for ever, and the keys there."""
+        """Count the local records, without the counter of versions, which always exists, and the remote keys."""
         here = sum(not key.startswith(k.VERSION) for key in self.worlds.sweep(prefix))
         return here + len(self.deployment.keys(prefix))
 
 
 @_on_three
 class TestLayer(LayerSuite):
-    """The layer; event loops get stores of their own at once, or go through the I/O thread."""
+    """The layer, with a store for each event loop and through the I/O thread."""
 
     @pytest.fixture
     def make_layer(self, both: MakeStore, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> MakeLayer:
-        """Layers over both halves: with one host through the I/O thread, with three not."""
+        """Layers over both stores: through the I/O thread with one host, and not with three."""
         young = len(deployment.hosts) == 1
         monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0 if young else 0.0)
         return layers_over(both)

@@ -1,7 +1,7 @@
-"""A reader may be late: what it has read is applied long after it was sent, and means what it meant then.
+"""Entries that are applied long after they were read keep the meaning they had when they were sent.
 
-Loops are busy, machines are, and processes are stopped and go on. Whether a membership lasts, and since when, is told
-by the store's clock, not by the moment at which a marker is met.
+Event loops and machines are busy, and processes are suspended and resumed. The store's clock decides whether and since
+when a membership lasts, not the moment at which its marker is applied.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from channel_layer.ports import AsyncStore, Backend, Clock
 
 _PAUSES = (0.0, 0.0, 0.0, 0.002)
-"""Seconds, one of which is taken by chance."""
+"""Seconds; each read is delayed by one of these, chosen at random."""
 
 
 class LateStore(FaultyStore):
-    """Holds back what it has read, now and then.
+    """A store whose reads return late now and then.
 
     Args:
         backend: as for `FaultyStore`.
@@ -37,14 +37,14 @@ class LateStore(FaultyStore):
         self._random = backend.random
 
     async def read(self, request: c.Read, /) -> c.Batch:
-        """Read, and take a while to return."""
+        """Read, and return after a pause."""
         batch = await super().read(request)
         await asyncio.sleep(self._random.choice(_PAUSES))
         return batch
 
 
 class LateBackend(FaultyBackend):
-    """A backend whose readers are late."""
+    """A backend of such stores."""
 
     def open(self) -> LateStore:
         """Make a store for the running event loop."""
@@ -52,7 +52,7 @@ class LateBackend(FaultyBackend):
 
 
 def test_a_late_reader_keeps_every_promise() -> None:
-    """What was read before time passed, and is applied after it, ends a membership, or lets it last, as it should."""
+    """Entries that were read before time passed and are applied afterwards leave each membership in the right state."""
     memory = memory_stores()
 
     def make(rules: Rules, clock: Clock) -> Backend:

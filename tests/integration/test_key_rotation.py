@@ -1,4 +1,4 @@
-"""Keys are changed one process at a time, while messages flow: none is lost, none comes twice."""
+"""Keys are changed one process at a time while messages are sent: none is lost, none is received twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers import Deployment
 
 OLD, NEW = ("the key that was, of a good length", "the key that will be, of a good length")
 STEPS = ((OLD,), (OLD, NEW), (NEW, OLD), (NEW,))
-"""As the documentation says: added last, moved first, removed when nothing is left of the old one."""
+"""As documented: the new key is added last, then moved to the front; the old one goes when nothing needs it."""
 
 WORKERS = 3
 ENOUGH = 40
@@ -22,7 +22,7 @@ ENOUGH = 40
 
 @dataclass(frozen=True)
 class Work:
-    """What one process is to do."""
+    """The parameters of a process."""
 
     hosts: list[str]
     prefix: str
@@ -32,14 +32,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """What it has done."""
+    """The results of a process."""
 
     sent: int
     dropped: dict[str, int]
 
 
 async def work(child: AsyncChild, params: Work) -> Done:
-    """Send jobs and do the jobs of all, and tell a group of it, until the word comes to stop."""
+    """Send jobs, do jobs of all processes and send to a group, until told to stop."""
     sent = received = heard = 0
 
     async with RedisChannelLayer(
@@ -80,18 +80,18 @@ async def work(child: AsyncChild, params: Work) -> Done:
         done, _ = await asyncio.wait([word, *tasks], return_when=asyncio.FIRST_COMPLETED)
         assert done == {word}, [task.exception() for task in tasks if task.done()]
         for task in tasks:
-            task.cancel()  # a message that is being sent just now is sent, or not: it is not counted
+            task.cancel()  # a message that is just being sent may be sent or not: it is not counted
         await asyncio.gather(*tasks, return_exceptions=True)
         dropped = layer.counts().dropped
         return Done(sent, {str(reason): count for reason, count in dropped.items()})
 
 
 class _Fleet:
-    """Three workers at a time, and what all of them have done.
+    """Three workers at a time, and the results of all.
 
     Args:
         fleet: starts processes.
-        work: what they are to do, but for its name and its keys.
+        work: their parameters, except name and keys.
     """
 
     def __init__(self, fleet: Fleet, work: Work) -> None:
@@ -103,14 +103,14 @@ class _Fleet:
         self.dropped: Counter[str] = Counter()
 
     def start(self, keys: tuple[str, ...]) -> None:
-        """Start one more."""
+        """Start one more worker."""
         name = f"{len(self._live)} of {len(keys)} {keys[0]} {len(self.sent)}"
         worker = self._fleet.spawn(work, replace(self._work, keys=keys, name=name))
         worker.wait_ready()
         self._live.append((name, worker))
 
     def stop(self) -> None:
-        """Stop the oldest one."""
+        """Stop the oldest worker."""
         name, worker = self._live.pop(0)
         worker.go()
         done = worker.result()
@@ -119,21 +119,21 @@ class _Fleet:
         self._journals += worker.journal()
 
     def wait(self) -> None:
-        """Wait until each has sent, received and heard some more messages."""
+        """Wait until each worker has sent and received more jobs and group messages."""
         for _, worker in self._live:
             worker.wait_progress(worker.progress + ENOUGH)
 
     @property
     def done(self) -> Counter[str]:
-        """Jobs that were done, and how often."""
+        """How often each job was done."""
         return Counter([*self._journals, *(job for _, worker in self._live for job in worker.journal())])
 
 
 def test_a_rolling_change_of_keys_loses_nothing(one_host: Deployment, prefix: str) -> None:
-    """Three processes that send and receive all the time get new keys in three steps, and every job is done once."""
+    """Three processes that send and receive continuously get new keys in three steps, and every job is done once."""
 
     async def drain(due: set[str]) -> list[str]:
-        """Do what is left when all have stopped."""
+        """Receive the jobs that are left when all workers have stopped."""
         jobs: list[str] = []
         async with RedisChannelLayer(hosts=one_host.urls, prefix=prefix, symmetric_encryption_keys=STEPS[-1]) as layer:
             while due - set(jobs):
