@@ -121,8 +121,8 @@ def test_a_lost_connection_fails_what_is_in_flight() -> None:
         clock, rules = VirtualClock(), make_rules()
         store = FaultyBackend(MemoryBackend(rules, clock)).open()
         inbox = _inbox()
-        await store.claim(c.Claim(0, inbox, "g", "", ()))
-        read = asyncio.create_task(store.read(c.Read(0, inbox, "", 30.0)))
+        await store.execute(c.Claim(0, inbox, "g", "", ()))
+        read = asyncio.create_task(store.execute(c.Read(0, inbox, "", 30.0)))
         gone = asyncio.create_task(store.disconnected(0))
         await asyncio.sleep(0)
         store.cut()
@@ -130,7 +130,7 @@ def test_a_lost_connection_fails_what_is_in_flight() -> None:
             await read
         assert caught.value.retryable
         await gone
-        assert (await store.read(c.Read(0, inbox, "", 0.001))).entries == ()
+        assert (await store.execute(c.Read(0, inbox, "", 0.001))).entries == ()
         await store.aclose()
 
     run(body())

@@ -84,12 +84,12 @@ def test_what_is_put_back_after_a_flush_is_not_received(system: System, channel:
             await layer.send(channel, {"n": 1})
             taken: list[tuple[int, c.Entry]] = []
             for shard in layer._routes.shards(queue):
-                popped = await store.pop(c.Pop(shard, queue, 1, "me"))
+                popped = await store.execute(c.Pop(shard, queue, 1, "me"))
                 taken.extend((shard, entry) for entry in popped.entries)
             [(shard, entry)] = taken
             await other.flush()
             await other.send(channel, {"n": 2})
-            returned = await store.put_back(c.PutBack(shard, queue, (entry,)))
+            returned = await store.execute(c.PutBack(shard, queue, (entry,)))
             assert await receive_within(other, channel) == {"n": 2}
             assert await drain(other, channel) == []
             flushed = other.counts().dropped.get("flushed", 0)
@@ -110,8 +110,8 @@ def test_what_is_put_back_is_received_though_there_was_a_flush_before(system: Sy
             await layer.send("reply?x", {"n": 1})
             await layer.send("reply?x", {"n": 2})
             [shard] = layer._routes.shards(queue)
-            popped = await store.pop(c.Pop(shard, queue, 1, "me"))
-            assert await store.put_back(c.PutBack(shard, queue, popped.entries)) == c.Returned(expired=0, flushed=0)
+            popped = await store.execute(c.Pop(shard, queue, 1, "me"))
+            assert await store.execute(c.PutBack(shard, queue, popped.entries)) == c.Returned(expired=0, flushed=0)
             for n in (1, 2):
                 assert await receive_within(layer, "reply?x") == {"n": n}
             await store.aclose()

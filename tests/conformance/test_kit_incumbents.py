@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -21,7 +21,8 @@ from channel_layer import commands as c
 from channel_layer.config import Rules
 from channel_layer.domain import names, routing
 from channel_layer.domain.names import ChannelName, Kind, Queue
-from channel_layer.ports import Backend, Capabilities, Clock, perform
+from channel_layer.operations.steps import execute
+from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.testing import (
     LayerSuite,
     MakeLayer,
@@ -32,11 +33,12 @@ from channel_layer.testing import (
     run_async_conformance_test,
     run_layer_conformance_test,
 )
-from channel_layer.testing.suites.stores import StoreWorld
-from channel_layer.testing.suites.tools import World
+from channel_layer.testing.suites.stores import StoreEnvironment
+from channel_layer.testing.suites.tools import LayerEnvironment
 from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.servers import Deployment
 from tests.support.stores import halves, memory_stores, redis_stores, shared
+from tests.support.wrong_stores import ChecksThenPushes, wrong_stores
 
 pytestmark = pytest.mark.usefixtures("tidied")
 
@@ -65,13 +67,13 @@ def _is_found_by_machine(make_layer: MakeLayer) -> None:
         run_layer_conformance_test(make_layer, settings=_QUICK, patience=_PATIENCE)
 
 
-def _is_found_in_store(make: Callable[[Rules, Clock], Backend]) -> None:
+def _is_found_in_store(make_store: MakeStore) -> None:
     with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
-        run_async_conformance_test(shared(make), settings=_QUICK)
+        run_async_conformance_test(make_store, settings=_QUICK)
 
 
-def _world(kind: type[ChannelLayer]) -> World:
-    return World(_over(kind, memory_stores()), Capabilities(), _PATIENCE)
+def _env(kind: type[ChannelLayer]) -> LayerEnvironment:
+    return LayerEnvironment(_over(kind, memory_stores()), Capabilities(), _PATIENCE)
 
 
 class IdleTimeout(ChannelLayer):
@@ -86,7 +88,7 @@ class IdleTimeout(ChannelLayer):
 def test_a_receive_that_dies_of_idleness() -> None:
     """A driver's timeout that ends an idle receive() is found."""
     with pytest.raises((Violation, TimeoutError)):
-        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(_world(IdleTimeout))
+        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(_env(IdleTimeout))
 
 
 class RoutesByFullName(ChannelLayer):
@@ -97,7 +99,7 @@ class RoutesByFullName(ChannelLayer):
         name = ChannelName.parse(channel)
         shard = self._routes.ring.queue(Queue(name.name, Kind.INBOX))
         push = c.Push(shard, name, self._rules.capacity.of(channel), self._courier.codec.encode(message))
-        pushed = await self._run(perform(push))
+        pushed = await self._run(execute(push))
         if not pushed.accepted:
             raise ChannelFull(channel, push.capacity)
         self._desk.ledger.sent += 1
@@ -141,9 +143,9 @@ class _Backing(MemoryBackend):
 class _InFlight(MemoryStore):
     """Keeps what was popped until the next pop, for a reader that may have died; and gives it out again."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Take, and keep."""
-        popped = await super().pop(request)
+        popped = super().pop(request)
         kept: dict[str, tuple[c.Entry, ...]] = self._all.__dict__.setdefault("kept", {})
         again = kept.pop(request.queue.name, ())
         if request.count and popped.entries:
@@ -159,7 +161,7 @@ class InFlight(_Backing):
 
 def test_a_message_that_is_queued_again_behind_its_reader_s_back() -> None:
     """A list of messages in flight from which another worker is served is found, in the store and above it."""
-    _is_found_in_store(InFlight)
+    _is_found_in_store(shared(InFlight))
     _is_found_by_machine(layers_over(shared(InFlight)))
 
 
@@ -181,7 +183,7 @@ def test_what_is_in_flight_for_ever() -> None:
 
     suite = Suite()
     with pytest.raises(Violation):
-        suite.test_nothing_is_left_when_all_limits_have_passed(StoreWorld(make_store, _PATIENCE))
+        suite.test_nothing_is_left_when_all_limits_have_passed(StoreEnvironment(make_store, _PATIENCE))
 
 
 class SharedMutables(ChannelLayer):
@@ -207,29 +209,12 @@ def test_recipients_that_share_a_message() -> None:
     _is_found_by_machine(_over(SharedMutables, memory_stores()))
 
 
-class _ChecksFirst(MemoryStore):
-    """Looks how full a queue is, and then pushes."""
-
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        """Two steps."""
-        if await super().pending(c.Pending(request.shard, request.channel)) >= request.capacity:
-            return c.Pushed(accepted=False, expired=0)
-        await asyncio.sleep(0)
-        return await super().push(replace(request, capacity=1000))
-
-
-class ChecksFirst(_Backing):
-    """See the store."""
-
-    store: ClassVar[type[MemoryStore]] = _ChecksFirst
-
-
 def test_a_capacity_that_a_crowd_slips_past() -> None:
     """A check and a push that are two steps are found."""
-    _is_found_in_store(ChecksFirst)
-    world = World(layers_over(shared(ChecksFirst)), Capabilities(), _PATIENCE)
+    _is_found_in_store(wrong_stores(ChecksThenPushes))
+    env = LayerEnvironment(layers_over(wrong_stores(ChecksThenPushes)), Capabilities(), _PATIENCE)
     with pytest.raises(Violation):
-        LayerSuite().test_a_crowd_of_senders_gets_exactly_the_capacity(world)
+        LayerSuite().test_a_crowd_of_senders_gets_exactly_the_capacity(env)
 
 
 class FlushesByBeginning:
@@ -243,12 +228,12 @@ class FlushesByBeginning:
         worlds = self.worlds
 
         class Store(MemoryStore):
-            async def flush(self, request: c.Flush, /) -> c.Flushing:
+            def flush(self, request: c.Flush, /) -> c.Flushing:
                 """Flush the neighbours, too."""
                 for prefix, backend in worlds.items():
                     if prefix.startswith(rules.prefix[:-1]) and prefix != rules.prefix:
-                        await MemoryStore(backend).flush(request)
-                return await super().flush(request)
+                        MemoryStore(backend).flush(request)
+                return super().flush(request)
 
         class Neighbourly(_Backing):
             store: ClassVar[type[MemoryStore]] = Store
@@ -272,7 +257,7 @@ def test_names_that_are_matched_from_their_beginning_only(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(names, "_CHANNEL", Loose())
     with pytest.raises(Violation):
-        LayerSuite().test_names_that_are_none_are_refused(_world(ChannelLayer))
+        LayerSuite().test_names_that_are_none_are_refused(_env(ChannelLayer))
 
 
 class ForgetsItsPatterns(ChannelLayer):
@@ -286,7 +271,7 @@ class ForgetsItsPatterns(ChannelLayer):
 def test_patterns_that_have_no_effect() -> None:
     """A channel_capacity that is not heeded is found."""
     with pytest.raises(Violation):
-        LayerSuite().test_the_first_pattern_that_matches_decides(_world(ForgetsItsPatterns))
+        LayerSuite().test_the_first_pattern_that_matches_decides(_env(ForgetsItsPatterns))
 
 
 class _AfterTheOther(MemoryStore):
@@ -305,7 +290,9 @@ def test_a_wait_for_one_half_after_the_other() -> None:
     """A receive() that does not hear of a message here while it waits for one from elsewhere is found."""
     make_layer = _over(ChannelLayer, halves(shared(AfterTheOther), memory_stores()))
     with pytest.raises(Violation):
-        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(World(make_layer, Capabilities(), _PATIENCE))
+        LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(
+            LayerEnvironment(make_layer, Capabilities(), _PATIENCE)
+        )
 
 
 class LosesWithASibling(ChannelLayer):

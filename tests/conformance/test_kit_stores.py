@@ -8,14 +8,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from channel_layer.config import Rules
+from channel_layer.domain.names import ChannelName
 from channel_layer.ports import Backend, Capabilities, Clock
-from channel_layer.testing import MakeStore, Violation
+from channel_layer.testing import MakeStore, StoreSuite, Violation
+from channel_layer.testing.command_checks import command_types, example_commands
 from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from channel_layer.testing.suites.stores import StoreEnvironment
 from tests.support.servers import Deployment
 from tests.support.stores import blind_stores, memory_stores, redis_stores
 from tests.support.wrong_stores import (
     WRONG_STORES,
+    FailsAsAWhole,
+    LacksAHandler,
+    MixesOutcomesUp,
     OneTooMany,
+    RefusesACommand,
+    ThreadsLackAHandler,
     TwoForOne,
     WrongStore,
     simple_stores,
@@ -70,7 +78,33 @@ def test_a_simple_store_is_judged_by_what_it_can_do() -> None:
     run_conformance_test(simple_stores(WrongStore), capabilities=none)
 
 
+def test_there_is_an_example_of_every_command() -> None:
+    """So that none is left out when a store is asked whether it handles all of them."""
+    examples = example_commands(ChannelName.parse("specific.me!a"))
+    assert {type(command) for command in examples} == command_types()
+    assert command_types()
+    assert len(examples) == len(command_types())
+
+
 # -- wrong ones --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (LacksAHandler, "A store handles every command[^$]*execute.. of Prune"),
+        (RefusesACommand, "A store handles every command[^$]*execute.. of Touch[^$]*because the store has leases"),
+        (ThreadsLackAHandler, "A store handles every command[^$]*blocking store of Acknowledge"),
+        (MixesOutcomesUp, "one outcome for each command"),
+        (FailsAsAWhole, "one outcome for each command"),
+    ],
+)
+def test_a_command_without_a_handler_is_named(kind: type[WrongStore], message: str) -> None:
+    """A store that does not handle a command is told which; and so is one that mixes up what came of several."""
+    with pytest.raises(Violation, match=message):
+        run_async_conformance_test(wrong_stores(kind), settings=FIRST)
+    with pytest.raises(Violation, match=message):
+        StoreSuite().test_every_command_is_handled(StoreEnvironment(wrong_stores(kind), 20.0))
 
 
 @pytest.mark.parametrize("kind", WRONG_STORES, ids=lambda kind: kind.__name__)

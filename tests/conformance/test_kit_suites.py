@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
@@ -19,12 +21,14 @@ from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.runtime.wakeups import Receiver
 from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing import LayerSuite, StoreSuite, Violation
-from channel_layer.testing.suites.stores import StoreWorld
-from channel_layer.testing.suites.tools import World
+from channel_layer.testing.suites.stores import StoreEnvironment
+from channel_layer.testing.suites.tools import LayerEnvironment
 from tests.support.stores import memory_stores
 from tests.support.wrong_stores import WrongBackend, WrongStore, wrong_stores
 
 pytestmark = pytest.mark.usefixtures("tidied")
+
+R = TypeVar("R")
 
 _PATIENCE = 0.3
 
@@ -59,51 +63,52 @@ class CallsNobodyElse(WrongStore):
 class LosesWhenCancelled(WrongStore):
     """May be cancelled after it has taken something."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    async def execute(self, command: c.Command[R], /) -> R:
         """Take, then wait for a moment."""
-        popped = await super().pop(request)
-        await asyncio.sleep(0)
-        return popped
+        reply = await super().execute(command)
+        if isinstance(reply, c.Popped):
+            await asyncio.sleep(0)
+        return reply
 
 
 class ForgetsToPutBack(WrongStore):
     """May be cancelled before it has put anything back."""
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        """Wait for a moment first."""
-        await asyncio.sleep(0)
-        return await super().put_back(request)
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Wait for a moment before anything is put back."""
+        kind = type(command)
+        if kind is c.PutBack:
+            await asyncio.sleep(0)
+        return await super().execute(command)
 
 
 class GoesOn(WrongStore):
     """Does not let itself be cancelled, whatever it does."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    async def execute(self, command: c.Command[R], /) -> R:
         """Push, come what may."""
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            return await super().push(request)
-        return await super().push(request)
+        kind = type(command)
+        if kind is c.Push:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        return await super().execute(command)
 
 
 class DeafReader(WrongStore):
     """Looks into an inbox once in a while."""
 
-    async def read(self, request: c.Read, /) -> c.Batch:
-        """Sleep, and look then."""
-        batch = await super().read(replace(request, block=0.0))
-        if not batch.entries:
+    async def _wait_for_entries(self, request: c.Read) -> None:
+        """Sleep if there is nothing."""
+        if not self.read(request).entries:
             await asyncio.sleep(request.block)
-        return batch
 
 
 class ChangesBytes(WrongStore):
     """Takes a payload for text."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push what can be read."""
-        return await super().push(replace(request, payload=request.payload.decode("ascii", "replace").encode()))
+        return super().push(replace(request, payload=request.payload.decode("ascii", "replace").encode()))
 
 
 class ClosesOnce(WrongStore):
@@ -121,16 +126,16 @@ class ClosesOnce(WrongStore):
 class LivesInOneLoop(WrongStore):
     """Belongs to the event loop in which it was first used."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push, at home."""
         loops: list[asyncio.AbstractEventLoop] = self.world.__dict__.setdefault("loops", [])
         loops.append(asyncio.get_running_loop())
         if loops[0] is not loops[-1]:
             raise StoreError("Event loop is closed", retryable=False, outcome="not_sent")
-        return await super().push(request)
+        return super().push(request)
 
 
-_CAUGHT: dict[type[WrongStore], Callable[[StoreSuite, StoreWorld], None]] = {
+_CAUGHT: dict[type[WrongStore], Callable[[StoreSuite, StoreEnvironment], None]] = {
     Deaf: StoreSuite.test_a_wait_is_woken_by_its_own_queue,
     CallsNobodyElse: StoreSuite.test_a_cancelled_wait_passes_its_call_on,
     LosesWhenCancelled: StoreSuite.test_a_pop_that_is_cancelled_loses_nothing,
@@ -147,13 +152,13 @@ _CAUGHT: dict[type[WrongStore], Callable[[StoreSuite, StoreWorld], None]] = {
 def test_a_wrong_store_is_caught(wrong: type[WrongStore]) -> None:
     """A store that breaks one promise fails the test that is about it."""
     with pytest.raises((Violation, StoreError)):
-        _CAUGHT[wrong](StoreSuite(), StoreWorld(wrong_stores(wrong), _PATIENCE))
+        _CAUGHT[wrong](StoreSuite(), StoreEnvironment(wrong_stores(wrong), _PATIENCE))
 
 
 @pytest.mark.parametrize("test", set(_CAUGHT.values()), ids=lambda test: test.__name__)
-def test_a_right_store_is_not(test: Callable[[StoreSuite, StoreWorld], None]) -> None:
+def test_a_right_store_is_not(test: Callable[[StoreSuite, StoreEnvironment], None]) -> None:
     """The store that all of these are made of passes each of the tests."""
-    test(StoreSuite(), StoreWorld(wrong_stores(WrongStore), 20.0))
+    test(StoreSuite(), StoreEnvironment(wrong_stores(WrongStore), 20.0))
 
 
 class Reconnecting(StoreSuite):
@@ -176,9 +181,9 @@ class Reconnecting(StoreSuite):
 class NotesWhatItGives(WrongStore):
     """Remembers the last messages that were taken, as if it did not know whether they have arrived."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Take and remember."""
-        popped = await super().pop(request)
+        popped = super().pop(request)
         if popped.entries:
             self.world.__dict__["given"] = (request.queue.name, popped.entries)
         return popped
@@ -208,12 +213,12 @@ def test_a_message_that_comes_twice_after_a_reconnect_is_caught(twice: bool) -> 
         return backends[-1]
 
     suite = Reconnecting(backends, again)
-    world = StoreWorld(make_breakable, 1.0 if twice else 20.0)
+    env = StoreEnvironment(make_breakable, 1.0 if twice else 20.0)
     if twice:
         with pytest.raises((Violation, KeyError)):
-            suite.test_lost_connections_lose_no_message(world)
+            suite.test_lost_connections_lose_no_message(env)
     else:
-        suite.test_lost_connections_lose_no_message(world)
+        suite.test_lost_connections_lose_no_message(env)
 
 
 class ForgetsItsEnd(ChannelLayer):
@@ -232,7 +237,9 @@ def test_a_layer_that_does_not_end_is_caught() -> None:
 
     make_store = memory_stores()
     with pytest.raises(Violation):
-        LayerSuite().test_the_end_of_a_layer_gives_everything_up(World(make_layer, Capabilities(), _PATIENCE))
+        LayerSuite().test_the_end_of_a_layer_gives_everything_up(
+            LayerEnvironment(make_layer, Capabilities(), _PATIENCE)
+        )
 
 
 def test_every_test_of_the_suites_is_about_something_else() -> None:

@@ -132,8 +132,8 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
                 await layer.send("jobs", {"n": n})  # on each host in turn
             tap = Tap(queue, layer._rules.capacity, layer._desk.ledger)
             for shard in shards:
-                popped = await store.pop(c.Pop(shard, queue, 1, "me"))
-                await store.put_back(c.PutBack(shard, queue, ()))  # there is a connection
+                popped = await store.execute(c.Pop(shard, queue, 1, "me"))
+                await store.execute(c.PutBack(shard, queue, ()))  # there is a connection
                 for entry in popped.entries:
                     _, payload = read_message(entry.frame)
                     tap.box("jobs", 0.0).put(Item(layer._clock.now() + 60, payload, "", (shard, entry)))
@@ -168,7 +168,7 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
                 assert host is not None
                 await other.send("jobs", {"n": steps})
                 for shard in range(redis_system.shards):
-                    popped = await host._store.pop(c.Pop(shard, queue, 1, "me"))
+                    popped = await host._store.execute(c.Pop(shard, queue, 1, "me"))
                     for entry in popped.entries:
                         _, payload = read_message(entry.frame)
                         box = layer._desk.taps["jobs"].box("jobs", 0.0)

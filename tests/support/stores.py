@@ -85,7 +85,7 @@ class IPCWorlds:
 
     async def _ask(self, backend: IPCBackend) -> None:
         async with aclosing(backend.open()) as store:
-            await store.alive(c.Alive(0, ()))
+            await store.execute(c.Alive(0, ()))
 
     def close(self) -> None:
         """Leave all worlds."""

@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.config import Rules
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.domain.rates import Rates
-from channel_layer.ports import Clock, SimpleStore
+from channel_layer.errors import StoreError
+from channel_layer.ports import Capabilities, Clock, SimpleStore
+from channel_layer.stores.wrapper import unsupported
 from channel_layer.testing import MakeSimpleStore, MakeStore
-from channel_layer_memory._store import MemoryBackend, MemoryStore
+from channel_layer_memory._store import MemoryBackend, MemoryBlockingStore, MemoryStore
 from tests.support.stores import shared
 
 __all__ = (
     "WRONG_STORES",
+    "ChecksThenPushes",
     "DropsWhenAsked",
+    "FailsAsAWhole",
+    "LacksAHandler",
+    "MixesOutcomesUp",
     "OneTooMany",
+    "RefusesACommand",
+    "ThreadsLackAHandler",
+    "TwoForOne",
     "WrongBackend",
     "WrongStore",
     "simple_stores",
@@ -47,6 +56,7 @@ class WrongBackend(MemoryBackend):
     def __init__(self, kind: type[WrongStore], worlds: dict[str, WrongBackend], rules: Rules, clock: Clock) -> None:
         super().__init__(rules, clock)
         self.kind = kind
+        self.capabilities = kind.capabilities
         self.worlds = worlds
         worlds[rules.prefix] = self
 
@@ -54,14 +64,24 @@ class WrongBackend(MemoryBackend):
         """Make a wrong store."""
         return self.kind(self)
 
+    def open_blocking(self) -> MemoryBlockingStore:
+        """Make one for threads."""
+        return self.open().for_threads()
+
 
 class WrongStore(MemoryStore):
     """What all of them share; right by itself."""
+
+    capabilities: ClassVar[Capabilities] = MemoryBackend.capabilities
 
     def __init__(self, backend: WrongBackend) -> None:
         super().__init__(backend)
         self.world = backend
         self.rules = backend.rules
+
+    def for_threads(self) -> MemoryBlockingStore:
+        """Return this store for threads."""
+        return MemoryBlockingStore(self)
 
     @contextlib.contextmanager
     def under(self, rules: Rules) -> Generator[None]:
@@ -81,42 +101,131 @@ class WrongStore(MemoryStore):
         return self._minted(queue.name) is not None
 
 
+# -- the vocabulary ----------------------------------------------------------------------------------------------
+
+
+class LacksAHandler(WrongStore):
+    """Fails for a command that it does not know."""
+
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out any command but one."""
+        kind = type(command)
+        if kind is c.Prune:
+            raise KeyError(kind)
+        return await super().execute(command)
+
+
+class RefusesACommand(WrongStore):
+    """Does not support a command for which its capabilities are enough."""
+
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out any command but one."""
+        kind = type(command)
+        if kind is c.Touch:
+            raise unsupported(command)
+        return await super().execute(command)
+
+
+class _LacksAHandler(MemoryBlockingStore):
+    def execute(self, command: c.Command[R], /) -> R:
+        kind = type(command)
+        if kind is c.Acknowledge:
+            raise unsupported(command)
+        return super().execute(command)
+
+
+class ThreadsLackAHandler(WrongStore):
+    """Carries out in threads all but one of the commands."""
+
+    def for_threads(self) -> MemoryBlockingStore:
+        """Return the same store for threads, but for one command."""
+        return _LacksAHandler(self)
+
+
+class MixesOutcomesUp(WrongStore):
+    """Returns what came of several commands in another order."""
+
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands."""
+        return (await super().execute_many(commands))[::-1]
+
+
+class FailsAsAWhole(WrongStore):
+    """Raises what one of several commands fails with, in the place of all outcomes."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(attends=False)
+
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command, if it is supported."""
+        kind = type(command)
+        if kind is c.Unattended:
+            raise unsupported(command)
+        return await super().execute(command)
+
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands, and fail if one of them does."""
+        outcomes = await super().execute_many(commands)
+        for outcome in outcomes:
+            if isinstance(outcome, StoreError):
+                raise outcome
+        return outcomes
+
+
 # -- messages ----------------------------------------------------------------------------------------------------
 
 
 class OneTooMany(WrongStore):
     """Takes one message more than the capacity."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        return await super().push(replace(request, capacity=request.capacity + 1))
+        return super().push(replace(request, capacity=request.capacity + 1))
 
 
 class TwoForOne(WrongStore):
     """Takes two messages where only one may wait."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        return await super().push(replace(request, capacity=max(2, request.capacity)))
+        return super().push(replace(request, capacity=max(2, request.capacity)))
 
 
 class ChecksThenPushes(WrongStore):
     """Looks whether there is room, and pushes a moment later."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        """Push."""
-        if len(self.entries(request.channel.queue)) >= request.capacity or self.has_owner(request.channel.queue):
-            return await super().push(request)
-        await asyncio.sleep(0)
-        return await super().push(replace(request, capacity=1000))
+    def __init__(self, backend: WrongBackend) -> None:
+        super().__init__(backend)
+        self.checked: list[c.Push] = []
+
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command, a push in two steps."""
+        if self.has_room(command):
+            await asyncio.sleep(0)
+        return await super().execute(command)
+
+    def has_room(self, command: c.Command[object]) -> bool:
+        """Whether this is a push, and may be carried out whatever comes between."""
+        if not isinstance(command, c.Push) or self.has_owner(command.channel.queue):
+            return False
+        if len(self.entries(command.channel.queue)) >= command.capacity:
+            return False
+        self.checked.append(command)
+        return True
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        """Push, without another look if there was one."""
+        if request in self.checked:
+            self.checked.remove(request)
+            return super().push(replace(request, capacity=1000))
+        return super().push(request)
 
 
 class LastFirst(WrongStore):
     """Pops the newest message first."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        popped = await super().pop(replace(request, count=0))
+        popped = super().pop(replace(request, count=0))
         if popped.minted or popped.held_for is not None:
             return popped
         entries = self.entries(request.queue)
@@ -129,37 +238,37 @@ class LastFirst(WrongStore):
 class PopsTheOld(WrongStore):
     """Pops messages that are too old."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         with self.under(replace(self.rules, expiry=_LONG)):
-            return await super().pop(request)
+            return super().pop(request)
 
 
 class CountsTheOld(WrongStore):
     """Counts messages that are too old against the capacity."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
         if request.to_member:
-            return await super().push(request)
+            return super().push(request)
         with self.under(replace(self.rules, expiry=_LONG)):
-            return await super().push(request)
+            return super().push(request)
 
 
 class DropsUncounted(WrongStore):
     """Drops messages that are too old without a word."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return replace(await super().pop(request), expired=0)
+        return replace(super().pop(request), expired=0)
 
 
 class DropsWhenAsked(WrongStore):
     """Loses a message when it is asked for none."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        popped = await super().pop(request)
+        popped = super().pop(request)
         entries = self.entries(request.queue)
         if not request.count and entries and popped.held_for is None and not popped.minted:
             entries.popleft()
@@ -177,24 +286,24 @@ class WholeSeconds(WrongStore):
 class IgnoresCase(WrongStore):
     """Takes names that differ only in case for the same."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
         queue = request.channel.queue
         channel = replace(request.channel, queue=replace(queue, name=queue.name.lower()))
-        return await super().push(replace(request, channel=channel))
+        return super().push(replace(request, channel=channel))
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return await super().pop(replace(request, queue=replace(request.queue, name=request.queue.name.lower())))
+        return super().pop(replace(request, queue=replace(request.queue, name=request.queue.name.lower())))
 
 
 class PutsBackBehind(WrongStore):
     """Puts messages back at the tail of their queue."""
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
         """Put back."""
         before = len(self.entries(request.queue))
-        returned = await super().put_back(request)
+        returned = super().put_back(request)
         entries = self.entries(request.queue)
         entries.rotate(before - len(entries))
         return returned
@@ -203,19 +312,19 @@ class PutsBackBehind(WrongStore):
 class PutsBackAnew(WrongStore):
     """Gives messages that are put back a new stamp."""
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
         """Put back."""
         entries = tuple(replace(entry, stamp=self._now()) for entry in request.entries)
-        return await super().put_back(replace(request, entries=entries))
+        return super().put_back(replace(request, entries=entries))
 
 
 class PutsBackTheFlushed(WrongStore):
     """Lets messages in again that were popped before a flush."""
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
         """Put back."""
         self.world.flushed_at = 0.0
-        return await super().put_back(request)
+        return super().put_back(request)
 
 
 class PopsTwice(WrongStore):
@@ -227,13 +336,13 @@ class PopsTwice(WrongStore):
         super().__init__(backend)
         self.popped = {}
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         held = self.popped.setdefault(request.queue.name, [])
         for entry in [entry for entry in held if entry.stamp + self.rules.expiry / 2 <= self._now()]:
             held.remove(entry)
             self.entries(request.queue).appendleft(entry)
-        popped = await super().pop(request)
+        popped = super().pop(request)
         held.extend(popped.entries)
         return popped
 
@@ -241,41 +350,41 @@ class PopsTwice(WrongStore):
 class FullNames(WrongStore):
     """Keeps messages by the full name of their channel, where nobody who reads the inbox finds them."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
         name = request.channel.name
         if request.channel.queue.kind is Kind.INBOX and not self.has_owner(request.channel.queue):
-            return await super().push(replace(request, channel=ChannelName(name, Queue(name, Kind.INBOX))))
-        return await super().push(request)
+            return super().push(replace(request, channel=ChannelName(name, Queue(name, Kind.INBOX))))
+        return super().push(request)
 
 
 class StandsStill(WrongStore):
     """Tells the time by a clock that is not moved with the others."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        popped = await super().pop(request)
+        popped = super().pop(request)
         return replace(popped, now=popped.now - self.world.clock.offset)
 
 
 class CountsAllPending(WrongStore):
     """Counts what waits in the queue, whomever it is for."""
 
-    async def pending(self, request: c.Pending, /) -> int:
+    def pending(self, request: c.Pending, /) -> int:
         """Count."""
         if self.has_owner(request.channel.queue):
-            return await super().pending(request)
+            return super().pending(request)
         return len(self.entries(request.channel.queue))
 
 
 class CountsAlikeNames(WrongStore):
     """Counts for a channel what waits in a minted inbox for others whose names begin like its own."""
 
-    async def pending(self, request: c.Pending, /) -> int:
+    def pending(self, request: c.Pending, /) -> int:
         """Count."""
         inbox = self._minted(request.channel.queue.name)
         if inbox is None:
-            return await super().pending(request)
+            return super().pending(request)
         name = request.channel.name.encode()
         return sum(frame[:1] == b"m" and frame[2:].startswith(name) for _, _, frame in inbox.entries)
 
@@ -286,53 +395,53 @@ class CountsAlikeNames(WrongStore):
 class ReportsTwice(WrongStore):
     """Counts what a process reports twice."""
 
-    async def report(self, request: c.Report, /) -> None:
+    def report(self, request: c.Report, /) -> None:
         """Report."""
-        await super().report(request)
-        await super().report(request)
+        super().report(request)
+        super().report(request)
 
 
 class ForgetsTheNameless(WrongStore):
     """Adds up what is reported of queues, and forgets those whose names are not told."""
 
-    async def report(self, request: c.Report, /) -> None:
+    def report(self, request: c.Report, /) -> None:
         """Report."""
         messages, refused = sum(each.messages for each in request.counts), sum(each.refused for each in request.counts)
-        await super().report(replace(request, messages=messages, refused=refused))
+        super().report(replace(request, messages=messages, refused=refused))
 
 
 class CountsForEver(WrongStore):
     """Takes all that was ever reported for what was reported lately."""
 
-    async def reported(self, request: c.Reported, /) -> Rates:
+    def reported(self, request: c.Reported, /) -> Rates:
         """Tell."""
-        rates = await super().reported(request)
+        rates = super().reported(request)
         return replace(rates, lately=rates.messages, refused_lately=rates.refused)
 
 
 class OneCountForAll(WrongStore):
     """Tells of every queue what was reported of all."""
 
-    async def reported(self, request: c.Reported, /) -> Rates:
+    def reported(self, request: c.Reported, /) -> Rates:
         """Tell."""
-        return await super().reported(replace(request, queue=None))
+        return super().reported(replace(request, queue=None))
 
 
 class SurveysTheOld(WrongStore):
     """Takes messages that are too old for some that wait."""
 
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         """Survey."""
         with self.under(replace(self.rules, expiry=_LONG)):
-            return await super().survey(request)
+            return super().survey(request)
 
 
 class SurveysTheYoungest(WrongStore):
     """Tells how long the youngest message has waited."""
 
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         """Survey."""
-        surveyed = await super().survey(request)
+        surveyed = super().survey(request)
         line = self.entries(request.channel.queue) if request.channel is not None else None
         return replace(surveyed, oldest=self._now() - line[-1].stamp) if line else surveyed
 
@@ -340,20 +449,20 @@ class SurveysTheYoungest(WrongStore):
 class SurveysTheRead(WrongStore):
     """Takes messages that an owner has read, and nobody received, for ones that do not wait."""
 
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
         """Survey."""
         if request.channel is None or not self.has_owner(request.channel.queue):
-            return await super().survey(request)
-        return c.Surveyed(await self.pending(c.Pending(request.shard, request.channel)), None)
+            return super().survey(request)
+        return c.Surveyed(self.pending(c.Pending(request.shard, request.channel)), None)
 
 
 class TwoReaders(WrongStore):
     """Lets two claimants read one inbox at once."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         self.world.claims.clear()
-        return await super().pop(request)
+        return super().pop(request)
 
 
 class EndlessClaim(WrongStore):
@@ -363,24 +472,24 @@ class EndlessClaim(WrongStore):
         super().__init__(backend)
         self._lease = _LONG
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        popped = await super().pop(request)
+        popped = super().pop(request)
         return popped if popped.held_for is None else replace(popped, held_for=1.5 * self.rules.expiry)
 
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.Claim, /) -> c.Claimed:
         """Claim, with a lease that ends."""
         self._lease = 1.5 * self.rules.expiry
         try:
-            return await super().claim(request)
+            return super().claim(request)
         finally:
             self._lease = _LONG
 
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
+    def renew(self, request: c.Renew, /) -> c.Renewed:
         """Renew a lease that ends."""
         self._lease = 1.5 * self.rules.expiry
         try:
-            return await super().renew(request)
+            return super().renew(request)
         finally:
             self._lease = _LONG
 
@@ -392,7 +501,7 @@ class Inherits(WrongStore):
         super().__init__(backend)
         self.last: dict[str, tuple[str, tuple[c.Entry, ...]]] = backend.__dict__.setdefault("last", {})
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         name = request.queue.name
         claim = self.world.claims.get(name)
@@ -400,7 +509,7 @@ class Inherits(WrongStore):
         free = claim is None or claim[1] <= self._now()
         if request.queue.kind is Kind.INBOX and free and predecessor != request.claimant:
             self.entries(request.queue).extendleft(reversed(entries))
-        popped = await super().pop(request)
+        popped = super().pop(request)
         if popped.entries:
             self.last[name] = request.claimant, popped.entries
         return popped
@@ -412,17 +521,17 @@ class Inherits(WrongStore):
 class ForgivesNobody(WrongStore):
     """Does not forget that a member has let a message expire."""
 
-    async def forgive(self, request: c.Forgive, /) -> None:
+    def forgive(self, request: c.Forgive, /) -> None:
         """Forgive."""
 
 
 class LapsesReaders(WrongStore):
     """Takes a member that reads for one that lets its messages expire."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         noted = dict(self.world.unread)
-        popped = await super().pop(request)
+        popped = super().pop(request)
         self.world.unread.update(noted)
         return popped
 
@@ -430,9 +539,9 @@ class LapsesReaders(WrongStore):
 class LapsesNobody(WrongStore):
     """Says that it notes which members let messages expire, and does not."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        return await super().push(replace(request, to_member=False))
+        return super().push(replace(request, to_member=False))
 
 
 # -- flush -------------------------------------------------------------------------------------------------------
@@ -441,21 +550,21 @@ class LapsesNobody(WrongStore):
 class FlushesNeighbours(WrongStore):
     """Flushes every prefix that begins like its own."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
         for prefix, world in self.world.worlds.items():
             if prefix.startswith(self.rules.prefix) and world is not self.world:
                 world.lines.clear()
-        return await super().flush(request)
+        return super().flush(request)
 
 
 class KeepsGroups(WrongStore):
     """Leaves the groups when it flushes."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
         groups = dict(self.world.groups)
-        flushing = await super().flush(request)
+        flushing = super().flush(request)
         self.world.groups.update(groups)
         return flushing
 
@@ -463,9 +572,9 @@ class KeepsGroups(WrongStore):
 class FlushesSilently(WrongStore):
     """Puts no flush marker into the inboxes that it empties."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
-        flushing = await super().flush(request)
+        flushing = super().flush(request)
         for name in flushing.inboxes:
             self.world.inboxes[name].entries.clear()
         return flushing
@@ -474,10 +583,10 @@ class FlushesSilently(WrongStore):
 class SparesTheDead(WrongStore):
     """Leaves, when it flushes, what waits in inboxes whose lease has ended, for owners who may come back."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
         spared = {name: list(inbox.entries) for name, inbox in self.world.inboxes.items() if self._minted(name) is None}
-        flushing = await super().flush(request)
+        flushing = super().flush(request)
         for name, entries in spared.items():
             inbox = self.world.inboxes[name]
             inbox.entries.clear()
@@ -488,7 +597,7 @@ class SparesTheDead(WrongStore):
 class AwaitsNobody(WrongStore):
     """Says at once that every inbox has acknowledged a flush."""
 
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         """Say."""
         del request
         return ()
@@ -504,11 +613,11 @@ class EndlessLease(WrongStore):
         super().__init__(backend)
         self._lease = _LONG
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop, with a claim that ends."""
         self._lease = 1.5 * self.rules.expiry
         try:
-            return await super().pop(request)
+            return super().pop(request)
         finally:
             self._lease = _LONG
 
@@ -524,57 +633,57 @@ class HalfALease(WrongStore):
 class SharedPlaces(WrongStore):
     """Counts the whole minted inbox against the capacity of one channel."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
         inbox = self._minted(request.channel.queue.name)
         if inbox is not None and sum(inbox.unread.values()) >= request.capacity:
             return c.Pushed(accepted=False, expired=0)
-        return await super().push(request)
+        return super().push(request)
 
 
 class GivesBackTwice(WrongStore):
     """Counts places again when the same request comes again."""
 
-    async def give_back(self, request: c.GiveBack, /) -> None:
+    def give_back(self, request: c.GiveBack, /) -> None:
         """Give back."""
         inbox = self._minted(request.inbox.name)
         if inbox is not None:
             inbox.serial = 0
-        await super().give_back(request)
+        super().give_back(request)
 
 
 class GivesBackTheFlushed(WrongStore):
     """Counts places of an older generation."""
 
-    async def give_back(self, request: c.GiveBack, /) -> None:
+    def give_back(self, request: c.GiveBack, /) -> None:
         """Give back."""
         inbox = self._minted(request.inbox.name)
-        await super().give_back(request if inbox is None else replace(request, generation=inbox.generation))
+        super().give_back(request if inbox is None else replace(request, generation=inbox.generation))
 
 
 class ForgetsTheHeld(WrongStore):
     """Forgets, when a lease is taken again, what the owner holds unread."""
 
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.Claim, /) -> c.Claimed:
         """Claim."""
-        return await super().claim(replace(request, held=()))
+        return super().claim(replace(request, held=()))
 
 
 class LeavesBehind(WrongStore):
     """Leaves behind what was sent to an inbox before it had an owner."""
 
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.Claim, /) -> c.Claimed:
         """Claim."""
         self.world.lines.pop(request.inbox.name, None)
-        return await super().claim(request)
+        return super().claim(request)
 
 
 class ReadsOnce(WrongStore):
     """Lets go of entries when they are read, so that a read cannot be repeated."""
 
-    async def read(self, request: c.Read, /) -> c.Batch:
+    def read(self, request: c.Read, /) -> c.Batch:
         """Read."""
-        batch = await super().read(request)
+        batch = super().read(request)
         inbox = self.world.inboxes.get(request.inbox.name)
         if inbox is not None:
             inbox.entries.clear()
@@ -584,22 +693,22 @@ class ReadsOnce(WrongStore):
 class OneFullForAll(WrongStore):
     """Delivers a group message to nobody if one inbox is full."""
 
-    async def publish(self, request: c.Publish, /) -> c.Published:
+    def publish(self, request: c.Publish, /) -> c.Published:
         """Publish."""
         group = self.world.groups.get(request.group.name)
         inboxes = [self._minted(name) for name in group.inboxes] if group is not None else []
         if any(inbox is not None and len(inbox.entries) >= self.rules.inbox_capacity for inbox in inboxes):
             with self.under(replace(self.rules, inbox_capacity=0)):
-                return await super().publish(request)
-        return await super().publish(request)
+                return super().publish(request)
+        return super().publish(request)
 
 
 class ForgetsRiders(WrongStore):
     """Delivers a group message without the names of the members that the owner did not add."""
 
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
+    def deliver(self, request: c.Deliver, /) -> c.Delivery:
         """Deliver."""
-        return await super().deliver(replace(request, riders=()))
+        return super().deliver(replace(request, riders=()))
 
 
 # -- groups ------------------------------------------------------------------------------------------------------
@@ -621,14 +730,14 @@ class JoinsTwice(WrongStore):
         super().__init__(backend)
         self.joined: list[tuple[str, str]] = []
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
         self.joined.append((request.group.name, request.channel.name))
-        return await super().join(request)
+        return super().join(request)
 
-    async def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.Roster:
         """List the members."""
-        roster = await super().members(request)
+        roster = super().members(request)
         others = [name for name in roster.others for _ in range(self.joined.count((request.group.name, name)))]
         return replace(roster, others=tuple(others) or roster.others)
 
@@ -636,11 +745,11 @@ class JoinsTwice(WrongStore):
 class NeverRefreshes(WrongStore):
     """Lets a membership end a ``group_expiry`` after the first joining, whatever came after it."""
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
         group = self._group(request.group, self._now())
         joined = group.others.get(request.channel.name) if group is not None else None
-        changed = await super().join(request)
+        changed = super().join(request)
         group = self.world.groups[request.group.name] if changed.applied else None
         if group is not None and joined is not None and request.channel.name in group.others:
             group.others[request.channel.name] = joined
@@ -650,18 +759,18 @@ class NeverRefreshes(WrongStore):
 class RestoresTheLeft(WrongStore):
     """Lets a member come back that has left, when its owner announces it again."""
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
         self.world.left.pop((request.group.name, request.channel.name), None)
-        return await super().join(request)
+        return super().join(request)
 
 
 class JoinsUnmarked(WrongStore):
     """Says that the marker of a joining is in the inbox, and puts none."""
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
-        changed = await super().join(replace(request, mark=False))
+        changed = super().join(replace(request, mark=False))
         marked = request.mark and changed.owned and self.has_owner(request.channel.queue)
         return replace(changed, marked=marked)
 
@@ -669,37 +778,37 @@ class JoinsUnmarked(WrongStore):
 class TakesFromOwners(WrongStore):
     """Lets a stranger who adds a member take it from its owner."""
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
         group = self.world.groups.get(request.group.name)
         if group is not None and not request.owned:
             group.owned.pop(request.channel.name, None)
-        return await super().join(request)
+        return super().join(request)
 
 
 class TidiesTooMuch(WrongStore):
     """Removes for its owner a channel that has joined again since he looked."""
 
-    async def leave(self, request: c.Leave, /) -> c.Changed:
+    def leave(self, request: c.Leave, /) -> c.Changed:
         """Leave."""
-        return await super().leave(request if request.latest is None else replace(request, latest=2**62))
+        return super().leave(request if request.latest is None else replace(request, latest=2**62))
 
 
 class PrunesWhoCameBack(WrongStore):
     """Prunes the members of an inbox that one of them has joined from since."""
 
-    async def prune(self, request: c.Prune, /) -> None:
+    def prune(self, request: c.Prune, /) -> None:
         """Prune."""
-        await super().prune(replace(request, version=2**62 if request.inboxes else request.version))
+        super().prune(replace(request, version=2**62 if request.inboxes else request.version))
 
 
 class StaysTheSame(WrongStore):
     """Tells a version that does not grow when a member joins again."""
 
-    async def join(self, request: c.Join, /) -> c.Changed:
+    def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
         version = self.world.version
-        changed = await super().join(request)
+        changed = super().join(request)
         if changed.applied and version:
             self.world.version = version
         return replace(changed, version=self.world.version)
@@ -711,67 +820,67 @@ class StaysTheSame(WrongStore):
 class PushesToNobody(WrongStore):
     """Takes a message although nobody attends."""
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
+    def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        return await super().push(replace(request, if_attended=False))
+        return super().push(replace(request, if_attended=False))
 
 
 class NotesNobody(WrongStore):
     """Does not note who attends."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return await super().pop(replace(request, attend=0.0))
+        return super().pop(replace(request, attend=0.0))
 
 
 class AttendsForEver(WrongStore):
     """Does not see when somebody's time is over."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return await super().pop(replace(request, attend=_LONG if request.attend else 0.0))
+        return super().pop(replace(request, attend=_LONG if request.attend else 0.0))
 
 
 class AttendsOnce(WrongStore):
     """Does not let somebody who attends go on."""
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
+    def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         noted = self._all.attending.get(request.queue.name, {})
-        return await super().pop(replace(request, attend=0.0) if request.claimant in noted else request)
+        return super().pop(replace(request, attend=0.0) if request.claimant in noted else request)
 
 
 class KeepsWhoGoes(WrongStore):
     """Takes somebody to attend who has said that he does not."""
 
-    async def unclaim(self, request: c.Unclaim, /) -> None:
+    def unclaim(self, request: c.Unclaim, /) -> None:
         """Unclaim."""
         if request.inbox.kind is Kind.INBOX:
-            await super().unclaim(request)
+            super().unclaim(request)
 
 
 class DismissesAll(WrongStore):
     """Takes nobody to attend when one of them has gone."""
 
-    async def unclaim(self, request: c.Unclaim, /) -> None:
+    def unclaim(self, request: c.Unclaim, /) -> None:
         """Unclaim."""
         self._all.attending.pop(request.inbox.name, None)
-        await super().unclaim(request)
+        super().unclaim(request)
 
 
 class FlushesAttendants(WrongStore):
     """Forgets who attends when everything is flushed."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
+    def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
         self._all.attending.clear()
-        return await super().flush(request)
+        return super().flush(request)
 
 
 class ForgetsTheStranded(WrongStore):
     """Does not say what nobody attends to."""
 
-    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         """Say."""
         return ()
 
@@ -779,7 +888,7 @@ class ForgetsTheStranded(WrongStore):
 class TakesFromAttendants(WrongStore):
     """Says of queues that somebody attends to them that nobody does."""
 
-    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         """Say."""
         return tuple(name for name, line in self._all.lines.items() if line.entries)
 
@@ -794,41 +903,31 @@ class _Simple:
         self._store = store
 
     def push(self, request: c.Push, /) -> c.Pushed:
-        return _done(self._store.push(request))
+        return self._store.push(request)
 
     def pop(self, request: c.Pop, /) -> c.Popped:
-        return _done(self._store.pop(request))
+        return self._store.pop(request)
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return _done(self._store.put_back(request))
+        return self._store.put_back(request)
 
     def pending(self, request: c.Pending, /) -> int:
-        return _done(self._store.pending(request))
+        return self._store.pending(request)
 
     def join(self, request: c.Join, /) -> None:
-        _done(self._store.join(request))
+        self._store.join(request)
 
     def leave(self, request: c.Leave, /) -> None:
-        _done(self._store.leave(request))
+        self._store.leave(request)
 
     def members(self, request: c.Members, /) -> c.Roster:
-        return _done(self._store.members(request))
+        return self._store.members(request)
 
     def flush(self, request: c.Flush, /) -> int:
-        return _done(self._store.flush(request)).dropped
+        return self._store.flush(request).dropped
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _done(work: Coroutine[object, object, R]) -> R:
-    """Return the result of what awaits nothing."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    raise RuntimeError("this call does not end at once")
 
 
 def wrong_stores(kind: type[WrongStore]) -> MakeStore:
@@ -849,6 +948,11 @@ def simple_stores(kind: type[WrongStore]) -> MakeSimpleStore:
 
 
 WRONG_STORES: tuple[type[WrongStore], ...] = (
+    LacksAHandler,
+    RefusesACommand,
+    ThreadsLackAHandler,
+    MixesOutcomesUp,
+    FailsAsAWhole,
     PushesToNobody,
     NotesNobody,
     AttendsForEver,

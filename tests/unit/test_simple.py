@@ -85,7 +85,7 @@ def test_every_call_is_made_in_one_thread_which_is_not_the_loop_s() -> None:
 
     async def body() -> None:
         store = SimpleBackend(make, "here").open()
-        await asyncio.gather(*(store.push(_PUSH) for _ in range(20)))
+        await asyncio.gather(*(store.execute(_PUSH) for _ in range(20)))
         await store.aclose()
         await store.aclose()
 
@@ -117,7 +117,7 @@ def test_a_pop_that_has_begun_brings_its_messages_though_its_caller_is_cancelled
         brought = list[c.Popped]()
 
         async def pop() -> None:
-            brought.append(await store.pop(_POP))
+            brought.append(await store.execute(_POP))
 
         task = asyncio.create_task(pop())
         await asyncio.to_thread(simple.begun.wait)
@@ -139,9 +139,9 @@ def test_a_push_whose_caller_is_cancelled_ends_at_once_and_is_carried_out() -> N
 
     async def body() -> None:
         store = SimpleBackend(lambda: simple, "here").open()
-        pop = asyncio.create_task(store.pop(_POP))
+        pop = asyncio.ensure_future(store.execute(_POP))
         await asyncio.to_thread(simple.begun.wait)
-        push = asyncio.create_task(store.push(_PUSH))
+        push = asyncio.ensure_future(store.execute(_PUSH))
         await asyncio.sleep(0)
         push.cancel()
         await asyncio.wait([push])
@@ -166,7 +166,7 @@ def test_a_closed_store_refuses_to_work() -> None:
         await store.aclose()
         await gone
         with pytest.raises(StoreError) as caught:
-            await store.push(_PUSH)
+            await store.execute(_PUSH)
         assert caught.value.outcome == "not_sent"
 
     asyncio.run(body(), debug=True)
@@ -187,7 +187,7 @@ def test_looks_become_rarer_until_something_comes(monkeypatch: pytest.MonkeyPatc
         for _ in range(9):
             await store.wait(c.Wait(0, _JOBS, 25.0))
         await store.wait(c.Wait(0, _JOBS, 0.05))  # never longer than it was asked to
-        await store.push(_PUSH)
+        await store.execute(_PUSH)
         await store.wait(c.Wait(0, _JOBS, 25.0))
         monkeypatch.undo()
         await store.aclose()

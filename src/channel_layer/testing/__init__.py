@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer.ports import Capabilities
 from channel_layer.stores.faults import Faults, FaultyBackend
-from channel_layer.testing.layer_machine import run_layer_conformance_test
-from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
-from channel_layer.testing.threads import blocking_layers, blocking_stores
-from channel_layer.testing.worlds import (
+from channel_layer.testing.factories import (
     MakeLayer,
     MakeSimpleStore,
     MakeStore,
@@ -24,6 +21,9 @@ from channel_layer.testing.worlds import (
     layers_over,
     make_rules,
 )
+from channel_layer.testing.layer_machine import run_layer_conformance_test
+from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from channel_layer.testing.threads import blocking_layers, blocking_stores
 
 if TYPE_CHECKING:
     from channel_layer.testing.suites import LayerSuite, StoreSuite

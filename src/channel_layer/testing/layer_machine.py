@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from channel_layer.errors import ChannelFull, StoreError
 from channel_layer.ports import Capabilities
-from channel_layer.testing.worlds import Violation, VirtualClock, make_rules
+from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from channel_layer.config import ChannelPattern
     from channel_layer.domain.frames import Message
     from channel_layer.layer import ChannelLayer
-    from channel_layer.testing.worlds import MakeLayer
+    from channel_layer.testing.factories import MakeLayer
 
 __all__ = ("LayerMachine", "run_layer_conformance_test")
 

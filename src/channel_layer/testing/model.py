@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
-from channel_layer.testing.worlds import Violation
+from channel_layer.testing.factories import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

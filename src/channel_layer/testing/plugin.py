@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from channel_layer.testing.factories import VirtualClock, fresh_prefix
 from channel_layer.testing.servers import NoSuchServer, RedisServer
-from channel_layer.testing.worlds import VirtualClock, fresh_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Generator

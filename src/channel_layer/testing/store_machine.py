@@ -25,15 +25,16 @@ from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
 from channel_layer.stores.simple import SimpleBackend
+from channel_layer.testing.command_checks import check_blocking_commands, check_commands
+from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
 from channel_layer.testing.model import GUARD, Facts, Model, Span, Unclear, describe
-from channel_layer.testing.worlds import Violation, VirtualClock, fresh_prefix, make_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from channel_layer.config import Rules
-    from channel_layer.ports import AsyncStore, Backend, Capabilities, Clock
-    from channel_layer.testing.worlds import MakeSimpleStore, MakeStore
+    from channel_layer.ports import Backend, Capabilities, Clock, Store
+    from channel_layer.testing.factories import MakeSimpleStore, MakeStore
 
 __all__ = ("StoreMachine", "run_async_conformance_test", "run_conformance_test")
 
@@ -232,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.failed = False
         self.script: list[object] | None = None
         """What was done, if Hypothesis does not write it down."""
-        self.stores: list[AsyncStore] = []
+        self.stores: list[Store] = []
         self.runner: asyncio.Runner | None = None
 
     @property
@@ -308,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
         worlds = (prefixes[0], *prefixes)
         self.backends: list[Backend] = [self.make_store(rules(prefix), self.clock) for prefix in worlds]
         self.stores = self.loop.run_until_complete(_open(self.backends))
-        self.neighbour: AsyncStore = self.stores[2]
+        self.neighbour: Store = self.stores[2]
         self.tally.examples += 1
         self.began: float = time.monotonic()
         self.inert = False
@@ -782,7 +783,7 @@ class StoreMachine(RuleBasedStateMachine):
         after = owner.after if again else owner.position
         block = 0.2 if model.waits(inbox, after) else 0.001
         request = c.Read(shard, owner.queue, after, block)
-        reply, at = self.ask_to_read(self.turn(), request)
+        reply, at = self.ask(request)
         model.read(request, reply, at)
         known = owner.batch if again else 0
         if len(reply.entries) >= known:
@@ -1153,7 +1154,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.leases:
             inbox = self.neighbours_channel().queue
             read = c.Read(shard, inbox, "", 0.2)
-            batch, at = self.ask_to_read(self.neighbour, read)
+            batch, at = self.ask_neighbour(read)
             model.read(read, batch, at)
             release = c.Release(shard, inbox)
             waited, at = self.ask_neighbour(release)
@@ -1301,8 +1302,8 @@ class StoreMachine(RuleBasedStateMachine):
             for shard in range(self.traits.shards):
                 if self.leases and shard < self.traits.homes:
                     for owner in self.owners.values():
-                        await store.release(c.Release(shard, owner.queue))
-                await store.flush(c.Flush(shard, "end"))
+                        await store.execute(c.Release(shard, owner.queue))
+                await store.execute(c.Flush(shard, "end"))
 
     # -- asking
 
@@ -1325,30 +1326,20 @@ class StoreMachine(RuleBasedStateMachine):
 
     def ask(self, request: c.Command[R]) -> tuple[R, Span]:
         """Ask one of the two processes' stores; return its reply and when it was carried out."""
-        return self.ask_store(self.turn(), request, request.on_async)
+        return self.ask_store(self.turn(), request)
 
     def ask_neighbour(self, request: c.Command[R]) -> tuple[R, Span]:
         """Ask the neighbour's store."""
-        return self.ask_store(self.neighbour, request, request.on_async)
+        return self.ask_store(self.neighbour, request)
 
-    def ask_to_read(self, store: AsyncStore, request: c.Read) -> tuple[c.Batch, Span]:
-        """Ask a store to read."""
-        return self.ask_store(store, request, lambda store: store.read(request))
-
-    def turn(self) -> AsyncStore:
+    def turn(self) -> Store:
         """Return the store of one process, and the next time that of the other one."""
         self.asked += 1
         return self.stores[self.asked % 2]
 
-    def ask_store(
-        self, store: AsyncStore, request: object, call: Callable[[AsyncStore], Awaitable[R]]
-    ) -> tuple[R, Span]:
+    def ask_store(self, store: Store, request: c.Command[R]) -> tuple[R, Span]:
         """Ask, and write it down."""
-
-        async def asked() -> R:
-            return await call(store)
-
-        reply, at = self.timed(asked())
+        reply, at = self.timed(_execute(store, request))
         who = ("one process", "the other", "the neighbour")[self.stores.index(store)]
         self.say(_Line(who, request, reply))
         return reply, at
@@ -1357,7 +1348,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Ask both processes' stores at once, by turns."""
 
         async def asked() -> list[R]:
-            calls = [request.on_async(self.stores[place % 2]) for place, request in enumerate(requests)]
+            calls = [self.stores[place % 2].execute(request) for place, request in enumerate(requests)]
             return await asyncio.gather(*calls)
 
         replies, at = self.timed(asked())
@@ -1386,16 +1377,20 @@ class StoreMachine(RuleBasedStateMachine):
         return reply, at
 
 
-async def _open(backends: Sequence[Backend]) -> list[AsyncStore]:
+async def _execute(store: Store, command: c.Command[R]) -> R:
+    return await store.execute(command)
+
+
+async def _open(backends: Sequence[Backend]) -> list[Store]:
     """Open a store of each, with its connections."""
     stores = [backend.open() for backend in backends]
     for store, backend in zip(stores, backends, strict=True):
         for shard in range(len(backend.identities)):
-            await store.incarnation(shard)
+            await store.run_id(shard)
     return stores
 
 
-async def _close(stores: Sequence[AsyncStore]) -> None:
+async def _close(stores: Sequence[Store]) -> None:
     for store in stores:
         await store.aclose()
 
@@ -1417,6 +1412,7 @@ async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Trait
     identities = backend.identities
     if not identities or len(set(identities)) < len(identities):
         raise Violation(f"A store has one or more shards, whose identities are all different: {identities}")
+    await _check_commands(make_store, declared)
     store = backend.open()
     try:
         tenure = _Tenure(store, leases=declared.leases)
@@ -1430,16 +1426,28 @@ async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Trait
     return _Traits(declared, len(identities), leases_move=not minted, claims_move=not claimed)
 
 
-async def _leave(store: AsyncStore) -> None:
+async def _check_commands(make_store: MakeStore, declared: Capabilities) -> None:
+    """See that a store, and its blocking half, handle every command."""
+    backend = make_store(make_rules(), VirtualClock())
+    store, blocking = backend.open(), backend.open_blocking()
+    try:
+        await check_commands(store, declared)
+        check_blocking_commands(blocking, declared)
+    finally:
+        blocking.close()
+        await store.aclose()
+
+
+async def _leave(store: Store) -> None:
     with contextlib.suppress(StoreError):
-        await store.flush(c.Flush(0, "end"))
+        await store.execute(c.Flush(0, "end"))
     await store.aclose()
 
 
 class _Tenure:
     """A minted inbox and one that somebody else has claimed, and who has them."""
 
-    def __init__(self, store: AsyncStore, *, leases: bool) -> None:
+    def __init__(self, store: Store, *, leases: bool) -> None:
         self._store = store
         self._leases = leases
         self._minted = Queue("specific.me!", Kind.INBOX)
@@ -1447,14 +1455,14 @@ class _Tenure:
 
     async def begin(self) -> None:
         """Take both."""
-        await self._store.pop(c.Pop(0, self._claimed, 0, "anna"))
+        await self._store.execute(c.Pop(0, self._claimed, 0, "anna"))
         if self._leases:
-            await self._store.claim(c.Claim(0, self._minted, "generation-0", "", ()))
+            await self._store.execute(c.Claim(0, self._minted, "generation-0", "", ()))
 
     async def look(self) -> tuple[bool, bool]:
         """Return whether the first still lives, and whether the second is still held."""
-        popped = await self._store.pop(c.Pop(0, self._claimed, 0, "ben"))
-        alive = await self._store.alive(c.Alive(0, (self._minted,))) if self._leases else (False,)
+        popped = await self._store.execute(c.Pop(0, self._claimed, 0, "ben"))
+        alive = await self._store.execute(c.Alive(0, (self._minted,))) if self._leases else (False,)
         return alive == (True,), popped.held_for is not None
 
 
@@ -1463,7 +1471,7 @@ async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: 
     lease = 1.5 * _SHORT
     store = make_store(make_rules(expiry=_SHORT), VirtualClock()).open()
     try:
-        await store.incarnation(0)
+        await store.run_id(0)
         tenure = _Tenure(store, leases=declared.leases)
         sent = time.monotonic()
         await tenure.begin()
@@ -1711,9 +1719,10 @@ def run_async_conformance_test(
 ) -> None:
     """Judge a store: do anything with it, and compare every reply with what the contract says.
 
-    First come some short acts that are always the same; then a state machine does what chance says. Needs no pytest,
-    and never sleeps. How many examples there are, and whether they are the same each time, is decided by the Hypothesis
-    settings. If a lease of this store does not end when the clock is moved, a short one is watched until it does.
+    First every command is asked once, and several at once. Then come some short acts that are always the same, then a
+    state machine does what chance says. Needs no pytest, and never sleeps. How many examples there are, and whether
+    they are the same each time, is decided by the Hypothesis settings. If a lease of this store does not end when the
+    clock is moved, a short one is watched until it does.
 
     Args:
         make_store: makes one process's way to the store.

@@ -12,41 +12,39 @@ import contextlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.errors import StoreError
 from channel_layer.layer import ChannelLayer
-from channel_layer.stores.wrapper import Front
+from channel_layer.stores.wrapper import StoreWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from channel_layer.config import Rules
     from channel_layer.domain.frames import Message
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.rates import Rates
-    from channel_layer.ports import AsyncStore, Backend, BlockingStore, Clock
-    from channel_layer.testing.worlds import MakeLayer, MakeStore
+    from channel_layer.errors import StoreError
+    from channel_layer.ports import Backend, BlockingStore, Clock, Store
+    from channel_layer.testing.factories import MakeLayer, MakeStore
 
 __all__ = ("BlockingFront", "blocking_layers", "blocking_stores")
 
 R = TypeVar("R")
 
-_NOT_LENT: Final = (c.Pop, c.PutBack)
-"""What is not asked of a loan: it takes messages out of a queue, or puts them back."""
+_ASYNC_ONLY: Final = (c.Read,)
+"""Commands that a blocking store does not support."""
 
 _SLICE_SECONDS = 0.05
 """Seconds that one blocking receive() waits; a receiver that was cancelled is gone after as long."""
 
 
-def blocking_stores(make_store: MakeStore, *, lent: bool = False) -> MakeStore:
+def blocking_stores(make_store: MakeStore) -> MakeStore:
     """Return a factory of backends whose stores answer through their blocking halves.
 
     Args:
         make_store: makes the backends.
-        lent: they answer through what those lend to event loops (`BlockingStore.lend`), as far as that goes.
     """
 
     def make(rules: Rules, clock: Clock) -> Backend:
-        return BlockingFront(make_store(rules, clock), lent=lent)
+        return BlockingFront(make_store(rules, clock))
 
     return make
 
@@ -72,21 +70,12 @@ def blocking_layers(make_store: MakeStore, *, mixed: bool = False) -> MakeLayer:
 # -- stores ------------------------------------------------------------------------------------------------------
 
 
-class BlockingFront(Front):
-    """A backend whose stores answer through the blocking half of the one behind, as far as that goes.
+class BlockingFront(StoreWrapper):
+    """A backend whose stores answer through the blocking half of the one behind, as far as that goes."""
 
-    Args:
-        backend: the one behind.
-        lent: what that lends to event loops is used, too.
-    """
-
-    def __init__(self, backend: Backend, *, lent: bool = False) -> None:
-        super().__init__(backend)
-        self._kind = _LentAsAsync if lent else _BlockingAsAsync
-
-    def open(self) -> AsyncStore:
+    def open(self) -> Store:
         """Make a store for the running event loop."""
-        return self._kind(self._backend.open(), self._backend.open_blocking())
+        return _BlockingAsAsync(self._backend.open(), self._backend.open_blocking())
 
     def open_blocking(self) -> BlockingStore:
         """Make a store for the threads of this process."""
@@ -94,38 +83,35 @@ class BlockingFront(Front):
 
 
 class _BlockingAsAsync:
-    """The store port over a blocking store; what that cannot do is asked of an asynchronous one.
+    """The store port over a blocking store; what that does not support is asked of an asynchronous one.
 
     It holds up the event loop for the time of each request: a judge has nothing else to do.
     """
 
-    def __init__(self, store: AsyncStore, blocking: BlockingStore) -> None:
+    def __init__(self, store: Store, blocking: BlockingStore) -> None:
         self._store = store
         self._blocking = blocking
         self._claimants: dict[Queue, str] = {}
 
-    # -- messages
+    async def execute(self, command: c.Command[R], /) -> R:
+        if type(command) in _ASYNC_ONLY:
+            return await self._store.execute(command)
+        self._note_claimant(command)
+        return self._blocking.execute(command)
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        return await self._ask(request)
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        for command in commands:
+            self._note_claimant(command)
+        return self._blocking.execute_many(commands)
 
-    async def forgive(self, request: c.Forgive, /) -> None:
-        await self._ask(request)
-
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        self._claimants[request.queue] = request.claimant
-        return await self._ask(request)
-
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return await self._ask(request)
-
-    async def unclaim(self, request: c.Unclaim, /) -> None:
-        await self._ask(request)
+    def _note_claimant(self, command: c.Command[object]) -> None:
+        if isinstance(command, c.Pop):
+            self._claimants[command.queue] = command.claimant
 
     async def wait(self, request: c.Wait, /) -> None:
         loop, queue = asyncio.get_running_loop(), request.queue
         readable = loop.create_future()
-        waiting = self._blocking.waiting(c.WaitAny(request.shard, (queue,), request.block))
+        waiting = self._blocking.wait(c.WaitAny(request.shard, (queue,), request.block))
         descriptors = [descriptor for descriptor in waiting.descriptors if descriptor >= 0]
         served = False
         try:
@@ -140,84 +126,10 @@ class _BlockingAsAsync:
                 loop.remove_reader(descriptor)
             if waiting.end() and not served:
                 claimant = self._claimants.get(queue, "nobody")
-                self._blocking.pop(c.Pop(request.shard, queue, 0, claimant))
+                self._blocking.execute(c.Pop(request.shard, queue, 0, claimant))
 
-    async def unattended(self, request: c.Unattended, /) -> tuple[str, ...]:
-        return await self._ask(request)
-
-    async def report(self, request: c.Report, /) -> None:
-        await self._ask(request)
-
-    async def reported(self, request: c.Reported, /) -> Rates:
-        return await self._ask(request)
-
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return await self._ask(request)
-
-    async def pending(self, request: c.Pending, /) -> int:
-        return await self._ask(request)
-
-    # -- minted inboxes
-
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
-        return await self._store.claim(request)
-
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
-        return await self._store.renew(request)
-
-    async def release(self, request: c.Release, /) -> int:
-        return await self._store.release(request)
-
-    async def read(self, request: c.Read, /) -> c.Batch:
-        return await self._store.read(request)
-
-    async def give_back(self, request: c.GiveBack, /) -> None:
-        await self._ask(request)
-
-    async def mark(self, request: c.Mark, /) -> bool:
-        return await self._ask(request)
-
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return await self._ask(request)
-
-    # -- groups
-
-    async def join(self, request: c.Join, /) -> c.Changed:
-        return await self._ask(request)
-
-    async def leave(self, request: c.Leave, /) -> c.Changed:
-        return await self._ask(request)
-
-    async def publish(self, request: c.Publish, /) -> c.Published:
-        return await self._ask(request)
-
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return await self._ask(request)
-
-    async def prune(self, request: c.Prune, /) -> None:
-        await self._ask(request)
-
-    async def members(self, request: c.Members, /) -> c.Roster:
-        return await self._ask(request)
-
-    async def touch(self, request: c.Touch, /) -> None:
-        await self._store.touch(request)
-
-    # -- flush
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        return await self._ask(request)
-
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return await self._ask(request)
-
-    async def acknowledge(self, request: c.Acknowledge, /) -> None:
-        await self._store.acknowledge(request)
-
-    # -- connections
-
-    async def incarnation(self, shard: int, /) -> str:
-        return await self._store.incarnation(shard)
+    async def run_id(self, shard: int, /) -> str:
+        return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
         await self._store.disconnected(shard)
@@ -225,26 +137,6 @@ class _BlockingAsAsync:
     async def aclose(self) -> None:
         self._blocking.close()
         await self._store.aclose()
-
-    async def _ask(self, request: c.BlockingCommand[R]) -> R:
-        return request.on_blocking(self._blocking)
-
-
-class _LentAsAsync(_BlockingAsAsync):
-    """The same over what a blocking store lends; what may not be asked of that, or if it lends nothing, is as above."""
-
-    async def _ask(self, request: c.BlockingCommand[R]) -> R:
-        loan = None if type(request) in _NOT_LENT else self._blocking.lend()
-        if loan is None:
-            return await super()._ask(request)
-        try:
-            (outcome,) = await loan.together([request])
-        finally:
-            if (rest := loan.end()) is not None:
-                await rest
-        if isinstance(outcome, StoreError):
-            raise outcome
-        return outcome
 
 
 def _finish(future: asyncio.Future[None]) -> None:
@@ -305,5 +197,5 @@ async def _in_thread(call: Callable[[], R]) -> R:
 
 
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = _BlockingAsAsync
+    _fits: type[Store] = _BlockingAsAsync
     _fits_too: type[Backend] = BlockingFront

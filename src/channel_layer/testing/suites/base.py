@@ -1,4 +1,4 @@
-"""What every part of the suite for layers is built on: the factory, what the store can do, a world for each test."""
+"""What every part of the suite for layers is built on: the factory, the capabilities, an environment for each test."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from channel_layer.ports import Capabilities
-from channel_layer.testing.suites.tools import World, fixture_from
+from channel_layer.testing.suites.tools import LayerEnvironment, fixture_from
 
 if TYPE_CHECKING:
-    from channel_layer.testing.worlds import MakeLayer
+    from channel_layer.testing.factories import MakeLayer
 
 __all__ = ("LayerTests",)
 
@@ -34,6 +34,6 @@ class LayerTests:
         fixture_from(cls, "make_layer")
 
     @pytest.fixture
-    def world(self, make_layer: MakeLayer) -> World:
+    def env(self, make_layer: MakeLayer) -> LayerEnvironment:
         """A store of this test's own, and layers over it."""
-        return World(make_layer, self.capabilities, self.patience)
+        return LayerEnvironment(make_layer, self.capabilities, self.patience)

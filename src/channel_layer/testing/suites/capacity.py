@@ -10,9 +10,18 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from channel_layer.testing.factories import Violation
 from channel_layer.testing.suites.base import LayerTests
-from channel_layer.testing.suites.tools import World, at_once, drain, expect, fails_with, run, send_patiently, sends
-from channel_layer.testing.worlds import Violation
+from channel_layer.testing.suites.tools import (
+    LayerEnvironment,
+    at_once,
+    drain,
+    expect,
+    fails_with,
+    run,
+    send_patiently,
+    sends,
+)
 
 if TYPE_CHECKING:
     from channel_layer.config import ChannelPattern
@@ -39,7 +48,7 @@ async def _burst(layer: ChannelLayer, channel: str, senders: int) -> int:
 class CapacityTests(LayerTests):
     """How much a channel takes."""
 
-    def test_a_crowd_of_senders_gets_exactly_the_capacity(self, world: World) -> None:
+    def test_a_crowd_of_senders_gets_exactly_the_capacity(self, env: LayerEnvironment) -> None:
         """Of 200 concurrent sends from 4 layers in as many threads, 10 are accepted; when k are received, k more.
 
         On a normal channel (spread over all hosts), a single-reader one, one of an inbox that nobody owns, and one
@@ -48,20 +57,20 @@ class CapacityTests(LayerTests):
         capacity, crowd, senders = 10, 4, 50
 
         async def body() -> None:
-            layers = [world.layer(capacity=capacity) for _ in range(crowd)]
+            layers = [env.layer(capacity=capacity) for _ in range(crowd)]
 
             def burst(channel: str) -> int:
                 return sum(at_once(crowd, lambda place: asyncio.run(_burst(layers[place], channel, senders))))
 
-            async with world.layer(capacity=capacity) as reader:
+            async with env.layer(capacity=capacity) as reader:
                 for channel in ("jobs", "reply?x", "unread!x", await reader.new_channel()):
                     asked = f"{crowd * senders} concurrent sends to {channel}, capacity {capacity}"
                     expect(await asyncio.to_thread(burst, channel), capacity, _EXACT, asked)
                     for received in (3, capacity):
-                        await world.numbers(reader, channel, received)
+                        await env.numbers(reader, channel, received)
                         accepted = await asyncio.to_thread(burst, channel)
                         while accepted < received:  # places come back in batches: a burst may be refused too often
-                            await world.soon(send_patiently(reader, channel, {"n": 0}), "places come back")
+                            await env.soon(send_patiently(reader, channel, {"n": 0}), "places come back")
                             accepted += 1
                         accepted += await asyncio.to_thread(burst, channel)
                         expect(accepted, received, _EXACT, f"{asked}, after {received} were received")
@@ -70,23 +79,23 @@ class CapacityTests(LayerTests):
 
         run(body())
 
-    def test_a_small_capacity_holds_however_the_channel_is_spread(self, world: World) -> None:
+    def test_a_small_capacity_holds_however_the_channel_is_spread(self, env: LayerEnvironment) -> None:
         """A normal channel takes its capacity exactly, though that may be less than there are hosts."""
 
-        async def use(world: World, capacity: int) -> None:
-            async with world.layer(capacity=capacity) as one, world.layer(capacity=capacity) as two:
+        async def use(env: LayerEnvironment, capacity: int) -> None:
+            async with env.layer(capacity=capacity) as one, env.layer(capacity=capacity) as two:
                 expect(await _fill(one, "jobs"), capacity, _EXACT, f"messages to jobs, capacity {capacity}")
                 expect(await sends(two, "jobs"), False, _EXACT, "one more from another process")
                 for _ in range(2 * capacity):  # whichever host it comes from, its share is what the next one gets
-                    await world.number(two, "jobs")
+                    await env.number(two, "jobs")
                     expect(await sends(one, "jobs"), True, "a place that is free can be taken", "one after a receive()")
                     expect(await sends(one, "jobs"), False, _EXACT, "one more")
                 expect(len(await drain(two, "jobs")), capacity, _EXACT, "receive() until nothing comes")
 
         for capacity in (1, 2, 3, 4, 7):
-            run(use(world.beside(), capacity))
+            run(use(env.beside(), capacity))
 
-    def test_the_first_pattern_that_matches_decides(self, world: World) -> None:
+    def test_the_first_pattern_that_matches_decides(self, env: LayerEnvironment) -> None:
         """channel_capacity is tried in its order, on every kind of channel; what matches nothing has the default."""
         patterns: OrderedDict[ChannelPattern, int] = OrderedDict()
         patterns["http.*"] = 3
@@ -95,7 +104,7 @@ class CapacityTests(LayerTests):
         patterns["*!*"] = 5
 
         async def body() -> None:
-            async with world.layer(capacity=2, channel_capacity=patterns) as layer, world.layer() as owner:
+            async with env.layer(capacity=2, channel_capacity=patterns) as layer, env.layer() as owner:
                 capacities = {"http.request": 3, "http": 4, "reply?x": 4, "big!x": 6, "a.http": 2, "small!x": 5}
                 capacities[await owner.new_channel("http.owned")] = 3
                 capacities[await owner.new_channel("owned")] = 5
@@ -105,49 +114,49 @@ class CapacityTests(LayerTests):
 
         run(body())
 
-    def test_an_inbox_that_nobody_owns_is_one_queue(self, world: World) -> None:
+    def test_an_inbox_that_nobody_owns_is_one_queue(self, env: LayerEnvironment) -> None:
         """Channels of an inbox without a minting owner share their places: each may fill them, none exceed its own."""
         rule = "an inbox that nobody owns holds the capacity of the channel sent to"
 
         async def body() -> None:
-            async with world.layer(capacity=5, channel_capacity={"inbox!large": 8}) as sender:
+            async with env.layer(capacity=5, channel_capacity={"inbox!large": 8}) as sender:
                 for channel, places in {"inbox!a": 5, "inbox!b": 0, "inbox!large": 3}.items():
                     expect(await _fill(sender, channel), places, rule, f"messages to {channel}, after its siblings'")
-                expect(await world.numbers(sender, "inbox!a", 5), [0, 1, 2, 3, 4], rule, "receive() from inbox!a")
-                expect(await world.numbers(sender, "inbox!large", 3), [0, 1, 2], rule, "receive() from inbox!large")
+                expect(await env.numbers(sender, "inbox!a", 5), [0, 1, 2, 3, 4], rule, "receive() from inbox!a")
+                expect(await env.numbers(sender, "inbox!large", 3), [0, 1, 2], rule, "receive() from inbox!large")
 
         run(body())
 
-    def test_channels_of_an_owned_inbox_have_places_of_their_own(self, world: World) -> None:
+    def test_channels_of_an_owned_inbox_have_places_of_their_own(self, env: LayerEnvironment) -> None:
         """However full its siblings are, each channel of a process takes its own capacity of direct messages.
 
         Without leases all channels of one new_channel() prefix share it.
         """
 
         async def body() -> None:
-            async with world.layer(capacity=5) as owner, world.layer(capacity=5) as sender:
+            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
                 names = [await owner.new_channel() for _ in range(20)]
-                due = [5] * 20 if world.capabilities.leases else [5] + [0] * 19
+                due = [5] * 20 if env.capabilities.leases else [5] + [0] * 19
                 for name, places in zip(names, due, strict=True):
                     expect(await _fill(sender, name), places, _EXACT, "messages to a channel beside full siblings")
                 for name, places in zip(names, due, strict=True):
-                    expect(await world.numbers(owner, name, places), list(range(places)), _EXACT, "receive()")
+                    expect(await env.numbers(owner, name, places), list(range(places)), _EXACT, "receive()")
 
         run(body())
 
-    def test_group_messages_do_not_take_the_places_of_direct_ones(self, world: World) -> None:
+    def test_group_messages_do_not_take_the_places_of_direct_ones(self, env: LayerEnvironment) -> None:
         """A channel full of group messages still takes its capacity of direct ones, and the other way round.
 
         Without leases both share one queue.
         """
 
         async def body() -> None:
-            async with world.layer(capacity=5) as owner, world.layer(capacity=5) as sender:
+            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
                 channel = await owner.new_channel()
                 await owner.group_add("group", channel)
                 for n in range(8):
                     await sender.group_send("group", {"n": 100 + n})
-                leases = world.capabilities.leases
+                leases = env.capabilities.leases
                 rule = "a group's messages and direct ones have places of their own"
                 expect(await _fill(sender, channel), 5 if leases else 0, rule, "messages to a member full of a group's")
                 for n in range(8):
@@ -156,33 +165,33 @@ class CapacityTests(LayerTests):
                 async def counted() -> bool:
                     return {**owner.counts().dropped, **sender.counts().dropped} == {"full": 11}
 
-                await world.eventually(counted, "what a full member misses is counted: 11 of 16 messages")
+                await env.eventually(counted, "what a full member misses is counted: 11 of 16 messages")
                 due = [*range(100, 105), *(range(5) if leases else ())]
-                expect(await world.numbers(owner, channel, len(due)), due, rule, "receive()")
+                expect(await env.numbers(owner, channel, len(due)), due, rule, "receive()")
 
         run(body())
 
-    def test_a_full_channel_of_our_own_has_room_as_soon_as_we_have_received(self, world: World) -> None:
+    def test_a_full_channel_of_our_own_has_room_as_soon_as_we_have_received(self, env: LayerEnvironment) -> None:
         """A process that receives from its own full channel may send to it again at once: no batch is in between."""
 
         async def body() -> None:
-            async with world.layer(capacity=3) as layer:
+            async with env.layer(capacity=3) as layer:
                 channel = await layer.new_channel()
                 for n in range(3):
                     await layer.send(channel, {"n": n})
                 for n in range(20):
-                    expect(await world.number(layer, channel), n, "messages keep their order", "receive()")
+                    expect(await env.number(layer, channel), n, "messages keep their order", "receive()")
                     rule = "who receives from a full channel of his own has room at once"
                     expect(await sends(layer, channel, n + 3), True, rule, "one message after a receive()")
                     expect(await sends(layer, channel, -1), False, _EXACT, "one more")
 
         run(body())
 
-    def test_a_refused_send_says_so_and_is_no_loss(self, world: World) -> None:
+    def test_a_refused_send_says_so_and_is_no_loss(self, env: LayerEnvironment) -> None:
         """What send() refuses raises ChannelFull with the channel and is counted as refused, not as sent or dropped."""
 
         async def body() -> None:
-            async with world.layer(capacity=2) as layer:
+            async with env.layer(capacity=2) as layer:
                 for channel in ("jobs", "reply?x", "nobody!x", await layer.new_channel()):
                     for _ in range(2):
                         await layer.send(channel, {"n": 0})

@@ -8,12 +8,13 @@ import itertools
 from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import StoreError
+from channel_layer.testing.factories import Violation
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.tools import (
     KINDS,
     ORDERED,
     POPPED,
-    World,
+    LayerEnvironment,
     dice,
     drain,
     expect,
@@ -23,7 +24,6 @@ from channel_layer.testing.suites.tools import (
     run,
     send_patiently,
 )
-from channel_layer.testing.worlds import Violation
 
 if TYPE_CHECKING:
     import random
@@ -48,11 +48,11 @@ class DeliveryTests(LayerTests):
 
     # -- order
 
-    def test_what_one_writer_sends_is_received_in_order(self, world: World) -> None:
+    def test_what_one_writer_sends_is_received_in_order(self, env: LayerEnvironment) -> None:
         """One writer's messages to one channel come in the order of its sends, direct and through groups mixed."""
 
         async def body() -> None:
-            async with world.layer(capacity=1000) as owner, world.layer(capacity=1000) as writer:
+            async with env.layer(capacity=1000) as owner, env.layer(capacity=1000) as writer:
                 channels = [await make_channel(kind, owner) for kind in ORDERED]
                 groups = [f"group{place}" for place in range(6)]  # on all hosts
                 for place, group in enumerate(groups):
@@ -70,7 +70,7 @@ class DeliveryTests(LayerTests):
 
                 async def read(channel: str) -> list[int]:
                     each = count - len(range(0, count, 3)) + grouped
-                    messages = [await world.receive(owner, channel) for _ in range(each)]
+                    messages = [await env.receive(owner, channel) for _ in range(each)]
                     return [number(message) for message in messages if message["to"] == channel]
 
                 async with asyncio.TaskGroup() as tasks:
@@ -87,24 +87,24 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_a_backlog_keeps_its_order(self, world: World) -> None:
+    def test_a_backlog_keeps_its_order(self, env: LayerEnvironment) -> None:
         """Messages that wait, in the store or in a mailbox, are received in the order in which they were sent."""
 
         async def body() -> None:
-            async with world.layer(capacity=300) as owner, world.layer(capacity=300) as writer:
+            async with env.layer(capacity=300) as owner, env.layer(capacity=300) as writer:
                 # 300: more than one read of an inbox need bring.
                 for kind, count in (("single-reader", 30), ("process-specific", 300), ("claimed", 30)):
                     channel = await make_channel(kind, owner)
                     for n in range(count):
                         await writer.send(channel, {"n": n})
-                    came = await world.numbers(owner, channel, count)
+                    came = await env.numbers(owner, channel, count)
                     expect(came, list(range(count)), "a backlog keeps its order", f"{count} messages to {channel}")
 
         run(body())
 
     # -- one queue for sender and receiver
 
-    def test_send_and_receive_meet_whatever_the_name(self, world: World) -> None:
+    def test_send_and_receive_meet_whatever_the_name(self, env: LayerEnvironment) -> None:
         """A message to any valid name reaches a receive() of that name in another process: both find the same host."""
         choose = dice(0)
         letters = "abAB09-_."
@@ -113,11 +113,11 @@ class DeliveryTests(LayerTests):
         names = [name for name in dict.fromkeys((*_NAMES, *made)) if not name.endswith("!")]
 
         async def body() -> None:
-            async with world.layer() as sender, world.layer() as reader:
+            async with env.layer() as sender, env.layer() as reader:
                 for there in (True, False):  # what is there already, then what receive() has to wait for
                     if there:
                         await asyncio.gather(*(sender.send(name, {"name": name}) for name in names))
-                    waiting = [asyncio.create_task(world.receive(reader, name)) for name in names]
+                    waiting = [asyncio.create_task(env.receive(reader, name)) for name in names]
                     await asyncio.sleep(0)
                     if not there:
                         await asyncio.gather(*(sender.send(name, {"name": name}) for name in names))
@@ -126,45 +126,45 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_a_minted_channel_is_reached_whatever_its_prefix(self, world: World) -> None:
+    def test_a_minted_channel_is_reached_whatever_its_prefix(self, env: LayerEnvironment) -> None:
         """A message to a channel made by new_channel() reaches its maker, wherever the hosts' order puts its inbox."""
 
         async def body() -> None:
-            async with world.layer() as sender, world.layer() as owner:
+            async with env.layer() as sender, env.layer() as owner:
                 names = [await owner.new_channel(prefix) for prefix in _MINTED]
                 expect(len(set(names)), len(names), "new_channel() gives no name twice", repr(_MINTED))
                 for name in names:
                     await sender.send(name, {"name": name})
-                    came = await world.receive(owner, name)
+                    came = await env.receive(owner, name)
                     expect(came, {"name": name}, "a minted channel reaches its maker", f"a message to {name}")
 
         run(body())
 
-    def test_one_waiting_worker_gets_what_comes_to_any_host(self, world: World) -> None:
+    def test_one_waiting_worker_gets_what_comes_to_any_host(self, env: LayerEnvironment) -> None:
         """However many hosts a normal channel is spread over, one receive() after another gets each message."""
 
         async def body() -> None:
-            async with world.layer() as worker:
+            async with env.layer() as worker:
                 for n in range(24):
                     waiting = asyncio.create_task(worker.receive("jobs"))
                     await asyncio.sleep(0)
-                    async with world.layer() as sender:
+                    async with env.layer() as sender:
                         for _ in range(n % 4):  # every sender begins at another host
                             await sender.group_send("nobody", {})
                         await sender.send("jobs", {"n": n})
-                    came = number(await world.soon(waiting, "a message on any host wakes a receive() that waits"))
+                    came = number(await env.soon(waiting, "a message on any host wakes a receive() that waits"))
                     expect(came, n, "a worker gets each message", f"message {n}")
 
         run(body())
 
     # -- at most once
 
-    def test_competing_workers_share_without_doubling(self, world: World) -> None:
+    def test_competing_workers_share_without_doubling(self, env: LayerEnvironment) -> None:
         """Each message on a normal channel goes to exactly one of many receivers in several processes."""
         count = 240
 
         async def body() -> None:
-            workers = [world.layer(capacity=20) for _ in range(4)]
+            workers = [env.layer(capacity=20) for _ in range(4)]
             seen: list[int] = []
             complete = asyncio.Event()
 
@@ -174,15 +174,15 @@ class DeliveryTests(LayerTests):
                     if len(seen) >= count:
                         complete.set()
 
-            async with world.layer(capacity=20) as sender:
+            async with env.layer(capacity=20) as sender:
                 receiving = [asyncio.create_task(receive_all(layer)) for layer in workers for _ in range(5)]
                 for start in range(0, count, 10):
-                    await world.soon(
+                    await env.soon(
                         asyncio.gather(*(send_patiently(sender, "jobs", {"n": start + n}) for n in range(10))),
                         "workers make room",
                     )
-                await world.soon(complete.wait(), "every message reaches a worker", steps=5)
-                await world.end(receiving)
+                await env.soon(complete.wait(), "every message reaches a worker", steps=5)
+                await env.end(receiving)
                 for layer in workers:
                     await layer.aclose()
                 seen.extend(await drain(sender, "jobs"))
@@ -190,16 +190,16 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_one_process_s_receivers_take_turns(self, world: World) -> None:
+    def test_one_process_s_receivers_take_turns(self, env: LayerEnvironment) -> None:
         """Receivers that wait for one channel are served one message each, the longest waiting first."""
 
         async def body() -> None:
-            async with world.layer() as layer, world.layer() as sender:
+            async with env.layer() as layer, env.layer() as sender:
                 for kind in KINDS:
                     channel = await make_channel(kind, layer)
                     await sender.send(channel, {"n": -1})
-                    await world.receive(layer, channel)  # from here on, a receive() waits as soon as it is called
-                    waiting = [asyncio.create_task(world.number(layer, channel)) for _ in range(5)]
+                    await env.receive(layer, channel)  # from here on, a receive() waits as soon as it is called
+                    waiting = [asyncio.create_task(env.number(layer, channel)) for _ in range(5)]
                     for _ in range(10):
                         await asyncio.sleep(0)
                     for n, receiving in enumerate(waiting):
@@ -208,12 +208,12 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_an_impatient_worker_delays_nobody(self, world: World) -> None:
+    def test_an_impatient_worker_delays_nobody(self, env: LayerEnvironment) -> None:
         """While some receivers give up again and again, each message comes promptly, once, to one who is there."""
 
         async def use(channel: str) -> None:
             came: asyncio.Queue[int] = asyncio.Queue()
-            impatient, steady, sender = world.layer(), world.layer(), world.layer()
+            impatient, steady, sender = env.layer(), env.layer(), env.layer()
 
             async def receive_all(layer: ChannelLayer) -> None:
                 while True:
@@ -231,20 +231,20 @@ class DeliveryTests(LayerTests):
                 tasks.append(asyncio.create_task(receive_all(steady)))
                 for n in range(60):
                     await sender.send(channel, {"n": n})
-                    got = await world.soon(came.get(), "receivers that give up take no message with them")
+                    got = await env.soon(came.get(), "receivers that give up take no message with them")
                     expect(got, n, "each message comes once", f"message {n} to {channel}")
-                await world.end(tasks)
+                await env.end(tasks)
                 expect(came.empty(), True, "no message comes twice", f"60 messages to {channel}")
                 expect(await drain(sender, channel), [], "no message comes twice", f"60 messages to {channel}")
 
         for channel in ("jobs", "reply?x"):
             run(use(channel))
 
-    def test_one_who_is_called_and_leaves_passes_the_call_on(self, world: World) -> None:
+    def test_one_who_is_called_and_leaves_passes_the_call_on(self, env: LayerEnvironment) -> None:
         """A message that is sent at the moment its first waiter leaves is received by the next one."""
 
         async def leave(steady: ChannelLayer, sender: ChannelLayer, n: int, *, closes: bool) -> None:
-            leaver = world.layer()
+            leaver = env.layer()
             first = asyncio.create_task(leaver.receive("jobs"))
             for _ in range(n * 3 % 11):
                 await asyncio.sleep(0)
@@ -261,15 +261,15 @@ class DeliveryTests(LayerTests):
             [outcome] = await asyncio.gather(first, return_exceptions=True)
             await sending
             if isinstance(outcome, BaseException):
-                got = number(await world.soon(second, "who is called and leaves passes the call on"))
+                got = number(await env.soon(second, "who is called and leaves passes the call on"))
             else:
                 got = number(outcome)
-                await world.end([second])
+                await env.end([second])
             expect(got, n, "each message is received once", f"message {n} as its first waiter leaves")
             await leaver.aclose()
 
         async def body() -> None:
-            async with world.layer() as steady, world.layer() as sender:
+            async with env.layer() as steady, env.layer() as sender:
                 for n in range(20):
                     for closes in (True, False):
                         await leave(steady, sender, n, closes=closes)
@@ -277,7 +277,7 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_workers_come_and_go_while_messages_flow(self, world: World) -> None:
+    def test_workers_come_and_go_while_messages_flow(self, env: LayerEnvironment) -> None:
         """Layers that open, receive a few messages and close, one after another, lose none and double none."""
         count = 300
 
@@ -286,28 +286,28 @@ class DeliveryTests(LayerTests):
 
             async def serve(choose: random.Random) -> None:
                 while len(seen) < count:
-                    async with world.layer() as layer:
+                    async with env.layer() as layer:
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(0.5):
                                 for _ in range(choose.randrange(1, 40)):
                                     seen.append(number(await layer.receive("jobs")))  # noqa: PERF401 - each as it comes
 
-            async with world.layer() as sender:
+            async with env.layer() as sender:
                 serving = [asyncio.create_task(serve(dice(place))) for place in range(4)]
                 for n in range(count):
-                    await world.soon(send_patiently(sender, "jobs", {"n": n}), "workers make room")
-                await world.soon(asyncio.gather(*serving), "every message reaches a worker", steps=5)
+                    await env.soon(send_patiently(sender, "jobs", {"n": n}), "workers make room")
+                await env.soon(asyncio.gather(*serving), "every message reaches a worker", steps=5)
             expect(sorted(seen), list(range(count)), "workers come and go without a loss", f"{count} messages")
 
         run(body())
 
     # -- whose object it is
 
-    def test_what_the_caller_does_to_a_sent_message_changes_nothing(self, world: World) -> None:
+    def test_what_the_caller_does_to_a_sent_message_changes_nothing(self, env: LayerEnvironment) -> None:
         """send() and group_send() take a copy: changing the message afterwards, however deep, has no effect."""
 
         async def body() -> None:
-            async with world.layer() as layer:
+            async with env.layer() as layer:
                 for kind in KINDS:
                     channel = await make_channel(kind, layer)
                     await layer.group_add("group", channel)
@@ -321,7 +321,7 @@ class DeliveryTests(LayerTests):
                     await layer.group_send("group", message)
                     inner.clear()
                     message.clear()
-                    came = [await world.receive(layer, channel) for _ in range(2)]
+                    came = [await env.receive(layer, channel) for _ in range(2)]
                     came.sort(key=lambda message: str(message["type"]))  # a spread channel promises no order
                     due = [
                         {"type": "a", "inner": [1, {"deep": b"1"}]},
@@ -332,11 +332,11 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_receivers_of_one_group_message_share_nothing(self, world: World) -> None:
+    def test_receivers_of_one_group_message_share_nothing(self, env: LayerEnvironment) -> None:
         """What one recipient of a group message does to it, no other sees, nor the sender, however deep it is."""
 
         async def body() -> None:
-            async with world.layer() as layer, world.layer() as other:
+            async with env.layer() as layer, env.layer() as other:
                 owners = {await layer.new_channel(): layer for _ in range(3)}
                 owners |= {await other.new_channel(): other} | dict.fromkeys(POPPED, layer)
                 for name, owner in owners.items():
@@ -344,27 +344,27 @@ class DeliveryTests(LayerTests):
                 sent, due = ({"list": [1, [2]], "dict": {"a": {"b": 1}}} for _ in range(2))
                 await layer.group_send("group", sent)
                 for name, owner in owners.items():
-                    message = await world.receive(owner, name)
+                    message = await env.receive(owner, name)
                     expect(message, due, "recipients share no object", f"a group message to {name}, others changed")
                     _spoil(message)
                 expect(sent, due, "recipients share no object with the sender", "a group message, changed by them")
 
         run(body())
 
-    def test_large_messages_arrive_whole(self, world: World) -> None:
+    def test_large_messages_arrive_whole(self, env: LayerEnvironment) -> None:
         """Messages of a megabyte, of every byte there is, reach every kind of channel, directly and through a group."""
         data = bytes(range(256)) * 4096
         message: dict[str, object] = {"data": data, "text": "\N{SNOWMAN}\x00" * 1000}
 
         async def body() -> None:
-            async with world.layer() as layer, world.layer() as sender:
+            async with env.layer() as layer, env.layer() as sender:
                 for kind in KINDS:
                     channel = await make_channel(kind, layer)
                     await layer.group_add("group", channel)
                     await sender.send(channel, message)
                     await sender.group_send("group", message)
                     for way in ("send", "group_send"):
-                        came = await world.receive(layer, channel)
+                        came = await env.receive(layer, channel)
                         expect(came == message, True, "a message arrives as it was", f"1 MB by {way}() to {channel}")
                     await layer.group_discard("group", channel)
 
@@ -372,13 +372,13 @@ class DeliveryTests(LayerTests):
 
     # -- neighbours
 
-    def test_a_full_channel_costs_its_quiet_neighbour_nothing(self, world: World) -> None:
+    def test_a_full_channel_costs_its_quiet_neighbour_nothing(self, env: LayerEnvironment) -> None:
         """While one channel of a process is full of direct and group messages, its neighbour gets every message."""
 
         async def body() -> None:
-            async with world.layer(capacity=10) as owner, world.layer(capacity=10) as sender:
+            async with env.layer(capacity=10) as owner, env.layer(capacity=10) as sender:
                 full, quiet = await owner.new_channel("full"), await owner.new_channel("quiet")
-                if world.capabilities.leases:
+                if env.capabilities.leases:
                     quiet = await owner.new_channel("full")  # which shares its inbox
                 for group in ("loud", "mixed"):
                     await owner.group_add(group, full)
@@ -390,23 +390,21 @@ class DeliveryTests(LayerTests):
                     await sender.group_send("loud", {"n": -2})
                     await sender.send(quiet, {"n": n})
                     await sender.group_send("mixed", {"n": n + 1})
-                    received += await world.numbers(owner, quiet, 2)
+                    received += await env.numbers(owner, quiet, 2)
                 expect(received, list(range(60)), "nobody pays for a slow neighbour", "60 messages beside a full one")
-                expect(
-                    await world.numbers(owner, full, 10), list(range(10)), "what is full keeps its oldest", "10 + 60"
-                )
+                expect(await env.numbers(owner, full, 10), list(range(10)), "what is full keeps its oldest", "10 + 60")
 
         run(body())
 
-    def test_a_steady_consumer_beside_churning_ones_gets_everything(self, world: World) -> None:
+    def test_a_steady_consumer_beside_churning_ones_gets_everything(self, env: LayerEnvironment) -> None:
         """Of many group messages, few outstanding, a consumer misses none while its siblings come and go."""
         count, at_once = 200, 30
 
         async def body() -> None:
-            async with world.layer() as consumers, world.layer() as sender:
+            async with env.layer() as consumers, env.layer() as sender:
                 steady = await consumers.new_channel("steady")
                 churning = "churning"
-                if world.capabilities.leases:
+                if env.capabilities.leases:
                     churning = "steady"  # in the same inbox
                 await consumers.group_add("room", steady)
                 received: list[int] = []
@@ -436,24 +434,24 @@ class DeliveryTests(LayerTests):
                 beside = [asyncio.create_task(churn(dice(place))) for place in range(6)]
                 listening = asyncio.create_task(listen())
                 for n in range(count):
-                    await world.soon(room.acquire(), "a steady member misses no message")
+                    await env.soon(room.acquire(), "a steady member misses no message")
                     await sender.group_send("room", {"n": n})
                     pace.release()
-                await world.soon(listening, "a steady member misses no message")
+                await env.soon(listening, "a steady member misses no message")
                 failed = [task.exception() for task in beside if task.done()]
-                await world.end(beside)
+                await env.end(beside)
                 expect(failed, [], "consumers come and go without an error", "new_channel, group_add, receive, ...")
                 expect(received, list(range(count)), "a steady member misses no message", f"{count} to its group")
 
         run(body())
 
-    def test_a_receive_that_waits_for_long_gets_its_message(self, world: World) -> None:
+    def test_a_receive_that_waits_for_long_gets_its_message(self, env: LayerEnvironment) -> None:
         """Receivers that wait for longer than any command may take get what is sent then, on every kind of channel."""
         timeout, wait = 0.2, 0.5
 
         async def body() -> None:
             # Only who waits has such a timeout: a machine that is busy may take as long for a command.
-            async with world.layer(timeout=5.0) as sender, world.layer(timeout=timeout) as layer:
+            async with env.layer(timeout=5.0) as sender, env.layer(timeout=timeout) as layer:
                 owned = await _patiently(layer)
                 names = [*POPPED, owned]
                 waiting = [asyncio.create_task(layer.receive(name)) for name in names]
@@ -462,24 +460,24 @@ class DeliveryTests(LayerTests):
                 for name in names:
                     await sender.send(name, {"name": name})
                 for name, task in zip(names, waiting, strict=True):
-                    came = await world.soon(task, "who waited for long gets its message")
+                    came = await env.soon(task, "who waited for long gets its message")
                     expect(came, {"name": name}, "who waited for long gets its message", f"a message to {name}")
 
         run(body())
 
-    def test_a_receive_returns_nothing_that_was_not_sent(self, world: World) -> None:
+    def test_a_receive_returns_nothing_that_was_not_sent(self, env: LayerEnvironment) -> None:
         """On channels to which nothing was sent, a receive() only waits, whatever is sent to their neighbours."""
 
         async def body() -> None:
-            async with world.layer() as layer, world.layer() as sender:
+            async with env.layer() as layer, env.layer() as sender:
                 quiet = [*(f"quiet.{name}" for name in POPPED), await layer.new_channel()]
                 waiting = [asyncio.create_task(layer.receive(name)) for name in quiet]
                 for kind in KINDS:
                     channel = await make_channel(kind, layer)
                     await sender.send(channel, {"n": 1})
-                    await world.receive(layer, channel)
+                    await env.receive(layer, channel)
                 expect([task.done() for task in waiting], [False] * 4, "nobody gets another's message", "neighbours'")
-                await world.end(waiting)
+                await env.end(waiting)
                 for name in quiet:
                     expect(await receive_or_none(layer, name, 0.01), None, "nothing comes of nothing", name)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.membership import Plan, judge, merge, play
-from channel_layer.testing.suites.tools import World, expect, fails_with, run
+from channel_layer.testing.suites.tools import LayerEnvironment, expect, fails_with, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,11 +47,11 @@ class GroupTests(LayerTests):
 
     # -- members
 
-    def test_a_member_of_any_kind_gets_one_copy(self, world: World) -> None:
+    def test_a_member_of_any_kind_gets_one_copy(self, env: LayerEnvironment) -> None:
         """Whoever adds a channel, and however often: `group_send` gives it one copy, it is listed once."""
 
         async def body() -> None:
-            async with world.layer() as one, world.layer() as two, world.layer() as three:
+            async with env.layer() as one, env.layer() as two, env.layer() as three:
                 by_owner, by_stranger, by_both = [await one.new_channel() for _ in range(3)]
                 outside = (*_OUTSIDE, "claimed!two")
                 added = [(one, by_owner), (two, by_stranger), (two, by_both), (one, by_both), (three, by_both)]
@@ -64,18 +64,18 @@ class GroupTests(LayerTests):
                     await _listed(layer, members, "every member added by one, the other or both, twice")
                 await three.group_send("group", {"n": 1})
                 for name in sorted(members):
-                    expect(await world.receive(one, name), {"n": 1}, _COPY, f"one message to a group with {name}")
+                    expect(await env.receive(one, name), {"n": 1}, _COPY, f"one message to a group with {name}")
                     expect(await _pending(one, name), 0, _COPY, f"one message to a group with {name}")
                 for name in (by_owner, by_stranger, by_both):
-                    expect(await world.collect(one, name), [], _COPY, f"one message to a group with {name}")
+                    expect(await env.collect(one, name), [], _COPY, f"one message to a group with {name}")
 
         run(body())
 
-    def test_anyone_may_discard_anyone(self, world: World) -> None:
+    def test_anyone_may_discard_anyone(self, env: LayerEnvironment) -> None:
         """A channel leaves by any process's `group_discard`, whoever added it; the members beside it stay."""
 
-        async def discard(world: World, *, by_owner: bool, by_stranger: bool) -> None:
-            async with world.layer() as owner, world.layer() as stranger, world.layer() as third:
+        async def discard(env: LayerEnvironment, *, by_owner: bool, by_stranger: bool) -> None:
+            async with env.layer() as owner, env.layer() as stranger, env.layer() as third:
                 stays = await owner.new_channel()
                 await owner.group_add("group", stays)
                 for discarder in (owner, stranger, third):
@@ -89,54 +89,54 @@ class GroupTests(LayerTests):
                         await discarder.group_discard("group", name)
                     await _listed(third, [stays], "group_discard() of all others, by anybody")
                     await third.group_send("group", {"n": 1})
-                    expect(await world.receive(owner, stays), {"n": 1}, _COPY, "one message to who has stayed")
-                    expect(await world.collect(owner, names[0]), [], _COPY, "one message to a group it has left")
+                    expect(await env.receive(owner, stays), {"n": 1}, _COPY, "one message to who has stayed")
+                    expect(await env.collect(owner, names[0]), [], _COPY, "one message to a group it has left")
                     pending = [await _pending(third, name) for name in _OUTSIDE]
                     expect(pending, [0] * len(_OUTSIDE), _COPY, "one message to a group they have left")
 
         for by_owner, by_stranger in ((True, False), (False, True), (True, True)):
-            run(discard(world.beside(), by_owner=by_owner, by_stranger=by_stranger))
+            run(discard(env.beside(), by_owner=by_owner, by_stranger=by_stranger))
 
-    def test_groups_do_not_touch_each_other(self, world: World) -> None:
+    def test_groups_do_not_touch_each_other(self, env: LayerEnvironment) -> None:
         """A channel in two groups hears each once, and leaves one of them without leaving the other."""
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as other:
+            async with env.layer() as owner, env.layer() as other:
                 name = await owner.new_channel()
                 for group in ("first", "second"):
                     await owner.group_add(group, name)
                 for group in ("first", "second"):
                     await other.group_send(group, {"to": group})
                 due = [{"to": "first"}, {"to": "second"}]
-                expect(await world.collect(owner, name), due, _COPY, "a message to each of two groups")
+                expect(await env.collect(owner, name), due, _COPY, "a message to each of two groups")
                 await other.group_discard("first", name)
                 for group in ("first", "second"):
                     await other.group_send(group, {"to": group})
-                expect(await world.collect(owner, name), due[1:], _COPY, "the same after leaving the first")
+                expect(await env.collect(owner, name), due[1:], _COPY, "the same after leaving the first")
                 await _listed(other, [], "group_discard() of its only member", "first")
 
         run(body())
 
-    def test_what_is_not_there_can_be_discarded_listed_and_sent_to(self, world: World) -> None:
+    def test_what_is_not_there_can_be_discarded_listed_and_sent_to(self, env: LayerEnvironment) -> None:
         """A group that nobody is in takes a message without an error, and so does discarding who was no member."""
 
         async def body() -> None:
-            async with world.layer() as layer:
+            async with env.layer() as layer:
                 name = await layer.new_channel()
                 for channel in (name, *_OUTSIDE):
                     await layer.group_discard("empty", channel)
                 await layer.group_send("empty", {"n": 1})
                 await _listed(layer, [], "group_channels() of a group that nobody is in", "empty")
-                expect(await world.collect(layer, name), [], _COPY, "a message to a group that nobody is in")
+                expect(await env.collect(layer, name), [], _COPY, "a message to a group that nobody is in")
                 expect(await _dropped([layer]), {}, "a message to nobody is no loss", "one to an empty group")
 
         run(body())
 
-    def test_changes_of_many_channels_at_once_all_hold(self, world: World) -> None:
+    def test_changes_of_many_channels_at_once_all_hold(self, env: LayerEnvironment) -> None:
         """Of 50 channels that owners and strangers add at once, and discard half of at once, the right ones stay."""
 
         async def body() -> None:
-            async with world.layer() as one, world.layer() as two:
+            async with env.layer() as one, env.layer() as two:
                 mine = [(layer, await layer.new_channel()) for layer in (one, two) for _ in range(25)]
                 names = [name for _, name in mine]
                 layers = (one, two, one)  # owners and strangers take turns
@@ -147,14 +147,14 @@ class GroupTests(LayerTests):
                 await _listed(two, names[1::2], "25 group_discard() at once")
                 await two.group_send("group", {"n": 1})
                 for owner, name in mine[1::2]:
-                    expect(await world.receive(owner, name), {"n": 1}, _COPY, "a message to the 25 that stayed")
+                    expect(await env.receive(owner, name), {"n": 1}, _COPY, "a message to the 25 that stayed")
                 found = [layer.counts() for layer in (one, two)]
                 came = (sum(each.waiting for each in found), sum(each.expanded for each in found))
                 expect(came, (0, 25), _COPY, "a message to the 25 that stayed: (waiting, expanded)")
 
         run(body())
 
-    def test_who_is_in_a_group_is_who_gets_its_messages(self, world: World) -> None:
+    def test_who_is_in_a_group_is_who_gets_its_messages(self, env: LayerEnvironment) -> None:
         """While three processes change groups and send to them, no message contradicts the changes around it.
 
         A change that returned before `group_send` was called holds for it, one called after it returned does not, one
@@ -163,7 +163,7 @@ class GroupTests(LayerTests):
         plan = Plan(("first", "second", "third"), sends=40)
 
         async def body() -> None:
-            layers = [world.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
+            layers = [env.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
             mine = [[await layer.new_channel() for _ in range(3)] for layer in layers]
             mine[0] += ["claimed!one", "claimed!two"]
             mine[1] += ["single?reader"]
@@ -172,7 +172,7 @@ class GroupTests(LayerTests):
             parts = (play(layer, n, mine[n], everybody, plan, meeting.wait) for n, layer in enumerate(layers))
             playing = asyncio.gather(*parts)
             rule = "group calls end, and every receiver is served"
-            history = merge(await world.soon(playing, rule, steps=10))
+            history = merge(await env.soon(playing, rule, steps=10))
             for layer in layers:
                 await layer.aclose()
             verdict = judge(history)
@@ -183,63 +183,63 @@ class GroupTests(LayerTests):
 
     # -- who is full
 
-    def test_a_full_member_misses_the_newest_and_nobody_else_does(self, world: World) -> None:
+    def test_a_full_member_misses_the_newest_and_nobody_else_does(self, env: LayerEnvironment) -> None:
         """Who does not read keeps his oldest messages and misses the newest, counted `full`; the others get all.
 
         `group_send` never raises `ChannelFull`.
         """
 
-        async def fill(world: World, slow: str | None) -> None:
-            async with world.layer(capacity=3) as owner, world.layer(capacity=3) as sender:
+        async def fill(env: LayerEnvironment, slow: str | None) -> None:
+            async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
                 quick = await owner.new_channel("quick")
                 if slow is None:
-                    slow = await owner.new_channel("quick" if world.capabilities.leases else "slow")
+                    slow = await owner.new_channel("quick" if env.capabilities.leases else "slow")
                 asked = f"8 messages to a group with {slow}, capacity 3, which does not read"
                 await owner.group_add("group", quick)
                 await sender.group_add("group", slow)
                 for n in range(8):
                     await sender.group_send("group", {"n": n})
-                    expect(await world.receive(owner, quick), {"n": n}, "a full member costs nobody a message", asked)
+                    expect(await env.receive(owner, quick), {"n": n}, "a full member costs nobody a message", asked)
                 rule = "a full member keeps the oldest and misses the newest"
                 expect(await _dropped([owner, sender]), {"full": 5}, "what a full member misses is counted", asked)
-                expect(sorted(await world.numbers(owner, slow, 3)), [0, 1, 2], rule, asked)
+                expect(sorted(await env.numbers(owner, slow, 3)), [0, 1, 2], rule, asked)
                 expect(await _pending(owner, slow), 0, rule, asked)
                 await sender.group_send("group", {"n": 9})
                 for name in (quick, slow):
-                    expect(await world.receive(owner, name), {"n": 9}, "a place that is free can be taken", asked)
+                    expect(await env.receive(owner, name), {"n": 9}, "a place that is free can be taken", asked)
 
         for slow in (None, *_OUTSIDE):
-            run(fill(world.beside(), slow))
+            run(fill(env.beside(), slow))
 
-    def test_a_full_member_of_an_inbox_that_is_shared_is_full_with_it(self, world: World) -> None:
+    def test_a_full_member_of_an_inbox_that_is_shared_is_full_with_it(self, env: LayerEnvironment) -> None:
         """A member is full with its own messages, and not with its siblings'; without leases, with its whole inbox."""
 
         async def body() -> None:
-            async with world.layer(capacity=3) as owner, world.layer(capacity=3) as sender:
+            async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
                 slow, other = await owner.new_channel(), await owner.new_channel()
                 await owner.group_add("loud", slow)
                 await owner.group_add("quiet", other)
                 for n in range(5):
                     await sender.group_send("loud", {"n": n})
                 await sender.group_send("quiet", {"n": 9})
-                missed = 2 if world.capabilities.leases else 3
+                missed = 2 if env.capabilities.leases else 3
                 asked = "5 messages to one member of an inbox and one to another, capacity 3"
 
                 async def counted() -> bool:
                     return await _dropped([owner, sender]) == {"full": missed}
 
-                await world.eventually(counted, f"what a member misses is counted: {missed} of {asked}")
-                expect(await world.numbers(owner, slow, 3), [0, 1, 2], "a full member keeps the oldest", asked)
-                if world.capabilities.leases:
-                    expect(await world.number(owner, other), 9, "nobody pays for a slow neighbour", asked)
+                await env.eventually(counted, f"what a member misses is counted: {missed} of {asked}")
+                expect(await env.numbers(owner, slow, 3), [0, 1, 2], "a full member keeps the oldest", asked)
+                if env.capabilities.leases:
+                    expect(await env.number(owner, other), 9, "nobody pays for a slow neighbour", asked)
 
         run(body())
 
-    def test_a_group_message_over_the_size_limit_is_refused_whole(self, world: World) -> None:
+    def test_a_group_message_over_the_size_limit_is_refused_whole(self, env: LayerEnvironment) -> None:
         """`group_send` of too large a message raises `MessageTooLarge` and reaches nobody, with members and without."""
 
         async def body() -> None:
-            async with world.layer(max_message_size=200) as layer:
+            async with env.layer(max_message_size=200) as layer:
                 name = await layer.new_channel()
                 for members in ([], [name, "normal"]):
                     for member in members:
@@ -248,59 +248,59 @@ class GroupTests(LayerTests):
                     rule = "a message over max_message_size is refused"
                     refused = await fails_with(layer.MessageTooLarge, sending, rule, "200 bytes and more")
                     expect(refused.limit, 200, "MessageTooLarge says the limit", "group_send() of more")
-                expect(await world.collect(layer, name), [], "what is refused reaches nobody", "group_send()")
+                expect(await env.collect(layer, name), [], "what is refused reaches nobody", "group_send()")
                 expect(await _pending(layer, "normal"), 0, "what is refused reaches nobody", "group_send()")
 
         run(body())
 
     # -- group_expiry
 
-    def test_a_membership_lasts_from_its_last_joining(self, world: World) -> None:
+    def test_a_membership_lasts_from_its_last_joining(self, env: LayerEnvironment) -> None:
         """A member is one for `group_expiry` seconds after it was last added, by whom ever, and no longer."""
         rule = "a membership lasts for group_expiry from the last group_add()"
 
-        async def last(world: World, *, stranger: bool) -> None:
-            async with world.layer(group_expiry=30) as owner, world.layer(group_expiry=30) as other:
+        async def last(env: LayerEnvironment, *, stranger: bool) -> None:
+            async with env.layer(group_expiry=30) as owner, env.layer(group_expiry=30) as other:
                 names = [await owner.new_channel() for _ in range(2)]
                 name, beside = names
                 await owner.group_add("group", name)
-                world.clock.advance(20)
+                env.clock.advance(20)
                 await owner.group_add("group", beside)
                 await (other if stranger else owner).group_add("group", name)
-                world.clock.advance(20)
+                env.clock.advance(20)
                 await _listed(other, names, "20 s after the last group_add(), group_expiry 30")
                 await other.group_send("group", {"n": 1})
                 for member in names:
-                    expect(await world.collect(owner, member), [{"n": 1}], rule, "a message after 20 of 30 s")
+                    expect(await env.collect(owner, member), [{"n": 1}], rule, "a message after 20 of 30 s")
                 await owner.group_add("group", beside)
-                world.clock.advance(11)
+                env.clock.advance(11)
                 await _listed(other, [beside], "31 s after one's last group_add(), 11 s after the other's")
                 await other.group_send("group", {"n": 2})
-                expect(await world.collect(owner, name), [], rule, "a message after 31 of 30 s")
-                expect(await world.collect(owner, beside), [{"n": 2}], rule, "a message after 11 of 30 s")
+                expect(await env.collect(owner, name), [], rule, "a message after 31 of 30 s")
+                expect(await env.collect(owner, beside), [{"n": 2}], rule, "a message after 11 of 30 s")
 
         for stranger in (False, True):
-            run(last(world.beside(), stranger=stranger))
+            run(last(env.beside(), stranger=stranger))
 
-    def test_a_membership_that_nobody_owns_lasts_as_long(self, world: World) -> None:
+    def test_a_membership_that_nobody_owns_lasts_as_long(self, env: LayerEnvironment) -> None:
         """The same for a member that no process has minted."""
 
         async def body() -> None:
-            async with world.layer(group_expiry=30) as layer:
+            async with env.layer(group_expiry=30) as layer:
                 for member in _OUTSIDE:
                     await layer.group_add("group", member)
-                    world.clock.advance(20)
+                    env.clock.advance(20)
                     await layer.group_add("group", member)
-                    world.clock.advance(29)
+                    env.clock.advance(29)
                     await _listed(layer, [member], "29 s after the last group_add(), group_expiry 30")
-                    world.clock.advance(2)
+                    env.clock.advance(2)
                     await _listed(layer, [], "31 s after the last group_add(), group_expiry 30")
                     await layer.group_send("group", {"n": 1})
                     expect(await _pending(layer, member), 0, _COPY, "a message when its membership is over")
 
         run(body())
 
-    def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(self, world: World) -> None:
+    def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(self, env: LayerEnvironment) -> None:
         """With `group_expiry=None` an owner's channels stay members for ever, the others for a day.
 
         Without leases nobody is an owner, and all are others.
@@ -308,18 +308,18 @@ class GroupTests(LayerTests):
         rule = "without a group_expiry a membership lasts as long as its owner"
 
         async def body() -> None:
-            async with world.layer(group_expiry=None) as owner, world.layer(group_expiry=None) as other:
+            async with env.layer(group_expiry=None) as owner, env.layer(group_expiry=None) as other:
                 name = await owner.new_channel()
-                owned = [name] if world.capabilities.leases else []
+                owned = [name] if env.capabilities.leases else []
                 for member in (name, "normal"):
                     await owner.group_add("group", member)
                 # Halfway nobody has to have noticed anything: a lease that a store ends by this clock is taken again.
-                await world.forward(86_399, [owner])
+                await env.forward(86_399, [owner])
                 await _listed(other, [name, "normal"], "a second less than a day after group_add()")
-                await world.forward(2, [owner])
+                await env.forward(2, [owner])
                 await _listed(other, owned, "a second more than a day after group_add()")
                 await other.group_send("group", {"n": 1})
-                came = await world.collect(owner, name)
+                came = await env.collect(owner, name)
                 expect(came, [{"n": 1}] * len(owned), rule, "a message more than a day after group_add()")
                 expect(await _pending(other, "normal"), 0, rule, "a message more than a day after group_add()")
                 await owner.aclose()
@@ -329,156 +329,160 @@ class GroupTests(LayerTests):
 
     # -- what nobody reads
 
-    def test_a_member_that_does_not_read_leaves_its_groups(self, world: World) -> None:
+    def test_a_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
         """A mailbox whose message expires unread leaves its groups; one that reads stays.
 
         Without leases it stays for its ``group_expiry``.
         """
 
         async def body() -> None:
-            async with world.layer(expiry=20.5) as owner, world.layer(expiry=20.5) as other:
+            async with env.layer(expiry=20.5) as owner, env.layer(expiry=20.5) as other:
                 # Of one inbox, so that what one has read is known to be there for the other; see `Capabilities.leases`.
-                gone = await owner.new_channel("reading" if world.capabilities.leases else "gone")
+                gone = await owner.new_channel("reading" if env.capabilities.leases else "gone")
                 reading = await owner.new_channel("reading")
                 for name in (gone, reading):
                     await owner.group_add("group", name)
                 await other.group_send("group", {"n": 1})
-                await world.receive(owner, reading)
-                await world.forward(20.5, [owner])
-                members = [reading] if world.capabilities.leases else [gone, reading]
+                await env.receive(owner, reading)
+                await env.forward(20.5, [owner])
+                members = [reading] if env.capabilities.leases else [gone, reading]
                 await _listed(other, members, "a message that one member has read and another not, for expiry")
                 await owner.group_add("group", gone)
                 await other.group_send("group", {"n": 2})
                 for name in (gone, reading):
                     rule = "a member that left over an unread message may join again"
-                    expect(await world.receive(owner, name), {"n": 2}, rule, "a message after group_add()")
+                    expect(await env.receive(owner, name), {"n": 2}, rule, "a message after group_add()")
 
         run(body())
 
-    def test_a_full_member_that_does_not_read_leaves_its_groups(self, world: World) -> None:
+    def test_a_full_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
         """A mailbox leaves its groups over an unread message, too, where that one makes room for the next."""
 
         async def body() -> None:
-            async with world.layer(expiry=20, capacity=1) as owner, world.layer(expiry=20, capacity=1) as other:
+            async with env.layer(expiry=20, capacity=1) as owner, env.layer(expiry=20, capacity=1) as other:
                 name = await owner.new_channel()
                 await owner.group_add("group", name)
                 await other.group_send("group", {"n": 1})
-                if world.capabilities.leases:
-                    await world.holds(owner, 1)
-                world.clock.advance(20.1)
+                if env.capabilities.leases:
+                    await env.holds(owner, 1)
+                env.clock.advance(20.1)
                 await other.group_send("group", {"n": 2})
-                if world.capabilities.leases:
+                if env.capabilities.leases:
 
                     async def left() -> bool:
                         await owner.tend()
                         return not await other.group_channels("group")
 
-                    await world.eventually(left, "a member whose message expired unread leaves its groups")
-                expect(await world.number(owner, name), 2, "what has expired makes room", "a message, capacity 1")
+                    await env.eventually(left, "a member whose message expired unread leaves its groups")
+                expect(await env.number(owner, name), 2, "what has expired makes room", "a message, capacity 1")
                 await owner.group_add("group", name)
                 await other.group_send("group", {"n": 3})
-                expect(await world.number(owner, name), 3, _COPY, "a message after group_add()")
+                expect(await env.number(owner, name), 3, _COPY, "a message after group_add()")
 
         run(body())
 
-    def test_a_member_that_nobody_owns_leaves_its_groups_over_a_message_that_expired_unread(self, world: World) -> None:
+    def test_a_member_that_nobody_owns_leaves_its_groups_over_a_message_that_expired_unread(
+        self, env: LayerEnvironment
+    ) -> None:
         """The next send to each of its groups removes it and does not reach it.
 
         Of a normal channel that is spread over hosts, each remembers what it held; a store without lapses keeps it.
         """
 
-        async def lapse(world: World, member: str) -> None:
-            async with world.layer(expiry=20) as adder, world.layer(expiry=20) as sender:
+        async def lapse(env: LayerEnvironment, member: str) -> None:
+            async with env.layer(expiry=20) as adder, env.layer(expiry=20) as sender:
                 for group in ("group", "another"):
                     await adder.group_add(group, member)
                 await sender.group_send("group", {"n": 1})
-                world.clock.advance(20.1)
+                env.clock.advance(20.1)
                 await _listed(sender, [member], "a message unread for expiry, and none since")
-                await _until_left(world, sender, member)
+                await _until_left(env, sender, member)
 
         for member in _OUTSIDE:
-            run(lapse(world.beside(), member))
+            run(lapse(env.beside(), member))
 
-    def test_a_member_that_nobody_owns_stays_while_somebody_reads_it(self, world: World) -> None:
+    def test_a_member_that_nobody_owns_stays_while_somebody_reads_it(self, env: LayerEnvironment) -> None:
         """Whatever time passes between: a message that was read ends no membership, nor one that came directly."""
 
-        async def read(world: World, member: str) -> None:
-            async with world.layer(expiry=20) as reader, world.layer(expiry=20) as sender:
+        async def read(env: LayerEnvironment, member: str) -> None:
+            async with env.layer(expiry=20) as reader, env.layer(expiry=20) as sender:
                 await sender.group_add("group", member)
                 for n in range(9):
                     await sender.group_send("group", {"n": n})
-                    world.clock.advance(19)
-                    expect(await world.number(reader, member), n, _COPY, f"a message to {member}, 19 of 20 s old")
-                    world.clock.advance(30)
+                    env.clock.advance(19)
+                    expect(await env.number(reader, member), n, _COPY, f"a message to {member}, 19 of 20 s old")
+                    env.clock.advance(30)
                 await sender.send(member, {"direct": True})
-                world.clock.advance(20.1)
+                env.clock.advance(20.1)
                 await sender.group_send("group", {"n": 9})
                 await _listed(sender, [member], "messages to it that were read, and one that was not the group's")
-                expect(await world.number(reader, member), 9, _COPY, f"a message to {member}")
+                expect(await env.number(reader, member), 9, _COPY, f"a message to {member}")
 
         for member in _OUTSIDE:
-            run(read(world.beside(), member))
+            run(read(env.beside(), member))
 
-    def test_a_member_that_nobody_owns_may_join_again(self, world: World) -> None:
+    def test_a_member_that_nobody_owns_may_join_again(self, env: LayerEnvironment) -> None:
         """A member that is added after its message expired is one, whether anybody has noticed that before or not."""
 
-        async def join_again(world: World, member: str) -> None:
-            async with world.layer(expiry=20) as reader, world.layer(expiry=20) as sender:
+        async def join_again(env: LayerEnvironment, member: str) -> None:
+            async with env.layer(expiry=20) as reader, env.layer(expiry=20) as sender:
                 for noticed in (False, True):
                     await sender.group_add("group", member)
                     for _ in range(3):  # on whichever host
                         await sender.group_send("group", {"n": 1})
-                    world.clock.advance(20.1)
+                    env.clock.advance(20.1)
                     if noticed:
-                        await _until_left(world, sender, member)
-                        world.clock.advance(20.1)
+                        await _until_left(env, sender, member)
+                        env.clock.advance(20.1)
                     await sender.group_add("group", member)
                     await sender.group_send("group", {"n": 2})
                     await _listed(sender, [member], "group_add() after a message to it expired unread")
                     rule = "who joins again gets what is sent from then on"
-                    expect(await world.receive(reader, member), {"n": 2}, rule, f"a message to {member}")
+                    expect(await env.receive(reader, member), {"n": 2}, rule, f"a message to {member}")
 
         for member in _OUTSIDE:
-            run(join_again(world.beside(), member))
+            run(join_again(env.beside(), member))
 
-    def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(self, world: World) -> None:
+    def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(
+        self, env: LayerEnvironment
+    ) -> None:
         """Of an inbox that nobody minted, only the channel whose own message expired leaves its group."""
 
         async def body() -> None:
-            async with world.layer(expiry=20) as sender:
+            async with env.layer(expiry=20) as sender:
                 await sender.group_add("quiet", "claimed!quiet")
                 await sender.group_add("group", "claimed!other")
                 await sender.group_send("quiet", {"n": 1})
-                world.clock.advance(20.1)
+                env.clock.advance(20.1)
                 await sender.group_send("group", {"n": 2})
                 await sender.group_send("quiet", {"n": 3})
-                lapsed = [] if world.capabilities.lapses else ["claimed!quiet"]
+                lapsed = [] if env.capabilities.lapses else ["claimed!quiet"]
                 await _listed(sender, lapsed, "a message unread for expiry, and one more", "quiet")
                 await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
 
         run(body())
 
-    def test_a_flush_forgets_what_expired_unread(self, world: World) -> None:
+    def test_a_flush_forgets_what_expired_unread(self, env: LayerEnvironment) -> None:
         """A member that is added after a flush begins anew."""
 
         async def body() -> None:
-            async with world.layer(expiry=20) as layer:
+            async with env.layer(expiry=20) as layer:
                 await layer.group_add("group", "normal")
                 for _ in range(3):
                     await layer.group_send("group", {"n": 1})
-                world.clock.advance(20.1)
+                env.clock.advance(20.1)
                 await layer.flush()
                 await layer.group_add("group", "normal")
                 await layer.group_send("group", {"n": 2})
                 await _listed(layer, ["normal"], "group_add() after flush()")
-                expect(await world.number(layer, "normal"), 2, "a flush forgets everything", "a message after it")
+                expect(await env.number(layer, "normal"), 2, "a flush forgets everything", "a message after it")
 
         run(body())
 
 
-async def _until_left(world: World, sender: ChannelLayer, member: str) -> None:
+async def _until_left(env: LayerEnvironment, sender: ChannelLayer, member: str) -> None:
     """Send to the group until a member that let its message expire has left it: at most once for each host."""
-    if not world.capabilities.lapses:
+    if not env.capabilities.lapses:
         await sender.group_discard("group", member)
         return
 
@@ -486,4 +490,4 @@ async def _until_left(world: World, sender: ChannelLayer, member: str) -> None:
         await sender.group_send("group", {"n": 0})
         return not await sender.group_channels("group")
 
-    await world.eventually(left, "a member whose message expired unread leaves its group")
+    await env.eventually(left, "a member whose message expired unread leaves its group")

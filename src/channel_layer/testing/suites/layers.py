@@ -21,7 +21,7 @@ class LayerSuite(DeliveryTests, ReceivingTests, CapacityTests, GroupTests, Expir
         class TestMine(LayerSuite):
             make_layer = staticmethod(make_layer)
 
-    ``make_layer(rules, clock)`` makes a layer over the world of ``rules.prefix``: each call is one more process's.
+    ``make_layer(rules, clock)`` makes a layer over the store of ``rules.prefix``; each call is one more process.
     A fixture of the same name, in the class or outside of it, does as well, and may have parameters. A class says with
     `capabilities` what its store lacks; less is asked of it then, but every test runs.
     """

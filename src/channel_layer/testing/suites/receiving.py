@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.tools import (
     KINDS,
+    LayerEnvironment,
     Steps,
-    World,
     dice,
     drain,
     expect,
@@ -37,9 +37,9 @@ __all__ = ("ReceivingTests",)
 _RULE = "cancelling receive() loses, doubles and reorders nothing"
 
 
-def _steps(world: World) -> int:
+def _steps(env: LayerEnvironment) -> int:
     """Return more than a receive() takes from its first step to its last."""
-    return 40 if world.capabilities.blocking else 12  # one that only looks again and again has few, and takes long
+    return 40 if env.capabilities.blocking else 12  # one that only looks again and again has few, and takes long
 
 
 class ReceivingTests(LayerTests):
@@ -47,24 +47,24 @@ class ReceivingTests(LayerTests):
 
     # -- one receiver, every step
 
-    def test_cancelled_before_each_step_with_a_message_there(self, world: World) -> None:
+    def test_cancelled_before_each_step_with_a_message_there(self, env: LayerEnvironment) -> None:
         """A receive() cancelled at any one step of its loop loses no message that was there before it.
 
         In every other round the cancellation competes with data that has just arrived.
         """
-        run_stepping(partial(_cancel_at_every_step, world, False))
+        run_stepping(partial(_cancel_at_every_step, env, False))
 
-    def test_cancelled_before_each_step_as_a_message_comes(self, world: World) -> None:
+    def test_cancelled_before_each_step_as_a_message_comes(self, env: LayerEnvironment) -> None:
         """A receive() cancelled at any one step of its loop loses no message that comes just then."""
-        run_stepping(partial(_cancel_at_every_step, world, True))
+        run_stepping(partial(_cancel_at_every_step, env, True))
 
-    def test_a_storm_of_cancellations_loses_nothing(self, world: World) -> None:
+    def test_a_storm_of_cancellations_loses_nothing(self, env: LayerEnvironment) -> None:
         """Of many messages none is lost, doubled or reordered while every receive() is cancelled at another step."""
         count = 300
         choose = dice(0)
 
         async def storm(steps: Steps, kind: str) -> None:
-            async with world.layer() as owner, world.layer() as sender:
+            async with env.layer() as owner, env.layer() as sender:
                 channel = await make_channel(kind, owner)
                 received: list[int] = []
 
@@ -82,7 +82,7 @@ class ReceivingTests(LayerTests):
                     steps.disarm()
 
                 sending = asyncio.create_task(send())
-                await world.soon(receive(), _RULE, steps=5)
+                await env.soon(receive(), _RULE, steps=5)
                 await sending
                 received += await drain(owner, channel)
                 if kind == "normal":
@@ -94,13 +94,13 @@ class ReceivingTests(LayerTests):
         for kind in ("normal", "process-specific"):
             run_stepping(partial(storm, kind=kind))
 
-    def test_a_storm_of_timeouts_loses_nothing(self, world: World) -> None:
+    def test_a_storm_of_timeouts_loses_nothing(self, env: LayerEnvironment) -> None:
         """Receivers that give up after times from 0 to 2 ms, as polling consumers do, get every message in order."""
         count = 60
         choose = dice(0)
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as sender:
+            async with env.layer() as owner, env.layer() as sender:
                 channels = {await make_channel(kind, owner): kind for kind in KINDS}
                 seen: dict[str, list[int]] = {channel: [] for channel in channels}
 
@@ -123,7 +123,7 @@ class ReceivingTests(LayerTests):
                             for channel in channels:
                                 await send_patiently(sender, channel, {"n": n})
 
-                await world.soon(storm(), _RULE, steps=5)
+                await env.soon(storm(), _RULE, steps=5)
                 for channel, kind in channels.items():
                     got = seen[channel] + await drain(owner, channel, 0.01)
                     if kind == "normal":
@@ -134,7 +134,7 @@ class ReceivingTests(LayerTests):
 
     # -- several receivers
 
-    def test_many_receivers_cancelled_in_a_crowd_lose_nothing(self, world: World) -> None:
+    def test_many_receivers_cancelled_in_a_crowd_lose_nothing(self, env: LayerEnvironment) -> None:
         """Of ten receivers on a channel some are cancelled at every turn; each message reaches one of the others."""
         count = 60
         choose = dice(0)
@@ -162,13 +162,13 @@ class ReceivingTests(LayerTests):
                     done, rest = await asyncio.wait(receiving, return_when=asyncio.FIRST_COMPLETED)
                     receiving = [*rest, *(asyncio.create_task(take()) for _ in done)]
 
-            await world.soon(rest(), _RULE, steps=5)
-            await world.end(receiving)
+            await env.soon(rest(), _RULE, steps=5)
+            await env.end(receiving)
             expect(sorted(seen), list(range(count)), _RULE, f"{count} messages to {channel}, 4 of 10 cancelled")
             expect(await receive_or_none(owner, channel, 0.01), None, _RULE, f"{count} messages to {channel}")
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as sender:
+            async with env.layer() as owner, env.layer() as sender:
                 for kind in KINDS:
                     await crowd(owner, sender, await make_channel(kind, owner))
 
@@ -176,7 +176,7 @@ class ReceivingTests(LayerTests):
 
     # -- other calls
 
-    def test_a_call_that_is_cancelled_ends_as_cancelled(self, world: World) -> None:
+    def test_a_call_that_is_cancelled_ends_as_cancelled(self, env: LayerEnvironment) -> None:
         """No call swallows its cancellation, at whichever step it comes: who is told to end goes no further."""
 
         async def cancel(steps: Steps, call: Coroutine[object, object, object], step: int, name: str) -> None:
@@ -188,13 +188,13 @@ class ReceivingTests(LayerTests):
 
             calling = asyncio.create_task(call)
             steps.arm(step, tell)
-            await world.soon(asyncio.wait([calling]), f"{name} ends")
+            await env.soon(asyncio.wait([calling]), f"{name} ends")
             steps.disarm()
             rule = "a call that is cancelled before it returns ends as cancelled"
             expect(calling.cancelled(), told, rule, f"{name}, cancelled at step {step}")
 
         async def body(steps: Steps) -> None:
-            async with world.layer() as layer:
+            async with env.layer() as layer:
                 await layer.send("jobs", {})  # there is a connection
                 for step in range(6):
                     calls: dict[str, Coroutine[object, object, object]] = {
@@ -214,15 +214,15 @@ class ReceivingTests(LayerTests):
 
     # -- siblings and other processes
 
-    def test_a_sibling_s_disconnect_costs_nobody_a_message(self, world: World) -> None:
+    def test_a_sibling_s_disconnect_costs_nobody_a_message(self, env: LayerEnvironment) -> None:
         """While one channel's receivers are cancelled all the time, other channels of the process get everything."""
         count = 120
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as sender:
+            async with env.layer() as owner, env.layer() as sender:
                 # Without leases siblings share a capacity, too: one that reads little could make them all full.
                 churning = await owner.new_channel("one")
-                steady = await owner.new_channel("one" if world.capabilities.leases else "two")
+                steady = await owner.new_channel("one" if env.capabilities.leases else "two")
                 for name in (churning, steady):
                     await owner.group_add("group", name)
 
@@ -237,38 +237,38 @@ class ReceivingTests(LayerTests):
                 for n in range(0, count, 2):
                     await sender.send(steady, {"n": n})
                     await sender.group_send("group", {"n": n + 1})
-                    received += await world.numbers(owner, steady, 2)
-                await world.end([beside])
+                    received += await env.numbers(owner, steady, 2)
+                await env.end([beside])
                 expect(received, list(range(count)), "a sibling costs nobody a message", f"{count} messages")
 
         run(body())
 
-    def test_what_a_cancelled_receive_leaves_goes_to_another_process(self, world: World) -> None:
+    def test_what_a_cancelled_receive_leaves_goes_to_another_process(self, env: LayerEnvironment) -> None:
         """A message that was popped for a receive() which is cancelled wakes a worker of another process."""
 
         async def body(steps: Steps) -> None:
-            async with world.layer() as one, world.layer() as two, world.layer() as sender:
+            async with env.layer() as one, env.layer() as two, env.layer() as sender:
                 for channel in ("jobs", "reply?x"):
-                    for step in range(_steps(world)):
+                    for step in range(_steps(env)):
                         receiving = asyncio.create_task(one.receive(channel))
                         elsewhere = asyncio.create_task(two.receive(channel))
                         steps.arm(step, receiving.cancel)
                         await sender.send(channel, {"n": step})
                         first = asyncio.wait([receiving, elsewhere], return_when=asyncio.FIRST_COMPLETED)
-                        done, _ = await world.soon(first, _RULE)
+                        done, _ = await env.soon(first, _RULE)
                         if receiving in done and receiving.cancelled():
-                            got = [number(await world.soon(elsewhere, "what is left goes to another process"))]
+                            got = [number(await env.soon(elsewhere, "what is left goes to another process"))]
                         else:
                             steps.disarm()
-                            await world.end([receiving, elsewhere])
+                            await env.end([receiving, elsewhere])
                             got = [number(t.result()) for t in (receiving, elsewhere) if not t.cancelled()]
                         expect(got, [step], _RULE, f"a message to {channel}, one of two cancelled at step {step}")
 
         run_stepping(body)
 
-    def test_a_loop_that_ends_takes_no_message_with_it(self, world: World) -> None:
+    def test_a_loop_that_ends_takes_no_message_with_it(self, env: LayerEnvironment) -> None:
         """An event loop that ends at any step of a receive(), cancelling every task at once, leaves the message."""
-        layer, sender = world.layer(), world.layer()
+        layer, sender = env.layer(), env.layer()
 
         async def begin() -> dict[str, str]:
             return {await make_channel(kind, layer): kind for kind in KINDS}
@@ -282,7 +282,7 @@ class ReceivingTests(LayerTests):
             return receiving  # it may still end well, in the steps that the loop takes to its end
 
         async def rest(channel: str) -> int:
-            return await world.number(layer, channel)
+            return await env.number(layer, channel)
 
         async def close() -> None:
             for channel in channels:
@@ -293,7 +293,7 @@ class ReceivingTests(LayerTests):
         channels = run(begin())
         for channel in channels:
             received: list[int] = []
-            due = range(0, _steps(world), 2)
+            due = range(0, _steps(env), 2)
             for step in due:
                 run(sender.send(channel, {"n": step}))
                 receiving = run_stepping(partial(end_early, channel=channel, step=step))
@@ -302,11 +302,11 @@ class ReceivingTests(LayerTests):
         run(close())
 
 
-async def _cancel_at_every_step(world: World, comes: bool, steps: Steps) -> None:  # noqa: FBT001 - bound by partial
-    async with world.layer() as owner, world.layer() as sender:
+async def _cancel_at_every_step(env: LayerEnvironment, comes: bool, steps: Steps) -> None:  # noqa: FBT001 - bound by partial
+    async with env.layer() as owner, env.layer() as sender:
         for kind in KINDS:
             channel = await make_channel(kind, owner)
-            for n in range(2 * _steps(world)):
+            for n in range(2 * _steps(env)):
                 step, late = divmod(n, 2)
                 if not comes:
                     await sender.send(channel, {"n": n})
@@ -315,10 +315,10 @@ async def _cancel_at_every_step(world: World, comes: bool, steps: Steps) -> None
                 if comes:
                     await sender.send(channel, {"n": n})
                 # What has been cancelled lets the next one have the message; otherwise it has it itself.
-                await world.soon(asyncio.wait([receiving]), _RULE)
+                await env.soon(asyncio.wait([receiving]), _RULE)
                 steps.disarm()
                 if receiving.cancelled():
-                    got = await world.number(owner, channel)
+                    got = await env.number(owner, channel)
                 else:
                     got = number(receiving.result())
                 expect(got, n, _RULE, f"message {n} to {channel}, receive() cancelled at step {step}")

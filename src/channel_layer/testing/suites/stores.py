@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, Unpack
 
@@ -18,6 +18,8 @@ from channel_layer.domain.frames import MembershipMarker, read_group, read_messa
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
+from channel_layer.testing.command_checks import check_blocking_commands, check_commands
+from channel_layer.testing.factories import VirtualClock, fresh_prefix, layers_over, make_rules
 from channel_layer.testing.suites.tools import (
     Options,
     Patient,
@@ -29,15 +31,14 @@ from channel_layer.testing.suites.tools import (
     run,
     run_stepping,
 )
-from channel_layer.testing.worlds import VirtualClock, fresh_prefix, layers_over, make_rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from channel_layer.ports import AsyncStore, Backend
-    from channel_layer.testing.worlds import MakeStore
+    from channel_layer.ports import Backend, Store
+    from channel_layer.testing.factories import MakeStore
 
-__all__ = ("StoreSuite", "StoreWorld")
+__all__ = ("StoreEnvironment", "StoreSuite")
 
 R = TypeVar("R")
 
@@ -60,14 +61,14 @@ _RECONNECTED = "a store whose connections are lost goes on or raises a retryable
 
 
 @dataclass
-class StoreWorld(Patient):
+class StoreEnvironment(Patient):
     """One prefix, and any number of backends over it, as several processes would have them.
 
     Attributes:
         make_store: makes each of them.
         patience: seconds of real time after which what has not happened is taken not to happen.
         prefix: of all keys.
-        clock: moves every clock of this world.
+        clock: moves every clock of this env.
     """
 
     make_store: MakeStore
@@ -79,7 +80,7 @@ class StoreWorld(Patient):
         """Make another process's way to the store."""
         return self.make_store(make_rules(prefix=self.prefix, **options), self.clock)
 
-    def store(self) -> aclosing[AsyncStore]:
+    def store(self) -> aclosing[Store]:
         """Open another process's store in the running loop, to be closed at the end of the block."""
         return aclosing(self.backend().open())
 
@@ -92,7 +93,7 @@ class StoreSuite:
         class TestMine(StoreSuite):
             make_store = staticmethod(make_store)
 
-    ``make_store(rules, clock)`` makes a backend over the world of ``rules.prefix``: each call is one more process's.
+    ``make_store(rules, clock)`` makes a backend over the store of ``rules.prefix``; each call is one more process.
     A fixture of the same name, in the class or outside of it, does as well, and may have parameters.
 
     Attributes:
@@ -125,24 +126,37 @@ class StoreSuite:
         raise NotImplementedError
 
     @pytest.fixture
-    def stores(self, make_store: MakeStore) -> StoreWorld:
+    def stores(self, make_store: MakeStore) -> StoreEnvironment:
         """A store of this test's own, and backends over it."""
-        return StoreWorld(make_store, self.patience)
+        return StoreEnvironment(make_store, self.patience)
+
+    # -- the vocabulary
+
+    def test_every_command_is_handled(self, stores: StoreEnvironment) -> None:
+        """Every command is answered, or the capabilities say that it is not supported; by the blocking store, too."""
+
+        async def body() -> None:
+            async with stores.store() as store:
+                await check_commands(store, self.capabilities)
+
+        run(body())
+        with closing(stores.backend().open_blocking()) as blocking:
+            check_blocking_commands(blocking, self.capabilities)
 
     # -- who is called
 
-    def test_a_wait_is_woken_by_its_own_queue(self, stores: StoreWorld) -> None:
+    def test_a_wait_is_woken_by_its_own_queue(self, stores: StoreEnvironment) -> None:
         """A wait() ends when another process pushes to its queue; pushes to other queues leave it alone."""
 
-        async def wait_for(store: AsyncStore, other: AsyncStore, channel: ChannelName, shard: int) -> None:
+        async def wait_for(store: Store, other: Store, channel: ChannelName, shard: int) -> None:
             waiting = asyncio.create_task(store.wait(c.Wait(shard, channel.queue, _BLOCK)))
             for elsewhere in (*_QUEUES, ChannelName.parse(f"{channel.name}x"), ChannelName.parse("claime!a")):
                 if elsewhere.queue != channel.queue:
-                    await other.push(c.Push(shard, elsewhere, _ROOM, b"1"))
+                    await other.execute(c.Push(shard, elsewhere, _ROOM, b"1"))
                     await _pop(other, elsewhere, shard, 1)
             if self.capabilities.blocking:
                 expect(waiting.done(), False, _WOKEN, f"pushes to other queues than {channel}")
-            await other.push(c.Push(shard, channel, _ROOM, b"2"))
+            await other.execute(c.Push(shard, channel, _ROOM, b"2"))
             await stores.soon(waiting, _WOKEN)
             expect(await _pop(store, channel, shard, 2), [b"2"], _WOKEN, f"pop() from {channel} after the wait()")
 
@@ -154,7 +168,7 @@ class StoreSuite:
 
         run(body())
 
-    def test_of_several_who_wait_one_is_called_for_each_message(self, stores: StoreWorld) -> None:
+    def test_of_several_who_wait_one_is_called_for_each_message(self, stores: StoreEnvironment) -> None:
         """While several wait, every message is taken, whether messages come one by one or many at once."""
         count = 40
 
@@ -171,10 +185,10 @@ class StoreSuite:
                         await stores.eventually(there, _CALLED)
 
                     for n in range(0, count, 2):
-                        await sender.push(c.Push(0, channel, _ROOM, b"%d" % n))
-                        await sender.push(c.Push(0, channel, _ROOM, b"%d" % (n + 1)))
+                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % n))
+                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % (n + 1)))
                         await all_seen(n + 1 if n % 4 else n + 2)
-                    pushes = (sender.push(c.Push(0, channel, _ROOM, b"%d" % n)) for n in range(count, 2 * count))
+                    pushes = (sender.execute(c.Push(0, channel, _ROOM, b"%d" % n)) for n in range(count, 2 * count))
                     await asyncio.gather(*pushes)
                     await all_seen(2 * count)
                     await _end(workers)
@@ -183,7 +197,7 @@ class StoreSuite:
 
         run(body())
 
-    def test_a_cancelled_wait_passes_its_call_on(self, stores: StoreWorld) -> None:
+    def test_a_cancelled_wait_passes_its_call_on(self, stores: StoreEnvironment) -> None:
         """When the one who is called is cancelled, at whichever step, another one who waits takes the message."""
 
         async def body(steps: Steps) -> None:
@@ -198,7 +212,7 @@ class StoreSuite:
                         for _ in range((step + 2) % 3):
                             await asyncio.sleep(0)
                         steps.arm(step, first.cancel)
-                        await sender.push(c.Push(0, channel, _ROOM, b"%d" % step))
+                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % step))
                         await stores.soon(asyncio.wait([first]), _CALLED)
                         steps.disarm()
                         if not first.cancelled():  # who returns must pop
@@ -213,7 +227,7 @@ class StoreSuite:
 
         run_stepping(body)
 
-    def test_a_blocked_read_is_woken(self, stores: StoreWorld) -> None:
+    def test_a_blocked_read_is_woken(self, stores: StoreEnvironment) -> None:
         """A read() that waits at the end of a minted inbox ends when something comes in; cancelling it is harmless.
 
         Without leases there is none, and nobody's channel is one.
@@ -222,33 +236,33 @@ class StoreSuite:
         async def body() -> None:
             async with stores.store() as owner, stores.store() as sender:
                 if not self.capabilities.leases:
-                    came = await sender.alive(c.Alive(0, (_OWNED.queue,)))
+                    came = await sender.execute(c.Alive(0, (_OWNED.queue,)))
                     expect(came, (False,), "without leases no inbox is minted", "alive()")
                     return
-                await owner.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
+                await owner.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
                 position = ""
                 for n in range(10):
-                    reading = asyncio.create_task(owner.read(c.Read(0, _OWNED.queue, position, _BLOCK)))
+                    reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
                     for _ in range(n):
                         await asyncio.sleep(0)
                     if n % 2:
                         reading.cancel()
                         await asyncio.wait([reading])
-                        reading = asyncio.create_task(owner.read(c.Read(0, _OWNED.queue, position, _BLOCK)))
-                    await sender.push(c.Push(0, _OWNED, _ROOM, b"%d" % n))
+                        reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
+                    await sender.execute(c.Push(0, _OWNED, _ROOM, b"%d" % n))
                     rule = "a read() that waits is woken by what comes in"
                     batch = await stores.soon(reading, rule)
                     expect(_payloads(batch.entries), [b"%d" % n], rule, f"message {n}")
-                    again = await stores.soon(owner.read(c.Read(0, _OWNED.queue, position, _BLOCK)), rule)
+                    again = await stores.soon(owner.execute(c.Read(0, _OWNED.queue, position, _BLOCK)), rule)
                     expect(again, batch, "reading takes nothing away", "the same read() once more")
                     position = batch.position
-                await owner.release(c.Release(0, _OWNED.queue))
+                await owner.execute(c.Release(0, _OWNED.queue))
 
         run(body())
 
     # -- what is cancelled
 
-    def test_a_pop_that_is_cancelled_loses_nothing(self, stores: StoreWorld) -> None:
+    def test_a_pop_that_is_cancelled_loses_nothing(self, stores: StoreEnvironment) -> None:
         """A pop() that is cancelled at any step returns what it took, or has taken nothing."""
 
         async def body(steps: Steps) -> None:
@@ -257,7 +271,7 @@ class StoreSuite:
                     await _pop(store, channel, 0, 1)  # there is a connection
                     for step in range(15):
                         payload = b"%d" % step
-                        await other.push(c.Push(0, channel, _ROOM, payload))
+                        await other.execute(c.Push(0, channel, _ROOM, payload))
                         popping = asyncio.create_task(_pop(store, channel, 0, 1))
                         steps.arm(step, popping.cancel)
                         await stores.soon(asyncio.wait([popping]), _UNBROKEN)
@@ -268,7 +282,7 @@ class StoreSuite:
 
         run_stepping(body)
 
-    def test_a_put_back_that_is_cancelled_is_carried_out(self, stores: StoreWorld) -> None:
+    def test_a_put_back_that_is_cancelled_is_carried_out(self, stores: StoreEnvironment) -> None:
         """A put_back() that has begun is carried out and returns, at whichever step its caller is cancelled."""
 
         async def body(steps: Steps) -> None:
@@ -276,9 +290,9 @@ class StoreSuite:
                 for channel in _QUEUES[:2]:
                     for step in range(1, 12):  # at step 0 it has not begun
                         payload = b"%d" % step
-                        await other.push(c.Push(0, channel, _ROOM, payload))
-                        popped = await store.pop(c.Pop(0, channel.queue, 1, "me"))
-                        returning = asyncio.create_task(store.put_back(c.PutBack(0, channel.queue, popped.entries)))
+                        await other.execute(c.Push(0, channel, _ROOM, payload))
+                        popped = await store.execute(c.Pop(0, channel.queue, 1, "me"))
+                        returning = asyncio.create_task(_execute(store, c.PutBack(0, channel.queue, popped.entries)))
                         steps.arm(step, returning.cancel)
                         await stores.soon(asyncio.wait([returning]), _UNBROKEN)
                         steps.disarm()
@@ -288,7 +302,7 @@ class StoreSuite:
 
         run_stepping(body)
 
-    def test_all_other_commands_end_as_cancelled(self, stores: StoreWorld) -> None:
+    def test_all_other_commands_end_as_cancelled(self, stores: StoreEnvironment) -> None:
         """Of all commands that return soon, pop() and put_back() alone may return although they are cancelled.
 
         What else swallows its cancellation goes on in the place of a task that has been told to end.
@@ -307,14 +321,14 @@ class StoreSuite:
             c.Flush(0, "first"),
         ]
 
-        async def cancel(store: AsyncStore, steps: Steps, command: c.Command[object], step: int) -> None:
+        async def cancel(store: Store, steps: Steps, command: c.Command[object], step: int) -> None:
             told = False
 
             def tell() -> None:
                 nonlocal told
                 told = calling.cancel()
 
-            calling = asyncio.create_task(_ask(store, command))
+            calling = asyncio.create_task(_execute(store, command))
             steps.arm(step, tell)
             await stores.soon(asyncio.wait([calling]), rule)
             steps.disarm()
@@ -331,14 +345,14 @@ class StoreSuite:
 
     # -- several at once
 
-    def test_two_clients_never_get_one_message_twice(self, stores: StoreWorld) -> None:
+    def test_two_clients_never_get_one_message_twice(self, stores: StoreEnvironment) -> None:
         """Of many messages that processes in several threads pop at once, each comes to one of them."""
         count, crowd = 120, 4
 
         async def fill(channel: ChannelName) -> None:
             async with stores.store() as store:
                 for n in range(count):
-                    await store.push(c.Push(0, channel, _ROOM, b"%d" % n))
+                    await store.execute(c.Push(0, channel, _ROOM, b"%d" % n))
 
         async def take(channel: ChannelName, place: int) -> list[bytes]:
             seen: list[bytes] = []
@@ -354,19 +368,19 @@ class StoreSuite:
             due = sorted(b"%d" % n for n in range(count))
             expect(came, due, _ONCE, f"{count} messages in {channel}, {crowd} threads that pop")
 
-    def test_concurrent_pushes_accept_exactly_the_capacity(self, stores: StoreWorld) -> None:
+    def test_concurrent_pushes_accept_exactly_the_capacity(self, stores: StoreEnvironment) -> None:
         """Of 200 concurrent pushes of two processes in as many threads into room for 10, 10 are accepted."""
         capacity, senders = 10, 100
 
         async def push(channel: ChannelName) -> int:
             async with stores.store() as store:
                 request = c.Push(0, channel, capacity, b"1")
-                pushed = await asyncio.gather(*(store.push(request) for _ in range(senders)))
+                pushed = await asyncio.gather(*(store.execute(request) for _ in range(senders)))
                 return sum(each.accepted for each in pushed)
 
         async def claim() -> None:
             async with stores.store() as store:
-                await store.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
+                await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
 
         if self.capabilities.leases:
             run(claim())
@@ -377,15 +391,15 @@ class StoreSuite:
 
     # -- payloads
 
-    def test_payloads_come_out_as_they_went_in(self, stores: StoreWorld) -> None:
+    def test_payloads_come_out_as_they_went_in(self, stores: StoreEnvironment) -> None:
         """Every byte there is, each byte alone, and a megabyte, in every kind of queue and for a group."""
         payloads = [bytes(range(256)), *(bytes([n]) for n in range(256)), bytes(reversed(range(256))) * 4096]
 
-        async def read(store: AsyncStore, count: int) -> list[bytes]:
+        async def read(store: Store, count: int) -> list[bytes]:
             frames: list[bytes] = []
             position = ""
             while len(frames) < count:
-                batch = await stores.soon(store.read(c.Read(0, _OWNED.queue, position, _BLOCK)), _WHOLE)
+                batch = await stores.soon(store.execute(c.Read(0, _OWNED.queue, position, _BLOCK)), _WHOLE)
                 frames += [frame for _, frame in batch.entries]
                 position = batch.position
             return frames
@@ -394,26 +408,26 @@ class StoreSuite:
             async with stores.store() as store, stores.store() as sender:
                 for channel in _QUEUES:
                     for payload in payloads:
-                        await sender.push(c.Push(0, channel, _ROOM, payload))
+                        await sender.execute(c.Push(0, channel, _ROOM, payload))
                     came = await _pop(store, channel, 0, len(payloads))
                     expect(came == payloads, True, _WHOLE, f"{len(payloads)} payloads of all bytes to {channel}")
                 if self.capabilities.leases:
-                    await store.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
                     for payload in payloads:
-                        await sender.push(c.Push(0, _OWNED, _ROOM, payload))
-                        await sender.deliver(c.Deliver(0, _OWNED.queue, GroupName.parse("g"), (), payload))
+                        await sender.execute(c.Push(0, _OWNED, _ROOM, payload))
+                        await sender.execute(c.Deliver(0, _OWNED.queue, GroupName.parse("g"), (), payload))
                     frames = await read(store, 2 * len(payloads))
                     direct = [read_message(frame)[1] for frame in frames[::2]]
                     grouped = [read_group(frame).payload for frame in frames[1::2]]
                     expect(direct == payloads, True, _WHOLE, f"payloads of all bytes to {_OWNED}")
                     expect(grouped == payloads, True, _WHOLE, "payloads of all bytes to a group")
-                    await store.release(c.Release(0, _OWNED.queue))
+                    await store.execute(c.Release(0, _OWNED.queue))
 
         run(body())
 
     # -- the end, loops and threads
 
-    def test_a_store_may_be_closed_at_any_time(self, stores: StoreWorld) -> None:
+    def test_a_store_may_be_closed_at_any_time(self, stores: StoreEnvironment) -> None:
         """Closing twice is harmless; what is in flight ends, with StoreError or as it would have; so does the rest."""
         block = 0.5
 
@@ -428,31 +442,31 @@ class StoreSuite:
                 store = stores.backend().open()
                 queue = _QUEUES[0].queue
                 flying: list[asyncio.Task[object]] = [
-                    asyncio.create_task(_call(store.wait(c.Wait(0, queue, block)))),
-                    asyncio.create_task(_call(store.pop(c.Pop(0, queue, 1, "me")))),
+                    asyncio.create_task(store.wait(c.Wait(0, queue, block))),
+                    asyncio.create_task(_execute(store, c.Pop(0, queue, 1, "me"))),
                 ]
                 if self.capabilities.leases:
-                    await store.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
-                    flying.append(asyncio.create_task(_call(store.read(c.Read(0, _OWNED.queue, "", block)))))
+                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    flying.append(asyncio.create_task(_execute(store, c.Read(0, _OWNED.queue, "", block))))
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 await stores.soon(store.aclose(), _CLOSED)
                 await stores.soon(store.aclose(), _CLOSED)
                 for call in flying:
                     await ends(call)
-                await ends(store.push(c.Push(0, _QUEUES[1], _ROOM, b"1")))
-                await ends(store.pop(c.Pop(0, queue, 1, "me")))
+                await ends(_execute(store, c.Push(0, _QUEUES[1], _ROOM, b"1")))
+                await ends(_execute(store, c.Pop(0, queue, 1, "me")))
 
         run(body())
 
-    def test_one_backend_serves_loops_and_threads_one_after_another(self, stores: StoreWorld) -> None:
+    def test_one_backend_serves_loops_and_threads_one_after_another(self, stores: StoreEnvironment) -> None:
         """What is pushed in one event loop is popped in another one, in whatever thread, through one backend."""
         backend = stores.backend()
 
         async def go_on(n: int) -> list[bytes]:
             async with aclosing(backend.open()) as store:
                 taken = await _pop(store, _QUEUES[1], 0, 5)
-                await store.push(c.Push(0, _QUEUES[1], _ROOM, b"%d" % n))
+                await store.execute(c.Push(0, _QUEUES[1], _ROOM, b"%d" % n))
                 return taken
 
         def in_thread(n: int) -> list[bytes]:
@@ -466,7 +480,7 @@ class StoreSuite:
 
     # -- lost connections
 
-    def test_lost_connections_lose_no_message(self, stores: StoreWorld) -> None:
+    def test_lost_connections_lose_no_message(self, stores: StoreEnvironment) -> None:
         """Who waits or reads while all connections break goes on, or is told to try again; nothing is lost or doubled.
 
         Asked of a store that says how its connections can be broken; of another one only that it goes on.
@@ -482,7 +496,7 @@ class StoreSuite:
                 seen: list[bytes] = []
                 readers = [asyncio.create_task(_work_patiently(store, channel, seen))]
                 if self.capabilities.leases:
-                    await store.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
                     readers.append(asyncio.create_task(_read_patiently(store, seen)))
                 sure: list[bytes] = []
                 maybe: list[bytes] = []
@@ -490,7 +504,7 @@ class StoreSuite:
                 async def push(to: ChannelName, payload: bytes) -> None:
                     while True:
                         try:
-                            await sender.push(c.Push(0, to, _ROOM, payload))
+                            await sender.execute(c.Push(0, to, _ROOM, payload))
                         except StoreError as exc:
                             expect(exc.retryable, True, _RECONNECTED, f"push(): {exc}")
                             if exc.outcome == "not_sent":
@@ -523,7 +537,7 @@ class StoreSuite:
 
     # -- what is left
 
-    def test_nothing_is_left_when_all_limits_have_passed(self, stores: StoreWorld) -> None:
+    def test_nothing_is_left_when_all_limits_have_passed(self, stores: StoreEnvironment) -> None:
         """After any use, left as by processes that were killed, the store keeps nothing once all limits are over.
 
         Counted by a store that says how; of another one only that such a use does it no harm.
@@ -564,39 +578,39 @@ class StoreSuite:
         run(stores.eventually(gone, rule))
 
 
-async def _leave_everything(store: AsyncStore, capabilities: Capabilities) -> None:
+async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
     """Leave something of every kind in a store, and no process that would look after it."""
     group = GroupName.parse("left")
     for channel in (*_QUEUES, _OWNED):
         for _ in range(3):
-            await store.push(c.Push(0, channel, 10, b"1", to_member=True))
-        popped = await store.pop(c.Pop(0, channel.queue, 2, "me"))
-        await store.put_back(c.PutBack(0, channel.queue, popped.entries))
-        await store.join(c.Join(0, group, channel, owned=False, age=0.0, restore=False, mark=True))
-    await store.leave(c.Leave(0, group, _QUEUES[0], mark=True))
-    await store.publish(c.Publish(0, group, b"1", at_once=False))
+            await store.execute(c.Push(0, channel, 10, b"1", to_member=True))
+        popped = await store.execute(c.Pop(0, channel.queue, 2, "me"))
+        await store.execute(c.PutBack(0, channel.queue, popped.entries))
+        await store.execute(c.Join(0, group, channel, owned=False, age=0.0, restore=False, mark=True))
+    await store.execute(c.Leave(0, group, _QUEUES[0], mark=True))
+    await store.execute(c.Publish(0, group, b"1", at_once=False))
     if capabilities.leases:
-        await store.claim(c.Claim(0, _OWNED.queue, "first", "", ()))
-        await store.join(c.Join(0, group, _OWNED, owned=True, age=0.0, restore=False, mark=True))
-        await store.mark(c.Mark(0, _OWNED.queue, MembershipMarker(group.name, _OWNED.name, True, 1, 0)))
-        await store.push(c.Push(0, _OWNED, 10, b"1"))
-        await store.deliver(c.Deliver(0, _OWNED.queue, group, (), b"1"))
-        await store.give_back(c.GiveBack(0, _OWNED.queue, "first", 1, ((_OWNED.name, 1),)))
-        await store.renew(c.Renew(0, _OWNED.queue))
-        await store.touch(c.Touch(0, (group,)))
+        await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+        await store.execute(c.Join(0, group, _OWNED, owned=True, age=0.0, restore=False, mark=True))
+        await store.execute(c.Mark(0, _OWNED.queue, MembershipMarker(group.name, _OWNED.name, True, 1, 0)))
+        await store.execute(c.Push(0, _OWNED, 10, b"1"))
+        await store.execute(c.Deliver(0, _OWNED.queue, group, (), b"1"))
+        await store.execute(c.GiveBack(0, _OWNED.queue, "first", 1, ((_OWNED.name, 1),)))
+        await store.execute(c.Renew(0, _OWNED.queue))
+        await store.execute(c.Touch(0, (group,)))
 
 
-async def _work_patiently(store: AsyncStore, channel: ChannelName, seen: list[bytes]) -> None:
+async def _work_patiently(store: Store, channel: ChannelName, seen: list[bytes]) -> None:
     while not _is_told_to_end():
         await _again(lambda: store.wait(c.Wait(0, channel.queue, _BLOCK)))
         seen += await _again(lambda: _pop(store, channel, 0, 1))
 
 
-async def _read_patiently(store: AsyncStore, seen: list[bytes]) -> None:
+async def _read_patiently(store: Store, seen: list[bytes]) -> None:
     position = ""
     while True:
         request = c.Read(0, _OWNED.queue, position, _BLOCK)
-        batch = await _again(lambda: store.read(request))  # noqa: B023 - awaited here
+        batch = await _again(lambda: store.execute(request))  # noqa: B023 - awaited here
         seen += _payloads(batch.entries)
         position = batch.position
 
@@ -611,7 +625,7 @@ async def _again(call: Callable[[], Awaitable[R]]) -> R:
             await asyncio.sleep(0.001)
 
 
-async def _work(store: AsyncStore, channel: ChannelName, seen: list[bytes]) -> None:
+async def _work(store: Store, channel: ChannelName, seen: list[bytes]) -> None:
     """Wait and pop, one message at a time, until cancelled."""
     while not _is_told_to_end():
         await store.wait(c.Wait(0, channel.queue, _BLOCK))
@@ -624,17 +638,14 @@ def _is_told_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _pop(store: AsyncStore, channel: ChannelName, shard: int, count: int) -> list[bytes]:
-    popped = await store.pop(c.Pop(shard, channel.queue, count, "me"))
+async def _pop(store: Store, channel: ChannelName, shard: int, count: int) -> list[bytes]:
+    popped = await store.execute(c.Pop(shard, channel.queue, count, "me"))
     return _payloads((entry.stamp, entry.frame) for entry in popped.entries)
 
 
-async def _ask(store: AsyncStore, command: c.Command[object]) -> object:
-    return await command.on_async(store)
-
-
-async def _call(call: Awaitable[object]) -> object:
-    return await call
+async def _execute(store: Store, command: c.Command[R]) -> R:
+    """Carry out a command: a coroutine, which a task can be made of."""
+    return await store.execute(command)
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -652,5 +663,5 @@ def _payloads(entries: Iterable[tuple[float, bytes]]) -> list[bytes]:
     return [read_message(frame)[1] for _, frame in entries]
 
 
-def _shards(stores: StoreWorld) -> range:
+def _shards(stores: StoreEnvironment) -> range:
     return range(len(stores.backend().identities))

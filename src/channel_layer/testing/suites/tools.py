@@ -1,4 +1,4 @@
-"""What the suites share: a world of layers, patience, channels of every kind, and the steps of an event loop.
+"""What the suites share: an environment of layers, patience, channels of every kind, and the steps of an event loop.
 
 A race is forced by naming the step at which it happens and a crowd goes through one barrier, so that no verdict depends
 on luck or on how busy the machine is.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 import pytest
 
 from channel_layer.errors import ChannelFull
-from channel_layer.testing.worlds import Violation, VirtualClock, fresh_prefix, make_rules
+from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from channel_layer.domain.frames import Message
     from channel_layer.layer import ChannelLayer
     from channel_layer.ports import Capabilities
-    from channel_layer.testing.worlds import MakeLayer
+    from channel_layer.testing.factories import MakeLayer
 
 __all__ = (
     "KINDS",
     "ORDERED",
     "POPPED",
+    "LayerEnvironment",
     "Options",
     "Patient",
     "Steps",
-    "World",
     "at_once",
     "dice",
     "drain",
@@ -202,7 +202,7 @@ class Patient:
 
 
 @dataclass
-class World(Patient):
+class LayerEnvironment(Patient):
     """One prefix, and any number of layers over it, as several processes would have them.
 
     Attributes:
@@ -210,7 +210,7 @@ class World(Patient):
         capabilities: of the store.
         patience: seconds of real time after which what has not happened is taken not to happen.
         prefix: of all keys.
-        clock: moves every clock of this world.
+        clock: moves every clock of this env.
     """
 
     make_layer: MakeLayer
@@ -223,10 +223,10 @@ class World(Patient):
         """Make another process's layer."""
         return self.make_layer(make_rules(prefix=self.prefix, **options), self.clock)
 
-    def beside(self, prefix: str | None = None) -> World:
-        """Return a world of another prefix, by default one that nobody has used before."""
+    def beside(self, prefix: str | None = None) -> LayerEnvironment:
+        """Return an environment of another prefix, by default a new one."""
         other = fresh_prefix() if prefix is None else prefix
-        return World(self.make_layer, self.capabilities, self.patience, other)
+        return LayerEnvironment(self.make_layer, self.capabilities, self.patience, other)
 
     async def receive(self, layer: ChannelLayer, channel: str) -> Message:
         """Receive a message that has to come."""

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import InvalidName, StoreError
+from channel_layer.testing.factories import Violation
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.tools import (
     KINDS,
     POPPED,
-    World,
+    LayerEnvironment,
     at_once,
     dice,
     expect,
@@ -23,7 +24,6 @@ from channel_layer.testing.suites.tools import (
     run,
     sends,
 )
-from channel_layer.testing.worlds import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
@@ -49,55 +49,55 @@ class WholeTests(LayerTests):
 
     # -- names
 
-    def test_names_that_are_none_are_refused(self, world: World) -> None:
+    def test_names_that_are_none_are_refused(self, env: LayerEnvironment) -> None:
         """A name outside the grammar is refused by every call that takes one, and one at the limit of it is not."""
         rule = "names are ASCII letters, digits and -_. matched whole, 100 characters at most"
 
         async def body() -> None:
-            async with world.layer() as layer:
+            async with env.layer() as layer:
                 longest = "c" * 100
                 for wrong in ("", "foo\n", "foo!\u00e9", "f\u0663", "a b", "a/b", "a!b!c", "?x", longest + "c"):
                     for name, call in _calls_with(layer, wrong):
                         await fails_with(InvalidName, call(), rule, f"{name}: {wrong!r}")
                 await layer.send(longest, {"n": 1})
-                expect(await world.receive(layer, longest), {"n": 1}, rule, "a name of 100 characters")
+                expect(await env.receive(layer, longest), {"n": 1}, rule, "a name of 100 characters")
 
         run(body())
 
     # -- flush
 
-    def test_nothing_of_before_is_there_after_a_flush(self, world: World) -> None:
+    def test_nothing_of_before_is_there_after_a_flush(self, env: LayerEnvironment) -> None:
         """Messages in channels of every kind, in the store and in mailboxes, and memberships are gone for everybody."""
 
         async def body() -> None:
-            async with world.layer() as one, world.layer() as two:
+            async with env.layer() as one, env.layer() as two:
                 # Without leases nobody tells a process of a flush: what it has popped for a sibling stays there.
-                prefixes = ("a", "a", "a") if world.capabilities.leases else ("a", "b", "c")
+                prefixes = ("a", "a", "a") if env.capabilities.leases else ("a", "b", "c")
                 owned = [await one.new_channel(prefix) for prefix in prefixes]
                 for channel in (*owned, *POPPED):
                     await one.group_add("group", channel)
                     await two.send(channel, {"n": "direct"})
                 await two.group_send("group", {"n": "group"})
-                await world.receive(one, owned[0])  # so the rest is known to be in the mailboxes, or on its way there
+                await env.receive(one, owned[0])  # so the rest is known to be in the mailboxes, or on its way there
                 await two.flush()
                 expect(await one.group_channels("group"), [], _FLUSHED, "group_channels()")
                 await two.group_send("group", {"n": "to nobody"})
                 for channel in (*owned, *POPPED):
                     await two.send(channel, {"n": "new"})
-                    expect(await world.receive(one, channel), {"n": "new"}, _FLUSHED, f"one message to {channel}")
+                    expect(await env.receive(one, channel), {"n": "new"}, _FLUSHED, f"one message to {channel}")
                 for channel in owned:
-                    expect(await world.collect(one, channel), [], _FLUSHED, f"messages to {channel}, then flush()")
+                    expect(await env.collect(one, channel), [], _FLUSHED, f"messages to {channel}, then flush()")
                 for channel in POPPED:
                     pending = (await one.statistics(channel)).messages_pending
                     expect(pending, 0, _FLUSHED, f"what is pending for {channel}")
 
         run(body())
 
-    def test_every_place_is_free_again_after_a_flush(self, world: World) -> None:
+    def test_every_place_is_free_again_after_a_flush(self, env: LayerEnvironment) -> None:
         """A channel that was full takes its whole capacity after a flush, and one message more is refused."""
 
         async def body() -> None:
-            async with world.layer(capacity=5) as owner, world.layer(capacity=5) as sender:
+            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
                 channels = (await owner.new_channel(), *POPPED)
                 for _ in range(3):
                     for channel in channels:
@@ -107,17 +107,17 @@ class WholeTests(LayerTests):
 
         run(body())
 
-    def test_one_who_waits_during_a_flush_gets_the_next(self, world: World) -> None:
+    def test_one_who_waits_during_a_flush_gets_the_next(self, env: LayerEnvironment) -> None:
         """A `receive()` that waits during a flush goes on waiting and gets what is sent after it."""
 
         async def body() -> None:
-            async with world.layer() as reader, world.layer() as other:
+            async with env.layer() as reader, env.layer() as other:
                 channels = (await reader.new_channel(), *POPPED)
-                waiting = [asyncio.create_task(world.receive(reader, channel)) for channel in channels]
+                waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
                 for channel, task in zip(channels, waiting, strict=True):
                     await other.send(channel, {"n": 0})  # each is known to wait in earnest
                     await task
-                waiting = [asyncio.create_task(world.receive(reader, channel)) for channel in channels]
+                waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
                 await asyncio.sleep(0)
                 await other.flush()
                 expect([task.done() for task in waiting], [False] * 4, _FLUSHED, "a receive() that waits")
@@ -127,74 +127,74 @@ class WholeTests(LayerTests):
 
         run(body())
 
-    def test_a_member_that_joins_again_after_a_flush_is_one(self, world: World) -> None:
+    def test_a_member_that_joins_again_after_a_flush_is_one(self, env: LayerEnvironment) -> None:
         """After a flush a membership can be made anew, and works as if there had been none."""
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as other:
+            async with env.layer() as owner, env.layer() as other:
                 name = await owner.new_channel()
                 await owner.group_add("group", name)
                 await other.flush()
                 await owner.group_add("group", name)
                 await other.group_send("group", {"n": 1})
                 expect(await owner.group_channels("group"), [name], _FLUSHED, "group_add() after it")
-                expect(await world.collect(owner, name), [{"n": 1}], _FLUSHED, "a message to the group after it")
+                expect(await env.collect(owner, name), [{"n": 1}], _FLUSHED, "a message to the group after it")
 
         run(body())
 
-    def test_what_is_held_for_a_sibling_is_dropped_by_a_flush(self, world: World) -> None:
+    def test_what_is_held_for_a_sibling_is_dropped_by_a_flush(self, env: LayerEnvironment) -> None:
         """A message that was popped on behalf of a sibling channel and waits in the process is gone after a flush.
 
         Without leases nobody tells that process of it; what is sent afterwards arrives all the same.
         """
 
         async def body() -> None:
-            async with world.layer() as reader, world.layer() as other:
+            async with env.layer() as reader, env.layer() as other:
                 for n in range(2):
                     await other.send("claimed!later", {"n": n})
                 await other.send("claimed!now", {"n": 2})
-                await world.receive(reader, "claimed!now")
+                await env.receive(reader, "claimed!now")
                 await other.flush()
-                waiting = asyncio.create_task(world.receive(reader, "claimed!later"))
-                if world.capabilities.leases:
+                waiting = asyncio.create_task(env.receive(reader, "claimed!later"))
+                if env.capabilities.leases:
 
                     async def dropped() -> bool:
                         return reader.counts().dropped == {"flushed": 2}
 
-                    await world.eventually(dropped, "what a flush removes is counted where it waited")
+                    await env.eventually(dropped, "what a flush removes is counted where it waited")
                 await other.send("claimed!later", {"n": 3})
                 came = [await waiting]
                 while came[-1] != {"n": 3}:
-                    came.append(await world.receive(reader, "claimed!later"))
-                if world.capabilities.leases:
+                    came.append(await env.receive(reader, "claimed!later"))
+                if env.capabilities.leases:
                     expect(came, [{"n": 3}], _FLUSHED, "a message after it to a channel that had older ones")
 
         run(body())
 
-    def test_every_message_that_a_flush_removes_is_counted(self, world: World) -> None:
+    def test_every_message_that_a_flush_removes_is_counted(self, env: LayerEnvironment) -> None:
         """What waited in the store is counted where `flush` was called, what waited in a process where it waited."""
 
         async def body() -> None:
-            async with world.layer() as owner, world.layer() as other:
+            async with env.layer() as owner, env.layer() as other:
                 name = await owner.new_channel()
                 for _ in range(3):
                     await other.send(name, {"n": 1})
-                if world.capabilities.leases:
-                    await world.holds(owner, 3)
+                if env.capabilities.leases:
+                    await env.holds(owner, 3)
                 for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
                     await other.send(channel, {"n": 1})
                 await other.flush()
-                here, there = (3, 4) if world.capabilities.leases else (0, 7)
+                here, there = (3, 4) if env.capabilities.leases else (0, 7)
                 rule = "every message that a flush removes is counted once"
                 came = [layer.counts().dropped.get("flushed", 0) for layer in (owner, other)]
                 expect(came, [here, there], rule, "3 messages in a process or its queue, and 4 in other queues")
 
         run(body())
 
-    def test_prefixes_do_not_mix(self, world: World) -> None:
+    def test_prefixes_do_not_mix(self, env: LayerEnvironment) -> None:
         """Layers with prefixes that begin or match one another share no message, no member and no flush()."""
         rule = "layers of different prefixes have nothing in common"
-        worlds = [world.beside(world.prefix + ending) for ending in _ENDINGS]
+        worlds = [env.beside(env.prefix + ending) for ending in _ENDINGS]
         flushed = {0, 4}
 
         async def body() -> None:
@@ -215,9 +215,9 @@ class WholeTests(LayerTests):
                     if n in flushed:
                         await layer.send(name, {"n": n})
                     else:
-                        expect(await world.numbers(layer, name, 2), [n, n], rule, asked)
+                        expect(await env.numbers(layer, name, 2), [n, n], rule, asked)
                     if n in flushed:
-                        expect(await world.number(layer, name), n, rule, asked)
+                        expect(await env.number(layer, name), n, rule, asked)
                     expect((await layer.statistics(name)).messages_pending, 0, rule, asked)
             for layer in layers:
                 await layer.aclose()
@@ -226,11 +226,11 @@ class WholeTests(LayerTests):
 
     # -- the end
 
-    def test_the_end_of_a_layer_gives_everything_up(self, world: World) -> None:
+    def test_the_end_of_a_layer_gives_everything_up(self, env: LayerEnvironment) -> None:
         """`aclose` leaves the groups; who waits gets an error, and so does every later call; twice is harmless."""
 
         async def body() -> None:
-            layer, other = world.layer(), world.layer()
+            layer, other = env.layer(), env.layer()
             names = [await layer.new_channel() for _ in range(3)]
             reading = await other.new_channel()
             for name in names:
@@ -240,8 +240,8 @@ class WholeTests(LayerTests):
             await asyncio.sleep(0)
             await layer.aclose()
             for task in waiting:
-                await fails_with(StoreError, world.soon(task, _CLOSED), _CLOSED, "a receive() that waited")
-            if world.capabilities.leases:
+                await fails_with(StoreError, env.soon(task, _CLOSED), _CLOSED, "a receive() that waited")
+            if env.capabilities.leases:
                 expect(await other.group_channels("group"), [reading], _CLOSED, "group_channels() after aclose()")
             await layer.aclose()
             for call in (
@@ -254,21 +254,21 @@ class WholeTests(LayerTests):
                 layer.group_channels("g"),
                 layer.flush(),
             ):
-                error = await fails_with(StoreError, world.soon(call, _CLOSED), _CLOSED, "a call after aclose()")
+                error = await fails_with(StoreError, env.soon(call, _CLOSED), _CLOSED, "a call after aclose()")
                 expect(error.retryable, False, _CLOSED, "a call after aclose()")
             await other.group_send("group", {"n": 1})
-            expect(await world.collect(other, reading), [{"n": 1}], _CLOSED, "a message to the group")
+            expect(await env.collect(other, reading), [{"n": 1}], _CLOSED, "a message to the group")
             await other.send("jobs", {"n": 2})
-            expect(await world.receive(other, "jobs"), {"n": 2}, _CLOSED, "a message that it does not wait for")
+            expect(await env.receive(other, "jobs"), {"n": 2}, _CLOSED, "a message that it does not wait for")
             await other.aclose()
 
         run(body())
 
-    def test_letting_go_of_connections_loses_nothing(self, world: World) -> None:
+    def test_letting_go_of_connections_loses_nothing(self, env: LayerEnvironment) -> None:
         """After `close_pools` the layer, its inbox, its messages and its memberships are as before."""
 
         async def body() -> None:
-            async with world.layer() as layer, world.layer() as other:
+            async with env.layer() as layer, env.layer() as other:
                 name = await layer.new_channel()
                 await layer.group_add("group", name)
                 for n in range(6):
@@ -277,26 +277,26 @@ class WholeTests(LayerTests):
                     await other.close_pools()
                     await other.group_send("group", {"n": -n})
                     rule = "close_pools() loses nothing"
-                    expect(await world.numbers(layer, name, 2), [n, -n], rule, "a message before, and one after")
+                    expect(await env.numbers(layer, name, 2), [n, -n], rule, "a message before, and one after")
 
         run(body())
 
-    def test_an_inbox_that_was_claimed_is_free_after_the_end(self, world: World) -> None:
+    def test_an_inbox_that_was_claimed_is_free_after_the_end(self, env: LayerEnvironment) -> None:
         """Who closes gives up the inboxes that it claimed by reading: a successor need not wait for the lease's end."""
 
         async def body() -> None:
             for n in range(2):
-                async with world.layer() as layer:
+                async with env.layer() as layer:
                     await layer.send("server!a", {"n": n})
-                    expect(await world.number(layer, "server!a"), n, _CLOSED, "receive() after another's aclose()")
+                    expect(await env.number(layer, "server!a"), n, _CLOSED, "receive() after another's aclose()")
 
         run(body())
 
     # -- loops, threads and forks
 
-    def test_loops_one_after_another(self, world: World) -> None:
+    def test_loops_one_after_another(self, env: LayerEnvironment) -> None:
         """A channel made in one event loop is received in the next ones, whatever each leaves behind at its end."""
-        layer = world.layer()
+        layer = env.layer()
         count = 12
         kept: list[asyncio.Task[object]] = []
 
@@ -307,12 +307,12 @@ class WholeTests(LayerTests):
             return name
 
         async def go_on(name: str, n: int) -> None:
-            expect(await world.number(layer, name), n, _LOOPS, f"what the loop before loop {n} has sent")
+            expect(await env.number(layer, name), n, _LOOPS, f"what the loop before loop {n} has sent")
             await layer.group_send("group", {"n": -n})
-            expect(await world.number(layer, name), -n, _LOOPS, f"group_send() in loop {n}")
+            expect(await env.number(layer, name), -n, _LOOPS, f"group_send() in loop {n}")
             for channel in (*POPPED, await layer.new_channel()):
                 await layer.send(channel, {"n": n})
-                expect(await world.number(layer, channel), n, _LOOPS, f"send() in loop {n}")
+                expect(await env.number(layer, channel), n, _LOOPS, f"send() in loop {n}")
             await layer.send(name, {"n": n + 1})
             if n % 3 == 1:
                 await layer.close_pools()
@@ -321,7 +321,7 @@ class WholeTests(LayerTests):
                 await asyncio.sleep(0)
 
         async def finish(name: str) -> None:
-            expect(await world.number(layer, name), count, _LOOPS, "what the last loop has sent")
+            expect(await env.number(layer, name), count, _LOOPS, "what the last loop has sent")
             found = layer.counts()
             came = (found.delivered, len(found.dropped), found.waiting)
             expect(came, (6 * count + 1, 0, 0), _ACCOUNTS, f"(delivered, dropped, waiting) of {count} loops")
@@ -333,9 +333,9 @@ class WholeTests(LayerTests):
         expect([task.cancelled() for task in kept], [True] * len(kept), _LOOPS, "a receive() when its loop ends")
         run(finish(name))
 
-    def test_loops_at_once_in_threads(self, world: World) -> None:
+    def test_loops_at_once_in_threads(self, env: LayerEnvironment) -> None:
         """Threads, each with one loop after another, exchange messages through one layer object, in order."""
-        layer = world.layer()
+        layer = env.layer()
         crowd, rounds = 4, 5
         barrier = threading.Barrier(crowd)
 
@@ -347,11 +347,11 @@ class WholeTests(LayerTests):
                 to = names[(place + 1) % crowd]
                 for more in range(5):
                     await layer.send(to, {"n": 5 * n + more})
-                came = await world.numbers(layer, names[place], 5)
+                came = await env.numbers(layer, names[place], 5)
                 expect(came, list(range(5 * n, 5 * n + 5)), _LOOPS, f"5 messages from thread to thread, round {n}")
 
             for n in range(rounds):
-                barrier.wait(world.patience)
+                barrier.wait(env.patience)
                 asyncio.run(exchange(n))
 
         async def finish() -> None:
@@ -364,15 +364,15 @@ class WholeTests(LayerTests):
         at_once(crowd, work)
         run(finish())
 
-    def test_receiving_in_one_loop_what_another_makes_and_sends(self, world: World) -> None:
+    def test_receiving_in_one_loop_what_another_makes_and_sends(self, env: LayerEnvironment) -> None:
         """A receive() that waits in one running loop gets what another loop sends to a channel that a third made."""
-        layer = world.layer()
+        layer = env.layer()
 
         async def use(channel: str) -> None:
             waiting = threading.Event()
 
             async def receive() -> object:
-                task = asyncio.create_task(world.receive(layer, channel))
+                task = asyncio.create_task(env.receive(layer, channel))
                 await asyncio.sleep(0)
                 waiting.set()
                 return await task
@@ -394,9 +394,9 @@ class WholeTests(LayerTests):
             run(use(channel))
         run(layer.aclose())
 
-    def test_a_forked_child_starts_anew(self, world: World) -> None:
+    def test_a_forked_child_starts_anew(self, env: LayerEnvironment) -> None:
         """A child has an inbox of its own, and its parent's channels stay the parent's, to whom it can send."""
-        layer = world.layer()
+        layer = env.layer()
 
         async def begin() -> str:
             name = await layer.new_channel()
@@ -414,9 +414,9 @@ class WholeTests(LayerTests):
             )
             for n in range(3):
                 await layer.send(mine, {"n": n})
-                expect(await world.number(layer, mine), n, _FORK, "a message of the child to itself")
+                expect(await env.number(layer, mine), n, _FORK, "a message of the child to itself")
             if self.capabilities.leases:
-                receiving = world.soon(layer.receive(parents), _FORK)
+                receiving = env.soon(layer.receive(parents), _FORK)
                 await fails_with(InvalidName, receiving, _FORK, "receive() of the parent's channel in the child")
             if self.spans_processes:
                 await layer.send(parents, {"n": 2})
@@ -425,24 +425,24 @@ class WholeTests(LayerTests):
 
         async def finish(name: str) -> None:
             due = [1, 2, 3] if self.spans_processes else [1]
-            expect(await world.numbers(layer, name, len(due)), due, _FORK, "messages before the fork and of the child")
+            expect(await env.numbers(layer, name, len(due)), due, _FORK, "messages before the fork and of the child")
             expect(await layer.group_channels("group"), [name], _FORK, "the parent's membership, the child has closed")
             await layer.send(name, {"n": 4})
-            expect(await world.number(layer, name), 4, _FORK, "a message of the parent to itself")
+            expect(await env.number(layer, name), 4, _FORK, "a message of the parent to itself")
             await layer.aclose()
 
         name = run(begin())
-        in_fork(lambda: run(use(name)), world.patience, _FORK)
+        in_fork(lambda: run(use(name)), env.patience, _FORK)
         run(finish(name))
 
     # -- accounts
 
-    def test_every_message_is_accounted_for(self, world: World) -> None:
+    def test_every_message_is_accounted_for(self, env: LayerEnvironment) -> None:
         """Accepted = delivered + dropped by reason + waiting, whatever processes do, and as they close one by one."""
         expiry = 30.0
 
-        async def walk(world: World, seed: int) -> None:
-            layers = [world.layer(capacity=3, inbox_capacity=12, expiry=expiry) for _ in range(3)]
+        async def walk(env: LayerEnvironment, seed: int) -> None:
+            layers = [env.layer(capacity=3, inbox_capacity=12, expiry=expiry) for _ in range(3)]
             one, two, watcher = layers
             owners = dict(zip(_POPPED, (one, two, one, one), strict=True))
             owners |= {await one.new_channel(): one, await two.new_channel(): two, await two.new_channel("b"): two}
@@ -464,10 +464,10 @@ class WholeTests(LayerTests):
                     case 4:
                         await _give_up(owners[name], name, choose.randrange(10))
                     case _:
-                        await world.forward(choose.choice((1.0, expiry / 2, expiry)), layers)
-            outside = {name for name in names if name in _POPPED or not world.capabilities.leases}
+                        await env.forward(choose.choice((1.0, expiry / 2, expiry)), layers)
+            outside = {name for name in names if name in _POPPED or not env.capabilities.leases}
             for layer in layers:
-                await _balance(world, layers, owners, outside)
+                await _balance(env, layers, owners, outside)
                 if layer is not watcher:
                     await layer.aclose()
                     outside |= {name for name, owner in owners.items() if owner is layer}
@@ -475,15 +475,15 @@ class WholeTests(LayerTests):
             await watcher.aclose()
 
         for seed in range(4):
-            run(walk(world.beside(), seed))
+            run(walk(env.beside(), seed))
 
-    def test_each_loss_has_its_reason(self, world: World) -> None:
+    def test_each_loss_has_its_reason(self, env: LayerEnvironment) -> None:
         """A message dropped for want of room, for its age, or because its layer closed is counted as just that."""
         expiry = 30.0
 
         async def body() -> None:
-            async with world.layer(capacity=2, expiry=expiry) as sender:
-                owner = world.layer(capacity=2, expiry=expiry)
+            async with env.layer(capacity=2, expiry=expiry) as sender:
+                owner = env.layer(capacity=2, expiry=expiry)
                 owned = await owner.new_channel()
                 for member in (owned, "nobody!x"):
                     await owner.group_add("room", member)
@@ -498,20 +498,20 @@ class WholeTests(LayerTests):
                                 total[reason] = total.get(reason, 0) + count
                         return total == due
 
-                    await world.eventually(counted, f"each loss is counted with its reason: {due}")
+                    await env.eventually(counted, f"each loss is counted with its reason: {due}")
 
                 await dropped(full=6)
-                await world.forward(expiry, [owner])
+                await env.forward(expiry, [owner])
                 await sender.send("nobody!x", {"n": 1})
                 await sender.send(owned, {"n": 2})
                 rule, asked = "nothing older than expiry is delivered", "messages of 30 s and a young one"
-                expect(await world.number(sender, "nobody!x"), 1, rule, asked)
-                if world.capabilities.leases:
+                expect(await env.number(sender, "nobody!x"), 1, rule, asked)
+                if env.capabilities.leases:
                     await dropped(full=6, expired=4)
                     await owner.aclose()
                     await dropped(full=6, expired=4, closed=1)
                 else:
-                    expect(await world.number(owner, owned), 2, rule, asked)
+                    expect(await env.number(owner, owned), 2, rule, asked)
                     await dropped(full=6, expired=4)
                     await owner.aclose()
 
@@ -528,12 +528,12 @@ async def _give_up(layer: ChannelLayer, name: str, steps: int) -> None:
 
 
 async def _balance(
-    world: World, layers: Iterable[ChannelLayer], readers: Mapping[str, ChannelLayer], outside: Collection[str]
+    env: LayerEnvironment, layers: Iterable[ChannelLayer], readers: Mapping[str, ChannelLayer], outside: Collection[str]
 ) -> None:
     """Add up what several layers have counted and what waits in the store.
 
     Args:
-        world: theirs.
+        env: theirs.
         layers: all there are; the last one is open.
         readers: all channels, and who looks into each: what became too old in the store is counted by him.
         outside: those of them whose messages are not read into a process until they are received.
@@ -542,7 +542,7 @@ async def _balance(
     books: dict[str, int] = {}
 
     async def balances() -> bool:
-        for name in [name for name in readers if name in _POPPED or not world.capabilities.leases]:
+        for name in [name for name in readers if name in _POPPED or not env.capabilities.leases]:
             await receive_or_none(readers[name], name, 0.02)
         found = [layer.counts() for layer in some]
         pending = [(await some[-1].statistics(name)).messages_pending or 0 for name in outside]
@@ -556,7 +556,7 @@ async def _balance(
         return books["accepted"] == sum(books.values()) - books["accepted"]
 
     try:
-        await world.eventually(balances, _ACCOUNTS)
+        await env.eventually(balances, _ACCOUNTS)
     except Violation as exc:
         exc.add_note(f"accepted is not the sum of the others: {books}")
         raise
