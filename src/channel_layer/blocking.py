@@ -275,7 +275,7 @@ class BlockingChannelLayer:
         Raises:
             StoreError: the store could not be reached.
         """
-        return self._run(operations.statistics(self._pipeline.state, None)).as_dict()
+        return self._run(operations.read_statistics(self._pipeline.state, None)).as_dict()
 
     def channel_statistics(self, channel: str) -> dict[str, float]:
         """Return what all processes have counted, and what waits, of one channel.
@@ -291,7 +291,7 @@ class BlockingChannelLayer:
             StoreError: the store could not be reached.
         """
         name = self._pipeline.channel(channel)
-        return self._run(operations.statistics(self._pipeline.state, name)).as_dict()
+        return self._run(operations.read_statistics(self._pipeline.state, name)).as_dict()
 
     def _report_in_time(self) -> None:
         """Something was counted: tell the store if that has not been done for a second. The next call does so, else."""

@@ -390,7 +390,7 @@ class ChannelLayer:
             StoreError: the store could not be reached.
         """
         name = None if channel is None else self._pipeline.channel(channel)
-        return await self._run(operations.statistics(self._state, name))
+        return await self._run(operations.read_statistics(self._state, name))
 
     def counts(self) -> Counts:
         """Return what this layer object has counted in this process. It asks nobody, and never fails."""

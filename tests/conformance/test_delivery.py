@@ -39,13 +39,13 @@ async def test_a_normal_channel_listens_to_every_host_at_once(redis_system: Syst
 
     shards = range(redis_system.shards)
     async with redis_system.layer() as sender, redis_system.layer() as reader:
-        order = sender._routes.shards(Queue("jobs", ChannelName.parse("jobs").queue.kind))
+        order = sender._pipeline.routes.shards(Queue("jobs", ChannelName.parse("jobs").queue.kind))
         assert sorted(order) == list(shards)
         slowest = 0.0
         for shard in [*shards, *reversed(shards)] * 3:
             receiving = asyncio.create_task(reader.receive("jobs"))
             await eventually(lambda: _all_wait(reader), "a wait is open on every host")
-            sender._courier.turns = itertools.count(order.index(shard))
+            sender._pipeline.turns = itertools.count(order.index(shard))
             began = time.monotonic()
             await sender.send("jobs", {"n": shard})
             assert number(await asyncio.wait_for(receiving, BOUND)) == shard
@@ -55,7 +55,7 @@ async def test_a_normal_channel_listens_to_every_host_at_once(redis_system: Syst
 
 
 async def _all_wait(reader: ChannelLayer) -> bool:
-    host = reader._host
+    host = reader._background.work
     pump = host._pumps.get("jobs") if host is not None else None
     return pump is not None and len(pump._waits) == len(reader._routes.ring)
 

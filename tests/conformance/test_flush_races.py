@@ -83,7 +83,7 @@ def test_what_is_put_back_after_a_flush_is_not_received(system: System, channel:
             store = layer._backend.open()
             await layer.send(channel, {"n": 1})
             taken: list[tuple[int, c.Entry]] = []
-            for shard in layer._routes.shards(queue):
+            for shard in layer._pipeline.routes.shards(queue):
                 popped = await store.execute(c.Pop(shard, queue, 1, "me"))
                 taken.extend((shard, entry) for entry in popped.entries)
             [(shard, entry)] = taken
@@ -109,7 +109,7 @@ def test_what_is_put_back_is_received_though_there_was_a_flush_before(system: Sy
             await layer.flush()
             await layer.send("reply?x", {"n": 1})
             await layer.send("reply?x", {"n": 2})
-            [shard] = layer._routes.shards(queue)
+            [shard] = layer._pipeline.routes.shards(queue)
             popped = await store.execute(c.Pop(shard, queue, 1, "me"))
             assert await store.execute(c.PutBack(shard, queue, popped.entries)) == c.Returned(expired=0, flushed=0)
             for n in (1, 2):

@@ -120,13 +120,13 @@ async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypat
     names = [await layer.new_channel(f"p{n}") for n in range(3)]
     for name in names:
         await layer.group_add("group", name)
-    give_up, host = layer._give_up, layer._host
+    give_up, host = layer._give_up, layer._background.work
     assert host is not None
-    inboxes = list(layer._desk.inboxes.values())
+    inboxes = list(layer._state.inboxes.values())
 
     async def give_up_and_renew(_: object) -> None:
         await give_up(inboxes)
-        if layer._host is host:  # the background work still runs, so a renewal may come now
+        if layer._background.work is host:  # the background work still runs, so a renewal may come now
             done = [asyncio.run_coroutine_threadsafe(host._ensure_claimed(each), host.home.loop) for each in inboxes]
             await asyncio.gather(*map(asyncio.wrap_future, done))
 
@@ -150,7 +150,7 @@ async def test_a_channel_made_while_the_layer_closes_leaves_nothing(
     async def claim_slowly(self: RedisStore, request: c.Claim, /) -> c.Claimed:
         reply = await claim(self, request)
         loop.call_soon_threadsafe(claimed.set)
-        while not layer._desk.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
+        while not layer._state.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
             await asyncio.sleep(0.001)
         return reply
 

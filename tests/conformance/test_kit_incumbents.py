@@ -97,12 +97,12 @@ class RoutesByFullName(ChannelLayer):
     async def send(self, channel: str, message: Mapping[str, object]) -> None:
         """Send to the wrong host, mostly."""
         name = ChannelName.parse(channel)
-        shard = self._routes.ring.queue(Queue(name.name, Kind.INBOX))
-        push = c.Push(shard, name, self._rules.capacity.of(channel), self._courier.codec.encode(message))
+        shard = self._pipeline.routes.ring.queue(Queue(name.name, Kind.INBOX))
+        push = c.Push(shard, name, self._rules.capacity.of(channel), self._pipeline.codec.encode(message))
         pushed = await self._run(execute(push))
         if not pushed.accepted:
             raise ChannelFull(channel, push.capacity)
-        self._desk.ledger.sent += 1
+        self._state.ledger.sent += 1
 
 
 def test_a_send_that_hashes_the_full_name(three_hosts: Deployment) -> None:
@@ -120,8 +120,8 @@ class WaitsAtOneHost(ChannelLayer):
     """Looks for the messages of a normal channel on one host."""
 
     def _begin(self) -> None:
-        routes = self._courier.routes
-        self._courier.routes = self._courier.desk.routes = _OneHost(routes.ring, routes.capacity)
+        routes = self._pipeline.routes
+        self._pipeline.routes = self._pipeline.state.routes = _OneHost(routes.ring, routes.capacity)
         super()._begin()
 
 
@@ -191,17 +191,17 @@ class SharedMutables(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        decode = self._courier.codec.decode
+        decode = self._pipeline.codec.decode
         known: dict[bytes, Message] = {}
 
         class Codec:
-            encode = self._courier.codec.encode
+            encode = self._pipeline.codec.encode
 
             def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
                 """Decode what is shared once."""
                 return known.setdefault(payload, decode(payload)) if shared else decode(payload)
 
-        self._courier.codec = Codec()
+        self._pipeline.codec = Codec()
 
 
 def test_recipients_that_share_a_message() -> None:

@@ -306,7 +306,7 @@ async def test_background_work_whose_time_is_up_ends_when_it_is_told_to(system: 
     """A background task that its own timeout is just cancelling still ends when it is cancelled from outside."""
     async with system.layer() as layer:
         await layer.new_channel()
-        host = layer._host
+        host = layer._background.work
         assert host is not None
 
         async def look_again_and_again() -> None:

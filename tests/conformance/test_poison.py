@@ -15,7 +15,7 @@ import pytest
 from channel_layer import ChannelLayer, StoreError
 from channel_layer.domain.frames import MsgpackCodec, group_frame, message_frame
 from channel_layer.domain.names import ChannelName, GroupName
-from channel_layer.operations import programs
+from channel_layer.operations import sending
 from channel_layer.testing.suites.tools import number, receive_or_none
 from channel_layer_redis._keys import Keys
 from tests.support.scenarios_delivery import BOUND, eventually
@@ -74,7 +74,7 @@ def _hosts(system: System, layer: ChannelLayer, channel: str) -> list[Host]:
     """Return the hosts that store a channel's messages."""
     deployment = system.deployment
     assert deployment is not None
-    return [deployment.hosts[shard] for shard in layer._routes.shards(ChannelName.parse(channel).queue)]
+    return [deployment.hosts[shard] for shard in layer._pipeline.routes.shards(ChannelName.parse(channel).queue)]
 
 
 async def _commands(host: Host, commands: Iterable[tuple[str | bytes, ...]]) -> None:
@@ -196,9 +196,9 @@ async def test_garbage_in_an_inbox_is_counted_and_skipped(redis_system: System) 
         assert await sender.group_channels("group") == [channel]
         await sender.send(channel, {"n": -2})
         assert number(await asyncio.wait_for(receiving, BOUND)) == -2
-        inbox = owner._desk.inboxes[ChannelName.parse(channel).queue.name]
+        inbox = owner._state.inboxes[ChannelName.parse(channel).queue.name]
         assert list(inbox.boxes) == [channel]
-        await owner._on_host(lambda host: host._announce_all(inbox))  # as after a restart of the server
+        await owner._background.call(lambda host: host._announce_all(inbox))  # as after a restart of the server
 
 
 async def test_garbage_costs_no_place(redis_system: System) -> None:
@@ -210,12 +210,12 @@ async def test_garbage_costs_no_place(redis_system: System) -> None:
         for turn, payload in enumerate(BAD_PAYLOADS.values()):
 
             async def sent(payload: bytes = payload, turn: int = turn) -> bool:
-                return (await sender._run(programs.send(sender._routes, name, payload, turn))).accepted
+                return (await sender._run(sending.push(sender._pipeline.routes, name, payload, turn))).accepted
 
             await eventually(sent, "a place is free")
 
         async def settled() -> bool:
-            inbox = owner._desk.inboxes[name.queue.name]
+            inbox = owner._state.inboxes[name.queue.name]
             counted = await _undecodable(owner) == len(BAD_PAYLOADS)
             return counted and not inbox.owed and inbox.returning is None
 
@@ -241,7 +241,7 @@ async def test_garbage_that_waits_for_an_owner_is_counted_when_he_comes(redis_sy
         for n, frame in enumerate(frames.values()):
             await sender.send(channel, {"n": n})
             await _commands(host, [("RPUSH", keys.queue(name)[0], struct.pack(">d", 1e15) + frame)])
-        await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
+        await owner._background.call(lambda host: host.ensure_claimed(owner._state.inboxes[name]))
         received = [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in frames]
         assert received == list(range(len(frames)))
         assert await receive_or_none(owner, channel) is None
@@ -327,6 +327,6 @@ async def test_a_key_of_another_type_in_the_place_of_an_inbox(redis_system: Syst
         await sender.send(other, {"n": 1})
         assert number(await asyncio.wait_for(owner.receive(other), BOUND)) == 1
         await _commands(host, [("DEL", stream)])
-        await owner._on_host(lambda host: host.ensure_claimed(owner._desk.inboxes[name]))
+        await owner._background.call(lambda host: host.ensure_claimed(owner._state.inboxes[name]))
         await sender.send(channel, {"n": 2})
         assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 2

@@ -16,7 +16,7 @@ import pytest
 
 from channel_layer import ChannelLayer
 from channel_layer.domain.names import ChannelName, GroupName
-from channel_layer.operations import programs
+from channel_layer.operations import groups, sending
 from channel_layer.ports import Place
 from channel_layer.runtime.sealing import Seal
 from channel_layer.testing.suites.tools import number, receive_or_none
@@ -39,17 +39,17 @@ async def _get(layer: ChannelLayer, channel: str) -> int:
 
 async def _put(layer: ChannelLayer, channel: str, payload: bytes) -> None:
     """Put bytes into a channel's queue, as an attacker with write access to the store could."""
-    assert (await layer._run(programs.send(layer._routes, ChannelName.parse(channel), payload, 0))).accepted
+    assert (await layer._run(sending.push(layer._pipeline.routes, ChannelName.parse(channel), payload, 0))).accepted
 
 
 async def _publish(layer: ChannelLayer, group: str, payload: bytes) -> None:
     """Send bytes to a group, as an attacker with write access to the store could."""
-    await layer._run(programs.group_send(layer._routes, GroupName.parse(group), payload, 0))
+    await layer._run(groups.publish(layer._pipeline.routes, GroupName.parse(group), payload, 0))
 
 
 def _seal(layer: ChannelLayer) -> Seal:
-    assert layer._courier.seal is not None
-    return layer._courier.seal
+    assert layer._pipeline.seal is not None
+    return layer._pipeline.seal
 
 
 async def _told(layer: ChannelLayer, caplog: pytest.LogCaptureFixture) -> str:
@@ -89,7 +89,7 @@ async def test_what_was_meddled_with_is_dropped_and_counted(
     """Altered, cut, moved, old, foreign and plain messages are counted, not delivered; the next valid one is."""
     async with system.layer(**options) as layer:
         mine = await layer.new_channel()
-        seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
+        seal, plain = _seal(layer), layer._pipeline.codec.encode({"n": 1})
         keys = system.layer(**{**options, "symmetric_encryption_keys": [OTHER_KEY]})
         prefix = system.layer(**{**options, "prefix": "another:"})
         wrong: dict[str, Callable[[str], bytes]] = {
@@ -122,7 +122,7 @@ async def test_what_was_meddled_with_reaches_no_member(system: System, options: 
         names = [await layer.new_channel() for _ in range(3)]
         for name in names:
             await layer.group_add("room", name)
-        seal, plain = _seal(layer), layer._courier.codec.encode({"n": 1})
+        seal, plain = _seal(layer), layer._pipeline.codec.encode({"n": 1})
         wrong = [
             _changed(seal.for_group(plain, "room")),
             seal.for_group(plain, "rooms"),
@@ -146,7 +146,7 @@ async def test_a_message_that_is_played_again_later_is_refused(
 ) -> None:
     """Bytes that were sealed longer ago than a message may wait are refused, although the store holds them as new."""
     async with system.layer(expiry=60, **options) as layer:
-        payload = _seal(layer).for_channel(layer._courier.codec.encode({"n": 1}), "jobs")
+        payload = _seal(layer).for_channel(layer._pipeline.codec.encode({"n": 1}), "jobs")
         system.clock.advance(60)
         await _put(layer, "jobs", payload)
         assert await _get(layer, "jobs") == 1

@@ -127,7 +127,7 @@ def test_a_fork_counts_nothing_twice(redis_system: System) -> None:
     with asyncio.Runner() as runner:
         runner.run(send())
         runner.run(send())
-        assert layer._desk.ledger.tally
+        assert layer._state.ledger.tally
         in_fork(lambda: run(in_child()), 30, "a fork after use starts anew")
         runner.run(finish())
 

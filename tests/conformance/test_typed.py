@@ -68,7 +68,7 @@ async def _balance(layer: ChannelLayer) -> int:
 
 
 async def _waiting(layer: ChannelLayer, channel: str) -> bool:
-    source, box = layer._place(layer._courier.channel(channel))
+    source, box = layer._state.place(layer._pipeline.channel(channel))
     del source
     return bool(box.waiters)
 
@@ -249,7 +249,7 @@ async def test_garbage_in_a_subscription_of_two_types_is_skipped(
 
     async with system.layer() as layer, system.layer() as sender, _events(layer, 2) as messages:
         with monkeypatch.context() as patch:
-            patch.setattr(sender._courier, "_encode", encode)
+            patch.setattr(sender._pipeline, "_encode", encode)
             await sender.group_send("news", {})
         await sender.group_send("news", {"type": "news", "text": "x"})
         assert await _next(messages) == News(text="x")
@@ -503,7 +503,7 @@ async def test_a_slow_reader_stays_a_member(system: System) -> None:
             await eventually(arrived)
             system.clock.advance(11.0)
             await layer.tend()
-            await eventually(lambda: is_true(layer._place(layer._courier.channel(channel))[1].groups == set()))
+            await eventually(lambda: is_true(layer._state.place(layer._pipeline.channel(channel))[1].groups == set()))
             await sender.group_send("room", {"n": 2})
             assert await _next(messages) == {"n": 2}
             assert await sender.group_channels("room") == [*messages.channels]
@@ -518,7 +518,7 @@ async def test_an_ended_subscription_leaves_no_mailbox(system: System) -> None:
             await layer.flush()  # no membership keeps it any more
             system.clock.advance(30.0)
             await layer.tend()
-            source, _ = layer._place(layer._courier.channel(channel))
+            source, _ = layer._state.place(layer._pipeline.channel(channel))
             assert channel in source.boxes
         system.clock.advance(30.0)
         await layer.tend()

@@ -16,7 +16,7 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import read_message
 from channel_layer.domain.inbox import Item, Tap
 from channel_layer.domain.names import ChannelName
-from channel_layer.runtime.background import _Pump
+from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.testing.suites.tools import drain, receive_or_none
 from tests.support.processes import Fleet, is_alive, wait_for_end
 from tests.support.scenarios_delivery import Flow, eventually, site, work
@@ -130,17 +130,17 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
             store = layer._backend.open()
             for n in shards:
                 await layer.send("jobs", {"n": n})  # on each host in turn
-            tap = Tap(queue, layer._rules.capacity, layer._desk.ledger)
+            tap = Tap(queue, layer._rules.capacity, layer._state.ledger)
             for shard in shards:
                 popped = await store.execute(c.Pop(shard, queue, 1, "me"))
                 await store.execute(c.PutBack(shard, queue, ()))  # there is a connection
                 for entry in popped.entries:
                     _, payload = read_message(entry.frame)
-                    tap.box("jobs", 0.0).put(Item(layer._clock.now() + 60, payload, "", (shard, entry)))
+                    tap.box("jobs", 0.0).put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
             assert sum(len(box.items) for box in tap.boxes.values()) == len(shards)
             for host in deployment.hosts:
                 await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
-            returning = asyncio.create_task(_Pump(layer._desk, store, tap)._return_surplus())
+            returning = asyncio.create_task(QueueConsumer(layer._state, store, tap)._return_surplus())
             for _ in range(steps):
                 await asyncio.sleep(0)
             if steps:
@@ -164,15 +164,15 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
             for steps in range(12):
                 layer = redis_system.layer()
                 await receive_or_none(layer, "jobs", 0.02)  # which leaves a pump that lingers
-                host = layer._host
+                host = layer._background.work
                 assert host is not None
                 await other.send("jobs", {"n": steps})
                 for shard in range(redis_system.shards):
                     popped = await host._store.execute(c.Pop(shard, queue, 1, "me"))
                     for entry in popped.entries:
                         _, payload = read_message(entry.frame)
-                        box = layer._desk.taps["jobs"].box("jobs", 0.0)
-                        box.put(Item(layer._clock.now() + 60, payload, "", (shard, entry)))
+                        box = layer._state.taps["jobs"].box("jobs", 0.0)
+                        box.put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
                 first = asyncio.create_task(host.stop())
                 for _ in range(steps):
                     await asyncio.sleep(0)

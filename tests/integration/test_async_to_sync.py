@@ -22,7 +22,6 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
 from channel_layer import ChannelLayer
-from channel_layer.runtime.background import Host
 from tests.integration.test_channels_loops import FORKABLE, STRICT, Hosts, Setup, hosts, in_own_process
 from tests.support.processes import Fleet, SyncChild
 from tests.support.systems import System, run
@@ -219,7 +218,7 @@ def test_a_loop_that_waits_for_a_thread_is_not_waited_for(
     system: System, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the loop with the background work is blocked by code that waits for another loop, that one goes on."""
-    monkeypatch.setattr("channel_layer.runtime.event_loops.STILL_SECONDS", 0.1)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.UNRESPONSIVE_SECONDS", 0.1)
     monkeypatch.setattr("channel_layer.layer.STILL_SECONDS", 0.1)
     layer = system.layer()
 
@@ -293,8 +292,8 @@ def test_a_host_that_is_left_does_nothing_any_more(redis_system: System, monkeyp
 
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0)
     name = run(begin())
-    assert layer._host is not None
-    assert layer._host.home is layer._io_home
+    assert layer._background.work is not None
+    assert layer._background.work.session is layer._sessions.in_thread
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(Host, "stop", never_stops)

@@ -193,7 +193,7 @@ def test_an_interrupted_wait_passes_its_call_on(
     await_any(waiting.descriptors, PATIENCE)
     assert waiting.end() == (queue,)
     other.close()
-    assert not layer._desk.watchers
+    assert not layer._state.watchers
     assert sender.receive(["jobs"]) == ("jobs", {"n": 1})
 
 

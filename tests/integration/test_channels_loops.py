@@ -341,7 +341,7 @@ def test_a_loop_that_stops_while_another_waits_for_it() -> None:
         done.append("last work")
 
     async def is_not_waited_for(given: Callable[[], Coroutine[object, object, None]]) -> None:
-        with pytest.raises(loops.LoopStopped):
+        with pytest.raises(loops.LoopUnavailable):
             await asyncio.wait_for(loops.run_in(other, given), 20)
 
     run(loops.run_in(other, work))

@@ -153,7 +153,7 @@ def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
             await layer.send(name, {"n": 1})
             assert await layer.receive(name) == {"n": 1}
             waiting = asyncio.create_task(layer.receive(name))  # who finds a message at once leaves things as they are
-            await eventually(lambda: is_true(layer._host is not None and layer._host.here))
+            await eventually(lambda: is_true(layer._background.work is not None and layer._background.work.here))
             await layer.send(name, {"n": 2})
             assert await waiting == {"n": 2}
             assert opened.count(asyncio.get_running_loop()) == 1

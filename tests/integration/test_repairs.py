@@ -47,7 +47,7 @@ def test_a_flush_does_not_wait_for_a_marker_that_a_new_lease_has_overtaken(
     async def body() -> None:
         async with system.layer() as owner:
             queue = ChannelName.parse(await owner.new_channel()).queue
-            host, inbox = owner._host, owner._desk.inboxes[queue.name]
+            host, inbox = owner._background.work, owner._state.inboxes[queue.name]
             assert host is not None
             await host._store.flush(Flush(inbox.shard, "flush"))
             await host._store.release(Release(inbox.shard, queue))
@@ -110,9 +110,9 @@ def test_a_new_lease_is_taken_over_what_is_no_entry(redis_system: System, frame:
         assert deployment is not None
         async with redis_system.layer() as owner, redis_system.layer() as other:
             name = ChannelName.parse(await owner.new_channel())
-            host = owner._host
+            host = owner._background.work
             assert host is not None
-            inbox = owner._desk.inboxes[name.queue.name]
+            inbox = owner._state.inboxes[name.queue.name]
             home = deployment.hosts[inbox.shard]
             home.command("DEL", f"{redis_system.prefix}l:{{{name.queue}}}")
             home.command("XADD", f"{redis_system.prefix}s:{{{name.queue}}}", "*", "0", frame)

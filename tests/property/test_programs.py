@@ -15,7 +15,7 @@ from channel_layer.domain.capacity import CapacityTable, shares
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
-from channel_layer.operations import programs
+from channel_layer.operations import groups, sending
 from channel_layer.operations.programs import NoOwner
 from channel_layer.ports import Program
 from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
@@ -70,7 +70,7 @@ def test_a_normal_channel_is_full_only_when_every_share_of_it_is(
         assert isinstance(step, c.Push)
         return c.Pushed(accepted=held[step.shard] < step.capacity, expired=1)
 
-    sent, asked = drive(programs.send(routes, channel, b"payload", turn), answer)
+    sent, asked = drive(sending.push(routes, channel, b"payload", turn), answer)
     limits = dict(shares(capacity, routes.ring.order(channel.queue)))
     pushes = [(step.shard, step.capacity) for step in asked if isinstance(step, c.Push)]
     assert sent.accepted == any(held[shard] < limit for shard, limit in limits.items())
@@ -86,7 +86,7 @@ def test_turns_spread_the_first_try_over_all_shares(hosts: list[str], capacity: 
     routes, channel = routes_over(hosts, capacity), ChannelName.parse(name)
     first: set[int] = set()
     for place in range(len(hosts)):
-        sent, asked = drive(programs.send(routes, channel, b"", turn + place), lambda _: c.Pushed(True, 0))
+        sent, asked = drive(sending.push(routes, channel, b"", turn + place), lambda _: c.Pushed(True, 0))
         assert sent.accepted
         assert len(asked) == 1
         assert isinstance(asked[0], c.Push)
@@ -157,7 +157,7 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
         assert step.version == 7
         return None
 
-    sent, asked = drive(programs.group_send(routes, group, b"payload", data.draw(st.integers(0, 9))), answer)
+    sent, asked = drive(groups.publish(routes, group, b"payload", data.draw(st.integers(0, 9))), answer)
     assert all(step.payload == b"payload" for step in asked if isinstance(step, (c.Publish, c.Deliver, c.Push)))
 
     homes = {name: ChannelName.parse(name).queue for name in others}
@@ -208,9 +208,9 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
             return told
         return changed if not isinstance(step, c.Forgive) else None
 
-    _, asked = drive(programs.group_discard(routes, group, channel), answer)
+    _, asked = drive(groups.leave(routes, group, channel), answer)
     assert len(asked) == 1 + (elsewhere and changed.applied)
-    adding = programs.group_add(routes, group, channel, owned=owned, age=1.5, restore=restore)
+    adding = groups.join(routes, group, channel, owned=owned, age=1.5, restore=restore)
     meant = changed.owned and changed.applied
     marked = told if elsewhere else changed.marked
     if owned and meant and not marked:
@@ -218,7 +218,7 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
             drive(adding, answer)
     else:
         joined, asked = drive(adding, answer)
-        assert joined == programs.Joined(changed.version, changed.applied)
+        assert joined == groups.Joined(changed.version, changed.applied)
         forgiven = 0 if owned else len(hosts) if channel.queue.kind is Kind.NORMAL else 1
         assert [isinstance(step, c.Forgive) for step in asked[:forgiven]] == [True] * forgiven  # before it joins
         assert len(asked) == forgiven + 1 + (elsewhere and meant)
@@ -245,7 +245,7 @@ def test_members_of_the_dead_are_left_out(
             return tuple(alive[inbox.name] for inbox in step.inboxes)
         return c.Roster(owned, tuple(strangers))
 
-    found, asked = drive(programs.group_channels(routes, group), answer)
+    found, asked = drive(groups.group_channels(routes, group), answer)
     assert found == sorted([*(name for name in owned if alive[name.partition("!")[0] + "!"]), *strangers])
     assert sorted(queue.name for queue in asked_about) == sorted(alive)
     assert sum(isinstance(step, c.Alive) for step in asked) == len({routes.ring.queue(q) for q in asked_about})

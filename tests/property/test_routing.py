@@ -17,7 +17,7 @@ from channel_layer.domain.names import ChannelName, Kind
 from channel_layer.domain.routing import Routes, Side, side
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import NoLocalReader, StoreError
-from channel_layer.operations import programs
+from channel_layer.operations import sending
 from channel_layer.options import NoLocalReaderOption
 from channel_layer.testing.strategies import channel_names, host_identities
 
@@ -105,7 +105,7 @@ class Shards:
                 raise AssertionError(step)
 
 
-def _drive(program: Generator[c.Step[Any], Any, programs.Moved], shards: Shards) -> programs.Moved:
+def _drive(program: Generator[c.Step[Any], Any, sending.Moved], shards: Shards) -> sending.Moved:
     step = next(program)
     try:
         while True:
@@ -116,7 +116,7 @@ def _drive(program: Generator[c.Step[Any], Any, programs.Moved], shards: Shards)
             else:
                 step = program.send(reply)
     except StopIteration as stop:
-        result: programs.Moved = stop.value
+        result: sending.Moved = stop.value
         return result
 
 
@@ -136,7 +136,7 @@ def test_what_is_moved_is_in_one_half_or_counted(
     lost = 0
     outcome = "done"
     try:
-        lost = _drive(programs.rescue(routes, _JOBS.queue), shards).lost
+        lost = _drive(sending.move(routes, _JOBS.queue), shards).lost
     except StoreError as error:
         outcome = error.outcome
     except KeyboardInterrupt:
@@ -159,7 +159,7 @@ def test_what_is_moved_is_in_one_half_or_counted(
 def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting: int, attended: bool) -> None:
     """A send asks this machine's half first, and the other one only if the rule sends it there."""
     routes = Routes(Ring(["a"]), CapacityTable(10), local=1, no_local_reader=policy)
-    program = programs.send(routes, _JOBS, b"x", 0)
+    program = sending.push(routes, _JOBS, b"x", 0)
     push = next(program)
     assert isinstance(push, c.Push)
     assert push.shard == 1
@@ -177,7 +177,7 @@ def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting
         return
     with pytest.raises(StopIteration) as stop:
         program.send(first)
-    assert stop.value.value == programs.Sent(not refused, 0, stranded=refused), "what waits goes first"
+    assert stop.value.value == sending.Sent(not refused, 0, stranded=refused), "what waits goes first"
 
 
 def test_there_is_nothing_to_rescue_with_one_half() -> None:
@@ -185,5 +185,5 @@ def test_there_is_nothing_to_rescue_with_one_half() -> None:
     routes = Routes(Ring(["a"]), CapacityTable(10))
     assert programs.stranded(routes) is None
     with pytest.raises(StopIteration) as stop:
-        next(programs.rescue(routes, _JOBS.queue))
-    assert stop.value.value == programs.Moved()
+        next(sending.move(routes, _JOBS.queue))
+    assert stop.value.value == sending.Moved()

@@ -108,7 +108,7 @@ def cancel(task: asyncio.Task[object], hops: int = 0) -> None:
 
 async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:
     """Wait until so many receive() calls of a layer wait for a channel."""
-    desk, queue = layer._desk, ChannelName.parse(channel).queue
+    desk, queue = layer._state, ChannelName.parse(channel).queue
 
     async def there() -> bool:
         with desk.lock:

@@ -18,7 +18,7 @@ from channel_layer.domain.counters import Ledger, Reason
 from channel_layer.domain.frames import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
 from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap, Waiter
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
-from channel_layer.operations import programs
+from channel_layer.operations import sending
 from channel_layer.ports import Clock
 from channel_layer.runtime.background import Desk
 from channel_layer.runtime.wakeups import Receiver
@@ -44,7 +44,7 @@ class WithInbox(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        desk = self._desk = _Desk(self._rules, self._routes, self._clock)
+        desk = self._state = _Desk(self._rules, self._pipeline.routes, self._clock)
         desk.kind = self.kind
 
 
@@ -86,7 +86,7 @@ class SharesObjects(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._courier.codec = _SharingCodec(self._rules.max_message_size)
+        self._pipeline.codec = _SharingCodec(self._rules.max_message_size)
 
 
 class _DropsForAllInbox(Inbox):
@@ -178,9 +178,9 @@ class RaisesChannelFullForAGroup(ChannelLayer):
 
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send, and complain."""
-        before = self._desk.ledger.dropped["full"]
+        before = self._state.ledger.dropped["full"]
         await super().group_send(group, message)
-        if self._desk.ledger.dropped["full"] > before:
+        if self._state.ledger.dropped["full"] > before:
             raise ChannelFull(group, 1)
 
 
@@ -200,7 +200,7 @@ class ChangesItsMirrorItself(ChannelLayer):
     """Takes a joining for done when it asks for it, not when its marker comes."""
 
     async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
-        inbox = self._desk.inboxes.get(channel.queue.name)
+        inbox = self._state.inboxes.get(channel.queue.name)
         if inbox is not None:
             now = self._clock.now()
             frame = marker_frame(MembershipMarker(group.name, channel.name, joined=True, version=0, age=0))
@@ -215,7 +215,7 @@ class TakesAShortCut(ChannelLayer):
     async def send(self, channel: str, message: Mapping[str, object]) -> None:
         """Send, past the store where it can."""
         name = ChannelName.parse(channel)
-        inbox = self._desk.inboxes.get(name.queue.name)
+        inbox = self._state.inboxes.get(name.queue.name)
         if inbox is None:
             await super().send(channel, message)
             return
@@ -223,9 +223,9 @@ class TakesAShortCut(ChannelLayer):
         box = inbox.box(channel, now)
         if box.direct >= box.capacity:
             raise ChannelFull(channel, box.capacity)
-        box.put(Item(now + self.expiry, self._courier.codec.encode(message), "", None))
+        box.put(Item(now + self.expiry, self._pipeline.codec.encode(message), "", None))
         inbox.waiting[channel] = box
-        self._desk.ledger.sent += 1
+        self._state.ledger.sent += 1
         for waiter in box.promise():
             waiter.wake()
 
@@ -238,7 +238,7 @@ class SendsAgainWhatWasReceived(ChannelLayer):
         message = await super().receive(channel)
         name = ChannelName.parse(channel)
         if name.queue.kind is Kind.NORMAL:
-            await self._run(programs.send(self._routes, name, self._courier.codec.encode(message), 0))
+            await self._run(sending.push(self._pipeline.routes, name, self._pipeline.codec.encode(message), 0))
         return message
 
 
@@ -254,7 +254,7 @@ class CountsNoLosses(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._desk.ledger = _SilentLedger()
+        self._state.ledger = _SilentLedger()
 
 
 class DiscardsOnlyItsOwn(ChannelLayer):
@@ -262,7 +262,7 @@ class DiscardsOnlyItsOwn(ChannelLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Discard what is ours."""
-        if ChannelName.parse(channel).queue.name in self._desk.inboxes:
+        if ChannelName.parse(channel).queue.name in self._state.inboxes:
             await super().group_discard(group, channel)
 
 
@@ -283,7 +283,7 @@ class ListsOnlyItsOwn(ChannelLayer):
     async def group_channels(self, group: str) -> list[str]:
         """List ours."""
         names = await super().group_channels(group)
-        return [name for name in names if ChannelName.parse(name).queue.name in self._desk.inboxes]
+        return [name for name in names if ChannelName.parse(name).queue.name in self._state.inboxes]
 
 
 class TakesOneTooMany(ChannelLayer):

@@ -10,7 +10,7 @@ import pytest
 from channel_layer.config import CommonConfig
 from channel_layer.domain.inbox import Item
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer.runtime.pipeline import Courier
+from channel_layer.runtime.pipeline import MessagePipeline
 from channel_layer_memory._store import MemoryBackend
 from tests.support.messages import spoil
 
@@ -21,12 +21,12 @@ FLAT: Message = {"type": "t", "n": 1, "bytes": b"x", "none": None}
 NESTED: Message = {"type": "t", "list": [1, {"a": 2}]}
 
 
-def _courier(keys: list[str]) -> Courier:
+def _courier(keys: list[str]) -> MessagePipeline:
     rules = CommonConfig.model_validate({"symmetric_encryption_keys": keys}).rules()
-    return Courier(rules, MemoryBackend(rules, SystemClock()), SystemClock())
+    return MessagePipeline(rules, MemoryBackend(rules, SystemClock()), SystemClock())
 
 
-def _item(courier: Courier, message: Message) -> Item:
+def _item(courier: MessagePipeline, message: Message) -> Item:
     seal, payload = courier.seal, courier.codec.encode(message)
     return Item(1.0, payload if seal is None else seal.for_group(payload, "group"), "group", None)
 

@@ -9,7 +9,6 @@ import pytest
 
 from channel_layer import StoreError
 from channel_layer.domain.names import Queue
-from channel_layer.runtime.background import Host
 from channel_layer_memory import MemoryChannelLayer
 
 
@@ -31,7 +30,7 @@ async def test_work_that_its_host_leaves_undone_is_done_by_the_next(
         if asked == 1:
             if goes:
                 await host.stop()
-                layer._host = None
+                layer._background.work = None
             raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
         await adopt(host, queue)
 

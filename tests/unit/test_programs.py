@@ -15,7 +15,7 @@ from channel_layer.domain.rates import Rates
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
-from channel_layer.operations import programs
+from channel_layer.operations import groups, sending, statistics
 from channel_layer.operations.programs import Joined, NoOwner, Sent, SentToGroup
 from channel_layer.ports import Program
 
@@ -80,7 +80,7 @@ def push(shard: int, name: str, capacity: int, *, to_member: bool = False) -> c.
 @pytest.mark.parametrize("name", ["http.request", "resp?x", "specific.p1!x"])
 def test_with_one_host_a_send_is_one_push(name: str, accepted: bool) -> None:  # noqa: FBT001 - a parameter
     """With one host each send is one command with the channel's whole capacity."""
-    sent = programs.send(ONE, ChannelName.parse(name), BODY, turn=5)
+    sent = sending.push(ONE, ChannelName.parse(name), BODY, turn=5)
     assert play(sent, (push(0, name, 100), c.Pushed(accepted, 3))) == Sent(accepted, 3)
 
 
@@ -88,7 +88,7 @@ def test_with_one_host_a_send_is_one_push(name: str, accepted: bool) -> None:  #
 def test_a_queue_on_one_shard_is_asked_there_only(name: str) -> None:
     """A single-reader channel or an inbox lives on one shard and has its whole capacity there."""
     channel = ChannelName.parse(name)
-    sent = programs.send(THREE, channel, BODY, turn=1)
+    sent = sending.push(THREE, channel, BODY, turn=1)
     assert play(sent, (push(THREE.ring.queue(channel.queue), name, 100), c.Pushed(False, 0))) == Sent(False, 0)
 
 
@@ -101,9 +101,9 @@ def test_a_normal_channel_tries_every_share_from_its_turn_on(turn: int) -> None:
     refused = c.Pushed(False, 1)
     script = [(push(shard, "jobs", share), refused) for shard, share in (first, second, third)]
     job = ChannelName.parse("jobs")
-    assert play(programs.send(THREE, job, BODY, turn), *script) == Sent(False, 3)
+    assert play(sending.push(THREE, job, BODY, turn), *script) == Sent(False, 3)
     script[1] = (script[1][0], c.Pushed(True, 0))
-    assert play(programs.send(THREE, job, BODY, turn), *script[:2]) == Sent(True, 1)
+    assert play(sending.push(THREE, job, BODY, turn), *script[:2]) == Sent(True, 1)
 
 
 def test_a_share_of_nothing_is_not_asked() -> None:
@@ -111,7 +111,7 @@ def test_a_share_of_nothing_is_not_asked() -> None:
     routes, job = routes_over(3, capacity=1), ChannelName.parse("jobs")
     only = (push(routes.ring.order(job.queue)[0], "jobs", 1), c.Pushed(False, 0))
     for turn in range(3):
-        assert play(programs.send(routes, job, BODY, turn), only) == Sent(False, 0)
+        assert play(sending.push(routes, job, BODY, turn), only) == Sent(False, 0)
 
 
 # -- group_send
@@ -120,7 +120,7 @@ def test_a_share_of_nothing_is_not_asked() -> None:
 def test_a_group_that_the_store_served_at_once_needs_one_command() -> None:
     """With one host, and members of minted inboxes only, a group send is one command; full inboxes are reported."""
     found = c.Published(3, done=True, inboxes=("specific.p1!",), others=(), full=("specific.p1!",))
-    sent = programs.group_send(ONE, GROUP, BODY, turn=0)
+    sent = groups.publish(ONE, GROUP, BODY, turn=0)
     assert play(sent, (c.Publish(0, GROUP, BODY, at_once=True), found)) == SentToGroup((), (), ("specific.p1!",), ())
 
 
@@ -131,7 +131,7 @@ def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
     found = c.Published(3, done=False, inboxes=(NEAR.queue.name, FAR.queue.name), others=others, full=())
     single = ChannelName.parse("resp?x")
     assert play(
-        programs.group_send(TWO, GROUP, BODY, turn=0),
+        groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
         (
             together(
@@ -149,7 +149,7 @@ def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned
     near, far = minted(HERE, "rider"), minted(1 - HERE, "rider")
     found = c.Published(3, done=False, inboxes=(NEAR.queue.name,), others=(near.name, far.name), full=())
     assert play(
-        programs.group_send(TWO, GROUP, BODY, turn=0),
+        groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
         (
             together(
@@ -171,7 +171,7 @@ def test_normal_members_are_tried_on_every_shard_in_step() -> None:
     jobs, mail = (TWO.ring.order(ChannelName.parse(name).queue) for name in ("jobs", "mail"))
     found = c.Published(3, done=False, inboxes=(), others=("jobs", "mail"), full=())
     assert play(
-        programs.group_send(TWO, GROUP, BODY, turn=0),
+        groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
         (together(), ()),
         (
@@ -189,7 +189,7 @@ def test_members_that_let_a_message_expire_unread_are_removed() -> None:
     found = c.Published(3, done=False, inboxes=(), others=("jobs", "resp?x"), full=())
     lapsed = c.Pushed(False, 0, lapsed=True)
     assert play(
-        programs.group_send(TWO, GROUP, BODY, turn=0),
+        groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
         (together(), ()),
         (
@@ -210,7 +210,7 @@ def test_members_that_let_a_message_expire_unread_are_removed() -> None:
 def test_a_member_beside_its_group_is_marked_in_the_same_step() -> None:
     """When group and inbox are on one shard, the join puts the marker itself."""
     join = c.Join(HERE, GROUP, NEAR, owned=True, age=0.0, restore=False, mark=True)
-    adding = programs.group_add(TWO, GROUP, NEAR, owned=True)
+    adding = groups.join(TWO, GROUP, NEAR, owned=True)
     assert play(adding, (join, c.Changed(8, True, True, True))) == Joined(8, applied=True)
 
 
@@ -218,7 +218,7 @@ def test_a_member_on_another_shard_is_marked_in_a_second_step() -> None:
     """When the inbox is elsewhere, its shard gets the marker, with the version and the age of the membership."""
     join = c.Join(HERE, GROUP, FAR, owned=True, age=2.5, restore=True, mark=False)
     marker = MembershipMarker("room", FAR.name, joined=True, version=8, age=2500)
-    adding = programs.group_add(TWO, GROUP, FAR, owned=True, age=2.5, restore=True)
+    adding = groups.join(TWO, GROUP, FAR, owned=True, age=2.5, restore=True)
     mark = c.Mark(1 - HERE, FAR.queue, marker)
     assert play(adding, (join, c.Changed(8, False, True, True)), (mark, True)) == Joined(8, applied=True)
 
@@ -227,11 +227,11 @@ def test_an_owner_without_a_lease_is_told_so() -> None:
     """If the marker finds no owner the caller has to claim its inbox first, on one shard or on two."""
     join = c.Join(HERE, GROUP, NEAR, owned=True, age=0.0, restore=False, mark=True)
     with pytest.raises(NoOwner, match=NEAR.queue.name):
-        play(programs.group_add(TWO, GROUP, NEAR, owned=True), (join, c.Changed(8, False, True, True)))
+        play(groups.join(TWO, GROUP, NEAR, owned=True), (join, c.Changed(8, False, True, True)))
     join = c.Join(HERE, GROUP, FAR, owned=True, age=0.0, restore=False, mark=False)
     mark = c.Mark(1 - HERE, FAR.queue, MembershipMarker("room", FAR.name, joined=True, version=8, age=0))
     with pytest.raises(NoOwner, match=FAR.queue.name):
-        play(programs.group_add(TWO, GROUP, FAR, owned=True), (join, c.Changed(8, False, True, True)), (mark, False))
+        play(groups.join(TWO, GROUP, FAR, owned=True), (join, c.Changed(8, False, True, True)), (mark, False))
 
 
 @pytest.mark.parametrize("owned", [True, False])
@@ -242,13 +242,13 @@ def test_a_stranger_is_told_of_no_lease(owned: bool) -> None:  # noqa: FBT001 - 
     script = [forgiven(FAR, 1 - HERE), (join, c.Changed(8, False, True, owned))]
     if owned:
         script.append((mark, False))
-    assert play(programs.group_add(TWO, GROUP, FAR, owned=False), *script) == Joined(8, applied=True)
+    assert play(groups.join(TWO, GROUP, FAR, owned=False), *script) == Joined(8, applied=True)
 
 
 def test_a_restored_member_that_has_left_stays_away() -> None:
     """A restored membership that the store refuses, because the member has left, is marked nowhere."""
     join = c.Join(HERE, GROUP, FAR, owned=True, age=1.0, restore=True, mark=False)
-    adding = programs.group_add(TWO, GROUP, FAR, owned=True, age=1.0, restore=True)
+    adding = groups.join(TWO, GROUP, FAR, owned=True, age=1.0, restore=True)
     assert play(adding, (join, c.Changed(8, False, False, True))) == Joined(8, applied=False)
 
 
@@ -260,18 +260,18 @@ def test_a_member_outside_inboxes_is_never_marked(name: str) -> None:
     leave = c.Leave(HERE, GROUP, channel, mark=False)
     changed = c.Changed(8, False, True, False)
     places = TWO.ring.order(channel.queue) if name == "jobs" else (TWO.ring.queue(channel.queue),)
-    adding = programs.group_add(TWO, GROUP, channel, owned=False)
+    adding = groups.join(TWO, GROUP, channel, owned=False)
     assert play(adding, forgiven(channel, *places), (join, changed)) == Joined(8, applied=True)
-    play(programs.group_discard(TWO, GROUP, channel), (leave, changed))
+    play(groups.leave(TWO, GROUP, channel), (leave, changed))
 
 
 def test_a_discard_tells_the_inbox_wherever_it_is() -> None:
     """A discard marks an inbox on the group's shard in the same step, one elsewhere in a second."""
     changed = c.Changed(9, True, True, True)
-    play(programs.group_discard(TWO, GROUP, NEAR), (c.Leave(HERE, GROUP, NEAR, mark=True), changed))
+    play(groups.leave(TWO, GROUP, NEAR), (c.Leave(HERE, GROUP, NEAR, mark=True), changed))
     marker = MembershipMarker("room", FAR.name, joined=False, version=9, age=0)
     play(
-        programs.group_discard(TWO, GROUP, FAR),
+        groups.leave(TWO, GROUP, FAR),
         (c.Leave(HERE, GROUP, FAR, mark=False), changed),
         (c.Mark(1 - HERE, FAR.queue, marker), True),
     )
@@ -280,7 +280,7 @@ def test_a_discard_tells_the_inbox_wherever_it_is() -> None:
 def test_a_discard_that_came_too_late_tells_nobody() -> None:
     """An owner that tidies up leaves a member alone that has joined since; no marker says otherwise."""
     leave = c.Leave(HERE, GROUP, FAR, mark=False, latest=4)
-    play(programs.group_discard(TWO, GROUP, FAR, 4), (leave, c.Changed(9, False, False, True)))
+    play(groups.leave(TWO, GROUP, FAR, 4), (leave, c.Changed(9, False, False, True)))
 
 
 def test_members_of_dead_owners_are_not_listed() -> None:
@@ -288,7 +288,7 @@ def test_members_of_dead_owners_are_not_listed() -> None:
     second = minted(HERE, "y")
     roster = c.Roster((NEAR.name, second.name, FAR.name), ("jobs",))
     assert play(
-        programs.group_channels(TWO, GROUP),
+        groups.group_channels(TWO, GROUP),
         (c.Members(HERE, GROUP), roster),
         (together(c.Alive(HERE, (NEAR.queue,)), c.Alive(1 - HERE, (FAR.queue,))), ((True,), (False,))),
     ) == sorted([NEAR.name, second.name, "jobs"])
@@ -297,7 +297,7 @@ def test_members_of_dead_owners_are_not_listed() -> None:
 def test_a_group_without_owned_members_asks_about_no_owner() -> None:
     """A group whose members all stand outside minted inboxes is listed as it is."""
     roster = c.Roster((), ("mail", "jobs"))
-    listing = programs.group_channels(TWO, GROUP)
+    listing = groups.group_channels(TWO, GROUP)
     assert play(listing, (c.Members(HERE, GROUP), roster), (together(), ())) == ["jobs", "mail"]
 
 
@@ -311,12 +311,12 @@ def test_each_shard_is_told_what_it_keeps() -> None:
     """What was counted goes to the shard that each queue prefers, with the sum; what has no name is in a sum only."""
     counts = [(INBOX.name, 3, 0), (THERE, 2, 5)]
     told = play(
-        programs.report(TWO, counts),
+        statistics.report_counts(TWO, counts),
         (c.Report(HERE, (c.Count(INBOX, 3, 0),), 3, 0), None),
         (c.Report(1 - HERE, (c.Count(Queue(THERE, Kind.NORMAL), 2, 5),), 2, 5), None),
     )
     assert told == []
-    nameless = play(programs.report(ONE, [("jobs", 1, 0), ("", 7, 2)]), (report("jobs", 1, 0, 8, 2), None))
+    nameless = play(statistics.report_counts(ONE, [("jobs", 1, 0), ("", 7, 2)]), (report("jobs", 1, 0, 8, 2), None))
     assert nameless == []
 
 
@@ -329,7 +329,7 @@ def report(name: str, messages: int, refused: int, all_messages: int, all_refuse
 def test_what_may_have_been_told_is_not_told_again(*, sent: bool) -> None:
     """A report that was not sent comes back, to be told later; one whose outcome is unknown is let go of."""
     counts = [(INBOX.name, 3, 0), (THERE, 2, 5)]
-    program = programs.report(TWO, counts)
+    program = statistics.report_counts(TWO, counts)
     next(program)
     program.throw(StoreError("away", retryable=True, outcome="unknown" if sent else "not_sent"))
     with pytest.raises(StopIteration) as stop:
@@ -343,7 +343,7 @@ def test_the_statistics_of_a_channel_are_those_of_its_family() -> None:
     rates, found = Rates(10, 2, 6, 1, 60.0), c.Surveyed(3, 1.5)
     home, place = TWO.ring.queue(REPLIES), TWO.ring.queue(name.queue)
     assert play(
-        programs.statistics(TWO, name),
+        statistics.add_up(TWO, name),
         (together(c.Reported(home, REPLIES)), (rates,)),
         (together(c.Survey(place, name)), (found,)),
     ) == Statistics(10, 0.1, 3, 1.5, 2, 1 / 60)
@@ -361,7 +361,7 @@ def test_statistics_of_several_shards_are_added_up() -> None:
         ((c.Surveyed(2, None), c.Surveyed(0, None)), 2, None),
         ((c.Surveyed(None, None), c.Surveyed(0, None)), None, None),
     ):
-        known = play(programs.statistics(TWO, None), asked, (waiting, found))
+        known = play(statistics.add_up(TWO, None), asked, (waiting, found))
         assert known == Statistics(*counted, pending, age, *refused)
 
 
@@ -370,15 +370,15 @@ def test_what_this_machine_may_keep_is_counted_here() -> None:
     halves = Routes(Ring(["host0:6379/0"]), CapacityTable(100), local=1)
     jobs = ChannelName.parse("jobs")
     play(
-        programs.report(halves, [("jobs", 2, 0), (INBOX.name, 1, 0)]),
+        statistics.report_counts(halves, [("jobs", 2, 0), (INBOX.name, 1, 0)]),
         (c.Report(1, (c.Count(jobs.queue, 2, 0),), 2, 0), None),
         (c.Report(0, (c.Count(INBOX, 1, 0),), 1, 0), None),
     )
     known = play(
-        programs.statistics(halves, jobs),
+        statistics.add_up(halves, jobs),
         (together(c.Reported(1, jobs.queue)), (Rates(2, 0, 0, 0, 60.0),)),
         (together(c.Survey(1, jobs), c.Survey(0, jobs)), (c.Surveyed(1, 1.0), c.Surveyed(1, 2.0))),
     )
     assert (known.messages_count, known.messages_pending, known.messages_max_age) == (2, 2, 2.0)
-    asked = next(programs.statistics(halves, None))
+    asked = next(statistics.add_up(halves, None))
     assert asked == together(c.Reported(0, None), c.Reported(1, None))

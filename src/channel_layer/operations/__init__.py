@@ -6,7 +6,7 @@ from channel_layer.operations.flushing import flush
 from channel_layer.operations.groups import group_add, group_channels, group_discard, group_send
 from channel_layer.operations.leases import give_up
 from channel_layer.operations.sending import move_all_to_remote, send
-from channel_layer.operations.statistics import report, statistics
+from channel_layer.operations.statistics import read_statistics, report
 
 __all__ = (
     "flush",
@@ -16,7 +16,7 @@ __all__ = (
     "group_discard",
     "group_send",
     "move_all_to_remote",
+    "read_statistics",
     "report",
     "send",
-    "statistics",
 )

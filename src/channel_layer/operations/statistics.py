@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
 
-__all__ = ("add_up", "report", "report_counts", "statistics")
+__all__ = ("add_up", "read_statistics", "report", "report_counts")
 
 
 def report(state: LayerState) -> Operation[None]:
@@ -67,7 +67,7 @@ def _counted_on(routes: Routes, queue: Queue) -> int:
     return routes.ring.queue(queue) if local is None else local
 
 
-def statistics(state: LayerState, channel: ChannelName | None) -> Operation[Statistics]:
+def read_statistics(state: LayerState, channel: ChannelName | None) -> Operation[Statistics]:
     """Tell the shards what this process knows, and add up what they know of all processes.
 
     Args:
