@@ -102,9 +102,8 @@ from channel_layer_redis import RedisChannelLayer
 layer = RedisChannelLayer(hosts=["redis://localhost:6379/0"], capacity=200)
 ```
 
-No option is required. To make a layer connects to nothing: it reads the options and, if any is
-[wrong](#mistakes), says so at once. Types are taken at their word: `5` is a number, `"5"` and `True` are
-not.
+No option is required. Making a layer connects to nothing: it reads the options, and raises an error if any is
+[wrong](#mistakes). Types are strict: `5` is a number, `"5"` and `True` are not.
 
 All processes of a project need the same configuration. To check one without starting anything, see [check your
 configuration](../how-to/check-your-configuration.md).
@@ -131,8 +130,7 @@ $ipc
 $common
 ### Not available yet
 
-It is an error until it comes, because an option that is ignored in silence is worse than none:
-[Sentinel](#sentinel).
+[Sentinel](#sentinel) is an error until it is supported, because a silently ignored option is worse than none.
 
 ## Capacity by channel name
 
@@ -169,8 +167,8 @@ characters that no channel name has.
 
 $servers
 
-Where they are not written, the host is `localhost`, the port 6379 and the database 0. `valkey://` is the
-same as `redis://`, and `valkeys://` as `rediss://`. In the login and the options of a URL, the characters
+The defaults are the host `localhost`, the port 6379 and the database 0. `valkey://` is the same as
+`redis://`, and `valkeys://` as `rediss://`. In the login and the options of a URL, the characters
 `%` `/` `?` `#` `@` and spaces are written `%25` `%2F` `%3F` `%23` `%40` and `%20`. `hosts=["localhost",
 6379]`, as asgi_redis wrote a single pair, works too.
 
@@ -182,7 +180,7 @@ layer = RedisChannelLayer(host="redis.example", db=4)
 
 ### Options of one server
 
-They stand in the dict, or in the query of the URL (all but `ssl` and `ssl_context`):
+They are written in the dict, or in the query of the URL (all but `ssl` and `ssl_context`):
 
 $host_options
 
@@ -206,8 +204,8 @@ address and the database, without credentials and scheme. So passwords, TLS and 
 change at any time. A server that is added or removed moves only its share of the queues and groups; what
 waits in those is lost.
 
-Two entries with one identity are an error. That `localhost` and `127.0.0.1` are one server is not noticed:
-write each server in one way only, in all processes.
+Two entries with the same identity are an error. The layer does not notice that `localhost` and `127.0.0.1`
+are one server: write each server in the same way in all processes.
 
 ### Sentinel
 
@@ -233,7 +231,7 @@ small = channel_layer.from_url("memory://?capacity=10")
 ```
 
 `from_url` picks the layer by the scheme; the same method of a class makes that class. `channel_layer.config_from_url`
-checks a URL and returns the model. What is wrong is a `ConfigError` that names the parameters and repeats none of their
+checks a URL and returns the model. A mistake is a `ConfigError` that names the parameters and never repeats their
 values.
 
 $url_options
@@ -245,17 +243,17 @@ where it has none of its own, the database are those of the URL. Several sockets
 
 ## As a schema
 
-`channel-layer schema` prints a JSON Schema, by which editors complete and check a configuration in JSON or TOML, and
-with `--layer` that of one layer. They are published here, too: [of a file](channel-layers.schema.json), [of the Redis
-layer](redis.schema.json), [of the local-and-remote layer](redis-local.schema.json), [of the IPC
-layer](ipc.schema.json), [of the memory layer](memory.schema.json). A schema knows names, types and ranges; what takes
-more than that, such as two options that exclude each other, only the layer and `channel-layer check` can tell.
+`channel-layer schema` prints a JSON Schema, with which editors complete and check a configuration in JSON or TOML;
+`--layer` prints that of one layer. The schemas are also published here: [of a file](channel-layers.schema.json), [of
+the Redis layer](redis.schema.json), [of the local-and-remote layer](redis-local.schema.json), [of the IPC
+layer](ipc.schema.json), [of the memory layer](memory.schema.json). A schema describes names, types and ranges. Other
+rules, such as two options that exclude each other, are checked only by the layer and by `channel-layer check`.
 
 ## Mistakes
 
-They come all at once, in one `ConfigError` (which is a `ValueError` too). Its text names each field as it
-would be written and says what to do; passwords and keys are never part of it. Its `errors` hold the same as
-data, a `FieldError(field, problem)` each.
+All mistakes are reported at once, in one `ConfigError`, which is also a `ValueError`. Its text names each
+field as it is written and says what to do; it never contains passwords or keys. Its `errors` hold the same
+as data, a `FieldError(field, problem)` for each.
 
 ```python
 from channel_layer import ConfigError

@@ -19,7 +19,10 @@ from tests.support import api, pages
 from tests.support.servers import Server
 
 _ROOT: Final = Path(__file__).parents[2]
-_PAGES: Final = [_ROOT / "README.md", _ROOT / "CHANGELOG.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+_PAGES: Final = [
+    *(_ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((_ROOT / "docs").rglob("*.md")),
+]
 _ARCHITECTURE: Final = (_ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 _BLOCK: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,7 +1,7 @@
-"""Celery tasks that tell web sockets how far they are: run with ``celery -A tasks worker``.
+"""Celery tasks that report their progress to web sockets: run with ``celery -A tasks worker``.
 
-The layer is made when this module is imported, before Celery's pool forks. That is as it should be: making one does no
-I/O, and each worker process starts anew.
+The layer is made when this module is imported, before Celery's pool forks. That is safe: making one does no I/O, and
+each worker process starts anew.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ layer = from_url(os.environ.get("CHANNEL_LAYER_URL", "ipc://"))  # redis://local
 
 @app.task
 def make_thumbnails(group: str, files: list[str]) -> int:
-    """Make thumbnails, and tell a group of each.
+    """Make thumbnails, and send a message to a group for each.
 
     Args:
-        group: who wants to know.
-        files: of what.
+        group: the group that is notified.
+        files: the pictures.
     """
     for file in files:
         layer.blocking.group_send(group, {"type": "thumbnail.made", "file": file, "by": os.getpid()})

@@ -55,7 +55,7 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def disconnect(self, code: int) -> None:
         """Leave the room."""
-        del code  # whoever leaves is gone, for whatever reason
+        del code  # the reason makes no difference
         if self.group:
             await self.channel_layer.group_discard(self.group, self.channel_name)
             await self.tell("left")

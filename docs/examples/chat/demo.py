@@ -1,9 +1,9 @@
 """The chat, served by two processes: `make demo`.
 
-Two processes, because that is what a channel layer is for: whoever is served by the one talks to whoever is served
-by the other. Messages go from process to process, with no server. `LAYER=redis` and
-`LAYER=local` show the other layers: with a Valkey of the demo's own, or the server that `REDIS_URL` names, which alone
-means `LAYER=redis`. Ctrl-C stops everything and leaves nothing behind.
+A channel layer connects them: a page served by one process shows the messages of a page served by the other. Messages
+go from process to process, with no server. `LAYER=redis` and `LAYER=local` show the other layers, with a Valkey server
+that the demo starts or with the server that `REDIS_URL` names; `REDIS_URL` alone means `LAYER=redis`. Ctrl-C stops
+everything and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ADDRESS = "127.0.0.1"
 WEB_PORTS = range(8001, 9000)
 STORE_PORTS = range(16379, 17379)
 PROJECTS = Path(__file__).resolve().parent.parent
-START_SECONDS = 30.0  # a server answers within a second or two; a crowded machine may take many times as long
+START_SECONDS = 30.0  # a server answers within a second or two; a busy machine may take many times as long
 STOP_SECONDS = 5.0  # what a child has to end in good order before it is killed
 LAYERS = {
     "ipc": "from process to process on this machine, with no server",
@@ -45,7 +45,7 @@ LAYERS = {
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the text says why."""
+    """The demo cannot continue; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,12 @@ async def start(
             raise DemoFailed(f"{child} does not answer") from None
         if is_free(port):
             raise DemoFailed(child.obituary())
-        # Somebody else has taken the port since we looked.
+        # Another process has taken the port since it was found free.
     raise DemoFailed(f"no port is free for {name}")
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port."""
+    """Whether no process listens on a port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended is no obstacle
         try:
@@ -138,7 +138,7 @@ def is_free(port: int) -> bool:
 
 
 async def choose_layer(stack: AsyncExitStack) -> tuple[list[Child], dict[str, str]]:
-    """Prepare the layer that LAYER names; return what was started for it, and what tells `settings.py` of it.
+    """Prepare the layer that LAYER names; return the processes started for it, and the environment for `settings.py`.
 
     Raises:
         DemoFailed: there is no such layer, or it does not come up.
@@ -201,7 +201,7 @@ async def start_valkey(stack: AsyncExitStack) -> tuple[Child, str]:
     binary = find_valkey()
     folder = Path(make_folder(stack))
     log = folder / "valkey.log"
-    # So that nobody else uses it, and so that we do not take somebody else's for it.
+    # So that no other program uses this server, and another server on the port is not mistaken for it.
     password = secrets.token_hex(16)
 
     def url(port: int) -> str:
@@ -227,10 +227,10 @@ async def start_valkey(stack: AsyncExitStack) -> tuple[Child, str]:
 
 
 async def ask_store(urls: str) -> None:
-    """Have the servers that REDIS_URL names serve a channel layer.
+    """Check that the servers that REDIS_URL names can serve a channel layer.
 
     Raises:
-        ChannelLayerError: they do not.
+        ChannelLayerError: they cannot.
     """
     from channel_layer_redis import RedisChannelLayer  # noqa: PLC0415 - the demo of another layer runs without it
 
@@ -273,7 +273,7 @@ async def start_web_server(stack: AsyncExitStack, ports: Iterable[int], environm
 
 
 async def serves_page(server: Child) -> bool:
-    """Whether a web server serves the page, and is the process that we started."""
+    """Whether a web server serves the page, and is the process that this demo started."""
     try:
         reader, writer = await asyncio.open_connection(ADDRESS, server.port)
     except OSError:
@@ -297,7 +297,7 @@ def say(text: str = "") -> None:
 
 
 async def demo() -> None:
-    """Start everything, and go on until something ends.
+    """Start everything, and run until one of the processes ends.
 
     Raises:
         DemoFailed: something did not start, or has ended.
@@ -335,7 +335,7 @@ async def main() -> int:
     """Run the demo until it ends or is told to; return the exit code."""
     told = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Whoever presses Ctrl-C again and again does not interrupt the stopping, which takes seconds at most.
+        # A second Ctrl-C does not interrupt the shutdown, which takes seconds at most.
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     run, stop = asyncio.create_task(demo()), asyncio.create_task(told.wait())
     await asyncio.wait((run, stop), return_when=asyncio.FIRST_COMPLETED)

@@ -1,13 +1,13 @@
 """Django's settings: one page, WebSockets, and a channel layer that all processes share.
 
-The layer is the one thing that differs from place to place, so it comes from the environment:
+The layer depends on the deployment, so the environment names it:
 
-- `LAYER`: `ipc`, from process to process on this machine, with no server; `redis`; or `local`, which keeps on this
-  machine what need not leave it, and uses Redis for the rest. By default that is `redis` if `REDIS_URL` is set, else
+- `LAYER`: `ipc`, between the processes of this machine, with no server; `redis`; or `local`, a local store for messages
+  that have a reader on this machine, and Redis for all others. The default is `redis` if `REDIS_URL` is set, else
   `ipc`.
 - `REDIS_URL`: the Redis or Valkey server. Several URLs, separated by spaces, share the work.
-- `LAYER_DIRECTORY`: where `ipc` and `local` have their files; by default in memory, if the system has a place for that.
-- `LAYER_PREFIX`: layers with the same prefix belong together, `chat:` by default.
+- `LAYER_DIRECTORY`: where `ipc` and `local` have their files; by default in memory, if the system has such a directory.
+- `LAYER_PREFIX`: layers with the same prefix share channels and groups; `chat:` by default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prices for browsers, without a framework: what one process is told, the browsers of all processes hear.
+"""Prices for browsers, without a framework: an event posted to one process reaches the browsers of all processes.
 
 `POST /events` takes an event as JSON; `GET /events` streams them as server-sent events. Run it with
 
@@ -27,7 +27,7 @@ Send: TypeAlias = Callable[[Mapping[str, object]], Awaitable[None]]
 
 
 class Tick(BaseModel):
-    """Somebody has paid a price."""
+    """A trade at a price."""
 
     type: Literal["tick"] = "tick"
     symbol: str
@@ -36,7 +36,7 @@ class Tick(BaseModel):
 
 
 class Halt(BaseModel):
-    """Nobody may trade for now."""
+    """Trading is suspended."""
 
     type: Literal["halt"] = "halt"
     symbol: str

@@ -28,7 +28,7 @@ _TABLES = """
     CREATE TABLE IF NOT EXISTS flushes (prefix PRIMARY KEY, epoch TEXT, at REAL);
 """
 _FOREVER = 86400.0
-"""Seconds that a membership lasts where the layer sets no limit: nobody here knows whether its owner lives."""
+"""Seconds that a membership lasts where the layer sets no limit: this store does not know whether its owner lives."""
 
 
 class SQLiteStore:
@@ -48,7 +48,7 @@ class SQLiteStore:
         with _told():
             self._db = sqlite3.connect(path, timeout=rules.timeout, isolation_level=None)
             self._db.executescript(_TABLES)
-        with self._step() as now:  # away with what has expired in queues that nobody uses any more
+        with self._step() as now:  # removes what has expired in queues that are no longer used
             self._db.execute("DELETE FROM messages WHERE prefix = ? AND stamp <= ?", (self._prefix, now - self._expiry))
 
     def push(self, request: c.Push, /) -> c.Pushed:
@@ -163,7 +163,7 @@ class SQLiteStore:
 
 @contextlib.contextmanager
 def _told() -> Generator[None]:
-    """Tell of SQLite's errors as a store does: what failed has been rolled back."""
+    """Raise SQLite's errors as a `StoreError`: what failed has been rolled back."""
     try:
         yield
     except sqlite3.Error as exc:

@@ -1,4 +1,4 @@
-"""The kit's judgement of the SQLite layer."""
+"""The SQLite layer, tested with the extension kit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_layer() -> None:
 
 
 class TestLayer(LayerSuite):
-    """It serves threads, event loops, forks and crowds."""
+    """It serves threads, event loops, forks and many concurrent callers."""
 
     capabilities = SimpleBackend.capabilities
     make_layer = staticmethod(make_layer)
