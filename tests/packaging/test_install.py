@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
 
@@ -85,17 +86,29 @@ def test_half_an_extra_says_the_same(full: Environment, missing: str) -> None:
     full.execute(_EXPECT_HINT.format(missing=[missing], extra="redis"))
 
 
-def test_the_command_without_its_extra_says_what_to_install(bare: Environment) -> None:
-    """The command that every installation has ends, without its extra, in the line that installs it."""
-    done = subprocess.run([bare.path / "bin" / "channel-layer"], capture_output=True, text=True, check=False)
+def test_the_command_needs_no_extra(bare: Environment, tmp_path: Path) -> None:
+    """Without any extra the command checks a configuration, describes one and makes a key for one."""
+    command = bare.path / "bin" / "channel-layer"
+    assert pyproject(str, "project", "version") in run(command, "--version")
+    file = tmp_path / "layer.json"
+    file.write_text('{"capacity": 200}', encoding="utf-8")
+    assert run(command, "check", "--layer", "memory", file) == "0 errors, 0 warnings\n"
+    assert len(base64.urlsafe_b64decode(run(command, "genkey").strip())) == 32
+    assert "symmetric_encryption_keys" in run(command, "schema", "--layer", "memory")
+
+
+def test_the_benchmark_without_its_extra_says_what_to_install(bare: Environment) -> None:
+    """Without its extra the benchmark ends in the line that installs it."""
+    command = bare.path / "bin" / "channel-layer"
+    done = subprocess.run([command, "bench"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == 'channel-layer needs click: pip install "channel-layer[cli]"\n'
+    assert done.stderr == ('channel-layer bench needs asgiref, matplotlib, rich: pip install "channel-layer[bench]"\n')
 
 
-def test_the_command_runs_when_installed(full: Environment) -> None:
-    """With its extra the installed command knows its version and its benchmark's own bars."""
-    assert pyproject(str, "project", "version") in run(full.path / "bin" / "channel-layer", "--version")
-    full.execute("from channel_layer_cli.bench import bars; assert bars.load(bars.DEFAULT)")
+def test_the_benchmark_runs_when_installed(full: Environment) -> None:
+    """With its extra the benchmark has its options and its own bars."""
+    assert "--workload" in run(full.path / "bin" / "channel-layer", "bench", "--help")
+    full.execute("from channel_layer_bench import bars; assert bars.load(bars.DEFAULT)")
 
 
 def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path) -> None:
@@ -113,6 +126,7 @@ def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
     "package",
     [
         "channel_layer",
+        "channel_layer_bench",
         "channel_layer_cli",
         "channel_layer_crypto",
         "channel_layer_django",

@@ -8,6 +8,7 @@ import re
 from pydantic import BaseModel
 
 import channel_layer
+from channel_layer_cli._main import BENCH_NEEDS
 from tests.packaging.support import PACKAGES, ROOT, pyproject
 
 _WORLDLY = {
@@ -63,6 +64,12 @@ def test_all_means_every_extra() -> None:
     """The extra ``all`` names every other extra."""
     extras = pyproject(dict[str, list[str]], "project", "optional-dependencies")
     assert extras["all"] == [f"channel-layer[{','.join(sorted(extras.keys() - {'all'}))}]"]
+
+
+def test_the_benchmark_asks_for_what_its_extra_installs() -> None:
+    """What the command looks for before it loads the benchmark is the extra, package by package."""
+    extra = pyproject(list[str], "project", "optional-dependencies", "bench")
+    assert [requirement.partition(">=")[0] for requirement in extra] == list(BENCH_NEEDS)
 
 
 def test_every_package_is_declared_everywhere() -> None:

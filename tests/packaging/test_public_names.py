@@ -38,6 +38,7 @@ _PUBLIC = {
         "config_from_url",
         "from_url",
     },
+    "channel_layer_bench": set[str](),
     "channel_layer_cli": {"main"},
     "channel_layer_crypto": {"AesSealer", "FernetSealer", "SivBlinder"},
     "channel_layer_django": {

@@ -6,25 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 import channel_layer
-from channel_layer_cli import main
-from channel_layer_cli._main import cli
-from channel_layer_cli.bench import plot, servers
+from channel_layer_bench import servers
+from channel_layer_bench.command import parse
+from channel_layer_bench.plan import Plan
+from channel_layer_cli._main import BENCH_NEEDS
+from tests.support import command
 
 
 def _nothing(_: str) -> None:
     """Find nothing."""
 
 
-def _run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
-
-
 def test_the_version_is_that_of_the_package() -> None:
     """--version says which release is installed."""
-    assert channel_layer.__version__ in _run("--version").output
+    assert channel_layer.__version__ in command.run("--version").output
 
 
 @pytest.mark.parametrize(
@@ -34,56 +31,62 @@ def test_the_version_is_that_of_the_package() -> None:
         (["--layer", "memory", "--layer", "memory"], "given twice"),
         (["--layer", "memory", "--workload", "nothing"], "'nothing' is none of"),
         (["--layer", "memory", "--base", "core"], "takes no part"),
-        (["--layer", "memory", "--seconds", "0"], "--seconds"),
+        (["--layer", "memory", "--seconds", "0"], "--seconds: '0' is not a number of seconds above 0"),
+        (["--layer", "memory", "--seconds", "nan"], "--seconds: 'nan' is not a number of seconds above 0"),
+        (["--layer", "memory", "--warmup", "-1"], "--warmup: '-1' is not a number of seconds, 0 or more"),
+        (["--layer", "memory", "--repeat", "0.5"], "--repeat: '0.5' is not a whole number, 1 or more"),
+        (["--layer", "memory", "--window", "65"], "--window: '65' is not a whole number from 1 to 64"),
+        (["--layer", "memory", "--loop", "trio"], "--loop: invalid choice: 'trio'"),
+        (["--layer", "memory", "--json", "."], "--json: '.' is a folder"),
+        (["--layer", "memory", "--profile", "no-such-folder"], "--profile: 'no-such-folder' is not a folder"),
+        (["--layer", "memory", "--lay", "memory"], "unrecognized arguments: --lay"),
         (["--layer", "memory", "--assert", "no-such-file.toml"], "no-such-file.toml"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_runs(arguments: list[str], complaint: str) -> None:
     """A slip ends with code 2 and a sentence that names it."""
-    result = _run("bench", *arguments)
+    result = command.run("bench", *arguments)
     assert result.exit_code == 2
     assert complaint in result.output
 
 
+def test_what_is_not_said_is_as_the_plan_has_it() -> None:
+    """Each option that is left out has the default of the plan; those that may be repeated replace it."""
+    assert parse(["--layer", "memory"]).plan == Plan()
+    repeated = parse(["--layer", "memory", "--members", "3", "--members", "5", "--receivers", "2"]).plan
+    assert (repeated.members, repeated.receivers) == ((3, 5), (2,))
+
+
 def test_every_layer_and_workload_is_named_in_the_help() -> None:
     """Whoever asks for help sees what there is to choose from."""
-    text = " ".join(_run("bench", "--help").output.split())
+    text = " ".join(command.run("bench", "--help").output.split())
     for word in ("redis-3-hosts", "inmemory", "floor", "direct", "churn", "Exit codes"):
         assert word in text
 
 
 def test_a_missing_peer_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that was asked for and is not installed ends the benchmark before it begins."""
-    monkeypatch.setattr("importlib.util.find_spec", _nothing)
-    result = _run("bench", "--layer", "core")
+    monkeypatch.setitem(sys.modules, "channels_redis", None)
+    result = command.run("bench", "--layer", "core")
     assert result.exit_code == 1
     assert "pip install channels_redis" in result.output
 
 
-def test_a_missing_plotter_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That no picture can be drawn is said before minutes are spent on measuring."""
-    monkeypatch.setattr("importlib.util.find_spec", _nothing)
-    with pytest.raises(plot.MissingPlotter, match=r'pip install "channel-layer\[plot\]"'):
-        plot.need_plotter()
-
-
-@pytest.mark.parametrize("missing", ["click", "rich"])
+@pytest.mark.parametrize("missing", BENCH_NEEDS)
 def test_a_missing_extra_is_one_line(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its extra the command ends with the line that installs it, and no traceback."""
+    """With a part of its extra missing the benchmark ends with the line that installs it, and no traceback."""
     monkeypatch.setitem(sys.modules, missing, None)
-    for name in [name for name in sys.modules if name == "channel_layer_cli._main" or name.startswith("rich.")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == f'channel-layer needs {missing}: pip install "channel-layer[cli]"'
+    result = command.run("bench", "--help")
+    assert result.exit_code == 1
+    assert result.output == f'channel-layer bench needs {missing}: pip install "channel-layer[bench]"\n'
 
 
 def test_another_import_error_is_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is broken rather than missing shows its own error."""
-    monkeypatch.delitem(sys.modules, "channel_layer_cli._main")
-    monkeypatch.setitem(sys.modules, "channel_layer_cli.bench.runner", None)
+    monkeypatch.delitem(sys.modules, "channel_layer_bench.command", raising=False)
+    monkeypatch.setitem(sys.modules, "channel_layer_bench.runner", None)
     with pytest.raises(ImportError, match="runner"):
-        main()
+        command.run("bench", "--help")
 
 
 def test_without_a_server_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +106,7 @@ def test_too_few_servers_are_refused() -> None:
 def test_a_server_that_is_not_there_is_named() -> None:
     """A --url that leads nowhere ends in a sentence with that URL."""
     url = "redis://127.0.0.1:1/0"
-    result = _run("bench", "--layer", "redis", "--workload", "direct", "--url", url)
+    result = command.run("bench", "--layer", "redis", "--workload", "direct", "--url", url)
     assert result.exit_code == 1
     assert url in result.output
 

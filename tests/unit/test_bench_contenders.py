@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from channel_layer_cli.bench.contenders import (
+from channel_layer_bench.contenders import (
     BUILT_IN,
     DEFAULT,
     FLOOR,
@@ -12,7 +12,7 @@ from channel_layer_cli.bench.contenders import (
     fill,
     parse_contender,
 )
-from channel_layer_cli.bench.parts import make_layer
+from channel_layer_bench.context import make_layer
 
 _URLS = ["redis://127.0.0.1:7001/0", "redis://127.0.0.1:7002/0", "redis://127.0.0.1:7003/0"]
 
@@ -38,7 +38,7 @@ def test_every_configuration_is_one_that_its_layer_takes(name: str) -> None:
 
 def test_nobody_is_in_the_default_who_cannot_pass_messages_between_processes() -> None:
     """Only layers that do the same thing are compared unasked, beside the limit."""
-    assert all(not BUILT_IN[name].alone for name in DEFAULT)
+    assert all(not BUILT_IN[name].single_process for name in DEFAULT)
 
 
 def test_another_layer_is_named_by_path_and_configuration() -> None:
@@ -46,13 +46,13 @@ def test_another_layer_is_named_by_path_and_configuration() -> None:
     found = parse_contender('mine=my.package.Layer:{"hosts": ["{url}"], "note": "a=b:c"}')
     assert (found.name, found.backend) == ("mine", "my.package.Layer")
     assert found.config == {"hosts": ["{url}"], "note": "a=b:c"}
-    assert not found.alone
+    assert not found.single_process
 
 
 def test_a_layer_without_a_server_lives_in_one_process() -> None:
     """A configuration that mentions no server says that there is none, so that nothing crosses processes."""
     found = parse_contender("mine=my.package.Layer")
-    assert found.alone
+    assert found.single_process
     assert "pending" in found.lacks
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from channel_layer_cli.bench import bars, report
-from channel_layer_cli.bench.contenders import BUILT_IN
-from channel_layer_cli.bench.faults import Faults
-from channel_layer_cli.bench.inputs import Said, Unreadable, read_bars
-from channel_layer_cli.bench.metrics import METRICS, number, percentile
-from channel_layer_cli.bench.plan import Plan
-from channel_layer_cli.bench.results import Figure, Results, Run
-from channel_layer_cli.bench.roles import padding
-from channel_layer_cli.bench.workloads import UnknownWorkload, choose
+from channel_layer_bench import bars, report
+from channel_layer_bench.contenders import BUILT_IN
+from channel_layer_bench.faults import Faults
+from channel_layer_bench.inputs import Record, Unreadable, read_bars
+from channel_layer_bench.metrics import METRICS, number, percentile
+from channel_layer_bench.plan import Plan
+from channel_layer_bench.results import Figure, Results, Run
+from channel_layer_bench.roles.messages import padding
+from channel_layer_bench.workloads import UnknownWorkload, choose
 
 _RATE = "messages_per_second"
 
@@ -171,7 +171,7 @@ def test_a_bar_is_met_or_missed_or_not_measured(line: str, met: bool | None) -> 
     """Absolute bars and ratios are judged by medians; a bar that nobody ran for is neither met nor missed."""
     results = _results({"redis": [100.0], "core": [4.0]})
     [spec] = read_bars(_bar(line))
-    assert bars.judge(spec, results).met is met
+    assert bars.evaluate(spec, results).met is met
 
 
 def test_a_bar_against_another_workload_of_the_same_layer() -> None:
@@ -180,19 +180,19 @@ def test_a_bar_against_another_workload_of_the_same_layer() -> None:
     results.workloads = ["direct", "latency"]
     results.runs.append(Run("latency", "redis", 0, {_RATE: 50.0}, Faults()))
     [spec] = read_bars(_bar('against = { workload = "latency" }\nat_most = 1.9'))
-    verdict = bars.judge(spec, results)
-    assert verdict.met is False
-    assert "measured 2.00 x" in verdict.text
+    outcome = bars.evaluate(spec, results)
+    assert outcome.met is False
+    assert "measured 2.00 x" in outcome.text
 
 
 def test_a_bar_against_a_wrong_layer_is_moot() -> None:
     """A wrong layer scores nothing, not even as a base; what its figure would make is said beside it."""
     results = _results({"redis": [100.0], "core": [5.0]}, {"core": Faults(350, doubled=241)})
     [spec] = read_bars(_bar('base = "core"\nat_least = 10'))
-    verdict = bars.judge(spec, results)
-    assert verdict.met is None
-    assert "doubled 241 of 350" in verdict.text
-    assert "20.0 x" in verdict.text
+    outcome = bars.evaluate(spec, results)
+    assert outcome.met is None
+    assert "doubled 241 of 350" in outcome.text
+    assert "20.0 x" in outcome.text
 
 
 @pytest.mark.parametrize(
@@ -279,17 +279,17 @@ def test_padding_makes_a_message_as_long_as_was_asked() -> None:
 
 def test_what_is_said_arrives() -> None:
     """A line of one process gives the same facts in another."""
-    said = Said.parse(Said({"n": 1, "x": 1.5, "c": ["a"], "k": [1], "d": [0.5], "b": True}).line())
-    assert (said.integer("n"), said.real("x"), said.texts("c")) == (1, 1.5, ["a"])
-    assert (said.integers("k"), said.reals("d"), said.flag("b")) == ([1], [0.5], True)
+    record = Record.parse(Record({"n": 1, "x": 1.5, "c": ["a"], "k": [1], "d": [0.5], "b": True}).line())
+    assert (record.integer("n"), record.real("x"), record.texts("c")) == (1, 1.5, ["a"])
+    assert (record.integers("k"), record.reals("d"), record.flag("b")) == ([1], [0.5], True)
 
 
 def test_what_is_not_as_it_should_be_is_an_error() -> None:
     """A fact that is missing or of another kind is named."""
-    said = Said({"n": "1"})
+    record = Record({"n": "1"})
     with pytest.raises(Unreadable, match="n: "):
-        said.integer("n")
+        record.integer("n")
     with pytest.raises(Unreadable, match="m is missing"):
-        said.integer("m")
+        record.integer("m")
     with pytest.raises(Unreadable):
-        Said.parse(b"[1]\n")
+        Record.parse(b"[1]\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from click.testing import CliRunner, Result
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's names
 from django.test import override_settings
@@ -22,11 +22,11 @@ from pydantic import TypeAdapter
 
 from channel_layer.config import CommonConfig, json_schema, parse
 from channel_layer_cli._config import layer_schema, settings_schema
-from channel_layer_cli._main import cli
 from channel_layer_django import Finding, audit
 from channel_layer_django.checks import check_deployment, check_settings
 from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.config import RedisConfig
+from tests.support import command
 from tests.support.mistakes import KEY, MISTAKES
 
 REDIS = "channel_layer_redis.RedisChannelLayer"
@@ -404,10 +404,6 @@ def test_without_django_the_application_says_what_to_install(monkeypatch: pytest
 # -- the command ---------------------------------------------------------------------------------------------
 
 
-def _run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, list(arguments))
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run the command in, out of which nothing stays imported."""
@@ -429,7 +425,7 @@ def _settings(folder: Path, text: str) -> str:
 def test_settings_are_checked_by_their_dotted_path(folder: Path) -> None:
     """Each error is a line with path, mend and id; the exit code is 1, and 0 when there is none."""
     text = f"CHANNEL_LAYERS = {{'default': {{'BACKEND': {REDIS!r}, 'CONFIG': {{'capacity': 0, 'hosts': 'hidden'}}}}}}"
-    result = _run("check", _settings(folder, text))
+    result = command.run("check", _settings(folder, text))
     assert result.exit_code == 1
     assert result.output.splitlines() == [
         f'{_HERE}["CONFIG"]["capacity"]: error: must be a whole number, 1 or more, not 0 [channel_layer.E003]',
@@ -443,7 +439,7 @@ def test_warnings_are_no_errors(folder: Path) -> None:
     module = _settings(
         folder, f"CHANNEL_LAYERS = {{'default': {{'BACKEND': {MEMORY!r}, 'CONFIG': {{'capacity': 1}}}}}}"
     )
-    usual, deployed = _run("check", module), _run("check", "--deploy", module)
+    usual, deployed = command.run("check", module), command.run("check", "--deploy", module)
     assert (usual.exit_code, deployed.exit_code) == (0, 0)
     assert usual.output.endswith("\n0 errors, 1 warning\n")
     assert deployed.output.endswith("\n0 errors, 2 warnings\n")
@@ -451,7 +447,7 @@ def test_warnings_are_no_errors(folder: Path) -> None:
 
 def test_layers_of_others_are_named(folder: Path) -> None:
     """That a layer was not checked is said, so that nobody takes silence for praise."""
-    result = _run("check", _settings(folder, f"CHANNEL_LAYERS = {{'default': {{'BACKEND': {OTHERS[0]!r}}}}}"))
+    result = command.run("check", _settings(folder, f"CHANNEL_LAYERS = {{'default': {{'BACKEND': {OTHERS[0]!r}}}}}"))
     assert result.exit_code == 0
     assert f'{_HERE}["BACKEND"]: skipped: {OTHERS[0]} is not one of ours' in result.output
 
@@ -482,7 +478,7 @@ capacity = 0
 def test_files_are_checked(folder: Path, name: str, text: str, options: tuple[str, ...], line: str) -> None:
     """A TOML or JSON file holds CHANNEL_LAYERS or, with --layer, the CONFIG of one layer."""
     (folder / name).write_text(text, encoding="utf-8")
-    result = _run("check", name, *options)
+    result = command.run("check", name, *options)
     assert result.exit_code == 1
     assert result.output.startswith(line)
     assert result.output.endswith("\n1 error, 0 warnings\n")
@@ -505,7 +501,7 @@ def test_files_are_checked(folder: Path, name: str, text: str, options: tuple[st
         ),
         (["some_project", "--layer", "redis"], "--layer is for a file"),
         (["good.json", "--layer", "rediss"], "'rediss' is none of ipc, memory, redis"),
-        ([], "Missing argument"),
+        ([], "the following arguments are required: SETTINGS|FILE"),
     ],
 )
 def test_what_cannot_be_read_ends_with_code_2(folder: Path, arguments: list[str], complaint: str) -> None:
@@ -514,7 +510,7 @@ def test_what_cannot_be_read_ends_with_code_2(folder: Path, arguments: list[str]
     for name, text in {**files, "settings.py": "", "good.json": "{}"}.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "bytes.json").write_bytes(b"\xff")
-    result = _run("check", *arguments)
+    result = command.run("check", *arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
 
@@ -532,7 +528,7 @@ def test_what_cannot_be_read_ends_with_code_2(folder: Path, arguments: list[str]
 )
 def test_a_settings_module_that_fails_is_told_without_its_values(folder: Path, text: str, complaint: str) -> None:
     """The kind of the error and its place are shown, and its text only where it can hold no secret."""
-    result = _run("check", _settings(folder, text))
+    result = command.run("check", _settings(folder, text))
     assert result.exit_code == 2
     assert complaint in result.output
     assert "hidden" not in result.output
@@ -540,7 +536,7 @@ def test_a_settings_module_that_fails_is_told_without_its_values(folder: Path, t
 
 def test_a_fresh_key_is_good_enough() -> None:
     """`genkey` prints 32 random bytes as URL-safe base64, another each time, that a layer takes without a warning."""
-    first, second = (_run("genkey").output.strip() for _ in range(2))
+    first, second = (command.run("genkey").output.strip() for _ in range(2))
     assert first != second
     assert len(base64.urlsafe_b64decode(first)) == 32
     assert not list(parse(CommonConfig, {"symmetric_encryption_keys": [first, second]}).advice())
@@ -656,8 +652,46 @@ def test_the_schema_of_a_file_ties_each_backend_to_its_options() -> None:
 
 def test_the_command_prints_the_schemas() -> None:
     """`schema` prints that of a file, with --layer that of a CONFIG; a name that is none ends with code 2."""
-    assert json.loads(_run("schema").output) == settings_schema()
-    assert json.loads(_run("schema", "--layer", "redis").output) == json_schema(RedisConfig)
-    result = _run("schema", "--layer", "nothing")
+    assert json.loads(command.run("schema").output) == settings_schema()
+    assert json.loads(command.run("schema", "--layer", "redis").output) == json_schema(RedisConfig)
+    result = command.run("schema", "--layer", "nothing")
     assert result.exit_code == 2
     assert "'nothing' is none of ipc, memory, redis" in result.output
+
+
+# -- how a command ends early --------------------------------------------------------------------------------
+
+
+def test_a_command_is_needed() -> None:
+    """Without a command, and with one that does not exist, the code is 2 and the commands are named."""
+    for arguments in ([], ["nothing"]):
+        result = command.run(*arguments)
+        assert result.exit_code == 2
+        assert "COMMAND" in result.output
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """Output that is cut off, as by `head`, ends the command with code 1 and without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "channel_layer_cli", "schema"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_ctrl_c_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is interrupted ends with code 1 and without a traceback."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("channel_layer_cli._main.genkey", interrupted)
+    assert command.run("genkey") == command.Result(1, "Aborted!\n")

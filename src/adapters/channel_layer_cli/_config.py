@@ -18,8 +18,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeGuard
 
-import click
-
 from channel_layer import ConfigError
 from channel_layer.config import json_schema
 from channel_layer.discovery import ADAPTERS, load_layer
@@ -31,10 +29,10 @@ if TYPE_CHECKING:
 
     from channel_layer.config import CommonConfig
 
-__all__ = ("check", "genkey", "layer_schema", "schema", "settings_schema")
+__all__ = ("CommandError", "check", "genkey", "layer_schema", "schema", "settings_schema")
 
 _WRONG: Final = 1
-"""Exit code: there are errors. Wrong use of the command itself is click's 2."""
+"""Exit code: there are errors in the configuration."""
 
 _SETTING: Final = "CHANNEL_LAYERS"
 _FILES: Final = (".toml", ".json")
@@ -43,25 +41,23 @@ _KEY_BYTES: Final = 32
 """256 bits, what AES-256 takes."""
 
 
-class _Unreadable(click.ClickException):
-    """There is nothing to check; the message says why."""
-
-    exit_code = 2
+class CommandError(Exception):
+    """A command cannot use what it was given; the message says why."""
 
 
-@click.command(
-    epilog="Exit codes: 0 no errors, 1 errors in the configuration, 2 it cannot be read, or an option is wrong."
-)
-@click.argument("source", metavar="SETTINGS|FILE")
-@click.option(
-    "--layer", metavar="NAME", help="The file is the CONFIG of this one layer: redis, ipc, memory, or another's name."
-)
-@click.option("--deploy", is_flag=True, help="Also warn of what matters in production only.")
-def check(source: str, layer: str | None, *, deploy: bool) -> None:
-    """Check a configuration, without making a layer or connecting to anything.
+# -- checking ------------------------------------------------------------------------------------------------
 
-    SETTINGS is the dotted path of a Django settings module, which is imported as manage.py would, but without
-    django.setup(). FILE is a .toml or .json with CHANNEL_LAYERS in it or, with --layer, with the options of one layer.
+
+def check(source: str, layer: str | None, *, deploy: bool) -> int:
+    """Check a configuration, print what is wrong with it, and return the exit code.
+
+    Args:
+        source: the dotted path of a Django settings module, or the path of a TOML or JSON file.
+        layer: the name of the entry point of the layer whose CONFIG the file is; None: it holds CHANNEL_LAYERS.
+        deploy: whether to warn of what matters in production only, too.
+
+    Raises:
+        CommandError: there is no configuration to check: it cannot be read, or there is no such layer.
     """
     path = Path(source)
     if path.suffix in _FILES:
@@ -69,34 +65,34 @@ def check(source: str, layer: str | None, *, deploy: bool) -> None:
         if layer is not None:
             found = {_SETTING: {"default": {"BACKEND": _backend(layer), "CONFIG": found}}}
     elif layer is not None:
-        raise click.UsageError("--layer is for a file: the settings say themselves what their layers are")
+        raise CommandError("--layer is for a file: the settings say themselves what their layers are")
     elif _DOTTED.fullmatch(source) and not path.is_file():
         found = _load(source)
     else:
-        raise click.UsageError(f"{source} is neither a .toml or .json file nor the dotted path of a settings module")
+        raise CommandError(f"{source} is neither a .toml or .json file nor the dotted path of a settings module")
     if _SETTING not in found:
         hint = "" if path.suffix not in _FILES else "; for the CONFIG of one layer, say --layer redis"
         findings = [Finding("error", "channel_layer.E001", _SETTING, f"is not there: nothing is configured{hint}")]
     else:
         findings = audit(found[_SETTING], deploy=deploy)
-    sys.exit(_tell(findings, alone=layer is not None))
+    return _report(findings, one_layer=layer is not None)
 
 
-def _tell(findings: Iterable[Finding], *, alone: bool) -> int:
-    """Print what was found, a line each, and return the exit code.
+def _report(findings: Iterable[Finding], *, one_layer: bool) -> int:
+    """Print the findings, a line each, and return the exit code.
 
     Args:
-        findings: all of it.
-        alone: the file is the CONFIG of one layer, so that paths begin at its options.
+        findings: what to print.
+        one_layer: the file is the CONFIG of one layer, so that paths begin at its options.
     """
     count = {"error": 0, "warning": 0, "skipped": 0}
     for finding in findings:
         count[finding.level] += 1
-        path = _within(finding.path) if alone else finding.path
+        path = _within(finding.path) if one_layer else finding.path
         ident = f" [{finding.id}]" if finding.id else ""
-        click.echo(f"{path}: {finding.level}: {' '.join(finding.problem.splitlines())}{ident}")
+        print(f"{path}: {finding.level}: {' '.join(finding.problem.splitlines())}{ident}")
     errors, warnings = count["error"], count["warning"]
-    click.echo(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    print(f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return _WRONG if errors else 0
 
 
@@ -113,33 +109,33 @@ def _load(module: str) -> Mapping[str, object]:
     try:
         return vars(importlib.import_module(module))
     except ModuleNotFoundError as exc:
-        raise _Unreadable(f"{module} cannot be imported: {exc}") from None
+        raise CommandError(f"{module} cannot be imported: {exc}") from None
     except ConfigError as exc:
         text = str(exc)  # which is ours, and holds no secret
-        raise _Unreadable(f"{module} cannot be imported: {text}") from None
+        raise CommandError(f"{module} cannot be imported: {text}") from None
     except Exception as exc:  # noqa: BLE001 - whatever a settings module does
         where = [frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<")][-1]
         # The text of a stranger's error may repeat a value, as that of int("secret") does; a key is only a name.
         name = f" {exc}" if isinstance(exc, KeyError) else ""
         place = f"{where.filename}:{where.lineno}"
-        raise _Unreadable(f"{module} cannot be imported: {type(exc).__name__}{name} at {place}") from None
+        raise CommandError(f"{module} cannot be imported: {type(exc).__name__}{name} at {place}") from None
 
 
 def _read(path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise _Unreadable(f"{path} cannot be read: {exc.strerror}") from None
+        raise CommandError(f"{path} cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
-        raise _Unreadable(f"{path} cannot be read: it is not UTF-8") from None
+        raise CommandError(f"{path} cannot be read: it is not UTF-8") from None
     try:
         found: object = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text, object_pairs_hook=_once)
     except tomllib.TOMLDecodeError as exc:
-        raise _Unreadable(f"{path} is no TOML: {exc}") from None
+        raise CommandError(f"{path} is no TOML: {exc}") from None
     except json.JSONDecodeError as exc:
-        raise _Unreadable(f"{path} is no JSON: {exc}") from None
+        raise CommandError(f"{path} is no JSON: {exc}") from None
     if not _is_object(found):
-        raise _Unreadable(f"{path} must hold an object, as in {{{_SETTING!r}: ...}}".replace("'", '"'))
+        raise CommandError(f"{path} must hold an object, as in {{{_SETTING!r}: ...}}".replace("'", '"'))
     return found
 
 
@@ -149,7 +145,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _Unreadable(f"the key {twice!r} is given twice in one object: remove one")
+        raise CommandError(f"the key {twice!r} is given twice in one object: remove one")
     return found
 
 
@@ -160,19 +156,24 @@ def _is_object(value: object) -> TypeGuard[dict[str, object]]:
 def _backend(name: str) -> str:
     point = _adapters().get(name)
     if point is None:
-        raise click.BadParameter(f"{name!r} is none of {', '.join(sorted(_adapters()))}", param_hint="--layer")
+        raise CommandError(f"--layer: {name!r} is none of {', '.join(sorted(_adapters()))}")
     return f"{point.module}.{point.attr}"
 
 
 # -- describing ----------------------------------------------------------------------------------------------
 
 
-@click.command()
-@click.option("--layer", metavar="NAME", help="Of the CONFIG of this one layer: redis, ipc, memory, or another's name.")
 def schema(layer: str | None) -> None:
-    """Print the JSON Schema of a configuration file, for editors and other programs."""
+    """Print a JSON Schema.
+
+    Args:
+        layer: the name of the entry point of the layer whose CONFIG to describe; None: a file with CHANNEL_LAYERS.
+
+    Raises:
+        CommandError: see `layer_schema`.
+    """
     made = settings_schema() if layer is None else layer_schema(layer)
-    click.echo(json.dumps(made, indent=2, ensure_ascii=False))
+    print(json.dumps(made, indent=2, ensure_ascii=False))
 
 
 def layer_schema(name: str) -> dict[str, object]:
@@ -182,12 +183,12 @@ def layer_schema(name: str) -> dict[str, object]:
         name: of its entry point.
 
     Raises:
-        click.UsageError: there is no such layer, its extra is missing, or it does not say what options it has.
+        CommandError: there is no such layer, its extra is missing, or it does not say what options it has.
     """
     _backend(name)
     model = _model(name)
     if model is None:
-        raise click.BadParameter(f"{name!r} does not say what options it has", param_hint="--layer")
+        raise CommandError(f"--layer: {name!r} does not say what options it has")
     return json_schema(model)
 
 
@@ -198,7 +199,7 @@ def settings_schema() -> dict[str, object]:
     for name in sorted(_adapters()):
         try:
             model = _model(name)
-        except click.UsageError:
+        except CommandError:
             continue  # without its extra it cannot be configured
         if model is None:
             continue
@@ -239,14 +240,13 @@ def _model(name: str) -> type[CommonConfig] | None:
     try:
         layer = load_layer(_adapters()[name])
     except ImportError as exc:
-        raise click.UsageError(str(exc)) from None
+        raise CommandError(str(exc)) from None
     return None if layer is None else layer.config
 
 
 # -- keys ----------------------------------------------------------------------------------------------------
 
 
-@click.command()
 def genkey() -> None:
     """Print a fresh key for symmetric_encryption_keys: 32 random bytes as URL-safe base64."""
-    click.echo(base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode())
+    print(base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode())

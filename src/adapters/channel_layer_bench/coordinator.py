@@ -1,4 +1,4 @@
-"""The processes of one run, as the benchmark sees them: parts are cast, told things, and heard.
+"""Coordinates the processes of one run: starts roles in them, sends them instructions and reads their reports.
 
 Every wait has an end, and a process that dies or fails ends the run with what it wrote to its standard error.
 """
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from channel_layer_cli.bench.contenders import fill
-from channel_layer_cli.bench.inputs import Said, Unreadable
+from channel_layer_bench.contenders import fill
+from channel_layer_bench.inputs import Record, Unreadable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from channel_layer_cli.bench.contenders import Contender
-    from channel_layer_cli.bench.plan import Plan
-    from channel_layer_cli.bench.servers import Counters, Servers
+    from channel_layer_bench.contenders import Contender
+    from channel_layer_bench.plan import Plan
+    from channel_layer_bench.servers import Counters, Servers
 
-__all__ = ("Actor", "Reading", "RunFailed", "Stage")
+__all__ = ("Coordinator", "RoleHandle", "RunFailed", "Usage")
 
 _PATIENCE: Final = 120.0
-"""Seconds beyond those of the run itself that a process may take for anything."""
+"""Seconds beyond those of the run itself that a process may take for any report."""
 
-_LAST_WORDS: Final = 3000
-"""Characters of a standard error that are shown."""
+_STDERR_TAIL: Final = 3000
+"""Characters of the standard error of a process that are shown."""
 
 _LINE: Final = 16 * 1024 * 1024
 """Bytes of the longest line that is read."""
@@ -42,8 +42,8 @@ class RunFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What has been spent up to a moment.
+class Usage:
+    """What the processes and servers of a run have used so far.
 
     Attributes:
         client: seconds of processor time of all processes of the run.
@@ -53,12 +53,12 @@ class Reading:
     client: float
     server: Counters
 
-    def __sub__(self, other: Reading) -> Reading:
-        return Reading(self.client - other.client, self.server - other.server)
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.client - other.client, self.server - other.server)
 
 
-class Actor:
-    """A part that is played in one of the processes; made by `Stage.cast`."""
+class RoleHandle:
+    """A role that runs in one of the processes; made by `Coordinator.start_role`."""
 
     def __init__(self, process: _Process, number: int, role: str, patience: float) -> None:
         self._process = process
@@ -66,23 +66,23 @@ class Actor:
         self._role = role
         self._patience = patience
 
-    async def hear(self) -> Said:
-        """Wait for the next thing that the part says.
+    async def next_report(self) -> Record:
+        """Wait for the next report of the role.
 
         Raises:
-            RunFailed: it says nothing in time, or some part of this run has failed.
+            RunFailed: no report comes in time, or a role of this run has failed.
         """
         try:
             async with asyncio.timeout(self._patience):
-                return await self._process.heard(self._number)
+                return await self._process.receive(self._number)
         except TimeoutError as exc:
             raise RunFailed(
-                f"the part {self._role!r} said nothing for {self._patience:g} s{self._process.last_words()}"
+                f"the role {self._role!r} reported nothing for {self._patience:g} s{self._process.stderr_tail()}"
             ) from exc
 
-    def say(self, **facts: object) -> None:
-        """Tell the part something."""
-        self._process.tell({"do": "word", "part": self._number, "word": facts})
+    def instruct(self, **facts: object) -> None:
+        """Send an instruction to the role."""
+        self._process.send({"do": "instruct", "role": self._number, "instruction": facts})
 
     @property
     def memory(self) -> int:
@@ -91,48 +91,48 @@ class Actor:
 
 
 class _Process:
-    def __init__(self, process: asyncio.subprocess.Process, errors: Path, stage: Stage) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, errors: Path, coordinator: Coordinator) -> None:
         self._process = process
         self._errors = errors
-        self._stage = stage
-        self._heard: dict[int, asyncio.Queue[Said]] = {}
+        self._coordinator = coordinator
+        self._received: dict[int, asyncio.Queue[Record]] = {}
         self._ending = False
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, stage: Stage, errors: Path, hello: dict[str, object]) -> _Process:
+    async def start(cls, coordinator: Coordinator, errors: Path, settings: dict[str, object]) -> _Process:
         """Start a process."""
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "channel_layer_cli.bench.child"),
+                *(sys.executable, "-m", "channel_layer_bench.child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 limit=_LINE,
-                start_new_session=True,  # Ctrl-C is ours to handle
+                start_new_session=True,  # Ctrl-C is handled by the coordinator
             )
-        made = cls(process, errors, stage)
-        made.tell(hello)
+        made = cls(process, errors, coordinator)
+        made.send(settings)
         return made
 
-    def tell(self, facts: dict[str, object]) -> None:
+    def send(self, facts: dict[str, object]) -> None:
         """Send a line."""
         if self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(Said(facts).line())
+            self._process.stdin.write(Record(facts).line())
 
-    async def heard(self, number: int) -> Said:
-        """Wait for what a part says; 0 is the process itself."""
+    async def receive(self, number: int) -> Record:
+        """Wait for the next report of a role; 0 is the process itself."""
         getting = asyncio.ensure_future(self._queue(number).get())
         try:
-            await asyncio.wait({getting, self._stage.broken}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({getting, self._coordinator.failure}, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
                 return getting.result()
-            raise RunFailed(self._stage.broken.result().text("failed"))
+            raise RunFailed(self._coordinator.failure.result().text("failed"))
         finally:
             getting.cancel()
 
-    def _queue(self, number: int) -> asyncio.Queue[Said]:
-        return self._heard.setdefault(number, asyncio.Queue())
+    def _queue(self, number: int) -> asyncio.Queue[Record]:
+        return self._received.setdefault(number, asyncio.Queue())
 
     async def _read(self) -> None:
         stdout = self._process.stdout
@@ -140,28 +140,28 @@ class _Process:
             return
         try:
             while line := await stdout.readline():
-                fact = Said.parse(line)
-                said = fact.said("said")
-                if "failed" in said:
-                    self._stage.fail(said.text("failed").strip() + self.last_words())
+                fact = Record.parse(line)
+                report = fact.record("report")
+                if "failed" in report:
+                    self._coordinator.fail(report.text("failed").strip() + self.stderr_tail())
                     continue
-                self._queue(fact.integer("part")).put_nowait(said)
+                self._queue(fact.integer("role")).put_nowait(report)
         except (Unreadable, ValueError) as exc:
-            self._stage.fail(f"a process of the benchmark said something unreadable: {exc}")
+            self._coordinator.fail(f"a process of the benchmark sent an unreadable report: {exc}")
         if not self._ending:
             code = await self._process.wait()
-            self._stage.fail(f"a process of the benchmark ended with code {code}{self.last_words()}")
+            self._coordinator.fail(f"a process of the benchmark ended with code {code}{self.stderr_tail()}")
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the end of what the process wrote to its standard error."""
         text = self._errors.read_text(errors="replace").strip()
-        return f"\n--- its standard error:\n{text[-_LAST_WORDS:]}" if text else ""
+        return f"\n--- its standard error:\n{text[-_STDERR_TAIL:]}" if text else ""
 
     async def cpu(self) -> float:
         """Return the seconds of processor time that it has used."""
-        self.tell({"do": "cpu"})
+        self.send({"do": "cpu"})
         async with asyncio.timeout(_PATIENCE):
-            return (await self.heard(0)).real("cpu")
+            return (await self.receive(0)).real("cpu")
 
     @property
     def memory(self) -> int:
@@ -171,10 +171,10 @@ class _Process:
             return pages * os.sysconf("SC_PAGE_SIZE")
         except FileNotFoundError:  # no /proc on this system
             command = ["ps", "-o", "rss=", "-p", str(self._process.pid)]
-            return 1024 * int(subprocess.run(command, check=True, capture_output=True).stdout)  # noqa: S603 - our own words
+            return 1024 * int(subprocess.run(command, check=True, capture_output=True).stdout)  # noqa: S603 - a fixed command
 
     async def end(self) -> None:
-        """End it: it does so when its input ends, or else it is killed."""
+        """End the process: its input is closed, and if it does not end by itself, it is killed."""
         self._ending = True
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -188,21 +188,21 @@ class _Process:
         await self._reading
 
 
-class Stage:
+class Coordinator:
     """The processes of one run; an asynchronous context manager.
 
     Args:
-        contender: whose layer they make.
-        servers: what it runs on.
+        contender: the layer that they make.
+        servers: the servers of the layer.
         plan: the options of the benchmark.
         prefix: what keys begin with.
         label: names the run, for the files that it leaves.
 
     Attributes:
-        contender: whose layer they make.
+        contender: the layer that they make.
         plan: the options of the benchmark.
-        servers: what it runs on.
-        broken: done, with the reason, when the run cannot come to a result any more.
+        servers: the servers of the layer.
+        failure: done, with the reason, when the run can no longer come to a result.
         prefix: what keys begin with.
         folder: for the files of this run.
     """
@@ -211,52 +211,52 @@ class Stage:
         self.contender = contender
         self.plan = plan
         self.servers = servers
-        self.broken: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+        self.failure: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self.prefix = prefix
         self._label = label
         self._processes: list[_Process] = []
-        self._casts = 0
+        self._started = 0
         self._scratch = tempfile.TemporaryDirectory(prefix="clb-")  # short: paths of sockets are limited
         self.folder: Path = Path(self._scratch.name)
 
     def fail(self, reason: str) -> None:
-        """Break the run off."""
-        if not self.broken.done():
-            self.broken.set_result(Said({"failed": reason}))
+        """End the run without a result."""
+        if not self.failure.done():
+            self.failure.set_result(Record({"failed": reason}))
 
-    async def cast(self, role: str, *, plain: bool = False, **params: object) -> Actor:
-        """Have a part played: in a process of its own, unless all of this contender's parts have to share one.
+    async def start_role(self, role: str, *, blocking: bool = False, **params: object) -> RoleHandle:
+        """Start a role: in a process of its own, unless all roles of this contender have to share one.
 
         Args:
             role: its name.
-            plain: for the first part in a process: whether its main thread is kept for plain code.
-            params: what the part is given.
+            blocking: for the first role in a process: whether its main thread is kept for code without an event loop.
+            params: the parameters of the role.
         """
-        if not self._processes or not self.contender.alone:
-            self._processes.append(await self._start(plain=plain))
+        if not self._processes or not self.contender.single_process:
+            self._processes.append(await self._start_process(blocking=blocking))
         process = self._processes[-1]
-        self._casts += 1
-        process.tell({"do": "cast", "part": self._casts, "role": role, "params": params})
-        return Actor(process, self._casts, role, _PATIENCE + self.plan.seconds)
+        self._started += 1
+        process.send({"do": "start", "number": self._started, "role": role, "params": params})
+        return RoleHandle(process, self._started, role, _PATIENCE + self.plan.seconds)
 
-    async def _start(self, *, plain: bool) -> _Process:
+    async def _start_process(self, *, blocking: bool) -> _Process:
         config = fill(self.contender.config, urls=self.servers.urls, prefix=self.prefix, capacity=self.plan.capacity)
-        hello: dict[str, object] = {
+        settings: dict[str, object] = {
             "backend": self.contender.backend,
             "config": config,
             "loop": self.plan.loop,
             "warmup": self.plan.warmup,
             "patience": self.plan.patience,
-            "plain": plain,
-            "shared": self.contender.alone,
+            "blocking": blocking,
+            "single_process": self.contender.single_process,
             "profile": f"{self.plan.profiles}/{self._label}" if self.plan.profiles else "",
         }
-        return await _Process.start(self, self.folder / f"stderr-{len(self._processes)}", hello)
+        return await _Process.start(self, self.folder / f"stderr-{len(self._processes)}", settings)
 
-    async def read(self) -> Reading:
-        """Return what has been spent until now."""
+    async def usage(self) -> Usage:
+        """Return what the processes and servers have used so far."""
         client = sum(await asyncio.gather(*(process.cpu() for process in self._processes)))
-        return Reading(client, self.servers.counters())
+        return Usage(client, self.servers.counters())
 
     async def __aenter__(self) -> Self:
         return self

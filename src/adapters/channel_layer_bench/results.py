@@ -1,4 +1,4 @@
-"""What came out: every run, and the medians of those that are worth something."""
+"""The results: every run, and the medians of the layers that were right."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from channel_layer_cli.bench.faults import Faults
-from channel_layer_cli.bench.metrics import METRICS
+from channel_layer_bench.faults import Faults
+from channel_layer_bench.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from channel_layer_cli.bench.contenders import Contender
-    from channel_layer_cli.bench.plan import Plan
+    from channel_layer_bench.contenders import Contender
+    from channel_layer_bench.plan import Plan
 
 __all__ = ("Cell", "Figure", "Results", "Run", "machine")
 
@@ -43,7 +43,7 @@ class Run:
         turn: which repetition it was, from 0.
         metrics: figures by name; worth nothing if there are faults.
         faults: what went wrong with the messages.
-        failure: why it came to no result; None: it did.
+        failure: why the run came to no result; None: it did.
     """
 
     workload: str
@@ -71,10 +71,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one layer achieved in one workload.
+    """The result of one layer in one workload.
 
     Attributes:
-        figures: by the name of the metric; empty if the layer has no such thing, or it was wrong.
+        figures: by the name of the metric; empty if the layer does not support the workload, or was wrong.
         trouble: what was wrong; None: nothing.
     """
 
@@ -84,13 +84,13 @@ class Cell:
 
 @dataclass
 class Results:
-    """Everything that a benchmark has found out.
+    """The results of a benchmark.
 
     Attributes:
         plan: its options.
-        layers: who took part.
+        layers: the layers that were measured.
         workloads: the names of the workloads.
-        server: what the layers were measured on.
+        server: the servers that the layers were measured on.
         runs: every run.
     """
 
@@ -101,7 +101,7 @@ class Results:
     runs: list[Run] = field(default_factory=list[Run])
 
     def cell(self, workload: str, layer: str) -> Cell:
-        """Return what a layer achieved in a workload: medians, unless a single run of it went wrong."""
+        """Return the result of a layer in a workload: medians, unless one of its runs went wrong."""
         runs = [run for run in self.runs if (run.workload, run.layer) == (workload, layer)]
         failure = next((run.failure for run in runs if run.failure is not None), None)
         faults = sum((run.faults for run in runs if run.faults), start=Faults())
@@ -117,12 +117,12 @@ class Results:
         return Cell(figures)
 
     def ratio(self, workload: str, layer: str, base: str, metric: str) -> float | None:
-        """Return how many times the figure of another layer one's figure is; None if either has none."""
+        """Return the figure of a layer divided by that of the base; None if either has none."""
         ours, theirs = (self.cell(workload, name).figures.get(metric) for name in (layer, base))
         return ours.median / theirs.median if ours and theirs and theirs.median else None
 
     def worthless(self, workload: str, layer: str, metric: str) -> float | None:
-        """Return a figure that a layer reached in spite of its faults, which is good for nothing but a comparison."""
+        """Return the figure of a layer that was wrong; it only explains why a comparison means nothing."""
         values = [
             run.metrics[metric]
             for run in self.runs
@@ -132,7 +132,7 @@ class Results:
 
     @property
     def troubles(self) -> list[tuple[str, str, str]]:
-        """What went wrong: workload, layer, what."""
+        """What went wrong, as tuples of workload, layer and trouble."""
         cells = [
             (work, each.name, self.cell(work, each.name).trouble) for work in self.workloads for each in self.layers
         ]

@@ -1,7 +1,7 @@
-"""The floor: what one process gets out of a server with no layer in between.
+"""The floor: what one process reaches on a server without a layer.
 
 Raw pushes and raw pings over asyncio and hiredis. No layer can be faster than this on the same machine, so the
-distance to it is what a layer costs.
+difference is what a layer costs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from channel_layer_cli.bench.metrics import percentile
-from channel_layer_cli.bench.parts import Stalled
+from channel_layer_bench.context import Stalled
+from channel_layer_bench.metrics import percentile
 
 if TYPE_CHECKING:
     import hiredis
 
-    from channel_layer_cli.bench.parts import Part, PlainPart
+    from channel_layer_bench.context import BlockingContext, Context
 
 __all__ = ("call", "ping", "push")
 
@@ -31,12 +31,12 @@ _CLEAR_EVERY = 200
 
 @runtime_checkable
 class _Transport(Protocol):
-    """What is used of a transport; uvloop's is no `asyncio.Transport`."""
+    """What is used of a transport; the one of uvloop is no `asyncio.Transport`."""
 
     def write(self, data: bytes, /) -> object: ...
 
 
-class _Wire(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """A connection that counts replies."""
 
     def __init__(self, reader: hiredis.Reader) -> None:
@@ -70,8 +70,8 @@ class _Wire(asyncio.Protocol):
             if not done.done():
                 done.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
-    def ask(self, data: bytes, replies: int) -> asyncio.Future[None]:
-        """Write commands; the future is done when their replies are there."""
+    def request(self, data: bytes, replies: int) -> asyncio.Future[None]:
+        """Write commands; the future is done when their replies have come."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._transport is None:
             raise ConnectionResetError("there is no connection")
@@ -88,73 +88,73 @@ def _command(*words: str) -> bytes:
     return b"".join(parts)
 
 
-async def _connect(url: str) -> _Wire:
-    import hiredis  # noqa: PLC0415 - of the `redis` extra, which only those need who measure Redis
+async def _connect(url: str) -> _Connection:
+    import hiredis  # noqa: PLC0415 - of the extra `redis`, which only Redis layers need
 
     address = urlsplit(url)
     if address.scheme not in ("redis", "valkey"):
         raise ValueError(f"the floor is measured over redis:// only, not over {address.scheme}://")
     loop = asyncio.get_running_loop()
-    _, wire = await loop.create_connection(
-        lambda: _Wire(hiredis.Reader()), address.hostname or "localhost", address.port or 6379
+    _, connection = await loop.create_connection(
+        lambda: _Connection(hiredis.Reader()), address.hostname or "localhost", address.port or 6379
     )
     if address.password:
         user = [unquote(address.username)] if address.username else []
-        await wire.ask(_command("AUTH", *user, unquote(address.password)), 1)
+        await connection.request(_command("AUTH", *user, unquote(address.password)), 1)
     if address.path.strip("/"):
-        await wire.ask(_command("SELECT", address.path.strip("/")), 1)
-    return wire
+        await connection.request(_command("SELECT", address.path.strip("/")), 1)
+    return connection
 
 
-async def push(part: Part) -> None:
-    """Push the payload onto a list, as many at once as the workload has tasks."""
-    tasks, seconds, key = part.params.integer("tasks"), part.params.real("seconds"), part.params.text("key")
-    wire = await _connect(part.params.text("url"))
-    batch = _command("RPUSH", key, "x" * part.params.integer("payload")) * tasks
+async def push(context: Context) -> None:
+    """Push the payload onto a list, in batches of as many commands as the workload has tasks."""
+    tasks, seconds, key = context.params.integer("tasks"), context.params.real("seconds"), context.params.text("key")
+    connection = await _connect(context.params.text("url"))
+    batch = _command("RPUSH", key, "x" * context.params.integer("payload")) * tasks
     drop = _command("UNLINK", key)
-    await wire.ask(batch, tasks)
-    await asyncio.sleep(part.warmup)
-    part.say(ready=True)
-    await part.hear()
+    await connection.request(batch, tasks)
+    await asyncio.sleep(context.warmup)
+    context.report(ready=True)
+    await context.next_instruction()
     first, batches = time.monotonic(), 0
-    ahead = deque([wire.ask(batch, tasks)])
+    ahead = deque([connection.request(batch, tasks)])
     while time.monotonic() < first + seconds:
-        # One batch is written while the server works on the other: neither of the two ever waits for nothing.
-        ahead.append(wire.ask(batch, tasks))
-        await _bounded(part, ahead.popleft())
+        # One batch is written while the server works on the other, so that neither side waits.
+        ahead.append(connection.request(batch, tasks))
+        await _bounded(context, ahead.popleft())
         batches += 1
         if batches % _CLEAR_EVERY == 0:
-            await _bounded(part, wire.ask(drop, 1))
-    await _bounded(part, ahead.popleft())
+            await _bounded(context, connection.request(drop, 1))
+    await _bounded(context, ahead.popleft())
     last = time.monotonic()
-    await _bounded(part, wire.ask(drop, 1))
-    part.say(first=first, last=last, count=(batches + 1) * tasks)
+    await _bounded(context, connection.request(drop, 1))
+    context.report(first=first, last=last, count=(batches + 1) * tasks)
 
 
-async def ping(part: Part) -> None:
+async def ping(context: Context) -> None:
     """Wait for the reply to each PING before the next one."""
-    seconds = part.params.real("seconds")
-    wire = await _connect(part.params.text("url"))
+    seconds = context.params.real("seconds")
+    connection = await _connect(context.params.text("url"))
     command = _command("PING")
-    await wire.ask(command, 1)
-    await asyncio.sleep(part.warmup)
-    part.say(ready=True)
-    await part.hear()
+    await connection.request(command, 1)
+    await asyncio.sleep(context.warmup)
+    context.report(ready=True)
+    await context.next_instruction()
     trips: list[float] = []
     deadline = time.monotonic() + seconds
     while (began := time.monotonic()) < deadline:
-        await wire.ask(command, 1)
+        await connection.request(command, 1)
         trips.append(time.monotonic() - began)
-    part.say(p50=percentile(trips, 0.5) / 2, p99=percentile(trips, 0.99) / 2, count=len(trips))
+    context.report(p50=percentile(trips, 0.5) / 2, p99=percentile(trips, 0.99) / 2, count=len(trips))
 
 
-def call(part: PlainPart) -> None:
-    """Run a script that pushes the payload onto a list, again and again, with redis-py as it comes."""
-    import redis  # noqa: PLC0415 - of the `redis` extra, which only those need who measure Redis
+def call(context: BlockingContext) -> None:
+    """Run a script that pushes the payload onto a list, one call after another, with redis-py."""
+    import redis  # noqa: PLC0415 - of the extra `redis`, which only Redis layers need
 
-    seconds, key = part.params.real("seconds"), part.params.text("key")
-    payload = b"x" * part.params.integer("payload")
-    address = urlsplit(part.params.text("url"))
+    seconds, key = context.params.real("seconds"), context.params.text("key")
+    payload = b"x" * context.params.integer("payload")
+    address = urlsplit(context.params.text("url"))
     client = redis.Redis(
         host=address.hostname or "localhost",
         port=address.port or 6379,
@@ -164,21 +164,21 @@ def call(part: PlainPart) -> None:
     sha = sha1(_PUSH, usedforsecurity=False).hexdigest()
     client.script_load(_PUSH)
     client.evalsha(sha, 1, key, payload)
-    part.say(ready=True)
-    part.hear()
-    time.sleep(part.warmup)
+    context.report(ready=True)
+    context.next_instruction()
+    time.sleep(context.warmup)
     count, began = 0, time.monotonic()
     while (now := time.monotonic()) < began + seconds or not count:
         client.evalsha(sha, 1, key, payload)
         count += 1
     client.unlink(key)
     client.close()
-    part.say(count=count, rate=count / (now - began))
+    context.report(count=count, rate=count / (now - began))
 
 
-async def _bounded(part: Part, done: asyncio.Future[None]) -> None:
+async def _bounded(context: Context, done: asyncio.Future[None]) -> None:
     try:
-        async with asyncio.timeout(part.patience):
+        async with asyncio.timeout(context.patience):
             await done
     except TimeoutError as exc:
         raise Stalled("the server does not answer") from exc

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
 from typing import TYPE_CHECKING, Any, Protocol
 
-from channel_layer_cli.bench.metrics import METRICS, family, number
+from channel_layer_bench.metrics import METRICS, family, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from channel_layer_cli.bench.results import Results
+    from channel_layer_bench.results import Results
 
-__all__ = ("MissingPlotter", "draw", "need_plotter")
+__all__ = ("draw",)
 
 _COLUMNS = 3
 _PANEL = (5.2, 3.2)
 """Inches."""
-
-
-class MissingPlotter(ImportError):
-    """What draws is not installed; the message says how it is."""
-
-
-def need_plotter() -> None:
-    """See that a picture can be drawn, before minutes are spent on what it shows.
-
-    Raises:
-        MissingPlotter: it cannot.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingPlotter('a plot needs matplotlib: pip install "channel-layer[plot]"', name="matplotlib")
 
 
 class _Bars(Protocol):
@@ -94,7 +79,7 @@ def _panel(axes: _Axes, results: Results, names: list[str], metric: str, workloa
         axes.bar_label(bars, [number(value) for value in values], fontsize=7, rotation=90, padding=2)
         shown += values
     axes.set_yscale("log")
-    # From a power of ten well below the smallest: bars that begin just below it would make every difference look huge.
+    # From a power of ten well below the smallest: bars from just below it would make small differences look large.
     axes.set_ylim(10.0 ** (math.floor(math.log10(min(shown, default=1.0))) - 1), max(shown, default=1.0) * 8)
     axes.set_xlim(-0.5, len(workloads) - 0.5)
     axes.set_xticks(list(range(len(workloads))), workloads, fontsize=8)
@@ -113,7 +98,7 @@ def _patch(color: str, label: str) -> object:
 
 
 def _from_matplotlib(module: str, name: str) -> Callable[..., Any]:
-    # By its name: matplotlib's own types leave so much unknown that a strict checker falls into it.
+    # By name: a strict type checker does not accept matplotlib's own types, of which many are unknown.
     made: Callable[..., Any] = getattr(importlib.import_module(f"matplotlib.{module}"), name)
     return made
 

@@ -1,4 +1,4 @@
-"""The results for people, as tables, and for programs, as JSON."""
+"""The results as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from channel_layer_cli.bench.metrics import FAMILIES, METRICS, family, number
-from channel_layer_cli.bench.results import machine
+from channel_layer_bench.metrics import FAMILIES, METRICS, family, number
+from channel_layer_bench.results import machine
 
 if TYPE_CHECKING:
-    from channel_layer_cli.bench.results import Cell, Results
+    from channel_layer_bench.results import Cell, Results
 
 __all__ = ("as_json", "choose_base", "heading", "table", "title")
 
@@ -22,8 +22,8 @@ def choose_base(names: list[str], wanted: str | None) -> str:
     """Return the layer that the others are compared with.
 
     Args:
-        names: who takes part.
-        wanted: who was asked for; None: ``core`` if it takes part, or else the first.
+        names: of the layers that are measured.
+        wanted: the one that was asked for; None: ``core`` if it is measured, or else the first.
     """
     if wanted is not None:
         return wanted
@@ -31,7 +31,7 @@ def choose_base(names: list[str], wanted: str | None) -> str:
 
 
 def heading(results: Results) -> str:
-    """Return one paragraph that says under which conditions the figures came about."""
+    """Return one paragraph about the conditions of the measurement."""
     plan, facts = results.plan, machine()
     fanout = any(family(workload) == "fanout" for workload in results.workloads)
     server = results.server or "no server"
@@ -44,7 +44,7 @@ def heading(results: Results) -> str:
 
 
 def title(workload: str) -> str:
-    """Return what stands over the table of a workload."""
+    """Return the title of the table of a workload."""
     return f"{workload}: {FAMILIES[family(workload)]}"
 
 

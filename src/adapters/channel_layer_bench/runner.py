@@ -1,6 +1,6 @@
-"""The order of the runs: layer after layer, in turns, each in fresh processes.
+"""Runs every workload with every layer: the layers in turns, each run in fresh processes.
 
-In turns, because a machine is never equally fast for long: what slows it down for a minute slows everybody down.
+In turns, because a machine is never equally fast for long: what slows it down for a minute slows all layers down.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import math
 import secrets
 from typing import TYPE_CHECKING
 
-from channel_layer_cli.bench.faults import Faults
-from channel_layer_cli.bench.inputs import Unreadable
-from channel_layer_cli.bench.metrics import family
-from channel_layer_cli.bench.results import Results, Run
-from channel_layer_cli.bench.servers import serve
-from channel_layer_cli.bench.stage import RunFailed, Stage
+from channel_layer_bench.coordinator import Coordinator, RunFailed
+from channel_layer_bench.faults import Faults
+from channel_layer_bench.inputs import Unreadable
+from channel_layer_bench.metrics import family
+from channel_layer_bench.results import Results, Run
+from channel_layer_bench.servers import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from channel_layer_cli.bench.contenders import Contender
-    from channel_layer_cli.bench.plan import Plan
-    from channel_layer_cli.bench.workloads import Workload
+    from channel_layer_bench.contenders import Contender
+    from channel_layer_bench.plan import Plan
+    from channel_layer_bench.workloads import Workload
 
 __all__ = ("count_runs", "run_all")
 
@@ -45,15 +45,15 @@ async def run_all(
     plan: Plan,
     layers: Sequence[Contender],
     workloads: Sequence[Workload],
-    tell: Callable[[str, str], object],
+    on_run: Callable[[str, str], object],
 ) -> Results:
     """Run everything.
 
     Args:
         plan: the options.
-        layers: who takes part.
-        workloads: in what.
-        tell: called before each run with the names of the workload and the layer.
+        layers: what to measure.
+        workloads: what to measure them in.
+        on_run: called before each run with the names of the workload and the layer.
 
     Raises:
         NoServer: there is no server to measure on.
@@ -61,9 +61,9 @@ async def run_all(
     results = Results(plan, layers, [workload.name for workload in workloads])
     wrong: set[tuple[str, str]] = set()
     for turn, workload, layer in _order(plan, layers, workloads):
-        tell(workload.name, layer.name)
+        on_run(workload.name, layer.name)
         if (workload.name, layer.name) in wrong:
-            continue  # it has lost already, and may take its time to do so again
+            continue  # it was wrong already, and the next run may wait for lost messages, too
         run = await _run(plan, layer, workload, turn, results)
         results.runs.append(run)
         if run.faults or run.failure is not None:
@@ -77,8 +77,8 @@ async def _run(plan: Plan, layer: Contender, workload: Workload, turn: int, resu
             results.server = servers.describe()
         prefix = f"bench-{secrets.token_hex(5)}:"
         try:
-            async with Stage(layer, servers, plan, prefix, f"{workload.name}-{layer.name}-{turn}") as stage:
-                sample = await workload.play(stage)
+            async with Coordinator(layer, servers, plan, prefix, f"{workload.name}-{layer.name}-{turn}") as coordinator:
+                sample = await workload.run(coordinator)
         except (RunFailed, Unreadable, TimeoutError) as exc:
             return Run(workload.name, layer.name, turn, {}, Faults(), str(exc) or type(exc).__name__)
     metrics = {name: value for name, value in sample.metrics.items() if math.isfinite(value)}

@@ -28,7 +28,7 @@ class Plan:
         receivers: numbers of the processes that the members live in.
         urls: servers that run already; if none, fresh ones are started.
         window: group messages that may be on their way at once, `WINDOW_MOST` at most.
-        profiles: the folder that every process writes a profile of itself to; empty: none does.
+        profiles: the folder that every process writes a profile of itself to; empty: no profiles.
     """
 
     seconds: float = 3.0

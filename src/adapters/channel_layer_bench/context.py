@@ -1,7 +1,7 @@
-"""What a part of a workload is given to play with: a layer, its line to the benchmark, and a crew of tasks.
+"""What a role is given: a layer, the connection to the coordinator, and a set of tasks.
 
 Everything here lives in the processes that are measured. Every wait is bounded, because a layer that loses a message
-would otherwise be waited for without end.
+would otherwise be waited for forever.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import sys
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from channel_layer import ChannelFull
-from channel_layer_cli.bench.inputs import Said
+from channel_layer_bench.inputs import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
 __all__ = (
     "GRACE",
-    "BlockingHalf",
-    "Crew",
-    "HasBlockingHalf",
+    "BlockingContext",
+    "BlockingFacade",
+    "Context",
+    "HasBlocking",
     "Layer",
-    "Part",
-    "PlainPart",
+    "RoleTasks",
     "Stalled",
     "make_layer",
     "refusals",
@@ -33,13 +33,13 @@ __all__ = (
 )
 
 GRACE: Final = 0.2
-"""Seconds that receivers listen on when they have everything, for what comes twice."""
+"""Seconds for which receivers go on when they have everything, to find duplicates."""
 
 _WARM_TRIES: Final = 30
 
 
 class Stalled(Exception):
-    """Something that had to happen did not, although it was waited for with patience."""
+    """What a role waits for did not happen in time."""
 
 
 class Layer(Protocol):
@@ -70,8 +70,8 @@ class Layer(Protocol):
         ...
 
 
-class BlockingHalf(Protocol):
-    """What plain code calls of a layer that has a half for it."""
+class BlockingFacade(Protocol):
+    """The part of a layer that is called without an event loop, as far as it is measured."""
 
     def send(self, channel: str, message: dict[str, object]) -> None:
         """Send to a channel."""
@@ -83,12 +83,12 @@ class BlockingHalf(Protocol):
 
 
 @runtime_checkable
-class HasBlockingHalf(Protocol):
-    """A layer that has one."""
+class HasBlocking(Protocol):
+    """A layer that can be called without an event loop."""
 
     @property
-    def blocking(self) -> BlockingHalf:
-        """It."""
+    def blocking(self) -> BlockingFacade:
+        """The facade for such calls."""
         ...
 
 
@@ -105,109 +105,110 @@ def make_layer(backend: str, config: Mapping[str, object]) -> Layer:
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which layers say that a channel is full."""
-    # Only looked up, never imported: a layer that does without Channels is measured without it.
+    """Return the exceptions that layers raise when a channel is full."""
+    # Only looked up, never imported: a layer that does not use Channels is measured without it.
     theirs: object = getattr(sys.modules.get("channels.exceptions"), "ChannelFull", ChannelFull)
     return (ChannelFull, theirs) if isinstance(theirs, type) and issubclass(theirs, Exception) else (ChannelFull,)
 
 
-class Part:
-    """One part of a workload, played in an event loop.
+class Context:
+    """The context of a role that runs in an event loop.
 
     Args:
-        layer: the layer; shared with the other parts of this process.
-        params: what the part was cast with.
-        shared: whether all parts are in this process.
+        layer: the layer; shared with the other roles of this process.
+        params: the parameters of the role.
+        single_process: whether all roles of the run are in this process.
         warmup: seconds.
         patience: seconds.
-        tell: how a fact gets to the benchmark.
+        send: sends a report to the coordinator.
 
     Attributes:
-        params: what the part was cast with.
-        shared: whether all parts are in this process, so that a sender has to give way to the receivers.
-        warmup: seconds that the part lives before it is measured.
+        params: the parameters of the role.
+        single_process: whether all roles of the run are in this process, so that a sender has to yield to
+            the receivers.
+        warmup: seconds that the role runs before it is measured.
         patience: seconds without any progress after which what is still missing counts as lost.
     """
 
     def __init__(
         self,
         layer: Layer | None,
-        params: Said,
+        params: Record,
         *,
-        shared: bool,
+        single_process: bool,
         warmup: float,
         patience: float,
-        tell: Callable[[Said], None],
+        send: Callable[[Record], None],
     ) -> None:
         self._layer = layer
         self.params = params
-        self.shared = shared
+        self.single_process = single_process
         self.warmup = warmup
         self.patience = patience
-        self._tell = tell
-        self._heard: asyncio.Queue[Said] = asyncio.Queue()
+        self._send = send
+        self._instructions: asyncio.Queue[Record] = asyncio.Queue()
 
     @property
     def layer(self) -> Layer:
         """The layer.
 
         Raises:
-            LookupError: there is none: the floor plays only parts without a layer.
+            LookupError: there is none: the roles of the floor have no layer.
         """
         return _present(self._layer)
 
-    def say(self, **facts: object) -> None:
-        """Tell the benchmark something."""
-        self._tell(Said(facts))
+    def report(self, **facts: object) -> None:
+        """Send a report to the coordinator."""
+        self._send(Record(facts))
 
-    def deliver(self, word: Said) -> None:
-        """Take what the benchmark says; from this part's event loop."""
-        self._heard.put_nowait(word)
+    def deliver(self, instruction: Record) -> None:
+        """Add an instruction of the coordinator; call it in the event loop of the role."""
+        self._instructions.put_nowait(instruction)
 
-    async def hear(self) -> Said:
-        """Wait for what the benchmark says; if its process ends, so does this one."""
-        return await self._heard.get()
+    async def next_instruction(self) -> Record:
+        """Wait for the next instruction of the coordinator; if its process ends, so does this one."""
+        return await self._instructions.get()
 
 
 def _present(layer: Layer | None) -> Layer:
     if layer is None:
-        raise LookupError("this part is played without a layer")
+        raise LookupError("this role has no layer")
     return layer
 
 
-class PlainPart:
-    """One part of a workload, played by plain code in the main thread, where no event loop runs.
+class BlockingContext:
+    """The context of a role that runs in the main thread, without an event loop.
 
-    Arguments and attributes are those of `Part`.
+    Arguments and attributes are those of `Context`.
     """
 
-    def __init__(self, layer: Layer | None, params: Said, *, warmup: float, tell: Callable[[Said], None]) -> None:
+    def __init__(self, layer: Layer | None, params: Record, *, warmup: float, send: Callable[[Record], None]) -> None:
         self._layer = layer
         self.params = params
         self.warmup = warmup
-        self._tell = tell
-        self._heard: queue.SimpleQueue[Said] = queue.SimpleQueue()
+        self._send = send
+        self._instructions: queue.SimpleQueue[Record] = queue.SimpleQueue()
 
     @property
     def layer(self) -> Layer:
-        """The layer; see `Part.layer`."""
+        """The layer; see `Context.layer`."""
         return _present(self._layer)
 
-    def say(self, **facts: object) -> None:
-        """Tell the benchmark something."""
-        self._tell(Said(facts))
+    def report(self, **facts: object) -> None:
+        """Send a report to the coordinator."""
+        self._send(Record(facts))
 
-    def deliver(self, word: Said) -> None:
-        """Take what the benchmark says; from any thread."""
-        self._heard.put(word)
+    def deliver(self, instruction: Record) -> None:
+        """Add an instruction of the coordinator; call it in any thread."""
+        self._instructions.put(instruction)
 
-    def hear(self) -> Said:
-        """Wait for what the benchmark says; if its process ends, so does this one."""
-        return self._heard.get()
+    def next_instruction(self) -> Record:
+        """Wait for the next instruction of the coordinator; if its process ends, so does this one."""
+        return self._instructions.get()
 
 
-class Crew:
-    """Tasks of one part, none of which is ever cancelled: a peer that is cancelled in `receive` may lose a message."""
+class RoleTasks:
+    """The tasks of one role. None is ever cancelled: some layers lose a message when `receive` is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -227,24 +228,24 @@ class Crew:
         self._wake.set()
 
     def wake(self) -> None:
-        """Have `until` look again."""
+        """Make `wait_until` look again."""
         self._wake.set()
 
     def check(self) -> None:
-        """Raise what ended a task."""
+        """Raise the first error that ended a task."""
         if self._error is not None:
             raise self._error
 
-    async def until(self, done: Callable[[], bool], progress: Callable[[], object], within: float) -> bool:
-        """Wait until something is done, looking whenever a task ends or calls `wake`.
+    async def wait_until(self, done: Callable[[], bool], progress: Callable[[], object], within: float) -> bool:
+        """Wait until a condition holds; it is looked at whenever a task ends or calls `wake`.
 
         Args:
-            done: whether it is.
-            progress: how far it is; while that changes, it is waited for.
-            within: seconds that it may stay the same.
+            done: the condition.
+            progress: how far the tasks are; the wait goes on while this changes.
+            within: seconds for which it may stay the same.
 
         Returns:
-            Whether it is done; or else, nothing has changed for too long.
+            Whether the condition holds; if not, there was no progress for too long.
         """
         seen = progress()
         while True:
@@ -261,30 +262,30 @@ class Crew:
                 seen = now
 
     async def finish(self) -> None:
-        """Wait until every task has ended of itself."""
+        """Wait until every task has ended."""
         while self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
             self.check()
         self.check()
 
 
-async def warm_up(part: Part, width: int = 1) -> None:
-    """Live as a server's process has lived when it gets its first message: connected, with warm caches.
+async def warm_up(context: Context, width: int = 1) -> None:
+    """Bring the process to the state of one that has served for a while: connected, with warm caches.
 
-    A loop that is younger than a second is another matter, which the workload `sync` measures: layers may serve it by
-    other means than one that stays. (Ours gives a loop connections of its own once it has lived for a second.)
+    A layer may serve an event loop that is younger than a second by other means than one that stays, as this project's
+    Redis layer does. The workload `sync` measures such loops.
 
     Args:
-        part: who.
+        context: of the role.
         width: messages at once, so that a pool of connections has as many as will be needed.
 
     Raises:
-        Stalled: no message ever arrives.
+        Stalled: no message arrives.
     """
-    channel = await part.layer.new_channel()
-    await _exchange(part.layer, channel, 1)
-    await asyncio.sleep(part.warmup)
-    await _exchange(part.layer, channel, width)
+    channel = await context.layer.new_channel()
+    await _exchange(context.layer, channel, 1)
+    await asyncio.sleep(context.warmup)
+    await _exchange(context.layer, channel, width)
 
 
 async def _exchange(layer: Layer, channel: str, width: int) -> None:
@@ -295,8 +296,8 @@ async def _exchange(layer: Layer, channel: str, width: int) -> None:
     taking = asyncio.ensure_future(take())
     for _ in range(_WARM_TRIES):
         await asyncio.gather(*(layer.send(channel, {"type": "bench.warm"}) for _ in range(width)))
-        # Sent again if need be: a subscription may take effect after the call that made it has returned.
+        # Sent again if needed: a subscription may take effect after the call that made it has returned.
         await asyncio.wait({taking}, timeout=1)
         if taking.done():
             return taking.result()
-    raise Stalled(f"not even the first message arrives at {channel}")
+    raise Stalled(f"the first message did not arrive at {channel}")
