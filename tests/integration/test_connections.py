@@ -33,7 +33,7 @@ _BLOCK = 30.0
 
 
 async def _command(store: RedisStore) -> object:
-    return await store.incarnation(0)
+    return await store.run_id(0)
 
 
 async def _wait(store: RedisStore) -> object:

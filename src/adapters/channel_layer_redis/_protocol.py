@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         self._begin(command, future, limit, now=True)
         return future
 
-    def join(self, several: Several, part: bytes) -> Prompt:
+    def join(self, several: Several, part: bytes, *, limit: float | None = None) -> Prompt:
         """Send one's part of a command that is one with those sent just before, if they are of the same kind.
 
         Else it is as with `ask`.
@@ -273,17 +273,18 @@ class Connection(asyncio.Protocol):
         Args:
             several: what they have in common.
             part: packed arguments.
+            limit: seconds that it may take, if not the connection's timeout; of one command, those of the first count.
         """
         future = Prompt(self._loop)
         if not self.open:
             future.set_exception(self._gone("not_sent"))
         elif not self._waiting and not self._gathering:
-            self._put(several.packed([part]), future, None, now=True)
+            self._put(several.packed([part]), future, limit, now=True)
         else:
             last = self._out[-1] if self._out else None
             if not (isinstance(last, _Together) and last.takes(several, part)):
                 last = _Together(several, self._label)
-                self._put(last, last, None, now=False)
+                self._put(last, last, limit, now=False)
             last.add(part, future)
             if self._gathering:
                 self._gathered()

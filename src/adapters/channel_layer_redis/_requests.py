@@ -7,9 +7,9 @@ loops, and that of threads.
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
@@ -17,11 +17,14 @@ from channel_layer.domain.frames import group_frame, marker_frame, message_frame
 from channel_layer.domain.names import Kind, Queue
 from channel_layer.domain.rates import SLICE_SECONDS, SLICES, Rates
 from channel_layer.errors import StoreError
+from channel_layer.stores.wrapper import unsupported
 from channel_layer_redis import _scripts
 from channel_layer_redis._keys import Keys, split
 from channel_layer_redis._protocol import Arg, is_list
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from channel_layer.config import Rules
     from channel_layer.ports import Clock
     from channel_layer_redis._scripts import Script
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = (
     "Ask",
     "Asking",
+    "PendingRequest",
     "Requests",
     "epoch",
     "list_of",
@@ -43,6 +47,8 @@ __all__ = (
 
 R = TypeVar("R")
 
+_ACKNOWLEDGE = _scripts.load("acknowledge")
+_CLAIM = _scripts.load("claim")
 _COUNT = _scripts.load("count")
 _COUNTED = _scripts.load("counted")
 _DELIVER = _scripts.load("deliver")
@@ -57,6 +63,8 @@ _PUBLISH = _scripts.load("publish")
 _PUSH_INBOX = _scripts.load("push_inbox")
 _PUSH_QUEUE = _scripts.load("push_queue")
 _PUT_BACK = _scripts.load("put_back")
+_RELEASE = _scripts.load("release")
+_RENEW = _scripts.load("renew")
 _SURVEY = _scripts.load("survey")
 _UNCLAIM = _scripts.load("unclaim")
 
@@ -96,7 +104,7 @@ class Ask:
         return (b"EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
 
-# As in `channel_layer.ports.Program`: one generator, replies of many types; they are checked where they are read.
+# As in `channel_layer.operations.steps`: one generator, replies of many types; they are checked where they are read.
 Asking: TypeAlias = Generator[tuple[Ask, ...], list[Any], R]
 """A request: yields commands that may go out at once, is sent their replies, returns its own reply. Of several that
 fail the first error is thrown in, when all are done."""
@@ -112,6 +120,64 @@ def _command(*args: Arg) -> Asking[object]:
     (reply,) = yield (Ask(None, (), args),)
     result: object = reply
     return result
+
+
+def _refuse(command: c.Command[object]) -> Asking[object]:
+    yield ()
+    raise unsupported(command)
+
+
+class PendingRequest(Generic[R]):
+    """A request that is being carried out; it has begun when it is made.
+
+    Args:
+        shard: the server.
+        plan: what it asks for, and what it makes of the replies.
+
+    Attributes:
+        shard: the one given.
+        asks: what it asks for next, which may go out in one write; nothing when it is done.
+        outcome: what came of it, once it is done.
+    """
+
+    __slots__ = ("_plan", "asks", "outcome", "shard")
+
+    outcome: R | StoreError
+
+    def __init__(self, shard: int, plan: Asking[R]) -> None:
+        self.shard: int = shard
+        self.asks: tuple[Ask, ...] = ()
+        self._plan = plan
+        self._advance(plan.send, None)
+
+    def resume(self, outcomes: Sequence[object]) -> None:
+        """Go on with what came of each of its commands: a reply, or an error."""
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                return self._advance(self._plan.throw, outcome)
+        return self._advance(self._plan.send, list(outcomes))
+
+    def result(self) -> R:
+        """Return the reply, once it is done.
+
+        Raises:
+            StoreError: it has failed.
+        """
+        if isinstance(self.outcome, StoreError):
+            raise self.outcome
+        return self.outcome
+
+    def _advance(self, step: Callable[[Any], tuple[Ask, ...]], value: object) -> None:
+        try:
+            asks = step(value)
+            while not asks:
+                asks = self._plan.send([])
+        except StopIteration as stop:
+            self.asks, self.outcome = (), stop.value
+        except StoreError as exc:
+            self.asks, self.outcome = (), exc
+        else:
+            self.asks = asks
 
 
 class Requests:
@@ -139,6 +205,38 @@ class Requests:
         self.group: int = milliseconds(rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME)
         self._counts = tuple(map(milliseconds, counts_lifetimes(rules.group_expiry)))
         self._owned_last = -1 if rules.group_expiry is None else self.group
+        # One table for commands of all types; each is handed to the method for its own type, and to no other.
+        self._plans: Mapping[type, Callable[[Any], Asking[Any]]] = {
+            c.Acknowledge: self.acknowledge,
+            c.Alive: self.alive,
+            c.Claim: self.claim,
+            c.Deliver: self.deliver,
+            c.Flush: self.flush,
+            c.Forgive: self.forgive,
+            c.GiveBack: self.give_back,
+            c.Join: self.join,
+            c.Leave: self.leave,
+            c.Mark: self.mark,
+            c.Members: self.members,
+            c.Pending: self.pending,
+            c.Pop: self.pop,
+            c.Prune: self.prune,
+            c.Publish: self.publish,
+            c.Push: self.push,
+            c.PutBack: self.put_back,
+            c.Release: self.release,
+            c.Renew: self.renew,
+            c.Report: self.report,
+            c.Reported: self.reported,
+            c.Survey: self.survey,
+            c.Touch: self.touch,
+            c.Unclaim: self.unclaim,
+            c.Unflushed: self.unflushed,
+        }
+
+    def begin(self, command: c.Command[R]) -> PendingRequest[R]:
+        """Begin to carry out a command."""
+        return PendingRequest(command.shard, self._plans.get(type(command), _refuse)(command))
 
     @property
     def offset(self) -> int:
@@ -202,9 +300,9 @@ class Requests:
         entries = tuple(entry for entry in popped.entries if entry.stamp * 1000 >= began)
         return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
 
-    def call(self, queue: Queue) -> Asking[object]:
-        """See to it that somebody is called, if the queue holds anything."""
-        return (yield from _script(_POP, self.keys.taking(queue.name), 0, self.expiry, self.offset))
+    def call(self, queue: Queue) -> Ask:
+        """Return what has somebody called, if the queue holds anything."""
+        return Ask(_POP, self.keys.taking(queue.name), (0, self.expiry, self.offset))
 
     def put_back(self, request: c.PutBack) -> Asking[c.Returned]:
         """Return messages to the head of their queue."""
@@ -279,6 +377,27 @@ class Requests:
         return found
 
     # -- minted inboxes
+
+    def claim(self, request: c.Claim) -> Asking[c.Claimed]:
+        """Take the lease."""
+        name = request.inbox.name
+        keys = (*self.keys.inbox(name), *self.keys.taking(name))
+        held = [part for channel, count in request.held for part in (channel, count)]
+        args = (request.generation, self.lease, self.expiry, self.offset, request.after or "0-0", *held)
+        reply, last_flush = yield Ask(_CLAIM, keys, args), Ask(None, (), ("GET", self.keys.epoch))
+        now, fresh, expired = numbers(reply)
+        return c.Claimed(now / 1000, fresh == 1, epoch(last_flush)[0], expired)
+
+    def renew(self, request: c.Renew) -> Asking[c.Renewed]:
+        """Keep the lease."""
+        renewal = Ask(_RENEW, self.keys.inbox(request.inbox.name), (self.lease, self.offset))
+        reply, last_flush = yield renewal, Ask(None, (), ("GET", self.keys.epoch))
+        now, held = numbers(reply)
+        return c.Renewed(now / 1000, held == 1, epoch(last_flush)[0])
+
+    def release(self, request: c.Release) -> Asking[int]:
+        """Give up the inbox."""
+        return number((yield from _script(_RELEASE, self.keys.inbox(request.inbox.name))))
 
     def give_back(self, request: c.GiveBack) -> Asking[None]:
         """Give back places."""
@@ -362,7 +481,16 @@ class Requests:
         )
         return c.Roster(texts(found[0]), texts(found[1]))
 
+    def touch(self, request: c.Touch) -> Asking[None]:
+        """Prolong groups."""
+        keys = [key for group in request.groups for key in self.keys.group(group.name)[:3]]
+        yield tuple(Ask(None, (), ("PEXPIRE", key, self.group)) for key in keys)
+
     # -- flush
+
+    def acknowledge(self, request: c.Acknowledge) -> Asking[None]:
+        """Note that a flush is done with."""
+        yield from _script(_ACKNOWLEDGE, self.keys.inbox(request.inbox.name)[:1], request.generation)
 
     def flush(self, request: c.Flush) -> Asking[c.Flushing]:
         """Raise the epoch, then empty all keys of this prefix."""

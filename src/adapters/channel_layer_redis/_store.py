@@ -7,29 +7,25 @@ and further ones for what blocks: one for each inbox that is read and one for ea
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.event_loops import ignore
-from channel_layer.runtime.wakeups import after_woken
-from channel_layer_redis import _scripts
+from channel_layer.stores.wrapper import execute_each
 from channel_layer_redis._blocking import RedisBlockingStore
 from channel_layer_redis._protocol import Connection, NoScript, Several, connect, pack_argument, pack_head
-from channel_layer_redis._requests import Ask, Requests, epoch, list_of, number, numbers, pushed, text, unexpected
+from channel_layer_redis._requests import Requests, list_of, pushed, text, unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from channel_layer.config import Rules
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.rates import Rates
-    from channel_layer.ports import AsyncStore, Backend, Clock
-    from channel_layer_redis._protocol import Arg
-    from channel_layer_redis._requests import Asking
-    from channel_layer_redis._scripts import Script
+    from channel_layer.ports import Backend, Clock, Store
+    from channel_layer_redis._requests import Ask
     from channel_layer_redis.hosts import Host
 
 __all__ = ("RedisBackend", "RedisStore")
@@ -39,19 +35,14 @@ R = TypeVar("R")
 T = TypeVar("T")
 V = TypeVar("V")
 
-_ACKNOWLEDGE = _scripts.load("acknowledge")
-_CLAIM = _scripts.load("claim")
-_RELEASE = _scripts.load("release")
-_RENEW = _scripts.load("renew")
-
-_FEW = 1 / 8
-"""Of what an inbox may hold: so much may be in it that was read and is not trimmed yet."""
-
 _READ_COUNT = 256
 """Entries that one read of an inbox brings at most: enough to make a round trip cheap, few enough to stay small."""
 
 _REMEMBERED = 16384
 """Beginnings of commands that are kept at hand."""
+
+_LEAST_SECONDS = 0.01
+"""Seconds that a command gets even if connecting has used up its time."""
 
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
 """Seconds between tries to end a wait whose command the server may not have seen yet."""
@@ -101,14 +92,22 @@ class _Link:
         self._making: set[asyncio.Task[Connection]] = set()
         self._closed = False
 
-    async def call(self, *args: Arg) -> object:
-        """Send a command and await its reply; connecting and waiting for room count towards its time."""
-        if (connection := self.ready) is not None:
-            return await connection.call(*args)
+    async def evaluate(self, asks: Sequence[Ask]) -> list[object]:
+        """Send commands in one write, and return what came of each: a reply, or `StoreError`."""
+        connection, limit = self.ready, None
+        if connection is None:
+            try:
+                connection, limit = await self.connected()
+            except StoreError as exc:
+                return [exc] * len(asks)
+        return await _evaluate(connection, asks, limit=limit)
+
+    async def connected(self) -> tuple[Connection, float]:
+        """Return the connection for commands, and the seconds that are left for one: to connect counts, too."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         connection = await self.connection()
-        return await connection.call(*args, limit=max(0.01, began + self._timeout - loop.time()))
+        return connection, max(_LEAST_SECONDS, began + self._timeout - loop.time())
 
     @property
     def ready(self) -> Connection | None:
@@ -127,9 +126,8 @@ class _Link:
             await connection.room()
         return connection
 
-    @property
-    def spare(self) -> Connection | None:
-        """A connection for a command that blocks, if there is one; nobody else uses it."""
+    def take_spare(self) -> Connection | None:
+        """Return a connection for a command that blocks, if there is one; nobody else uses it."""
         connection = self._spare.pop() if self._spare else None
         return connection if connection is not None and connection.open else None
 
@@ -200,7 +198,7 @@ class _Link:
 
 
 class RedisStore:
-    """See `channel_layer.ports.AsyncStore`.
+    """See `channel_layer.ports.Store`.
 
     Args:
         backend: the servers.
@@ -214,58 +212,115 @@ class RedisStore:
         self._keys = self._requests.keys
         self._links = [_Link(host, rules.timeout) for host in backend.hosts]
         self._tails: set[asyncio.Task[None]] = set()
-        self._heads: dict[tuple[str, int], bytes] = {}
-        self._pushes: dict[str, Several] = {}
+        self._heads: dict[tuple[str, int, float], bytes] = {}
+        self._pushes: dict[tuple[str, float], Several] = {}
         self._reads: dict[tuple[str, float], tuple[bytes, bytes]] = {}
-        self._unhurried: set[str] = set()
-        """Inboxes that held little when they were last read."""
+        # What is of event loops only; all else is carried out as `Requests` says.
+        self._handlers: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
+            c.Pop: self._finish,
+            c.Push: self._push,
+            c.PutBack: self._finish,
+            c.Read: self._read,
+        }
 
-    # -- messages
+    def execute(self, command: c.Command[R], /) -> Awaitable[R]:
+        return self._handlers.get(type(command), self._carry_out)(command)
 
-    async def push(self, request: c.Push, /) -> c.Pushed:
-        channel = request.channel
+    async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """See `Store.execute_many`: what is sent in one turn of the event loop goes out in one write."""
+        return await execute_each(self, commands)
+
+    # -- commands
+
+    async def _carry_out(self, command: c.Command[R]) -> R:
+        """Carry out a command; if its caller is cancelled, it may be carried out or not."""
+        link = self._links[command.shard]
+        request = self._requests.begin(command)
+        while request.asks:
+            request.resume(await link.evaluate(request.asks))
+        return request.result()
+
+    async def _finish(self, command: c.Command[R]) -> R:
+        """Carry out a command whose reply is needed: see `_settled`."""
+        connection = await self._links[command.shard].connection()
+        request = self._requests.begin(command)
+        while request.asks:
+            request.resume(await _evaluate(connection, request.asks, settle=True))
+        return request.result()
+
+    async def _push(self, command: c.Push) -> c.Pushed:
+        """Push; what is the same each time is packed once, and pushes into one inbox share a command."""
+        if command.to_member:
+            return await self._carry_out(command)
+        channel, offset = command.channel, self._clock.offset
         queue = channel.queue
         name = channel.name.encode("ascii")
-        frame = b"m%c%b%b" % (len(name), name, request.payload)
-        connection = self._links[request.shard].ready
-        if connection is None or request.to_member or self._clock.offset:
-            return await self._ask(request.shard, self._requests.push(request))
+        frame = b"m%c%b%b" % (len(name), name, command.payload)
+        link, limit = self._links[command.shard], None
+        connection = link.ready
+        if connection is None:
+            connection, limit = await link.connected()
         try:
             if queue.kind is Kind.INBOX:
-                several = self._pushes.get(queue.name) or self._several(queue)
-                part = b"%b$%d\r\n%b\r\n" % (pack_argument(request.capacity), len(frame), frame)
-                reply = await connection.join(several, part)
+                several = self._pushes.get((queue.name, offset)) or self._several(queue, offset)
+                part = b"%b$%d\r\n%b\r\n" % (pack_argument(command.capacity), len(frame), frame)
+                reply = await connection.join(several, part, limit=limit)
             else:
-                head = self._heads.get((queue.name, request.capacity)) or self._head(queue, request.capacity)
-                reply = await connection.ask(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame))
+                head = self._heads.get((queue.name, command.capacity, offset)) or self._head(
+                    queue, command.capacity, offset
+                )
+                reply = await connection.ask(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), limit=limit)
         except NoScript:
-            return await self._ask(request.shard, self._requests.push(request))
+            return await self._carry_out(command)
         return pushed(reply)
 
-    async def forgive(self, request: c.Forgive, /) -> None:
-        await self._ask(request.shard, self._requests.forgive(request))
-
-    def _head(self, queue: Queue, capacity: int) -> bytes:
+    def _head(self, queue: Queue, capacity: int, offset: float) -> bytes:
         """Return all of a push command but its frame. It is the same each time, and takes long to put together."""
         head = pack_head(*self._requests.pushing(queue, capacity).named())
-        return _remember(self._heads, (queue.name, capacity), head)
+        return _remember(self._heads, (queue.name, capacity, offset), head)
 
-    def _several(self, inbox: Queue) -> Several:
+    def _several(self, inbox: Queue, offset: float) -> Several:
         """Return what pushes into one inbox have in common; see `_head`."""
         several = Several(*self._requests.pushing_in(inbox).named(), each=2)
-        return _remember(self._pushes, inbox.name, several)
+        return _remember(self._pushes, (inbox.name, offset), several)
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        return await self._ask_unbroken(request.shard, self._requests.pop(request))
+    async def _read(self, command: c.Read) -> c.Batch:
+        """Read an inbox on a connection of its own, and trim what has been read."""
+        link, after = self._links[command.shard], command.after
+        connection = link.take_spare() or await link.borrow()
+        try:
+            read, trim = self._reads.get((command.inbox.name, command.block)) or self._read_heads(command)
+            place = after.encode() or b"0-0"
+            reading = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
+            if after:
+                milliseconds, _, number = place.partition(b"-")
+                first = b"%b-%d" % (milliseconds, int(number) + 1)
+                trimming = b"%b$%d\r\n%b\r\n" % (trim, len(first), first)
+                if silently := connection.silenced(trimming):  # its reply would wake this process for nothing
+                    reading = silently + reading
+                else:
+                    connection.send(trimming).add_done_callback(ignore)
+            reply = await connection.ask(reading, limit=command.block + self._rules.timeout)
+        except BaseException:
+            connection.abort()  # a reply may be on its way; reading again brings it again
+            raise
+        finally:
+            link.give(connection)
+        return _batch(reply, after)
 
-    async def put_back(self, request: c.PutBack, /) -> c.Returned:
-        return await self._ask_unbroken(request.shard, self._requests.put_back(request))
+    def _read_heads(self, command: c.Read) -> tuple[bytes, bytes]:
+        """Return all of the two commands of a read but what changes from one to the next; see `_head`."""
+        stream, block = self._keys.inbox(command.inbox.name)[1], max(1, round(command.block * 1000))
+        heads = (
+            pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
+            pack_head("XTRIM", stream, "MINID"),
+        )
+        return _remember(self._reads, (command.inbox.name, command.block), heads)
 
-    async def unclaim(self, request: c.Unclaim, /) -> None:
-        await self._ask(request.shard, self._requests.unclaim(request))
+    # -- waiting
 
     async def wait(self, request: c.Wait, /) -> None:
-        """See `AsyncStore.wait`: it takes the one element of the call list, which stands for no message."""
+        """See `Store.wait`: it takes the one element of the call list, which stands for no message."""
         link = self._links[request.shard]
         call = self._keys.queue(request.queue.name)[1]
         connection = await link.borrow()
@@ -294,7 +349,7 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if reply.result() is not None:
-                await self._ask(request.shard, self._requests.call(request.queue))
+                await link.evaluate((self._requests.call(request.queue),))
         except StoreError:
             pass  # one connection or the other is gone, and the wait with it
         finally:
@@ -302,134 +357,9 @@ class RedisStore:
                 connection.abort()  # its reply must not meet the next one who borrows it
             link.give(connection)
 
-    async def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
-        raise StoreError("nobody notes here who attends to a queue", retryable=False, outcome="not_sent")
-
-    async def pending(self, request: c.Pending, /) -> int:
-        return await self._ask(request.shard, self._requests.pending(request))
-
-    # -- statistics
-
-    async def report(self, request: c.Report, /) -> None:
-        await self._ask(request.shard, self._requests.report(request))
-
-    async def reported(self, request: c.Reported, /) -> Rates:
-        return await self._ask(request.shard, self._requests.reported(request))
-
-    async def survey(self, request: c.Survey, /) -> c.Surveyed:
-        return await self._ask(request.shard, self._requests.survey(request))
-
-    # -- minted inboxes
-
-    async def claim(self, request: c.Claim, /) -> c.Claimed:
-        name = request.inbox.name
-        keys = (*self._keys.inbox(name), *self._keys.taking(name))
-        held = [part for channel, count in request.held for part in (channel, count)]
-        asked = self._requests
-        args = (request.generation, asked.lease, asked.expiry, asked.offset, request.after or "0-0", *held)
-        claiming = self._script(request.shard, _CLAIM, keys, args)
-        last_flush = self._call(request.shard, "GET", self._keys.epoch)
-        reply, last = await _both(claiming, last_flush)
-        now, fresh, expired = numbers(reply)
-        return c.Claimed(now / 1000, fresh == 1, epoch(last)[0], expired)
-
-    async def renew(self, request: c.Renew, /) -> c.Renewed:
-        keys = self._keys.inbox(request.inbox.name)
-        renewing = self._script(request.shard, _RENEW, keys, (self._requests.lease, self._requests.offset))
-        last_flush = self._call(request.shard, "GET", self._keys.epoch)
-        reply, last = await _both(renewing, last_flush)
-        now, held = numbers(reply)
-        return c.Renewed(now / 1000, held == 1, epoch(last)[0])
-
-    async def release(self, request: c.Release, /) -> int:
-        return number(await self._script(request.shard, _RELEASE, self._keys.inbox(request.inbox.name), ()))
-
-    async def read(self, request: c.Read, /) -> c.Batch:
-        link, after = self._links[request.shard], request.after
-        if request.inbox.name in self._unhurried:  # receivers go first, for this takes a while to put together
-            await after_woken()
-        connection = link.spare or await link.borrow()
-        try:
-            read, trim = self._reads.get((request.inbox.name, request.block)) or self._read_heads(request)
-            place = after.encode() or b"0-0"
-            reading = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
-            if after:
-                milliseconds, _, number = place.partition(b"-")
-                first = b"%b-%d" % (milliseconds, int(number) + 1)
-                trimming = b"%b$%d\r\n%b\r\n" % (trim, len(first), first)
-                if silently := connection.silenced(trimming):  # its reply would wake this process for nothing
-                    reading = silently + reading
-                else:
-                    connection.send(trimming).add_done_callback(ignore)
-            reply = await connection.ask(reading, limit=request.block + self._rules.timeout)
-        except BaseException:
-            connection.abort()  # a reply may be on its way; reading again brings it again
-            raise
-        finally:
-            link.give(connection)
-        batch = _batch(reply, after)
-        if len(batch.entries) <= self._rules.inbox_capacity * _FEW:
-            self._unhurried.add(request.inbox.name)
-        else:  # senders may find the inbox full until this is trimmed, with the next read
-            self._unhurried.discard(request.inbox.name)
-        return batch
-
-    def _read_heads(self, request: c.Read) -> tuple[bytes, bytes]:
-        """Return all of the two commands of a read but what changes from one to the next; see `_head`."""
-        stream, block = self._keys.inbox(request.inbox.name)[1], max(1, round(request.block * 1000))
-        heads = (
-            pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
-            pack_head("XTRIM", stream, "MINID"),
-        )
-        return _remember(self._reads, (request.inbox.name, request.block), heads)
-
-    async def give_back(self, request: c.GiveBack, /) -> None:
-        await self._ask(request.shard, self._requests.give_back(request))
-
-    async def mark(self, request: c.Mark, /) -> bool:
-        return await self._ask(request.shard, self._requests.mark(request))
-
-    async def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        return await self._ask(request.shard, self._requests.alive(request))
-
-    # -- groups
-
-    async def join(self, request: c.Join, /) -> c.Changed:
-        return await self._ask(request.shard, self._requests.join(request))
-
-    async def leave(self, request: c.Leave, /) -> c.Changed:
-        return await self._ask(request.shard, self._requests.leave(request))
-
-    async def publish(self, request: c.Publish, /) -> c.Published:
-        return await self._ask(request.shard, self._requests.publish(request))
-
-    async def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        return await self._ask(request.shard, self._requests.deliver(request))
-
-    async def prune(self, request: c.Prune, /) -> None:
-        await self._ask(request.shard, self._requests.prune(request))
-
-    async def members(self, request: c.Members, /) -> c.Roster:
-        return await self._ask(request.shard, self._requests.members(request))
-
-    async def touch(self, request: c.Touch, /) -> None:
-        keys = [key for group in request.groups for key in self._keys.group(group.name)[:3]]
-        await asyncio.gather(*(self._call(request.shard, "PEXPIRE", key, self._requests.group) for key in keys))
-
-    # -- flush
-
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        return await self._ask(request.shard, self._requests.flush(request))
-
-    async def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        return await self._ask(request.shard, self._requests.unflushed(request))
-
-    async def acknowledge(self, request: c.Acknowledge, /) -> None:
-        await self._script(request.shard, _ACKNOWLEDGE, self._keys.inbox(request.inbox.name)[:1], (request.generation,))
-
     # -- the connections
 
-    async def incarnation(self, shard: int, /) -> str:
+    async def run_id(self, shard: int, /) -> str:
         return (await self._links[shard].connection()).run_id
 
     async def disconnected(self, shard: int, /) -> None:
@@ -447,21 +377,6 @@ class RedisStore:
         self._tails.add(task)
         task.add_done_callback(self._tails.discard)
 
-    async def _ask(self, shard: int, asking: Asking[R]) -> R:
-        """Carry out a request."""
-        return await _carry_out(asking, self._links[shard].call)
-
-    async def _ask_unbroken(self, shard: int, asking: Asking[R]) -> R:
-        """Carry out a request whose reply is needed: see `_settled`."""
-        connection = await self._links[shard].connection()
-        return await _carry_out(asking, lambda *command: _settled(connection.call(*command)))
-
-    async def _call(self, shard: int, *args: Arg) -> object:
-        return await self._links[shard].call(*args)
-
-    async def _script(self, shard: int, script: Script, keys: tuple[str, ...], args: Iterable[Arg]) -> object:
-        return await _evaluate(self._links[shard].call, Ask(script, keys, tuple(args)))
-
 
 def _remember(known: dict[K, V], key: K, value: V) -> V:
     """Keep at hand what is the same each time and takes long to put together."""
@@ -469,11 +384,6 @@ def _remember(known: dict[K, V], key: K, value: V) -> V:
         known.clear()
     known[key] = value
     return value
-
-
-async def _both(first: Awaitable[object], second: Awaitable[object]) -> tuple[object, object]:
-    one, two = await asyncio.gather(first, second)
-    return one, two
 
 
 # -- what is finished although its caller is cancelled
@@ -489,44 +399,37 @@ async def _settled(reply: asyncio.Future[T]) -> T:
                 return reply.result()
 
 
-class _Call(Protocol):
-    """What sends a command."""
+async def _evaluate(
+    connection: Connection, asks: Sequence[Ask], *, limit: float | None = None, settle: bool = False
+) -> list[object]:
+    """Send commands in one write; scripts that the server does not know are sent whole: nothing was done for those.
 
-    def __call__(self, *args: Arg) -> Awaitable[object]: ...
+    Args:
+        connection: where.
+        asks: the commands.
+        limit: seconds that they may take, if not the connection's timeout.
+        settle: see `_settled`.
+
+    Returns:
+        what came of each: a reply, or `StoreError`.
+    """
+    outcomes = await _outcomes([connection.call(*ask.named(), limit=limit) for ask in asks], settle=settle)
+    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, NoScript)]
+    if unknown:
+        again = [connection.call(*asks[place].whole(), limit=limit) for place in unknown]
+        for place, outcome in zip(unknown, await _outcomes(again, settle=settle), strict=True):
+            outcomes[place] = outcome
+    return outcomes
 
 
-async def _evaluate(call: _Call, ask: Ask) -> object:
-    """Send a command; a script by its name, or by its text if the server does not know it."""
+async def _outcomes(replies: Sequence[asyncio.Future[object]], *, settle: bool) -> list[object]:
+    if len(replies) > 1:
+        joined: asyncio.Future[list[object]] = asyncio.gather(*replies, return_exceptions=True)
+        return await (_settled(joined) if settle else joined)
     try:
-        return await call(*ask.named())
-    except NoScript:
-        return await call(*ask.whole())
-
-
-async def _carry_out(asking: Asking[R], call: _Call) -> R:
-    """Drive a request."""
-    try:
-        asks = next(asking)
-        while True:
-            try:
-                replies: list[Any] = (
-                    [await _evaluate(call, asks[0])] if len(asks) == 1 else await _evaluate_all(call, asks)
-                )
-            except BaseException as exc:  # noqa: BLE001 - the request decides, cancellation included
-                asks = asking.throw(exc)
-            else:
-                asks = asking.send(replies)
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-
-
-async def _evaluate_all(call: _Call, asks: tuple[Ask, ...]) -> list[object]:
-    outcomes = await asyncio.gather(*(_evaluate(call, ask) for ask in asks), return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return list(outcomes)
+        return [await (_settled(replies[0]) if settle else replies[0])]
+    except (StoreError, NoScript) as exc:
+        return [exc]
 
 
 # -- replies: what the scripts return, as types
@@ -555,5 +458,5 @@ def _batch(reply: object, after: str) -> c.Batch:
 
 
 if TYPE_CHECKING:
-    _fits: type[AsyncStore] = RedisStore
+    _fits: type[Store] = RedisStore
     _fits_too: type[Backend] = RedisBackend

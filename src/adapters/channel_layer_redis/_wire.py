@@ -1,14 +1,12 @@
 """Connections for threads: a socket, the same parser and the same errors as those of event loops, and a pool.
 
 redis-py's blocking client would bring a second greeting, a second set of errors and retries that send a command twice;
-here a command has one deadline, connecting included, and is sent once. An event loop that lives for one call may borrow
-one, if it is there: then nothing here blocks.
+here a command has one deadline, connecting included, and is sent once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 import ssl
@@ -20,10 +18,8 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import StoreError
-from channel_layer.runtime.event_loops import THREAD_NAME
 from channel_layer_redis._protocol import (
     INCOMPLETE,
-    NoScript,
     foreign,
     greeted,
     greeting,
@@ -35,43 +31,19 @@ from channel_layer_redis._protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from channel_layer_redis._protocol import Arg
     from channel_layer_redis.hosts import Host
 
-__all__ = ("Pool", "Reply", "Wire")
+__all__ = ("Pool", "Wire")
 
 _MOST = 8
 """Connections for commands that a process opens to one server at most. At half a millisecond for a command they carry
 16 000 a second, which is more than the threads of a Python process ask for; others wait for their turn."""
 
-_LENT_MOST = 4
-"""Connections to one server that are lent at most. Who borrows one has spent more time on making his event loop than he
-will wait for a reply, so that few threads wait at once."""
-
 _READ_SIZE = 65536
-
-_PAUSE_SECONDS = 1.0
-"""After a failure, no connection is made for lending for so long."""
 
 _LEAST_SECONDS = 0.01
 """Seconds that a command gets even if connecting has used up its time."""
-
-
-class Reply:
-    """What came of one command.
-
-    Attributes:
-        value: the reply; None if there is an error.
-        error: `StoreError` or `NoScript`.
-    """
-
-    __slots__ = ("error", "value")
-
-    def __init__(self, value: object, error: StoreError | NoScript | None = None) -> None:
-        self.value = value
-        self.error = error
 
 
 class Wire:
@@ -108,10 +80,7 @@ class Wire:
             self._poller.register(self._socket.fileno(), select.POLLIN)
             commands = greeting(host)
             self.send(b"".join(map(pack, commands)))
-            replies = self.read(len(commands), deadline)
-            self.client_id, _ = greeted(
-                host, [reply.value if reply.error is None else reply.error for reply in replies]
-            )
+            self.client_id, _ = greeted(host, self.read(len(commands), deadline))
         except BaseException as exc:
             self.close()
             if isinstance(exc, StoreError) and exc.outcome == "unknown":
@@ -151,49 +120,42 @@ class Wire:
             self.close()
             raise self._lost(exc) from exc
 
-    def read(self, count: int, deadline: float, held: list[BaseException] | None = None) -> list[Reply]:
-        """Return so many replies. If that fails, or is interrupted, the connection is closed.
+    def read(self, count: int, deadline: float, held: list[BaseException] | None = None) -> list[object]:
+        """Return what came of so many commands. If that fails, or is interrupted, the connection is closed.
 
         Args:
-            count: one for each command that was sent.
+            count: how many have been sent.
             deadline: seconds by the monotonic clock after which the server counts as away.
             held: the replies are needed: what interrupts the thread meanwhile is put here, for later.
+
+        Returns:
+            a reply, `StoreError` or `NoScript` for each.
 
         Raises:
             StoreError: the connection is lost, or the server does not answer in time.
         """
-        replies: list[Reply] = []
+        outcomes: list[object] = []
         try:
-            while not self.collect(replies, count):
-                self._receive(deadline, held)
+            while len(outcomes) < count:
+                reply = self._reader.gets()
+                if reply is INCOMPLETE:
+                    self._receive(deadline, held)
+                elif isinstance(reply, hiredis.ReplyError):
+                    outcomes.append(refusal(self._label, str(reply)))
+                    self._demoted = self._demoted or is_replica(str(reply))
+                else:
+                    outcomes.append(reply)
+        except hiredis.ProtocolError as exc:
+            self.close()
+            raise foreign(self._label) from exc
         except BaseException:
             self.close()
             raise
-        return replies
-
-    def collect(self, replies: list[Reply], count: int) -> bool:
-        """Add the replies that are whole to others; whether there are so many now, and none is to come.
-
-        Raises:
-            StoreError: they are no replies.
-        """
-        try:
-            while len(replies) < count:
-                reply = self._reader.gets()
-                if reply is INCOMPLETE:
-                    return False
-                if isinstance(reply, hiredis.ReplyError):
-                    replies.append(Reply(None, refusal(self._label, str(reply))))
-                    self._demoted = self._demoted or is_replica(str(reply))
-                else:
-                    replies.append(Reply(reply))
-        except hiredis.ProtocolError as exc:
-            raise foreign(self._label) from exc
         if self._demoted:
             self.close()  # find out anew where the primary is
         else:
             self.usable = True
-        return True
+        return outcomes
 
     def take(self, seconds: float) -> bool:
         """Wait for some seconds, and take in what comes; whether a reply may be whole, so that `read` hardly waits.
@@ -201,48 +163,17 @@ class Wire:
         Raises:
             StoreError: the connection is lost.
         """
-        return bool(self._poller.poll(1000 * seconds)) and self.take_now()
-
-    def take_now(self) -> bool:
-        """Take in what has come; False: nothing has.
-
-        Raises:
-            StoreError: the connection is lost.
-        """
-        self._never_wait()
+        if not self._poller.poll(1000 * seconds):
+            return False
+        self._socket.settimeout(0)
         try:
             data = self._socket.recv(_READ_SIZE)
         except (BlockingIOError, ssl.SSLWantReadError):  # something of TLS's own
             return False
         except OSError as exc:
             raise self._lost(exc) from exc
-        if not data:
-            raise self._lost(None)
-        self._reader.feed(data)
+        self._feed(data)
         return True
-
-    def send_now(self, data: bytes) -> bytes:
-        """Send as much as the system takes at once, and return the rest.
-
-        Raises:
-            StoreError: the connection is lost.
-        """
-        self.usable = False
-        self._never_wait()
-        try:
-            return data[self._socket.send(data) :]
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return data
-        except OSError as exc:
-            raise self._lost(exc) from exc
-
-    def _never_wait(self) -> None:
-        if self._socket.gettimeout() != 0:  # to set it is a system call
-            self._socket.settimeout(0)
-
-    def late(self) -> StoreError:
-        """Return what whoever asked is told of a server that does not answer."""
-        return StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown")
 
     def close(self) -> None:
         """Drop the connection. Harmless if it is called twice."""
@@ -254,7 +185,7 @@ class Wire:
             self._socket.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
             data = self._socket.recv(_READ_SIZE)
         except TimeoutError as exc:
-            raise self.late() from exc
+            raise StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown") from exc
         except OSError as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:
@@ -262,6 +193,9 @@ class Wire:
                 raise
             held.append(exc)  # of a signal; the reply is still to come
             return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         if not data:
             raise self._lost(None)
         self._reader.feed(data)
@@ -306,26 +240,18 @@ class Pool:
         self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._spare: list[Wire] = []
-        self._lent: set[Wire] = set()
-        self._making = False
-        self._make_after = -math.inf
         self._closed = False
 
-    def call(self, commands: Iterable[tuple[Arg, ...]], held: list[BaseException] | None = None) -> list[Reply]:
-        """Send commands in one write, and return what came of each.
-
-        Args:
-            commands: what to send.
-            held: see `Wire.read`.
+    def call(self, *args: Arg) -> object:
+        """Send a command, and return its reply, or the error that the server answers with.
 
         Raises:
             StoreError: no connection could be had, or it was lost.
         """
-        packed = [pack(command) for command in commands]
         wire, deadline = self.begin()
         try:
-            wire.send(b"".join(packed))
-            return wire.read(len(packed), deadline, held)
+            wire.send(pack(args))
+            return wire.read(1, deadline)[0]
         finally:
             self.end(wire)
 
@@ -361,48 +287,17 @@ class Pool:
         """Return a connection that nobody else uses."""
         if self._closed:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
-        return self._at_hand() or Wire(self._host, self._timeout)
-
-    def lend(self) -> Wire | None:
-        """Return a connection that is there, without waiting; if there is none, one is made for the next caller."""
-        wire = self._at_hand()
-        if wire is not None:
-            with self._lock:
-                self._lent.add(wire)
-        elif self._is_to_make():
-            with contextlib.suppress(RuntimeError):  # the interpreter ends
-                threading.Thread(target=self._make, name=f"{THREAD_NAME}-connect", daemon=True).start()
-        return wire
-
-    def _is_to_make(self) -> bool:
-        """Whether the caller has to make a connection: one at a time, and after a failure a while later."""
-        with self._lock:
-            if self._spare or self._making or self._closed or len(self._lent) >= _LENT_MOST:
-                return False
-            self._making = time.monotonic() >= self._make_after
-            return self._making
-
-    def _make(self) -> None:
-        try:
-            self.give(Wire(self._host, self._timeout))
-        except StoreError:  # whoever has gone the other way hears of it
-            self._make_after = time.monotonic() + _PAUSE_SECONDS
-        finally:
-            self._making = False
-
-    def _at_hand(self) -> Wire | None:
         with contextlib.suppress(IndexError):
             while True:
                 wire = self._spare.pop()
                 if wire.fresh:
                     return wire
                 wire.close()
-        return None
+        return Wire(self._host, self._timeout)
 
     def give(self, wire: Wire) -> None:
         """Take a connection back."""
         with self._lock:
-            self._lent.discard(wire)
             keep = wire.usable and not self._closed and len(self._spare) < _MOST
             if keep:
                 self._spare.append(wire)
