@@ -22,7 +22,7 @@ from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_ipc import IPCBackend, IPCChannelLayer, reset
 from channel_layer_ipc._environment import Environment
-from channel_layer_ipc._files import enter
+from channel_layer_ipc._files import acquire
 from channel_layer_ipc._store import IPCStore
 from tests.support.processes import Fleet, SyncChild
 
@@ -49,12 +49,12 @@ def make_backend(directory: Path, rules: Rules | None = None, memory: int = 16 <
 
 async def push(store: IPCStore, payload: bytes = b"1", name: str = "jobs", capacity: int = ROOM) -> bool:
     """Push one message; whether it was accepted."""
-    return (await store.push(c.Push(0, ChannelName.parse(name), capacity, payload))).accepted
+    return (await store.execute(c.Push(0, ChannelName.parse(name), capacity, payload))).accepted
 
 
 async def pop(store: IPCStore, count: int = 1, name: str = "jobs") -> list[bytes]:
     """Pop some messages."""
-    popped = await store.pop(c.Pop(0, ChannelName.parse(name).queue, count, "me"))
+    popped = await store.execute(c.Pop(0, ChannelName.parse(name).queue, count, "me"))
     return [entry.frame for entry in popped.entries]
 
 
@@ -101,46 +101,46 @@ def test_what_is_not_ours_alone_is_refused(directory: Path, wrong: str, monkeypa
     with pytest.raises(
         StoreError, match=r"chmod it|each user a directory|the directory itself|give another one"
     ) as caught:
-        make_backend(directory).hold()
+        make_backend(directory).acquire_environment()
     assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("kind", [".gate", ".mdb"])
 def test_a_foreign_file_is_refused_and_reset(directory: Path, kind: str) -> None:
     """A file in the place of ours that is not ours stops the layer, with an error that names the call that mends it."""
-    stem = make_backend(directory).hold().environment.gate.data.with_suffix("")
+    stem = make_backend(directory).acquire_environment().environment.process_lock.data.with_suffix("")
     assert files(directory) == []
     stem.with_name(stem.name + kind).write_bytes(b"somebody's" * 1000)
     stem.with_name(stem.name + kind).chmod(0o600)
     with pytest.raises(StoreError, match=r"no file of this library: stop .* channel_layer_ipc\.reset\("):
-        make_backend(directory).hold()
+        make_backend(directory).acquire_environment()
     assert reset(directory) == 1
-    make_backend(directory).hold().release()
+    make_backend(directory).acquire_environment().release()
 
 
 def test_another_release_is_told_apart(directory: Path, backend: IPCBackend) -> None:
     """Files that processes with another release use are refused; what those leave is removed like our own."""
-    gate = backend.hold().environment.gate.data.with_suffix(".gate")
+    process_lock = backend.acquire_environment().environment.process_lock.data.with_suffix(".gate")
     backend.close()
-    gate.write_bytes(b"channel-layer ipc 1\n{}\n")
-    gate.chmod(0o600)
-    gate.with_suffix(".mdb-lock").write_bytes(b"of a kind that we do not have")
-    with gate.open("rb") as theirs:
+    process_lock.write_bytes(b"channel-layer ipc 1\n{}\n")
+    process_lock.chmod(0o600)
+    process_lock.with_suffix(".mdb-lock").write_bytes(b"of a kind that we do not have")
+    with process_lock.open("rb") as theirs:
         fcntl.flock(theirs, fcntl.LOCK_SH)
         with pytest.raises(StoreError, match="another release of this library: stop them") as caught:
-            make_backend(directory).hold()
+            make_backend(directory).acquire_environment()
         assert not caught.value.retryable
-    hold = make_backend(directory).hold()
+    reference = make_backend(directory).acquire_environment()
     assert files(directory) == [".gate", ".mdb"]
-    hold.release()
+    reference.release()
 
 
 def test_data_that_was_hardly_begun_is_begun_anew(directory: Path) -> None:
     """Who is killed while he makes the data's first two pages stops nobody who has passed the gate meanwhile."""
-    gate = enter(directory, "t:", 16 << 20, 5.0)
-    gate.data.write_bytes(b"x" * resource.getpagesize())
-    gate.data.chmod(0o600)
-    environment = Environment(gate)
+    process_lock = acquire(directory, "t:", 16 << 20, 5.0)
+    process_lock.data.write_bytes(b"x" * resource.getpagesize())
+    process_lock.data.chmod(0o600)
+    environment = Environment(process_lock)
     with environment.write() as transaction:
         transaction.put(b"key", b"value")
         transaction.commit()
@@ -156,10 +156,10 @@ def test_damaged_data_in_use_is_refused(directory: Path, backend: IPCBackend) ->
         [data] = directory.glob("*.mdb")
         os.truncate(data, 8192)
         with pytest.raises(StoreError, match=r"cut short.*reset"):
-            backend.hold()
+            backend.acquire_environment()
         data.write_bytes(b"x" * (1 << 20))
         with pytest.raises(StoreError, match=r"damaged, or not ours.*reset"):
-            backend.hold()
+            backend.acquire_environment()
         with pytest.raises(StoreError, match="in use by processes"):
             reset(directory)
         keeper.kill9()
@@ -239,7 +239,7 @@ def test_files_that_somebody_removes_are_missed(directory: Path) -> None:
     async def body() -> None:
         async with aclosing(one.open()) as store:
             await push(store)
-            before = await store.incarnation(0)
+            before = await store.run_id(0)
             gone = asyncio.create_task(store.disconnected(0))
             waiting = asyncio.create_task(store.wait(c.Wait(0, ChannelName.parse("other").queue, 60)))
             await asyncio.sleep(0)
@@ -249,7 +249,7 @@ def test_files_that_somebody_removes_are_missed(directory: Path) -> None:
             await gone
             with pytest.raises(StoreError, match="removed"):
                 await waiting
-            assert await store.incarnation(0) != before
+            assert await store.run_id(0) != before
             async with aclosing(make_backend(directory).open()) as other:
                 await push(other, b"new")
                 assert len(await pop(store, 5)) == 1
@@ -286,7 +286,9 @@ def test_full_memory_refuses_and_recovers(directory: Path) -> None:
                     accepted += 1
                 assert 2000 < accepted < 4000
                 assert await push(store, b"") is False
-                await store.join(c.Join(0, GroupName.parse("g"), JOBS, owned=False, age=0.0, restore=False, mark=False))
+                await store.execute(
+                    c.Join(0, GroupName.parse("g"), JOBS, owned=False, age=0.0, restore=False, mark=False)
+                )
                 taken = 0
                 while some := await pop(store, 100):
                     taken += len(some)
@@ -334,7 +336,7 @@ def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
 
 def test_who_dies_in_a_transaction_takes_it_with_him(directory: Path, backend: IPCBackend) -> None:
     """A process that is killed in the midst of a transaction has done nothing, and stops nobody."""
-    hold = backend.hold()
+    reference = backend.acquire_environment()
     with Fleet() as fleet:
         victim = fleet.spawn_sync(die_in_a_transaction, Keep(str(directory)))
         victim.wait_ready()
@@ -346,13 +348,13 @@ def test_who_dies_in_a_transaction_takes_it_with_him(directory: Path, backend: I
                 assert await push(store)
 
         asyncio.run(body())
-    hold.release()
+    reference.release()
 
 
 def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
     """Begin a transaction, write in it, and wait for the end."""
-    hold = make_backend(Path(params.directory)).hold()
-    with hold.environment.write() as transaction:
+    reference = make_backend(Path(params.directory)).acquire_environment()
+    with reference.environment.write() as transaction:
         for n in range(1000):
             transaction.put(b"mjobs\0%08d" % n, b"x" * 500)
         child.ready()
@@ -361,7 +363,7 @@ def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
 
 def test_a_call_to_who_was_killed_goes_to_another(directory: Path, backend: IPCBackend) -> None:
     """When the one who waits first was killed, the next one who waits is called in his place."""
-    hold = backend.hold()
+    reference = backend.acquire_environment()
     with Fleet() as fleet:
         victim = fleet.spawn_sync(wait_for_ever, Keep(str(directory)))
         victim.wait_ready()
@@ -375,7 +377,7 @@ def test_a_call_to_who_was_killed_goes_to_another(directory: Path, backend: IPCB
                 await asyncio.wait_for(waiting, 20)
 
         asyncio.run(body())
-    hold.release()
+    reference.release()
 
 
 def wait_for_ever(child: SyncChild, params: Keep) -> None:
@@ -449,7 +451,7 @@ def _timers() -> list[asyncio.TimerHandle]:
 
 
 def test_commands_of_one_turn_share_a_transaction(backend: IPCBackend) -> None:
-    """A hundred sends at once are one transaction."""
+    """A hundred sends at once are one transaction, whether they are asked for one by one or together."""
 
     async def body() -> None:
         async with aclosing(backend.open()) as store:
@@ -457,6 +459,8 @@ def test_commands_of_one_turn_share_a_transaction(backend: IPCBackend) -> None:
             before = store.transactions
             await asyncio.gather(*(push(store) for _ in range(100)))
             assert store.transactions == before + 1
+            await store.execute_many([c.Push(0, JOBS, ROOM, b"1") for _ in range(100)])
+            assert store.transactions == before + 2
 
     asyncio.run(body())
 

@@ -324,11 +324,11 @@ async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
     for n in range(params.times):
         async with make_layer(params.directory) as layer:
             await layer.send(f"own.{params.name}", {"n": n})
-            gate = layer._world.hold().environment.gate
+            process_lock = layer._world.acquire_environment().environment.process_lock
             found = await layer.receive(f"own.{params.name}")
             if found != {"n": n}:
                 wrong.append(f"{n}: received {found}")
-            if not gate.stands:
+            if not process_lock.is_current:
                 wrong.append(f"{n}: its files were removed")
         child.progress(n + 1)
     return wrong

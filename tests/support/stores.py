@@ -19,7 +19,7 @@ from channel_layer.stores.blinding import BlindBackend
 from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer.testing import MakeLayer, MakeStore
 from channel_layer_crypto import SivBlinder
-from channel_layer_ipc._environment import Hold
+from channel_layer_ipc._environment import EnvironmentReference
 from channel_layer_ipc._store import IPCBackend
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
@@ -61,7 +61,7 @@ class IPCWorlds:
         self.directory = directory
         self.memory = memory
         self._most = most
-        self._kept: OrderedDict[str, Hold] = OrderedDict()
+        self._kept: OrderedDict[str, EnvironmentReference] = OrderedDict()
         self._backends: dict[str, IPCBackend] = {}
 
     def __call__(self, rules: Rules, clock: Clock) -> IPCBackend:
@@ -69,11 +69,11 @@ class IPCWorlds:
         backend = IPCBackend(rules, clock, self.directory, self.memory)
         self._backends[rules.prefix] = backend
         if rules.prefix not in self._kept:
-            self._kept[rules.prefix] = backend.hold()
+            self._kept[rules.prefix] = backend.acquire_environment()
             if len(self._kept) > self._most:
-                old, hold = self._kept.popitem(last=False)
+                old, reference = self._kept.popitem(last=False)
                 del self._backends[old]
-                hold.release()
+                reference.release()
         return backend
 
     def sweep(self, prefix: str) -> list[bytes]:

@@ -15,13 +15,15 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from channel_layer.errors import StoreError
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from channel_layer_ipc._files import Gate
+    from channel_layer_ipc._files import ProcessLock
 
-__all__ = ("Bell", "Doorbell", "is_silent", "remove_silent")
+__all__ = ("Doorbell", "LoopDoorbell", "remove_dead", "remove_if_dead")
 
 _SURE_SECONDS = 0.1
 """How long it is taken for sure that who was there is still there: asking costs as much as writing a message does."""
@@ -30,25 +32,25 @@ _REMEMBERED = 1024
 """Doorbells of which that is known."""
 
 
-class Bell:
+class Doorbell:
     """A socket: it rings others, and is rung itself once it hangs.
 
     Args:
-        gate: the world.
+        process_lock: the world.
 
     Attributes:
-        gate: the world.
+        process_lock: the world.
         number: by which others ring it; 0 until it hangs.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_paths", "_seen", "_socket", "gate", "number")
+    __slots__ = ("__weakref__", "_finalizer", "_paths", "_seen", "_socket", "number", "process_lock")
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate: Gate = gate
+    def __init__(self, process_lock: ProcessLock) -> None:
+        self.process_lock: ProcessLock = process_lock
         self._paths: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._finalizer = weakref.finalize(self, _take_down, self._socket, self._paths, os.getpid())
+        self._finalizer = weakref.finalize(self, _close, self._socket, self._paths, os.getpid())
         self._seen: dict[int, float] = {}
         """When somebody was last seen at a doorbell."""
         self.number: int = 0
@@ -58,16 +60,24 @@ class Bell:
         """Of the socket, which becomes readable when it is rung; -1 when it is closed."""
         return self._socket.fileno()
 
-    def hang(self) -> None:
-        """Give it an address, and listen. Harmless if that has been done.
+    def bind(self) -> int:
+        """Give it an address, and listen, unless that has been done; return its number.
 
         Raises:
-            StoreError: there can be no socket in this directory.
-            OSError: the system gives none.
+            StoreError: there can be no socket in this directory, or the system gives none.
         """
-        while not self.number:
+        if not self.number:
+            try:
+                self.number = self._bind_new()
+            except OSError as exc:
+                what = f"channel_layer_ipc: cannot make a socket: {exc.strerror}"
+                raise StoreError(what, retryable=True, outcome="not_sent") from exc
+        return self.number
+
+    def _bind_new(self) -> int:
+        while True:
             number = secrets.randbits(32) or 1
-            draft, path = self.gate.bell(number, draft=True), self.gate.bell(number)
+            draft, path = self.process_lock.doorbell(number, draft=True), self.process_lock.doorbell(number)
             if Path(path).exists():
                 continue  # it is another one's
             self._socket.bind(draft)
@@ -75,11 +85,11 @@ class Bell:
             Path(draft).chmod(0o600)
             Path(draft).rename(path)
             self._paths.append(path)
-            self.number = number
+            return number
 
-    def ring(self, number: int) -> bool:
+    def notify(self, number: int) -> bool:
         """Ring another one; False if nobody is there any more."""
-        path = self.gate.bell(number)
+        path = self.process_lock.doorbell(number)
         try:
             self._socket.sendto(b"!", path)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -89,7 +99,7 @@ class Bell:
             return True
         return True
 
-    def answers(self, number: int) -> bool:
+    def has_listener(self, number: int) -> bool:
         """Whether somebody is at another one; he is not disturbed."""
         now = time.monotonic()
         if number == self.number or now - self._seen.get(number, -_SURE_SECONDS) < _SURE_SECONDS:
@@ -97,7 +107,7 @@ class Bell:
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
         self._seen[number] = now
-        if is_silent(self.gate, number):
+        if remove_if_dead(self.process_lock, number):
             del self._seen[number]
             return False
         return True
@@ -112,34 +122,35 @@ class Bell:
         self._finalizer()
 
 
-def _take_down(bell: socket.socket, paths: list[str], process: int) -> None:
-    bell.close()
+def _close(doorbell: socket.socket, paths: list[str], process: int) -> None:
+    doorbell.close()
     if process == os.getpid():  # else it is the parent's
         for path in paths:
             _unlink(path)
 
 
-class Doorbell(Bell):
+class LoopDoorbell(Doorbell):
     """The bell of one event loop.
 
     Args:
-        gate: the world.
+        process_lock: the world.
         loop: the event loop.
         heard: called in the loop when it was rung.
     """
 
     __slots__ = ("_heard", "_loop")
 
-    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
-        super().__init__(gate)
+    def __init__(self, process_lock: ProcessLock, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+        super().__init__(process_lock)
         self._loop = loop
         self._heard = heard
 
-    def hang(self) -> None:
-        """Give it an address, and listen; see `Bell.hang`."""
+    def bind(self) -> int:
+        """Give it an address, and listen; see `Doorbell.bind`."""
         if not self.number:
-            super().hang()
+            super().bind()
             self._loop.add_reader(self.descriptor, self._hear)
+        return self.number
 
     def close(self) -> None:
         """Take it down."""
@@ -152,20 +163,20 @@ class Doorbell(Bell):
         self._heard()
 
 
-def remove_silent(gate: Gate, numbers: list[int]) -> None:
+def remove_dead(process_lock: ProcessLock, numbers: list[int]) -> None:
     """Remove the doorbells of processes that were killed.
 
     Args:
-        gate: the world.
+        process_lock: the world.
         numbers: doorbells that are there.
     """
     for number in numbers:
-        is_silent(gate, number)
+        remove_if_dead(process_lock, number)
 
 
-def is_silent(gate: Gate, number: int) -> bool:
+def remove_if_dead(process_lock: ProcessLock, number: int) -> bool:
     """Whether the process behind a doorbell was killed; if so, what is left of the doorbell is removed."""
-    path = gate.bell(number)
+    path = process_lock.doorbell(number)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
         try:

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from channel_layer.errors import StoreError
-from channel_layer_ipc._files import enter, open_private
+from channel_layer_ipc._files import acquire, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from channel_layer_ipc._files import Gate
+    from channel_layer_ipc._files import ProcessLock
 
-__all__ = ("MEMORY_LEAST", "Environment", "Hold", "Place", "largest_message")
+__all__ = ("MIN_MEMORY", "Environment", "EnvironmentLocation", "EnvironmentReference", "largest_message")
 
 _GROWTH: Final = 4 << 20
 """Bytes by which the file grows. What it has grown by is really there, so that no write within it can fail."""
@@ -42,7 +42,7 @@ _RESERVE: Final = 512 << 10
 _WANTED: Final = 1 << 20
 """Bytes of room that a transaction should have, so that it can carry out many commands."""
 
-MEMORY_LEAST: Final = 4 << 20
+MIN_MEMORY: Final = 4 << 20
 """Bytes of memory below which a world is of no use."""
 
 
@@ -55,7 +55,7 @@ def largest_message(memory: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EnvironmentLocation:
     """Which environment is meant.
 
     Attributes:
@@ -80,30 +80,30 @@ class Environment:
     """An environment that is open in this process.
 
     Args:
-        gate: the world's files.
+        process_lock: the world's files.
 
     Attributes:
-        gate: the world's files.
+        process_lock: the world's files.
         lock: held during a transaction: no thread of this process forks in the midst of one.
 
     Raises:
         StoreError: the files are damaged, not ours, or there is no room for them.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate: Gate = gate
+    def __init__(self, process_lock: ProcessLock) -> None:
+        self.process_lock: ProcessLock = process_lock
         self.lock: threading.Lock = threading.Lock()
-        self.holds: int = 0
+        self.references: int = 0
         self._size = 0
-        self._descriptor = open_private(gate.data)
+        self._descriptor = open_private(process_lock.data)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
                 self._clear_beginnings()
                 self._handle = lmdb.open(
-                    str(gate.data),
+                    str(process_lock.data),
                     subdir=False,
-                    map_size=gate.world.memory,
+                    map_size=process_lock.shared_store.memory,
                     metasync=False,
                     sync=False,
                     mode=0o600,
@@ -168,16 +168,16 @@ class Environment:
         # It cannot grow: what has been removed is used again.
         found = transaction.stat(self._database)
         used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * self._page
-        return max(room, min(self._size, self.gate.world.memory) - _RESERVE - used - used // 32)
+        return max(room, min(self._size, self.process_lock.shared_store.memory) - _RESERVE - used - used // 32)
 
     def close(self) -> None:
         """Close it and leave the world."""
         with self.lock:
             self._handle.close()
         os.close(self._descriptor)
-        self.gate.leave()
+        self.process_lock.release()
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """Let go, in a child, of what its parent has open.
 
         No transaction is open, because none was when this process forked. LMDB's own closing is harmless then, and so
@@ -185,7 +185,7 @@ class Environment:
         """
         self._handle.close()
         os.close(self._descriptor)
-        self.gate.forget()
+        self.process_lock.close_in_child()
 
     def _clear_beginnings(self) -> None:
         """Remove what somebody has left who was killed while he wrote the first two pages, which are there always."""
@@ -197,10 +197,10 @@ class Environment:
         info = self._handle.info()
         self._size = os.fstat(self._descriptor).st_size
         if (info["last_pgno"] + 1) * self._page > self._size and info["last_txnid"]:
-            raise self.gate.corrupt("it is cut short")
+            raise self.process_lock.damaged_error("it is cut short")
 
     def _grow(self) -> bool:
-        more = min(_GROWTH, self.gate.world.memory - self._size)
+        more = min(_GROWTH, self.process_lock.shared_store.memory - self._size)
         if more <= 0:
             return False
         try:
@@ -212,7 +212,7 @@ class Environment:
 
     def _failed_to_open(self, exc: lmdb.Error) -> StoreError:
         if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
-            return self.gate.corrupt(str(exc))
+            return self.process_lock.damaged_error(str(exc))
         return StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent")
 
 
@@ -227,8 +227,8 @@ def _allocate(descriptor: int, start: int, size: int) -> None:
         allocate(descriptor, start, size)
         return
     zeros = bytes(1 << 16)
-    for place in range(start, start + size, len(zeros)):
-        os.pwrite(descriptor, zeros[: start + size - place], place)
+    for offset in range(start, start + size, len(zeros)):
+        os.pwrite(descriptor, zeros[: start + size - offset], offset)
 
 
 # -- one for each world
@@ -242,11 +242,11 @@ _others: list[Environment] = []
 """Those whose files somebody has removed, and that are still in use here."""
 
 
-class Hold:
+class EnvironmentReference:
     """A claim on an environment: it stays open for as long as anybody in this process holds it.
 
     Args:
-        place: which one.
+        location: which one.
 
     Attributes:
         environment: the one that is held.
@@ -257,16 +257,16 @@ class Hold:
 
     __slots__ = ("__weakref__", "_finalizer", "environment")
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, location: EnvironmentLocation) -> None:
         with _guard:
-            environment = _open.get(place.key)
-            if environment is not None and not environment.gate.stands:
-                del _open[place.key]
+            environment = _open.get(location.key)
+            if environment is not None and not environment.process_lock.is_current:
+                del _open[location.key]
                 _others.append(environment)
                 environment = None
             if environment is None:
-                environment = _open[place.key] = _open_new(place)
-            environment.holds += 1
+                environment = _open[location.key] = _open_new(location)
+            environment.references += 1
         self.environment: Environment = environment
         self._finalizer = weakref.finalize(self, _release, environment, os.getpid())
 
@@ -275,12 +275,12 @@ class Hold:
         self._finalizer()
 
 
-def _open_new(place: Place) -> Environment:
-    gate = enter(place.directory, place.prefix, place.memory, place.timeout)
+def _open_new(location: EnvironmentLocation) -> Environment:
+    process_lock = acquire(location.directory, location.prefix, location.memory, location.timeout)
     try:
-        return Environment(gate)
+        return Environment(process_lock)
     except BaseException:
-        gate.leave()
+        process_lock.release()
         raise
 
 
@@ -288,8 +288,8 @@ def _release(environment: Environment, process: int) -> None:
     if process != os.getpid():
         return  # a child of the process that held it
     with _guard:
-        environment.holds -= 1
-        if environment.holds:
+        environment.references -= 1
+        if environment.references:
             return
         for key, each in list(_open.items()):
             if each is environment:
@@ -322,7 +322,7 @@ def _after_fork_in_child() -> None:
     global _guard  # noqa: PLW0603 - the parent's is held, by a thread that is not there
     _guard = threading.RLock()
     while _forking:
-        _forking.pop().forget()
+        _forking.pop().close_in_child()
     _open.clear()
     _others.clear()
 

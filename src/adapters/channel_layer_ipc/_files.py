@@ -27,7 +27,7 @@ from channel_layer.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Gate", "World", "default_directory", "enter", "reset")
+__all__ = ("ProcessLock", "SharedStore", "acquire", "default_directory", "reset")
 
 _FAMILY: Final = b"channel-layer ipc "
 """What a gate begins with, of whatever release."""
@@ -36,9 +36,9 @@ _MAGIC: Final = _FAMILY + b"2\n"
 """What a gate of this release begins with: the number is that of the format of all files, and of who locks what."""
 
 _DATA: Final = ".mdb"
-_GATE: Final = ".gate"
+_LOCK: Final = ".gate"
 _STEM: Final = 16
-_BELL: Final = 8
+_DOORBELL: Final = 8
 """Characters of a world's name, and of a doorbell's."""
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
@@ -53,33 +53,33 @@ _RESET: Final = "stop the processes that use it, then call channel_layer_ipc.res
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class SharedStore:
     """What a gate says.
 
     Attributes:
         prefix: of all who are in it.
         memory: bytes of its data at most.
-        session: a name that no other world has had, at this or at any other time.
+        run_id: a name that no other world has had, at this or at any other time.
     """
 
     prefix: str
     memory: int
-    session: str
+    run_id: str
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        text = json.dumps({"prefix": self.prefix, "memory": self.memory, "session": self.session})
+        text = json.dumps({"prefix": self.prefix, "memory": self.memory, "session": self.run_id})
         return _MAGIC + text.encode() + b"\n"
 
     @classmethod
-    def unpack(cls, data: bytes) -> World | None:
+    def unpack(cls, data: bytes) -> SharedStore | None:
         """Return what those bytes say; None if they say nothing of the kind."""
         if not data.startswith(_MAGIC) or not data.endswith(b"\n"):
             return None
         try:
             match json.loads(data[len(_MAGIC) :]):
-                case {"prefix": str(prefix), "memory": int(memory), "session": str(session)}:
-                    return cls(prefix, memory, session)
+                case {"prefix": str(prefix), "memory": int(memory), "session": str(run_id)}:
+                    return cls(prefix, memory, run_id)
                 case _:
                     return None
         except ValueError:
@@ -155,34 +155,34 @@ def open_private(path: Path) -> int:
     return descriptor
 
 
-class Gate:
+class ProcessLock:
     """A world's files, as one process that is in it has them.
 
     Args:
         stem: what the names of all its files begin with, with the directory.
         descriptor: of the gate, on which this holds a shared lock.
-        world: what it says.
+        shared_store: what it says.
 
     Attributes:
-        world: what it says.
+        shared_store: what it says.
         data: where the data is.
     """
 
-    def __init__(self, stem: Path, descriptor: int, world: World) -> None:
+    def __init__(self, stem: Path, descriptor: int, shared_store: SharedStore) -> None:
         self._stem = stem
         self._descriptor = descriptor
         self._identity = _identity(os.fstat(descriptor))
         self._directory: int | None = None
         self._address: str | None = None
-        self.world: World = world
+        self.shared_store: SharedStore = shared_store
         self.data: Path = stem.with_name(stem.name + _DATA)
 
     @property
-    def stands(self) -> bool:
+    def is_current(self) -> bool:
         """Whether whoever comes now comes into the same world: False if somebody has removed its files."""
         return _is_at(self._stem, self._identity)
 
-    def bell(self, number: int, *, draft: bool = False) -> str:
+    def doorbell(self, number: int, *, draft: bool = False) -> str:
         """Return the address of a doorbell.
 
         Args:
@@ -192,13 +192,13 @@ class Gate:
         Raises:
             StoreError: it is longer than the address of a socket may be.
         """
-        return f"{self._bells()}{'-' if draft else '.'}{number:0{_BELL}x}"
+        return f"{self._doorbell_prefix()}{'-' if draft else '.'}{number:0{_DOORBELL}x}"
 
-    def _bells(self) -> str:
+    def _doorbell_prefix(self) -> str:
         """Return what the addresses of all doorbells begin with."""
         if self._address is None:
             path = str(self._stem)
-            limit = _SUN_PATH - 1 - _BELL
+            limit = _SUN_PATH - 1 - _DOORBELL
             if len(os.fsencode(path)) > limit:
                 path = f"{self._short_directory(limit - 1 - len(self._stem.name))}/{self._stem.name}"
             self._address = path
@@ -214,31 +214,31 @@ class Gate:
             )
         return short
 
-    def corrupt(self, problem: str) -> StoreError:
+    def damaged_error(self, problem: str) -> StoreError:
         """Return the error for files that are not what they should be."""
         mend = _RESET.format(directory=str(self._stem.parent))
         return _refuse(f"the data in {str(self.data)!r} is damaged, or not ours ({problem}): {mend}")
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Let go of everything; whoever is the last one removes the files."""
         if self._directory is not None:
             os.close(self._directory)
         try:
             # Given up first: of two who leave at once, and each would wait for the other, one is alone now.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            if _lock(self._descriptor, fcntl.LOCK_EX) and self.stands:
+            if _lock(self._descriptor, fcntl.LOCK_EX) and self.is_current:
                 _remove(self._stem)
         finally:
             os.close(self._descriptor)
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """Let go of what a child has inherited: its parent is in the world, not the child."""
         os.close(self._descriptor)
         if self._directory is not None:
             os.close(self._directory)
 
 
-def enter(directory: Path, prefix: str, memory: int, timeout: float) -> Gate:
+def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> ProcessLock:
     """Enter a world; make it if nobody is in it.
 
     Args:
@@ -255,9 +255,9 @@ def enter(directory: Path, prefix: str, memory: int, timeout: float) -> Gate:
     stem = directory / blake2b(prefix.encode(), digest_size=_STEM // 2).hexdigest()
     end = time.monotonic() + timeout
     while True:
-        descriptor = open_private(stem.with_name(stem.name + _GATE))
+        descriptor = open_private(stem.with_name(stem.name + _LOCK))
         try:
-            gate = _pass(stem, descriptor, World(prefix, memory, secrets.token_urlsafe(12)))
+            process_lock = _try_acquire(stem, descriptor, SharedStore(prefix, memory, secrets.token_urlsafe(12)))
         except OSError as exc:
             os.close(descriptor)
             raise StoreError(
@@ -268,8 +268,8 @@ def enter(directory: Path, prefix: str, memory: int, timeout: float) -> Gate:
         except BaseException:
             os.close(descriptor)
             raise
-        if gate is not None:
-            return gate
+        if process_lock is not None:
+            return process_lock
         os.close(descriptor)
         if time.monotonic() > end:
             raise StoreError(
@@ -280,7 +280,7 @@ def enter(directory: Path, prefix: str, memory: int, timeout: float) -> Gate:
         time.sleep(_LOOK_SECONDS)
 
 
-def _pass(stem: Path, descriptor: int, new: World) -> Gate | None:
+def _try_acquire(stem: Path, descriptor: int, new: SharedStore) -> ProcessLock | None:
     """Pass the gate; None if that has to be tried again."""
     if _lock(descriptor, fcntl.LOCK_EX) and _is_at(stem, _identity(os.fstat(descriptor))):
         _check_leftovers(stem, descriptor)
@@ -291,17 +291,17 @@ def _pass(stem: Path, descriptor: int, new: World) -> Gate | None:
     if not _lock(descriptor, fcntl.LOCK_SH) or not _is_at(stem, _identity(os.fstat(descriptor))):
         return None
     content = _content(descriptor)
-    world = World.unpack(content)
-    if world is None:
+    shared_store = SharedStore.unpack(content)
+    if shared_store is None:
         if content.startswith(_FAMILY) and not content.startswith(_MAGIC):
             raise _refuse(
                 f"the files in {str(stem.parent)!r} are in use by processes with another release of this library: "
                 "stop them, or give another directory"
             )
         return None  # who made it has been killed meanwhile
-    if world.prefix != new.prefix:  # one in 2**64: rather an error than somebody else's messages
-        raise _refuse(f"the prefixes {world.prefix!r} and {new.prefix!r} cannot share a directory: change one")
-    return Gate(stem, descriptor, world)
+    if shared_store.prefix != new.prefix:  # one in 2**64: rather an error than somebody else's messages
+        raise _refuse(f"the prefixes {shared_store.prefix!r} and {new.prefix!r} cannot share a directory: change one")
+    return ProcessLock(stem, descriptor, shared_store)
 
 
 def _check_leftovers(stem: Path, descriptor: int) -> None:
@@ -312,7 +312,7 @@ def _check_leftovers(stem: Path, descriptor: int) -> None:
     """
     content = _content(descriptor)
     if content and not content.startswith(_FAMILY):
-        _refuse_foreign(stem, _GATE)
+        _refuse_foreign(stem, _LOCK)
     if content:
         return
     # Nothing says what this is: an empty gate is left by who was killed when it had just been made.
@@ -347,10 +347,10 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
     removed = 0
     used: list[str] = []
     for stem in sorted(_stems(folder)):
-        gate = folder / (stem + _GATE)
+        process_lock = folder / (stem + _LOCK)
         descriptor: int | None = None
-        if gate.exists() and not gate.is_symlink():
-            descriptor = open_private(gate)
+        if process_lock.exists() and not process_lock.is_symlink():
+            descriptor = open_private(process_lock)
         try:
             if descriptor is None or _lock(descriptor, fcntl.LOCK_EX):
                 _remove(folder / stem)
@@ -379,23 +379,23 @@ def _stems(folder: Path) -> Iterator[str]:
             yield stem
 
 
-def doorbells(gate: Gate) -> list[int]:
+def list_doorbells(process_lock: ProcessLock) -> list[int]:
     """Return the doorbells that there are, of processes that run and of ones that were killed."""
-    stem = gate.data.name.removesuffix(_DATA)
-    names = (file.name[len(stem) + 1 :] for file in gate.data.parent.glob(f"{stem}.{'?' * _BELL}"))
+    stem = process_lock.data.name.removesuffix(_DATA)
+    names = (file.name[len(stem) + 1 :] for file in process_lock.data.parent.glob(f"{stem}.{'?' * _DOORBELL}"))
     return [int(name, 16) for name in names if set(name) <= _HEXADECIMAL]
 
 
 def _remove(stem: Path) -> None:
     """Remove everything, the gate last: whoever is killed before that leaves a sign of what it was."""
     _remove_data(stem)
-    stem.with_name(stem.name + _GATE).unlink(missing_ok=True)
+    stem.with_name(stem.name + _LOCK).unlink(missing_ok=True)
 
 
 def _remove_data(stem: Path) -> None:
     """Remove all but the gate: data, doorbells, and what other releases had."""
     for file in list(stem.parent.glob(f"{stem.name}[.-]*")):
-        if file.name != stem.name + _GATE:
+        if file.name != stem.name + _LOCK:
             file.unlink(missing_ok=True)
 
 
@@ -418,6 +418,6 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 def _is_at(stem: Path, identity: tuple[int, int]) -> bool:
     """Whether the gate of a world is still that file."""
     try:
-        return _identity(stem.with_name(stem.name + _GATE).lstat()) == identity
+        return _identity(stem.with_name(stem.name + _LOCK).lstat()) == identity
     except OSError:
         return False

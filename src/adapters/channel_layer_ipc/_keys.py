@@ -10,24 +10,24 @@ import struct
 from typing import Final
 
 __all__ = (
-    "ATTENDANT",
     "CLAIM",
-    "COUNT",
     "DUE",
     "ENTRY",
     "FLUSH",
     "FRAME",
     "GROUP",
-    "HOME",
+    "GROUP_INBOX",
+    "GROUP_UNREAD",
     "INBOX",
+    "JOIN_ORDER",
     "KINDS",
     "LEFT",
     "METER",
-    "NOTE",
     "OTHER",
     "OWNED",
     "QUEUE",
-    "SINCE",
+    "READER",
+    "UNREAD_COUNT",
     "VERSION",
     "WAITER",
     "below",
@@ -42,17 +42,17 @@ __all__ = (
 
 QUEUE: Final = b"q"
 ENTRY: Final = b"m"
-NOTE: Final = b"u"
+GROUP_UNREAD: Final = b"u"
 CLAIM: Final = b"c"
-ATTENDANT: Final = b"a"
+READER: Final = b"a"
 INBOX: Final = b"l"
 FRAME: Final = b"s"
-COUNT: Final = b"n"
+UNREAD_COUNT: Final = b"n"
 GROUP: Final = b"g"
 OWNED: Final = b"o"
 OTHER: Final = b"p"
-SINCE: Final = b"t"
-HOME: Final = b"i"
+JOIN_ORDER: Final = b"t"
+GROUP_INBOX: Final = b"i"
 LEFT: Final = b"x"
 WAITER: Final = b"w"
 FLUSH: Final = b"f"
@@ -63,19 +63,19 @@ DUE: Final = b"e"
 KINDS: Final = {
     QUEUE: "queue that is popped: where its entries begin and end",
     ENTRY: "entry of a queue that is popped: the time, then the frame",
-    NOTE: "channel that got a message as a member of a group, nothing being taken from its queue since, and when",
-    CLAIM: "claim: who reads an inbox that nobody minted",
-    ATTENDANT: "who attends to a queue: the doorbell of his process",
-    INBOX: "minted inbox: its lease, its generation, where its entries begin and end, who waits for more",
-    FRAME: "entry of a minted inbox: the time, then the frame",
-    COUNT: "messages unread of one channel of a minted inbox",
+    GROUP_UNREAD: "channel that got a group message, nothing being taken from its queue since, and when",
+    CLAIM: "claim: the reader of an inbox that is not owned",
+    READER: "reader of a queue: the doorbell of its process",
+    INBOX: "owned inbox: its lease, its generation, where its entries begin and end, which readers wait for more",
+    FRAME: "entry of an owned inbox: the time, then the frame",
+    UNREAD_COUNT: "unread messages of one channel of an owned inbox",
     GROUP: "group: how many members, its version",
     OWNED: "member of a group that the owner of its inbox added, and when",
     OTHER: "other member of a group, and when it joined",
-    SINCE: "the members of a group in the order of joining",
-    HOME: "inbox with members of a group that its owner added: how many, and the version of the last that joined",
+    JOIN_ORDER: "the members of a group in the order of joining",
+    GROUP_INBOX: "inbox with members that its owner added to a group: how many, and the version of the last one",
     LEFT: "member that left a group not long ago",
-    WAITER: "who waits for a queue, in the order of coming",
+    WAITER: "process or thread that waits for a queue, in the order of coming",
     FLUSH: "epoch: the last flush, and when it was",
     VERSION: "the last version given to any group",
     METER: "statistics of a queue, and without a name of all queues",
@@ -115,9 +115,9 @@ def due_key(when: float, target: bytes) -> bytes:
     return DUE + moment(when) + target
 
 
-def waiter_key(name: bytes, when: float, doorbell: int) -> bytes:
+def waiter_key(name: bytes, when: float, number: int) -> bytes:
     """Return the key that says that somebody waits for a queue."""
-    return below(WAITER, name, moment(when) + _NUMBER.pack(doorbell))
+    return below(WAITER, name, moment(when) + _NUMBER.pack(number))
 
 
 def waiter_doorbell(key: bytes) -> int:

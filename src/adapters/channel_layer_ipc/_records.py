@@ -10,16 +10,25 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ("READERS_MOST", "Crowd", "Home", "Line", "Minted", "Timed", "pack_entry", "split_entry")
+__all__ = (
+    "MAX_READERS",
+    "GroupInbox",
+    "GroupRecord",
+    "InboxRecord",
+    "QueueRecord",
+    "TimedRecord",
+    "pack_entry",
+    "split_entry",
+)
 
-_LINE = struct.Struct(">ddQQQ?")
-_MINTED = struct.Struct(">ddQQQQBBB")
-_CROWD = struct.Struct(">ddQII")
+_QUEUE = struct.Struct(">ddQQQ?")
+_INBOX = struct.Struct(">ddQQQQBBB")
+_GROUP = struct.Struct(">ddQII")
 _TIMED = struct.Struct(">dd")
-_HOME = struct.Struct(">QI")
+_GROUP_INBOX = struct.Struct(">QI")
 _STAMP = struct.Struct(">d")
 
-READERS_MOST: Final = 16
+MAX_READERS: Final = 16
 """Doorbells that an inbox remembers; those of processes that were killed go with the next ring."""
 
 _MIDDLE: Final = 2**63
@@ -27,7 +36,7 @@ _MIDDLE: Final = 2**63
 
 
 @dataclass(slots=True)
-class Line:
+class QueueRecord:
     """A queue that is popped.
 
     Attributes:
@@ -59,17 +68,17 @@ class Line:
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        return _LINE.pack(self.due, self.until, self.head, self.tail, self.expired, self.noted)
+        return _QUEUE.pack(self.due, self.until, self.head, self.tail, self.expired, self.noted)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> Line:
+    def unpack(cls, name: bytes, data: bytes) -> QueueRecord:
         """Return what those bytes say."""
-        due, until, head, tail, expired, noted = _LINE.unpack(data)
+        due, until, head, tail, expired, noted = _QUEUE.unpack(data)
         return cls(name, due, until, head, tail, expired, noted, known=True)
 
 
 @dataclass(slots=True)
-class Minted:
+class InboxRecord:
     """An inbox that its owner reads.
 
     Attributes:
@@ -111,22 +120,22 @@ class Minted:
     def pack(self) -> bytes:
         """Return it as bytes, without the counts, which have records of their own."""
         lengths = len(self.generation), len(self.flushed), len(self.readers)
-        head = _MINTED.pack(self.due, self.until, self.head, self.tail, self.serial, self.owner, *lengths)
+        head = _INBOX.pack(self.due, self.until, self.head, self.tail, self.serial, self.owner, *lengths)
         readers = struct.pack(f">{len(self.readers)}Q", *self.readers)
         return b"%b%b%b%b" % (head, readers, self.generation, self.flushed)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> Minted:
+    def unpack(cls, name: bytes, data: bytes) -> InboxRecord:
         """Return what those bytes say."""
-        due, until, head, tail, serial, owner, one, two, three = _MINTED.unpack_from(data)
-        readers = struct.unpack_from(f">{three}Q", data, _MINTED.size)
-        start = _MINTED.size + 8 * three
+        due, until, head, tail, serial, owner, one, two, three = _INBOX.unpack_from(data)
+        readers = struct.unpack_from(f">{three}Q", data, _INBOX.size)
+        start = _INBOX.size + 8 * three
         generation, flushed = data[start : start + one], data[start + one : start + one + two]
         return cls(name, due, until, head, tail, serial, owner, readers, generation, flushed, known=True)
 
 
 @dataclass(slots=True)
-class Crowd:
+class GroupRecord:
     """A group.
 
     Attributes:
@@ -151,17 +160,17 @@ class Crowd:
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        return _CROWD.pack(self.due, self.until, self.version, self.owned, self.others)
+        return _GROUP.pack(self.due, self.until, self.version, self.owned, self.others)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> Crowd:
+    def unpack(cls, name: bytes, data: bytes) -> GroupRecord:
         """Return what those bytes say."""
-        due, until, version, owned, others = _CROWD.unpack(data)
+        due, until, version, owned, others = _GROUP.unpack(data)
         return cls(name, due, until, version, owned, others, known=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedRecord:
     """A small record that ends by itself.
 
     Attributes:
@@ -179,14 +188,14 @@ class Timed:
         return _TIMED.pack(self.due, self.until) + self.rest
 
     @classmethod
-    def unpack(cls, data: bytes) -> Timed:
+    def unpack(cls, data: bytes) -> TimedRecord:
         """Return what those bytes say; of the other records, which begin alike, the times."""
         due, until = _TIMED.unpack_from(data)
         return cls(due, until, data[_TIMED.size :])
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class GroupInbox:
     """An inbox with members of a group that its owner added.
 
     Attributes:
@@ -199,12 +208,12 @@ class Home:
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        return _HOME.pack(self.version, self.members)
+        return _GROUP_INBOX.pack(self.version, self.members)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Home:
+    def unpack(cls, data: bytes) -> GroupInbox:
         """Return what those bytes say."""
-        return cls(*_HOME.unpack(data))
+        return cls(*_GROUP_INBOX.unpack(data))
 
 
 def pack_entry(stamp: float, frame: bytes) -> bytes:

@@ -14,18 +14,18 @@ import lmdb
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer_ipc import _queues as queues
-from channel_layer_ipc._batch import Batch, Times
+from channel_layer_ipc import _queue_commands as queues
+from channel_layer_ipc._transaction import Times, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from channel_layer.config import Rules
     from channel_layer.ports import Clock
-    from channel_layer_ipc._doorbell import Bell
+    from channel_layer_ipc._doorbell import Doorbell
     from channel_layer_ipc._environment import Environment
 
-__all__ = ("RECORD", "Task", "Writer", "Written", "failure", "full_error", "is_full")
+__all__ = ("RECORD", "Call", "Progress", "Writer", "full_error")
 
 _logger = logging.getLogger("channel_layer")
 
@@ -44,38 +44,35 @@ _WARN_SECONDS: Final = 60.0
 _clock: Final = SystemClock()
 
 
-class Task(Protocol):
-    """Something to do in a transaction."""
+class Call(Protocol):
+    """A request to be carried out in a transaction; see `channel_layer_ipc._handlers.Call`."""
 
     @property
-    def need(self) -> int | None:
-        """The room that it has to find; None: whatever there is will do."""
-        ...
-
-    def perform(self, batch: Batch, /) -> None:
-        """Do it, or find that there is no room for it."""
-        ...
+    def need(self) -> int | None: ...
+    @property
+    def may_be_refused(self) -> bool: ...
+    def perform(self, tx: Transaction, /) -> None: ...
+    def refuse(self) -> None: ...
+    def fail(self, error: Exception, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What one transaction has done.
+class Progress:
+    """How far `Writer.carry_out` came.
 
     Attributes:
-        done: how many of the tasks.
-        batch: the transaction, which is committed.
+        done: how many of the calls have an outcome; they are the first ones.
         own: there is something for those who are at the bell that was given.
         swept: all has been looked at that may be over.
     """
 
     done: int
-    batch: Batch
     own: bool
     swept: bool
 
 
 class Writer:
-    """Carries out tasks. May be used by several threads at once.
+    """Carries out calls in transactions. May be used by several threads at once.
 
     Args:
         rules: the configuration.
@@ -94,40 +91,60 @@ class Writer:
         self.sweep_at: float = 0.0
         self.transactions: int = 0
 
-    def write(self, environment: Environment, bell: Bell, tasks: Sequence[Task]) -> Written:
-        """Carry out the first of these tasks, as many as there is room for, in one transaction.
+    def carry_out(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call]) -> Progress:
+        """Carry out the first of these calls, as many as there is room for, in one transaction if that succeeds.
+
+        It raises nothing: the calls note what went wrong. If one of them spoils a transaction for all, each gets a
+        transaction of its own.
 
         Args:
             environment: where.
-            bell: by which others are rung.
-            tasks: one at least.
-
-        Raises:
-            lmdb.Error: nothing was done; see `failure`. So it is with whatever a task raises.
+            doorbell: by which others are rung.
+            calls: one at least.
         """
+        try:
+            return self._write(environment, doorbell, calls)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the call's reply raises it
+            if len(calls) == 1:
+                self.fail(calls[0], environment, exc)
+                return Progress(1, own=False, swept=False)
+        parts = [self.carry_out(environment, doorbell, (call,)) for call in calls]
+        return Progress(len(calls), own=any(part.own for part in parts), swept=any(part.swept for part in parts))
+
+    def fail(self, call: Call, environment: Environment | None, error: Exception) -> None:
+        """Note in a call that its transaction failed, or that there could be none."""
+        if _is_full(error) and call.may_be_refused:
+            self._warn()
+            call.refuse()
+        else:
+            call.fail(_failure(environment, error))
+
+    def _write(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call]) -> Progress:
         done, swept = 0, False
         self.transactions += 1
-        with environment.write() as transaction:
+        with environment.write() as handle:
             now = self._now()
-            measure = partial(environment.room, transaction)
-            batch = Batch(transaction, self._times, now, measure, environment.database, bell.answers)
+            measure = partial(environment.room, handle)
+            tx = Transaction(handle, self._times, now, measure, environment.database, doorbell)
             if now >= self.sweep_at:
-                swept = not batch.sweep(_SWEEP_MOST)
+                swept = not tx.sweep(_SWEEP_MOST)
                 self.sweep_at = now + self._period if swept else now
-            for task in tasks:
-                if done and task.need is not None and not batch.has_room(task.need):
+            for call in calls:
+                if done and call.need is not None and not tx.has_room(call.need):
                     break
-                task.perform(batch)
+                call.perform(tx)
                 done += 1
-            batch.save()
-            own = _ring(batch, bell)
-            if batch.wrote:
-                transaction.commit()
-        if batch.overflowed:
-            self.warn()
-        return Written(done, batch, own, swept)
+            tx.save()
+            own = _notify(tx, doorbell)
+            if tx.wrote:
+                handle.commit()
+        if tx.overflowed:
+            self._warn()
+        for each in tx.committed:
+            each()
+        return Progress(done, own, swept)
 
-    def warn(self) -> None:
+    def _warn(self) -> None:
         """Say that the memory is full, unless that was said just now."""
         now = self._now()
         if now >= self._warn_at:
@@ -140,45 +157,49 @@ class Writer:
         return _clock.now() + self._clock.offset
 
 
-def _ring(batch: Batch, bell: Bell) -> bool:
+def _notify(tx: Transaction, doorbell: Doorbell) -> bool:
     """Ring those for whom there is something; whether those at this bell are among them."""
     own = False
-    for number in batch.rung:
-        if number == bell.number:
+    for number in tx.readers_to_notify:
+        if number == doorbell.number:
             own = True
         else:
-            bell.ring(number)
-    for name, count in batch.calls.items():
+            doorbell.notify(number)
+    for name, count in tx.calls.items():
         left = count
-        while left > 0 and (found := queues.waiters(batch, name, left)):
+        while left > 0 and (found := queues.waiters(tx, name, left)):
             for key, number in found:
-                queues.leave(batch, key)
-                if number == bell.number:
+                queues.remove_waiter(tx, key)
+                if number == doorbell.number:
                     own = True
-                elif number not in batch.rung and not bell.ring(number):
+                elif number not in tx.readers_to_notify and not doorbell.notify(number):
                     continue  # he was killed: another one is called in his place
                 left -= 1
     return own
 
 
-def is_full(error: Exception) -> bool:
+def _is_full(error: Exception) -> bool:
     """Whether a transaction failed for want of room."""
     return isinstance(error, (lmdb.MapFullError, lmdb.DiskError))
 
 
 def full_error() -> StoreError:
-    """Return what whoever asked is told when there is no room."""
+    """Return the error for a command for which there is no room."""
     return StoreError(
         "channel_layer_ipc: the memory is full: raise memory, or read what waits", retryable=True, outcome="not_sent"
     )
 
 
-def failure(environment: Environment | None, error: Exception) -> Exception:
-    """Return what whoever asked is told of a transaction that failed, and of which nothing was done."""
+def _failure(environment: Environment | None, error: Exception) -> Exception:
+    """Return what the caller of a command is told of a transaction that failed, and of which nothing was done."""
     if isinstance(error, lmdb.Error):
         damaged = (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)
         if environment is not None and isinstance(error, damaged):
-            return environment.gate.corrupt(str(error))
+            failure = environment.process_lock.damaged_error(str(error))
+            failure.__cause__ = error
+            return failure
     elif not isinstance(error, OSError):
         return error
-    return StoreError(f"channel_layer_ipc: {error}", retryable=True, outcome="not_sent")
+    failure = StoreError(f"channel_layer_ipc: {error}", retryable=True, outcome="not_sent")
+    failure.__cause__ = error
+    return failure

@@ -11,14 +11,14 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from channel_layer.config import Accepts, CommonConfig, describe_value
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.urls import Form
-from channel_layer_ipc._environment import MEMORY_LEAST, largest_message
+from channel_layer_ipc._environment import MIN_MEMORY, largest_message
 
 __all__ = ("DEFAULT_MEMORY", "IPCConfig")
 
 DEFAULT_MEMORY = 100 * 1024 * 1024
 """Bytes."""
 
-_MEMORY_MOST = 1 << 40
+_MAX_MEMORY = 1 << 40
 
 _DIRECTORY = Accepts("None or the absolute path of a directory, a str or a Path")
 
@@ -58,7 +58,7 @@ class IPCConfig(CommonConfig):
     )
     memory: Annotated[
         int,
-        Field(ge=MEMORY_LEAST, le=_MEMORY_MOST),
+        Field(ge=MIN_MEMORY, le=_MAX_MEMORY),
         Accepts("a whole number of bytes, 4194304 (4 MiB) or more"),
     ] = Field(
         default=DEFAULT_MEMORY,
@@ -75,7 +75,7 @@ class IPCConfig(CommonConfig):
         yield from super().conflicts(options)
         memory = options.get("memory", DEFAULT_MEMORY)
         size = options.get("max_message_size", cls.model_fields["max_message_size"].default)
-        if isinstance(memory, int) and isinstance(size, int) and memory >= MEMORY_LEAST:
+        if isinstance(memory, int) and isinstance(size, int) and memory >= MIN_MEMORY:
             most = largest_message(memory)
             if size > most:
                 problem = f"must be at most a quarter of memory, {most} bytes: lower it, or raise memory"

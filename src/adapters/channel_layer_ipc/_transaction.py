@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
-from channel_layer_ipc._records import Crowd, Home, Line, Minted, Timed, pack_entry, split_entry
+from channel_layer_ipc._records import (
+    GroupInbox,
+    GroupRecord,
+    InboxRecord,
+    QueueRecord,
+    TimedRecord,
+    pack_entry,
+    split_entry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +28,9 @@ if TYPE_CHECKING:
     import lmdb
 
     from channel_layer.config import Rules
+    from channel_layer_ipc._doorbell import Doorbell
 
-__all__ = ("Batch", "Times")
+__all__ = ("Times", "Transaction")
 
 _COUNT = struct.Struct(">I")
 _VERSION = struct.Struct(">Q")
@@ -68,23 +77,23 @@ class Times:
         return cls(rules.expiry, lease, group, rules.group_expiry, 2 * lease, rules.inbox_capacity, *counts)
 
 
-class Batch:
+class Transaction:
     """What one transaction does.
 
     Args:
-        transaction: the transaction; it may write.
+        handle: the transaction; it may write.
         times: how long things live.
         now: what time it is, for all that is done in it.
         measure: finds out how many bytes messages may take, given how many are wanted.
         database: what holds all records.
-        answers: whether there is still somebody at a doorbell.
+        doorbell: the one of the store that carries this out.
 
     Attributes:
         places: of those who wait for queues and are known to the one who carries this out, the keys of their records,
             as this transaction leaves them.
         attended: whether somebody attends to a queue, as far as it is known.
         calls: queues, and how many of those who wait for each are to be called.
-        rung: doorbells of readers that are to be rung.
+        readers_to_notify: doorbells of readers that are to be rung.
         committed: what is to be done once all this is in the store.
         overflowed: a message was refused because the memory is full.
     """
@@ -93,49 +102,49 @@ class Batch:
         "_crowds",
         "_cursor",
         "_database",
+        "_handle",
         "_lines",
         "_measure",
         "_minted",
         "_room",
-        "_transaction",
         "_version",
-        "answers",
         "attended",
         "calls",
         "committed",
+        "doorbell",
         "now",
         "overflowed",
         "places",
-        "rung",
+        "readers_to_notify",
         "times",
         "wrote",
     )
 
     def __init__(
         self,
-        transaction: lmdb.Transaction[bytes],
+        handle: lmdb.Transaction[bytes],
         times: Times,
         now: float,
         measure: Callable[[int], int],
         database: lmdb._Database,
-        answers: Callable[[int], bool],
+        doorbell: Doorbell,
     ) -> None:
-        self._transaction = transaction
+        self._handle = handle
         self._database = database
         self._cursor: lmdb.Cursor[bytes] | None = None
-        self._lines: dict[bytes, Line | None] = {}
-        self._minted: dict[bytes, Minted | None] = {}
-        self._crowds: dict[bytes, Crowd | None] = {}
+        self._lines: dict[bytes, QueueRecord | None] = {}
+        self._minted: dict[bytes, InboxRecord | None] = {}
+        self._crowds: dict[bytes, GroupRecord | None] = {}
         self._version: int | None = None
         self.times = times
         self.now = now
         self._measure = measure
         self._room: int | None = None
-        self.answers: Callable[[int], bool] = answers
+        self.doorbell: Doorbell = doorbell
         self.attended: dict[bytes, bool] = {}
         self.places: dict[str, bytes | None] = {}
         self.calls: dict[bytes, int] = {}
-        self.rung: set[int] = set()
+        self.readers_to_notify: set[int] = set()
         self.committed: list[Callable[[], None]] = []
         self.overflowed = False
         self.wrote = False
@@ -144,22 +153,22 @@ class Batch:
 
     def get(self, key: bytes) -> bytes | None:
         """Return what stands under a key."""
-        return self._transaction.get(key)
+        return self._handle.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write something under a key."""
         self.wrote = True
-        self._transaction.put(key, value)
+        self._handle.put(key, value)
 
     def take(self, key: bytes) -> bytes | None:
         """Remove what stands under a key, and return it."""
         self.wrote = True
-        return self._transaction.pop(key)
+        return self._handle.pop(key)
 
     def remove(self, key: bytes) -> bool:
         """Remove what stands under a key; whether there was anything."""
         self.wrote = True
-        return self._transaction.delete(key)
+        return self._handle.delete(key)
 
     def scan(self, start: bytes, most: int | None = None) -> list[tuple[bytes, bytes]]:
         """Return what stands under all keys that begin so, in their order.
@@ -170,7 +179,7 @@ class Batch:
         """
         cursor = self._cursor
         if cursor is None:
-            cursor = self._cursor = self._transaction.cursor()
+            cursor = self._cursor = self._handle.cursor()
         found: list[tuple[bytes, bytes]] = []
         more = cursor.set_range(start)
         while more and (most is None or len(found) < most):
@@ -193,7 +202,7 @@ class Batch:
         self.save()
         self.wrote = True
         self._cursor = None
-        self._transaction.drop(self._database, delete=False)
+        self._handle.drop(self._database, delete=False)
         self._lines, self._minted, self._crowds = {}, {}, {}
 
     def save(self) -> None:
@@ -212,7 +221,7 @@ class Batch:
                 crowd.known = self._schedule(k.single(k.GROUP, crowd.name), crowd.due, known=crowd.known)
                 self.put(k.single(k.GROUP, crowd.name), crowd.pack())
 
-    def _save_inbox(self, inbox: Minted) -> None:
+    def _save_inbox(self, inbox: InboxRecord) -> None:
         inbox.changed = False
         inbox.known = self._schedule(k.single(k.INBOX, inbox.name), inbox.due, known=inbox.known)
         self.put(k.single(k.INBOX, inbox.name), inbox.pack())
@@ -220,9 +229,9 @@ class Batch:
             if changed:
                 inbox.counts[channel] = count, False
                 if count > 0:
-                    self.put(k.below(k.COUNT, inbox.name, channel), _COUNT.pack(count))
+                    self.put(k.below(k.UNREAD_COUNT, inbox.name, channel), _COUNT.pack(count))
                 else:
-                    self.remove(k.below(k.COUNT, inbox.name, channel))
+                    self.remove(k.below(k.UNREAD_COUNT, inbox.name, channel))
 
     def _schedule(self, target: bytes, due: float, *, known: bool) -> bool:
         if not known:
@@ -253,12 +262,12 @@ class Batch:
 
     # -- small records that end by themselves
 
-    def timed(self, key: bytes) -> Timed | None:
+    def timed(self, key: bytes) -> TimedRecord | None:
         """Return one, unless it is over."""
         data = self.get(key)
         if data is None:
             return None
-        record = Timed.unpack(data)
+        record = TimedRecord.unpack(data)
         return record if record.until > self.now else None
 
     def put_timed(self, key: bytes, until: float, rest: bytes = b"") -> None:
@@ -268,38 +277,38 @@ class Batch:
         if data is None:
             self._schedule(key, due, known=False)
         else:
-            due = Timed.unpack(data).due
-        self.put(key, Timed(due, until, rest).pack())
+            due = TimedRecord.unpack(data).due
+        self.put(key, TimedRecord(due, until, rest).pack())
 
     def remove_timed(self, key: bytes) -> bool:
         """Remove one; whether there was one."""
         data = self.take(key)
         if data is None:
             return False
-        self.remove(k.due_key(Timed.unpack(data).due, key))
+        self.remove(k.due_key(TimedRecord.unpack(data).due, key))
         return True
 
     # -- queues that are popped
 
-    def line(self, name: bytes) -> Line | None:
+    def line(self, name: bytes) -> QueueRecord | None:
         """Return a queue, if there is one."""
         if name in self._lines:
             return self._lines[name]
         data = self.get(k.single(k.QUEUE, name))
-        line = self._lines[name] = Line.unpack(name, data) if data is not None else None
+        line = self._lines[name] = QueueRecord.unpack(name, data) if data is not None else None
         return line
 
-    def make_line(self, name: bytes, until: float) -> Line:
+    def make_line(self, name: bytes, until: float) -> QueueRecord:
         """Return a queue, a new one if there is none, that lives until then at least."""
         line = self.line(name)
         if line is None:
-            noted = bool(self.scan(k.below(k.NOTE, name), 1))
-            line = self._lines[name] = Line(name, until, until, noted=noted)
+            noted = bool(self.scan(k.below(k.GROUP_UNREAD, name), 1))
+            line = self._lines[name] = QueueRecord(name, until, until, noted=noted)
         line.until = max(line.until, until)
         line.changed = True
         return line
 
-    def drop_line(self, line: Line) -> None:
+    def drop_line(self, line: QueueRecord) -> None:
         """Remove a queue with all that is in it."""
         for number in range(line.head, line.tail):
             self.remove(k.numbered(k.ENTRY, line.name, number))
@@ -308,7 +317,7 @@ class Batch:
             self.remove(k.due_key(line.due, k.single(k.QUEUE, line.name)))
         self._lines[line.name] = None
 
-    def expire(self, line: Line) -> int:
+    def expire(self, line: QueueRecord) -> int:
         """Remove from the head of a queue what is too old; return how many messages that were, and were not counted."""
         limit = self.now - self.times.expiry
         head = line.head
@@ -329,42 +338,42 @@ class Batch:
 
     # -- minted inboxes
 
-    def minted(self, name: bytes) -> Minted | None:
+    def minted(self, name: bytes) -> InboxRecord | None:
         """Return an inbox that was minted, whether its owner lives or not."""
         if name in self._minted:
             return self._minted[name]
         data = self.get(k.single(k.INBOX, name))
-        inbox = self._minted[name] = Minted.unpack(name, data) if data is not None else None
+        inbox = self._minted[name] = InboxRecord.unpack(name, data) if data is not None else None
         return inbox
 
-    def living(self, name: bytes) -> Minted | None:
+    def living(self, name: bytes) -> InboxRecord | None:
         """Return an inbox whose owner lives."""
         inbox = self.minted(name)
         return inbox if inbox is not None and inbox.until > self.now else None
 
-    def make_inbox(self, name: bytes) -> Minted:
+    def make_inbox(self, name: bytes) -> InboxRecord:
         """Make a new inbox, with an owner who lives."""
         until = self.now + self.times.lease
         # No number is given twice, not even to entries of an inbox that was here before.
         first = max(1, round(self.now * 1e6))
-        inbox = self._minted[name] = Minted(name, until, until, first, first, changed=True)
+        inbox = self._minted[name] = InboxRecord(name, until, until, first, first, changed=True)
         return inbox
 
-    def append(self, inbox: Minted, stamp: float, frame: bytes) -> None:
+    def append(self, inbox: InboxRecord, stamp: float, frame: bytes) -> None:
         """Put an entry into an inbox; who reads it is called."""
         self.put(k.numbered(k.FRAME, inbox.name, inbox.tail), pack_entry(stamp, frame))
         inbox.tail += 1
         inbox.changed = True
         if inbox.readers:
-            self.rung.update(inbox.readers)
+            self.readers_to_notify.update(inbox.readers)
             inbox.readers = ()
 
-    def entry(self, inbox: Minted, number: int) -> tuple[float, bytes]:
+    def entry(self, inbox: InboxRecord, number: int) -> tuple[float, bytes]:
         """Return an entry of an inbox."""
         data = self.get(k.numbered(k.FRAME, inbox.name, number))
         return split_entry(data) if data is not None else (self.now, b"")
 
-    def entries(self, inbox: Minted, count: int, size: int) -> list[tuple[float, bytes]]:
+    def entries(self, inbox: InboxRecord, count: int, size: int) -> list[tuple[float, bytes]]:
         """Return the first entries of an inbox.
 
         Args:
@@ -374,7 +383,7 @@ class Batch:
         """
         cursor = self._cursor
         if cursor is None:
-            cursor = self._cursor = self._transaction.cursor()
+            cursor = self._cursor = self._handle.cursor()
         cursor.set_range(k.numbered(k.FRAME, inbox.name, inbox.head))
         left = min(count, inbox.size)
         found: list[tuple[float, bytes]] = []
@@ -386,7 +395,7 @@ class Batch:
                 break
         return found
 
-    def trim(self, inbox: Minted, head: int) -> None:
+    def trim(self, inbox: InboxRecord, head: int) -> None:
         """Remove the entries of an inbox that come before a number."""
         head = min(head, inbox.tail)
         if head > inbox.head:
@@ -394,38 +403,38 @@ class Batch:
                 self.remove(k.numbered(k.FRAME, inbox.name, number))
             inbox.head, inbox.changed = head, True
 
-    def drop_inbox(self, inbox: Minted) -> None:
+    def drop_inbox(self, inbox: InboxRecord) -> None:
         """Remove an inbox with all that belongs to it."""
         self.trim(inbox, inbox.tail)
-        self.clear(k.below(k.COUNT, inbox.name))
+        self.clear(k.below(k.UNREAD_COUNT, inbox.name))
         if inbox.known:
             self.remove(k.single(k.INBOX, inbox.name))
             self.remove(k.due_key(inbox.due, k.single(k.INBOX, inbox.name)))
         self._minted[inbox.name] = None
 
-    def unread(self, inbox: Minted, channel: bytes) -> int:
+    def unread(self, inbox: InboxRecord, channel: bytes) -> int:
         """Return how many messages of a channel are unread."""
         known = inbox.counts.get(channel)
         if known is not None:
             return known[0]
-        data = self.get(k.below(k.COUNT, inbox.name, channel))
+        data = self.get(k.below(k.UNREAD_COUNT, inbox.name, channel))
         count = int(_COUNT.unpack(data)[0]) if data is not None else 0
         inbox.counts[channel] = count, False
         return count
 
-    def set_unread(self, inbox: Minted, channel: bytes, count: int) -> None:
+    def set_unread(self, inbox: InboxRecord, channel: bytes, count: int) -> None:
         """Set how many messages of a channel are unread."""
         inbox.counts[channel] = max(0, count), True
         inbox.changed = True
 
     # -- groups
 
-    def crowd(self, name: bytes) -> Crowd | None:
+    def crowd(self, name: bytes) -> GroupRecord | None:
         """Return a group without the memberships that are over; None if nobody is left."""
         if name in self._crowds:
             return self._crowds[name]
         data = self.get(k.single(k.GROUP, name))
-        crowd = Crowd.unpack(name, data) if data is not None else None
+        crowd = GroupRecord.unpack(name, data) if data is not None else None
         if crowd is not None and crowd.until <= self.now:
             self.drop_crowd(crowd)
             return None
@@ -434,25 +443,25 @@ class Batch:
             self._end_memberships(crowd)
         return self._crowds[name]
 
-    def make_crowd(self, name: bytes) -> Crowd:
+    def make_crowd(self, name: bytes) -> GroupRecord:
         """Return a group, a new one if there is none, that lives for the time of a membership at least."""
         until = self.now + self.times.group
         crowd = self.crowd(name)
         if crowd is None:
-            crowd = self._crowds[name] = Crowd(name, until, until)
+            crowd = self._crowds[name] = GroupRecord(name, until, until)
         crowd.until = max(crowd.until, until)
         crowd.changed = True
         return crowd
 
-    def settle_crowd(self, crowd: Crowd) -> None:
+    def settle_crowd(self, crowd: GroupRecord) -> None:
         """Keep a group whose members have changed, or nothing of it if nobody is left."""
         crowd.changed = True
         if crowd.owned <= 0 and crowd.others <= 0:
             self.drop_crowd(crowd)
 
-    def drop_crowd(self, crowd: Crowd) -> None:
+    def drop_crowd(self, crowd: GroupRecord) -> None:
         """Remove a group with all its members."""
-        for kind in (k.OWNED, k.OTHER, k.SINCE, k.HOME):
+        for kind in (k.OWNED, k.OTHER, k.JOIN_ORDER, k.GROUP_INBOX):
             self.clear(k.below(kind, crowd.name))
         if crowd.known:
             self.remove(k.single(k.GROUP, crowd.name))
@@ -474,7 +483,7 @@ class Batch:
             version = self._version = int(_VERSION.unpack(data)[0]) if data is not None else 0
         return version
 
-    def add_member(self, crowd: Crowd, kind: bytes, member: bytes, joined: float) -> bool:
+    def add_member(self, crowd: GroupRecord, kind: bytes, member: bytes, joined: float) -> bool:
         """Write a member down, whether it is one or not; whether it is new.
 
         Args:
@@ -489,7 +498,7 @@ class Batch:
         self._count(crowd, kind, 1)
         return new
 
-    def remove_member(self, crowd: Crowd, kind: bytes, member: bytes) -> bool:
+    def remove_member(self, crowd: GroupRecord, kind: bytes, member: bytes) -> bool:
         """Remove a member; whether it was one."""
         data = self.take(k.below(kind, crowd.name, member))
         if data is None:
@@ -498,56 +507,56 @@ class Batch:
         self._count(crowd, kind, -1)
         return True
 
-    def has_member(self, crowd: Crowd, kind: bytes, member: bytes) -> bool:
+    def has_member(self, crowd: GroupRecord, kind: bytes, member: bytes) -> bool:
         """Whether somebody is a member."""
         return self.get(k.below(kind, crowd.name, member)) is not None
 
-    def members(self, crowd: Crowd, kind: bytes, start: bytes = b"") -> list[bytes]:
+    def members(self, crowd: GroupRecord, kind: bytes, start: bytes = b"") -> list[bytes]:
         """Return the full names of members that begin so."""
         skip = len(crowd.name) + 2
         return [key[skip:] for key, _ in self.scan(k.below(kind, crowd.name, start))]
 
-    def homes(self, crowd: Crowd) -> list[bytes]:
+    def homes(self, crowd: GroupRecord) -> list[bytes]:
         """Return the inboxes that hold members which their owners added."""
         skip = len(crowd.name) + 2
-        return [key[skip:] for key, _ in self.scan(k.below(k.HOME, crowd.name))]
+        return [key[skip:] for key, _ in self.scan(k.below(k.GROUP_INBOX, crowd.name))]
 
-    def home(self, crowd: Crowd, inbox: bytes) -> Home | None:
+    def home(self, crowd: GroupRecord, inbox: bytes) -> GroupInbox | None:
         """Return one of these inboxes."""
-        data = self.get(k.below(k.HOME, crowd.name, inbox))
-        return Home.unpack(data) if data is not None else None
+        data = self.get(k.below(k.GROUP_INBOX, crowd.name, inbox))
+        return GroupInbox.unpack(data) if data is not None else None
 
-    def put_home(self, crowd: Crowd, inbox: bytes, home: Home) -> None:
+    def put_home(self, crowd: GroupRecord, inbox: bytes, home: GroupInbox) -> None:
         """Write one of these inboxes, or remove it if it holds no member any more."""
-        key = k.below(k.HOME, crowd.name, inbox)
+        key = k.below(k.GROUP_INBOX, crowd.name, inbox)
         if home.members > 0:
             self.put(key, home.pack())
         else:
             self.remove(key)
 
-    def drop_home(self, crowd: Crowd, inbox: bytes) -> None:
+    def drop_home(self, crowd: GroupRecord, inbox: bytes) -> None:
         """Remove an inbox from a group, with the members that its owner added."""
         for member in self.members(crowd, k.OWNED, inbox):
             self.remove_member(crowd, k.OWNED, member)
-        self.remove(k.below(k.HOME, crowd.name, inbox))
+        self.remove(k.below(k.GROUP_INBOX, crowd.name, inbox))
 
-    def remove_owned(self, crowd: Crowd, member: bytes) -> bool:
+    def remove_owned(self, crowd: GroupRecord, member: bytes) -> bool:
         """Remove a member that the owner of its inbox added; whether it was one."""
         if not self.remove_member(crowd, k.OWNED, member):
             return False
         inbox = member[: member.index(b"!") + 1]
         home = self.home(crowd, inbox)
         if home is not None:
-            self.put_home(crowd, inbox, Home(home.version, home.members - 1))
+            self.put_home(crowd, inbox, GroupInbox(home.version, home.members - 1))
         return True
 
-    def _end_memberships(self, crowd: Crowd) -> None:
+    def _end_memberships(self, crowd: GroupRecord) -> None:
         limits = ((k.OWNED, self.times.owned), (k.OTHER, self.times.group))
         ended = 0
         for kind, lasts in limits:
             if lasts is None or not (crowd.owned if kind == k.OWNED else crowd.others):
                 continue
-            start = k.below(k.SINCE, crowd.name, kind)
+            start = k.below(k.JOIN_ORDER, crowd.name, kind)
             last = k.moment(self.now - lasts)
             while first := self.scan(start, 1):
                 rest = first[0][0][len(start) :]
@@ -561,10 +570,10 @@ class Batch:
         if ended:
             self.settle_crowd(crowd)
 
-    def _since(self, crowd: Crowd, kind: bytes, member: bytes, joined: float) -> bytes:
-        return k.below(k.SINCE, crowd.name, kind + k.moment(joined) + member)
+    def _since(self, crowd: GroupRecord, kind: bytes, member: bytes, joined: float) -> bytes:
+        return k.below(k.JOIN_ORDER, crowd.name, kind + k.moment(joined) + member)
 
-    def _count(self, crowd: Crowd, kind: bytes, change: int) -> None:
+    def _count(self, crowd: GroupRecord, kind: bytes, change: int) -> None:
         if kind == k.OWNED:
             crowd.owned += change
         else:
@@ -600,7 +609,7 @@ class Batch:
     def _look_at(self, target: bytes) -> None:
         """Look at a record whose time may have come, and that stands in the index no more."""
         kind, name = target[:1], target[1:-1]
-        record: Line | Minted | Crowd | None
+        record: QueueRecord | InboxRecord | GroupRecord | None
         if kind == k.QUEUE:
             record = self.line(name)
         elif kind == k.INBOX:
@@ -612,21 +621,26 @@ class Batch:
             return
         if record is None:
             return
-        if isinstance(record, Line) and record.until <= self.now and record.size:
+        if isinstance(record, QueueRecord) and record.until <= self.now and record.size:
             # Whoever reads or fills it next counts them, unless nobody does for long.
             record.expired += record.size
             self.clear(k.below(k.ENTRY, record.name))
             record.head = record.tail
             record.until = self.now + _UNCOUNTED * self.times.expiry
         due = record.until
-        if isinstance(record, Minted) and due <= self.now and record.owner and self.answers(record.owner):
+        if (
+            isinstance(record, InboxRecord)
+            and due <= self.now
+            and record.owner
+            and self.doorbell.has_listener(record.owner)
+        ):
             # Its owner was held up, or the machine slept: he comes back, and there is news of his groups in it.
             due = self.now + self.times.lease
         if due > self.now:
             record.due, record.known, record.changed = due, False, True
-        elif isinstance(record, Line):
+        elif isinstance(record, QueueRecord):
             self.drop_line(record)
-        elif isinstance(record, Minted):
+        elif isinstance(record, InboxRecord):
             self.drop_inbox(record)
         else:
             self.drop_crowd(record)
@@ -635,13 +649,13 @@ class Batch:
         data = self.get(target)
         if data is None:
             return
-        record = Timed.unpack(data)
+        record = TimedRecord.unpack(data)
         until = record.until
-        if until <= self.now and target[:1] == k.WAITER and self.answers(k.waiter_doorbell(target)):
+        if until <= self.now and target[:1] == k.WAITER and self.doorbell.has_listener(k.waiter_doorbell(target)):
             until = self.now + self.times.lease
         if until > self.now:
             self._schedule(target, until, known=False)
-            self.put(target, Timed(until, until, record.rest).pack())
+            self.put(target, TimedRecord(until, until, record.rest).pack())
         else:
             self.remove(target)
 

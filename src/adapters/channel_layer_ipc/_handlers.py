@@ -1,0 +1,151 @@
+"""The table of commands: what carries out each of them, the room that it needs, and the reply if there is none.
+
+Both stores use it, the one for event loops and the one for threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+
+from channel_layer import commands as c
+from channel_layer.stores.wrapper import unsupported
+from channel_layer_ipc import _group_commands as groups
+from channel_layer_ipc import _inbox_commands as inboxes
+from channel_layer_ipc import _queue_commands as queues
+from channel_layer_ipc import _statistics_commands as statistics
+from channel_layer_ipc._transaction import entry_need
+from channel_layer_ipc._writer import RECORD, full_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Never
+
+    from channel_layer_ipc._transaction import Transaction
+
+__all__ = ("Call", "Handler", "handler_of")
+
+R = TypeVar("R")
+
+
+class Handler(NamedTuple):
+    """How commands of one type are carried out.
+
+    Attributes:
+        work: carries one out in a transaction. It is given commands of its own type only, hence ``Any``.
+        need: returns the bytes of room that one needs; None: it needs none, because it takes something away.
+        refusal: the reply if there is no room; None: an error.
+    """
+
+    work: Callable[[Transaction, Any], Any]
+    need: Callable[[Any], int] | None = None
+    refusal: Any = None
+
+
+def _room_of_message(request: c.Push) -> int:
+    return entry_need(len(request.payload) + len(request.channel.name))
+
+
+def _room_of_record(_request: object) -> int:
+    return RECORD
+
+
+_HANDLERS: Final[Mapping[type, Handler]] = {
+    c.Acknowledge: Handler(inboxes.acknowledge),
+    c.Alive: Handler(inboxes.alive),
+    c.Claim: Handler(inboxes.claim, _room_of_record),
+    c.Deliver: Handler(inboxes.deliver),
+    c.Flush: Handler(inboxes.flush),
+    c.Forgive: Handler(queues.forgive),
+    c.GiveBack: Handler(inboxes.give_back),
+    c.Join: Handler(groups.join, _room_of_record),
+    c.Leave: Handler(groups.leave),
+    c.Mark: Handler(inboxes.mark, _room_of_record),
+    c.Members: Handler(groups.members),
+    c.Pending: Handler(queues.pending),
+    c.Pop: Handler(queues.pop),
+    c.Prune: Handler(groups.prune),
+    c.Publish: Handler(groups.publish),
+    c.Push: Handler(queues.push, _room_of_message, queues.REFUSED),
+    c.PutBack: Handler(queues.put_back),
+    c.Release: Handler(inboxes.release),
+    c.Renew: Handler(inboxes.renew),
+    c.Report: Handler(statistics.report, _room_of_record),
+    c.Reported: Handler(statistics.reported),
+    c.Survey: Handler(statistics.survey),
+    c.Touch: Handler(groups.touch),
+    c.Unattended: Handler(queues.unattended),
+    c.Unclaim: Handler(queues.unclaim),
+    c.Unflushed: Handler(inboxes.unflushed),
+}
+"""All commands but `Read`, which waits: only the store for event loops supports it."""
+
+
+def _refuse(_batch: Transaction, request: c.Command[object]) -> Never:
+    raise unsupported(request)
+
+
+_UNSUPPORTED: Final = Handler(_refuse)
+
+
+def handler_of(command: c.Command[object]) -> Handler:
+    """Return what carries out a command; of one that is not supported, what raises the error that says so."""
+    return _HANDLERS.get(type(command), _UNSUPPORTED)
+
+
+class Call(Generic[R]):
+    """A request to be carried out in a transaction, and its outcome.
+
+    Args:
+        handler: carries out the request; its reply is an ``R``.
+        request: the request, mostly a command.
+
+    Attributes:
+        need: bytes of room that it needs; None: none.
+    """
+
+    __slots__ = ("_error", "_handler", "_refused", "_reply", "_request", "need")
+
+    _reply: R
+
+    def __init__(self, handler: Handler, request: object) -> None:
+        self.need: int | None = handler.need(request) if handler.need is not None else None
+        self._handler = handler
+        self._request = request
+        self._refused = False
+        self._error: Exception | None = None
+
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether there is a reply for the case that there is no room."""
+        return self._handler.refusal is not None
+
+    def perform(self, tx: Transaction) -> None:
+        """Carry out the request, or refuse it if there is no room."""
+        self._refused = self.need is not None and not tx.has_room(self.need)
+        if self._refused:
+            tx.overflowed = True
+        else:
+            self._reply = self._handler.work(tx, self._request)
+
+    def refuse(self) -> None:
+        """Note that there was no room."""
+        self._refused = True
+
+    def fail(self, error: Exception) -> None:
+        """Note that it was not carried out."""
+        self._error = error
+
+    def reply(self) -> R:
+        """Return the reply.
+
+        Raises:
+            StoreError: it was not carried out.
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._refused:
+            return self._reply
+        if not self.may_be_refused:
+            raise full_error()
+        refusal: R = self._handler.refusal
+        return refusal
