@@ -14,6 +14,7 @@ from channel_layer.domain.inbox import Inbox, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import TracebackType
 
     from channel_layer.commands import Flushing
     from channel_layer.config import Rules
@@ -37,7 +38,9 @@ class Lock(Protocol):
         ...
 
     def __enter__(self) -> bool: ...
-    def __exit__(self, kind: object, error: object, trace: object, /) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 
 class LayerState:
@@ -114,7 +117,8 @@ class LayerState:
 
     def dismiss_all(self, error: Exception) -> list[Waiter]:
         """Tell every receiver that it will never get a message; return what watches queues, to be woken."""
-        for source in (*self.inboxes.values(), *self.taps.values()):
+        sources: list[Inbox | Tap] = [*self.inboxes.values(), *self.taps.values()]
+        for source in sources:
             for box in source.boxes.values():
                 for waiter in box.dismiss():
                     waiter.fail(error)

@@ -61,8 +61,12 @@ class BackgroundTasks:
         ):  # it is closed: the next background work starts with a look at everything
             self.loop.call_soon_threadsafe(work)
 
-    def start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[object, object, None]) -> None:
         """Begin a task; if it fails, that is a fault of ours, which is logged."""
+        _ = self.start_task(work)  # held on to until it ends
+
+    def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Begin a task, as `start` does, and return it."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

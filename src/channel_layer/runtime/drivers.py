@@ -69,15 +69,15 @@ async def run(operation: Operation[R], store: Store, perform: Perform) -> R:
         step = next(operation)
         while True:
             try:
-                reply: object
+                reply: object = None
                 if isinstance(step, Command):
                     reply = await store.execute(step)
                 elif isinstance(step, Together):
                     reply = await store.execute_many(step.commands)
                 elif isinstance(step, Sleep):
-                    reply = await asyncio.sleep(step.seconds)
+                    await asyncio.sleep(step.seconds)
                 elif isinstance(step, Unbroken):
-                    reply = await _run_unbroken(step.operation, store, perform)
+                    await _run_unbroken(step.operation, store, perform)
                 else:
                     reply = await perform(step)
             except BaseException as exc:  # noqa: BLE001 - the operation decides, cancellation included
@@ -109,15 +109,15 @@ def run_blocking(operation: Operation[R], store: BlockingStore, perform: Perform
         step = next(operation)
         while True:
             try:
-                reply: object
+                reply: object = None
                 if isinstance(step, Command):
                     reply = store.execute(step)
                 elif isinstance(step, Together):
                     reply = store.execute_many(step.commands)
                 elif isinstance(step, Sleep):
-                    reply = time.sleep(step.seconds)
+                    time.sleep(step.seconds)
                 elif isinstance(step, Unbroken):
-                    reply = run_blocking(step.operation, store, perform)
+                    run_blocking(step.operation, store, perform)
                 else:
                     reply = perform(step)
             except BaseException as exc:  # noqa: BLE001 - the operation decides, a KeyboardInterrupt included

@@ -83,7 +83,7 @@ class InboxReader:
         """
         self._pause()
         if self.inbox.generation and not self._tasks.stopping:
-            self._reading = self._tasks.start(self._read())
+            self._reading = self._tasks.start_task(self._read())
 
     def _pause(self) -> None:
         if self._reading is not None:
