@@ -23,7 +23,9 @@ from tests.support.systems import System
 
 @pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_promise_is_passed_on(system: System, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_a_cancelled_receiver_s_message_goes_to_the_next_one(
+    system: System, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """When a receiver is cancelled just as a message is assigned to it, the next waiting receiver gets the message."""
     async with system.layer() as owner, system.layer() as sender:
         channel = await make_channel(kind, owner)
@@ -52,7 +54,9 @@ def _once(action: Callable[[], object]) -> Callable[[], object]:
 
 @pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_broken_promise_keeps_the_order(system: System, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+async def test_a_cancelled_receiver_s_message_keeps_its_place(
+    system: System, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """A message whose receiver was cancelled is received before later ones, on every channel that keeps an order."""
     async with system.layer() as owner, system.layer() as sender:
         channel = await make_channel(kind, owner)

@@ -51,7 +51,7 @@ class LateBackend(FaultyBackend):
         return LateStore(self, self._backend.open())
 
 
-def test_a_late_reader_keeps_every_promise() -> None:
+def test_delayed_reads_meet_the_specification() -> None:
     """Entries that were read before time passed and are applied afterwards leave each membership in the right state."""
     memory = memory_stores()
 

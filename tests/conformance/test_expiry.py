@@ -57,7 +57,7 @@ async def _holds(layer: ChannelLayer, count: int) -> bool:
 
 
 @pytest.mark.usefixtures("loops")
-async def test_a_message_ages_while_it_is_promised(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_ages_while_its_receiver_resumes(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receiver that is woken for a message, but runs when it has expired, goes on waiting for the next one."""
     waits_for = iter((OVER, 0.0) * 4)
     at_promise(monkeypatch, lambda: system.clock.advance(next(waits_for)))

@@ -172,7 +172,7 @@ async def test_a_process_gives_way_once_before_it_hands_a_message_to_many(
     assert ways == ([] if system.deployment is None else [(3, crowd == _MEMBERS)])
 
 
-async def test_whoever_adds_many_members_lets_their_process_take_note(system: System) -> None:
+async def test_adding_many_members_does_not_fill_their_inbox(system: System) -> None:
     """Adding many members over a store that never suspends does not fill the inbox of their owner with markers."""
     async with system.layer(inbox_capacity=_MEMBERS // 2) as layer:
         names = [await layer.new_channel() for _ in range(_MEMBERS)]
@@ -183,7 +183,7 @@ async def test_whoever_adds_many_members_lets_their_process_take_note(system: Sy
             assert await asyncio.gather(*map(layer.receive, names)) == [{"n": 1}] * _MEMBERS
 
 
-async def test_whoever_sends_without_a_pause_lets_receivers_run(system: System) -> None:
+async def test_sending_without_a_pause_lets_receivers_run(system: System) -> None:
     """A task that does nothing but send lets receivers run, also when it finds the channel full again and again."""
     got: list[object] = []
 

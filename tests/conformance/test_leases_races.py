@@ -187,7 +187,7 @@ async def test_members_are_announced_though_the_work_moves_in_between(
 
 
 @pytest.mark.parametrize("case", ["the connection breaks", "the work moves", "the connection of a caller breaks"])
-async def test_a_lease_is_taken_for_good_though_nobody_heard_that_it_was(
+async def test_a_lease_whose_reply_was_lost_is_taken_again(
     redis_system: System, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     """If a lease is taken, but the connection breaks or the work moves before the reply, it is taken once more.
@@ -234,7 +234,7 @@ async def _is_sent(layer: ChannelLayer, channel: str, message: dict[str, object]
 
 
 @pytest.mark.parametrize("kind", [c.Claim, c.Acknowledge])
-async def test_who_gives_up_while_a_lease_is_taken_again_stops_nothing(
+async def test_a_cancelled_group_add_does_not_stop_the_owner(
     system: System, monkeypatch: pytest.MonkeyPatch, kind: type[c.Claim | c.Acknowledge]
 ) -> None:
     """A `group_add` that is cancelled while the owner's lease is taken again leaves an owner that goes on reading."""
@@ -302,7 +302,7 @@ def _lose_groups(system: System) -> None:
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_background_work_whose_time_is_up_ends_when_it_is_told_to(system: System, steps: int) -> None:
+async def test_background_work_ends_although_it_times_out_just_then(system: System, steps: int) -> None:
     """A background task that its own timeout is just cancelling still ends when it is cancelled from outside."""
     async with system.layer() as layer:
         await layer.new_channel()

@@ -61,18 +61,18 @@ def both(worlds: IPCWorlds, deployment: Deployment, server_pool: ServerPool) -> 
         server_pool.remove(prefix)
 
 
-def test_two_memory_stores_as_one_are_right() -> None:
+def test_two_memory_stores_as_one_are_correct() -> None:
     """A local-and-remote store over two correct memory stores is correct."""
     run_async_conformance_test(halves(memory_stores(), memory_stores()))
 
 
-def test_layers_over_two_memory_stores_keep_every_promise() -> None:
+def test_layers_over_two_memory_stores_meet_the_specification() -> None:
     """Layers over it meet the specification, though messages move between the stores as readers come and go."""
     run_layer_conformance_test(layers_over(halves(memory_stores(), memory_stores())))
 
 
 @_on_servers
-def test_ipc_and_redis_as_one_are_right(both: MakeStore) -> None:
+def test_ipc_and_redis_as_one_are_correct(both: MakeStore) -> None:
     """A local-and-remote store over IPC and Redis is correct."""
     few = settings(max_examples=max(30, settings().max_examples // 3), deadline=None)
     run_async_conformance_test(both, settings=few)
@@ -84,14 +84,14 @@ def test_tokens_for_names_are_names_to_both() -> None:
 
 
 @_on_servers
-def test_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
+def test_layers_over_ipc_and_redis_meet_the_specification(both: MakeStore) -> None:
     """Layers over IPC and Redis meet the specification, on one host and on three."""
     few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(layers_over(both), settings=few)
 
 
 @_on_servers
-def test_sealed_layers_over_ipc_and_redis_keep_every_promise(both: MakeStore) -> None:
+def test_sealed_layers_over_ipc_and_redis_meet_the_specification(both: MakeStore) -> None:
     """Layers over IPC and Redis that seal messages and blind names meet the specification."""
     few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(sealed_layers(both), settings=few)
@@ -118,7 +118,7 @@ class _Meetings(MemoryBackend):
         return _Meeting(self)
 
 
-async def test_who_arrives_meanwhile_does_not_change_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_that_arrives_meanwhile_does_not_register(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the remote store may hold more, no reader is registered here, although another one arrives just then.
 
     Otherwise senders would fill the local store too, and the channel would hold more than its capacity.

@@ -111,7 +111,7 @@ async def test_garbage_in_a_queue_is_counted_and_skipped(redis_system: System, c
 
 
 @pytest.mark.parametrize("channel", ["jobs", "reply?x", "daemon!x"])
-async def test_garbage_does_not_disturb_who_waits(redis_system: System, channel: str) -> None:
+async def test_garbage_does_not_disturb_waiting_receivers(redis_system: System, channel: str) -> None:
     """Receivers that wait while garbage arrives go on waiting, and get the next valid messages promptly."""
     async with redis_system.layer() as layer, redis_system.layer() as sender:
         hosts = _hosts(redis_system, layer, channel)
@@ -201,7 +201,7 @@ async def test_garbage_in_an_inbox_is_counted_and_skipped(redis_system: System) 
         await owner._background.call(lambda host: host._announce_all(inbox))  # as after a restart of the server
 
 
-async def test_garbage_costs_no_place(redis_system: System) -> None:
+async def test_garbage_costs_no_credit(redis_system: System) -> None:
     """A channel whose capacity was filled with undecodable payloads gets its full capacity back, exactly."""
     async with redis_system.layer(capacity=5) as owner, redis_system.layer(capacity=5) as sender:
         channel = await owner.new_channel()
@@ -229,7 +229,7 @@ async def test_garbage_costs_no_place(redis_system: System) -> None:
         assert [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
-async def test_garbage_that_waits_for_an_owner_is_counted_when_he_comes(redis_system: System) -> None:
+async def test_garbage_that_waits_for_an_owner_is_counted(redis_system: System) -> None:
     """An owner takes over the queue of its inbox with its entries: valid ones in order, garbage counted."""
     async with redis_system.layer(capacity=1000) as owner, redis_system.layer(capacity=1000) as sender:
         channel = await owner.new_channel()

@@ -83,7 +83,7 @@ def _changed(payload: bytes) -> bytes:
 
 
 @ciphers
-async def test_what_was_meddled_with_is_dropped_and_counted(
+async def test_a_manipulated_message_is_dropped_and_counted(
     system: System, options: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Altered, cut, moved, old, foreign and plain messages are counted, not delivered; the next valid one is."""
@@ -116,7 +116,7 @@ async def test_what_was_meddled_with_is_dropped_and_counted(
 
 
 @ciphers
-async def test_what_was_meddled_with_reaches_no_member(system: System, options: dict[str, object]) -> None:
+async def test_a_manipulated_group_message_reaches_no_member(system: System, options: dict[str, object]) -> None:
     """A group message that was altered, or moved from a channel or another group, is counted once for each member."""
     async with system.layer(**options) as layer:
         names = [await layer.new_channel() for _ in range(3)]
@@ -174,7 +174,7 @@ async def test_a_message_that_is_played_again_later_is_refused(
         ),
     ],
 )
-async def test_a_peer_with_another_configuration_is_told_of(
+async def test_a_peer_with_another_configuration_is_logged(
     system: System,
     theirs: dict[str, object],
     ours: dict[str, object],
@@ -349,7 +349,9 @@ async def test_no_name_stands_on_a_server(redis_system: System, *, blind: bool) 
     assert {name for name, count in seen.items() if count} == (set() if blind else set(_NAMES))
 
 
-async def test_names_of_others_are_nobody_s(system: System, caplog: pytest.LogCaptureFixture) -> None:
+async def test_names_of_a_peer_without_blind_names_are_ignored(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
     """A layer with blind names sees no members and gets no messages of a peer without blind names."""
     async with system.layer(**SEALED) as peer, system.layer(**BLIND) as layer:
         mine = await layer.new_channel()

@@ -78,7 +78,7 @@ def test_the_end_of_a_loop_tells_the_store(system: System) -> None:
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("told", [False, True])
-async def test_a_report_that_fails_is_told_later_or_never_twice(*, told: bool) -> None:
+async def test_a_failed_report_is_repeated_only_if_it_was_not_sent(*, told: bool) -> None:
     """A report that was not sent is included in the next one; a report whose reply was lost is not repeated."""
     rules = make_rules()
     backend = FaultyBackend(MemoryBackend(rules, VirtualClock()), Faults())
@@ -149,7 +149,7 @@ async def test_statistics_tell_no_names_that_are_hidden(one_host: Deployment, pr
     assert not any(word in key for key in counted for word in ("jobs", "reply", "daemon", "private"))
 
 
-async def test_both_halves_of_a_layer_know_the_same(system: System) -> None:
+async def test_both_facades_count_together(system: System) -> None:
     """Blocking and async sends are counted together; both facades return the sum, the blocking one as ASGI 1's dict."""
     layer, watcher = system.layer(capacity=3), system.layer(capacity=3)
 

@@ -395,7 +395,7 @@ async def test_a_subscription_that_cannot_begin_leaves_nothing(system: System, m
             await attempt.__aenter__()
 
 
-async def test_who_waits_when_a_subscription_ends_is_told(system: System) -> None:
+async def test_a_waiting_task_is_notified_when_a_subscription_ends(system: System) -> None:
     """A task that waits for a message of a subscription that another task ends gets a `SubscriptionError`."""
     async with system.layer() as layer:
         for kinds in (1, 2):
@@ -406,7 +406,7 @@ async def test_who_waits_when_a_subscription_ends_is_told(system: System) -> Non
                 assert isinstance(error, SubscriptionError)
 
 
-async def test_who_is_about_to_wait_when_a_subscription_ends_is_told(system: System) -> None:
+async def test_a_task_about_to_wait_is_notified_when_a_subscription_ends(system: System) -> None:
     """A step that has begun, but does not wait yet when the subscription ends, raises instead of waiting forever."""
     async with system.layer() as layer, layer.subscribe("room") as messages:
         begun, go_on = asyncio.Event(), asyncio.Event()
@@ -430,7 +430,7 @@ async def test_who_is_about_to_wait_when_a_subscription_ends_is_told(system: Sys
         assert await layer.group_channels("room") == []
 
 
-async def test_who_waits_when_the_layer_closes_is_told(system: System) -> None:
+async def test_a_waiting_task_is_notified_when_the_layer_closes(system: System) -> None:
     """Closing the layer ends the wait of every subscription with `StoreError`; leaving one afterwards is no error."""
     layer = system.layer()
     async with contextlib.AsyncExitStack() as stack:

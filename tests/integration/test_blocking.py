@@ -259,7 +259,7 @@ async def test_in_the_thread_of_its_own_loop_nothing_deadlocks(make_layer: Calla
     await layer.aclose()
 
 
-def test_both_halves_meet(make_layer: Callable[[], ChannelLayer]) -> None:
+def test_both_facades_share_channels(make_layer: Callable[[], ChannelLayer]) -> None:
     """Each facade receives what the other sends; both read an inbox of this process."""
     layer = make_layer()
     blocking = layer.blocking
@@ -291,7 +291,7 @@ def test_both_halves_meet(make_layer: Callable[[], ChannelLayer]) -> None:
     assert found == [(name, {"n": "late"})]
 
 
-def test_somebody_else_s_inbox_is_refused(make_layer: Callable[[], ChannelLayer]) -> None:
+def test_the_inbox_of_another_owner_is_refused(make_layer: Callable[[], ChannelLayer]) -> None:
     """A living owner's inbox cannot be received by another layer object."""
     owner, other = make_layer(), make_layer().blocking
     inbox = asyncio.run(owner.new_channel()).partition("!")[0] + "!"
@@ -323,7 +323,7 @@ def test_a_closed_layer_refuses(make_layer: Callable[[], ChannelLayer]) -> None:
 
 
 @pytest.mark.parametrize("make_store", ["ipc", "redis"], indirect=True)  # the memory store works on
-def test_who_is_under_way_when_a_layer_closes_is_told_so(
+def test_a_call_in_progress_when_a_layer_closes_says_so(
     make_layer: Callable[[], ChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that began before aclose() and then finds its store closed says that the layer was closed."""
@@ -439,7 +439,7 @@ def _tls_host(server: Server) -> AddressDict:
     return {"address": server.tls.url, "ssl_ca_certs": str(server.tls.ca_file)}
 
 
-def test_wrong_passwords_are_told(start_server: StartServer) -> None:
+def test_a_wrong_password_is_reported(start_server: StartServer) -> None:
     """A refused login is an error that is not retryable, at once, also for a call that waits."""
     server = start_server(password="secret")
     layer = RedisChannelLayer(hosts=[f"redis://:wrong@127.0.0.1:{server.port}/0"]).blocking

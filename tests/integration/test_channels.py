@@ -252,7 +252,7 @@ async def test_websocket_consumers_in_a_group(
         assert await layer.group_channels("room") == []
 
 
-async def test_whoever_disconnects_costs_others_nothing(configure: Configure) -> None:
+async def test_disconnecting_clients_cost_others_nothing(configure: Configure) -> None:
     """Clients that connect and disconnect during a broadcast cost the one that stays no message."""
     configure()
 

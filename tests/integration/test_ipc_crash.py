@@ -334,7 +334,7 @@ async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
     return wrong
 
 
-def test_whoever_opens_while_the_last_one_closes_loses_nothing(tmp_path: Path) -> None:
+def test_opening_while_the_last_process_closes_loses_nothing(tmp_path: Path) -> None:
     """While processes open and close the layer, and are killed meanwhile, no files in use are removed."""
     choose = random.Random(SEED)
     directory = tmp_path / "ipc"

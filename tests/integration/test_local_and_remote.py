@@ -173,7 +173,7 @@ async def test_groups_and_single_readers_are_on_all_machines(machines: Machines)
 
 
 @pytest.mark.parametrize("keys", [(), ("a key, and long enough for 256 bits",)], ids=["plain", "sealed"])
-async def test_a_worker_elsewhere_gets_what_nobody_here_reads(machines: Machines, keys: tuple[str, ...]) -> None:
+async def test_a_remote_worker_gets_messages_without_a_local_reader(machines: Machines, keys: tuple[str, ...]) -> None:
     """Without a local reader a message goes to a worker of another machine, and no request hangs."""
     options: RedisLocalConfigDict = {"symmetric_encryption_keys": keys, "blind_names": bool(keys)}
     async with machines.layer("one", options) as web, machines.layer("two", options) as worker:
@@ -185,7 +185,7 @@ async def test_a_worker_elsewhere_gets_what_nobody_here_reads(machines: Machines
         waiting.cancel()
 
 
-async def test_a_worker_waits_for_both_halves_at_once(machines: Machines) -> None:
+async def test_a_worker_waits_for_both_stores_at_once(machines: Machines) -> None:
     """A waiting worker gets messages of either store, in whatever sequence they arrive."""
     async with (
         machines.layer("one") as here,
@@ -199,7 +199,7 @@ async def test_a_worker_waits_for_both_halves_at_once(machines: Machines) -> Non
             assert await waiting == {"n": n}
 
 
-async def test_neither_half_starves_the_other(machines: Machines) -> None:
+async def test_neither_store_starves_the_other(machines: Machines) -> None:
     """A worker kept busy by local messages still receives those that wait in Redis."""
     async with (
         machines.layer("one") as here,
@@ -281,7 +281,7 @@ async def test_a_worker_that_closes_leaves_nothing_behind(machines: Machines) ->
         assert [(await within(elsewhere))["n"] for _ in range(3)] == [0, 1, 2]
 
 
-async def test_who_does_not_come_back_is_no_reader(machines: Machines) -> None:
+async def test_a_worker_that_stops_receiving_is_no_reader(machines: Machines) -> None:
     """A live worker that has not received for half of expiry does not keep messages from other machines."""
     clock = VirtualClock()
 
@@ -323,7 +323,7 @@ async def test_a_message_that_moves_gets_no_younger(machines: Machines) -> None:
 # -- the option ----------------------------------------------------------------------------------------------------
 
 
-async def test_error_says_that_nobody_is_here(machines: Machines) -> None:
+async def test_error_reports_a_missing_local_reader(machines: Machines) -> None:
     """With "error" a send without a local reader raises, and nothing is sent."""
     async with machines.layer("one", {"no_local_reader": "error"}) as web:
         with pytest.raises(NoLocalReader, match="start a worker here") as caught:
@@ -369,7 +369,7 @@ async def test_capacity_is_exact_on_either_side(machines: Machines) -> None:
             assert await machines.waiting_here("one", name) == capacity
 
 
-async def test_what_was_sent_before_anybody_read_comes_first(machines: Machines) -> None:
+async def test_messages_sent_before_the_first_reader_come_first(machines: Machines) -> None:
     """A new local reader first receives what waits in Redis; then local sends stay local."""
     async with machines.layer("one", {"capacity": 10}) as web, machines.layer("one") as worker:
         for n in range(10):
@@ -382,7 +382,7 @@ async def test_what_was_sent_before_anybody_read_comes_first(machines: Machines)
         assert came == list(range(30))
 
 
-async def test_a_flush_reaches_the_halves_of_other_machines(machines: Machines) -> None:
+async def test_a_flush_reaches_the_local_stores_of_other_machines(machines: Machines) -> None:
     """flush() empties the local stores of this machine and of all machines on which a process owns channels."""
     async with machines.layer("one") as here, machines.layer("two") as there:
         for name, layer in (("one", here), ("two", there)):

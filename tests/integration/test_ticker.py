@@ -44,7 +44,7 @@ async def _post(app: Ticker, *parts: bytes, path: str = "/events") -> tuple[obje
     return status, body
 
 
-async def test_what_one_process_is_told_the_streams_of_all_hear(system: System) -> None:
+async def test_events_reach_the_streams_of_all_processes(system: System) -> None:
     """Events reach each stream with their types, and a browser that disconnects leaves no membership behind."""
     async with system.layer() as one, system.layer() as two:
         here, there = Ticker(one), Ticker(two)

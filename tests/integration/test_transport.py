@@ -235,7 +235,7 @@ async def test_a_password_opens(start_server: StartServer, prefix: str) -> None:
     [("", "give a password in hosts"), (":mistaken@", "check the password"), ("bob:mistaken@", "check the password")],
     ids=["missing", "wrong", "unknown-user"],
 )
-async def test_a_missing_or_wrong_password_is_told_of(start_server: StartServer, login: str, advice: str) -> None:
+async def test_a_missing_or_wrong_password_is_reported(start_server: StartServer, login: str, advice: str) -> None:
     """Without the right login senders and receivers get a StoreError that says what to give; it shows no password."""
     server = start_server(password="sesame")
     calls: list[Callable[[ChannelLayer], Awaitable[object]]] = [
@@ -262,7 +262,7 @@ async def test_a_user_with_the_rights_to_the_prefix_is_enough(start_server: Star
 
 @pytest.mark.parametrize("after", [0, 9], ids=["from the start", "amid"])
 @pytest.mark.usefixtures("settled")
-async def test_a_user_who_may_not_silence_replies_gets_them(
+async def test_a_user_without_client_reply_gets_replies(
     start_server: StartServer, prefix: str, caplog: pytest.LogCaptureFixture, after: int
 ) -> None:
     """An ACL user without the right to CLIENT REPLY can use every operation, also if the right is withdrawn later."""
@@ -285,7 +285,7 @@ async def test_a_user_who_may_not_silence_replies_gets_them(
 
 
 @pytest.mark.usefixtures("settled")
-async def test_trimming_an_inbox_wakes_nobody(start_server: StartServer, prefix: str) -> None:
+async def test_trimming_an_inbox_gets_no_replies(start_server: StartServer, prefix: str) -> None:
     """Read entries are removed together with the next read, by a command without reply, except the first few."""
     server = start_server()
 
@@ -305,7 +305,7 @@ def _calls(server: Server, command: str) -> int:
     return int(re.findall(r"'calls': (\d+)", repr(facts))[0])
 
 
-async def test_a_user_without_the_rights_is_told_so(start_server: StartServer) -> None:
+async def test_a_user_without_rights_gets_the_server_s_message(start_server: StartServer) -> None:
     """An ACL user without rights to the keys gets a StoreError with the server's own message."""
     server = start_server()
     server.host().command("ACL", "SETUSER", "alice", "on", ">wonder", "~other:*", "+@all")

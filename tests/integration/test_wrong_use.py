@@ -280,7 +280,7 @@ def _redis_5(command: list[bytes]) -> bytes:
     ],
     ids=["redis-5", "redis-6.0", "valkey-7.1"],
 )
-async def test_a_server_that_is_too_old_is_told_of(answer: Answer, version: str) -> None:
+async def test_a_server_that_is_too_old_is_reported(answer: Answer, version: str) -> None:
     """With an old server, senders and receivers get one sentence that says that it is too old, and what is needed."""
     async with fake_redis(answer) as port, _unreachable(port) as layer:
         for call in (layer.send("channel", {}), layer.receive("channel"), layer.new_channel()):
@@ -306,7 +306,7 @@ _HTTP: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: cl
     ],
     ids=["http", "html", "ssh", "smtp"],
 )
-async def test_a_server_that_is_no_redis_is_told_of(greeting: bytes, reply: bytes, hang_up: bool) -> None:  # noqa: FBT001
+async def test_a_server_that_is_no_redis_is_reported(greeting: bytes, reply: bytes, hang_up: bool) -> None:  # noqa: FBT001
     """Senders and receivers get a StoreError that says that the server at the address is not Redis."""
     async with fake_server(greeting=greeting, reply=reply, hang_up=hang_up) as port, _unreachable(port) as layer:
         for call in (layer.send("channel", {}), layer.receive("channel")):

@@ -45,7 +45,7 @@ def _connection(wire: _Wire | None = None) -> Connection:
     return connection
 
 
-async def test_who_asks_for_the_same_shares_a_command() -> None:
+async def test_requests_of_one_kind_share_a_command() -> None:
     """Requests of one kind made while a reply is awaited share a command, and each task gets its part of the reply."""
     wire = _Wire()
     connection, push, pull = _connection(wire), Several("PUSH", 1, each=1), Several("PULL", each=1)
@@ -118,7 +118,7 @@ async def test_a_shared_command_that_has_not_gone_out_is_known_not_to_have() -> 
         assert error.value.outcome == outcome
 
 
-async def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:
+async def test_ask_resumes_its_task_while_the_bytes_are_parsed() -> None:
     """Tasks that await `ask` resume as the bytes are parsed, in the order of replies; those that await `send` later."""
     connection, said = _connection(), list[object]()
 
@@ -137,7 +137,7 @@ async def test_who_asks_promptly_goes_on_while_the_bytes_are_parsed() -> None:
     connection.connection_lost(None)
 
 
-async def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> None:
+async def test_ask_of_a_cancelled_task_and_of_one_that_does_not_await_yet() -> None:
     """A reply to a cancelled request is dropped; one that is not awaited yet is kept until it is."""
     connection = _connection()
 
@@ -158,7 +158,7 @@ async def test_who_asked_promptly_and_was_cancelled_or_has_not_come_yet() -> Non
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_what_many_ask_for_who_go_on_together_goes_out_in_parts(*, shared: bool) -> None:
+async def test_requests_of_many_resumed_tasks_are_written_in_parts(*, shared: bool) -> None:
     """The first part is written while the other tasks still resume, so that the server can begin."""
     wire = _Wire()
     connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()

@@ -92,7 +92,7 @@ def test_a_key_is_given_up_before_its_count_runs_out() -> None:
     assert [other.open(sealed, "channel", "x") for sealed in some] == [b"0", b"1", b"2", b"3"]
 
 
-def test_only_who_has_a_key_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_senders_with_a_key_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forged senders cost no memory, and more genuine ones than are remembered cost no message."""
     monkeypatch.setattr(aes, "_REMEMBERED", 2)
     one = sealer()

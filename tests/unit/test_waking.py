@@ -31,7 +31,7 @@ def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
     return over
 
 
-async def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next() -> None:
+async def test_woken_tasks_resume_in_the_same_cycle() -> None:
     """Tasks with results resume first, then tasks that these woke, then those that yielded; others a cycle later."""
     loop, said = asyncio.get_running_loop(), list[str]()
     prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
@@ -60,7 +60,7 @@ async def test_who_is_woken_goes_on_in_the_same_turn_and_his_own_with_the_next()
     assert sorted(said[4:]) == ["over", "received 2"]
 
 
-async def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None:
+async def test_without_results_the_event_loop_decides_the_order() -> None:
     """Outside of `go_on`, a wake-up and a yield go through the event loop."""
     waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
 
@@ -77,7 +77,7 @@ async def test_without_results_nobody_goes_first_but_by_the_event_loop() -> None
     await receiving
 
 
-async def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
+async def test_a_task_cancelled_meanwhile_is_not_resumed() -> None:
     """A task that an earlier one has cancelled gets neither its result nor its wake-up."""
     loop = asyncio.get_running_loop()
     first, second, waiter = Prompt(loop), Prompt(loop), Receiver(loop)
@@ -99,7 +99,7 @@ async def test_who_was_cancelled_meanwhile_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int) -> None:
+async def test_the_others_resume_if_one_task_ends_the_program(place: int) -> None:
     """`SystemExit` of one task is raised to the caller of the loop; if the loop runs on, the other tasks resume."""
     loop = asyncio.get_running_loop()
     prompts, waiter = [Prompt(loop) for _ in range(3)], Receiver(loop)
@@ -126,7 +126,7 @@ async def test_nobody_is_left_waiting_if_one_of_them_ends_the_program(place: int
     await woken
 
 
-async def test_a_result_that_nobody_awaits_yet_is_there_for_who_comes() -> None:
+async def test_a_result_is_kept_until_it_is_awaited() -> None:
     """A result, an error or a cancellation is kept until it is awaited, and does not change any more."""
     loop = asyncio.get_running_loop()
     late, wrong, gone = Prompt(loop), Prompt(loop), Prompt(loop)
@@ -148,7 +148,7 @@ async def test_a_result_that_nobody_awaits_yet_is_there_for_who_comes() -> None:
         await task
 
 
-async def test_an_error_reaches_who_awaits_it() -> None:
+async def test_an_error_reaches_the_awaiting_task() -> None:
     """An error is raised in the awaiting task in the next cycle of the event loop."""
     prompt, receiver = Prompt(asyncio.get_running_loop()), Receiver(asyncio.get_running_loop())
     tasks = [asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(receiver))]
@@ -161,7 +161,7 @@ async def test_an_error_reaches_who_awaits_it() -> None:
     ]
 
 
-async def test_a_cancellation_takes_its_reason_along_and_stays_one() -> None:
+async def test_a_cancellation_keeps_its_reason() -> None:
     """A cancelled task stays cancelled, with its reason; a result that arrived meanwhile is discarded."""
     receiver = Receiver(asyncio.get_running_loop())
     task = asyncio.create_task(_wait(receiver))
@@ -202,7 +202,7 @@ async def test_a_task_goes_on_in_its_own_context() -> None:
     assert place.get() == "callback"
 
 
-async def test_only_one_may_wait() -> None:
+async def test_only_one_task_may_wait() -> None:
     """A second waiting task is refused, because it would replace the first."""
     prompt = Prompt(asyncio.get_running_loop())
     first, second = asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(prompt))
@@ -212,7 +212,7 @@ async def test_only_one_may_wait() -> None:
     assert await first is None
 
 
-def test_who_waits_is_woken_from_any_thread() -> None:
+def test_a_task_is_woken_from_any_thread() -> None:
     """A wake-up from another thread resumes the task in its own loop; after the end of that loop it does nothing."""
 
     async def body() -> None:
