@@ -1,0 +1,165 @@
+"""The commands on owned inboxes: leases, credits, markers, and flushes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.domain.frames import flush_frame, marker_frame
+from channel_layer.runtime.wakeups import Receiver
+from channel_layer_memory._state import Commands, OwnedInbox, append_entry
+
+if TYPE_CHECKING:
+    from channel_layer.domain.frames import MembershipMarker
+
+__all__ = ("InboxCommands",)
+
+
+class InboxCommands(Commands):
+    """See `channel_layer.commands`: what an inbox's owner asks for, and what is put into it."""
+
+    def claim(self, request: c.Claim, /) -> c.Claimed:
+        name = request.inbox.name
+        with self._lock:
+            now = self._now()
+            inbox = self._all.inboxes.get(name)
+            fresh = inbox is None
+            if inbox is None:
+                inbox = self._all.inboxes[name] = OwnedInbox(now + self._lease, request.generation)
+            inbox.until, inbox.generation = now + self._lease, request.generation
+            inbox.unread, inbox.serial = dict(request.held), 0
+            for number, _, frame in inbox.entries:
+                if number > int(request.after or "0"):
+                    _count(inbox, frame)
+            self._all.unread.pop(name, None)
+            line = self._all.lines.pop(name, None)
+            expired = self._expire(line, now) if line is not None else 0
+            for entry in line.entries if line is not None else ():
+                append_entry(inbox, entry.stamp, entry.frame)
+                _count(inbox, entry.frame)
+            return c.Claimed(now, fresh, self._all.epoch, expired)
+
+    def renew(self, request: c.Renew, /) -> c.Renewed:
+        with self._lock:
+            now = self._now()
+            inbox = self._minted(request.inbox.name)
+            if inbox is not None:
+                inbox.until = now + self._lease
+            return c.Renewed(now, inbox is not None, self._all.epoch)
+
+    def release(self, request: c.Release, /) -> int:
+        with self._lock:
+            inbox = self._all.inboxes.pop(request.inbox.name, None)
+            return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
+
+    def read(self, request: c.Read, /) -> c.Batch:
+        with self._lock:
+            inbox = self._unread(request)
+            if inbox is None or not inbox.entries:
+                return c.Batch((), request.after)
+            return c.Batch(tuple((stamp, frame) for _, stamp, frame in inbox.entries), str(inbox.last))
+
+    async def _wait_for_entries(self, request: c.Read) -> None:
+        """Wait until a read of an inbox brings something, or its time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.block):
+                while True:
+                    with self._lock:
+                        inbox = self._unread(request)
+                        if inbox is not None and inbox.entries:
+                            return
+                        waiter = Receiver(asyncio.get_running_loop())
+                        if inbox is not None:  # else it was released, or its lease has ended: its owner will see
+                            inbox.readers.append(waiter)
+                    await waiter
+
+    def _unread(self, request: c.Read) -> OwnedInbox | None:
+        """Return an inbox without what has been read of it."""
+        inbox = self._all.inboxes.get(request.inbox.name)
+        after = int(request.after or "0")
+        while inbox is not None and inbox.entries and inbox.entries[0][0] <= after:
+            inbox.entries.popleft()
+        return inbox
+
+    def give_back(self, request: c.GiveBack, /) -> None:
+        with self._lock:
+            inbox = self._minted(request.inbox.name)
+            if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
+                return
+            inbox.serial = request.serial
+            for name, places in request.places:
+                left = inbox.unread.get(name, 0) - places
+                if left > 0:
+                    inbox.unread[name] = left
+                else:
+                    inbox.unread.pop(name, None)
+
+    def mark(self, request: c.Mark, /) -> bool:
+        with self._lock:
+            return self._mark(request.inbox.name, request.marker)
+
+    def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
+        with self._lock:
+            return tuple(self._minted(inbox.name) is not None for inbox in request.inboxes)
+
+    # -- flush
+
+    def flush(self, request: c.Flush, /) -> c.Flushing:
+        with self._lock:
+            dropped = sum(len(line.entries) for line in self._all.lines.values())
+            for line in self._all.lines.values():
+                line.entries.clear()
+                line.called = False
+            self._all.unread.clear()
+            self._all.groups.clear()
+            self._all.meters.clear()
+            self._all.epoch = request.generation
+            self._all.flushed_at = self._now()
+            living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
+            for name, inbox in self._all.inboxes.items():
+                dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
+                inbox.entries.clear()
+                if name not in living:  # its owner may come back; the epoch tells him what happened
+                    continue
+                inbox.unread.clear()
+                inbox.generation, inbox.serial = request.generation, 0
+                append_entry(inbox, self._now(), flush_frame(request.generation))
+            return c.Flushing(living, dropped)
+
+    def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
+        with self._lock:
+            found = ((name, self._minted(name)) for name in request.inboxes)
+            # The generation is that of this flush, of a later one, or of a new lease.
+            return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
+
+    def acknowledge(self, request: c.Acknowledge, /) -> None:
+        with self._lock:
+            inbox = self._minted(request.inbox.name)
+            if inbox is not None and inbox.generation == request.generation:
+                inbox.flushed = request.generation
+
+    # -- under the lock
+
+    def _mark(self, name: str, marker: MembershipMarker) -> bool:
+        inbox = self._minted(name)
+        if inbox is None:
+            return False
+        append_entry(inbox, self._now(), marker_frame(marker))
+        return True
+
+    def _deliver(self, name: str, frame: bytes) -> c.Delivery:
+        inbox = self._minted(name)
+        if inbox is None:
+            return c.Delivery.NO_OWNER
+        if len(inbox.entries) >= self._rules.inbox_capacity:
+            return c.Delivery.FULL
+        append_entry(inbox, self._now(), frame)
+        return c.Delivery.DONE
+
+
+def _count(inbox: OwnedInbox, frame: bytes) -> None:
+    if frame[:1] == b"m":
+        name = frame[2 : 2 + frame[1]].decode("ascii")
+        inbox.unread[name] = inbox.unread.get(name, 0) + 1

@@ -1,0 +1,223 @@
+"""The commands on queues that are popped, and the statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from channel_layer import commands as c
+from channel_layer.domain.frames import message_frame
+from channel_layer.domain.names import Kind
+from channel_layer.runtime.wakeups import Receiver
+from channel_layer_memory._state import Commands, append_entry, call_next
+
+if TYPE_CHECKING:
+    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.names import ChannelName
+    from channel_layer.domain.rates import Rates
+
+__all__ = ("QueueCommands",)
+
+
+class QueueCommands(Commands):
+    """See `channel_layer.commands`: what is pushed, popped, waited for and counted."""
+
+    def push(self, request: c.Push, /) -> c.Pushed:
+        frame = message_frame(request.channel.name, request.payload)
+        with self._lock:
+            now = self._now()
+            inbox = self._minted(request.channel.queue.name)
+            if inbox is not None:
+                unread = inbox.unread.get(request.channel.name, 0)
+                if unread >= request.capacity or len(inbox.entries) >= self._rules.inbox_capacity:
+                    return c.Pushed(accepted=False, expired=0)
+                inbox.unread[request.channel.name] = unread + 1
+                append_entry(inbox, now, frame)
+                return c.Pushed(accepted=True, expired=0)
+            if request.if_attended and not self._attended(request.channel.queue.name, now):
+                left = self._all.lines.get(request.channel.queue.name)
+                waiting = len(left.entries) if left is not None else 0
+                return c.Pushed(accepted=False, expired=0, unattended=waiting)
+            if request.to_member and self._has_lapsed(request.channel, now):
+                return c.Pushed(accepted=False, expired=0, lapsed=True)
+            line = self._line(request.channel.queue.name)
+            expired = 0
+            if len(line.entries) >= request.capacity:
+                expired = self._expire(line, now)
+                if len(line.entries) >= request.capacity:
+                    return c.Pushed(accepted=False, expired=expired)
+            line.entries.append(c.Entry(now, frame))
+            if request.to_member:
+                channels = self._all.unread.setdefault(request.channel.queue.name, {})
+                channels.setdefault(request.channel.name, now)
+            call_next(line)
+            return c.Pushed(accepted=True, expired=expired)
+
+    def forgive(self, request: c.Forgive, /) -> None:
+        with self._lock:
+            name = request.channel.queue.name
+            channels = self._all.unread.get(name, {})
+            if channels.pop(request.channel.name, None) is not None and not channels:
+                del self._all.unread[name]
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        name = request.queue.name
+        with self._lock:
+            now = self._now()
+            if request.queue.kind is Kind.INBOX:
+                if self._minted(name) is not None or name in self._all.parents:
+                    return c.Popped((), 0, now, self._all.epoch, minted=True)
+                claimant, until = self._all.claims.get(name, (request.claimant, now))
+                if claimant != request.claimant and until > now:
+                    return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
+                self._all.claims[name] = (request.claimant, now + self._lease)
+            elif request.attend:
+                self._all.attending.setdefault(name, {})[request.claimant] = now + request.attend
+            line = self._line(name)
+            expired = self._expire(line, now)
+            count = min(request.count, len(line.entries))
+            entries = tuple(line.entries.popleft() for _ in range(count))
+            if entries:
+                self._all.unread.pop(name, None)
+            call_next(line)
+            self._tidy(name)
+            return c.Popped(entries, expired, now, self._all.epoch)
+
+    def put_back(self, request: c.PutBack, /) -> c.Returned:
+        with self._lock:
+            line = self._line(request.queue.name)
+            entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
+            line.entries.extendleft(reversed(entries))
+            call_next(line)
+            return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
+
+    def unclaim(self, request: c.Unclaim, /) -> None:
+        with self._lock:
+            self._all.attending.get(request.inbox.name, {}).pop(request.claimant, None)
+            claim = self._all.claims.get(request.inbox.name)
+            if claim is not None and claim[0] == request.claimant:
+                del self._all.claims[request.inbox.name]
+
+    async def wait(self, request: c.Wait, /) -> None:
+        name = request.queue.name
+        with self._lock:
+            line = self._line(name)
+            if line.called:
+                line.called = False
+                return
+            waiter = Receiver(asyncio.get_running_loop())
+            line.waiters.append(waiter)
+        done = False
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(request.block):
+                    await waiter
+            done = True
+        finally:
+            with self._lock:
+                if waiter in line.waiters:
+                    line.waiters.remove(waiter)
+                elif not done:  # called and cancelled at once
+                    call_next(line)
+                self._tidy(name)
+
+    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+        with self._lock:
+            now = self._now()
+            holding = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
+            return tuple(name for name in holding if not self._attended(name, now))
+
+    def begin_to_wait(self, queue: str, waiter: Waiter) -> None:
+        """Have somebody woken when a queue may hold a message, which may be now."""
+        with self._lock:
+            line = self._line(queue)
+            if line.called:
+                line.called = False
+                waiter.wake()
+            else:
+                line.waiters.append(waiter)
+
+    def end_to_wait(self, queue: str, waiter: Waiter) -> bool:
+        """Have him woken no more; whether he was."""
+        with self._lock:
+            line = self._all.lines.get(queue)
+            waits = line is not None and waiter in line.waiters
+            if line is not None and waits:
+                line.waiters.remove(waiter)
+            self._tidy(queue)
+            return not waits
+
+    def pending(self, request: c.Pending, /) -> int:
+        name = request.channel.name
+        with self._lock:
+            inbox = self._minted(request.channel.queue.name)
+            prefix = message_frame(name, b"")
+            if inbox is not None:
+                return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
+            line = self._all.lines.get(request.channel.queue.name)
+            return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
+
+    # -- statistics
+
+    def report(self, request: c.Report, /) -> None:
+        with self._lock:
+            counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
+            self._all.meters.add(self._now(), counts, request.messages, request.refused)
+
+    def reported(self, request: c.Reported, /) -> Rates:
+        with self._lock:
+            return self._all.meters.read(self._now(), None if request.queue is None else request.queue.name)
+
+    def survey(self, request: c.Survey, /) -> c.Surveyed:
+        channel = request.channel
+        with self._lock:
+            now = self._now()
+            names = {*self._all.lines, *self._all.inboxes} if channel is None else {channel.queue.name}
+            begins = b"m" if channel is None else message_frame(channel.name, b"")
+            found = [self._waiting(name, begins, now) for name in names]
+        count = sum(pending for pending, _ in found)
+        stamps = [stamp for _, stamp in found if stamp is not None]
+        oldest = max(0.0, now - min(stamps)) if stamps else None
+        return c.Surveyed(count, oldest)
+
+    def _waiting(self, name: str, begins: bytes, now: float) -> tuple[int, float | None]:
+        """Return how many frames that begin so wait in a queue, and since when those do that are still here."""
+        inbox = self._minted(name)
+        if inbox is not None:
+            count = sum(unread for channel, unread in inbox.unread.items() if _is_for(channel, begins))
+            stamps = [stamp for _, stamp, frame in inbox.entries if frame.startswith(begins)]
+            return count, min(stamps, default=None) if count else None
+        line = self._all.lines.get(name)
+        entries = line.entries if line is not None else ()
+        waiting = [entry.stamp for entry in entries if entry.frame.startswith(begins)]
+        fresh = [stamp for stamp in waiting if stamp + self._rules.expiry > now]
+        return len(fresh), min(fresh, default=None)
+
+    # -- under the lock
+
+    def _has_lapsed(self, channel: ChannelName, now: float) -> bool:
+        """Whether a message to a member of a group has expired, and nothing was taken from its queue since it came."""
+        unread = self._all.unread
+        while unread and max(unread[first := next(iter(unread))].values()) + self._lifetime <= now:
+            del unread[first]
+        since = unread.get(channel.queue.name, {}).get(channel.name)
+        return since is not None and since + self._rules.expiry <= now
+
+    def _attended(self, name: str, now: float) -> bool:
+        """Whether somebody attends to a queue."""
+        claimants = self._all.attending.get(name, {})
+        for claimant in [claimant for claimant, until in claimants.items() if until <= now]:
+            del claimants[claimant]
+        if not claimants:
+            self._all.attending.pop(name, None)
+        return bool(claimants)
+
+    def _tidy(self, name: str) -> None:
+        line = self._all.lines.get(name)
+        if line is not None and not line.entries and not line.waiters:
+            del self._all.lines[name]
+
+
+def _is_for(channel: str, begins: bytes) -> bool:
+    return message_frame(channel, b"").startswith(begins)
