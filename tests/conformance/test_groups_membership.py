@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from channel_layer.testing.suites.membership import Change, GroupSend, History, Plan, Verdict, judge, merge, play
+from channel_layer.testing.suites.membership import (
+    Change,
+    GroupSend,
+    History,
+    HistoryReport,
+    Plan,
+    check_history,
+    merge,
+    play,
+)
 from channel_layer_redis import RedisChannelLayer
 from tests.support.processes import AsyncChild, Fleet
 from tests.support.systems import System
@@ -24,12 +33,12 @@ _ROOM = 1_000_000
 # -- the judge -----------------------------------------------------------------------------------------------
 
 
-def _judge(got: list[int], *changes: tuple[bool, int, int], send: tuple[int, int] = (100, 110)) -> Verdict:
+def _judge(got: list[int], *changes: tuple[bool, int, int], send: tuple[int, int] = (100, 110)) -> HistoryReport:
     """Judge one message 1 to a group, and one channel with these changes: (joined, called, returned)."""
     history = History(
         [Change("group", "channel", *change) for change in changes], [GroupSend("group", 1, *send)], {"channel": got}
     )
-    return judge(history)
+    return check_history(history)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +66,9 @@ def _judge(got: list[int], *changes: tuple[bool, int, int], send: tuple[int, int
 def test_the_judge_knows_what_may_be(changes: list[tuple[bool, int, int]], ways: set[bool]) -> None:
     """A history is refused exactly if no change that may have been the last one before the send explains it."""
     for got in (True, False):
-        verdict = _judge([1] if got else [], *changes)
-        assert (got in ways) == (not verdict.wrong), verdict
-        assert (verdict.decisions, verdict.definite) == (1, len(ways) == 1)
+        report = _judge([1] if got else [], *changes)
+        assert (got in ways) == (not report.wrong), report
+        assert (report.decisions, report.definite) == (1, len(ways) == 1)
 
 
 def test_the_judge_sees_a_copy_too_many() -> None:
@@ -70,7 +79,7 @@ def test_the_judge_sees_a_copy_too_many() -> None:
 # -- the layers ----------------------------------------------------------------------------------------------
 
 
-async def _play_all(system: System, plan: Plan, channels: int) -> Verdict:
+async def _play_all(system: System, plan: Plan, channels: int) -> HistoryReport:
     """Play with three layers in one loop, each with its own channels and some that no process minted."""
     layers = [system.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
     try:
@@ -80,7 +89,7 @@ async def _play_all(system: System, plan: Plan, channels: int) -> Verdict:
         everybody = [name for names in mine for name in names]
         meeting = asyncio.Barrier(len(layers))
         parts = (play(layer, n, mine[n], everybody, plan, meeting.wait) for n, layer in enumerate(layers))
-        return judge(merge(await asyncio.gather(*parts)))
+        return check_history(merge(await asyncio.gather(*parts)))
     finally:
         for layer in layers:
             await layer.aclose()
@@ -90,10 +99,10 @@ async def _play_all(system: System, plan: Plan, channels: int) -> Verdict:
 @pytest.mark.slow
 def test_no_decision_of_100_000_contradicts_the_changes_around_it(system: System) -> None:
     """The same over 100 000 decisions."""
-    verdict = asyncio.run(_play_all(system, Plan(_GROUPS, sends=620, seed=1), channels=17))
-    assert verdict.wrong == ()
-    assert verdict.decisions == 3 * 620 * 54
-    assert verdict.definite > verdict.decisions / 2
+    report = asyncio.run(_play_all(system, Plan(_GROUPS, sends=620, seed=1), channels=17))
+    assert report.wrong == ()
+    assert report.decisions == 3 * 620 * 54
+    assert report.definite > report.decisions / 2
 
 
 # -- processes -----------------------------------------------------------------------------------------------
@@ -129,7 +138,7 @@ def test_no_decision_among_processes_contradicts_the_changes_around_it(redis_sys
         fleet.go()  # all have come to the start
         fleet.go(timeout=120)  # all have made their last change
         history = merge([worker.result() for worker in workers])
-    verdict = judge(history)
-    assert verdict.wrong == ()
-    assert verdict.decisions == 3 * 300 * 36
-    assert verdict.definite > verdict.decisions / 2
+    report = check_history(history)
+    assert report.wrong == ()
+    assert report.decisions == 3 * 300 * 36
+    assert report.definite > report.decisions / 2

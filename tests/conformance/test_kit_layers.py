@@ -72,7 +72,7 @@ def test_a_wrong_layer_is_caught(wrong: type[ChannelLayer]) -> None:
 @pytest.mark.parametrize("wrong", [DeafToFlushes, LosesOnCancel, SharesObjects, TakesOneTooMany])
 def test_chance_finds_it_as_well(wrong: type[ChannelLayer], monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine that draws its calls does not depend on the rehearsal before it."""
-    monkeypatch.setattr("channel_layer.testing.layer_machine._rehearse", LayerMachine.teardown)
+    monkeypatch.setattr("channel_layer.testing.layer_machine._run_script", LayerMachine.teardown)
     with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
         run_layer_conformance_test(over_memory(wrong), settings=_QUICK, patience=0.25)
 

@@ -114,7 +114,7 @@ async def check_commands(store: Store, capabilities: Capabilities) -> None:
     except StoreError as exc:
         outcomes = exc
     _check_outcomes(outcomes, len(refused), "execute_many()")
-    await store.execute(c.Flush(0, "end of three"))
+    await store.execute(c.Flush(0, "end-of-three"))
 
 
 def check_blocking_commands(store: BlockingStore, capabilities: Capabilities) -> None:
@@ -144,7 +144,7 @@ def check_blocking_commands(store: BlockingStore, capabilities: Capabilities) ->
     except StoreError as exc:
         outcomes = exc
     _check_outcomes(outcomes, len(refused), "execute_many() of the blocking store")
-    store.execute(c.Flush(0, "end of three"))
+    store.execute(c.Flush(0, "end-of-three"))
 
 
 def _check_refusal(command: c.Command[object], exc: Exception, capabilities: Capabilities, where: str) -> None:

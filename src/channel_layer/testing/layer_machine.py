@@ -65,7 +65,7 @@ _PICK = st.integers(0, 255)
 
 
 @dataclass(slots=True, eq=False)
-class _Letter:
+class _Entry:
     """A message that was accepted and neither received nor lost."""
 
     number: int
@@ -83,7 +83,7 @@ class _Member:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Channel:
     """A channel, as the specification sees it.
 
     Attributes:
@@ -92,9 +92,9 @@ class _Place:
         pool: what shares its capacity.
         ordered: one reader gets what one writer sends in that order.
         owned: a process owns it and its messages arrive there by themselves.
-        letters: what waits, oldest first.
+        entries: what waits, oldest first.
         waiters: who waits, longest first: the layer, and the receive() that it is in.
-        overdue: how many letters have just expired, perhaps on their way to the owner.
+        overdue: how many entries have just expired, perhaps on their way to the owner.
     """
 
     name: str
@@ -102,7 +102,7 @@ class _Place:
     pool: str
     ordered: bool
     owned: bool
-    letters: list[_Letter] = field(default_factory=list[_Letter])
+    entries: list[_Entry] = field(default_factory=list[_Entry])
     waiters: list[tuple[int, asyncio.Task[Message]]] = field(default_factory=list[tuple[int, "asyncio.Task[Message]"]])
     overdue: int = 0
 
@@ -111,11 +111,13 @@ def _recorded(rule: Callable[Concatenate[LayerMachine, P], None]) -> Callable[Co
     """Write down that a rule was played: of a race that goes another way next time nobody else does."""
 
     @functools.wraps(rule)
-    def play(machine: LayerMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        machine.said.append(f"state.{rule.__name__}({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})")
+    def recorded(machine: LayerMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        machine.script.append(
+            f"state.{rule.__name__}({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})"
+        )
         rule(machine, *args, **kwargs)
 
-    return play
+    return recorded
 
 
 def _message(number: int) -> dict[str, object]:
@@ -136,14 +138,14 @@ class LayerMachine(RuleBasedStateMachine):
     def __init__(self, make_layer: MakeLayer, capabilities: Capabilities, patience: float) -> None:
         super().__init__()
         self._patience = patience
-        self.said: list[str] = []
+        self.script: list[str] = []
         """The calls and what became of them, for who plays them without Hypothesis."""
         self._make_layer = make_layer
         self._can = capabilities
         self._clock = VirtualClock()
         self._runner = asyncio.Runner()
         self._layers: list[ChannelLayer] = []
-        self._places: list[_Place] = []
+        self._channels: list[_Channel] = []
         self._groups: dict[str, dict[str, _Member]] = {name: {} for name in _GROUPS}
         self._group_lifetime = _FOREVER
         self._group_expiry: float | None = None
@@ -159,7 +161,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._began = 0.0
         self._broken = False
 
-    # -- the world
+    # -- begin and end
 
     @initialize(group_expiry=st.sampled_from([_GROUP_EXPIRY, None]))
     @_recorded
@@ -179,18 +181,18 @@ class LayerMachine(RuleBasedStateMachine):
             for _ in range(2):
                 name = self._run(self._within(self._layers[owner].new_channel(), "new_channel() returns"))
                 pool = name if self._can.leases else f"layer {owner}"
-                self._places.append(_Place(name, owner, pool, ordered=True, owned=self._can.leases))
-        self._places.append(_Place(_JOBS, None, _JOBS, ordered=False, owned=False))
-        self._places.append(_Place(_REPLY, _WORKER, _REPLY, ordered=True, owned=False))
-        self._places += [_Place(name, 0, "box!", ordered=True, owned=False) for name in _CLAIMED]
-        names = {place.name for place in self._places}
-        if len(names) != len(self._places):
+                self._channels.append(_Channel(name, owner, pool, ordered=True, owned=self._can.leases))
+        self._channels.append(_Channel(_JOBS, None, _JOBS, ordered=False, owned=False))
+        self._channels.append(_Channel(_REPLY, _WORKER, _REPLY, ordered=True, owned=False))
+        self._channels += [_Channel(name, 0, "box!", ordered=True, owned=False) for name in _CLAIMED]
+        names = {channel.name for channel in self._channels}
+        if len(names) != len(self._channels):
             raise Violation(f"new_channel() made a name twice: {sorted(names)}")
 
     def teardown(self) -> None:
         """Receive all that is left, see that nothing else comes, close, and balance the accounts."""
         try:
-            if self._places and not self._late and not self._broken:
+            if self._channels and not self._too_late and not self._broken:
                 self._run(self._end())
         finally:
             try:
@@ -199,7 +201,7 @@ class LayerMachine(RuleBasedStateMachine):
                 self._runner.close()
 
     async def _close(self) -> None:
-        waiting = [task for place in self._places for _, task in place.waiters]
+        waiting = [task for channel in self._channels for _, task in channel.waiters]
         for layer in self._layers:
             await layer.aclose()
         for task in waiting:
@@ -207,19 +209,19 @@ class LayerMachine(RuleBasedStateMachine):
         await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _end(self) -> None:
-        for place in self._places:
-            await self._give_up(place, range(len(place.waiters)))
-        await self._settle()
-        for place in self._places:
-            while place.letters:
-                await self._receive(place, self._reader(place))
-        for place in self._places:
+        for channel in self._channels:
+            await self._cancel_waiters(channel, range(len(channel.waiters)))
+        await self._wait_for_group_messages()
+        for channel in self._channels:
+            while channel.entries:
+                await self._receive(channel, self._reader(channel))
+        for channel in self._channels:
             for _ in range(2):
-                await self._send(place, self._layers[1])
-                await self._receive(place, self._reader(place))  # and not one that was received before
-        await self._balance()
+                await self._send(channel, self._layers[1])
+                await self._receive(channel, self._reader(channel))  # and not one that was received before
+        await self._check_counts()
 
-    async def _balance(self) -> None:
+    async def _check_counts(self) -> None:
         """Accepted = delivered + dropped + pending, by the layers' own counts and by ours."""
         counts = [layer.counts() for layer in self._layers]
         dropped = {reason: sum(c.dropped.get(reason, 0) for c in counts) for c in counts for reason in c.dropped}
@@ -231,7 +233,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._equal("messages that were received (`delivered`)", sum(c.delivered for c in counts), self._received)
         self._equal("group messages for full members (`full`)", dropped.get("full", 0), self._full)
         self._equal("messages that wait in a process (`waiting`)", sum(c.waiting for c in counts), 0)
-        await self._add_up()
+        await self._check_statistics()
         # What expires in the store is counted when somebody comes by; on several hosts perhaps by nobody.
         slack = self._expired_in_store
         self._between("expired", dropped.get("expired", 0), self._expired, slack, slack)
@@ -240,7 +242,7 @@ class LayerMachine(RuleBasedStateMachine):
         if strange:
             raise Violation(f"messages were dropped for reasons that there were none for: {strange}")
 
-    async def _add_up(self) -> None:
+    async def _check_statistics(self) -> None:
         """Each layer tells what it has counted, and the last one knows it all, unless that was flushed or too old."""
         known = [await layer.statistics() for layer in self._layers]
         told = known[-1:] if self._can.statistics else known
@@ -270,37 +272,37 @@ class LayerMachine(RuleBasedStateMachine):
     @_recorded
     def send(self, at: int, by: int) -> None:
         """A layer sends a message to a channel; whoever waits there gets it."""
-        place = self._places[at]
-        if self._late or (self._is_shared(place) and self._left(place) == 0):
+        channel = self._channels[at]
+        if self._too_late or (self._is_shared(channel) and self._left(channel) == 0):
             return
-        self._run(self._send_and_meet(place, self._layers[by]))
+        self._run(self._send_and_check(channel, self._layers[by]))
 
     @rule(pick=_PICK, by=st.integers(0, 2), most=st.integers(1, 3))
     @_recorded
     def receive(self, pick: int, by: int, most: int) -> None:
         """A layer receives what is there, one after another: the oldest message, or of a normal channel any."""
-        place = self._pick(pick, lambda place: bool(place.letters))
-        if place is not None:
-            for _ in range(min(most, len(place.letters))):
-                self._run(self._receive(place, by if place.reader is None else place.reader))
+        channel = self._pick(pick, lambda channel: bool(channel.entries))
+        if channel is not None:
+            for _ in range(min(most, len(channel.entries))):
+                self._run(self._receive(channel, by if channel.reader is None else channel.reader))
 
     @rule(pick=_PICK, turns=st.integers(0, 8))
     @_recorded
     def cancel_amid(self, pick: int, turns: int) -> None:
         """A receive() that would get a message is cancelled after some turns of the event loop; nothing is lost."""
         clean = not self._stale  # else nobody can tell from the counts what is on its way
-        place = self._pick(pick, lambda place: bool(place.letters) and (place.owned or clean))
-        if place is not None:
-            self._run(self._cancel_amid(place, turns))
+        channel = self._pick(pick, lambda channel: bool(channel.entries) and (channel.owned or clean))
+        if channel is not None:
+            self._run(self._cancel_amid(channel, turns))
 
     @rule(at=st.integers(0, 7), by=st.integers(0, 2), turns=st.integers(0, 8))
     @_recorded
     def cancel_send(self, at: int, by: int, turns: int) -> None:
         """A send() is cancelled after some turns: its message comes before any later one, or never."""
-        place = self._places[at]
-        alone = place.ordered and not place.waiters and not self._is_shared(place)
-        if not self._late and alone and self._left(place) > 1:
-            self._run(self._cancel_send(place, self._layers[by], turns))
+        channel = self._channels[at]
+        alone = channel.ordered and not channel.waiters and not self._is_shared(channel)
+        if not self._too_late and alone and self._left(channel) > 1:
+            self._run(self._cancel_send(channel, self._layers[by], turns))
 
     @rule(
         group=st.sampled_from(_GROUPS),
@@ -313,52 +315,52 @@ class LayerMachine(RuleBasedStateMachine):
     @_recorded
     def cancel_change(self, group: str, at: int, by: int, turns: int, first: bool, then: bool) -> None:  # noqa: FBT001
         """A change of a group is cancelled after some turns; the next one, if it returns, holds against it."""
-        if not self._late:
-            self._run(self._cancel_change(group, self._places[at], by, turns, first=first, then=then))
+        if not self._too_late:
+            self._run(self._cancel_change(group, self._channels[at], by, turns, first=first, then=then))
 
     @rule(pick=_PICK, by=st.integers(0, 2))
     @_recorded
     def wait(self, pick: int, by: int) -> None:
         """A layer begins to wait for a message that is yet to come."""
-        place = self._pick(pick, lambda place: not place.letters)
-        if place is not None:
-            self._run(self._wait(place, by if place.reader is None else place.reader))
+        channel = self._pick(pick, lambda channel: not channel.entries)
+        if channel is not None:
+            self._run(self._wait(channel, by if channel.reader is None else channel.reader))
 
     @rule(pick=_PICK, which=_PICK)
     @_recorded
     def cancel_waiting(self, pick: int, which: int) -> None:
         """One who waits is cancelled."""
-        place = self._pick(pick, lambda place: bool(place.waiters))
-        if place is not None:
-            self._run(self._give_up(place, [which % len(place.waiters)]))
+        channel = self._pick(pick, lambda channel: bool(channel.waiters))
+        if channel is not None:
+            self._run(self._cancel_waiters(channel, [which % len(channel.waiters)]))
 
     @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
     @_recorded
     def group_add(self, group: str, at: int, by: int) -> None:
         """A layer adds a channel to a group, its own or another one's."""
-        if not self._late:
-            self._run(self._group_add(group, self._places[at], by))
+        if not self._too_late:
+            self._run(self._group_add(group, self._channels[at], by))
 
     @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
     @_recorded
     def group_discard(self, group: str, at: int, by: int) -> None:
         """A layer removes a channel from a group, whoever added it."""
-        if not self._late:
-            self._run(self._group_discard(group, self._places[at], by))
+        if not self._too_late:
+            self._run(self._group_discard(group, self._channels[at], by))
 
     @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
     @_recorded
     def group_send(self, group: str, by: int) -> None:
         """A layer sends to a group: each member gets one message of its own, or none if it is full."""
-        if not self._late and self._fits(group):
-            self._run(self._group_send_and_meet(group, by))
+        if not self._too_late and self._fits(group):
+            self._run(self._group_send_and_check(group, by))
 
     @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
     @_recorded
     def group_channels(self, group: str, by: int) -> None:
         """A layer lists a group's members, whoever added them."""
-        if not self._late:
-            self._run(self._adopt(group, (), self._layers[by]))
+        if not self._too_late:
+            self._run(self._learn_members(group, (), self._layers[by]))
 
     @rule(
         ops=st.lists(
@@ -375,22 +377,22 @@ class LayerMachine(RuleBasedStateMachine):
     @_recorded
     def burst(self, ops: list[_Op]) -> None:
         """Calls follow each other without a pause in which what they have done could arrive."""
-        if not self._late and self._is_calm:
+        if not self._too_late and self._is_idle:
             self._run(self._burst(ops))
 
     @rule(group=st.sampled_from(_GROUPS), some=st.integers(0, 2), by=st.integers(0, 2), count=st.sampled_from([3, 1]))
     @_recorded
-    def crowd(self, group: str, some: int, by: int, count: int) -> None:
+    def fill_group(self, group: str, some: int, by: int, count: int) -> None:
         """Two channels join a group, and several messages come at once: some may be too many."""
         joins: list[_Op] = [("group_add", _GROUPS.index(group), at, some) for at in (2 * some, 2 * some + 1)]
-        if not self._late and self._is_calm:
+        if not self._too_late and self._is_idle:
             self._run(self._burst([*joins, *[("group_send", _GROUPS.index(group), 0, by)] * count]))
 
     @rule(group=st.sampled_from(_GROUPS), owner=st.integers(0, 1), by=st.integers(0, 2))
     @_recorded
     def change_amid(self, group: str, owner: int, by: int) -> None:
         """One channel of a process joins a group and another one leaves it, while messages to it are on their way."""
-        if self._late or not self._is_calm:
+        if self._too_late or not self._is_idle:
             return
         which = _GROUPS.index(group)
         self._run(self._burst([("group_add", which, 2 * owner, owner), ("group_discard", which, 2 * owner + 1, by)]))
@@ -403,14 +405,14 @@ class LayerMachine(RuleBasedStateMachine):
     @_recorded
     def flush(self, by: int) -> None:
         """A layer flushes: when it returns, no process can deliver what was there, and nobody is in a group."""
-        if not self._late:
+        if not self._too_late:
             self._run(self._flush(by))
 
     @rule(pick=_PICK)
     @_recorded
     def pass_time(self, pick: int) -> None:
         """Time passes, to just before or just after one of the moments at which something ends."""
-        if self._late:
+        if self._too_late:
             return
         now = self._clock.offset
         limits = sorted(set(self._limits()))
@@ -424,73 +426,75 @@ class LayerMachine(RuleBasedStateMachine):
     # -- what is true
 
     @property
-    def _late(self) -> bool:
+    def _too_late(self) -> bool:
         """So much real time has passed that "just before a limit" may have become "after" it: judge no more."""
         return time.monotonic() - self._began > _UNDER / 2
 
     @property
-    def _is_calm(self) -> bool:
-        waiting = any(place.waiters for place in self._places)
+    def _is_idle(self) -> bool:
+        waiting = any(channel.waiters for channel in self._channels)
         return not waiting and not any(m.lapsing for members in self._groups.values() for m in members.values())
 
-    def _pick(self, pick: int, fits: Callable[[_Place], bool]) -> _Place | None:
+    def _pick(self, pick: int, fits: Callable[[_Channel], bool]) -> _Channel | None:
         """Return one of the channels that fit, if any do; what is drawn must not depend on how a race ended."""
-        fitting = [] if self._late else [place for place in self._places if fits(place)]
+        fitting = [] if self._too_late else [channel for channel in self._channels if fits(channel)]
         if not fitting:
             return None
-        place = fitting[pick % len(fitting)]
-        self._say(f"it is {place.name}, where {self._held(place)} wait")
-        return place
+        channel = fitting[pick % len(fitting)]
+        self._say(f"it is {channel.name}, where {self._held(channel)} wait")
+        return channel
 
     def _limits(self) -> Iterable[float]:
-        for place in self._places:
-            for letter in place.letters:
-                yield letter.sent + _EXPIRY
+        for channel in self._channels:
+            for entry in channel.entries:
+                yield entry.sent + _EXPIRY
         for members in self._groups.values():
             for member in members.values():
                 if member.joined + self._group_lifetime < self._clock.offset + 10 * _GROUP_EXPIRY:
                     yield member.joined + self._group_lifetime
 
-    def _is_shared(self, place: _Place) -> bool:
+    def _is_shared(self, channel: _Channel) -> bool:
         """Whether several channels share its capacity: who holds what is open then, until somebody receives."""
-        return sum(other.pool == place.pool for other in self._places) > 1
+        return sum(other.pool == channel.pool for other in self._channels) > 1
 
-    def _left(self, place: _Place) -> int:
+    def _left(self, channel: _Channel) -> int:
         """How many more messages its pool takes at least."""
-        capacity = _SHARED_CAPACITY if self._is_shared(place) else _OWN_CAPACITY
-        held = [letter for other in self._places if other.pool == place.pool for letter in other.letters]
-        return capacity - sum(not (letter.grouped and place.owned) for letter in held)
+        capacity = _SHARED_CAPACITY if self._is_shared(channel) else _OWN_CAPACITY
+        held = [entry for other in self._channels if other.pool == channel.pool for entry in other.entries]
+        return capacity - sum(not (entry.grouped and channel.owned) for entry in held)
 
     def _fits(self, group: str) -> bool:
         """Whether all members that share a pool have room in it."""
-        members = [place for place in self._places if place.name in self._groups[group] and self._is_shared(place)]
-        return all(sum(m.pool == place.pool for m in members) <= self._left(place) for place in members)
+        members = [
+            channel for channel in self._channels if channel.name in self._groups[group] and self._is_shared(channel)
+        ]
+        return all(sum(m.pool == channel.pool for m in members) <= self._left(channel) for channel in members)
 
-    def _place(self, name: str) -> _Place:
-        return next(place for place in self._places if place.name == name)
+    def _channel(self, name: str) -> _Channel:
+        return next(channel for channel in self._channels if channel.name == name)
 
-    def _reader(self, place: _Place) -> int:
-        return _WORKER if place.reader is None else place.reader
+    def _reader(self, channel: _Channel) -> int:
+        return _WORKER if channel.reader is None else channel.reader
 
     # -- each call, and what it means
 
-    async def _send(self, place: _Place, layer: ChannelLayer) -> int | None:
+    async def _send(self, channel: _Channel, layer: ChannelLayer) -> int | None:
         """Send a message; return its number, or None if the channel was full, as it should."""
         self._number = number = self._number + 1
-        left = self._left(place)
+        left = self._left(channel)
         refused = False
         deadline = time.monotonic() + self._patience
         while True:
             message = _message(number)
             try:
-                await self._within(layer.send(place.name, message), f"send to {place.name} returns")
+                await self._within(layer.send(channel.name, message), f"send to {channel.name} returns")
             except ChannelFull:
                 if left <= 0:
                     return None
-                refused = True  # places come back in batches, which may refuse a message too many for a moment
+                refused = True  # credits come back in batches, which may refuse a message too many for a moment
                 if time.monotonic() > deadline:
                     raise Violation(
-                        f"{place.name} refuses a message although it holds {self._held(place)} and may hold "
+                        f"{channel.name} refuses a message although it holds {self._held(channel)} and may hold "
                         f"{left} more: a place that was taken is never given back"
                     ) from None
                 for each in self._layers:
@@ -498,111 +502,117 @@ class LayerMachine(RuleBasedStateMachine):
                 continue
             break
         if left <= 0:
-            raise Violation(f"{place.name} accepted a message over its capacity: it holds {self._held(place)} already")
+            raise Violation(
+                f"{channel.name} accepted a message over its capacity: it holds {self._held(channel)} already"
+            )
         if refused:
-            self._say(f"{place.name} had to be asked more than once")
-        _spoil(message)
+            self._say(f"{channel.name} had to be asked more than once")
+        _change_everything(message)
         self._sent += 1
-        place.letters.append(_Letter(number, self._clock.offset, grouped=False))
+        channel.entries.append(_Entry(number, self._clock.offset, grouped=False))
         return number
 
-    def _held(self, place: _Place) -> list[int]:
-        return [letter.number for letter in place.letters]
+    def _held(self, channel: _Channel) -> list[int]:
+        return [entry.number for entry in channel.entries]
 
-    async def _send_and_meet(self, place: _Place, layer: ChannelLayer) -> None:
-        if await self._send(place, layer) is not None:
-            await self._meet(place)
+    async def _send_and_check(self, channel: _Channel, layer: ChannelLayer) -> None:
+        if await self._send(channel, layer) is not None:
+            await self._check_waiters(channel)
 
-    async def _meet(self, place: _Place) -> None:
+    async def _check_waiters(self, channel: _Channel) -> None:
         """Somebody may have waited for the message that has come: see that one of them, the right one, gets it."""
-        if not (place.waiters and place.letters):
+        if not (channel.waiters and channel.entries):
             return
-        tasks = [task for _, task in place.waiters]
+        tasks = [task for _, task in channel.waiters]
         done, _ = await asyncio.wait(tasks, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         if not done:
-            raise Violation(f"message {self._held(place)} came to {place.name}, and nobody who waits there got it")
+            raise Violation(f"message {self._held(channel)} came to {channel.name}, and nobody who waits there got it")
         if len(done) > 1:
-            raise Violation(f"one message came to {place.name}, and {len(done)} receivers got one")
+            raise Violation(f"one message came to {channel.name}, and {len(done)} receivers got one")
         [task] = done
-        if place.owned and task is not tasks[0]:
-            raise Violation(f"{place.name}: a receiver that came later got the message")
-        place.waiters = [waiter for waiter in place.waiters if waiter[1] is not task]
-        self._judge(place, await task)
+        if channel.owned and task is not tasks[0]:
+            raise Violation(f"{channel.name}: a receiver that came later got the message")
+        channel.waiters = [waiter for waiter in channel.waiters if waiter[1] is not task]
+        self._check_received(channel, await task)
 
-    async def _receive(self, place: _Place, by: int) -> None:
-        expected = self._held(place)
-        what = f"receive from {place.name} by layer {by}, where {expected} wait, returns"
-        self._judge(place, await self._within(self._layers[by].receive(place.name), what))
+    async def _receive(self, channel: _Channel, by: int) -> None:
+        expected = self._held(channel)
+        what = f"receive from {channel.name} by layer {by}, where {expected} wait, returns"
+        self._check_received(channel, await self._within(self._layers[by].receive(channel.name), what))
 
-    def _judge(self, place: _Place, message: Message) -> None:
+    def _check_received(self, channel: _Channel, message: Message) -> None:
         """See that a message that came is one that may come now."""
         number = message.get("number")
-        self._say(f"received from {place.name}: {number!r}")
-        may = place.letters[:1] if place.ordered else place.letters
-        for letter in may:
-            if letter.number == number:
-                if message != _message(letter.number):
+        self._say(f"received from {channel.name}: {number!r}")
+        may = channel.entries[:1] if channel.ordered else channel.entries
+        for entry in may:
+            if entry.number == number:
+                if message != _message(entry.number):
                     raise Violation(
-                        f"message {number} came to {place.name} changed, as {message!r}: somebody shares it"
+                        f"message {number} came to {channel.name} changed, as {message!r}: somebody shares it"
                     )
-                place.letters.remove(letter)
+                channel.entries.remove(entry)
                 self._received += 1
-                _spoil(message)
+                _change_everything(message)
                 return
         problem = (
             "was there before its turn"
-            if any(letter.number == number for letter in place.letters)
+            if any(entry.number == number for entry in channel.entries)
             else "may not come: it was received, dropped, flushed or expired before, or was never sent there"
         )
-        raise Violation(f"{place.name}: expected message {self._held(place)}, got {number!r}, which {problem}")
+        raise Violation(f"{channel.name}: expected message {self._held(channel)}, got {number!r}, which {problem}")
 
-    async def _cancel_amid(self, place: _Place, turns: int) -> None:
-        by = self._reader(place)
-        task = asyncio.create_task(self._layers[by].receive(place.name))
+    async def _cancel_amid(self, channel: _Channel, turns: int) -> None:
+        by = self._reader(channel)
+        task = asyncio.create_task(self._layers[by].receive(channel.name))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task], timeout=self._patience)
         if not task.done():
-            raise Violation(f"a receive() from {place.name} that was cancelled does not end")
+            raise Violation(f"a receive() from {channel.name} that was cancelled does not end")
         if not task.cancelled():
-            self._judge(place, task.result())
-        if not place.owned:
-            await self._return_surplus()
+            self._check_received(channel, task.result())
+        if not channel.owned:
+            await self._wait_for_returned()
 
-    async def _cancel_send(self, place: _Place, layer: ChannelLayer, turns: int) -> None:
+    async def _cancel_send(self, channel: _Channel, layer: ChannelLayer, turns: int) -> None:
         self._number = doubtful = self._number + 1
+        counted = layer.counts().sent
         try:
-            done = await self._cancelled(layer.send(place.name, _message(doubtful)), turns, "send()")
-        except ChannelFull:  # places come back in batches, which may refuse a message too many for a moment
+            done = await self._cancelled(layer.send(channel.name, _message(doubtful)), turns, "send()")
+        except ChannelFull:  # credits come back in batches, which may refuse a message too many for a moment
             done = False
-        if done:
+        if done or layer.counts().sent > counted:  # a call may be cancelled after it has sent, and counted that
+            done = True
             self._sent += 1
-            place.letters.append(_Letter(doubtful, self._clock.offset, grouped=False))
-        last = await self._send(place, layer)
-        while place.letters:
-            by = self._reader(place)
-            what = f"receive from {place.name} by layer {by}, where {self._held(place)} wait, returns"
-            message = await self._within(self._layers[by].receive(place.name), what)
-            if not done and message.get("number") == doubtful and self._held(place) == [last]:
+            channel.entries.append(_Entry(doubtful, self._clock.offset, grouped=False))
+        last = await self._send(channel, layer)
+        while channel.entries:
+            by = self._reader(channel)
+            what = f"receive from {channel.name} by layer {by}, where {self._held(channel)} wait, returns"
+            message = await self._within(self._layers[by].receive(channel.name), what)
+            if not done and message.get("number") == doubtful and self._held(channel) == [last]:
                 self._say(f"the message {doubtful} had been sent")
                 done = True
                 self._received += 1
                 continue
-            self._judge(place, message)
+            self._check_received(channel, message)
 
-    async def _cancel_change(self, group: str, place: _Place, by: int, turns: int, *, first: bool, then: bool) -> None:
+    async def _cancel_change(
+        self, group: str, channel: _Channel, by: int, turns: int, *, first: bool, then: bool
+    ) -> None:
         layer = self._layers[by]
         change = layer.group_add if first else layer.group_discard
-        await self._cancelled(change(group, place.name), turns, "a change of a group")
-        known = self._groups[group].get(place.name)
-        if known is not None and place.owned:
+        await self._cancelled(change(group, channel.name), turns, "a change of a group")
+        known = self._groups[group].get(channel.name)
+        if known is not None and channel.owned:
             known.by_owner = None
         if then:
-            await self._group_add(group, place, by)
+            await self._group_add(group, channel, by)
         else:
-            await self._group_discard(group, place, by)
-        await self._settle()
+            await self._group_discard(group, channel, by)
+        await self._wait_for_group_messages()
 
     async def _cancelled(self, call: Coroutine[object, object, None], turns: int, what: str) -> bool:
         """Begin a call and cancel it after some turns; return whether it had returned by then."""
@@ -618,61 +628,61 @@ class LayerMachine(RuleBasedStateMachine):
         task.result()
         return True
 
-    async def _return_surplus(self) -> None:
+    async def _wait_for_returned(self) -> None:
         """Wait until nothing is on its way: what was taken for one who left is back, or waits for its own channel."""
         await self._until(
-            self._is_still,
+            self._is_all_returned,
             lambda: (
                 f"a receive() was cancelled, and now {self._found} messages wait where "
-                f"{sum(len(place.letters) for place in self._places)} should"
+                f"{sum(len(channel.entries) for channel in self._channels)} should"
             ),
         )
 
-    async def _is_still(self) -> bool:
+    async def _is_all_returned(self) -> bool:
         counts = [layer.counts() for layer in self._layers]
-        outside = [place for place in self._places if not place.owned]
-        stored = [(await self._layers[_WORKER].statistics(place.name)).messages_pending or 0 for place in outside]
+        outside = [channel for channel in self._channels if not channel.owned]
+        stored = [(await self._layers[_WORKER].statistics(channel.name)).messages_pending or 0 for channel in outside]
         self._found = sum(count.waiting for count in counts) + sum(stored)
         back = counts[_WORKER].waiting == 0
-        return back and self._found == sum(len(place.letters) for place in self._places)
+        return back and self._found == sum(len(channel.entries) for channel in self._channels)
 
-    async def _wait(self, place: _Place, by: int) -> None:
-        task = asyncio.create_task(self._layers[by].receive(place.name))
-        place.waiters.append((by, task))
+    async def _wait(self, channel: _Channel, by: int) -> None:
+        task = asyncio.create_task(self._layers[by].receive(channel.name))
+        channel.waiters.append((by, task))
         for _ in range(3):
             await asyncio.sleep(0)
         if task.done():
-            place.waiters.remove((by, task))
-            self._judge(place, task.result())
+            channel.waiters.remove((by, task))
+            self._check_received(channel, task.result())
 
-    async def _give_up(self, place: _Place, which: Iterable[int]) -> None:
-        leaving = [place.waiters[at] for at in which]
+    async def _cancel_waiters(self, channel: _Channel, which: Iterable[int]) -> None:
+        leaving = [channel.waiters[at] for at in which]
         for waiter in leaving:
-            place.waiters.remove(waiter)
+            channel.waiters.remove(waiter)
             waiter[1].cancel()
         tasks = [task for _, task in leaving]
         if tasks:
             await asyncio.wait(tasks, timeout=self._patience)
         for task in tasks:
             if not task.done():
-                raise Violation(f"a receive() from {place.name} that was cancelled does not end")
+                raise Violation(f"a receive() from {channel.name} that was cancelled does not end")
             if not task.cancelled():
-                self._judge(place, task.result())
+                self._check_received(channel, task.result())
 
-    async def _group_add(self, group: str, place: _Place, by: int) -> None:
-        await self._within(self._layers[by].group_add(group, place.name), "group_add returns")
-        known = self._groups[group].get(place.name)
-        by_owner: bool | None = place.owned and by == place.reader
-        if place.owned and not by_owner and known is not None:
+    async def _group_add(self, group: str, channel: _Channel, by: int) -> None:
+        await self._within(self._layers[by].group_add(group, channel.name), "group_add returns")
+        known = self._groups[group].get(channel.name)
+        by_owner: bool | None = channel.owned and by == channel.reader
+        if channel.owned and not by_owner and known is not None:
             by_owner = known.by_owner
-        self._groups[group][place.name] = _Member(self._clock.offset, by_owner)
+        self._groups[group][channel.name] = _Member(self._clock.offset, by_owner)
         for members in self._groups.values():
-            if place.name in members:
-                members[place.name].lapsing = False
+            if channel.name in members:
+                members[channel.name].lapsing = False
 
-    async def _group_discard(self, group: str, place: _Place, by: int) -> None:
-        await self._within(self._layers[by].group_discard(group, place.name), "group_discard returns")
-        self._groups[group].pop(place.name, None)
+    async def _group_discard(self, group: str, channel: _Channel, by: int) -> None:
+        await self._within(self._layers[by].group_discard(group, channel.name), "group_discard returns")
+        self._groups[group].pop(channel.name, None)
 
     async def _group_send(self, group: str, by: int) -> None:
         self._number = number = self._number + 1
@@ -681,48 +691,48 @@ class LayerMachine(RuleBasedStateMachine):
             await self._within(self._layers[by].group_send(group, message), "group_send returns")
         except ChannelFull as exc:
             raise Violation(f"group_send raised ChannelFull: {exc}") from exc
-        _spoil(message)
+        _change_everything(message)
         lapsing = [name for name, member in self._groups[group].items() if member.lapsing]
         if lapsing:
-            await self._adopt(group, lapsing, self._layers[_WORKER])
-        for place in [self._place(name) for name in self._groups[group]]:
+            await self._learn_members(group, lapsing, self._layers[_WORKER])
+        for channel in [self._channel(name) for name in self._groups[group]]:
             self._expanded += 1
-            grouped = sum(letter.grouped for letter in place.letters)
-            if (_OWN_CAPACITY - grouped if place.owned else self._left(place)) > 0:
-                place.letters.append(_Letter(number, self._clock.offset, grouped=True))
+            grouped = sum(entry.grouped for entry in channel.entries)
+            if (_OWN_CAPACITY - grouped if channel.owned else self._left(channel)) > 0:
+                channel.entries.append(_Entry(number, self._clock.offset, grouped=True))
             else:
                 self._full += 1
 
-    async def _group_send_and_meet(self, group: str, by: int) -> None:
+    async def _group_send_and_check(self, group: str, by: int) -> None:
         await self._group_send(group, by)
-        for place in self._places:
-            await self._meet(place)
-        await self._settle()
+        for channel in self._channels:
+            await self._check_waiters(channel)
+        await self._wait_for_group_messages()
 
     async def _burst(self, ops: list[_Op]) -> None:
         for name, group, at, by in ops:
-            place = self._places[at]
+            channel = self._channels[at]
             if name == "group_add":
-                await self._group_add(_GROUPS[group], place, by)
+                await self._group_add(_GROUPS[group], channel, by)
             elif name == "group_discard":
-                await self._group_discard(_GROUPS[group], place, by)
+                await self._group_discard(_GROUPS[group], channel, by)
             elif name == "group_send" and self._fits(_GROUPS[group]):
                 await self._group_send(_GROUPS[group], by)
-            elif name == "send" and not (self._is_shared(place) and self._left(place) == 0):
-                await self._send(place, self._layers[by])
-        await self._settle()
+            elif name == "send" and not (self._is_shared(channel) and self._left(channel) == 0):
+                await self._send(channel, self._layers[by])
+        await self._wait_for_group_messages()
 
-    async def _settle(self) -> None:
+    async def _wait_for_group_messages(self) -> None:
         """Wait until every process has taken in the group messages that were sent to it."""
         await self._until(
-            self._is_settled,
+            self._have_group_messages_come,
             lambda: (
                 f"of the messages to groups, counted once for each member, {self._expanded} should have come; "
                 "the layers count another number (`expanded`)"
             ),
         )
 
-    async def _is_settled(self) -> bool:
+    async def _have_group_messages_come(self) -> bool:
         found = sum([layer.counts().expanded for layer in self._layers])
         if found > self._expanded:
             raise Violation(
@@ -731,7 +741,7 @@ class LayerMachine(RuleBasedStateMachine):
             )
         return found == self._expanded
 
-    async def _adopt(self, group: str, open_: Iterable[str], layer: ChannelLayer) -> None:
+    async def _learn_members(self, group: str, open_: Iterable[str], layer: ChannelLayer) -> None:
         """See who is in a group; where that is open, take it as it is."""
         members = self._groups[group]
         maybe = set(open_)
@@ -759,13 +769,13 @@ class LayerMachine(RuleBasedStateMachine):
 
     async def _flush(self, by: int) -> None:
         await self._within(self._layers[by].flush(), "flush returns")
-        for place in self._places:
-            self._flushed += len(place.letters)
-            if place.owned:
-                self._perhaps_on_its_way += len(place.letters) + place.overdue
-                self._expired_in_store += place.overdue
-                place.overdue = 0
-            place.letters.clear()
+        for channel in self._channels:
+            self._flushed += len(channel.entries)
+            if channel.owned:
+                self._perhaps_on_its_way += len(channel.entries) + channel.overdue
+                self._expired_in_store += channel.overdue
+                channel.overdue = 0
+            channel.entries.clear()
         for members in self._groups.values():
             members.clear()
         self._stale = False
@@ -776,104 +786,104 @@ class LayerMachine(RuleBasedStateMachine):
         now = self._clock.offset
         for layer in self._layers:
             await self._within(layer.tend(), "tend returns")
-        for place in self._places:
-            over = [letter for letter in place.letters if letter.sent + _EXPIRY <= now]
-            place.letters = [letter for letter in place.letters if letter.sent + _EXPIRY > now]
+        for channel in self._channels:
+            over = [entry for entry in channel.entries if entry.sent + _EXPIRY <= now]
+            channel.entries = [entry for entry in channel.entries if entry.sent + _EXPIRY > now]
             self._expired += len(over)
-            place.overdue = len(over)
-            if not place.owned:
+            channel.overdue = len(over)
+            if not channel.owned:
                 self._expired_in_store += len(over)
                 self._stale = self._stale or bool(over)
             if over:
-                self._lapse(place, grouped=any(letter.grouped for letter in over), missed=seconds >= _LEASE)
+                self._lapse(channel, grouped=any(entry.grouped for entry in over), missed=seconds >= _LEASE)
         for group, members in self._groups.items():
             for name, member in list(members.items()):
                 lasts = None if member.by_owner and self._group_expiry is None else self._group_lifetime
                 if lasts is not None and member.joined + lasts <= now:
                     del members[name]
-            maybe = [name for name, member in members.items() if member.lapsing and self._place(name).owned]
-            await self._adopt(group, maybe, self._layers[_WORKER])
+            maybe = [name for name, member in members.items() if member.lapsing and self._channel(name).owned]
+            await self._learn_members(group, maybe, self._layers[_WORKER])
             for name in maybe:
                 if name in members:
                     members[name].lapsing = False
 
-    def _lapse(self, place: _Place, *, grouped: bool, missed: bool) -> None:
+    def _lapse(self, channel: _Channel, *, grouped: bool, missed: bool) -> None:
         """A message has expired unread: its channel leaves its groups, at once or with the next message to them.
 
         Args:
-            place: the channel.
+            channel: the channel.
             grouped: it was a message to a group.
             missed: the owner of the channel had lost its lease meanwhile, and with it knows no more what expired.
         """
         for members in self._groups.values():
-            member = members.get(place.name)
+            member = members.get(channel.name)
             if member is None:
                 continue
             if member.by_owner and not missed:
-                del members[place.name]
-            elif member.by_owner or place.owned or (grouped and self._can.lapses):
+                del members[channel.name]
+            elif member.by_owner or channel.owned or (grouped and self._can.lapses):
                 member.lapsing = True
 
-    # -- the rehearsal
+    # -- a fixed script
 
-    def rehearse(self) -> None:
+    def run_script(self) -> None:
         """Play a fixed sequence of calls in which each promise is tried once: most of what is wrong shows here.
 
         Raises:
             Violation: a promise is broken.
         """
-        self._act("begin", group_expiry=_GROUP_EXPIRY)
+        self._call("begin", group_expiry=_GROUP_EXPIRY)
         for some, by in ((0, 2), (2, 0)):  # members that are full, in a process and outside of any
-            self._act("crowd", group="green", some=some, by=by, count=3)
-            self._act("receive", pick=0, by=2, most=2)
-            self._act("group_send", group="green", by=1)
+            self._call("fill_group", group="green", some=some, by=by, count=3)
+            self._call("receive", pick=0, by=2, most=2)
+            self._call("group_send", group="green", by=1)
             self._receive_all()
         for owner in (0, 1):  # messages and changes on their way together
-            self._act("change_amid", group="red", owner=owner, by=1 - owner)
-            self._act("change_amid", group="green", owner=owner, by=2)
+            self._call("change_amid", group="red", owner=owner, by=1 - owner)
+            self._call("change_amid", group="green", owner=owner, by=2)
             self._receive_all()
         for at in (0, 3, 4, 5, 6):  # capacity, and places that come back
             for by in (0, 1, 2):
-                self._act("send", at=at, by=by)
-            self._act("receive", pick=0, by=0, most=1)
-            self._act("send", at=at, by=1)
+                self._call("send", at=at, by=by)
+            self._call("receive", pick=0, by=0, most=1)
+            self._call("send", at=at, by=1)
             self._receive_all()
         for turns in range(4):  # cancellation
             for at in (0, 4, 5):
-                self._act("send", at=at, by=1)
-                self._act("cancel_amid", pick=0, turns=turns)
+                self._call("send", at=at, by=1)
+                self._call("cancel_amid", pick=0, turns=turns)
                 self._receive_all()
-            self._act("cancel_send", at=1, by=0, turns=turns)
-            self._act("cancel_change", group="red", at=1, by=0, turns=turns, first=True, then=False)
-        self._act("wait", pick=0, by=0)
-        self._act("wait", pick=0, by=0)
-        self._act("cancel_waiting", pick=0, which=0)
-        self._act("send", at=0, by=2)
+            self._call("cancel_send", at=1, by=0, turns=turns)
+            self._call("cancel_change", group="red", at=1, by=0, turns=turns, first=True, then=False)
+        self._call("wait", pick=0, by=0)
+        self._call("wait", pick=0, by=0)
+        self._call("cancel_waiting", pick=0, which=0)
+        self._call("send", at=0, by=2)
         for by in (2, 0):  # membership
-            self._act("group_add", group="red", at=0, by=0)
-            self._act("group_channels", group="red", by=1)
-            self._act("group_send", group="red", by=1)
-            self._act("group_discard", group="red", at=0, by=by)
-            self._act("group_channels", group="red", by=0)
-        self._act("group_add", group="red", at=0, by=0)
-        self._act("crowd", group="red", some=1, by=1, count=1)
-        self._act("send", at=1, by=2)
-        self._act("flush", by=2)
-        self._act("send", at=1, by=2)
+            self._call("group_add", group="red", at=0, by=0)
+            self._call("group_channels", group="red", by=1)
+            self._call("group_send", group="red", by=1)
+            self._call("group_discard", group="red", at=0, by=by)
+            self._call("group_channels", group="red", by=0)
+        self._call("group_add", group="red", at=0, by=0)
+        self._call("fill_group", group="red", some=1, by=1, count=1)
+        self._call("send", at=1, by=2)
+        self._call("flush", by=2)
+        self._call("send", at=1, by=2)
         self._receive_all()
         for pick in (1, 0, 1):  # time: after, before, after
-            self._act("group_add", group="red", at=0, by=0)
-            self._act("group_send", group="red", by=1)
-            self._act("send", at=1, by=2)
-            self._act("pass_time", pick=pick)
-            self._act("send", at=1, by=0)
+            self._call("group_add", group="red", at=0, by=0)
+            self._call("group_send", group="red", by=1)
+            self._call("send", at=1, by=2)
+            self._call("pass_time", pick=pick)
+            self._call("send", at=1, by=0)
             self._receive_all()
 
     def _receive_all(self) -> None:
-        for _ in self._places:
-            self._act("receive", pick=0, by=_WORKER, most=3)
+        for _ in self._channels:
+            self._call("receive", pick=0, by=_WORKER, most=3)
 
-    def _act(self, name: str, **arguments: object) -> None:
+    def _call(self, name: str, **arguments: object) -> None:
         """Play one call."""
         getattr(self, name)(**arguments)
 
@@ -881,7 +891,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _say(self, text: str) -> None:
         """Write a line of the script of a failure."""
-        self.said.append(text)
+        self.script.append(text)
         if currently_in_test_context():
             note(text)
 
@@ -891,7 +901,7 @@ class LayerMachine(RuleBasedStateMachine):
         except BaseException as exc:
             self._broken = True
             if isinstance(exc, Violation):
-                exc.script = "\n".join(["state = LayerTest()", *self.said, "state.teardown()"])
+                exc.script = "\n".join(["state = LayerTest()", *self.script, "state.teardown()"])
             raise
 
     async def _within(self, work: Awaitable[T], what: str) -> T:
@@ -914,7 +924,7 @@ class LayerMachine(RuleBasedStateMachine):
             await asyncio.sleep(0 if turn < _TURNS else 0.001)
 
 
-def _spoil(message: dict[str, object] | Message) -> None:
+def _change_everything(message: dict[str, object] | Message) -> None:
     """Change a message that nobody else should hold, at every depth."""
     inner = message.get("inner")
     if isinstance(inner, dict):
@@ -951,7 +961,7 @@ def run_layer_conformance_test(
         def __init__(self) -> None:
             super().__init__(make_layer, can, patience)
 
-    _rehearse(LayerTest())
+    _run_script(LayerTest())
     try:
         run_state_machine_as_test(LayerTest, settings=settings)
     except BaseExceptionGroup as group:  # a race went another way when Hypothesis tried the example again
@@ -962,11 +972,11 @@ def run_layer_conformance_test(
         raise
 
 
-def _rehearse(machine: LayerMachine) -> None:
+def _run_script(machine: LayerMachine) -> None:
     """Play the rehearsal, its end included."""
     try:
         try:
-            machine.rehearse()
+            machine.run_script()
         finally:
             machine.teardown()
     except Violation as violation:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("GUARD", "SLACK", "Facts", "Model", "Span", "Unclear", "describe")
 
-T = TypeVar("T", "_Letter", "_Item")
+T = TypeVar("T", "_Message", "_Item")
 
 SLACK = 0.25
 """Seconds by which a time that a store tells may be off: its clock may be a coarse one, and be set while we look."""
@@ -93,7 +93,7 @@ class Facts:
 
 
 @dataclass(slots=True)
-class _Letter:
+class _Message:
     """A message in a queue, or away from it."""
 
     channel: str
@@ -105,7 +105,7 @@ class _Letter:
     """What the store has said of its age, once it has."""
     flushed: bool = False
     """It was away when everything was flushed: it may be in the queue, but must not come out of it."""
-    ghost: bool = False
+    uncounted: bool = False
     """It may have gone without being counted: all that was in its queue was too old."""
 
 
@@ -141,7 +141,7 @@ class _Inbox:
 
 
 @dataclass(slots=True)
-class _Told:
+class _Reports:
     """What was reported of a queue."""
 
     counts: list[tuple[Span, int, int]] = field(default_factory=list[tuple[Span, int, int]])
@@ -174,14 +174,14 @@ class _Told:
 
 
 @dataclass(slots=True)
-class _Claimant:
+class _Claim:
     name: str
     until: Span
     doubtful: bool = False
 
 
 @dataclass(slots=True)
-class _Note:
+class _Unread:
     """A channel got a message as a member of a group, and nothing has been taken since."""
 
     since: Span
@@ -211,7 +211,7 @@ class _Group:
 
 
 @dataclass(slots=True)
-class _Left:
+class _Departure:
     at: Span
     doubtful: bool = False
 
@@ -235,7 +235,7 @@ def _violation(rule: str, request: object, reply: object, wanted: str) -> Violat
     return Violation(f"{rule}\n  asked: {describe(request)}\n  came: {describe(reply)}\n  should have come: {wanted}")
 
 
-def _over(limit: Span, at: Span) -> bool:
+def _has_passed(limit: Span, at: Span) -> bool:
     """Whether a limit had passed when a request was carried out.
 
     Raises:
@@ -265,7 +265,7 @@ def _marker_frame(sign: bytes, group: str, member: str, version: int, age: int) 
     return sign + _name(group) + _name(member) + f"{version}:{age}".encode("ascii")
 
 
-def _place(frame: bytes, items: list[T], start: int) -> int | None:
+def _find_frame(frame: bytes, items: list[T], start: int) -> int | None:
     """Find a frame among those that may come next: the one at *start*, or one that came in at once with it."""
     if start >= len(items):
         return None
@@ -293,18 +293,18 @@ class Model:
         self._slots = 0
         self._ahead: Span | None = None
         """Seconds by which the shard's clock is ahead of the local one."""
-        self._lines: dict[str, list[_Letter]] = {}
-        self._away: dict[bytes, _Letter] = {}
+        self._queues: dict[str, list[_Message]] = {}
+        self._popped: dict[bytes, _Message] = {}
         """By frame, what was popped and may be put back."""
-        self._claims: dict[str, _Claimant] = {}
-        self._attending: dict[str, dict[str, Span]] = {}
+        self._claims: dict[str, _Claim] = {}
+        self._readers: dict[str, dict[str, Span]] = {}
         """Of each queue, who attends to it, and until when."""
-        self._notes: dict[str, dict[str, _Note]] = {}
+        self._unread: dict[str, dict[str, _Unread]] = {}
         self._inboxes: dict[str, _Inbox] = {}
-        self._told: dict[str, _Told] = {}
+        self._reports: dict[str, _Reports] = {}
         """What was reported of each queue, and of all under no name."""
         self._groups: dict[str, _Group] = {}
-        self._left: dict[tuple[str, str], _Left] = {}
+        self._departures: dict[tuple[str, str], _Departure] = {}
         self._changes = 0
         """Of all groups together."""
         self._published: dict[tuple[str, int], int] = {}
@@ -317,22 +317,22 @@ class Model:
     def limits(self) -> Iterator[tuple[str, Span]]:
         """Yield what may end, and when."""
         facts = self.facts
-        for line in (*self._lines.values(), self._away.values()):
-            for letter in line:
-                yield "message", letter.since.plus(facts.expiry)
+        for messages in (*self._queues.values(), self._popped.values()):
+            for message in messages:
+                yield "message", message.since.plus(facts.expiry)
         if facts.leases_move:
             for inbox in self._inboxes.values():
                 yield "lease", inbox.until
         if facts.claims_move:
             for claim in self._claims.values():
                 yield "claim", claim.until
-        for attending in self._attending.values():
+        for attending in self._readers.values():
             for until in attending.values():
                 yield "attendance", until
-        for notes in self._notes.values():
-            for noted in notes.values():
-                yield "message", noted.since.plus(facts.expiry)
-                yield "note", noted.since.plus(facts.lifetime)
+        for unread in self._unread.values():
+            for one in unread.values():
+                yield "message", one.since.plus(facts.expiry)
+                yield "note", one.since.plus(facts.lifetime)
         for group in self._groups.values():
             if facts.group_expiry is not None:
                 for member in group.owned.values():
@@ -341,14 +341,14 @@ class Model:
                 yield "group", group.touched.plus(facts.lifetime)
             for member in group.others.values():
                 yield "membership", member.joined.plus(facts.lifetime)
-        for left in self._left.values():
+        for left in self._departures.values():
             yield "leaving", left.at.plus(facts.remembered)
         if self._epoch_at is not None:
             yield "epoch", self._epoch_at.plus(max(facts.remembered, facts.lifetime))
 
     def lives(self, inbox: str, at: Span) -> bool:
         """Whether a minted inbox has a living owner."""
-        return self._minted(inbox, at) is not None
+        return self._owned(inbox, at) is not None
 
     def waits(self, inbox: str, after: str) -> bool:
         """Whether a read of a living inbox after a position has to bring something."""
@@ -376,12 +376,12 @@ class Model:
         """Judge one push, or several to one channel that were made at once."""
         request = asked[0][0]
         replies = tuple(reply for _, reply in asked)
-        inbox = self._minted(request.channel.queue.name, at)
+        inbox = self._owned(request.channel.queue.name, at)
         self._slots += 1
         if inbox is not None:
             self._pushed_to_owner(inbox, asked, replies, at)
-        elif self._is_for_somebody(request, replies, at) and not self._has_lapsed(request, replies, at):
-            self._pushed_to_line(asked, replies, at)
+        elif self._check_readers(request, replies, at) and not self._has_lapsed(request, replies, at):
+            self._pushed_to_queue(asked, replies, at)
 
     def _pushed_to_owner(
         self, inbox: _Inbox, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
@@ -393,7 +393,7 @@ class Model:
         ours = sum(not item.marker for item in inbox.items)
         least = min(room, self.facts.inbox_capacity - len(inbox.items))
         most = min(room, self.facts.inbox_capacity - ours)
-        self._judge_room(
+        self._check_room(
             "A minted inbox takes a message exactly while its channel, and the inbox, have room",
             request,
             replies,
@@ -414,13 +414,13 @@ class Model:
                 frame = _message_frame(name, push.payload)
                 inbox.items.append(_Item(frame, at, self._slots, channel=name))
 
-    def _is_for_somebody(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+    def _check_readers(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
         """Judge what a push says of those who attend; whether it goes on."""
         queue = request.channel.queue.name
         wanted: tuple[int, int] | None = None
-        if request.if_attended and not self._is_attended(queue, at):
-            line = self._line(queue, at)
-            wanted = sum(not self._is_void(letter, at) for letter in line), len(line)
+        if request.if_attended and not self._has_reader(queue, at):
+            messages = self._queue(queue, at)
+            wanted = sum(not self._is_gone(message, at) for message in messages), len(messages)
         for reply in replies:
             left = reply.unattended
             right = left is None if wanted is None else left is not None and wanted[0] <= left <= wanted[1]
@@ -434,14 +434,14 @@ class Model:
                 )
         return wanted is None
 
-    def _is_attended(self, queue: str, at: Span) -> bool:
-        return any(not _over(until, at) for until in self._attending.get(queue, {}).values())
+    def _has_reader(self, queue: str, at: Span) -> bool:
+        return any(not _has_passed(until, at) for until in self._readers.get(queue, {}).values())
 
     def unattended(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
         """Judge an `Unattended`."""
-        may = {name: self._line(name, at) for name in self._lines if not name.endswith("!")}
-        may = {name: line for name, line in may.items() if line and not self._is_attended(name, at)}
-        must = {name for name, line in may.items() if any(not self._is_void(letter, at) for letter in line)}
+        may = {name: self._queue(name, at) for name in self._queues if not name.endswith("!")}
+        may = {name: messages for name, messages in may.items() if messages and not self._has_reader(name, at)}
+        must = {name for name, messages in may.items() if any(not self._is_gone(message, at) for message in messages)}
         if not must <= set(reply) <= set(may) or len(set(reply)) < len(reply):
             raise _violation(
                 "What is said to be unattended is every queue, and no inbox, that holds messages and that nobody "
@@ -451,33 +451,33 @@ class Model:
                 f"{sorted(must)}, and maybe {sorted(set(may) - must)}",
             )
 
-    def _pushed_to_line(
+    def _pushed_to_queue(
         self, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
     ) -> None:
         request = asked[0][0]
         name = request.channel.name
-        line = self._line(request.channel.queue.name, at)
-        live = sum(not self._is_void(letter, at) for letter in line)
+        messages = self._queue(request.channel.queue.name, at)
+        live = sum(not self._is_gone(message, at) for message in messages)
         heads = 0
-        while heads < len(line) and self._is_old(line[heads], at):
+        while heads < len(messages) and self._is_old(messages[heads], at):
             heads += 1
         # What is too old behind a head that is not may stay and take room: put_back can bring them into such an order.
-        bounds = request.capacity - (len(line) - heads), request.capacity - live
-        accepted = self._judge_room(
+        bounds = request.capacity - (len(messages) - heads), request.capacity - live
+        accepted = self._check_room(
             "A queue takes a message exactly while it holds fewer than the capacity, those too old not counted",
             request,
             replies,
             bounds,
-            f"the queue holds {live} messages that are young, and {len(line) - live} that are not",
+            f"the queue holds {live} messages that are young, and {len(messages) - live} that are not",
         )
-        self._count_out(line, 0, sum(reply.expired for reply in replies), 0, at, request, replies)
+        self._remove_counted(messages, 0, sum(reply.expired for reply in replies), 0, at, request, replies)
         for push, reply in asked:
             if reply.accepted:
-                line.append(_Letter(name, _message_frame(name, push.payload), at, self._slots))
+                messages.append(_Message(name, _message_frame(name, push.payload), at, self._slots))
         if request.to_member and accepted:
-            self._notes.setdefault(request.channel.queue.name, {}).setdefault(name, _Note(at))
+            self._unread.setdefault(request.channel.queue.name, {}).setdefault(name, _Unread(at))
 
-    def _judge_room(
+    def _check_room(
         self, rule: str, request: c.Push, replies: tuple[c.Pushed, ...], bounds: tuple[int, int], why: str
     ) -> int:
         least, most = (min(len(replies), max(0, bound)) for bound in bounds)
@@ -489,14 +489,14 @@ class Model:
 
     def _has_lapsed(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
         queue, name = request.channel.queue.name, request.channel.name
-        note = self._notes.get(queue, {}).get(name) if request.to_member else None
+        unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
-        if note is not None and self.facts.capabilities.lapses:
-            may = _over(note.since.plus(self.facts.expiry), at)
-            forgotten = _over(note.since.plus(self.facts.lifetime), at)
-            must = may and not forgotten and not note.doubtful
+        if unread is not None and self.facts.capabilities.lapses:
+            may = _has_passed(unread.since.plus(self.facts.expiry), at)
+            forgotten = _has_passed(unread.since.plus(self.facts.lifetime), at)
+            must = may and not forgotten and not unread.doubtful
             if may and not must and not replies[0].lapsed:
-                del self._notes[queue][name]
+                del self._unread[queue][name]
         for reply in replies:
             if (reply.lapsed and not may) or (must and not reply.lapsed) or (reply.lapsed and reply.accepted):
                 raise _violation(
@@ -509,31 +509,33 @@ class Model:
 
     def forgiven(self, request: c.Forgive) -> None:
         """Take note of a `Forgive`."""
-        self._notes.get(request.channel.queue.name, {}).pop(request.channel.name, None)
+        self._unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
 
     def popped(self, request: c.Pop, reply: c.Popped, at: Span) -> None:
         """Judge a `Pop`."""
         name = request.queue.name
-        self._judge_now(request, reply, reply.now, at)
+        self._check_now(request, reply, reply.now, at)
         if reply.lost:
             raise _violation("A store that nothing happened to loses nothing", request, reply, "lost=0")
-        if not self._may_take(request, reply, at):
+        if not self._check_claim(request, reply, at):
             if reply.entries or reply.expired or reply.flushed:
                 raise _violation(
                     "Nothing is taken from an inbox that belongs to somebody else", request, reply, "no entries"
                 )
             return
-        line = self._line(name, at)
-        live = sum(not self._is_void(letter, at) for letter in line)
+        messages = self._queue(name, at)
+        live = sum(not self._is_gone(message, at) for message in messages)
         passed = 0
         for entry in reply.entries:
-            while passed < len(line) and self._is_void(line[passed], at):
+            while passed < len(messages) and self._is_gone(messages[passed], at):
                 passed += 1
-            found = _place(entry.frame, line, passed)
+            found = _find_frame(entry.frame, messages, passed)
             if found is None:
-                raise _violation(self._what_is_wrong(entry.frame, line, at), request, reply, self._order(line, at))
-            line.insert(passed, line.pop(found))
-            self._judge_stamp(request, reply, entry.stamp, line[passed])
+                raise _violation(
+                    self._broken_rule(entry.frame, messages, at), request, reply, self._order(messages, at)
+                )
+            messages.insert(passed, messages.pop(found))
+            self._check_stamp(request, reply, entry.stamp, messages[passed])
             passed += 1
         count = len(reply.entries)
         most = min(live, request.count)
@@ -542,33 +544,33 @@ class Model:
                 "A pop brings as many messages as there are, and as were asked for",
                 request,
                 reply,
-                f"{most} entries: {self._order(line, at)}",
+                f"{most} entries: {self._order(messages, at)}",
             )
         if count + reply.flushed < request.count:
-            passed = len(line)  # it has seen the whole queue
-        taken = [letter for letter in line[:passed] if not self._is_void(letter, at)]
-        self._count_out(line, passed, reply.expired, reply.flushed, at, request, reply)
-        for letter in taken:
-            line.remove(letter)
-            self._away[letter.frame] = letter
+            passed = len(messages)  # it has seen the whole queue
+        taken = [message for message in messages[:passed] if not self._is_gone(message, at)]
+        self._remove_counted(messages, passed, reply.expired, reply.flushed, at, request, reply)
+        for message in taken:
+            messages.remove(message)
+            self._popped[message.frame] = message
         if taken:
-            self._notes.pop(name, None)
+            self._unread.pop(name, None)
         elif reply.flushed:
-            for note in self._notes.get(name, {}).values():
-                note.doubtful = True
+            for unread in self._unread.get(name, {}).values():
+                unread.doubtful = True
 
-    def _may_take(self, request: c.Pop, reply: c.Popped, at: Span) -> bool:
+    def _check_claim(self, request: c.Pop, reply: c.Popped, at: Span) -> bool:
         """Judge what a pop says of the one who reads its queue; whether that is the caller."""
         name, leases = request.queue.name, self.facts.capabilities.leases
         is_inbox = request.queue.kind is Kind.INBOX
-        self._judge_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
-        minted = is_inbox and self._minted(name, at) is not None
+        self._check_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
+        minted = is_inbox and self._owned(name, at) is not None
         if reply.minted != minted:
             raise _violation(
                 "A pop tells of a minting owner who lives, and of no other", request, reply, f"minted={minted}"
             )
         claim = self._claims.get(name) if is_inbox and not minted else None
-        may = claim is not None and claim.name != request.claimant and not self._is_over(claim, at)
+        may = claim is not None and claim.name != request.claimant and not self._claim_is_over(claim, at)
         must = may and claim is not None and not claim.doubtful and leases
         if (reply.held_for is not None and not may) or (must and reply.held_for is None):
             who = "nobody else holds it" if claim is None or not may else f"{claim.name} holds it"
@@ -591,30 +593,30 @@ class Model:
         if minted:
             return False
         if request.attend and not is_inbox:
-            self._attending.setdefault(name, {})[request.claimant] = at.plus(request.attend)
+            self._readers.setdefault(name, {})[request.claimant] = at.plus(request.attend)
         if is_inbox:
-            self._claims[name] = _Claimant(request.claimant, at.plus(self.facts.lease))
+            self._claims[name] = _Claim(request.claimant, at.plus(self.facts.lease))
         return True
 
-    def _is_over(self, claim: _Claimant, at: Span) -> bool:
-        return self.facts.claims_move and _over(claim.until, at)
+    def _claim_is_over(self, claim: _Claim, at: Span) -> bool:
+        return self.facts.claims_move and _has_passed(claim.until, at)
 
     def put_back(self, request: c.PutBack, reply: c.Returned, at: Span) -> None:
         """Judge a `PutBack`."""
-        line = self._line(request.queue.name, at)
-        returned: list[_Letter] = []
+        messages = self._queue(request.queue.name, at)
+        returned: list[_Message] = []
         for entry in request.entries:
-            letter = self._away.pop(entry.frame)
+            message = self._popped.pop(entry.frame)
             self._slots += 1
-            letter.slot = self._slots
-            letter.ghost = False
-            returned.append(letter)
-        self._count_out(returned, 0, reply.expired, reply.flushed, at, request, reply)
-        line[:0] = returned
+            message.slot = self._slots
+            message.uncounted = False
+            returned.append(message)
+        self._remove_counted(returned, 0, reply.expired, reply.flushed, at, request, reply)
+        messages[:0] = returned
 
     def unclaimed(self, request: c.Unclaim) -> None:
         """Take note of an `Unclaim`."""
-        self._attending.get(request.inbox.name, {}).pop(request.claimant, None)
+        self._readers.get(request.inbox.name, {}).pop(request.claimant, None)
         claim = self._claims.get(request.inbox.name)
         if claim is not None and claim.name == request.claimant:
             del self._claims[request.inbox.name]
@@ -622,14 +624,14 @@ class Model:
     def pending(self, request: c.Pending, reply: int, at: Span) -> None:
         """Judge a `Pending`."""
         name, queue = request.channel.name, request.channel.queue.name
-        line = [letter for letter in self._line(queue, at) if letter.channel == name]
+        messages = [message for message in self._queue(queue, at) if message.channel == name]
         inbox = self._inboxes.get(queue)
-        if self._minted(queue, at) is not None and inbox is not None:
+        if self._owned(queue, at) is not None and inbox is not None:
             here = [item.channel == name for item in inbox.items]
             least, most = sum(here[max(0, inbox.fetched - inbox.base) :]), sum(here)
         else:
-            least = sum(not self._is_void(letter, at) for letter in line)
-            most = len(line) + (sum(item.channel == name for item in inbox.items) if inbox is not None else 0)
+            least = sum(not self._is_gone(message, at) for message in messages)
+            most = len(messages) + (sum(item.channel == name for item in inbox.items) if inbox is not None else 0)
         if not least <= reply <= most:
             raise _violation(
                 "Pending counts the messages to one channel and to no other", request, reply, f"{least} to {most}"
@@ -641,15 +643,15 @@ class Model:
         """Take note of a `Report`."""
         counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
         for name, messages, refused in (*counts, ("", request.messages, request.refused)):
-            self._told.setdefault(name, _Told()).add(at, messages, refused, self._told_for(name))
+            self._reports.setdefault(name, _Reports()).add(at, messages, refused, self._reports_last(name))
 
     def told_reported(self, request: c.Reported, reply: Rates, at: Span) -> None:
         """Judge a `Reported`."""
         if not self.facts.capabilities.statistics:
             return
         name = "" if request.queue is None else request.queue.name
-        told = self._told.setdefault(name, _Told())
-        sums = told.sums(at, self._told_for(name))
+        reports = self._reports.setdefault(name, _Reports())
+        sums = reports.sums(at, self._reports_last(name))
         if (reply.messages, reply.refused) not in sums:
             raise _violation(
                 "What was reported is added up, and nothing else",
@@ -659,7 +661,7 @@ class Model:
             )
         if not _RATE_SECONDS - SLACK <= reply.seconds <= _RATE_SECONDS * 7 / 6 + SLACK:
             raise _violation("A rate is one over 60 to 70 seconds", request, reply, f"seconds from {_RATE_SECONDS}")
-        least, most = told.since(at, reply.seconds)
+        least, most = reports.since(at, reply.seconds)
         whole = len(sums) == 1
         for place, lately in enumerate((reply.lately, reply.refused_lately)):
             if not (least[place] if whole else 0) <= lately <= most[place]:
@@ -670,7 +672,7 @@ class Model:
                     f"from {least[place]} to {most[place]}",
                 )
 
-    def _told_for(self, name: str) -> float:
+    def _reports_last(self, name: str) -> float:
         return self.facts.lifetime if not name else min(self.facts.lifetime, _COUNTS_SECONDS)
 
     def surveyed(self, request: c.Survey, reply: c.Surveyed, at: Span) -> None:
@@ -680,21 +682,21 @@ class Model:
         wanted = None if request.channel is None else request.channel.name
         queue = None if request.channel is None else request.channel.queue.name
         least = most = 0
-        here: list[_Letter | _Item] = []
-        certain: list[_Letter | _Item] = []
-        for name in {*self._lines, *self._inboxes} if queue is None else {queue}:
-            inbox = self._minted(name, at)
+        here: list[_Message | _Item] = []
+        certain: list[_Message | _Item] = []
+        for name in {*self._queues, *self._inboxes} if queue is None else {queue}:
+            inbox = self._owned(name, at)
             if inbox is not None:
                 unread = inbox.unread.total() if wanted is None else inbox.unread[wanted]
                 least, most = least + unread, most + unread
                 here += [item for item in inbox.items if item.channel and wanted in {None, item.channel}]
                 continue
-            line = [
-                each for each in self._line(name, at) if wanted in {None, each.channel} and not self._is_old(each, at)
+            messages = [
+                each for each in self._queue(name, at) if wanted in {None, each.channel} and not self._is_old(each, at)
             ]
-            fresh = [letter for letter in line if not letter.flushed]
-            least, most = least + len(fresh), most + len(line)
-            here += line
+            fresh = [message for message in messages if not message.flushed]
+            least, most = least + len(fresh), most + len(messages)
+            here += messages
             certain += fresh
         if reply.pending is None or not least <= reply.pending <= most:
             raise _violation("A survey counts what waits, and nothing else", request, reply, f"{least} to {most}")
@@ -717,10 +719,10 @@ class Model:
     def claimed(self, request: c.Claim, reply: c.Claimed, at: Span) -> None:
         """Judge a `Claim`."""
         name = request.inbox.name
-        self._judge_now(request, reply, reply.now, at)
-        self._judge_epoch(request, reply, reply.epoch, at)
+        self._check_now(request, reply, reply.now, at)
+        self._check_epoch(request, reply, reply.epoch, at)
         inbox = self._inboxes.get(name)
-        lived = self._minted(name, at) is not None
+        lived = self._owned(name, at) is not None
         if (inbox is None and not reply.fresh) or (lived and reply.fresh):
             raise _violation(
                 "A claim is fresh exactly if the inbox did not exist", request, reply, f"fresh={inbox is None}"
@@ -738,18 +740,18 @@ class Model:
         for number, item in enumerate(inbox.items, inbox.base):
             if number >= read and item.channel:
                 inbox.unread[item.channel] += 1
-        line = self._line(name, at)
-        self._count_out(line, len(line), reply.expired, 0, at, request, reply)
-        for letter in self._lines.pop(name):
-            inbox.items.append(_Item(letter.frame, letter.since, letter.slot, channel=letter.channel))
-            inbox.unread[letter.channel] += 1
-        self._notes.pop(name, None)
+        messages = self._queue(name, at)
+        self._remove_counted(messages, len(messages), reply.expired, 0, at, request, reply)
+        for message in self._queues.pop(name):
+            inbox.items.append(_Item(message.frame, message.since, message.slot, channel=message.channel))
+            inbox.unread[message.channel] += 1
+        self._unread.pop(name, None)
 
     def renewed(self, request: c.Renew, reply: c.Renewed, at: Span) -> None:
         """Judge a `Renew`."""
-        self._judge_now(request, reply, reply.now, at)
-        self._judge_epoch(request, reply, reply.epoch, at)
-        inbox = self._minted(request.inbox.name, at)
+        self._check_now(request, reply, reply.now, at)
+        self._check_epoch(request, reply, reply.epoch, at)
+        inbox = self._owned(request.inbox.name, at)
         if reply.held != (inbox is not None):
             raise _violation(
                 "A lease that has not ended is kept, and one that has is not",
@@ -762,7 +764,7 @@ class Model:
 
     def released(self, request: c.Release, reply: int, at: Span) -> None:
         """Judge a `Release`."""
-        lived = self._minted(request.inbox.name, at) is not None
+        lived = self._owned(request.inbox.name, at) is not None
         inbox = self._inboxes.pop(request.inbox.name)
         here = [bool(item.channel) for item in inbox.items]
         least = sum(here[max(0, inbox.fetched - inbox.base) :]) if lived else 0
@@ -778,7 +780,7 @@ class Model:
             inbox.base += 1
             inbox.items.pop(0)
         for place, (stamp, frame) in enumerate(reply.entries):
-            found = _place(frame, inbox.items, place)
+            found = _find_frame(frame, inbox.items, place)
             if found is None:
                 raise _violation(
                     "A read brings what came in after the position, in the order in which it came, and nothing twice",
@@ -787,7 +789,7 @@ class Model:
                     _frames(inbox.items),
                 )
             inbox.items.insert(place, inbox.items.pop(found))
-            self._judge_stamp(request, reply, stamp, inbox.items[place])
+            self._check_stamp(request, reply, stamp, inbox.items[place])
         if inbox.items and not reply.entries:
             raise _violation("A read brings what is there", request, reply, _frames(inbox.items))
         inbox.positions[reply.position] = inbox.base + len(reply.entries)
@@ -799,7 +801,7 @@ class Model:
 
     def gave_back(self, request: c.GiveBack, at: Span) -> None:
         """Take note of a `GiveBack`."""
-        inbox = self._minted(request.inbox.name, at)
+        inbox = self._owned(request.inbox.name, at)
         if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
             return
         inbox.serial = request.serial
@@ -808,7 +810,7 @@ class Model:
 
     def marked(self, request: c.Mark, reply: bool, at: Span) -> None:  # noqa: FBT001 - a reply
         """Judge a `Mark`."""
-        inbox = self._minted(request.inbox.name, at)
+        inbox = self._owned(request.inbox.name, at)
         if reply != (inbox is not None):
             raise _violation("A marker is put exactly if a minting owner lives", request, reply, f"{inbox is not None}")
         marker = request.marker
@@ -822,7 +824,7 @@ class Model:
 
     def told_alive(self, request: c.Alive, reply: tuple[bool, ...], at: Span) -> None:
         """Judge an `Alive`."""
-        wanted = tuple(self._minted(inbox.name, at) is not None for inbox in request.inboxes)
+        wanted = tuple(self._owned(inbox.name, at) is not None for inbox in request.inboxes)
         if reply != wanted:
             raise _violation("An inbox lives for one lease from its last claim or renewal", request, reply, f"{wanted}")
 
@@ -831,31 +833,31 @@ class Model:
     def joined(self, request: c.Join, reply: c.Changed, at: Span) -> None:
         """Judge a `Join`."""
         if not self.facts.capabilities.leases:
-            self._judge_applied(request, reply)
+            self._check_applied(request, reply)
             self._group(request.group.name, at).others[request.channel.name] = _Member(at)
             return
         name, inbox = request.channel.name, request.channel.queue.name
         group = self._group(request.group.name, at)
-        left = self._left.get((request.group.name, name))
+        left = self._departures.get((request.group.name, name))
         may_be_void = request.restore and left is not None
         if not reply.applied:
             if not may_be_void or reply.marked:
                 raise _violation(
                     "A joining is void only if it restores what has left meanwhile", request, reply, "applied=True"
                 )
-            self._judge_version(group, request, reply, reply.version)
+            self._check_version(group, request, reply, reply.version)
             return
         if (
             may_be_void
             and left is not None
             and not left.doubtful
-            and not _over(left.at.plus(self.facts.remembered), at)
+            and not _has_passed(left.at.plus(self.facts.remembered), at)
         ):
             raise _violation(
                 "A joining that is restored is void if the member has left meanwhile", request, reply, "applied=False"
             )
-        self._judge_change(group, request, reply)
-        self._left.pop((request.group.name, name), None)
+        self._check_change(group, request, reply)
+        self._departures.pop((request.group.name, name), None)
         was = group.owned.get(name)
         must = request.owned or (was is not None and not was.doubtful)
         may = must or was is not None or name in group.over
@@ -880,15 +882,15 @@ class Model:
             group.owned.pop(name, None)
             self._forget_joins(group)
             group.others[name] = member
-        home = self._minted(inbox, at) if request.mark and reply.owned else None
-        self._judge_marked(request, reply, home)
+        owner_inbox = self._owned(inbox, at) if request.mark and reply.owned else None
+        self._check_marked(request, reply, owner_inbox)
         age = round(request.age * 1000)
-        self._mark(home, _marker_frame(b"+", request.group.name, name, reply.version, age), at)
+        self._mark(owner_inbox, _marker_frame(b"+", request.group.name, name, reply.version, age), at)
 
     def left(self, request: c.Leave, reply: c.Changed, at: Span) -> None:
         """Judge a `Leave`."""
         if not self.facts.capabilities.leases:
-            self._judge_applied(request, reply)
+            self._check_applied(request, reply)
             self._group(request.group.name, at).others.pop(request.channel.name, None)
             return
         name, inbox = request.channel.name, request.channel.queue.name
@@ -910,23 +912,23 @@ class Model:
         if not reply.applied:
             if reply.marked:
                 raise _violation("What is not applied puts no marker", request, reply, "marked=False")
-            self._judge_version(group, request, reply, reply.version)
+            self._check_version(group, request, reply, reply.version)
             if known and name in group.owned and group.owned[name].doubtful:
                 del group.owned[name]
                 self._forget_joins(group)
             return
-        self._judge_change(group, request, reply)
+        self._check_change(group, request, reply)
         group.owned.pop(name, None)
         group.others.pop(name, None)
         group.over.discard(name)
         self._forget_joins(group)
         if request.channel.queue.kind is Kind.INBOX:
-            self._left[request.group.name, name] = _Left(at)
-        home = self._minted(inbox, at) if request.mark else None
-        self._judge_marked(request, reply, home)
-        self._mark(home, _marker_frame(b"-", request.group.name, name, reply.version, 0), at)
+            self._departures[request.group.name, name] = _Departure(at)
+        owner_inbox = self._owned(inbox, at) if request.mark else None
+        self._check_marked(request, reply, owner_inbox)
+        self._mark(owner_inbox, _marker_frame(b"-", request.group.name, name, reply.version, 0), at)
 
-    def _judge_applied(self, request: object, reply: c.Changed) -> None:
+    def _check_applied(self, request: object, reply: c.Changed) -> None:
         if not reply.applied or reply.marked or reply.owned:
             raise _violation(
                 "Without leases every change is applied, and nobody is owned or told by a marker",
@@ -935,16 +937,16 @@ class Model:
                 "applied=True, marked=False, owned=False",
             )
 
-    def _judge_marked(self, request: object, reply: c.Changed, home: _Inbox | None) -> None:
-        if reply.marked != (home is not None):
+    def _check_marked(self, request: object, reply: c.Changed, owner_inbox: _Inbox | None) -> None:
+        if reply.marked != (owner_inbox is not None):
             raise _violation(
                 "A marker is put in the same step, if that was asked for, it concerns the owner, and he lives",
                 request,
                 reply,
-                f"marked={home is not None}",
+                f"marked={owner_inbox is not None}",
             )
 
-    def _judge_change(self, group: _Group, request: object, reply: c.Changed) -> None:
+    def _check_change(self, group: _Group, request: object, reply: c.Changed) -> None:
         if reply.version <= group.known:
             raise _violation(
                 "Each change of a group has a higher version than all that were told before",
@@ -955,7 +957,7 @@ class Model:
         group.changed = group.known = reply.version
         self._changes += 1
 
-    def _judge_version(self, group: _Group, request: object, reply: object, version: int) -> None:
+    def _check_version(self, group: _Group, request: object, reply: object, version: int) -> None:
         if version < group.changed and (group.owned or group.others):
             raise _violation(
                 "A group's version is not below that of its last change",
@@ -969,14 +971,14 @@ class Model:
         """Judge a `Publish`; without members that are doubtful (see `unsettled`)."""
         group = self._group(request.group.name, at)
         if not self.facts.capabilities.leases:
-            self._judge_names(request, reply, "others", reply.others, group.others, at)
+            self._check_names(request, reply, "others", reply.others, group.others, at)
             return
-        self._judge_version(group, request, reply, reply.version)
+        self._check_version(group, request, reply, reply.version)
         self._published[request.group.name, reply.version] = self._changes
         inboxes = {_inbox_of(name) for name in group.owned}
         if not reply.done:
-            self._judge_names(request, reply, "others", reply.others, group.others, at)
-            dead = {name for name in inboxes if self._minted(name, at) is None}
+            self._check_names(request, reply, "others", reply.others, group.others, at)
+            dead = {name for name in inboxes if self._owned(name, at) is None}
             if not inboxes - dead <= set(reply.inboxes) <= inboxes or len(set(reply.inboxes)) < len(reply.inboxes):
                 raise _violation(
                     "A publish names each inbox with members that its owner added, once",
@@ -999,7 +1001,7 @@ class Model:
         if not full <= inboxes:
             raise _violation("Only an inbox with members can be full", request, reply, f"full among {sorted(inboxes)}")
         for name in sorted(inboxes):
-            inbox = self._minted(name, at)
+            inbox = self._owned(name, at)
             if inbox is not None:
                 self._deliver(inbox, frame, at, request, reply, full=name in full)
                 continue
@@ -1025,7 +1027,7 @@ class Model:
 
     def delivered(self, request: c.Deliver, reply: c.Delivery, at: Span) -> None:
         """Judge a `Deliver`."""
-        inbox = self._minted(request.inbox.name, at)
+        inbox = self._owned(request.inbox.name, at)
         if (reply is c.Delivery.NO_OWNER) != (inbox is None):
             raise _violation(
                 "A group message is put into an inbox whose minting owner lives, and into no other",
@@ -1056,11 +1058,11 @@ class Model:
     def listed(self, request: c.Members, reply: c.Roster, at: Span) -> None:
         """Judge a `Members`."""
         group = self._group(request.group.name, at)
-        self._judge_names(request, reply, "owned", reply.owned, group.owned, at)
-        self._judge_names(request, reply, "others", reply.others, group.others, at)
+        self._check_names(request, reply, "owned", reply.owned, group.owned, at)
+        self._check_names(request, reply, "others", reply.others, group.others, at)
         self._forget_joins(group)
 
-    def _judge_names(
+    def _check_names(
         self,
         request: object,
         reply: object,
@@ -1072,7 +1074,7 @@ class Model:
         """Judge a list of members, and learn from it of those that are doubtful."""
         found = set(names)
         dead = {
-            name for name in members if what == "owned" and self._minted(_inbox_of(name), at) is None
+            name for name in members if what == "owned" and self._owned(_inbox_of(name), at) is None
         }  # a store may tell of them or not
         certain = {name for name, member in members.items() if not member.doubtful} - dead
         if len(found) < len(names) or not certain <= found <= set(members):
@@ -1099,12 +1101,12 @@ class Model:
 
     def flushed(self, request: c.Flush, reply: c.Flushing, at: Span) -> None:
         """Judge a `Flush`."""
-        lines = [letter for name in self._lines for letter in self._line(name, at)]
-        least = sum(not self._is_void(letter, at) for letter in lines)
-        most = len(lines)
+        all_messages = [message for name in self._queues for message in self._queue(name, at)]
+        least = sum(not self._is_gone(message, at) for message in all_messages)
+        most = len(all_messages)
         living: list[str] = []
         for name, inbox in self._inboxes.items():
-            if self._minted(name, at) is not None:
+            if self._owned(name, at) is not None:
                 living.append(name)
                 least += sum(bool(item.channel) for item in inbox.items[max(0, inbox.fetched - inbox.base) :])
             most += sum(not item.marker for item in inbox.items)
@@ -1112,14 +1114,14 @@ class Model:
             raise _violation("A flush names the living inboxes", request, reply, f"inboxes={sorted(living)}")
         if not least <= reply.dropped <= most:
             raise _violation("A flush counts what it removes", request, reply, f"dropped from {least} to {most}")
-        self._lines.clear()
-        self._notes.clear()
-        self._told.clear()
-        for letter in self._away.values():
-            letter.flushed = True
+        self._queues.clear()
+        self._unread.clear()
+        self._reports.clear()
+        for message in self._popped.values():
+            message.flushed = True
         for claim in self._claims.values():
             claim.doubtful = True
-        for left in self._left.values():
+        for left in self._departures.values():
             left.doubtful = True
         for group in self._groups.values():
             group.owned.clear()
@@ -1143,7 +1145,7 @@ class Model:
     def told_unflushed(self, request: c.Unflushed, reply: tuple[str, ...], at: Span) -> None:
         """Judge an `Unflushed`, of inboxes that this very flush has named."""
         for name in request.inboxes:
-            inbox = self._minted(name, at)
+            inbox = self._owned(name, at)
             since = inbox.generations[inbox.generations.index(request.generation) :] if inbox is not None else []
             heard = inbox is not None and not inbox.acknowledged.isdisjoint(since)
             must = inbox is not None and not heard
@@ -1158,36 +1160,36 @@ class Model:
 
     def acknowledged(self, request: c.Acknowledge, at: Span) -> None:
         """Take note of an `Acknowledge`."""
-        inbox = self._minted(request.inbox.name, at)
+        inbox = self._owned(request.inbox.name, at)
         if inbox is not None:
             inbox.acknowledged.add(request.generation)
 
     # -- what all of them use
 
-    def _minted(self, name: str, at: Span) -> _Inbox | None:
+    def _owned(self, name: str, at: Span) -> _Inbox | None:
         """Return an inbox whose minting owner lives."""
         inbox = self._inboxes.get(name)
-        if inbox is None or (self.facts.leases_move and _over(inbox.until, at)):
+        if inbox is None or (self.facts.leases_move and _has_passed(inbox.until, at)):
             return None
         return inbox
 
-    def _is_old(self, letter: _Letter, at: Span) -> bool:
-        return _over(letter.since.plus(self.facts.expiry), at)
+    def _is_old(self, message: _Message, at: Span) -> bool:
+        return _has_passed(message.since.plus(self.facts.expiry), at)
 
-    def _is_void(self, letter: _Letter, at: Span) -> bool:
-        return letter.flushed or self._is_old(letter, at)
+    def _is_gone(self, message: _Message, at: Span) -> bool:
+        return message.flushed or self._is_old(message, at)
 
-    def _line(self, name: str, at: Span) -> list[_Letter]:
+    def _queue(self, name: str, at: Span) -> list[_Message]:
         """Return a queue; if all in it is too old, a store may let go of it as a whole, without a count."""
-        line = self._lines.setdefault(name, [])
-        if line and all(self._is_old(letter, at) for letter in line):
-            for letter in line:
-                letter.ghost = True
-        return line
+        messages = self._queues.setdefault(name, [])
+        if messages and all(self._is_old(message, at) for message in messages):
+            for message in messages:
+                message.uncounted = True
+        return messages
 
-    def _count_out(
+    def _remove_counted(
         self,
-        line: list[_Letter],
+        messages: list[_Message],
         passed: int,
         expired: int,
         flushed: int,
@@ -1198,7 +1200,7 @@ class Model:
         """Judge how many were counted as too old or as flushed, and remove them.
 
         Args:
-            line: the queue.
+            messages: the queue.
             passed: up to here all that cannot come out has to be gone.
             expired: how many were counted as too old.
             flushed: the same of those that a flush would have removed.
@@ -1208,10 +1210,10 @@ class Model:
         """
         must: Counter[tuple[bool, bool]] = Counter()
         may: Counter[tuple[bool, bool]] = Counter()
-        for place, letter in enumerate(line):
-            why = self._is_old(letter, at), letter.flushed
+        for place, message in enumerate(messages):
+            why = self._is_old(message, at), message.flushed
             if any(why):
-                (must if place < passed and not letter.ghost else may)[why] += 1
+                (must if place < passed and not message.uncounted else may)[why] += 1
         both = must + may
         low_expired, low_flushed = must[True, False], must[False, True]
         high_expired = both[True, False] + both[True, True]
@@ -1227,34 +1229,34 @@ class Model:
             )
         more_flushed = max(0, flushed - must[False, True] - must[True, True])
         more_expired = expired + flushed - must.total() - more_flushed
-        kept: list[_Letter] = []
-        for place, letter in enumerate(line):
-            old = self._is_old(letter, at)
-            if not (old or letter.flushed) or (place >= passed and not (more_expired or more_flushed)):
-                kept.append(letter)
-            elif place >= passed or letter.ghost:
+        kept: list[_Message] = []
+        for place, message in enumerate(messages):
+            old = self._is_old(message, at)
+            if not (old or message.flushed) or (place >= passed and not (more_expired or more_flushed)):
+                kept.append(message)
+            elif place >= passed or message.uncounted:
                 if old and more_expired:
                     more_expired -= 1
-                elif letter.flushed and more_flushed:
+                elif message.flushed and more_flushed:
                     more_flushed -= 1
                 elif place >= passed:
-                    kept.append(letter)
-        line[:] = kept
+                    kept.append(message)
+        messages[:] = kept
 
     def _group(self, name: str, at: Span) -> _Group:
         """Return a group without the members whose time is over."""
         group = self._groups.setdefault(name, _Group())
         lasts = self.facts.group_expiry
         for member, one in list(group.others.items()):
-            if _over(one.joined.plus(self.facts.lifetime), at):
+            if _has_passed(one.joined.plus(self.facts.lifetime), at):
                 del group.others[member]
         if lasts is not None:
             for member, one in list(group.owned.items()):
-                if _over(one.joined.plus(lasts), at):
+                if _has_passed(one.joined.plus(lasts), at):
                     del group.owned[member]
                     group.over.add(member)
             self._forget_joins(group)
-        elif group.owned and group.touched is not None and _over(group.touched.plus(self.facts.lifetime), at):
+        elif group.owned and group.touched is not None and _has_passed(group.touched.plus(self.facts.lifetime), at):
             for one in group.owned.values():
                 one.doubtful = True
         return group
@@ -1266,7 +1268,7 @@ class Model:
             if inbox not in inboxes:
                 del group.joins[inbox]
 
-    def _judge_now(self, request: object, reply: object, now: float, at: Span) -> None:
+    def _check_now(self, request: object, reply: object, now: float, at: Span) -> None:
         """Judge what time a store says that it is: it differs from ours by always the same."""
         ahead = Span(now - at.high, now - at.low)
         if self._ahead is None:
@@ -1280,7 +1282,7 @@ class Model:
                 f"now from {wanted.low:.3f} to {wanted.high:.3f}",
             )
 
-    def _judge_stamp(self, request: object, reply: object, stamp: float, what: _Letter | _Item) -> None:
+    def _check_stamp(self, request: object, reply: object, stamp: float, what: _Message | _Item) -> None:
         """Judge when a store says that a message came in."""
         if self._ahead is not None:
             low, high = what.since.low + self._ahead.low, what.since.high + self._ahead.high
@@ -1291,36 +1293,36 @@ class Model:
                     reply,
                     f"a stamp from {low:.3f} to {high:.3f}, not {stamp:.3f}, of {what.frame!r}",
                 )
-        if isinstance(what, _Letter):
+        if isinstance(what, _Message):
             if what.stamp is not None and abs(what.stamp - stamp) > GUARD:
                 raise _violation(
                     "What is put back keeps its stamp", request, reply, f"{what.stamp:.6f}, not {stamp:.6f}"
                 )
             what.stamp = stamp
 
-    def _judge_epoch(self, request: object, reply: object, epoch: str, at: Span, *, always: bool = True) -> None:
+    def _check_epoch(self, request: object, reply: object, epoch: str, at: Span, *, always: bool = True) -> None:
         """Judge which flush a store names as the last one."""
         right = {self._epoch}
         if self._epoch_at is not None:
             lasts = max(self.facts.remembered, self.facts.lifetime)
-            if not always or _over(self._epoch_at.plus(lasts), at):
+            if not always or _has_passed(self._epoch_at.plus(lasts), at):
                 right.add("")
         if epoch not in right:
             raise _violation("The epoch is the last flush", request, reply, f"epoch={self._epoch!r}")
 
-    def _order(self, line: list[_Letter], at: Span) -> str:
-        return _frames([letter for letter in line if not self._is_void(letter, at)])
+    def _order(self, messages: list[_Message], at: Span) -> str:
+        return _frames([message for message in messages if not self._is_gone(message, at)])
 
-    def _what_is_wrong(self, frame: bytes, line: list[_Letter], at: Span) -> str:
+    def _broken_rule(self, frame: bytes, messages: list[_Message], at: Span) -> str:
         """Say which rule is broken by a message that should not have come."""
-        for letter in line:
-            if letter.frame == frame:
-                if letter.flushed:
+        for message in messages:
+            if message.frame == frame:
+                if message.flushed:
                     return "What was popped before a flush must not be popped again"
-                if self._is_old(letter, at):
+                if self._is_old(message, at):
                     return "Nothing is popped that is as old as expiry"
                 return "Messages leave a queue in the order in which they came, and what is put back comes first"
-        if frame in self._away:
+        if frame in self._popped:
             return "What was popped is in no queue any more"
         return "Only what was pushed to a queue, and waits there, is popped from it"
 
@@ -1329,5 +1331,5 @@ def _inbox_of(channel: str) -> str:
     return channel.partition("!")[0] + "!"
 
 
-def _frames(items: Sequence[_Letter | _Item]) -> str:
+def _frames(items: Sequence[_Message | _Item]) -> str:
     return "in this order: " + (", ".join(repr(item.frame) for item in items) or "nothing")

@@ -41,11 +41,11 @@ __all__ = ("StoreMachine", "run_async_conformance_test", "run_conformance_test")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PATIENCE = 0.4
+_EXAMPLE_SECONDS = 0.4
 """Real seconds that an example is judged for."""
 
 _BEFORE, _AFTER = 0.5, 0.01
-"""Seconds before and after a limit to which time passes; more than `_PATIENCE` before, for real time goes on, too."""
+"""Seconds to which time passes before and after a limit; before it more than an example lasts, as real time goes on."""
 
 _APART = 0.55
 """Seconds by which two limits are apart if time can pass to in between: more than `_BEFORE` and `_AFTER`."""
@@ -53,16 +53,16 @@ _APART = 0.55
 _STEP = 0.6
 """Seconds between messages that do not expire together: more than `_APART`."""
 
-_SHORT = 0.04
+_SHORT_EXPIRY = 0.04
 """Seconds of ``expiry`` where a lease ends by a real clock, and its end is waited for."""
 
-_PROMPT = 0.5
+_LATEST = 0.5
 """Seconds within which such a lease has to end when its time is over."""
 
 _STEPS = 15
 """Steps of an example; most of them make several requests."""
 
-_STAY = 5
+_STEPS_ON_A_SHARD = 5
 """Steps after which normal channels are used on the next shard."""
 
 _OWNED = ("specific.me!a", "specific.me!ab", "specific.you!a")
@@ -81,7 +81,7 @@ _INBOXES = ("specific.me!", "specific.you!")
 _GROUPS = ("g", "G")
 
 
-class _Late(Exception):
+class _TooLate(Exception):
     """The example takes longer than it can be judged for."""
 
 
@@ -95,20 +95,20 @@ class _Traits:
     claims_move: bool
 
     @property
-    def homes(self) -> int:
+    def general_shards(self) -> int:
         """Shards that may keep anything; a local one, which is the last, keeps normal channels only."""
         return self.shards - self.capabilities.local
 
 
 @dataclass(slots=True)
-class _Tally:
+class _RunCounts:
     """How much of a run was judged."""
 
     examples: int = 0
     replies: int = 0
 
 
-class _Line:
+class _ScriptLine:
     """A request and its reply, written out only if somebody reads it."""
 
     def __init__(self, who: str, request: object, reply: object) -> None:
@@ -137,12 +137,12 @@ class _Owner:
     """Messages to single channels that were read and not taken."""
     serial: int = 0
     given: c.GiveBack | None = None
-    unheard: str = ""
+    unacknowledged: str = ""
     """The generation that has yet to be acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _PoppedMessages:
     """What one pop brought and nobody received."""
 
     shard: int
@@ -151,7 +151,7 @@ class _Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class _BegunFlush:
     """A flush that was begun."""
 
     shard: int
@@ -159,12 +159,12 @@ class _Begun:
     inboxes: tuple[str, ...]
 
 
-def _judged(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Concatenate[StoreMachine, P], None]:
+def _checked(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Concatenate[StoreMachine, P], None]:
     """Let a rule do nothing once its example cannot be judged any more."""
 
     @wraps(step)
-    def judged(self: StoreMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.inert:
+    def checked(self: StoreMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.unchecked:
             return
         self.steps += 1
         if self.script is not None:
@@ -173,14 +173,14 @@ def _judged(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Conc
             )
         try:
             step(self, *args, **kwargs)
-        except (Unclear, _Late):
-            self.inert = True
+        except (Unclear, _TooLate):
+            self.unchecked = True
             self.say("the rest of this example is not judged: it has taken too long")
         except BaseException:
             self.failed = True
             raise
 
-    return judged
+    return checked
 
 
 def _about(*topics: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -218,18 +218,18 @@ class StoreMachine(RuleBasedStateMachine):
     Args:
         make_store: makes the store.
         traits: what is known of it.
-        tally: where to count what was judged.
+        run_counts: where to count what was judged.
     """
 
-    def __init__(self, make_store: MakeStore, traits: _Traits, tally: _Tally) -> None:
+    def __init__(self, make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
         super().__init__()
         self.make_store = make_store
         self.traits = traits
-        self.tally = tally
+        self.run_counts = run_counts
         self.topic: str = ""
         self.channels: tuple[str, ...] = ()
         self.owned: list[str] = []
-        self.inert: bool = True
+        self.unchecked: bool = True
         self.failed = False
         self.script: list[object] | None = None
         """What was done, if Hypothesis does not write it down."""
@@ -298,27 +298,27 @@ class StoreMachine(RuleBasedStateMachine):
         self.steps: int = 0
         self.last: Span = Span(0.0, 0.0)
         self.joined_at: Span = self.last
-        self.taken: list[_Taken] = []
+        self.popped: list[_PoppedMessages] = []
         self.owners: dict[str, _Owner] = {name: _Owner(Queue(name, Kind.INBOX)) for name in _INBOXES}
         self.mirror: dict[tuple[str, str], Span] = {}
         """What owners believe to be their memberships: (group, channel), and since when."""
         self.versions: dict[str, list[int]] = {name: [] for name in _GROUPS}
-        self.begun: list[_Begun] = []
+        self.flushes: list[_BegunFlush] = []
         self.runner = asyncio.Runner()
         self.loop: asyncio.AbstractEventLoop = self.runner.get_loop()
-        worlds = (prefixes[0], *prefixes)
-        self.backends: list[Backend] = [self.make_store(rules(prefix), self.clock) for prefix in worlds]
+        opened = (prefixes[0], *prefixes)
+        self.backends: list[Backend] = [self.make_store(rules(prefix), self.clock) for prefix in opened]
         self.stores = self.loop.run_until_complete(_open(self.backends))
         self.neighbour: Store = self.stores[2]
-        self.tally.examples += 1
+        self.run_counts.examples += 1
         self.began: float = time.monotonic()
-        self.inert = False
+        self.unchecked = False
 
     # -- messages
 
     @_about("queues", "claimed inboxes", "members", "minted inboxes", "groups")
     @rule(channel=_channels, times=st.sampled_from([1, 1, 2, 4]))
-    @_judged
+    @_checked
     def push(self, channel: str, times: int) -> None:
         """Push so many messages, one after another."""
         for _ in range(times):
@@ -340,7 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("queues", "claimed inboxes", "minted inboxes")
     @rule(channel=_channels, count=st.integers(2, 5))
-    @_judged
+    @_checked
     def push_at_once(self, channel: str, count: int) -> None:
         """Push so many messages to one channel at once, from both processes."""
         requests = [self.push_request(channel) for _ in range(count)]
@@ -350,7 +350,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.traits.capabilities.lapses)
     @_about("members")
     @rule(channel=_channels)
-    @_judged
+    @_checked
     def push_to_member(self, channel: str) -> None:
         """Push a message that a channel gets as a member of a group."""
         self.push_one(channel, to_member=True)
@@ -358,7 +358,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.traits.capabilities.lapses)
     @_about("members")
     @rule(channel=_channels)
-    @_judged
+    @_checked
     def forgive(self, channel: str) -> None:
         """Forget that a member has let a message expire."""
         name = ChannelName.parse(channel)
@@ -376,7 +376,7 @@ class StoreMachine(RuleBasedStateMachine):
         count=st.integers(0, 3),
         claimant=st.sampled_from(["anna", "anna", "ben"]),
     )
-    @_judged
+    @_checked
     def pop(self, channel: str, count: int, claimant: str) -> None:
         """Take messages from the queue of a channel."""
         self.pop_once(channel, count, claimant)
@@ -392,20 +392,20 @@ class StoreMachine(RuleBasedStateMachine):
         reply, at = self.ask(request)
         self.models[request.shard].popped(request, reply, at)
         if reply.entries and queue.kind is not Kind.INBOX:  # what was in an inbox waits for its other channels
-            self.taken.append(_Taken(request.shard, queue, reply.entries))
+            self.popped.append(_PoppedMessages(request.shard, queue, reply.entries))
 
     @_about("queues")
     @rule(which=st.integers(0, 3), count=st.integers(1, 3))
-    @_judged
+    @_checked
     def put_back(self, which: int, count: int) -> None:
         """Put back the last ones of what a pop has brought: the first ones have been received."""
         self.put_some_back(which, count)
 
     def put_some_back(self, which: int, count: int) -> None:
         """Put back the last ones of one pop, the youngest first, if there is any."""
-        if not self.taken:
+        if not self.popped:
             return
-        taken = self.taken.pop(-1 - which % len(self.taken))
+        taken = self.popped.pop(-1 - which % len(self.popped))
         request = c.PutBack(taken.shard, taken.queue, taken.entries[-count:])
         reply, at = self.ask(request)
         self.models[request.shard].put_back(request, reply, at)
@@ -416,7 +416,7 @@ class StoreMachine(RuleBasedStateMachine):
         to=st.sampled_from(["after", "after", "before"]),
         then=st.sampled_from(["pop", "pop one", "push"]),
     )
-    @_judged
+    @_checked
     def grow_old(self, channel: str, to: str, then: str) -> None:
         """Two messages come, with some time between them, and the first one gets too old, or nearly so."""
         self.push_one(channel)
@@ -436,7 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
         back=st.integers(1, 3),
         meanwhile=st.sampled_from(["nothing", "push", "pop", "flush", "time"]),
     )
-    @_judged
+    @_checked
     def receive_and_cancel(self, channel: str, count: int, back: int, meanwhile: str) -> None:
         """Messages are popped for receivers, some of which are cancelled: the last ones go back to the head."""
         self.fill(channel)
@@ -454,7 +454,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("claimed inboxes")
     @rule(channel=_channels, how=st.sampled_from(["by time", "by unclaim", "not yet"]))
-    @_judged
+    @_checked
     def hand_over(self, channel: str, how: str) -> None:
         """A claimed inbox goes over to another one, who gets nothing again that the first one has had."""
         queue = ChannelName.parse(channel).queue
@@ -474,7 +474,7 @@ class StoreMachine(RuleBasedStateMachine):
         meanwhile=st.sampled_from(["nothing", "forgive", "pop", "flush"]),
         to=st.sampled_from(["after", "after", "before"]),
     )
-    @_judged
+    @_checked
     def stop_reading(self, channel: str, meanwhile: str, to: str) -> None:
         """A member gets a message, which gets too old unless it reads or joins anew; then another one comes."""
         self.push_one(channel, to_member=True)
@@ -491,7 +491,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("claimed inboxes")
     @rule(channel=_channels, claimant=st.sampled_from(["anna", "ben"]))
-    @_judged
+    @_checked
     def unclaim(self, channel: str, claimant: str) -> None:
         """Give up an inbox that was claimed by popping it."""
         self.unclaim_as(ChannelName.parse(channel).queue, claimant)
@@ -512,7 +512,7 @@ class StoreMachine(RuleBasedStateMachine):
         count=st.integers(0, 2),
         then=st.sampled_from(["push", "unclaim", "other unclaims", "flush", "before", "after", "longer"]),
     )
-    @_judged
+    @_checked
     def attend(self, channel: str, claimant: str, count: int, then: str) -> None:
         """Somebody attends to a queue, perhaps for long enough, and a message comes that is for such a one only."""
         queue = ChannelName.parse(channel).queue
@@ -538,19 +538,19 @@ class StoreMachine(RuleBasedStateMachine):
             case _:
                 self.push_one(channel)
         self.push_if_attended(channel)
-        self.look_for_unattended()
+        self.check_unattended()
 
     @precondition(lambda self: self.traits.capabilities.attends)
     @_about("attendance")
     @rule(channel=_channels)
-    @_judged
+    @_checked
     def leave_behind(self, channel: str) -> None:
         """A message comes, whoever attends; then one that is only for who does."""
         if ChannelName.parse(channel).queue.kind is Kind.INBOX:
             return
         self.push_one(channel)
         self.push_if_attended(channel)
-        self.look_for_unattended()
+        self.check_unattended()
 
     def push_if_attended(self, channel: str) -> None:
         """Push a message that is refused if nobody attends."""
@@ -558,7 +558,7 @@ class StoreMachine(RuleBasedStateMachine):
         reply, at = self.ask(request)
         self.models[request.shard].pushed([(request, reply)], at)
 
-    def look_for_unattended(self) -> None:
+    def check_unattended(self) -> None:
         """Ask on every shard what nobody attends to."""
         for shard, model in enumerate(self.models):
             request = c.Unattended(shard)
@@ -567,7 +567,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("queues", "claimed inboxes", "minted inboxes")
     @rule(channel=_channels)
-    @_judged
+    @_checked
     def pending(self, channel: str) -> None:
         """Count what waits."""
         self.count_pending(channel)
@@ -582,7 +582,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.traits.capabilities.statistics)
     @_about("queues", "claimed inboxes", "minted inboxes")
     @rule(channel=_channels, messages=st.integers(0, 3), refused=st.integers(0, 2), others=st.integers(0, 1))
-    @_judged
+    @_checked
     def report(self, channel: str, messages: int, refused: int, others: int) -> None:
         """A process reports what it has counted of a queue, and of others of which it does not say the names."""
         self.report_once(channel, messages, refused, others)
@@ -606,7 +606,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.traits.capabilities.statistics)
     @_about("queues", "claimed inboxes", "minted inboxes")
     @rule(channel=_channels, whole=st.booleans())
-    @_judged
+    @_checked
     def survey(self, channel: str, *, whole: bool) -> None:
         """Ask what waits for a channel, or for any."""
         self.survey_once(channel, whole=whole)
@@ -621,7 +621,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.traits.capabilities.statistics)
     @_about("queues", "minted inboxes")
     @rule(channel=_channels, seconds=st.sampled_from([9.0, 58.0, 61.0, 71.0]))
-    @_judged
+    @_checked
     def slow_down(self, channel: str, seconds: float) -> None:
         """Messages are reported, some time passes, and others are: a rate forgets the first ones after a minute."""
         self.report_once(channel, 2, 1, 0)
@@ -634,7 +634,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("members", "groups")
     @rule(group=_groups, channel=_channels)
-    @_judged
+    @_checked
     def join(self, group: str, channel: str) -> None:
         """Somebody who does not own a channel adds it to a group."""
         name = ChannelName.parse(channel)
@@ -645,8 +645,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def join_as(self, group: str, name: ChannelName, *, owned: bool, age: float = 0.0) -> None:
         """Join, and put the marker where it belongs if that is another shard; with an age it restores."""
-        shard, home = self.group_shard(group), self.shard(name.queue)
-        mark = self.leases and name.queue.kind is Kind.INBOX and home == shard
+        shard, inbox_shard = self.group_shard(group), self.shard(name.queue)
+        mark = self.leases and name.queue.kind is Kind.INBOX and inbox_shard == shard
         restore = age > 0.0
         request = c.Join(shard, GroupName.parse(group), name, owned=owned, age=age, restore=restore, mark=mark)
         reply, at = self.ask(request)
@@ -656,37 +656,39 @@ class StoreMachine(RuleBasedStateMachine):
             self.versions[group].append(reply.version)
         if reply.owned and reply.applied:
             self.mirror[group, name.name] = Span(at.low - age, at.high - age)
-            if home != shard:
-                self.mark_at(home, name, MembershipMarker(group, name.name, True, reply.version, round(age * 1000)))
+            if inbox_shard != shard:
+                self.mark_at(
+                    inbox_shard, name, MembershipMarker(group, name.name, True, reply.version, round(age * 1000))
+                )
         elif restore:
             self.mirror.pop((group, name.name), None)
 
-    def mark_at(self, home: int, name: ChannelName, marker: MembershipMarker) -> None:
+    def mark_at(self, inbox_shard: int, name: ChannelName, marker: MembershipMarker) -> None:
         """Put a marker into an inbox."""
-        request = c.Mark(home, name.queue, marker)
+        request = c.Mark(inbox_shard, name.queue, marker)
         reply, at = self.ask(request)
-        self.models[home].marked(request, reply, at)
+        self.models[inbox_shard].marked(request, reply, at)
 
     @_about("members", "groups")
     @rule(group=_groups, channel=_channels)
-    @_judged
+    @_checked
     def leave(self, group: str, channel: str) -> None:
         """Somebody removes a channel from a group."""
         self.leave_as(group, ChannelName.parse(channel), None)
 
     def leave_as(self, group: str, name: ChannelName, latest: int | None) -> None:
         """Leave, and put the marker where it belongs if that is another shard."""
-        shard, home = self.group_shard(group), self.shard(name.queue)
+        shard, inbox_shard = self.group_shard(group), self.shard(name.queue)
         is_inbox = self.leases and name.queue.kind is Kind.INBOX
-        request = c.Leave(shard, GroupName.parse(group), name, mark=is_inbox and home == shard, latest=latest)
+        request = c.Leave(shard, GroupName.parse(group), name, mark=is_inbox and inbox_shard == shard, latest=latest)
         reply, at = self.ask(request)
         self.models[shard].left(request, reply, at)
-        if is_inbox and home != shard and reply.applied:
-            self.mark_at(home, name, MembershipMarker(group, name.name, False, reply.version, 0))
+        if is_inbox and inbox_shard != shard and reply.applied:
+            self.mark_at(inbox_shard, name, MembershipMarker(group, name.name, False, reply.version, 0))
 
     @_about("members", "groups")
     @rule(group=_groups)
-    @_judged
+    @_checked
     def members(self, group: str) -> None:
         """List a group's members."""
         self.list_members(group)
@@ -699,7 +701,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- minted inboxes
 
-    def minted(self, inbox: str) -> tuple[_Owner, int, Model]:
+    def owner_of(self, inbox: str) -> tuple[_Owner, int, Model]:
         """Return an inbox's owner, its shard and the model of that."""
         owner = self.owners[inbox]
         shard = self.shard(owner.queue)
@@ -708,12 +710,12 @@ class StoreMachine(RuleBasedStateMachine):
     def lives(self, inbox: str) -> bool:
         """Whether an inbox has an owner who lives."""
         now = self.clock.now()
-        return self.minted(inbox)[2].lives(inbox, Span(now, now))
+        return self.owner_of(inbox)[2].lives(inbox, Span(now, now))
 
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(inbox=_inboxes)
-    @_judged
+    @_checked
     def claim(self, inbox: str) -> None:
         """Take the lease of an inbox; again, if it was taken before."""
         self.claim_once(inbox)
@@ -725,7 +727,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def claim_once(self, inbox: str) -> None:
         """Claim, unless the owner has given the inbox up for good."""
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         if owner.released:
             return
         self.number += 1
@@ -737,17 +739,17 @@ class StoreMachine(RuleBasedStateMachine):
         if reply.fresh:
             owner.position = ""
         if owner.claimed:
-            owner.unheard = generation
+            owner.unacknowledged = generation
         owner.claimed, owner.generation = True, generation
         owner.after, owner.batch = owner.position, 0
 
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(inbox=_inboxes)
-    @_judged
+    @_checked
     def renew(self, inbox: str) -> None:
         """Keep a lease."""
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         if owner.claimed and not owner.released:
             request = c.Renew(shard, owner.queue)
             reply, at = self.ask(request)
@@ -756,10 +758,10 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(inbox=_inboxes, sure=st.integers(1, 6))
-    @_judged
+    @_checked
     def release(self, inbox: str, sure: int) -> None:
         """Give an inbox up for good; not often."""
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         if owner.claimed and not owner.released and sure == 6:
             request = c.Release(shard, owner.queue)
             reply, at = self.ask(request)
@@ -770,7 +772,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(inbox=_inboxes, where=st.sampled_from(["on", "on", "again"]))
-    @_judged
+    @_checked
     def read(self, inbox: str, where: str) -> None:
         """Read an inbox: go on, or repeat the last read, as after a lost connection."""
         self.read_once(inbox, again=where == "again")
@@ -779,7 +781,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Read, if the owner lives; take in what is new."""
         if not self.lives(inbox):
             return
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         after = owner.after if again else owner.position
         block = 0.2 if model.waits(inbox, after) else 0.001
         request = c.Read(shard, owner.queue, after, block)
@@ -793,19 +795,19 @@ class StoreMachine(RuleBasedStateMachine):
                     owner.held[frame[2 : 2 + frame[1]].decode("ascii")] += 1
                 elif frame[:1] == b"f":
                     owner.held.clear()
-                    owner.generation = owner.unheard = frame[1:].decode("ascii")
+                    owner.generation = owner.unacknowledged = frame[1:].decode("ascii")
 
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(inbox=_inboxes, count=st.integers(1, 3))
-    @_judged
+    @_checked
     def give_back(self, inbox: str, count: int) -> None:
         """Receive so many of the messages that were read, and give their places back."""
         self.give_back_some(inbox, count)
 
     def give_back_some(self, inbox: str, count: int) -> None:
         """Give places back once, if there are any."""
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         received = Counter(list(owner.held.elements())[:count])
         if received:
             owner.held -= received
@@ -818,14 +820,14 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(inbox=_inboxes)
-    @_judged
+    @_checked
     def give_back_again(self, inbox: str) -> None:
         """Repeat the last request to give places back, as after a lost connection."""
         self.repeat_giving_back(inbox)
 
     def repeat_giving_back(self, inbox: str) -> None:
         """Repeat it, if there was one."""
-        owner, _, model = self.minted(inbox)
+        owner, _, model = self.owner_of(inbox)
         if owner.given is not None:
             _, at = self.ask(owner.given)
             model.gave_back(owner.given, at)
@@ -833,7 +835,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(inbox=_inboxes, channel=_owned)
-    @_judged
+    @_checked
     def read_and_fill(self, inbox: str, channel: str) -> None:
         """Read all and give it all back, and then push until there is no room: every place is there again."""
         if self.lives(inbox):
@@ -853,7 +855,7 @@ class StoreMachine(RuleBasedStateMachine):
         received=st.integers(0, 2),
         meanwhile=st.sampled_from(["nothing", "flush", "claim"]),
     )
-    @_judged
+    @_checked
     def count_places(self, channel: str, received: int, meanwhile: str) -> None:
         """Places are given back, and the request comes again, late: then pushes find exactly the room that there is."""
         inbox = _inbox_of(channel)
@@ -873,7 +875,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(channel=_owned, meanwhile=st.sampled_from(["nothing", "push", "pop", "flush"]))
-    @_judged
+    @_checked
     def come_back(self, channel: str, meanwhile: str) -> None:
         """A lease ends, if time ends leases; the owner takes it again, and reads on."""
         inbox = _inbox_of(channel)
@@ -892,7 +894,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule()
-    @_judged
+    @_checked
     def alive(self) -> None:
         """Ask which inboxes live."""
         for shard, model in enumerate(self.models):
@@ -905,7 +907,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(group=_groups, channel=_owned)
-    @_judged
+    @_checked
     def mark(self, group: str, channel: str) -> None:
         """Put a marker into an inbox, as if the group were on another shard."""
         name = ChannelName.parse(channel)
@@ -918,7 +920,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(group=_groups, channel=_owned)
-    @_judged
+    @_checked
     def join_own(self, group: str, channel: str) -> None:
         """An owner adds a channel of its own to a group; its lease may have ended without its knowledge."""
         self.join_own_once(group, channel)
@@ -933,7 +935,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(which=st.integers(0, 5))
-    @_judged
+    @_checked
     def restore(self, which: int) -> None:
         """An owner announces a membership again; it may not know that it has ended."""
         if self.mirror:
@@ -953,7 +955,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(which=st.integers(0, 5), known=st.sampled_from(["all", "all", "not the last"]))
-    @_judged
+    @_checked
     def tidy_up(self, which: int, known: str) -> None:
         """An owner removes a channel that did not read, unless it has joined later than the owner knows of."""
         if not self.mirror:
@@ -970,7 +972,7 @@ class StoreMachine(RuleBasedStateMachine):
         meanwhile=st.sampled_from(["nothing", "nothing", "an owner comes back", "a stranger joins"]),
         channel=_owned,
     )
-    @_judged
+    @_checked
     def send_to_group(self, group: str, meanwhile: str, channel: str) -> None:
         """Publish, deliver where that was not done at once, and prune who was found to be gone."""
         self.send(group, meanwhile, channel)
@@ -984,7 +986,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.list_members(group)
         self.number += 1
         payload = b"\x01%d" % self.number
-        request = c.Publish(shard, name, payload, at_once=self.traits.homes == 1)
+        request = c.Publish(shard, name, payload, at_once=self.traits.general_shards == 1)
         reply, at = self.ask(request)
         model.published(request, reply, at)
         if reply.done:
@@ -1009,7 +1011,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes", "groups")
     @rule(inbox=_inboxes, group=_groups, riders=st.integers(0, 1))
-    @_judged
+    @_checked
     def deliver(self, inbox: str, group: str, riders: int) -> None:
         """Put a group message into an inbox, with members in it that its owner did not add."""
         self.deliver_new(inbox, group, (inbox + "a", inbox + "ab")[: 2 * riders])
@@ -1021,7 +1023,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @_about("members", "groups")
     @rule(group=_groups, channel=_channels)
-    @_judged
+    @_checked
     def join_again(self, group: str, channel: str) -> None:
         """A member joins again before its time is over, and is one still when the first joining would be over."""
         name = ChannelName.parse(channel)
@@ -1034,7 +1036,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(group=_groups, channel=_owned)
-    @_judged
+    @_checked
     def leave_and_be_restored(self, group: str, channel: str) -> None:
         """Somebody removes a member, and its owner, who does not know of it, announces it again."""
         self.own(_inbox_of(channel))
@@ -1046,7 +1048,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(group=_groups, channel=_owned, other=_owned)
-    @_judged
+    @_checked
     def tidy_up_late(self, group: str, channel: str, other: str) -> None:
         """An owner removes a channel that did not read; it, or another one, has joined since he looked."""
         self.own(_inbox_of(channel))
@@ -1060,7 +1062,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(group=_groups, channel=_owned)
-    @_judged
+    @_checked
     def send_to_a_full_one(self, group: str, channel: str) -> None:
         """One inbox is full, and the others get what is sent to the group all the same."""
         for member in self.owned:
@@ -1074,7 +1076,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule(group=_groups, channel=_owned, meanwhile=st.sampled_from(["nothing", "an owner comes back"]))
-    @_judged
+    @_checked
     def send_to_a_dead_one(self, group: str, channel: str, meanwhile: str) -> None:
         """A lease ends, if time ends leases, and its members are removed, unless their owner comes back meanwhile."""
         self.own(_inbox_of(channel))
@@ -1085,7 +1087,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def deliver_once(self, inbox: str, group: GroupName, riders: tuple[str, ...], payload: bytes) -> c.Delivery:
         """Deliver; return what became of it."""
-        owner, shard, model = self.minted(inbox)
+        owner, shard, model = self.owner_of(inbox)
         request = c.Deliver(shard, owner.queue, group, riders, payload)
         reply, at = self.ask(request)
         model.delivered(request, reply, at)
@@ -1094,7 +1096,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("groups")
     @rule()
-    @_judged
+    @_checked
     def touch(self) -> None:
         """Keep groups alive whose members do not expire."""
         for shard, model in enumerate(self.models):
@@ -1107,7 +1109,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -- flush
 
     @rule()
-    @_judged
+    @_checked
     def flush(self) -> None:
         """Empty everything of this prefix; the neighbour, whose prefix begins like it, keeps what it has."""
         self.flush_all()
@@ -1116,17 +1118,17 @@ class StoreMachine(RuleBasedStateMachine):
         """Flush every shard."""
         self.number += 1
         generation = f"flush-{self.number}"
-        neighbour = self.number % self.traits.homes
-        self.move_in(neighbour)
+        neighbour = self.number % self.traits.general_shards
+        self.fill_neighbour(neighbour)
         for shard, model in enumerate(self.models):
             request = c.Flush(shard, generation)
             reply, at = self.ask(request)
             model.flushed(request, reply, at)
-            self.begun.append(_Begun(shard, generation, tuple(dict.fromkeys(reply.inboxes))))
+            self.flushes.append(_BegunFlush(shard, generation, tuple(dict.fromkeys(reply.inboxes))))
         self.mirror.clear()
-        self.look_after(neighbour)
+        self.check_neighbour(neighbour)
 
-    def move_in(self, shard: int) -> None:
+    def fill_neighbour(self, shard: int) -> None:
         """Give the neighbour something that a flush could reach."""
         model = self.neighbours[shard]
         push = c.Push(shard, ChannelName.parse("jobs"), 1, b"\x01neighbour", to_member=False)
@@ -1148,7 +1150,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Return a channel in the inbox that the neighbour mints for this flush."""
         return ChannelName.parse(f"specific.{self.number}!a")
 
-    def look_after(self, shard: int) -> None:
+    def check_neighbour(self, shard: int) -> None:
         """Look whether the neighbour has it still."""
         model = self.neighbours[shard]
         if self.leases:
@@ -1169,12 +1171,12 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(which=st.integers(0, 3))
-    @_judged
+    @_checked
     def unflushed(self, which: int) -> None:
         """Ask who has yet to acknowledge a flush."""
-        if not self.begun:
+        if not self.flushes:
             return
-        begun = self.begun[-1 - which % len(self.begun)]
+        begun = self.flushes[-1 - which % len(self.flushes)]
         request = c.Unflushed(begun.shard, begun.inboxes, begun.generation)
         reply, at = self.ask(request)
         self.models[begun.shard].told_unflushed(request, reply, at)
@@ -1182,16 +1184,16 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @_about("minted inboxes")
     @rule(inbox=_inboxes)
-    @_judged
+    @_checked
     def acknowledge(self, inbox: str) -> None:
         """An owner reads on, and says that it has dropped what it held before a flush, or a lost lease."""
         self.read_once(inbox)
-        owner, shard, model = self.minted(inbox)
-        if owner.unheard:
-            request = c.Acknowledge(shard, owner.queue, owner.unheard)
+        owner, shard, model = self.owner_of(inbox)
+        if owner.unacknowledged:
+            request = c.Acknowledge(shard, owner.queue, owner.unacknowledged)
             _, at = self.ask(request)
             model.acknowledged(request, at)
-            owner.unheard = ""
+            owner.unacknowledged = ""
 
     # -- time
 
@@ -1199,13 +1201,13 @@ class StoreMachine(RuleBasedStateMachine):
         to=st.sampled_from(["after", "after", "before"]),
         what=st.sampled_from(["message", "message", "lease", "claim", "membership", "anything"]),
     )
-    @_judged
+    @_checked
     def pass_time(self, to: str, what: str) -> None:
         """Let time pass to just before, or just after, something ends: what ends first, if nothing else is near."""
         self.pass_to(to, what)
 
     @rule()
-    @_judged
+    @_checked
     def pass_a_little_time(self) -> None:
         """Let so much time pass that what comes now does not end together with what came before."""
         self.pass_a_step()
@@ -1262,7 +1264,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         try:
             if not self.failed:
-                self.look_at_everything()
+                self.check_everything()
         finally:
             with contextlib.suppress(Exception):  # a store that is wrong may fail here, too; that is not what is judged
                 self.loop.run_until_complete(self.clear())
@@ -1271,8 +1273,8 @@ class StoreMachine(RuleBasedStateMachine):
             finally:
                 self.runner.close()
 
-    @_judged
-    def look_at_everything(self) -> None:
+    @_checked
+    def check_everything(self) -> None:
         """Compare what the store holds in the end."""
         for group in _GROUPS:
             self.list_members(group)
@@ -1300,7 +1302,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Leave nothing behind in either world that a store can remove."""
         for store in self.stores[1:]:
             for shard in range(self.traits.shards):
-                if self.leases and shard < self.traits.homes:
+                if self.leases and shard < self.traits.general_shards:
                     for owner in self.owners.values():
                         await store.execute(c.Release(shard, owner.queue))
                 await store.execute(c.Flush(shard, "end"))
@@ -1317,12 +1319,12 @@ class StoreMachine(RuleBasedStateMachine):
     def shard(self, queue: Queue) -> int:
         """Return where a queue is, by a rule of our own: any will do. A normal channel is on every shard by turns."""
         if queue.kind is Kind.NORMAL:
-            return self.steps // _STAY % self.traits.shards
-        return zlib.crc32(queue.name.encode("ascii")) % self.traits.homes
+            return self.steps // _STEPS_ON_A_SHARD % self.traits.shards
+        return zlib.crc32(queue.name.encode("ascii")) % self.traits.general_shards
 
     def group_shard(self, group: str) -> int:
         """Return where a group is."""
-        return zlib.crc32(group.encode("ascii")) % self.traits.homes
+        return zlib.crc32(group.encode("ascii")) % self.traits.general_shards
 
     def ask(self, request: c.Command[R]) -> tuple[R, Span]:
         """Ask one of the two processes' stores; return its reply and when it was carried out."""
@@ -1341,7 +1343,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Ask, and write it down."""
         reply, at = self.timed(_execute(store, request))
         who = ("one process", "the other", "the neighbour")[self.stores.index(store)]
-        self.say(_Line(who, request, reply))
+        self.say(_ScriptLine(who, request, reply))
         return reply, at
 
     def ask_at_once(self, requests: Sequence[c.Command[R]]) -> tuple[list[R], Span]:
@@ -1353,26 +1355,26 @@ class StoreMachine(RuleBasedStateMachine):
 
         replies, at = self.timed(asked())
         for request, reply in zip(requests, replies, strict=True):
-            self.say(_Line("at once", request, reply))
+            self.say(_ScriptLine("at once", request, reply))
         return replies, at
 
     def timed(self, work: Coroutine[object, object, R]) -> tuple[R, Span]:
         """Run something in the example's loop; return its result and when it was.
 
         Raises:
-            _Late: that was too late.
+            _TooLate: that was too late.
         """
         sent = self.clock.now()
         try:
             reply = self.loop.run_until_complete(work)
         except StoreError:
-            if time.monotonic() - self.began > _PATIENCE:
-                raise _Late from None
+            if time.monotonic() - self.began > _EXAMPLE_SECONDS:
+                raise _TooLate from None
             raise
         at = Span(sent, self.clock.now())
-        if time.monotonic() - self.began > _PATIENCE:
-            raise _Late
-        self.tally.replies += 1
+        if time.monotonic() - self.began > _EXAMPLE_SECONDS:
+            raise _TooLate
+        self.run_counts.replies += 1
         self.last = at
         return reply, at
 
@@ -1415,10 +1417,10 @@ async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Trait
     await _check_commands(make_store, declared)
     store = backend.open()
     try:
-        tenure = _Tenure(store, leases=declared.leases)
-        await tenure.begin()
+        leases_taken = _TwoLeases(store, leases=declared.leases)
+        await leases_taken.begin()
         clock.advance(15.0 + _BEFORE)
-        minted, claimed = await tenure.look()
+        minted, claimed = await leases_taken.look()
     finally:
         await _leave(store)
     if minted or claimed:
@@ -1444,7 +1446,7 @@ async def _leave(store: Store) -> None:
     await store.aclose()
 
 
-class _Tenure:
+class _TwoLeases:
     """A minted inbox and one that somebody else has claimed, and who has them."""
 
     def __init__(self, store: Store, *, leases: bool) -> None:
@@ -1468,26 +1470,26 @@ class _Tenure:
 
 async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: bool, claimed: bool) -> None:
     """See leases end by a real clock: not before their time, and promptly then."""
-    lease = 1.5 * _SHORT
-    store = make_store(make_rules(expiry=_SHORT), VirtualClock()).open()
+    lease = 1.5 * _SHORT_EXPIRY
+    store = make_store(make_rules(expiry=_SHORT_EXPIRY), VirtualClock()).open()
     try:
         await store.run_id(0)
-        tenure = _Tenure(store, leases=declared.leases)
+        leases_taken = _TwoLeases(store, leases=declared.leases)
         sent = time.monotonic()
-        await tenure.begin()
+        await leases_taken.begin()
         begun = time.monotonic()
         while minted or claimed:
             asked = time.monotonic()
-            minted_now, claimed_now = await tenure.look()
+            minted_now, claimed_now = await leases_taken.look()
             over = (minted and not minted_now) or (claimed and not claimed_now)
             if over and time.monotonic() < sent + lease - GUARD:
                 raise Violation(f"A lease lasts 1.5 times expiry: it ended before its {lease:.3f} seconds were over")
             minted, claimed = minted and minted_now, claimed and claimed_now
-            if (minted or claimed) and asked > begun + lease + _PROMPT:
+            if (minted or claimed) and asked > begun + lease + _LATEST:
                 what = "of a minted inbox" if minted else "of an inbox that was popped"
                 raise Violation(
                     f"A lease lasts 1.5 times expiry: that {what} has not ended, neither by the clock that is moved, "
-                    f"15 seconds and more after it was taken for 15, nor by a real one after {lease + _PROMPT:.3f} "
+                    f"15 seconds and more after it was taken for 15, nor by a real one after {lease + _LATEST:.3f} "
                     f"seconds of {lease:.3f}"
                 )
     finally:
@@ -1499,7 +1501,7 @@ async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: 
 # what somebody has.
 
 
-def _grow_old(state: StoreMachine) -> None:
+def _expire(state: StoreMachine) -> None:
     state.push_at_once(channel="jobs", count=5)
     state.pop(channel="jobs", count=0, claimant="anna")
     state.pop(channel="jobs", count=3, claimant="anna")
@@ -1523,7 +1525,7 @@ def _cancel(state: StoreMachine) -> None:
         state.receive_and_cancel(channel=channel, count=2, back=2, meanwhile=meanwhile)
 
 
-def _keep_accounts(state: StoreMachine) -> None:
+def _report_and_survey(state: StoreMachine) -> None:
     if state.traits.capabilities.statistics:
         for channel in ("jobs", "Jobs"):
             state.report(channel=channel, messages=3, refused=1, others=1)
@@ -1575,7 +1577,7 @@ def _stop_reading(state: StoreMachine) -> None:
             state.stop_reading(channel=channel, meanwhile=meanwhile, to=to)
 
 
-def _belong(state: StoreMachine) -> None:
+def _join_and_leave(state: StoreMachine) -> None:
     state.join(group="g", channel="jobs")
     state.join(group="g", channel="Jobs")
     state.join_again(group="g", channel="jobs")
@@ -1662,15 +1664,15 @@ def _outlive(state: StoreMachine) -> None:
     state.members(group="g")
 
 
-_ACTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
-    ("queues", 25.0, _grow_old),
+_SCRIPTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
+    ("queues", 25.0, _expire),
     ("queues", 25.0, _cancel),
-    ("queues", None, _keep_accounts),
+    ("queues", None, _report_and_survey),
     ("minted inboxes", 25.0, _count_the_unread),
     ("claimed inboxes", 25.0, _hand_over),
     ("members", 25.0, _stop_reading),
-    ("members", 25.0, _belong),
-    ("members", None, _belong),
+    ("members", 25.0, _join_and_leave),
+    ("members", None, _join_and_leave),
     ("minted inboxes", 25.0, _find_an_owner),
     ("minted inboxes", 25.0, _count_places),
     ("minted inboxes", 25.0, _come_back),
@@ -1682,14 +1684,14 @@ _ACTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
 """The topic, the ``group_expiry``, and what is done."""
 
 
-def _rehearse(make_store: MakeStore, traits: _Traits, tally: _Tally) -> None:
+def _run_scripts(make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
     """Try what is tried in any case.
 
     Raises:
         Violation: with the script as its note.
     """
-    for topic, group_expiry, act in _ACTS:
-        state = StoreMachine(make_store, traits, tally)
+    for topic, group_expiry, script in _SCRIPTS:
+        state = StoreMachine(make_store, traits, run_counts)
         if topic not in state.topics:
             continue
         state.script = [f"state.begin(topic={topic!r}, expiry=2.75, group_expiry={group_expiry}, capacity=2, ...)"]
@@ -1703,7 +1705,7 @@ def _rehearse(make_store: MakeStore, traits: _Traits, tally: _Tally) -> None:
                     inbox_capacity=6,
                     nested="neighbour",
                 )
-                act(state)
+                script(state)
             finally:
                 state.teardown()
         except Exception as exc:
@@ -1733,20 +1735,20 @@ def run_async_conformance_test(
         Violation: the store breaks a rule, which the text names; a note tells all that was done before.
     """
     traits = asyncio.run(_examine(make_store, capabilities))
-    tally = _Tally()
-    _rehearse(make_store, traits, tally)
+    run_counts = _RunCounts()
+    _run_scripts(make_store, traits, run_counts)
 
-    class JudgedStore(StoreMachine):
+    class TestedStore(StoreMachine):
         """The machine over this store."""
 
         def __init__(self) -> None:
-            super().__init__(make_store, traits, tally)
+            super().__init__(make_store, traits, run_counts)
 
     chosen = _settings() if settings is None else settings
     one = hypothesis.settings(chosen, report_multiple_bugs=False)  # several would come as a group, not as a Violation
-    run_state_machine_as_test(JudgedStore, settings=one)
-    if tally.examples and not tally.replies:
-        raise Violation(f"Nothing was judged: not one reply came within {_PATIENCE} seconds")
+    run_state_machine_as_test(TestedStore, settings=one)
+    if run_counts.examples and not run_counts.replies:
+        raise Violation(f"Nothing was judged: not one reply came within {_EXAMPLE_SECONDS} seconds")
 
 
 def run_conformance_test(

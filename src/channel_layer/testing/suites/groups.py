@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from channel_layer.testing.suites.base import LayerTests
-from channel_layer.testing.suites.membership import Plan, judge, merge, play
+from channel_layer.testing.suites.membership import Plan, check_history, merge, play
 from channel_layer.testing.suites.tools import LayerEnvironment, expect, fails_with, run
 
 if TYPE_CHECKING:
@@ -175,9 +175,9 @@ class GroupTests(LayerTests):
             history = merge(await env.soon(playing, rule, steps=10))
             for layer in layers:
                 await layer.aclose()
-            verdict = judge(history)
+            report = check_history(history)
             rule = "a change holds for each group_send() that is called after it returned, and for none before"
-            expect(verdict.wrong, (), rule, f"{verdict.decisions} decisions between changes")
+            expect(report.wrong, (), rule, f"{report.decisions} decisions between changes")
 
         run(body())
 

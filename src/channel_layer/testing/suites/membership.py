@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from channel_layer.layer import ChannelLayer
 
-__all__ = ("Change", "GroupSend", "History", "Meet", "Plan", "Verdict", "judge", "merge", "play")
+__all__ = ("Change", "GroupSend", "History", "HistoryReport", "Meet", "Plan", "check_history", "merge", "play")
 
 # --- what happened ------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def merge(histories: Iterable[History]) -> History:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HistoryReport:
     """What a judge found.
 
     Attributes:
@@ -103,7 +103,7 @@ class Verdict:
     wrong: tuple[str, ...]
 
 
-def judge(history: History) -> Verdict:
+def check_history(history: History) -> HistoryReport:
     """Judge every decision by the real-time order of the calls.
 
     A channel may have got a message if some change that may have been the last one before the send was a joining, and
@@ -130,7 +130,7 @@ def judge(history: History) -> Verdict:
                     did = "got" if send.number in counts else "missed"
                     wrong.append(f"{channel} {did} {send}; changes: {member.around(send)}")
     decisions = len(history.sends) * len(history.got)
-    return Verdict(decisions, definite, tuple(wrong))
+    return HistoryReport(decisions, definite, tuple(wrong))
 
 
 class _Member:
