@@ -13,8 +13,6 @@ from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import MakeStore, blocking_layers, blocking_stores, run_layer_conformance_test
 from channel_layer.testing.store_machine import run_async_conformance_test
 from channel_layer.testing.suites import StoreSuite
-from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._loans import RedisLoan
 from tests.conformance.test_kit_stores import within
 from tests.conformance.test_suites import plain_stores
 from tests.support.servers import Deployment
@@ -64,41 +62,6 @@ def test_tokens_for_names_are_right_from_threads(one_host: Deployment, prefix: s
     """So does a store that gets to see tokens for names."""
     run_async_conformance_test(blocking_stores(blind_stores(memory_stores())))
     run_async_conformance_test(blocking_stores(within(prefix, blind_stores(redis_stores(one_host)))))
-
-
-@pytest.fixture
-def loans(monkeypatch: pytest.MonkeyPatch) -> list[RedisLoan]:
-    """What the Redis store has lent."""
-    lent: list[RedisLoan] = []
-    lend = RedisBlockingStore.lend
-
-    def note(store: RedisBlockingStore) -> RedisLoan | None:
-        if (loan := lend(store)) is not None:
-            lent.append(loan)
-        return loan
-
-    monkeypatch.setattr(RedisBlockingStore, "lend", note)
-    return lent
-
-
-def test_what_redis_lends_is_right(deployment: Deployment, prefix: str, loans: list[RedisLoan]) -> None:
-    """What the Redis store lends to event loops answers as the contract says, on one host and on three."""
-    stores = blocking_stores(within(prefix, redis_stores(deployment)), lent=True)
-    run_async_conformance_test(stores, settings=few(2))
-    assert loans
-
-
-def test_what_is_lent_by_way_of_others_is_right(
-    one_host: Deployment, prefix: str, worlds: IPCWorlds, loans: list[RedisLoan]
-) -> None:
-    """So does what is lent by IPC, by two halves, and by a store that gets to see tokens for names."""
-    run_async_conformance_test(blocking_stores(worlds, lent=True), settings=few(3))
-    remote = within(prefix, redis_stores(one_host))
-    run_async_conformance_test(blocking_stores(blind_stores(remote), lent=True), settings=few(3))
-    assert loans
-    loans.clear()
-    run_async_conformance_test(blocking_stores(halves(worlds, remote), lent=True), settings=few(3))
-    assert loans
 
 
 class TestBlockingMemory(StoreSuite):

@@ -13,6 +13,7 @@ import gc
 import os
 import threading
 import tracemalloc
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +22,13 @@ from typing import Final
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from channel_layer import ChannelLayer
+from channel_layer import ChannelLayer, StoreError
+from channel_layer.runtime.background_work import BackgroundWork
+from channel_layer.runtime.event_loops import io_thread
+from channel_layer_redis import RedisChannelLayer
 from tests.integration.test_channels_loops import FORKABLE, STRICT, Hosts, Setup, hosts, in_own_process
 from tests.support.processes import Fleet, SyncChild
+from tests.support.servers import Server, StartServer
 from tests.support.systems import System, run
 
 __all__ = ("hosts",)
@@ -266,7 +271,7 @@ def test_a_host_that_is_left_does_nothing_any_more(redis_system: System, monkeyp
     layer = redis_system.layer()
     begun = threading.Event()
 
-    async def never_stops(_: Host) -> None:
+    async def never_stops(_: BackgroundWork) -> None:
         begun.set()
         await asyncio.Event().wait()
 
@@ -296,6 +301,186 @@ def test_a_host_that_is_left_does_nothing_any_more(redis_system: System, monkeyp
     assert layer._background.work.session is layer._sessions.in_thread
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(Host, "stop", never_stops)
+        patched.setattr(BackgroundWork, "stop", never_stops)
         run(take_over(name))
     run(finish(name))
+
+
+# -- servers
+
+
+def connect_once(_child: SyncChild, setup: Setup) -> int:
+    """Make fifty calls of each kind, a loop for each; return how many files more are open after them."""
+    layer = setup.layer()
+    group_add, group_send = async_to_sync(layer.group_add), async_to_sync(layer.group_send)
+    send, receive, members = (async_to_sync(call) for call in (layer.send, layer.receive, layer.group_channels))
+    before = 0
+    for number in range(50):
+        send("jobs", {"n": number})
+        assert receive("jobs") == {"n": number}
+        group_add("group", "mail")
+        group_send("group", {"n": number})
+        assert receive("mail") == {"n": number}
+        assert members("group") == ["mail"]
+        before = before or _descriptors()
+    after = _descriptors()
+    async_to_sync(layer.aclose)()
+    return after - before
+
+
+def test_a_call_opens_no_connection(hosts: Hosts, prefix: str) -> None:
+    """Calls that each have a loop of their own share the connections that the first ones have opened."""
+    assert in_own_process(connect_once, Setup(hosts, prefix)) <= 0
+
+
+@pytest.fixture
+def young(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give no loop connections of its own, however slow the machine is."""
+    monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0)
+
+
+@pytest.fixture
+def paused(start_server: StartServer, young: None) -> Generator[tuple[Server, ChannelLayer]]:  # noqa: ARG001
+    """A server of this test's own, which may be paused, and a layer whose calls it has to answer within 0.3 s."""
+    server = start_server()
+    layer = RedisChannelLayer(hosts=[server.url], timeout=0.3)
+    async_to_sync(layer.group_add)("group", "jobs")
+    async_to_sync(layer.group_add)("other", "mail")
+    yield server, layer
+    async_to_sync(layer.aclose)()
+
+
+@pytest.mark.usefixtures("young")
+def test_calls_at_once_in_one_loop_stay_in_order(system: System) -> None:
+    """Calls that are not awaited one by one are carried out in the order of their beginning."""
+    layer = system.layer()
+    name = async_to_sync(layer.new_channel)()
+
+    async def send(start: int) -> None:
+        await asyncio.gather(*(layer.send(name, {"n": start + n}) for n in range(8)))
+
+    for start in range(0, 80, 8):
+        asyncio.run(send(start))
+    assert [async_to_sync(layer.receive)(name)["n"] for _ in range(80)] == list(range(80))
+    async_to_sync(layer.aclose)()
+
+
+def test_a_cancelled_call_leaves_no_reply_to_the_next(paused: tuple[Server, ChannelLayer]) -> None:
+    """After a call that was cancelled, the next one gets the reply to what it has asked itself."""
+    server, layer = paused
+    server.pause()
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(layer.group_channels("group"), 0.1))
+    server.resume()
+    for _ in range(3):
+        assert async_to_sync(layer.group_channels)("other") == ["mail"]
+        assert async_to_sync(layer.group_channels)("group") == ["jobs"]
+
+
+def test_a_cancelled_call_is_not_overtaken(paused: tuple[Server, ChannelLayer]) -> None:
+    """What a cancelled call has sent is done with before what the next call of its loop sends."""
+    server, layer = paused
+
+    async def send() -> None:
+        server.pause()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(layer.send("jobs", {"n": 0}), 0.05)
+        following = asyncio.create_task(layer.send("jobs", {"n": 1}))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        server.resume()
+        await following
+
+    asyncio.run(send())
+    assert [async_to_sync(layer.receive)("jobs")["n"] for _ in range(2)] == [0, 1]
+
+
+def test_a_loop_that_gets_its_own_connections_overtakes_nothing(
+    paused: tuple[Server, ChannelLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call was cancelled, the loop's first own connection waits until the I/O thread has gone on.
+
+    Here that thread stands still, as it may on a machine with much to do.
+    """
+    server, layer = paused
+    go_on = threading.Event()
+
+    async def send() -> None:
+        server.pause()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(layer.send("jobs", {"n": 0}), 0.05)
+        server.resume()
+        io_thread().loop.call_soon_threadsafe(go_on.wait, 20)
+        monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
+        connections = len(server.host().clients())
+        following = asyncio.create_task(layer.send("jobs", {"n": 1}))
+        await asyncio.sleep(0.05)
+        assert len(server.host().clients()) == connections
+        assert not following.done()
+        go_on.set()
+        await following
+        assert len(server.host().clients()) > connections
+
+    asyncio.run(send())
+
+
+def test_a_server_that_does_not_answer(paused: tuple[Server, ChannelLayer]) -> None:
+    """A call ends with an error after the layer's timeout, also one whose message no buffer holds; later ones work."""
+    server, layer = paused
+    calls: list[Callable[[], object]] = [
+        lambda: async_to_sync(layer.group_channels)("group"),
+        lambda: async_to_sync(layer.send)("jobs", {"large": bytes(4_000_000)}),
+    ]
+    for call in calls:
+        server.pause()
+        with pytest.raises(StoreError, match="did not answer in time") as caught:
+            call()
+        assert caught.value.retryable
+        assert caught.value.outcome == "unknown"
+        server.resume()
+        assert async_to_sync(layer.group_channels)("other") == ["mail"]
+
+
+def test_a_server_that_dies_meanwhile(paused: tuple[Server, ChannelLayer]) -> None:
+    """A call whose connection is lost ends with an error; when the server is back, the next ones succeed."""
+    server, layer = paused
+    server.pause()
+    errors: list[StoreError] = []
+
+    def call() -> None:
+        with pytest.raises(StoreError) as caught:
+            layer.blocking.send("jobs", {})  # a thread of the other kind, beside it
+        errors.append(caught.value)
+
+    async def ask() -> None:
+        asking = asyncio.create_task(layer.group_channels("group"))
+        await asyncio.sleep(0)
+        server.kill()
+        with pytest.raises(StoreError) as caught:
+            await asking
+        errors.append(caught.value)
+
+    other = threading.Thread(target=call)
+    other.start()
+    asyncio.run(ask())
+    other.join(20)
+    assert [error.retryable for error in errors] == [True, True]
+    with pytest.raises(StoreError, match="is a server running there"):
+        async_to_sync(layer.group_channels)("group")
+    server.restart_empty()
+    assert async_to_sync(layer.group_channels)("group") == []
+
+
+def test_a_loop_that_ends_amid_a_call(paused: tuple[Server, ChannelLayer]) -> None:
+    """Calls of other loops are not disturbed."""
+    server, layer = paused
+    server.pause()
+    loop = asyncio.new_event_loop()
+    asking = loop.create_task(layer.group_channels("group"))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    del asking
+    gc.collect()
+    server.resume()
+    for _ in range(3):
+        assert async_to_sync(layer.group_channels)("other") == ["mail"]

@@ -17,6 +17,7 @@ import pytest
 
 from channel_layer import ChannelLayer, MessageTooLarge, StoreError
 from channel_layer_redis import HostOption, RedisChannelLayer
+from channel_layer_redis._scripts import load
 from tests.support.servers import Server, StartServer
 from tests.support.tls import issue
 
@@ -101,6 +102,20 @@ async def test_a_server_that_forgets_its_scripts_is_taught_again(server: Server,
 
     await _walk_every_path(server.url, prefix, between=forget)
     assert forgotten > 10
+
+
+def test_a_new_server_has_the_scripts_before_anything_is_sent(start_server: StartServer) -> None:
+    """No command is sent again after others because its script was unknown: concurrent calls would lose their order."""
+    server = start_server()
+
+    async def body() -> None:
+        async with RedisChannelLayer(hosts=[server.url]) as layer:
+            await layer.group_channels("group")
+
+    run(body())
+    names = ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
+    known = server.host().command("SCRIPT", "EXISTS", *(load(name).sha for name in names))
+    assert known == [1] * len(names)
 
 
 @pytest.mark.usefixtures("loops")
