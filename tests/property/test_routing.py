@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import pytest
 from hypothesis import given
@@ -18,8 +17,15 @@ from channel_layer.domain.routing import Routes, Side, side
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import NoLocalReader, StoreError
 from channel_layer.operations import sending
+from channel_layer.operations.steps import Together
 from channel_layer.options import NoLocalReaderOption
 from channel_layer.testing.strategies import channel_names, host_identities
+from tests.support.operations import make_state, play
+
+if TYPE_CHECKING:
+    from channel_layer.operations.steps import Operation, Step
+
+R = TypeVar("R")
 
 _POLICIES = st.sampled_from(get_args(NoLocalReaderOption))
 _JOBS = ChannelName.parse("jobs")
@@ -77,11 +83,11 @@ class Shards:
     there: list[list[c.Entry]]
     failures: list[str | None] = field(default_factory=list[str | None])
 
-    def answer(self, step: c.Step[Any]) -> object:
+    def answer(self, step: Step) -> object:
         """Carry a request out, or fail."""
         match step:
-            case c.Together():
-                return tuple(self.answer(each) for each in step.several)
+            case Together(commands):
+                return [self.answer(each) for each in commands]
             case c.Pop(shard=shard, count=count) if shard < len(self.there):
                 assert count == 0, "looks only"
                 return c.Popped((), 0, now=1000.0)
@@ -105,18 +111,18 @@ class Shards:
                 raise AssertionError(step)
 
 
-def _drive(program: Generator[c.Step[Any], Any, sending.Moved], shards: Shards) -> sending.Moved:
-    step = next(program)
+def _drive(operation: Operation[R], shards: Shards) -> R:
     try:
+        step = next(operation)
         while True:
             try:
                 reply = shards.answer(step)
             except (StoreError, KeyboardInterrupt) as exc:
-                step = program.throw(exc)
+                step = operation.throw(exc)
             else:
-                step = program.send(reply)
+                step = operation.send(reply)
     except StopIteration as stop:
-        result: sending.Moved = stop.value
+        result: R = stop.value
         return result
 
 
@@ -159,8 +165,8 @@ def test_what_is_moved_is_in_one_half_or_counted(
 def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting: int, attended: bool) -> None:
     """A send asks this machine's half first, and the other one only if the rule sends it there."""
     routes = Routes(Ring(["a"]), CapacityTable(10), local=1, no_local_reader=policy)
-    program = sending.push(routes, _JOBS, b"x", 0)
-    push = next(program)
+    operation = sending.push(routes, _JOBS, b"x", 0)
+    push = next(operation)
     assert isinstance(push, c.Push)
     assert push.shard == 1
     assert push.if_attended == (policy != "queue")
@@ -168,22 +174,25 @@ def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting
     first = c.Pushed(accepted=not refused, expired=0, unattended=waiting if refused else None)
     if refused and policy == "error":
         with pytest.raises(NoLocalReader, match="jobs"):
-            program.send(first)
+            operation.send(first)
         return
     if refused and not waiting:
-        second = program.send(first)
+        second = operation.send(first)
         assert isinstance(second, c.Push)
         assert (second.shard, second.if_attended) == (0, False)
         return
     with pytest.raises(StopIteration) as stop:
-        program.send(first)
+        operation.send(first)
     assert stop.value.value == sending.Sent(not refused, 0, stranded=refused), "what waits goes first"
 
 
-def test_there_is_nothing_to_rescue_with_one_half() -> None:
-    """A layer of one store never looks for what is stranded."""
-    routes = Routes(Ring(["a"]), CapacityTable(10))
-    assert programs.stranded(routes) is None
-    with pytest.raises(StopIteration) as stop:
-        next(sending.move(routes, _JOBS.queue))
-    assert stop.value.value == sending.Moved()
+@pytest.mark.parametrize(("local", "policy"), [(None, "remote"), (1, "queue"), (1, "error")])
+def test_there_is_nothing_to_move_with_one_half(local: int | None, policy: NoLocalReaderOption) -> None:
+    """A layer of one store never looks for what is stranded, nor does one whose messages are to stay here."""
+    routes = Routes(Ring(["a"]), CapacityTable(10), local=local, no_local_reader=policy)
+    assert play(sending.move_all_to_remote(make_state(routes))) is None
+
+
+def test_a_layer_of_one_store_has_nothing_to_move_from() -> None:
+    """Without a local store nothing is asked, and nothing was moved."""
+    assert play(sending.move(Routes(Ring(["a"]), CapacityTable(10)), _JOBS.queue)) == sending.Moved()

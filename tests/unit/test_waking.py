@@ -1,4 +1,4 @@
-"""Tasks that resume within a callback of the event loop, not in its next cycle, and futures awaited in between."""
+"""Tasks that resume within a callback of the event loop, not in its next cycle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextvars
 
 import pytest
 
-from channel_layer.runtime.wakeups import Prompt, Receiver, after_woken, go_on, wake_all
+from channel_layer.runtime.wakeups import Prompt, Receiver, go_on, wake_all
 
 
 async def _wait(prompt: Prompt) -> object:
@@ -32,14 +32,13 @@ def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
 
 
 async def test_woken_tasks_resume_in_the_same_cycle() -> None:
-    """Tasks with results resume first, then tasks that these woke, then those that yielded; others a cycle later."""
+    """Tasks with results resume first, then tasks that these woke; tasks that those wake, a cycle later."""
     loop, said = asyncio.get_running_loop(), list[str]()
     prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
 
     async def read() -> None:
         said.append(f"read {await prompt}")
         wake_all(waiters[:2])
-        await after_woken()
         said.append("read on")
 
     async def receive(place: int, other: Receiver | None) -> None:
@@ -55,13 +54,13 @@ async def test_woken_tasks_resume_in_the_same_cycle() -> None:
     over = _soon([prompt])
     over.add_done_callback(lambda _: said.append("over"))
     await asyncio.sleep(0)
-    assert said == ["read 7", "received 0", "received 1", "read on"]
+    assert said == ["read 7", "read on", "received 0", "received 1"]
     await asyncio.gather(*tasks)
     assert sorted(said[4:]) == ["over", "received 2"]
 
 
 async def test_without_results_the_event_loop_decides_the_order() -> None:
-    """Outside of `go_on`, a wake-up and a yield go through the event loop."""
+    """Outside of `go_on`, a wake-up goes through the event loop."""
     waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
 
     async def receive() -> None:
@@ -72,7 +71,7 @@ async def test_without_results_the_event_loop_decides_the_order() -> None:
     await asyncio.sleep(0)
     wake_all([waiter])
     assert not said
-    await after_woken()
+    await asyncio.sleep(0)
     assert said == ["received"]
     await receiving
 

@@ -1,8 +1,8 @@
-"""Programs: each use case step by step, against a script of what the store answers."""
+"""Operations: each use case step by step, against a script of what the store replies."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,10 +16,12 @@ from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
 from channel_layer.operations import groups, sending, statistics
-from channel_layer.operations.programs import Joined, NoOwner, Sent, SentToGroup
-from channel_layer.ports import Program
+from channel_layer.operations.groups import Joined, NoOwner, SentToGroup
+from channel_layer.operations.sending import Sent
+from tests.support.operations import play, together
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from channel_layer.operations.steps import Step
 
 GROUP = GroupName.parse("room")
 BODY = b"payload"
@@ -35,7 +37,7 @@ HERE = TWO.ring.group(GROUP)
 """The group's shard, of two."""
 
 
-def forgiven(channel: ChannelName, *shards: int) -> tuple[c.Step[Any], object]:
+def forgiven(channel: ChannelName, *shards: int) -> tuple[Step, object]:
     """Return the step in which a member that is added anew is forgiven what it let expire."""
     return together(*(c.Forgive(shard, channel) for shard in shards)), (None,) * len(shards)
 
@@ -47,25 +49,6 @@ def minted(shard: int, local: str = "x") -> ChannelName:
 
 
 NEAR, FAR = minted(HERE), minted(1 - HERE)
-
-
-def play(program: Program[R], *script: tuple[c.Step[Any], object]) -> R:
-    """Run a program that has to yield just these steps; send it the reply that stands beside each."""
-    try:
-        step = next(program)
-        for place, (expected, reply) in enumerate(script, start=1):
-            assert step == expected
-            step = program.send(reply)
-            assert place < len(script), f"one step too many: {step}"
-    except StopIteration as stop:
-        result: R = stop.value
-        return result
-    raise AssertionError("the program ended before its script")
-
-
-def together(*steps: c.Step[Any]) -> c.Together[Any]:
-    """Ask several things at once."""
-    return c.Together(steps)
 
 
 def push(shard: int, name: str, capacity: int, *, to_member: bool = False) -> c.Push:
@@ -173,7 +156,6 @@ def test_normal_members_are_tried_on_every_shard_in_step() -> None:
     assert play(
         groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
-        (together(), ()),
         (
             together(push(jobs[0], "jobs", 50, to_member=True), push(mail[0], "mail", 50, to_member=True)),
             (c.Pushed(False, 1), c.Pushed(True, 0)),
@@ -191,7 +173,6 @@ def test_members_that_let_a_message_expire_unread_are_removed() -> None:
     assert play(
         groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
-        (together(), ()),
         (
             together(
                 push(jobs[0], "jobs", 50, to_member=True),
@@ -298,7 +279,7 @@ def test_a_group_without_owned_members_asks_about_no_owner() -> None:
     """A group whose members all stand outside minted inboxes is listed as it is."""
     roster = c.Roster((), ("mail", "jobs"))
     listing = groups.group_channels(TWO, GROUP)
-    assert play(listing, (c.Members(HERE, GROUP), roster), (together(), ())) == ["jobs", "mail"]
+    assert play(listing, (c.Members(HERE, GROUP), roster)) == ["jobs", "mail"]
 
 
 # -- statistics --------------------------------------------------------------------------------------------------
@@ -329,11 +310,11 @@ def report(name: str, messages: int, refused: int, all_messages: int, all_refuse
 def test_what_may_have_been_told_is_not_told_again(*, sent: bool) -> None:
     """A report that was not sent comes back, to be told later; one whose outcome is unknown is let go of."""
     counts = [(INBOX.name, 3, 0), (THERE, 2, 5)]
-    program = statistics.report_counts(TWO, counts)
-    next(program)
-    program.throw(StoreError("away", retryable=True, outcome="unknown" if sent else "not_sent"))
+    reporting = statistics.report_counts(TWO, counts)
+    next(reporting)
+    reporting.throw(StoreError("away", retryable=True, outcome="unknown" if sent else "not_sent"))
     with pytest.raises(StopIteration) as stop:
-        program.send(None)
+        reporting.send(None)
     assert stop.value.value == ([] if sent else counts[:1])
 
 

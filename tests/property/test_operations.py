@@ -1,4 +1,4 @@
-"""Programs: over any hosts, names and answers of a store, commands go where the ring says, and outcomes are right."""
+"""Operations: over any hosts, names and replies of a store, commands go where the ring says, and outcomes are right."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.operations import groups, sending
-from channel_layer.operations.programs import NoOwner
-from channel_layer.ports import Program
+from channel_layer.operations.groups import NoOwner
+from channel_layer.operations.steps import Operation, Step, Together
 from channel_layer.testing.strategies import channel_names, group_names, host_identities, inbox_names, normal_names
 
 R = TypeVar("R")
-Answer: TypeAlias = Callable[[c.Step[Any]], object]
+Answer: TypeAlias = Callable[[c.Command[Any]], object]
 
 
-def drive(program: Program[R], answer: Answer) -> tuple[R, list[c.Step[Any]]]:
-    """Run a program against a function that answers its commands; return its result and the commands."""
-    asked: list[c.Step[Any]] = []
+def drive(operation: Operation[R], answer: Answer) -> tuple[R, list[c.Command[Any]]]:
+    """Run an operation against a function that answers its commands; return its result and the commands."""
+    asked: list[c.Command[Any]] = []
 
-    def reply_to(step: c.Step[Any]) -> object:
-        if isinstance(step, c.Together):
-            return tuple(reply_to(part) for part in step.several)
+    def reply_to(step: Step) -> object:
+        if isinstance(step, Together):
+            return [reply_to(command) for command in step.commands]
+        assert isinstance(step, c.Command)
         asked.append(step)
         return answer(step)
 
     try:
-        step = next(program)
+        step = next(operation)
         while True:
-            step = program.send(reply_to(step))
+            step = operation.send(reply_to(step))
     except StopIteration as stop:
         result: R = stop.value
         return result, asked
@@ -66,7 +67,7 @@ def test_a_normal_channel_is_full_only_when_every_share_of_it_is(
     hosts, capacity, held = scene
     routes, channel = routes_over(hosts, capacity), ChannelName.parse(name)
 
-    def answer(step: c.Step[Any]) -> object:
+    def answer(step: c.Command[Any]) -> object:
         assert isinstance(step, c.Push)
         return c.Pushed(accepted=held[step.shard] < step.capacity, expired=1)
 
@@ -94,12 +95,12 @@ def test_turns_spread_the_first_try_over_all_shares(hosts: list[str], capacity: 
     assert first == {shard for shard, share in shares(capacity, routes.ring.order(channel.queue)) if share}
 
 
-def check_place(routes: Routes, step: c.Step[Any], group: GroupName) -> None:
+def check_place(routes: Routes, step: c.Command[Any], group: GroupName) -> None:
     """Check that a command goes to the shard that keeps what it is about."""
     if isinstance(step, c.Push):
         assert step.shard in routes.shards(step.channel.queue)
         assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
-        assert step.capacity <= routes.capacity(step.channel)
+        assert step.capacity <= routes.capacity.of(step.channel.name)
     elif isinstance(step, c.Forgive):
         assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
     elif isinstance(step, (c.Deliver, c.Mark)):
@@ -139,7 +140,7 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     accepts: dict[str, bool] = {}
     lapses: dict[str, bool] = {}
 
-    def answer(step: c.Step[Any]) -> object:
+    def answer(step: c.Command[Any]) -> object:
         check_place(routes, step, group)
         if isinstance(step, c.Publish):
             assert step.at_once == (len(hosts) == 1)
@@ -198,7 +199,7 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
         owned, changed = False, c.Changed(changed.version, False, changed.applied, False)
     elsewhere = inbox and routes.ring.queue(channel.queue) != routes.ring.group(group)
 
-    def answer(step: c.Step[Any]) -> object:
+    def answer(step: c.Command[Any]) -> object:
         check_place(routes, step, group)
         if isinstance(step, c.Mark):
             assert elsewhere
@@ -238,7 +239,7 @@ def test_members_of_the_dead_are_left_out(
     owned = tuple(f"{inbox}{local}" for inbox in alive for local in "xy" if len(inbox) < 100)
     asked_about: list[Queue] = []
 
-    def answer(step: c.Step[Any]) -> object:
+    def answer(step: c.Command[Any]) -> object:
         check_place(routes, step, group)
         if isinstance(step, c.Alive):
             asked_about.extend(step.inboxes)
