@@ -6,6 +6,7 @@ Concurrent senders must not exceed the bound, and a credit that is never returne
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 import pytest
 
@@ -15,6 +16,8 @@ from channel_layer.testing.suites.tools import number
 from channel_layer_redis._store import RedisStore
 from tests.support.scenarios_delivery import BOUND, Bursts, bursts, eventually, hold_reads
 from tests.support.systems import System
+
+R = TypeVar("R")
 
 CAPACITY = 10
 
@@ -112,16 +115,17 @@ async def test_places_that_are_given_back_twice_count_once(
     redis_system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the reply to a batch of returned credits is lost, sending the batch again admits no extra message."""
-    original = RedisStore.give_back
+    original = RedisStore.execute
     lost: list[c.GiveBack] = []
 
-    async def lose_reply(self: RedisStore, request: c.GiveBack, /) -> None:
-        await original(self, request)
-        if len(lost) < 3:
-            lost.append(request)
+    async def lose_reply(self: RedisStore, command: c.Command[R], /) -> R:
+        reply = await original(self, command)
+        if isinstance(command, c.GiveBack) and len(lost) < 3:
+            lost.append(command)
             raise StoreError("the reply is lost", retryable=True, outcome="unknown")
+        return reply
 
-    monkeypatch.setattr(RedisStore, "give_back", lose_reply)
+    monkeypatch.setattr(RedisStore, "execute", lose_reply)
 
     async with redis_system.layer(capacity=9) as owner, redis_system.layer(capacity=9) as sender:
         channel = await owner.new_channel()

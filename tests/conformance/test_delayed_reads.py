@@ -7,18 +7,20 @@ when a membership lasts, not the moment at which its marker is applied.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import settings
 
+from channel_layer import commands as c
 from channel_layer.stores.faults import FaultyBackend, FaultyStore
 from channel_layer.testing import layers_over, run_layer_conformance_test
 from tests.support.stores import memory_stores
 
 if TYPE_CHECKING:
-    from channel_layer import commands as c
     from channel_layer.config import Rules
-    from channel_layer.ports import AsyncStore, Backend, Clock
+    from channel_layer.ports import Backend, Clock, Store
+
+R = TypeVar("R")
 
 _PAUSES = (0.0, 0.0, 0.0, 0.002)
 """Seconds; each read is delayed by one of these, chosen at random."""
@@ -32,15 +34,16 @@ class LateStore(FaultyStore):
         store: as for `FaultyStore`.
     """
 
-    def __init__(self, backend: LateBackend, store: AsyncStore) -> None:
+    def __init__(self, backend: LateBackend, store: Store) -> None:
         super().__init__(backend, store)
         self._random = backend.random
 
-    async def read(self, request: c.Read, /) -> c.Batch:
-        """Read, and return after a pause."""
-        batch = await super().read(request)
-        await asyncio.sleep(self._random.choice(_PAUSES))
-        return batch
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command; after a read, return after a pause."""
+        reply = await super().execute(command)
+        if isinstance(command, c.Read):
+            await asyncio.sleep(self._random.choice(_PAUSES))
+        return reply
 
 
 class LateBackend(FaultyBackend):

@@ -55,9 +55,9 @@ async def test_a_normal_channel_listens_to_every_host_at_once(redis_system: Syst
 
 
 async def _all_wait(reader: ChannelLayer) -> bool:
-    host = reader._background.work
-    pump = host._pumps.get("jobs") if host is not None else None
-    return pump is not None and len(pump._waits) == len(reader._routes.ring)
+    work = reader._background.work
+    consumer = work._consumers.get("jobs") if work is not None else None
+    return consumer is not None and len(consumer._waits) == len(reader._pipeline.routes.ring)
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import re
 import time
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -22,6 +23,11 @@ from tests.support.scenarios_delivery import site
 from tests.support.scenarios_everything import use_everything
 from tests.support.scenarios_workers import Leaving, leave_everything
 from tests.support.systems import System
+
+if TYPE_CHECKING:
+    from channel_layer.operations.steps import Operation
+
+R = TypeVar("R")
 
 EXPIRY, GROUP_EXPIRY = 60, 600
 
@@ -120,18 +126,24 @@ async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypat
     names = [await layer.new_channel(f"p{n}") for n in range(3)]
     for name in names:
         await layer.group_add("group", name)
-    give_up, host = layer._give_up, layer._background.work
-    assert host is not None
-    inboxes = list(layer._state.inboxes.values())
+    run_last, work = layer._run_last, layer._background.work
+    assert work is not None
+    readers = [work._reader_of(inbox) for inbox in layer._state.inboxes.values()]
+    renewed = 0
 
-    async def give_up_and_renew(_: object) -> None:
-        await give_up(inboxes)
-        if layer._background.work is host:  # the background work still runs, so a renewal may come now
-            done = [asyncio.run_coroutine_threadsafe(host._ensure_claimed(each), host.home.loop) for each in inboxes]
+    async def give_up_and_renew(operation: Operation[R]) -> R:
+        nonlocal renewed
+        reply = await run_last(operation)
+        if layer._background.work is work:  # the background work still runs, so a renewal may come now
+            loop = work.session.loop
+            done = [asyncio.run_coroutine_threadsafe(reader.ensure_lease(), loop) for reader in readers]
             await asyncio.gather(*map(asyncio.wrap_future, done))
+            renewed += 1
+        return reply
 
-    monkeypatch.setattr(layer, "_give_up", give_up_and_renew)
+    monkeypatch.setattr(layer, "_run_last", give_up_and_renew)
     await layer.aclose()
+    assert renewed == len(readers), "after each inbox was given up"
     kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
     assert not kinds & set("lsg")
 
@@ -140,21 +152,22 @@ async def test_a_channel_made_while_the_layer_closes_leaves_nothing(
     redis_system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new_channel() in progress when aclose() begins fails with StoreError, and its lease is released."""
-    claim = RedisStore.claim
+    execute = RedisStore.execute
 
     layer = redis_system.layer()
     await layer.new_channel()
     claimed = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    async def claim_slowly(self: RedisStore, request: c.Claim, /) -> c.Claimed:
-        reply = await claim(self, request)
-        loop.call_soon_threadsafe(claimed.set)
-        while not layer._state.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
-            await asyncio.sleep(0.001)
+    async def claim_slowly(self: RedisStore, command: c.Command[R], /) -> R:
+        reply = await execute(self, command)
+        if isinstance(command, c.Claim):
+            loop.call_soon_threadsafe(claimed.set)
+            while not layer._state.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
+                await asyncio.sleep(0.001)
         return reply
 
-    monkeypatch.setattr(RedisStore, "claim", claim_slowly)
+    monkeypatch.setattr(RedisStore, "execute", claim_slowly)
     making = asyncio.create_task(layer.new_channel("another"))
     await claimed.wait()
     await layer.aclose()

@@ -306,8 +306,8 @@ async def test_background_work_ends_although_it_times_out_just_then(system: Syst
     """A background task that its own timeout is just cancelling still ends when it is cancelled from outside."""
     async with system.layer() as layer:
         await layer.new_channel()
-        host = layer._background.work
-        assert host is not None
+        work = layer._background.work
+        assert work is not None
 
         async def look_again_and_again() -> None:
             while True:
@@ -315,11 +315,11 @@ async def test_background_work_ends_although_it_times_out_just_then(system: Syst
                     async with asyncio.timeout(0):
                         await asyncio.Event().wait()
 
-        host._start(look_again_and_again())
+        work.tasks.start(look_again_and_again())
         for _ in range(steps):
             await asyncio.sleep(0)
         async with asyncio.timeout(20):
-            await host.stop()
+            await work.stop()
 
 
 # -- claimed inboxes ------------------------------------------------------------------------------------------

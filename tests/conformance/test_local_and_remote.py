@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,8 @@ from channel_layer_memory._store import MemoryBackend, MemoryStore
 from tests.support.scenarios_groups import eventually, is_true
 from tests.support.servers import Deployment, ServerPool
 from tests.support.stores import IPCWorlds, blind_stores, halves, memory_stores, redis_stores, sealed_layers
+
+R = TypeVar("R")
 
 pytestmark = pytest.mark.usefixtures("tidied")
 
@@ -102,14 +105,14 @@ class _Meeting(MemoryStore):
 
     arrive: Callable[[], None] | None = None
 
-    async def pop(self, request: c.Pop, /) -> c.Popped:
-        """Pop, and let another reader begin to wait before the first one gets the reply."""
-        popped = await super().pop(request)
-        if popped.entries and self.arrive is not None:
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command; after a pop, let another reader begin to wait before the first one gets the reply."""
+        reply = await super().execute(command)
+        if isinstance(reply, c.Popped) and reply.entries and self.arrive is not None:
             self.arrive()
             for _ in range(20):
                 await asyncio.sleep(0)
-        return popped
+        return reply
 
 
 class _Meetings(MemoryBackend):
@@ -152,12 +155,12 @@ async def test_a_reader_that_arrives_meanwhile_does_not_register(monkeypatch: py
 class _Held(MemoryStore):
     """A store whose first flush does not begin before its caller has gone."""
 
-    async def flush(self, request: c.Flush, /) -> c.Flushing:
-        """Flush; the first time, wait until the caller has gone."""
-        if not _Holding.flushing.is_set():
+    async def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command; before the first flush, wait until the caller has gone."""
+        if isinstance(command, c.Flush) and not _Holding.flushing.is_set():
             _Holding.flushing.set()
             await asyncio.Event().wait()
-        return await super().flush(request)
+        return await super().execute(command)
 
 
 class _Holding(MemoryBackend):

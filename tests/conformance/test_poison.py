@@ -16,6 +16,7 @@ from channel_layer import ChannelLayer, StoreError
 from channel_layer.domain.frames import MsgpackCodec, group_frame, message_frame
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.operations import sending
+from channel_layer.operations.leases import announce
 from channel_layer.testing.suites.tools import number, receive_or_none
 from channel_layer_redis._keys import Keys
 from tests.support.scenarios_delivery import BOUND, eventually
@@ -198,7 +199,7 @@ async def test_garbage_in_an_inbox_is_counted_and_skipped(redis_system: System) 
         assert number(await asyncio.wait_for(receiving, BOUND)) == -2
         inbox = owner._state.inboxes[ChannelName.parse(channel).queue.name]
         assert list(inbox.boxes) == [channel]
-        await owner._background.call(lambda host: host._announce_all(inbox))  # as after a restart of the server
+        await owner._run(announce(owner._state, inbox))  # as after a restart of the server
 
 
 async def test_garbage_costs_no_credit(redis_system: System) -> None:
@@ -241,7 +242,7 @@ async def test_garbage_that_waits_for_an_owner_is_counted(redis_system: System) 
         for n, frame in enumerate(frames.values()):
             await sender.send(channel, {"n": n})
             await _commands(host, [("RPUSH", keys.queue(name)[0], struct.pack(">d", 1e15) + frame)])
-        await owner._background.call(lambda host: host.ensure_claimed(owner._state.inboxes[name]))
+        await owner._background.call(lambda work: work.ensure_lease(owner._state.inboxes[name]))
         received = [number(await asyncio.wait_for(owner.receive(channel), BOUND)) for _ in frames]
         assert received == list(range(len(frames)))
         assert await receive_or_none(owner, channel) is None
@@ -297,7 +298,7 @@ async def test_a_key_of_another_type_in_the_place_of_a_group(redis_system: Syste
         await owner.group_add("innocent", channel)
         deployment = redis_system.deployment
         assert deployment is not None
-        host = deployment.hosts[owner._routes.ring.group(GroupName("group"))]
+        host = deployment.hosts[owner._pipeline.routes.ring.group(GroupName("group"))]
         key = Keys(redis_system.prefix).group("group")[kind]
         await _commands(host, [("SET", key, "hello")])
         with pytest.raises(StoreError, match="WRONGTYPE"):
@@ -327,6 +328,6 @@ async def test_a_key_of_another_type_in_the_place_of_an_inbox(redis_system: Syst
         await sender.send(other, {"n": 1})
         assert number(await asyncio.wait_for(owner.receive(other), BOUND)) == 1
         await _commands(host, [("DEL", stream)])
-        await owner._background.call(lambda host: host.ensure_claimed(owner._state.inboxes[name]))
+        await owner._background.call(lambda work: work.ensure_lease(owner._state.inboxes[name]))
         await sender.send(channel, {"n": 2})
         assert number(await asyncio.wait_for(owner.receive(channel), BOUND)) == 2

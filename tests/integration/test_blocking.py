@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from channel_layer import ChannelLayer, InvalidName, StoreError
-from channel_layer import blocking as facade
 from channel_layer import commands as c
-from channel_layer.blocking import BlockingChannelLayer, _Receipt
+from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.domain.frames import Message
 from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.ports import BlockingStore, Waiting
+from channel_layer.runtime import blocking_receive
+from channel_layer.runtime.blocking_receive import BlockingReceive
 from channel_layer.runtime.threads import await_any
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from channel_layer.testing.suites.tools import in_fork
@@ -180,12 +181,12 @@ def test_an_interrupted_wait_passes_its_call_on(
     behind: list[Waiting] = []
 
     def interrupt(_descriptors: object, _seconds: float) -> None:
-        waiting = other.waiting(c.WaitAny(0, (queue,), PATIENCE))  # behind the thread that is about to be interrupted
+        waiting = other.wait(c.WaitAny(0, (queue,), PATIENCE))  # behind the thread that is about to be interrupted
         behind.append(waiting)
         sender.send("jobs", {"n": 1})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(facade, "await_any", interrupt)
+    monkeypatch.setattr(blocking_receive, "await_any", interrupt)
     with pytest.raises(KeyboardInterrupt):
         layer.blocking.receive(["jobs", "box!"], block=True)
     monkeypatch.undo()
@@ -340,13 +341,13 @@ def test_a_call_in_progress_when_a_layer_closes_says_so(
         blocking.send("jobs", {})
     layer = make_layer()
     monkeypatch.setattr(BlockingChannelLayer, "_open", open_store)
-    take = _Receipt._take_from
+    take = BlockingReceive._take_from
 
-    def close_and_take(receipt: _Receipt, queue: Queue, shard: int) -> tuple[str, Message] | None:
+    def close_and_take(receiving: BlockingReceive, queue: Queue, shard: int) -> tuple[str, Message] | None:
         asyncio.run(layer.aclose())
-        return take(receipt, queue, shard)
+        return take(receiving, queue, shard)
 
-    monkeypatch.setattr(_Receipt, "_take_from", close_and_take)
+    monkeypatch.setattr(BlockingReceive, "_take_from", close_and_take)
     with pytest.raises(StoreError, match="this channel layer is closed"):
         layer.blocking.receive(["jobs"])
 

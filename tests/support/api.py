@@ -36,10 +36,9 @@ from channel_layer import (
     Subscription,
     SubscriptionError,
     config_from_url,
-    envelope,
     from_url,
-    ledger,
 )
+from channel_layer.domain import counters, frames
 from channel_layer_ipc import IPCChannelLayer
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
@@ -273,13 +272,13 @@ def _function(function: Callable[..., object]) -> str:
 
 
 def _message() -> str:
-    about = _lower(_constant(envelope, "Message"))
-    more = _constant(envelope, "Value").partition(". ")[2]
+    about = _lower(_constant(frames, "Message"))
+    more = _constant(frames, "Value").partition(". ")[2]
     return f"`Message`: {about} Its values are of the type `Value`, `{_value_type()}`. {more}"
 
 
 def _value_type() -> str:
-    source = inspect.getsource(envelope)
+    source = inspect.getsource(frames)
     definition = re.search(r"^Value: TypeAlias = (.*)$", source, re.MULTILINE)
     if definition is None:
         raise ValueError("Value is not defined as it was")
@@ -352,7 +351,7 @@ def _error(error: type[ChannelLayerError]) -> str:
 
 
 def _counts() -> str:
-    head, reasons = _constant(ledger, "Reason").split("\n\n")
+    head, reasons = _constant(counters, "Reason").split("\n\n")
     listed = re.split(r"(?<=\.) (?=`\w+`: )", _joined(reasons))
     text = _described(parse_doc(Counts)).replace(" (see `Reason`)", "")
     return f"{text}\n{_lower(head).capitalize()[:-1]}:\n\n{_list(f'- {reason}' for reason in listed)}".rstrip()

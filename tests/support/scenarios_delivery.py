@@ -108,11 +108,11 @@ def cancel(task: asyncio.Task[object], hops: int = 0) -> None:
 
 async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:
     """Wait until so many receive() calls of a layer wait for a channel."""
-    desk, queue = layer._state, ChannelName.parse(channel).queue
+    state, queue = layer._state, ChannelName.parse(channel).queue
 
     async def there() -> bool:
-        with desk.lock:
-            source = desk.inboxes.get(queue.name) or desk.taps.get(queue.name)
+        with state.lock:
+            source = state.inboxes.get(queue.name) or state.taps.get(queue.name)
             box = None if source is None else source.boxes.get(channel)
             return box is not None and len(box.waiters) == receivers
 
@@ -145,18 +145,20 @@ class Reads:
 def hold_reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """Put a gate before every read of a minted inbox that runs in the loop of this test."""
     reads = Reads()
-    in_memory, in_redis = MemoryStore.read, RedisStore.read
+    in_memory, in_redis = MemoryStore.execute, RedisStore.execute
 
-    async def read_memory(self: MemoryStore, request: c.Read, /) -> c.Batch:
-        await reads.passed()
-        return await in_memory(self, request)
+    async def execute_in_memory(self: MemoryStore, command: c.Command[R], /) -> R:
+        if isinstance(command, c.Read):
+            await reads.passed()
+        return await in_memory(self, command)
 
-    async def read_redis(self: RedisStore, request: c.Read, /) -> c.Batch:
-        await reads.passed()
-        return await in_redis(self, request)
+    async def execute_in_redis(self: RedisStore, command: c.Command[R], /) -> R:
+        if isinstance(command, c.Read):
+            await reads.passed()
+        return await in_redis(self, command)
 
-    monkeypatch.setattr(MemoryStore, "read", read_memory)
-    monkeypatch.setattr(RedisStore, "read", read_redis)
+    monkeypatch.setattr(MemoryStore, "execute", execute_in_memory)
+    monkeypatch.setattr(RedisStore, "execute", execute_in_redis)
     return reads
 
 

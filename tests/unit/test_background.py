@@ -9,6 +9,7 @@ import pytest
 
 from channel_layer import StoreError
 from channel_layer.domain.names import Queue
+from channel_layer.runtime.background_work import BackgroundWork
 from channel_layer_memory import MemoryChannelLayer
 
 
@@ -19,22 +20,22 @@ async def test_work_that_its_host_leaves_undone_is_done_by_the_next(
     goes: bool,
 ) -> None:
     """A call is repeated if the loop that did its work has closed its connections; any other error is raised."""
-    adopt = Host.adopt
+    adopt = BackgroundWork.adopt
     asked = 0
 
     layer = MemoryChannelLayer()
 
-    async def leave(host: Host, queue: Queue) -> None:
+    async def leave(work: BackgroundWork, queue: Queue) -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
             if goes:
-                await host.stop()
+                await work.stop()
                 layer._background.work = None
             raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
-        await adopt(host, queue)
+        await adopt(work, queue)
 
-    monkeypatch.setattr(Host, "adopt", leave)
+    monkeypatch.setattr(BackgroundWork, "adopt", leave)
     if goes:
         assert await layer.new_channel()
     else:
