@@ -214,7 +214,7 @@ def test_a_capacity_that_a_crowd_slips_past() -> None:
     _is_found_in_store(wrong_stores(ChecksThenPushes))
     env = LayerEnvironment(layers_over(wrong_stores(ChecksThenPushes)), Capabilities(), _PATIENCE)
     with pytest.raises(Violation):
-        LayerSuite().test_a_crowd_of_senders_gets_exactly_the_capacity(env)
+        LayerSuite().test_concurrent_senders_get_exactly_the_capacity(env)
 
 
 class FlushesByBeginning:

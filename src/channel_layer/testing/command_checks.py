@@ -31,7 +31,7 @@ _OWNED_BY_THREADS: Final = ChannelName.parse("specific.threads!a")
 _CLAIMED: Final = ChannelName.parse("claimed.example!a")
 
 _NEED_LEASES: Final = (c.Acknowledge, c.Claim, c.Deliver, c.GiveBack, c.Mark, c.Read, c.Release, c.Renew, c.Touch)
-_NEED_ATTENDS: Final = (c.Unattended,)
+_NEED_READERS: Final = (c.Unattended,)
 
 
 _SEVERAL: Final = tuple(ChannelName.parse(f"example.{name}") for name in ("two", "none", "one"))
@@ -152,8 +152,8 @@ def _check_refusal(command: c.Command[object], exc: Exception, capabilities: Cap
     name = type(command).__name__
     if isinstance(command, _NEED_LEASES):
         supported, needs = capabilities.leases, ", because the store has leases"
-    elif isinstance(command, _NEED_ATTENDS):
-        supported, needs = capabilities.attends, ", because the store notes who attends to a queue"
+    elif isinstance(command, _NEED_READERS):
+        supported, needs = capabilities.attends, ", because the store keeps registered readers"
     else:
         supported, needs = True, ""
     if supported:

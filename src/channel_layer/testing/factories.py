@@ -1,7 +1,7 @@
-"""What every judge needs: a clock that is moved instead of slept by, rules, and layers over one store.
+"""What every test of the kit needs: a clock that is moved instead of slept by, rules, and layers over one store.
 
-A *world* is one prefix: whatever a factory makes with rules of that prefix shares one store, as processes share a
-server, and sees nothing of any other prefix. Each call of a factory stands for one more process.
+All that a factory makes with rules of one prefix shares one store, as processes share a server, and sees nothing of any
+other prefix. Each call of a factory stands for one more process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MakeLayer: TypeAlias = Callable[[Rules, Clock], ChannelLayer]
 
 
 class Violation(AssertionError):
-    """What was judged breaks a rule, which the text names.
+    """What was tested breaks a rule, which the text names.
 
     Attributes:
         script: the calls that led to it and what came of them, as far as they were written down.
@@ -75,7 +75,7 @@ class VirtualClock:
 
 
 def fresh_prefix() -> str:
-    """Return a prefix that nobody has used before: a world of its own."""
+    """Return a prefix that has not been used before: what is made with it shares nothing with anything else."""
     return f"t{secrets.token_hex(6)}:"
 
 
@@ -93,7 +93,7 @@ def make_rules(
     """Return rules as a layer's CONFIG would make them.
 
     Args:
-        prefix: of all keys; None for one that nobody has used before.
+        prefix: of all keys; None for one that has not been used before.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
         capacity: unread messages that a channel may hold.

@@ -1,8 +1,8 @@
-"""Judges a layer: several processes' worth of it over one store, any calls in any order, against the specification.
+"""A state machine that makes any calls of several layers over one store, and checks them against the specification.
 
-It knows nothing of stores, leases or markers: what it expects follows from the calls that returned. Whatever a rule
-leaves open (which worker gets a message, whether a member that does not read has been removed yet) is asked for, and
-only what may not be is a violation.
+It knows nothing of stores, leases or markers: what it expects follows from the calls that returned. What a rule leaves
+open (which worker gets a message, whether a member that does not read has been removed yet) is asked for, and only what
+may not be is a violation.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class _Entry:
 class _Member:
     joined: float
     by_owner: bool | None
-    """The owner of the channel added it; None: nobody knows, for a call that may have changed it was cancelled."""
-    lapsing: bool = False
+    """The owner of the channel added it; None: unknown, because a call that may have changed it was cancelled."""
+    unread: bool = False
     """A group's message to it expired unread, so the next one may remove it."""
 
 
@@ -108,7 +108,7 @@ class _Channel:
 
 
 def _recorded(rule: Callable[Concatenate[LayerMachine, P], None]) -> Callable[Concatenate[LayerMachine, P], None]:
-    """Write down that a rule was played: of a race that goes another way next time nobody else does."""
+    """Write down that a rule was called: Hypothesis does not print a race that goes another way the next time."""
 
     @functools.wraps(rule)
     def recorded(machine: LayerMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -127,7 +127,7 @@ def _message(number: int) -> dict[str, object]:
 class LayerMachine(RuleBasedStateMachine):
     """Three layers over one store.
 
-    The first two own two channels each, the first also reads an inbox that nobody minted, the third owns nothing.
+    The first two own two channels each, the first also reads a claimed inbox, the third owns nothing.
 
     Args:
         make_layer: makes each of them.
@@ -139,7 +139,7 @@ class LayerMachine(RuleBasedStateMachine):
         super().__init__()
         self._patience = patience
         self.script: list[str] = []
-        """The calls and what became of them, for who plays them without Hypothesis."""
+        """The calls and what became of them, for runs without Hypothesis."""
         self._make_layer = make_layer
         self._can = capabilities
         self._clock = VirtualClock()
@@ -156,7 +156,7 @@ class LayerMachine(RuleBasedStateMachine):
         """Messages for a process that were flushed: one in a batch that it has yet to take in counts in both places."""
         self._was_flushed = False
         self._stale = False
-        """Something too old may lie in the store until somebody comes by."""
+        """Something too old may lie in the store until a call finds it."""
         self._found = 0
         self._began = 0.0
         self._broken = False
@@ -190,7 +190,7 @@ class LayerMachine(RuleBasedStateMachine):
             raise Violation(f"new_channel() made a name twice: {sorted(names)}")
 
     def teardown(self) -> None:
-        """Receive all that is left, see that nothing else comes, close, and balance the accounts."""
+        """Receive all that is left, check that nothing else comes and that the counts add up, and close."""
         try:
             if self._channels and not self._too_late and not self._broken:
                 self._run(self._end())
@@ -234,7 +234,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._equal("group messages for full members (`full`)", dropped.get("full", 0), self._full)
         self._equal("messages that wait in a process (`waiting`)", sum(c.waiting for c in counts), 0)
         await self._check_statistics()
-        # What expires in the store is counted when somebody comes by; on several hosts perhaps by nobody.
+        # What expires in the store is counted by the call that finds it; on several hosts there may be none.
         slack = self._expired_in_store
         self._between("expired", dropped.get("expired", 0), self._expired, slack, slack)
         self._between("flushed", dropped.get("flushed", 0), self._flushed, slack, slack + self._perhaps_on_its_way)
@@ -262,7 +262,7 @@ class LayerMachine(RuleBasedStateMachine):
             raise Violation(f"the statistics do not add up: {what} are {found} and should be {expected}")
 
     def _between(self, reason: str, found: int, expected: int, less: int, more: int) -> None:
-        """Messages that were too old may have been counted as flushed, or by nobody."""
+        """Compare, where messages that were too old may have been counted as flushed, or not at all."""
         if not expected - less <= found <= expected + more:
             raise Violation(f"the statistics do not add up: {found} messages {reason}, should be {expected}")
 
@@ -271,7 +271,7 @@ class LayerMachine(RuleBasedStateMachine):
     @rule(at=st.integers(0, 7), by=st.integers(0, 2))
     @_recorded
     def send(self, at: int, by: int) -> None:
-        """A layer sends a message to a channel; whoever waits there gets it."""
+        """A layer sends a message to a channel; a receiver that waits there gets it."""
         channel = self._channels[at]
         if self._too_late or (self._is_shared(channel) and self._left(channel) == 0):
             return
@@ -290,7 +290,7 @@ class LayerMachine(RuleBasedStateMachine):
     @_recorded
     def cancel_amid(self, pick: int, turns: int) -> None:
         """A receive() that would get a message is cancelled after some turns of the event loop; nothing is lost."""
-        clean = not self._stale  # else nobody can tell from the counts what is on its way
+        clean = not self._stale  # else the counts do not tell what is on its way
         channel = self._pick(pick, lambda channel: bool(channel.entries) and (channel.owned or clean))
         if channel is not None:
             self._run(self._cancel_amid(channel, turns))
@@ -329,7 +329,7 @@ class LayerMachine(RuleBasedStateMachine):
     @rule(pick=_PICK, which=_PICK)
     @_recorded
     def cancel_waiting(self, pick: int, which: int) -> None:
-        """One who waits is cancelled."""
+        """A waiting receiver is cancelled."""
         channel = self._pick(pick, lambda channel: bool(channel.waiters))
         if channel is not None:
             self._run(self._cancel_waiters(channel, [which % len(channel.waiters)]))
@@ -344,7 +344,7 @@ class LayerMachine(RuleBasedStateMachine):
     @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
     @_recorded
     def group_discard(self, group: str, at: int, by: int) -> None:
-        """A layer removes a channel from a group, whoever added it."""
+        """A layer removes a channel from a group, by whichever layer it was added."""
         if not self._too_late:
             self._run(self._group_discard(group, self._channels[at], by))
 
@@ -358,7 +358,7 @@ class LayerMachine(RuleBasedStateMachine):
     @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
     @_recorded
     def group_channels(self, group: str, by: int) -> None:
-        """A layer lists a group's members, whoever added them."""
+        """A layer lists a group's members, by whichever layer they were added."""
         if not self._too_late:
             self._run(self._learn_members(group, (), self._layers[by]))
 
@@ -404,7 +404,7 @@ class LayerMachine(RuleBasedStateMachine):
     @rule(by=st.integers(0, 2))
     @_recorded
     def flush(self, by: int) -> None:
-        """A layer flushes: when it returns, no process can deliver what was there, and nobody is in a group."""
+        """A layer flushes: when it returns, no process can deliver what was there, and every group is empty."""
         if not self._too_late:
             self._run(self._flush(by))
 
@@ -427,13 +427,13 @@ class LayerMachine(RuleBasedStateMachine):
 
     @property
     def _too_late(self) -> bool:
-        """So much real time has passed that "just before a limit" may have become "after" it: judge no more."""
+        """So much real time has passed that "just before a limit" may have become "after" it: check no more."""
         return time.monotonic() - self._began > _UNDER / 2
 
     @property
     def _is_idle(self) -> bool:
         waiting = any(channel.waiters for channel in self._channels)
-        return not waiting and not any(m.lapsing for members in self._groups.values() for m in members.values())
+        return not waiting and not any(m.unread for members in self._groups.values() for m in members.values())
 
     def _pick(self, pick: int, fits: Callable[[_Channel], bool]) -> _Channel | None:
         """Return one of the channels that fit, if any do; what is drawn must not depend on how a race ended."""
@@ -454,7 +454,7 @@ class LayerMachine(RuleBasedStateMachine):
                     yield member.joined + self._group_lifetime
 
     def _is_shared(self, channel: _Channel) -> bool:
-        """Whether several channels share its capacity: who holds what is open then, until somebody receives."""
+        """Whether several channels share its capacity."""
         return sum(other.pool == channel.pool for other in self._channels) > 1
 
     def _left(self, channel: _Channel) -> int:
@@ -495,7 +495,7 @@ class LayerMachine(RuleBasedStateMachine):
                 if time.monotonic() > deadline:
                     raise Violation(
                         f"{channel.name} refuses a message although it holds {self._held(channel)} and may hold "
-                        f"{left} more: a place that was taken is never given back"
+                        f"{left} more: a credit is never returned"
                     ) from None
                 for each in self._layers:
                     await each.tend()
@@ -520,13 +520,15 @@ class LayerMachine(RuleBasedStateMachine):
             await self._check_waiters(channel)
 
     async def _check_waiters(self, channel: _Channel) -> None:
-        """Somebody may have waited for the message that has come: see that one of them, the right one, gets it."""
+        """Check that, of the receivers that waited for the message that has come, the right one gets it."""
         if not (channel.waiters and channel.entries):
             return
         tasks = [task for _, task in channel.waiters]
         done, _ = await asyncio.wait(tasks, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         if not done:
-            raise Violation(f"message {self._held(channel)} came to {channel.name}, and nobody who waits there got it")
+            raise Violation(
+                f"message {self._held(channel)} came to {channel.name}, and no receiver that waits there got it"
+            )
         if len(done) > 1:
             raise Violation(f"one message came to {channel.name}, and {len(done)} receivers got one")
         [task] = done
@@ -541,7 +543,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._check_received(channel, await self._within(self._layers[by].receive(channel.name), what))
 
     def _check_received(self, channel: _Channel, message: Message) -> None:
-        """See that a message that came is one that may come now."""
+        """Check that a message that came is one that may come now."""
         number = message.get("number")
         self._say(f"received from {channel.name}: {number!r}")
         may = channel.entries[:1] if channel.ordered else channel.entries
@@ -549,7 +551,7 @@ class LayerMachine(RuleBasedStateMachine):
             if entry.number == number:
                 if message != _message(entry.number):
                     raise Violation(
-                        f"message {number} came to {channel.name} changed, as {message!r}: somebody shares it"
+                        f"message {number} came to {channel.name} changed, as {message!r}: another receiver shares it"
                     )
                 channel.entries.remove(entry)
                 self._received += 1
@@ -629,7 +631,7 @@ class LayerMachine(RuleBasedStateMachine):
         return True
 
     async def _wait_for_returned(self) -> None:
-        """Wait until nothing is on its way: what was taken for one who left is back, or waits for its own channel."""
+        """Wait until nothing is on its way: what a cancelled receiver was to get is back, or in its own channel."""
         await self._until(
             self._is_all_returned,
             lambda: (
@@ -678,7 +680,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._groups[group][channel.name] = _Member(self._clock.offset, by_owner)
         for members in self._groups.values():
             if channel.name in members:
-                members[channel.name].lapsing = False
+                members[channel.name].unread = False
 
     async def _group_discard(self, group: str, channel: _Channel, by: int) -> None:
         await self._within(self._layers[by].group_discard(group, channel.name), "group_discard returns")
@@ -692,9 +694,9 @@ class LayerMachine(RuleBasedStateMachine):
         except ChannelFull as exc:
             raise Violation(f"group_send raised ChannelFull: {exc}") from exc
         _change_everything(message)
-        lapsing = [name for name, member in self._groups[group].items() if member.lapsing]
-        if lapsing:
-            await self._learn_members(group, lapsing, self._layers[_WORKER])
+        unread = [name for name, member in self._groups[group].items() if member.unread]
+        if unread:
+            await self._learn_members(group, unread, self._layers[_WORKER])
         for channel in [self._channel(name) for name in self._groups[group]]:
             self._expanded += 1
             grouped = sum(entry.grouped for entry in channel.entries)
@@ -737,12 +739,12 @@ class LayerMachine(RuleBasedStateMachine):
         if found > self._expanded:
             raise Violation(
                 f"{found} messages to groups have come, counted once for each member, and {self._expanded} should "
-                "have: somebody got one who was no member when it was sent, or got it twice"
+                "have: a channel got one that was no member when it was sent, or got it twice"
             )
         return found == self._expanded
 
     async def _learn_members(self, group: str, open_: Iterable[str], layer: ChannelLayer) -> None:
-        """See who is in a group; where that is open, take it as it is."""
+        """Compare a group's members; where it is open whether a channel is one, take it as it is."""
         members = self._groups[group]
         maybe = set(open_)
         certain = set(members) - maybe
@@ -795,25 +797,25 @@ class LayerMachine(RuleBasedStateMachine):
                 self._expired_in_store += len(over)
                 self._stale = self._stale or bool(over)
             if over:
-                self._lapse(channel, grouped=any(entry.grouped for entry in over), missed=seconds >= _LEASE)
+                self._note_unread(channel, grouped=any(entry.grouped for entry in over), missed=seconds >= _LEASE)
         for group, members in self._groups.items():
             for name, member in list(members.items()):
                 lasts = None if member.by_owner and self._group_expiry is None else self._group_lifetime
                 if lasts is not None and member.joined + lasts <= now:
                     del members[name]
-            maybe = [name for name, member in members.items() if member.lapsing and self._channel(name).owned]
+            maybe = [name for name, member in members.items() if member.unread and self._channel(name).owned]
             await self._learn_members(group, maybe, self._layers[_WORKER])
             for name in maybe:
                 if name in members:
-                    members[name].lapsing = False
+                    members[name].unread = False
 
-    def _lapse(self, channel: _Channel, *, grouped: bool, missed: bool) -> None:
-        """A message has expired unread: its channel leaves its groups, at once or with the next message to them.
+    def _note_unread(self, channel: _Channel, *, grouped: bool, missed: bool) -> None:
+        """Note that a message has expired unread: its channel leaves its groups, at once or with their next message.
 
         Args:
-            channel: the channel.
+            channel: whose message it was.
             grouped: it was a message to a group.
-            missed: the owner of the channel had lost its lease meanwhile, and with it knows no more what expired.
+            missed: the owner of the channel had lost its lease meanwhile, and so does not know what expired.
         """
         for members in self._groups.values():
             member = members.get(channel.name)
@@ -822,18 +824,18 @@ class LayerMachine(RuleBasedStateMachine):
             if member.by_owner and not missed:
                 del members[channel.name]
             elif member.by_owner or channel.owned or (grouped and self._can.lapses):
-                member.lapsing = True
+                member.unread = True
 
     # -- a fixed script
 
     def run_script(self) -> None:
-        """Play a fixed sequence of calls in which each promise is tried once: most of what is wrong shows here.
+        """Make a fixed sequence of calls in which each promise is tried once: most mistakes show here.
 
         Raises:
             Violation: a promise is broken.
         """
         self._call("begin", group_expiry=_GROUP_EXPIRY)
-        for some, by in ((0, 2), (2, 0)):  # members that are full, in a process and outside of any
+        for some, by in ((0, 2), (2, 0)):  # full members, in a process and outside of any
             self._call("fill_group", group="green", some=some, by=by, count=3)
             self._call("receive", pick=0, by=2, most=2)
             self._call("group_send", group="green", by=1)
@@ -842,7 +844,7 @@ class LayerMachine(RuleBasedStateMachine):
             self._call("change_amid", group="red", owner=owner, by=1 - owner)
             self._call("change_amid", group="green", owner=owner, by=2)
             self._receive_all()
-        for at in (0, 3, 4, 5, 6):  # capacity, and places that come back
+        for at in (0, 3, 4, 5, 6):  # capacity, and credits that are returned
             for by in (0, 1, 2):
                 self._call("send", at=at, by=by)
             self._call("receive", pick=0, by=0, most=1)
@@ -884,7 +886,7 @@ class LayerMachine(RuleBasedStateMachine):
             self._call("receive", pick=0, by=_WORKER, most=3)
 
     def _call(self, name: str, **arguments: object) -> None:
-        """Play one call."""
+        """Make one call."""
         getattr(self, name)(**arguments)
 
     # -- running
@@ -925,7 +927,7 @@ class LayerMachine(RuleBasedStateMachine):
 
 
 def _change_everything(message: dict[str, object] | Message) -> None:
-    """Change a message that nobody else should hold, at every depth."""
+    """Change a message that no other receiver should hold, at every depth."""
     inner = message.get("inner")
     if isinstance(inner, dict):
         inner["list"] = []
@@ -940,7 +942,7 @@ def run_layer_conformance_test(
     settings: hypothesis.settings | None = None,
     patience: float = 5.0,
 ) -> None:
-    """Prove that a layer keeps the promises of the specification, whatever calls come in whatever order.
+    """Test that a layer keeps the promises of the specification, for any calls in any order.
 
     Args:
         make_layer: makes one process's layer; see `channel_layer.testing.layers_over`.
@@ -973,7 +975,7 @@ def run_layer_conformance_test(
 
 
 def _run_script(machine: LayerMachine) -> None:
-    """Play the rehearsal, its end included."""
+    """Run the fixed script, its end included."""
     try:
         try:
             machine.run_script()

@@ -1,7 +1,7 @@
-"""What `channel_layer.commands` says of every request, as a model of one shard that judges the replies of any store.
+"""A model of one shard of a store, which checks every reply against what `channel_layer.commands` says of the request.
 
-It does not foretell a reply, because the contract leaves freedom: it looks at the one that came, refuses it if no right
-store could give it, and goes on from there. It borrows nothing from the core that a store may have borrowed, too.
+The model does not predict a reply, because the contract leaves freedom: it reads the one that came, refuses it if no
+correct store could give it, and continues from there. It uses nothing of the core that a store may use, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLACK = 0.25
 """Seconds by which a time that a store tells may be off: its clock may be a coarse one, and be set while we look."""
 
 GUARD = 0.005
-"""Seconds on either side of a limit in which nothing is judged: stores round to the millisecond, some of them twice."""
+"""Seconds on either side of a limit in which nothing is checked: stores round to the millisecond, some twice."""
 
 
 _RATE_SECONDS = 60.0
@@ -39,7 +39,7 @@ _COUNTS_SECONDS = 3600.0
 
 
 class Unclear(Exception):
-    """A limit fell into the time that a request took: no reply to it can be judged."""
+    """A limit fell into the time that a request took: no reply to it can be checked."""
 
 
 class Span(NamedTuple):
@@ -61,9 +61,9 @@ class Facts:
         capabilities: what the store can do.
         expiry: seconds that a message may wait.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
-        inbox_capacity: entries that a minted inbox may hold.
+        inbox_capacity: entries that an owned inbox may hold.
         leases_move: a lease ends by the clock that is moved; else by a real one, and so never while we look.
-        claims_move: the same for the claim of an inbox that nobody minted.
+        claims_move: the same for the claim of a claimed inbox.
     """
 
     capabilities: Capabilities
@@ -80,7 +80,7 @@ class Facts:
 
     @property
     def lifetime(self) -> float:
-        """Seconds that a group lives if nobody joins it: its ``group_expiry``, or a day."""
+        """Seconds that a group lives if no channel joins it: its ``group_expiry``, or a day."""
         return 86400.0 if self.group_expiry is None else self.group_expiry
 
     @property
@@ -111,7 +111,7 @@ class _Message:
 
 @dataclass(slots=True)
 class _Item:
-    """An entry of a minted inbox."""
+    """An entry of an owned inbox."""
 
     frame: bytes
     since: Span
@@ -123,7 +123,7 @@ class _Item:
 
 @dataclass(slots=True)
 class _Inbox:
-    """A minted inbox."""
+    """An owned inbox."""
 
     until: Span
     generation: str
@@ -192,7 +192,7 @@ class _Unread:
 class _Member:
     joined: Span
     doubtful: bool = False
-    """A store may have removed it already."""
+    """The store may have removed it already."""
 
 
 @dataclass(slots=True)
@@ -256,8 +256,8 @@ def _message_frame(channel: str, payload: bytes) -> bytes:
     return b"m" + _name(channel) + payload
 
 
-def _group_frame(group: str, riders: Iterable[str], payload: bytes) -> bytes:
-    names = "\n".join(riders).encode("ascii")
+def _group_frame(group: str, extra_recipients: Iterable[str], payload: bytes) -> bytes:
+    names = "\n".join(extra_recipients).encode("ascii")
     return b"g" + _name(group) + len(names).to_bytes(4, "big") + names + payload
 
 
@@ -298,7 +298,7 @@ class Model:
         """By frame, what was popped and may be put back."""
         self._claims: dict[str, _Claim] = {}
         self._readers: dict[str, dict[str, Span]] = {}
-        """Of each queue, who attends to it, and until when."""
+        """Of each queue, the processes that read it, and until when."""
         self._unread: dict[str, dict[str, _Unread]] = {}
         self._inboxes: dict[str, _Inbox] = {}
         self._reports: dict[str, _Reports] = {}
@@ -326,8 +326,8 @@ class Model:
         if facts.claims_move:
             for claim in self._claims.values():
                 yield "claim", claim.until
-        for attending in self._readers.values():
-            for until in attending.values():
+        for readers in self._readers.values():
+            for until in readers.values():
                 yield "attendance", until
         for unread in self._unread.values():
             for one in unread.values():
@@ -347,7 +347,7 @@ class Model:
             yield "epoch", self._epoch_at.plus(max(facts.remembered, facts.lifetime))
 
     def lives(self, inbox: str, at: Span) -> bool:
-        """Whether a minted inbox has a living owner."""
+        """Whether an owned inbox has a living owner."""
         return self._owned(inbox, at) is not None
 
     def waits(self, inbox: str, after: str) -> bool:
@@ -356,11 +356,11 @@ class Model:
         return len(kept.items) > max(0, kept.positions.get(after, 0) - kept.base)
 
     def unsettled(self, group: str, at: Span) -> bool:
-        """Whether a group has members of whom only a roster can tell if they are still there."""
+        """Whether a group has members of which only a list of them can tell whether they are still there."""
         found = self._group(group, at)
         return any(member.doubtful for some in (found.owned, found.others) for member in some.values())
 
-    def roster(self, group: str, at: Span) -> tuple[list[str], list[str]]:
+    def members(self, group: str, at: Span) -> tuple[list[str], list[str]]:
         """Return a group's owned and other members, the doubtful ones included."""
         found = self._group(group, at)
         return list(found.owned), list(found.others)
@@ -373,14 +373,14 @@ class Model:
     # -- messages
 
     def pushed(self, asked: Sequence[tuple[c.Push, c.Pushed]], at: Span) -> None:
-        """Judge one push, or several to one channel that were made at once."""
+        """Check the reply to one push, or to several to one channel that were made at once."""
         request = asked[0][0]
         replies = tuple(reply for _, reply in asked)
         inbox = self._owned(request.channel.queue.name, at)
         self._slots += 1
         if inbox is not None:
             self._pushed_to_owner(inbox, asked, replies, at)
-        elif self._check_readers(request, replies, at) and not self._has_lapsed(request, replies, at):
+        elif self._check_readers(request, replies, at) and not self._check_unread(request, replies, at):
             self._pushed_to_queue(asked, replies, at)
 
     def _pushed_to_owner(
@@ -394,7 +394,7 @@ class Model:
         least = min(room, self.facts.inbox_capacity - len(inbox.items))
         most = min(room, self.facts.inbox_capacity - ours)
         self._check_room(
-            "A minted inbox takes a message exactly while its channel, and the inbox, have room",
+            "An owned inbox takes a message exactly while its channel, and the inbox, have room",
             request,
             replies,
             (least, most),
@@ -403,7 +403,7 @@ class Model:
         )
         if any(reply.expired or reply.lapsed for reply in replies):
             raise _violation(
-                "In a minted inbox nothing expires, and nobody lapses: its owner looks after both",
+                "In an owned inbox no message expires, and no member's message counts as unread: its owner sees both",
                 request,
                 replies,
                 "expired=0, lapsed=False",
@@ -415,7 +415,7 @@ class Model:
                 inbox.items.append(_Item(frame, at, self._slots, channel=name))
 
     def _check_readers(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
-        """Judge what a push says of those who attend; whether it goes on."""
+        """Check what a push says of the readers of its queue; return whether it goes on."""
         queue = request.channel.queue.name
         wanted: tuple[int, int] | None = None
         if request.if_attended and not self._has_reader(queue, at):
@@ -426,8 +426,8 @@ class Model:
             right = left is None if wanted is None else left is not None and wanted[0] <= left <= wanted[1]
             if not right or (wanted is not None and (reply.accepted or reply.lapsed or reply.expired)):
                 raise _violation(
-                    "A push that asks for it is refused exactly while nobody attends to its queue, and says how many "
-                    "messages wait there",
+                    "A push with if_attended is refused exactly while its queue has no registered reader, and says how "
+                    "many messages wait there",
                     request,
                     reply,
                     "unattended=None" if wanted is None else f"accepted=False, unattended={wanted[0]} to {wanted[1]}",
@@ -437,15 +437,14 @@ class Model:
     def _has_reader(self, queue: str, at: Span) -> bool:
         return any(not _has_passed(until, at) for until in self._readers.get(queue, {}).values())
 
-    def unattended(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
-        """Judge an `Unattended`."""
+    def orphaned(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
+        """Check the reply to an `Unattended`."""
         may = {name: self._queue(name, at) for name in self._queues if not name.endswith("!")}
         may = {name: messages for name, messages in may.items() if messages and not self._has_reader(name, at)}
         must = {name for name, messages in may.items() if any(not self._is_gone(message, at) for message in messages)}
         if not must <= set(reply) <= set(may) or len(set(reply)) < len(reply):
             raise _violation(
-                "What is said to be unattended is every queue, and no inbox, that holds messages and that nobody "
-                "attends to",
+                "The orphaned queues are all those, inboxes left out, that hold messages and have no registered reader",
                 request,
                 reply,
                 f"{sorted(must)}, and maybe {sorted(set(may) - must)}",
@@ -487,7 +486,7 @@ class Model:
             raise _violation(rule, request, replies, f"{wanted} of {len(replies)} accepted: {why}")
         return accepted
 
-    def _has_lapsed(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+    def _check_unread(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
         queue, name = request.channel.queue.name, request.channel.name
         unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
@@ -500,19 +499,20 @@ class Model:
         for reply in replies:
             if (reply.lapsed and not may) or (must and not reply.lapsed) or (reply.lapsed and reply.accepted):
                 raise _violation(
-                    "A push to a member lapses exactly if an earlier one has expired, and nothing was taken since",
+                    "A push to a member is refused as unread exactly if an earlier one has expired, and nothing was "
+                    "popped since",
                     request,
                     reply,
                     "lapsed=True, accepted=False" if must else "lapsed=False",
                 )
         return replies[0].lapsed
 
-    def forgiven(self, request: c.Forgive) -> None:
+    def unread_cleared(self, request: c.Forgive) -> None:
         """Take note of a `Forgive`."""
         self._unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
 
     def popped(self, request: c.Pop, reply: c.Popped, at: Span) -> None:
-        """Judge a `Pop`."""
+        """Check the reply to a `Pop`."""
         name = request.queue.name
         self._check_now(request, reply, reply.now, at)
         if reply.lost:
@@ -520,7 +520,7 @@ class Model:
         if not self._check_claim(request, reply, at):
             if reply.entries or reply.expired or reply.flushed:
                 raise _violation(
-                    "Nothing is taken from an inbox that belongs to somebody else", request, reply, "no entries"
+                    "Nothing is popped from an inbox that another claimant has", request, reply, "no entries"
                 )
             return
         messages = self._queue(name, at)
@@ -560,25 +560,23 @@ class Model:
                 unread.doubtful = True
 
     def _check_claim(self, request: c.Pop, reply: c.Popped, at: Span) -> bool:
-        """Judge what a pop says of the one who reads its queue; whether that is the caller."""
+        """Check what a pop says of the owner or claimant of its queue; return whether that is the caller."""
         name, leases = request.queue.name, self.facts.capabilities.leases
         is_inbox = request.queue.kind is Kind.INBOX
         self._check_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
-        minted = is_inbox and self._owned(name, at) is not None
-        if reply.minted != minted:
-            raise _violation(
-                "A pop tells of a minting owner who lives, and of no other", request, reply, f"minted={minted}"
-            )
-        claim = self._claims.get(name) if is_inbox and not minted else None
+        is_owned = is_inbox and self._owned(name, at) is not None
+        if reply.minted != is_owned:
+            raise _violation("A pop tells of the living owner of an owned inbox", request, reply, f"minted={is_owned}")
+        claim = self._claims.get(name) if is_inbox and not is_owned else None
         may = claim is not None and claim.name != request.claimant and not self._claim_is_over(claim, at)
         must = may and claim is not None and not claim.doubtful and leases
         if (reply.held_for is not None and not may) or (must and reply.held_for is None):
-            who = "nobody else holds it" if claim is None or not may else f"{claim.name} holds it"
+            holder = "no other claimant has it" if claim is None or not may else f"{claim.name} has it"
             raise _violation(
-                "An inbox that nobody minted belongs to who popped it last, for one lease from then",
+                "A claimed inbox belongs to the claimant that popped it last, for one lease from then",
                 request,
                 reply,
-                f"held_for={'...' if must else None}: {who}",
+                f"held_for={'...' if must else None}: {holder}",
             )
         if reply.held_for is not None and claim is not None:
             low, high = claim.until.low - at.high, claim.until.high - at.low
@@ -590,7 +588,7 @@ class Model:
                 )
             claim.doubtful = False
             return False
-        if minted:
+        if is_owned:
             return False
         if request.attend and not is_inbox:
             self._readers.setdefault(name, {})[request.claimant] = at.plus(request.attend)
@@ -602,7 +600,7 @@ class Model:
         return self.facts.claims_move and _has_passed(claim.until, at)
 
     def put_back(self, request: c.PutBack, reply: c.Returned, at: Span) -> None:
-        """Judge a `PutBack`."""
+        """Check the reply to a `PutBack`."""
         messages = self._queue(request.queue.name, at)
         returned: list[_Message] = []
         for entry in request.entries:
@@ -614,7 +612,7 @@ class Model:
         self._remove_counted(returned, 0, reply.expired, reply.flushed, at, request, reply)
         messages[:0] = returned
 
-    def unclaimed(self, request: c.Unclaim) -> None:
+    def claim_released(self, request: c.Unclaim) -> None:
         """Take note of an `Unclaim`."""
         self._readers.get(request.inbox.name, {}).pop(request.claimant, None)
         claim = self._claims.get(request.inbox.name)
@@ -622,7 +620,7 @@ class Model:
             del self._claims[request.inbox.name]
 
     def pending(self, request: c.Pending, reply: int, at: Span) -> None:
-        """Judge a `Pending`."""
+        """Check the reply to a `Pending`."""
         name, queue = request.channel.name, request.channel.queue.name
         messages = [message for message in self._queue(queue, at) if message.channel == name]
         inbox = self._inboxes.get(queue)
@@ -646,7 +644,7 @@ class Model:
             self._reports.setdefault(name, _Reports()).add(at, messages, refused, self._reports_last(name))
 
     def told_reported(self, request: c.Reported, reply: Rates, at: Span) -> None:
-        """Judge a `Reported`."""
+        """Check the reply to a `Reported`."""
         if not self.facts.capabilities.statistics:
             return
         name = "" if request.queue is None else request.queue.name
@@ -676,7 +674,7 @@ class Model:
         return self.facts.lifetime if not name else min(self.facts.lifetime, _COUNTS_SECONDS)
 
     def surveyed(self, request: c.Survey, reply: c.Surveyed, at: Span) -> None:
-        """Judge a `Survey`."""
+        """Check the reply to a `Survey`."""
         if not self.facts.capabilities.statistics:
             return
         wanted = None if request.channel is None else request.channel.name
@@ -714,10 +712,10 @@ class Model:
                 f"oldest from {youngest:.3f} to {oldest:.3f}",
             )
 
-    # -- minted inboxes
+    # -- owned inboxes
 
     def claimed(self, request: c.Claim, reply: c.Claimed, at: Span) -> None:
-        """Judge a `Claim`."""
+        """Check the reply to a `Claim`."""
         name = request.inbox.name
         self._check_now(request, reply, reply.now, at)
         self._check_epoch(request, reply, reply.epoch, at)
@@ -748,7 +746,7 @@ class Model:
         self._unread.pop(name, None)
 
     def renewed(self, request: c.Renew, reply: c.Renewed, at: Span) -> None:
-        """Judge a `Renew`."""
+        """Check the reply to a `Renew`."""
         self._check_now(request, reply, reply.now, at)
         self._check_epoch(request, reply, reply.epoch, at)
         inbox = self._owned(request.inbox.name, at)
@@ -763,7 +761,7 @@ class Model:
             inbox.until = at.plus(self.facts.lease)
 
     def released(self, request: c.Release, reply: int, at: Span) -> None:
-        """Judge a `Release`."""
+        """Check the reply to a `Release`."""
         lived = self._owned(request.inbox.name, at) is not None
         inbox = self._inboxes.pop(request.inbox.name)
         here = [bool(item.channel) for item in inbox.items]
@@ -772,7 +770,7 @@ class Model:
             raise _violation("A release tells how many messages waited", request, reply, f"{least} to {sum(here)}")
 
     def read(self, request: c.Read, reply: c.Batch, at: Span) -> None:
-        """Judge a `Read` of an inbox whose owner lives."""
+        """Check the reply to a `Read` of an inbox whose owner lives."""
         del at
         inbox = self._inboxes[request.inbox.name]
         read = inbox.positions.get(request.after, 0)
@@ -794,12 +792,12 @@ class Model:
             raise _violation("A read brings what is there", request, reply, _frames(inbox.items))
         inbox.positions[reply.position] = inbox.base + len(reply.entries)
         inbox.fetched = max(inbox.fetched, inbox.base + len(reply.entries))
-        # From here on the order is known: it is the same for who reads again.
+        # From here on the order is known: it is the same when the read is repeated.
         for item in inbox.items[: len(reply.entries)]:
             self._slots += 1
             item.slot = self._slots
 
-    def gave_back(self, request: c.GiveBack, at: Span) -> None:
+    def credits_returned(self, request: c.GiveBack, at: Span) -> None:
         """Take note of a `GiveBack`."""
         inbox = self._owned(request.inbox.name, at)
         if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
@@ -809,10 +807,12 @@ class Model:
         inbox.unread = +inbox.unread
 
     def marked(self, request: c.Mark, reply: bool, at: Span) -> None:  # noqa: FBT001 - a reply
-        """Judge a `Mark`."""
+        """Check the reply to a `Mark`."""
         inbox = self._owned(request.inbox.name, at)
         if reply != (inbox is not None):
-            raise _violation("A marker is put exactly if a minting owner lives", request, reply, f"{inbox is not None}")
+            raise _violation(
+                "A marker is put exactly if the inbox has a living owner", request, reply, f"{inbox is not None}"
+            )
         marker = request.marker
         sign = b"+" if marker.joined else b"-"
         self._mark(inbox, _marker_frame(sign, marker.group, marker.member, marker.version, marker.age), at)
@@ -823,7 +823,7 @@ class Model:
             inbox.items.append(_Item(frame, at, self._slots, marker=True))
 
     def told_alive(self, request: c.Alive, reply: tuple[bool, ...], at: Span) -> None:
-        """Judge an `Alive`."""
+        """Check the reply to an `Alive`."""
         wanted = tuple(self._owned(inbox.name, at) is not None for inbox in request.inboxes)
         if reply != wanted:
             raise _violation("An inbox lives for one lease from its last claim or renewal", request, reply, f"{wanted}")
@@ -831,7 +831,7 @@ class Model:
     # -- groups
 
     def joined(self, request: c.Join, reply: c.Changed, at: Span) -> None:
-        """Judge a `Join`."""
+        """Check the reply to a `Join`."""
         if not self.facts.capabilities.leases:
             self._check_applied(request, reply)
             self._group(request.group.name, at).others[request.channel.name] = _Member(at)
@@ -863,7 +863,7 @@ class Model:
         may = must or was is not None or name in group.over
         if (must and not reply.owned) or (reply.owned and not may):
             raise _violation(
-                "A member that the owner of its inbox added stays his, and nobody else's becomes his",
+                "A member stays owned if the owner of its inbox added it, and no other member becomes owned",
                 request,
                 reply,
                 f"owned={must}",
@@ -876,7 +876,7 @@ class Model:
             group.joins[inbox] = reply.version
             if request.mark:
                 group.others.pop(name, None)
-            elif name in group.others:  # until the marker is put, it may be reached as another one, too
+            elif name in group.others:  # until the marker is put, it may be reached as one of the others, too
                 group.others[name].doubtful = True
         else:
             group.owned.pop(name, None)
@@ -888,7 +888,7 @@ class Model:
         self._mark(owner_inbox, _marker_frame(b"+", request.group.name, name, reply.version, age), at)
 
     def left(self, request: c.Leave, reply: c.Changed, at: Span) -> None:
-        """Judge a `Leave`."""
+        """Check the reply to a `Leave`."""
         if not self.facts.capabilities.leases:
             self._check_applied(request, reply)
             self._group(request.group.name, at).others.pop(request.channel.name, None)
@@ -931,7 +931,7 @@ class Model:
     def _check_applied(self, request: object, reply: c.Changed) -> None:
         if not reply.applied or reply.marked or reply.owned:
             raise _violation(
-                "Without leases every change is applied, and nobody is owned or told by a marker",
+                "Without leases every change is applied, and no member is owned or has a marker",
                 request,
                 reply,
                 "applied=True, marked=False, owned=False",
@@ -940,7 +940,7 @@ class Model:
     def _check_marked(self, request: object, reply: c.Changed, owner_inbox: _Inbox | None) -> None:
         if reply.marked != (owner_inbox is not None):
             raise _violation(
-                "A marker is put in the same step, if that was asked for, it concerns the owner, and he lives",
+                "A marker is put in the same step, if that was asked for, and the owner that it concerns is alive",
                 request,
                 reply,
                 f"marked={owner_inbox is not None}",
@@ -968,7 +968,7 @@ class Model:
         group.known = max(group.known, version)
 
     def published(self, request: c.Publish, reply: c.Published, at: Span) -> None:
-        """Judge a `Publish`; without members that are doubtful (see `unsettled`)."""
+        """Check the reply to a `Publish`; without members that are doubtful (see `unsettled`)."""
         group = self._group(request.group.name, at)
         if not self.facts.capabilities.leases:
             self._check_names(request, reply, "others", reply.others, group.others, at)
@@ -987,7 +987,9 @@ class Model:
                     f"inboxes={sorted(inboxes)}",
                 )
             if reply.full:
-                raise _violation("Only who delivers tells who is full", request, reply, "full=()")
+                raise _violation(
+                    "Only a publish that has delivered tells which inboxes are full", request, reply, "full=()"
+                )
             return
         if group.others or (inboxes and not request.at_once):
             raise _violation(
@@ -1011,7 +1013,7 @@ class Model:
                 one.doubtful = one.doubtful or _inbox_of(member) == name
 
     def _deliver(self, inbox: _Inbox, frame: bytes, at: Span, request: object, reply: object, *, full: bool) -> None:
-        """Judge whether an inbox had room; put the frame in if it had."""
+        """Check whether an inbox had room; put the frame in if it had."""
         ours = sum(not item.marker for item in inbox.items)
         limit = self.facts.inbox_capacity
         if (full and len(inbox.items) < limit) or (not full and ours >= limit):
@@ -1026,11 +1028,11 @@ class Model:
             inbox.items.append(_Item(frame, at, self._slots))
 
     def delivered(self, request: c.Deliver, reply: c.Delivery, at: Span) -> None:
-        """Judge a `Deliver`."""
+        """Check the reply to a `Deliver`."""
         inbox = self._owned(request.inbox.name, at)
         if (reply is c.Delivery.NO_OWNER) != (inbox is None):
             raise _violation(
-                "A group message is put into an inbox whose minting owner lives, and into no other",
+                "A group message is put into an inbox with a living owner, and into no other",
                 request,
                 reply,
                 "no owner" if inbox is None else "done or full",
@@ -1056,7 +1058,7 @@ class Model:
                     group.others[name].doubtful = True
 
     def listed(self, request: c.Members, reply: c.Roster, at: Span) -> None:
-        """Judge a `Members`."""
+        """Check the reply to a `Members`."""
         group = self._group(request.group.name, at)
         self._check_names(request, reply, "owned", reply.owned, group.owned, at)
         self._check_names(request, reply, "others", reply.others, group.others, at)
@@ -1071,7 +1073,7 @@ class Model:
         members: dict[str, _Member],
         at: Span,
     ) -> None:
-        """Judge a list of members, and learn from it of those that are doubtful."""
+        """Check a list of members, and learn from it which doubtful ones are members."""
         found = set(names)
         dead = {
             name for name in members if what == "owned" and self._owned(_inbox_of(name), at) is None
@@ -1079,7 +1081,7 @@ class Model:
         certain = {name for name, member in members.items() if not member.doubtful} - dead
         if len(found) < len(names) or not certain <= found <= set(members):
             raise _violation(
-                "A group lists each of its members once, and nobody else",
+                "A group lists each of its members once, and no other channel",
                 request,
                 reply,
                 f"{what}={sorted(certain)}" + (f", perhaps also {sorted(set(members) - certain)}" if dead else ""),
@@ -1100,7 +1102,7 @@ class Model:
     # -- flush
 
     def flushed(self, request: c.Flush, reply: c.Flushing, at: Span) -> None:
-        """Judge a `Flush`."""
+        """Check the reply to a `Flush`."""
         all_messages = [message for name in self._queues for message in self._queue(name, at)]
         least = sum(not self._is_gone(message, at) for message in all_messages)
         most = len(all_messages)
@@ -1143,7 +1145,7 @@ class Model:
         self._epoch, self._epoch_at = request.generation, at
 
     def told_unflushed(self, request: c.Unflushed, reply: tuple[str, ...], at: Span) -> None:
-        """Judge an `Unflushed`, of inboxes that this very flush has named."""
+        """Check the reply to an `Unflushed`, of inboxes that this very flush has named."""
         for name in request.inboxes:
             inbox = self._owned(name, at)
             since = inbox.generations[inbox.generations.index(request.generation) :] if inbox is not None else []
@@ -1167,7 +1169,7 @@ class Model:
     # -- what all of them use
 
     def _owned(self, name: str, at: Span) -> _Inbox | None:
-        """Return an inbox whose minting owner lives."""
+        """Return an owned inbox whose owner is alive."""
         inbox = self._inboxes.get(name)
         if inbox is None or (self.facts.leases_move and _has_passed(inbox.until, at)):
             return None
@@ -1197,7 +1199,7 @@ class Model:
         request: object,
         reply: object,
     ) -> None:
-        """Judge how many were counted as too old or as flushed, and remove them.
+        """Check how many messages were counted as too old or as flushed, and remove them.
 
         Args:
             messages: the queue.
@@ -1269,7 +1271,7 @@ class Model:
                 del group.joins[inbox]
 
     def _check_now(self, request: object, reply: object, now: float, at: Span) -> None:
-        """Judge what time a store says that it is: it differs from ours by always the same."""
+        """Check the store's time: its difference from the local one never changes."""
         ahead = Span(now - at.high, now - at.low)
         if self._ahead is None:
             self._ahead = ahead
@@ -1283,7 +1285,7 @@ class Model:
             )
 
     def _check_stamp(self, request: object, reply: object, stamp: float, what: _Message | _Item) -> None:
-        """Judge when a store says that a message came in."""
+        """Check the time at which a store says that a message came in."""
         if self._ahead is not None:
             low, high = what.since.low + self._ahead.low, what.since.high + self._ahead.high
             if not low - SLACK <= stamp <= high + SLACK:
@@ -1301,7 +1303,7 @@ class Model:
             what.stamp = stamp
 
     def _check_epoch(self, request: object, reply: object, epoch: str, at: Span, *, always: bool = True) -> None:
-        """Judge which flush a store names as the last one."""
+        """Check which flush a store names as the last one."""
         right = {self._epoch}
         if self._epoch_at is not None:
             lasts = max(self.facts.remembered, self.facts.lifetime)

@@ -1,6 +1,6 @@
 """A real Redis or Valkey server on 127.0.0.1, started for tests and gone after them.
 
-A fake server would agree with somebody's idea of Redis instead of testing it.
+A fake server would agree with its author's idea of Redis instead of testing it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENVIRONMENT: Final = {"LC_ALL": "C"}
 """Of a server: it refuses to start under a locale that is named but not installed."""
 
 _START_TIMEOUT: Final = 20.0
-"""Seconds; a server answers within 50 ms, a crowded machine may take hundreds of times as long."""
+"""Seconds; a server answers within 50 ms, a busy machine may take hundreds of times as long."""
 
 _LOOK_SECONDS: Final = 0.002
 """Between two looks at whether it answers."""
@@ -45,7 +45,7 @@ _PORTS: Final = range(15_000, 32_000)
 may otherwise be given that very port as its own and connect to itself."""
 
 _ATTEMPTS: Final = 5
-"""Free ports that are tried: between our look and a server's bind someone else may take one."""
+"""Free ports that are tried: between our look and a server's bind another process may take one."""
 
 
 class NoSuchServer(LookupError):

@@ -1,7 +1,7 @@
 """A state machine that does anything with a store in any order, and compares every reply with `Model`.
 
-Two processes share the world that is judged, and a neighbour has a prefix that begins like theirs. Time is a clock that
-is moved; nothing here sleeps. Real time goes on meanwhile: an example that takes too long is not judged to its end.
+Two processes share the store under test, and a neighbour has a prefix that begins like theirs. Time is a clock that is
+moved; nothing here sleeps. Real time goes on meanwhile: an example that takes too long is not checked to its end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXAMPLE_SECONDS = 0.4
-"""Real seconds that an example is judged for."""
+"""Real seconds for which the replies of an example are checked."""
 
 _BEFORE, _AFTER = 0.5, 0.01
 """Seconds to which time passes before and after a limit; before it more than an example lasts, as real time goes on."""
@@ -70,8 +70,8 @@ _TOPICS = {
     "queues": ("jobs", "reply?x", "Jobs"),
     "claimed inboxes": ("claimed!a", "claimed!b"),
     "members": ("jobs", "claimed!a", "reply?x", "Jobs"),
-    "attendance": ("jobs", "Jobs"),
-    "minted inboxes": ("specific.me!a", "specific.me!ab", "specific.me!a", "specific.you!a"),
+    "readers": ("jobs", "Jobs"),
+    "owned inboxes": ("specific.me!a", "specific.me!ab", "specific.me!a", "specific.you!a"),
     "groups": ("specific.me!a", "specific.you!a", "jobs", "specific.me!ab"),
     "everything": ("jobs", "Jobs", "reply?x", "claimed!a", "claimed!b", *_OWNED),
 }
@@ -82,12 +82,12 @@ _GROUPS = ("g", "G")
 
 
 class _TooLate(Exception):
-    """The example takes longer than it can be judged for."""
+    """The example takes longer than its replies can be checked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Traits:
-    """What is known of a store before it is judged."""
+    """What is known of a store before it is tested."""
 
     capabilities: Capabilities
     shards: int
@@ -102,14 +102,14 @@ class _Traits:
 
 @dataclass(slots=True)
 class _RunCounts:
-    """How much of a run was judged."""
+    """How much of a run was checked."""
 
     examples: int = 0
     replies: int = 0
 
 
 class _ScriptLine:
-    """A request and its reply, written out only if somebody reads it."""
+    """A request and its reply, written out only when it is printed."""
 
     def __init__(self, who: str, request: object, reply: object) -> None:
         self._parts = who, request, reply
@@ -121,7 +121,7 @@ class _ScriptLine:
 
 @dataclass(slots=True)
 class _Owner:
-    """What the owner of a minted inbox knows."""
+    """What the owner of an owned inbox knows."""
 
     queue: Queue
     claimed: bool = False
@@ -134,16 +134,16 @@ class _Owner:
     batch: int = 0
     """Entries between the two."""
     held: Counter[str] = field(default_factory=Counter[str])
-    """Messages to single channels that were read and not taken."""
+    """Messages to single channels that were read and not received."""
     serial: int = 0
-    given: c.GiveBack | None = None
+    returned: c.GiveBack | None = None
     unacknowledged: str = ""
     """The generation that has yet to be acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PoppedMessages:
-    """What one pop brought and nobody received."""
+    """What one pop brought and no receiver has got yet."""
 
     shard: int
     queue: Queue
@@ -160,7 +160,7 @@ class _BegunFlush:
 
 
 def _checked(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Concatenate[StoreMachine, P], None]:
-    """Let a rule do nothing once its example cannot be judged any more."""
+    """Let a rule do nothing once its example is not checked any more."""
 
     @wraps(step)
     def checked(self: StoreMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -175,7 +175,7 @@ def _checked(step: Callable[Concatenate[StoreMachine, P], None]) -> Callable[Con
             step(self, *args, **kwargs)
         except (Unclear, _TooLate):
             self.unchecked = True
-            self.say("the rest of this example is not judged: it has taken too long")
+            self.say("the rest of this example is not checked: it has taken too long")
         except BaseException:
             self.failed = True
             raise
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
     Args:
         make_store: makes the store.
         traits: what is known of it.
-        run_counts: where to count what was judged.
+        run_counts: where to count what was checked.
     """
 
     def __init__(self, make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
@@ -238,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @property
     def leases(self) -> bool:
-        """Whether the store keeps minted inboxes."""
+        """Whether the store keeps owned inboxes."""
         return self.traits.capabilities.leases
 
     @property
@@ -246,8 +246,8 @@ class StoreMachine(RuleBasedStateMachine):
         """What an example can be about; there is most to say of what needs leases."""
         plain = ["queues", "claimed inboxes", "members", "everything"]
         if self.traits.capabilities.attends:
-            plain.append("attendance")
-        return [*plain, "minted inboxes", "minted inboxes", "groups", "groups"] if self.leases else plain
+            plain.append("readers")
+        return [*plain, "owned inboxes", "owned inboxes", "groups", "groups"] if self.leases else plain
 
     @initialize(
         topic=_topics,
@@ -255,12 +255,12 @@ class StoreMachine(RuleBasedStateMachine):
         group_expiry=st.sampled_from([25.0, None]),
         capacity=st.integers(1, 3),
         inbox_capacity=st.sampled_from([6, 3]),
-        nested=st.sampled_from(["neighbour", "world"]),
+        nested=st.sampled_from(["neighbour", "tested"]),
     )
     def begin(
         self, topic: str, expiry: float, group_expiry: float | None, capacity: int, inbox_capacity: int, nested: str
     ) -> None:
-        """Make two processes of one world, and their neighbour: one of the two prefixes begins with the other."""
+        """Make two processes of one prefix, and their neighbour: one of the two prefixes begins with the other."""
         self.topic = topic
         self.channels = _TOPICS[topic]
         self.owned = [channel for channel in self.channels if channel in _OWNED]
@@ -316,7 +316,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- messages
 
-    @_about("queues", "claimed inboxes", "members", "minted inboxes", "groups")
+    @_about("queues", "claimed inboxes", "members", "owned inboxes", "groups")
     @rule(channel=_channels, times=st.sampled_from([1, 1, 2, 4]))
     @_checked
     def push(self, channel: str, times: int) -> None:
@@ -338,7 +338,7 @@ class StoreMachine(RuleBasedStateMachine):
         capacity = self.capacity + (channel == "claimed!b")
         return c.Push(self.shard(name.queue), name, capacity, b"\x01%d\r\n\xff\x00" % self.number, to_member)
 
-    @_about("queues", "claimed inboxes", "minted inboxes")
+    @_about("queues", "claimed inboxes", "owned inboxes")
     @rule(channel=_channels, count=st.integers(2, 5))
     @_checked
     def push_at_once(self, channel: str, count: int) -> None:
@@ -359,16 +359,16 @@ class StoreMachine(RuleBasedStateMachine):
     @_about("members")
     @rule(channel=_channels)
     @_checked
-    def forgive(self, channel: str) -> None:
-        """Forget that a member has let a message expire."""
+    def clear_unread(self, channel: str) -> None:
+        """Forget that a member has let a message expire unread."""
         name = ChannelName.parse(channel)
-        self.forgive_one(name, self.shard(name.queue))
+        self.clear_unread_once(name, self.shard(name.queue))
 
-    def forgive_one(self, name: ChannelName, shard: int) -> None:
+    def clear_unread_once(self, name: ChannelName, shard: int) -> None:
         """Forget it on one shard."""
         request = c.Forgive(shard, name)
         self.ask(request)
-        self.models[shard].forgiven(request)
+        self.models[shard].unread_cleared(request)
 
     @_about("queues", "claimed inboxes", "members")
     @rule(
@@ -453,17 +453,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.pop_once(channel, 2, "ben")
 
     @_about("claimed inboxes")
-    @rule(channel=_channels, how=st.sampled_from(["by time", "by unclaim", "not yet"]))
+    @rule(channel=_channels, how=st.sampled_from(["by time", "by release", "not yet"]))
     @_checked
     def hand_over(self, channel: str, how: str) -> None:
-        """A claimed inbox goes over to another one, who gets nothing again that the first one has had."""
+        """A claimed inbox goes over to another claimant, which gets nothing again that the first one has popped."""
         queue = ChannelName.parse(channel).queue
         self.fill(channel)
         self.pop_once(channel, 1, "anna")
         if how == "by time":
             self.pass_limit("after", self.last.plus(1.5 * self.expiry))
-        elif how == "by unclaim":
-            self.unclaim_as(queue, "anna")
+        elif how == "by release":
+            self.release_claim_as(queue, "anna")
         self.push_one(channel)
         self.pop_once(channel, 2, "ben")
 
@@ -471,7 +471,7 @@ class StoreMachine(RuleBasedStateMachine):
     @_about("members")
     @rule(
         channel=_channels,
-        meanwhile=st.sampled_from(["nothing", "forgive", "pop", "flush"]),
+        meanwhile=st.sampled_from(["nothing", "clear unread", "pop", "flush"]),
         to=st.sampled_from(["after", "after", "before"]),
     )
     @_checked
@@ -485,48 +485,48 @@ class StoreMachine(RuleBasedStateMachine):
         elif meanwhile == "flush":
             self.flush_all()
         self.pass_limit(to, limit)
-        if meanwhile == "forgive":
-            self.forgive_one(name, self.shard(name.queue))
+        if meanwhile == "clear unread":
+            self.clear_unread_once(name, self.shard(name.queue))
         self.push_one(channel, to_member=True)
 
     @_about("claimed inboxes")
     @rule(channel=_channels, claimant=st.sampled_from(["anna", "ben"]))
     @_checked
-    def unclaim(self, channel: str, claimant: str) -> None:
+    def release_claim(self, channel: str, claimant: str) -> None:
         """Give up an inbox that was claimed by popping it."""
-        self.unclaim_as(ChannelName.parse(channel).queue, claimant)
+        self.release_claim_as(ChannelName.parse(channel).queue, claimant)
 
-    def unclaim_as(self, queue: Queue, claimant: str) -> None:
-        """Unclaim once; what has no leases and does not note who attends need not know of it."""
+    def release_claim_as(self, queue: Queue, claimant: str) -> None:
+        """Release once; a store without leases and registered readers need not support it."""
         if not (self.leases or self.traits.capabilities.attends):
             return
         request = c.Unclaim(self.shard(queue), queue, claimant)
         self.ask(request)
-        self.models[request.shard].unclaimed(request)
+        self.models[request.shard].claim_released(request)
 
     @precondition(lambda self: self.traits.capabilities.attends)
-    @_about("attendance")
+    @_about("readers")
     @rule(
         channel=_channels,
         claimant=st.sampled_from(["anna", "ben"]),
         count=st.integers(0, 2),
-        then=st.sampled_from(["push", "unclaim", "other unclaims", "flush", "before", "after", "longer"]),
+        then=st.sampled_from(["push", "release", "other releases", "flush", "before", "after", "longer"]),
     )
     @_checked
-    def attend(self, channel: str, claimant: str, count: int, then: str) -> None:
-        """Somebody attends to a queue, perhaps for long enough, and a message comes that is for such a one only."""
+    def register_reader(self, channel: str, claimant: str, count: int, then: str) -> None:
+        """A process registers as reader, perhaps for long enough, and a message comes that needs a reader."""
         queue = ChannelName.parse(channel).queue
         if queue.kind is Kind.INBOX:
-            return  # which has a claimant instead
+            return  # it has a claimant instead
         seconds = self.expiry / 2
         self.pop_some(queue, count, claimant, self.shard(queue), seconds)
         limit = self.last.plus(seconds)
-        self.push_if_attended(channel)
+        self.push_if_read(channel)
         match then:
-            case "unclaim":
-                self.unclaim_as(queue, claimant)
-            case "other unclaims":
-                self.unclaim_as(queue, "anna" if claimant == "ben" else "ben")
+            case "release":
+                self.release_claim_as(queue, claimant)
+            case "other releases":
+                self.release_claim_as(queue, "anna" if claimant == "ben" else "ben")
             case "flush":
                 self.flush_all()
             case "longer":
@@ -537,35 +537,35 @@ class StoreMachine(RuleBasedStateMachine):
                 self.pass_limit(then, limit)
             case _:
                 self.push_one(channel)
-        self.push_if_attended(channel)
-        self.check_unattended()
+        self.push_if_read(channel)
+        self.check_orphaned()
 
     @precondition(lambda self: self.traits.capabilities.attends)
-    @_about("attendance")
+    @_about("readers")
     @rule(channel=_channels)
     @_checked
-    def leave_behind(self, channel: str) -> None:
-        """A message comes, whoever attends; then one that is only for who does."""
+    def push_without_reader(self, channel: str) -> None:
+        """A message comes, with a reader or without; then one comes that needs a registered reader."""
         if ChannelName.parse(channel).queue.kind is Kind.INBOX:
             return
         self.push_one(channel)
-        self.push_if_attended(channel)
-        self.check_unattended()
+        self.push_if_read(channel)
+        self.check_orphaned()
 
-    def push_if_attended(self, channel: str) -> None:
-        """Push a message that is refused if nobody attends."""
+    def push_if_read(self, channel: str) -> None:
+        """Push a message that is refused if the queue has no registered reader."""
         request = replace(self.push_request(channel), if_attended=True)
         reply, at = self.ask(request)
         self.models[request.shard].pushed([(request, reply)], at)
 
-    def check_unattended(self) -> None:
-        """Ask on every shard what nobody attends to."""
+    def check_orphaned(self) -> None:
+        """Ask on every shard which queues have no registered reader."""
         for shard, model in enumerate(self.models):
             request = c.Unattended(shard)
             reply, at = self.ask(request)
-            model.unattended(request, reply, at)
+            model.orphaned(request, reply, at)
 
-    @_about("queues", "claimed inboxes", "minted inboxes")
+    @_about("queues", "claimed inboxes", "owned inboxes")
     @rule(channel=_channels)
     @_checked
     def pending(self, channel: str) -> None:
@@ -580,11 +580,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.models[request.shard].pending(request, reply, at)
 
     @precondition(lambda self: self.traits.capabilities.statistics)
-    @_about("queues", "claimed inboxes", "minted inboxes")
+    @_about("queues", "claimed inboxes", "owned inboxes")
     @rule(channel=_channels, messages=st.integers(0, 3), refused=st.integers(0, 2), others=st.integers(0, 1))
     @_checked
     def report(self, channel: str, messages: int, refused: int, others: int) -> None:
-        """A process reports what it has counted of a queue, and of others of which it does not say the names."""
+        """A process reports what it has counted of a queue, and of others without their names."""
         self.report_once(channel, messages, refused, others)
 
     def report_once(self, channel: str, messages: int, refused: int, others: int) -> None:
@@ -604,7 +604,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.models[shard].told_reported(request, reply, at)
 
     @precondition(lambda self: self.traits.capabilities.statistics)
-    @_about("queues", "claimed inboxes", "minted inboxes")
+    @_about("queues", "claimed inboxes", "owned inboxes")
     @rule(channel=_channels, whole=st.booleans())
     @_checked
     def survey(self, channel: str, *, whole: bool) -> None:
@@ -619,7 +619,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.models[request.shard].surveyed(request, reply, at)
 
     @precondition(lambda self: self.traits.capabilities.statistics)
-    @_about("queues", "minted inboxes")
+    @_about("queues", "owned inboxes")
     @rule(channel=_channels, seconds=st.sampled_from([9.0, 58.0, 61.0, 71.0]))
     @_checked
     def slow_down(self, channel: str, seconds: float) -> None:
@@ -636,11 +636,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(group=_groups, channel=_channels)
     @_checked
     def join(self, group: str, channel: str) -> None:
-        """Somebody who does not own a channel adds it to a group."""
+        """A process that does not own a channel adds it to a group."""
         name = ChannelName.parse(channel)
         if self.traits.capabilities.lapses:
             for shard in range(self.traits.shards) if name.queue.kind is Kind.NORMAL else [self.shard(name.queue)]:
-                self.forgive_one(name, shard)
+                self.clear_unread_once(name, shard)
         self.join_as(group, name, owned=False)
 
     def join_as(self, group: str, name: ChannelName, *, owned: bool, age: float = 0.0) -> None:
@@ -673,7 +673,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(group=_groups, channel=_channels)
     @_checked
     def leave(self, group: str, channel: str) -> None:
-        """Somebody removes a channel from a group."""
+        """A process removes a channel from a group."""
         self.leave_as(group, ChannelName.parse(channel), None)
 
     def leave_as(self, group: str, name: ChannelName, latest: int | None) -> None:
@@ -699,7 +699,7 @@ class StoreMachine(RuleBasedStateMachine):
         reply, at = self.ask(request)
         self.models[request.shard].listed(request, reply, at)
 
-    # -- minted inboxes
+    # -- owned inboxes
 
     def owner_of(self, inbox: str) -> tuple[_Owner, int, Model]:
         """Return an inbox's owner, its shard and the model of that."""
@@ -708,12 +708,12 @@ class StoreMachine(RuleBasedStateMachine):
         return owner, shard, self.models[shard]
 
     def lives(self, inbox: str) -> bool:
-        """Whether an inbox has an owner who lives."""
+        """Whether an inbox has a living owner."""
         now = self.clock.now()
         return self.owner_of(inbox)[2].lives(inbox, Span(now, now))
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
+    @_about("owned inboxes", "groups")
     @rule(inbox=_inboxes)
     @_checked
     def claim(self, inbox: str) -> None:
@@ -721,7 +721,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.claim_once(inbox)
 
     def own(self, inbox: str) -> None:
-        """Claim an inbox if it has no owner who lives."""
+        """Claim an inbox if it has no living owner."""
         if not self.lives(inbox):
             self.claim_once(inbox)
 
@@ -744,7 +744,7 @@ class StoreMachine(RuleBasedStateMachine):
         owner.after, owner.batch = owner.position, 0
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
+    @_about("owned inboxes", "groups")
     @rule(inbox=_inboxes)
     @_checked
     def renew(self, inbox: str) -> None:
@@ -756,7 +756,7 @@ class StoreMachine(RuleBasedStateMachine):
             model.renewed(request, reply, at)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
+    @_about("owned inboxes", "groups")
     @rule(inbox=_inboxes, sure=st.integers(1, 6))
     @_checked
     def release(self, inbox: str, sure: int) -> None:
@@ -770,7 +770,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.mirror = {key: since for key, since in self.mirror.items() if not key[1].startswith(inbox)}
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
+    @_about("owned inboxes", "groups")
     @rule(inbox=_inboxes, where=st.sampled_from(["on", "on", "again"]))
     @_checked
     def read(self, inbox: str, where: str) -> None:
@@ -798,15 +798,15 @@ class StoreMachine(RuleBasedStateMachine):
                     owner.generation = owner.unacknowledged = frame[1:].decode("ascii")
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(inbox=_inboxes, count=st.integers(1, 3))
     @_checked
-    def give_back(self, inbox: str, count: int) -> None:
-        """Receive so many of the messages that were read, and give their places back."""
-        self.give_back_some(inbox, count)
+    def return_credits(self, inbox: str, count: int) -> None:
+        """Receive so many of the messages that were read, and return their credits."""
+        self.return_some_credits(inbox, count)
 
-    def give_back_some(self, inbox: str, count: int) -> None:
-        """Give places back once, if there are any."""
+    def return_some_credits(self, inbox: str, count: int) -> None:
+        """Return credits once, if there are any."""
         owner, shard, model = self.owner_of(inbox)
         received = Counter(list(owner.held.elements())[:count])
         if received:
@@ -814,30 +814,30 @@ class StoreMachine(RuleBasedStateMachine):
             owner.serial += 1
             request = c.GiveBack(shard, owner.queue, owner.generation, owner.serial, tuple(received.items()))
             _, at = self.ask(request)
-            model.gave_back(request, at)
-            owner.given = request
+            model.credits_returned(request, at)
+            owner.returned = request
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(inbox=_inboxes)
     @_checked
-    def give_back_again(self, inbox: str) -> None:
-        """Repeat the last request to give places back, as after a lost connection."""
-        self.repeat_giving_back(inbox)
+    def return_credits_again(self, inbox: str) -> None:
+        """Repeat the last request that returned credits, as after a lost connection."""
+        self.repeat_returned_credits(inbox)
 
-    def repeat_giving_back(self, inbox: str) -> None:
+    def repeat_returned_credits(self, inbox: str) -> None:
         """Repeat it, if there was one."""
         owner, _, model = self.owner_of(inbox)
-        if owner.given is not None:
-            _, at = self.ask(owner.given)
-            model.gave_back(owner.given, at)
+        if owner.returned is not None:
+            _, at = self.ask(owner.returned)
+            model.credits_returned(owner.returned, at)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(inbox=_inboxes, channel=_owned)
     @_checked
     def read_and_fill(self, inbox: str, channel: str) -> None:
-        """Read all and give it all back, and then push until there is no room: every place is there again."""
+        """Read all and return all credits, and then push until there is no room: every credit is there again."""
         if self.lives(inbox):
             self.empty(inbox)
             self.fill(channel)
@@ -845,35 +845,35 @@ class StoreMachine(RuleBasedStateMachine):
     def empty(self, inbox: str) -> None:
         """Read all that is in an inbox, receive it, and let go of it."""
         self.read_once(inbox)
-        self.give_back_some(inbox, 100)
+        self.return_some_credits(inbox, 100)
         self.read_once(inbox)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(
         channel=_owned,
         received=st.integers(0, 2),
         meanwhile=st.sampled_from(["nothing", "flush", "claim"]),
     )
     @_checked
-    def count_places(self, channel: str, received: int, meanwhile: str) -> None:
-        """Places are given back, and the request comes again, late: then pushes find exactly the room that there is."""
+    def count_credits(self, channel: str, received: int, meanwhile: str) -> None:
+        """Credits are returned, and the request comes again, late: then pushes find exactly the room that there is."""
         inbox = _inbox_of(channel)
         self.own(inbox)
         self.empty(inbox)
         self.fill(channel)
         self.read_once(inbox)
-        self.give_back_some(inbox, received)
+        self.return_some_credits(inbox, received)
         if meanwhile == "flush":
             self.flush_all()
         elif meanwhile == "claim":
             self.claim_once(inbox)
         self.push_one(channel)
-        self.repeat_giving_back(inbox)
+        self.repeat_returned_credits(inbox)
         self.fill(channel)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
+    @_about("owned inboxes", "groups")
     @rule(channel=_owned, meanwhile=st.sampled_from(["nothing", "push", "pop", "flush"]))
     @_checked
     def come_back(self, channel: str, meanwhile: str) -> None:
@@ -892,7 +892,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.read_once(inbox)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule()
     @_checked
     def alive(self) -> None:
@@ -905,7 +905,7 @@ class StoreMachine(RuleBasedStateMachine):
                 model.told_alive(request, reply, at)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(group=_groups, channel=_owned)
     @_checked
     def mark(self, group: str, channel: str) -> None:
@@ -915,7 +915,7 @@ class StoreMachine(RuleBasedStateMachine):
         marker = MembershipMarker(group, channel, self.number % 3 > 0, self.number, 0)
         self.mark_at(self.shard(name.queue), name, marker)
 
-    # -- groups of minted inboxes
+    # -- groups of owned inboxes
 
     @precondition(lambda self: self.leases)
     @_about("groups")
@@ -974,7 +974,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     @_checked
     def send_to_group(self, group: str, meanwhile: str, channel: str) -> None:
-        """Publish, deliver where that was not done at once, and prune who was found to be gone."""
+        """Publish, deliver where that was not done at once, and prune the members that were found to be gone."""
         self.send(group, meanwhile, channel)
 
     def send(self, group: str, meanwhile: str, channel: str) -> None:
@@ -993,8 +993,8 @@ class StoreMachine(RuleBasedStateMachine):
             return
         dead: list[str] = []
         for inbox in reply.inboxes:
-            riders = tuple(other for other in reply.others if other.startswith(inbox))
-            if self.deliver_once(inbox, name, riders, payload) is c.Delivery.NO_OWNER:
+            extra_recipients = tuple(other for other in reply.others if other.startswith(inbox))
+            if self.deliver_once(inbox, name, extra_recipients, payload) is c.Delivery.NO_OWNER:
                 dead.append(inbox)
         outside = tuple(other for other in reply.others if "!" not in other)[:1]
         if meanwhile == "an owner comes back":
@@ -1009,17 +1009,17 @@ class StoreMachine(RuleBasedStateMachine):
             self.list_members(group)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes", "groups")
-    @rule(inbox=_inboxes, group=_groups, riders=st.integers(0, 1))
+    @_about("owned inboxes", "groups")
+    @rule(inbox=_inboxes, group=_groups, extra_recipients=st.integers(0, 1))
     @_checked
-    def deliver(self, inbox: str, group: str, riders: int) -> None:
+    def deliver(self, inbox: str, group: str, extra_recipients: int) -> None:
         """Put a group message into an inbox, with members in it that its owner did not add."""
-        self.deliver_new(inbox, group, (inbox + "a", inbox + "ab")[: 2 * riders])
+        self.deliver_new(inbox, group, (inbox + "a", inbox + "ab")[: 2 * extra_recipients])
 
-    def deliver_new(self, inbox: str, group: str, riders: tuple[str, ...]) -> c.Delivery:
+    def deliver_new(self, inbox: str, group: str, extra_recipients: tuple[str, ...]) -> c.Delivery:
         """Deliver a message that there is only one of."""
         self.number += 1
-        return self.deliver_once(inbox, GroupName.parse(group), riders, b"\x01%d" % self.number)
+        return self.deliver_once(inbox, GroupName.parse(group), extra_recipients, b"\x01%d" % self.number)
 
     @_about("members", "groups")
     @rule(group=_groups, channel=_channels)
@@ -1038,7 +1038,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(group=_groups, channel=_owned)
     @_checked
     def leave_and_be_restored(self, group: str, channel: str) -> None:
-        """Somebody removes a member, and its owner, who does not know of it, announces it again."""
+        """A process removes a member, and the owner, which does not know of it, announces the member again."""
         self.own(_inbox_of(channel))
         self.join_own_once(group, channel)
         self.leave_as(group, ChannelName.parse(channel), None)
@@ -1050,7 +1050,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(group=_groups, channel=_owned, other=_owned)
     @_checked
     def tidy_up_late(self, group: str, channel: str, other: str) -> None:
-        """An owner removes a channel that did not read; it, or another one, has joined since he looked."""
+        """An owner removes a channel that did not read; it, or another one, has joined since."""
         self.own(_inbox_of(channel))
         self.join_own_once(group, channel)
         latest = self.versions[group][-1:]
@@ -1085,10 +1085,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.join_as(group, ChannelName.parse("jobs"), owned=False)
         self.send(group, meanwhile, channel)
 
-    def deliver_once(self, inbox: str, group: GroupName, riders: tuple[str, ...], payload: bytes) -> c.Delivery:
+    def deliver_once(
+        self, inbox: str, group: GroupName, extra_recipients: tuple[str, ...], payload: bytes
+    ) -> c.Delivery:
         """Deliver; return what became of it."""
         owner, shard, model = self.owner_of(inbox)
-        request = c.Deliver(shard, owner.queue, group, riders, payload)
+        request = c.Deliver(shard, owner.queue, group, extra_recipients, payload)
         reply, at = self.ask(request)
         model.delivered(request, reply, at)
         return reply
@@ -1147,7 +1149,7 @@ class StoreMachine(RuleBasedStateMachine):
             model.pushed([(push, pushed)], at)
 
     def neighbours_channel(self) -> ChannelName:
-        """Return a channel in the inbox that the neighbour mints for this flush."""
+        """Return a channel in the inbox that the neighbour owns at this flush."""
         return ChannelName.parse(f"specific.{self.number}!a")
 
     def check_neighbour(self, shard: int) -> None:
@@ -1165,15 +1167,15 @@ class StoreMachine(RuleBasedStateMachine):
         popped, at = self.ask_neighbour(pop)
         model.popped(pop, popped, at)
         members = c.Members(shard, GroupName.parse("g"))
-        roster, at = self.ask_neighbour(members)
-        model.listed(members, roster, at)
+        listed, at = self.ask_neighbour(members)
+        model.listed(members, listed, at)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(which=st.integers(0, 3))
     @_checked
     def unflushed(self, which: int) -> None:
-        """Ask who has yet to acknowledge a flush."""
+        """Ask which inboxes have yet to acknowledge a flush."""
         if not self.flushes:
             return
         begun = self.flushes[-1 - which % len(self.flushes)]
@@ -1182,7 +1184,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.models[begun.shard].told_unflushed(request, reply, at)
 
     @precondition(lambda self: self.leases)
-    @_about("minted inboxes")
+    @_about("owned inboxes")
     @rule(inbox=_inboxes)
     @_checked
     def acknowledge(self, inbox: str) -> None:
@@ -1266,7 +1268,7 @@ class StoreMachine(RuleBasedStateMachine):
             if not self.failed:
                 self.check_everything()
         finally:
-            with contextlib.suppress(Exception):  # a store that is wrong may fail here, too; that is not what is judged
+            with contextlib.suppress(Exception):  # a store that is wrong may fail here, too; that is not what is tested
                 self.loop.run_until_complete(self.clear())
             try:
                 self.loop.run_until_complete(_close(self.stores))
@@ -1299,7 +1301,7 @@ class StoreMachine(RuleBasedStateMachine):
                 return
 
     async def clear(self) -> None:
-        """Leave nothing behind in either world that a store can remove."""
+        """Leave nothing behind under either prefix that a store can remove."""
         for store in self.stores[1:]:
             for shard in range(self.traits.shards):
                 if self.leases and shard < self.traits.general_shards:
@@ -1397,7 +1399,7 @@ async def _close(stores: Sequence[Store]) -> None:
         await store.aclose()
 
 
-# -- what is found out before ------------------------------------------------------------------------------------
+# -- what is found out first ------------------------------------------------------------------------------------
 
 
 async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Traits:
@@ -1420,16 +1422,16 @@ async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Trait
         leases_taken = _TwoLeases(store, leases=declared.leases)
         await leases_taken.begin()
         clock.advance(15.0 + _BEFORE)
-        minted, claimed = await leases_taken.look()
+        owned, claimed = await leases_taken.look()
     finally:
         await _leave(store)
-    if minted or claimed:
-        await _await_ends(make_store, declared, minted=minted, claimed=claimed)
-    return _Traits(declared, len(identities), leases_move=not minted, claims_move=not claimed)
+    if owned or claimed:
+        await _await_ends(make_store, declared, owned=owned, claimed=claimed)
+    return _Traits(declared, len(identities), leases_move=not owned, claims_move=not claimed)
 
 
 async def _check_commands(make_store: MakeStore, declared: Capabilities) -> None:
-    """See that a store, and its blocking half, handle every command."""
+    """See that a store, and its blocking store, handle every command."""
     backend = make_store(make_rules(), VirtualClock())
     store, blocking = backend.open(), backend.open_blocking()
     try:
@@ -1447,28 +1449,28 @@ async def _leave(store: Store) -> None:
 
 
 class _TwoLeases:
-    """A minted inbox and one that somebody else has claimed, and who has them."""
+    """An owned inbox and a claimed one, and which of them are still held."""
 
     def __init__(self, store: Store, *, leases: bool) -> None:
         self._store = store
         self._leases = leases
-        self._minted = Queue("specific.me!", Kind.INBOX)
+        self._owned = Queue("specific.me!", Kind.INBOX)
         self._claimed = Queue("claimed!", Kind.INBOX)
 
     async def begin(self) -> None:
         """Take both."""
         await self._store.execute(c.Pop(0, self._claimed, 0, "anna"))
         if self._leases:
-            await self._store.execute(c.Claim(0, self._minted, "generation-0", "", ()))
+            await self._store.execute(c.Claim(0, self._owned, "generation-0", "", ()))
 
     async def look(self) -> tuple[bool, bool]:
         """Return whether the first still lives, and whether the second is still held."""
         popped = await self._store.execute(c.Pop(0, self._claimed, 0, "ben"))
-        alive = await self._store.execute(c.Alive(0, (self._minted,))) if self._leases else (False,)
+        alive = await self._store.execute(c.Alive(0, (self._owned,))) if self._leases else (False,)
         return alive == (True,), popped.held_for is not None
 
 
-async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: bool, claimed: bool) -> None:
+async def _await_ends(make_store: MakeStore, declared: Capabilities, *, owned: bool, claimed: bool) -> None:
     """See leases end by a real clock: not before their time, and promptly then."""
     lease = 1.5 * _SHORT_EXPIRY
     store = make_store(make_rules(expiry=_SHORT_EXPIRY), VirtualClock()).open()
@@ -1478,15 +1480,15 @@ async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: 
         sent = time.monotonic()
         await leases_taken.begin()
         begun = time.monotonic()
-        while minted or claimed:
+        while owned or claimed:
             asked = time.monotonic()
-            minted_now, claimed_now = await leases_taken.look()
-            over = (minted and not minted_now) or (claimed and not claimed_now)
+            owned_now, claimed_now = await leases_taken.look()
+            over = (owned and not owned_now) or (claimed and not claimed_now)
             if over and time.monotonic() < sent + lease - GUARD:
                 raise Violation(f"A lease lasts 1.5 times expiry: it ended before its {lease:.3f} seconds were over")
-            minted, claimed = minted and minted_now, claimed and claimed_now
-            if (minted or claimed) and asked > begun + lease + _LATEST:
-                what = "of a minted inbox" if minted else "of an inbox that was popped"
+            owned, claimed = owned and owned_now, claimed and claimed_now
+            if (owned or claimed) and asked > begun + lease + _LATEST:
+                what = "of an owned inbox" if owned else "of an inbox that was popped"
                 raise Violation(
                     f"A lease lasts 1.5 times expiry: that {what} has not ended, neither by the clock that is moved, "
                     f"15 seconds and more after it was taken for 15, nor by a real one after {lease + _LATEST:.3f} "
@@ -1496,9 +1498,8 @@ async def _await_ends(make_store: MakeStore, declared: Capabilities, *, minted: 
         await _leave(store)
 
 
-# -- what is tried in any case ------------------------------------------------------------------------------------
-# One short act for each way in which stores have been wrong: chance finds what nobody has thought of, and need not find
-# what somebody has.
+# -- fixed scripts -------------------------------------------------------------------------------------------------
+# One short script for each way in which stores have been wrong: random examples need not find what is known.
 
 
 def _expire(state: StoreMachine) -> None:
@@ -1551,7 +1552,7 @@ def _count_the_unread(state: StoreMachine) -> None:
         state.push(channel="specific.me!ab", times=1)
         for channel, whole in (("specific.me!a", False), ("specific.me!ab", True)):
             state.survey(channel=channel, whole=whole)
-        state.count_places(channel="specific.me!a", received=1, meanwhile="nothing")
+        state.count_credits(channel="specific.me!a", received=1, meanwhile="nothing")
         state.survey(channel="specific.me!a", whole=False)
         state.report(channel="specific.me!a", messages=2, refused=0, others=0)
 
@@ -1560,7 +1561,7 @@ def _hand_over(state: StoreMachine) -> None:
     state.push(channel="claimed!a", times=1)
     state.push_at_once(channel="claimed!b", count=4)
     state.pending(channel="claimed!a")
-    for how in ("not yet", "by unclaim", "by time"):
+    for how in ("not yet", "by release", "by time"):
         state.hand_over(channel="claimed!a", how=how)
     state.grow_old(channel="claimed!b", to="after", then="pop")
 
@@ -1569,7 +1570,7 @@ def _stop_reading(state: StoreMachine) -> None:
     if state.traits.capabilities.lapses:
         for channel, meanwhile, to in (
             ("jobs", "pop", "after"),
-            ("reply?x", "forgive", "after"),
+            ("reply?x", "clear unread", "after"),
             ("Jobs", "nothing", "before"),
             ("claimed!a", "nothing", "after"),
             ("claimed!a", "flush", "after"),
@@ -1604,9 +1605,9 @@ def _find_an_owner(state: StoreMachine) -> None:
     state.alive()
 
 
-def _count_places(state: StoreMachine) -> None:
+def _count_credits(state: StoreMachine) -> None:
     for meanwhile in ("nothing", "flush", "claim"):
-        state.count_places(channel="specific.me!a", received=1, meanwhile=meanwhile)
+        state.count_credits(channel="specific.me!a", received=1, meanwhile=meanwhile)
 
 
 def _come_back(state: StoreMachine) -> None:
@@ -1620,7 +1621,7 @@ def _come_back(state: StoreMachine) -> None:
 
 def _begin_anew(state: StoreMachine) -> None:
     state.claim(inbox="specific.me!")
-    state.deliver(inbox="specific.me!", group="g", riders=1)
+    state.deliver(inbox="specific.me!", group="g", extra_recipients=1)
     state.mark(group="g", channel="specific.me!a")
     state.read(inbox="specific.me!", where="on")
     state.push(channel="specific.me!a", times=1)
@@ -1668,15 +1669,15 @@ _SCRIPTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] =
     ("queues", 25.0, _expire),
     ("queues", 25.0, _cancel),
     ("queues", None, _report_and_survey),
-    ("minted inboxes", 25.0, _count_the_unread),
+    ("owned inboxes", 25.0, _count_the_unread),
     ("claimed inboxes", 25.0, _hand_over),
     ("members", 25.0, _stop_reading),
     ("members", 25.0, _join_and_leave),
     ("members", None, _join_and_leave),
-    ("minted inboxes", 25.0, _find_an_owner),
-    ("minted inboxes", 25.0, _count_places),
-    ("minted inboxes", 25.0, _come_back),
-    ("minted inboxes", 25.0, _begin_anew),
+    ("owned inboxes", 25.0, _find_an_owner),
+    ("owned inboxes", 25.0, _count_credits),
+    ("owned inboxes", 25.0, _come_back),
+    ("owned inboxes", 25.0, _begin_anew),
     ("groups", 25.0, _own_members),
     ("groups", 25.0, _send_to_all),
     ("groups", 25.0, _outlive),
@@ -1685,7 +1686,7 @@ _SCRIPTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] =
 
 
 def _run_scripts(make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
-    """Try what is tried in any case.
+    """Run the fixed scripts.
 
     Raises:
         Violation: with the script as its note.
@@ -1719,12 +1720,12 @@ def _run_scripts(make_store: MakeStore, traits: _Traits, run_counts: _RunCounts)
 def run_async_conformance_test(
     make_store: MakeStore, *, capabilities: Capabilities | None = None, settings: hypothesis.settings | None = None
 ) -> None:
-    """Judge a store: do anything with it, and compare every reply with what the contract says.
+    """Test a store: make any calls in any order, and compare every reply with what the contract says.
 
-    First every command is asked once, and several at once. Then come some short acts that are always the same, then a
-    state machine does what chance says. Needs no pytest, and never sleeps. How many examples there are, and whether
-    they are the same each time, is decided by the Hypothesis settings. If a lease of this store does not end when the
-    clock is moved, a short one is watched until it does.
+    First every command is asked once, and several at once. Then come some short scripts that are always the same, then
+    a state machine calls what Hypothesis draws. Needs no pytest, and never sleeps. How many examples there are, and
+    whether they are the same each time, is decided by the Hypothesis settings. If a lease of this store does not end
+    when the clock is moved, a short one is watched until it does.
 
     Args:
         make_store: makes one process's way to the store.
@@ -1748,7 +1749,7 @@ def run_async_conformance_test(
     one = hypothesis.settings(chosen, report_multiple_bugs=False)  # several would come as a group, not as a Violation
     run_state_machine_as_test(TestedStore, settings=one)
     if run_counts.examples and not run_counts.replies:
-        raise Violation(f"Nothing was judged: not one reply came within {_EXAMPLE_SECONDS} seconds")
+        raise Violation(f"Nothing was checked: not one reply came within {_EXAMPLE_SECONDS} seconds")
 
 
 def run_conformance_test(
@@ -1757,7 +1758,7 @@ def run_conformance_test(
     capabilities: Capabilities | None = None,
     settings: hypothesis.settings | None = None,
 ) -> None:
-    """Judge a simple store: as `run_async_conformance_test` does, through `channel_layer.stores.simple.SimpleBackend`.
+    """Test a simple store: as `run_async_conformance_test` does, through `channel_layer.stores.simple.SimpleBackend`.
 
     Args:
         make_store: makes one process's way to the store.

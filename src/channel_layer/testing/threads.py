@@ -1,8 +1,8 @@
-"""Blocking stores and facades in the form that the kit judges: what is proved of the asynchronous ones holds for them.
+"""Blocking stores and blocking interfaces in the form that the kit tests: the rules of the asynchronous ones hold here.
 
-A store that is judged so answers every request that threads may make through its blocking half, and all others as ever.
-A layer does with its blocking facade whatever that can do, in threads; a message may go in by one and come out by the
-other.
+A store in this form carries out all commands but `channel_layer.commands.Read` by its blocking store. A layer in this
+form makes in threads, by its blocking interface, the calls that this has; a message may go in by one interface and come
+out by the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import Backend, BlockingStore, Clock, Store
     from channel_layer.testing.factories import MakeLayer, MakeStore
 
-__all__ = ("BlockingFront", "blocking_layers", "blocking_stores")
+__all__ = ("BlockingWrapper", "blocking_layers", "blocking_stores")
 
 R = TypeVar("R")
 
@@ -37,14 +37,14 @@ _SLICE_SECONDS = 0.05
 
 
 def blocking_stores(make_store: MakeStore) -> MakeStore:
-    """Return a factory of backends whose stores answer through their blocking halves.
+    """Return a factory of backends whose stores answer through their blocking stores.
 
     Args:
         make_store: makes the backends.
     """
 
     def make(rules: Rules, clock: Clock) -> Backend:
-        return BlockingFront(make_store(rules, clock))
+        return BlockingWrapper(make_store(rules, clock))
 
     return make
 
@@ -70,8 +70,8 @@ def blocking_layers(make_store: MakeStore, *, mixed: bool = False) -> MakeLayer:
 # -- stores ------------------------------------------------------------------------------------------------------
 
 
-class BlockingFront(StoreWrapper):
-    """A backend whose stores answer through the blocking half of the one behind, as far as that goes."""
+class BlockingWrapper(StoreWrapper):
+    """A backend whose stores answer through the blocking store of the one behind."""
 
     def open(self) -> Store:
         """Make a store for the running event loop."""
@@ -85,7 +85,7 @@ class BlockingFront(StoreWrapper):
 class _BlockingAsAsync:
     """The store port over a blocking store; what that does not support is asked of an asynchronous one.
 
-    It holds up the event loop for the time of each request: a judge has nothing else to do.
+    It holds up the event loop for the time of each command: a test has nothing else to do.
     """
 
     def __init__(self, store: Store, blocking: BlockingStore) -> None:
@@ -125,7 +125,7 @@ class _BlockingAsAsync:
             for descriptor in descriptors:
                 loop.remove_reader(descriptor)
             if waiting.end() and not served:
-                claimant = self._claimants.get(queue, "nobody")
+                claimant = self._claimants.get(queue, "unknown")
                 self._blocking.execute(c.Pop(request.shard, queue, 0, claimant))
 
     async def run_id(self, shard: int, /) -> str:
@@ -148,7 +148,7 @@ def _finish(future: asyncio.Future[None]) -> None:
 
 
 class _BlockingLayer(ChannelLayer):
-    """A layer whose calls are made in threads, by its blocking facade.
+    """A layer whose calls are made in threads, by its blocking interface.
 
     That receives from an inbox, and not from one of its channels: those are received as ever.
     """
@@ -186,7 +186,7 @@ class _BlockingLayer(ChannelLayer):
 
 
 async def _in_thread(call: Callable[[], R]) -> R:
-    """Make a call in a thread; it cannot be cancelled, so what came of it is returned to who was cancelled, too."""
+    """Make a call in a thread; it cannot be cancelled, so a caller that is cancelled gets its result, too."""
     done = asyncio.get_running_loop().run_in_executor(None, call)
     while True:
         try:
@@ -198,4 +198,4 @@ async def _in_thread(call: Callable[[], R]) -> R:
 
 if TYPE_CHECKING:
     _fits: type[Store] = _BlockingAsAsync
-    _fits_too: type[Backend] = BlockingFront
+    _fits_too: type[Backend] = BlockingWrapper

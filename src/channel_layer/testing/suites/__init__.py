@@ -1,4 +1,4 @@
-"""What a state machine cannot do or does badly, as pytest classes to inherit from: races, crowds, loops, real time."""
+"""Tests of what a state machine cannot do, as pytest classes to inherit from: races, many callers, loops, real time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A channel holds as many unread messages as its capacity says, exactly, whoever sends from wherever.
+"""Tests of capacity: a channel holds exactly as many unread messages as it says, from any number of senders.
 
-A bound that a crowd of senders can slip past is none, and a place that never comes back is a channel that dies.
+A bound that concurrent senders can exceed is none, and a credit that is never returned ends its channel.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ async def _burst(layer: ChannelLayer, channel: str, senders: int) -> int:
 class CapacityTests(LayerTests):
     """How much a channel takes."""
 
-    def test_a_crowd_of_senders_gets_exactly_the_capacity(self, env: LayerEnvironment) -> None:
+    def test_concurrent_senders_get_exactly_the_capacity(self, env: LayerEnvironment) -> None:
         """Of 200 concurrent sends from 4 layers in as many threads, 10 are accepted; when k are received, k more.
 
-        On a normal channel (spread over all hosts), a single-reader one, one of an inbox that nobody owns, and one
-        whose owner is there.
+        On a normal channel (spread over all hosts), a single-reader one, one of a claimed inbox, and one of an
+        owned inbox.
         """
-        capacity, crowd, senders = 10, 4, 50
+        capacity, threads, senders = 10, 4, 50
 
         async def body() -> None:
-            layers = [env.layer(capacity=capacity) for _ in range(crowd)]
+            layers = [env.layer(capacity=capacity) for _ in range(threads)]
 
             def burst(channel: str) -> int:
-                return sum(at_once(crowd, lambda place: asyncio.run(_burst(layers[place], channel, senders))))
+                return sum(at_once(threads, lambda place: asyncio.run(_burst(layers[place], channel, senders))))
 
             async with env.layer(capacity=capacity) as reader:
                 for channel in ("jobs", "reply?x", "unread!x", await reader.new_channel()):
-                    asked = f"{crowd * senders} concurrent sends to {channel}, capacity {capacity}"
+                    asked = f"{threads * senders} concurrent sends to {channel}, capacity {capacity}"
                     expect(await asyncio.to_thread(burst, channel), capacity, _EXACT, asked)
                     for received in (3, capacity):
                         await env.numbers(reader, channel, received)
@@ -114,9 +114,9 @@ class CapacityTests(LayerTests):
 
         run(body())
 
-    def test_an_inbox_that_nobody_owns_is_one_queue(self, env: LayerEnvironment) -> None:
-        """Channels of an inbox without a minting owner share their places: each may fill them, none exceed its own."""
-        rule = "an inbox that nobody owns holds the capacity of the channel sent to"
+    def test_a_claimed_inbox_is_one_queue(self, env: LayerEnvironment) -> None:
+        """Channels of a claimed inbox share its room: each may fill it, none may exceed its own capacity."""
+        rule = "a claimed inbox holds the capacity of the channel sent to"
 
         async def body() -> None:
             async with env.layer(capacity=5, channel_capacity={"inbox!large": 8}) as sender:
@@ -181,7 +181,7 @@ class CapacityTests(LayerTests):
                     await layer.send(channel, {"n": n})
                 for n in range(20):
                     expect(await env.number(layer, channel), n, "messages keep their order", "receive()")
-                    rule = "who receives from a full channel of his own has room at once"
+                    rule = "a receive() from a full channel of its own process makes room at once"
                     expect(await sends(layer, channel, n + 3), True, rule, "one message after a receive()")
                     expect(await sends(layer, channel, -1), False, _EXACT, "one more")
 
@@ -192,7 +192,7 @@ class CapacityTests(LayerTests):
 
         async def body() -> None:
             async with env.layer(capacity=2) as layer:
-                for channel in ("jobs", "reply?x", "nobody!x", await layer.new_channel()):
+                for channel in ("jobs", "reply?x", "unread!x", await layer.new_channel()):
                     for _ in range(2):
                         await layer.send(channel, {"n": 0})
                     sending = layer.send(channel, {"n": 1})

@@ -40,7 +40,7 @@ _NAMES: Final = (
 )
 """Names that a careless store takes for one another, or cuts."""
 
-_MINTED: Final = ("a", "specific", "a.b", "-", "_", ".", "9", "A", "x" * 60)
+_PREFIXES: Final = ("a", "specific", "a.b", "-", "_", ".", "9", "A", "x" * 60)
 
 
 class DeliveryTests(LayerTests):
@@ -126,17 +126,17 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_a_minted_channel_is_reached_whatever_its_prefix(self, env: LayerEnvironment) -> None:
+    def test_a_new_channel_is_reached_with_any_prefix(self, env: LayerEnvironment) -> None:
         """A message to a channel made by new_channel() reaches its maker, wherever the hosts' order puts its inbox."""
 
         async def body() -> None:
             async with env.layer() as sender, env.layer() as owner:
-                names = [await owner.new_channel(prefix) for prefix in _MINTED]
-                expect(len(set(names)), len(names), "new_channel() gives no name twice", repr(_MINTED))
+                names = [await owner.new_channel(prefix) for prefix in _PREFIXES]
+                expect(len(set(names)), len(names), "new_channel() gives no name twice", repr(_PREFIXES))
                 for name in names:
                     await sender.send(name, {"name": name})
                     came = await env.receive(owner, name)
-                    expect(came, {"name": name}, "a minted channel reaches its maker", f"a message to {name}")
+                    expect(came, {"name": name}, "a new channel reaches its owner", f"a message to {name}")
 
         run(body())
 
@@ -150,7 +150,7 @@ class DeliveryTests(LayerTests):
                     await asyncio.sleep(0)
                     async with env.layer() as sender:
                         for _ in range(n % 4):  # every sender begins at another host
-                            await sender.group_send("nobody", {})
+                            await sender.group_send("empty", {})
                         await sender.send("jobs", {"n": n})
                     came = number(await env.soon(waiting, "a message on any host wakes a receive() that waits"))
                     expect(came, n, "a worker gets each message", f"message {n}")
@@ -208,7 +208,7 @@ class DeliveryTests(LayerTests):
 
         run(body())
 
-    def test_an_impatient_worker_delays_nobody(self, env: LayerEnvironment) -> None:
+    def test_an_impatient_worker_delays_no_other(self, env: LayerEnvironment) -> None:
         """While some receivers give up again and again, each message comes promptly, once, to one who is there."""
 
         async def use(channel: str) -> None:
@@ -391,7 +391,12 @@ class DeliveryTests(LayerTests):
                     await sender.send(quiet, {"n": n})
                     await sender.group_send("mixed", {"n": n + 1})
                     received += await env.numbers(owner, quiet, 2)
-                expect(received, list(range(60)), "nobody pays for a slow neighbour", "60 messages beside a full one")
+                expect(
+                    received,
+                    list(range(60)),
+                    "a slow neighbour costs no other channel a message",
+                    "60 messages beside a full one",
+                )
                 expect(await env.numbers(owner, full, 10), list(range(10)), "what is full keeps its oldest", "10 + 60")
 
         run(body())
@@ -476,7 +481,9 @@ class DeliveryTests(LayerTests):
                     channel = await make_channel(kind, layer)
                     await sender.send(channel, {"n": 1})
                     await env.receive(layer, channel)
-                expect([task.done() for task in waiting], [False] * 4, "nobody gets another's message", "neighbours'")
+                expect(
+                    [task.done() for task in waiting], [False] * 4, "no receiver gets another's message", "neighbours'"
+                )
                 await env.end(waiting)
                 for name in quiet:
                     expect(await receive_or_none(layer, name, 0.01), None, "nothing comes of nothing", name)

@@ -1,4 +1,4 @@
-"""Nothing older than ``expiry`` is ever delivered, and what is too old gives its place back.
+"""Nothing older than ``expiry`` is ever delivered, and what is too old makes room.
 
 Time is a clock that the test moves: every store adds the same offset to its own. Where a bound is tested from below,
 more than half a second is left for a machine that is busy.
@@ -130,7 +130,7 @@ class ExpiryTests(LayerTests):
         run(body())
 
     def test_an_owned_channel_full_of_expired_messages_takes_new_ones(self, env: LayerEnvironment) -> None:
-        """An owner's channel that nobody reads has its places again, and no more, when its messages have expired."""
+        """An owner's channel without a reader has its room again, and no more, when its messages have expired."""
 
         async def body() -> None:
             async with (

@@ -1,4 +1,4 @@
-"""Groups as everybody sees them: who is in one, who gets or misses what is sent to it, how a membership ends."""
+"""Tests of groups: who is a member, which member gets or misses what is sent, and how a membership ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ("GroupTests",)
 
 _OUTSIDE: Final = ("normal", "single?reader", "claimed!one")
-"""Members that no process has minted, one of each kind."""
+"""Members without an owner, one of each kind."""
 
 _ROOM: Final = 1_000_000
 """Capacity enough that nothing is ever full."""
 
 _MEMBERS = "group_channels() lists the members, each once"
-_COPY = "each member gets one copy, and nobody else gets any"
+_COPY = "each member gets one copy, and no other channel gets any"
 
 
 async def _listed(layer: ChannelLayer, members: Iterable[str], asked: str, group: str = "group") -> None:
@@ -48,7 +48,7 @@ class GroupTests(LayerTests):
     # -- members
 
     def test_a_member_of_any_kind_gets_one_copy(self, env: LayerEnvironment) -> None:
-        """Whoever adds a channel, and however often: `group_send` gives it one copy, it is listed once."""
+        """By which process and how often it is added: `group_send` gives a channel one copy, it is listed once."""
 
         async def body() -> None:
             async with env.layer() as one, env.layer() as two, env.layer() as three:
@@ -72,7 +72,7 @@ class GroupTests(LayerTests):
         run(body())
 
     def test_anyone_may_discard_anyone(self, env: LayerEnvironment) -> None:
-        """A channel leaves by any process's `group_discard`, whoever added it; the members beside it stay."""
+        """A channel leaves by the `group_discard` of any process; the other members stay."""
 
         async def discard(env: LayerEnvironment, *, by_owner: bool, by_stranger: bool) -> None:
             async with env.layer() as owner, env.layer() as stranger, env.layer() as third:
@@ -87,7 +87,7 @@ class GroupTests(LayerTests):
                             await stranger.group_add("group", name)
                     for name in names:
                         await discarder.group_discard("group", name)
-                    await _listed(third, [stays], "group_discard() of all others, by anybody")
+                    await _listed(third, [stays], "group_discard() of all others, by any process")
                     await third.group_send("group", {"n": 1})
                     expect(await env.receive(owner, stays), {"n": 1}, _COPY, "one message to who has stayed")
                     expect(await env.collect(owner, names[0]), [], _COPY, "one message to a group it has left")
@@ -118,7 +118,7 @@ class GroupTests(LayerTests):
         run(body())
 
     def test_what_is_not_there_can_be_discarded_listed_and_sent_to(self, env: LayerEnvironment) -> None:
-        """A group that nobody is in takes a message without an error, and so does discarding who was no member."""
+        """An empty group takes a message without an error, and a channel that is no member is discarded without one."""
 
         async def body() -> None:
             async with env.layer() as layer:
@@ -126,9 +126,9 @@ class GroupTests(LayerTests):
                 for channel in (name, *_OUTSIDE):
                     await layer.group_discard("empty", channel)
                 await layer.group_send("empty", {"n": 1})
-                await _listed(layer, [], "group_channels() of a group that nobody is in", "empty")
-                expect(await env.collect(layer, name), [], _COPY, "a message to a group that nobody is in")
-                expect(await _dropped([layer]), {}, "a message to nobody is no loss", "one to an empty group")
+                await _listed(layer, [], "group_channels() of an empty group", "empty")
+                expect(await env.collect(layer, name), [], _COPY, "a message to an empty group")
+                expect(await _dropped([layer]), {}, "a message without a recipient is no loss", "one to an empty group")
 
         run(body())
 
@@ -167,9 +167,9 @@ class GroupTests(LayerTests):
             mine = [[await layer.new_channel() for _ in range(3)] for layer in layers]
             mine[0] += ["claimed!one", "claimed!two"]
             mine[1] += ["single?reader"]
-            everybody = [name for names in mine for name in names]
+            all_names = [name for names in mine for name in names]
             meeting = asyncio.Barrier(len(layers))
-            parts = (play(layer, n, mine[n], everybody, plan, meeting.wait) for n, layer in enumerate(layers))
+            parts = (play(layer, n, mine[n], all_names, plan, meeting.wait) for n, layer in enumerate(layers))
             playing = asyncio.gather(*parts)
             rule = "group calls end, and every receiver is served"
             history = merge(await env.soon(playing, rule, steps=10))
@@ -181,10 +181,10 @@ class GroupTests(LayerTests):
 
         run(body())
 
-    # -- who is full
+    # -- full members
 
-    def test_a_full_member_misses_the_newest_and_nobody_else_does(self, env: LayerEnvironment) -> None:
-        """Who does not read keeps his oldest messages and misses the newest, counted `full`; the others get all.
+    def test_only_a_full_member_misses_the_newest(self, env: LayerEnvironment) -> None:
+        """A member that does not read keeps its oldest messages and misses the newest, counted `full`; others get all.
 
         `group_send` never raises `ChannelFull`.
         """
@@ -199,7 +199,9 @@ class GroupTests(LayerTests):
                 await sender.group_add("group", slow)
                 for n in range(8):
                     await sender.group_send("group", {"n": n})
-                    expect(await env.receive(owner, quick), {"n": n}, "a full member costs nobody a message", asked)
+                    expect(
+                        await env.receive(owner, quick), {"n": n}, "a full member costs no other one a message", asked
+                    )
                 rule = "a full member keeps the oldest and misses the newest"
                 expect(await _dropped([owner, sender]), {"full": 5}, "what a full member misses is counted", asked)
                 expect(sorted(await env.numbers(owner, slow, 3)), [0, 1, 2], rule, asked)
@@ -231,12 +233,14 @@ class GroupTests(LayerTests):
                 await env.eventually(counted, f"what a member misses is counted: {missed} of {asked}")
                 expect(await env.numbers(owner, slow, 3), [0, 1, 2], "a full member keeps the oldest", asked)
                 if env.capabilities.leases:
-                    expect(await env.number(owner, other), 9, "nobody pays for a slow neighbour", asked)
+                    expect(
+                        await env.number(owner, other), 9, "a slow neighbour costs no other channel a message", asked
+                    )
 
         run(body())
 
     def test_a_group_message_over_the_size_limit_is_refused_whole(self, env: LayerEnvironment) -> None:
-        """`group_send` of too large a message raises `MessageTooLarge` and reaches nobody, with members and without."""
+        """`group_send` of too large a message raises `MessageTooLarge` and reaches no channel."""
 
         async def body() -> None:
             async with env.layer(max_message_size=200) as layer:
@@ -248,8 +252,8 @@ class GroupTests(LayerTests):
                     rule = "a message over max_message_size is refused"
                     refused = await fails_with(layer.MessageTooLarge, sending, rule, "200 bytes and more")
                     expect(refused.limit, 200, "MessageTooLarge says the limit", "group_send() of more")
-                expect(await env.collect(layer, name), [], "what is refused reaches nobody", "group_send()")
-                expect(await _pending(layer, "normal"), 0, "what is refused reaches nobody", "group_send()")
+                expect(await env.collect(layer, name), [], "what is refused reaches no channel", "group_send()")
+                expect(await _pending(layer, "normal"), 0, "what is refused reaches no channel", "group_send()")
 
         run(body())
 
@@ -282,8 +286,8 @@ class GroupTests(LayerTests):
         for stranger in (False, True):
             run(last(env.beside(), stranger=stranger))
 
-    def test_a_membership_that_nobody_owns_lasts_as_long(self, env: LayerEnvironment) -> None:
-        """The same for a member that no process has minted."""
+    def test_a_membership_without_an_owner_lasts_as_long(self, env: LayerEnvironment) -> None:
+        """The same for a member without an owner."""
 
         async def body() -> None:
             async with env.layer(group_expiry=30) as layer:
@@ -303,7 +307,7 @@ class GroupTests(LayerTests):
     def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(self, env: LayerEnvironment) -> None:
         """With `group_expiry=None` an owner's channels stay members for ever, the others for a day.
 
-        Without leases nobody is an owner, and all are others.
+        Without leases there are no owners, and all are others.
         """
         rule = "without a group_expiry a membership lasts as long as its owner"
 
@@ -313,7 +317,7 @@ class GroupTests(LayerTests):
                 owned = [name] if env.capabilities.leases else []
                 for member in (name, "normal"):
                     await owner.group_add("group", member)
-                # Halfway nobody has to have noticed anything: a lease that a store ends by this clock is taken again.
+                # No process need notice anything halfway: a lease that a store ends by this clock is taken again.
                 await env.forward(86_399, [owner])
                 await _listed(other, [name, "normal"], "a second less than a day after group_add()")
                 await env.forward(2, [owner])
@@ -327,7 +331,7 @@ class GroupTests(LayerTests):
 
         run(body())
 
-    # -- what nobody reads
+    # -- what is not read
 
     def test_a_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
         """A mailbox whose message expires unread leaves its groups; one that reads stays.
@@ -381,15 +385,15 @@ class GroupTests(LayerTests):
 
         run(body())
 
-    def test_a_member_that_nobody_owns_leaves_its_groups_over_a_message_that_expired_unread(
+    def test_a_member_without_an_owner_leaves_its_groups_over_a_message_that_expired_unread(
         self, env: LayerEnvironment
     ) -> None:
         """The next send to each of its groups removes it and does not reach it.
 
-        Of a normal channel that is spread over hosts, each remembers what it held; a store without lapses keeps it.
+        A normal channel on several hosts is noted on each of them. Without `Capabilities.lapses` it stays.
         """
 
-        async def lapse(env: LayerEnvironment, member: str) -> None:
+        async def expire_unread(env: LayerEnvironment, member: str) -> None:
             async with env.layer(expiry=20) as adder, env.layer(expiry=20) as sender:
                 for group in ("group", "another"):
                     await adder.group_add(group, member)
@@ -399,9 +403,9 @@ class GroupTests(LayerTests):
                 await _until_left(env, sender, member)
 
         for member in _OUTSIDE:
-            run(lapse(env.beside(), member))
+            run(expire_unread(env.beside(), member))
 
-    def test_a_member_that_nobody_owns_stays_while_somebody_reads_it(self, env: LayerEnvironment) -> None:
+    def test_a_member_without_an_owner_stays_while_it_is_read(self, env: LayerEnvironment) -> None:
         """Whatever time passes between: a message that was read ends no membership, nor one that came directly."""
 
         async def read(env: LayerEnvironment, member: str) -> None:
@@ -421,8 +425,8 @@ class GroupTests(LayerTests):
         for member in _OUTSIDE:
             run(read(env.beside(), member))
 
-    def test_a_member_that_nobody_owns_may_join_again(self, env: LayerEnvironment) -> None:
-        """A member that is added after its message expired is one, whether anybody has noticed that before or not."""
+    def test_a_member_without_an_owner_may_join_again(self, env: LayerEnvironment) -> None:
+        """A member that is added after its message expired is one, whether that was noticed before or not."""
 
         async def join_again(env: LayerEnvironment, member: str) -> None:
             async with env.layer(expiry=20) as reader, env.layer(expiry=20) as sender:
@@ -446,7 +450,7 @@ class GroupTests(LayerTests):
     def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(
         self, env: LayerEnvironment
     ) -> None:
-        """Of an inbox that nobody minted, only the channel whose own message expired leaves its group."""
+        """Of a claimed inbox, only the channel whose own message expired leaves its group."""
 
         async def body() -> None:
             async with env.layer(expiry=20) as sender:
@@ -456,8 +460,8 @@ class GroupTests(LayerTests):
                 env.clock.advance(20.1)
                 await sender.group_send("group", {"n": 2})
                 await sender.group_send("quiet", {"n": 3})
-                lapsed = [] if env.capabilities.lapses else ["claimed!quiet"]
-                await _listed(sender, lapsed, "a message unread for expiry, and one more", "quiet")
+                left = [] if env.capabilities.lapses else ["claimed!quiet"]
+                await _listed(sender, left, "a message unread for expiry, and one more", "quiet")
                 await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
 
         run(body())

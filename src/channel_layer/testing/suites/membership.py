@@ -1,6 +1,6 @@
-"""Groups under concurrent change: a workload, the record of what happened in real time, and a judge of the record.
+"""Groups under concurrent change: a workload, the record of what happened in real time, and a check of it.
 
-What a group promises speaks of moments (returned before, called after), so it can only be judged from the intervals of
+What a group promises speaks of moments (returned before, called after), so it can only be checked by the intervals of
 all calls; and the same workload has to run over several layers in one process and in processes of their own.
 """
 
@@ -90,7 +90,7 @@ def merge(histories: Iterable[History]) -> History:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReport:
-    """What a judge found.
+    """What a check of a history found.
 
     Attributes:
         decisions: pairs of a group message and a channel: delivered or not.
@@ -104,7 +104,7 @@ class HistoryReport:
 
 
 def check_history(history: History) -> HistoryReport:
-    """Judge every decision by the real-time order of the calls.
+    """Check every decision by the real-time order of the calls.
 
     A channel may have got a message if some change that may have been the last one before the send was a joining, and
     may have missed it if some such change was a leaving. A change may have been the last one if it was called before
@@ -190,7 +190,7 @@ class Plan:
 
 
 class Meet(Protocol):
-    """Wait until everybody has come as far."""
+    """Wait until all have come as far."""
 
     async def __call__(self) -> object:
         """Wait."""
@@ -198,7 +198,7 @@ class Meet(Protocol):
 
 
 async def play(
-    layer: ChannelLayer, number: int, mine: Sequence[str], everybody: Sequence[str], plan: Plan, meet: Meet
+    layer: ChannelLayer, number: int, mine: Sequence[str], all_names: Sequence[str], plan: Plan, meet: Meet
 ) -> History:
     """Play one layer's part: receive its channels, and meanwhile change groups and send to them.
 
@@ -209,7 +209,7 @@ async def play(
         layer: the layer.
         number: which of the layers it is, from 0.
         mine: the channels that this one receives from.
-        everybody: the channels of all layers.
+        all_names: the channels of all layers.
         plan: what to do.
         meet: called twice: before the first change, and after the last.
     """
@@ -219,7 +219,7 @@ async def play(
     await meet()
     over = asyncio.Event()
     changers = [
-        asyncio.create_task(_change(layer, everybody, plan.groups, choose, history, over)) for _ in range(plan.changers)
+        asyncio.create_task(_change(layer, all_names, plan.groups, choose, history, over)) for _ in range(plan.changers)
     ]
     numbers = iter(range(number, number + _STRIDE * plan.sends, _STRIDE))
     await asyncio.gather(*(_send(layer, plan.groups, numbers, choose, history) for _ in range(plan.senders)))
@@ -256,7 +256,7 @@ async def _change(
         called = time.monotonic_ns()
         await (layer.group_add(group, channel) if joined else layer.group_discard(group, channel))
         history.changes.append(Change(group, channel, joined, called, time.monotonic_ns()))
-        for _ in range(choose.randrange(4)):  # over a store that never waits, nobody else would get a turn
+        for _ in range(choose.randrange(4)):  # over a store that never waits, no other task would get a turn
             await asyncio.sleep(0)
 
 

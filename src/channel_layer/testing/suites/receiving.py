@@ -134,12 +134,12 @@ class ReceivingTests(LayerTests):
 
     # -- several receivers
 
-    def test_many_receivers_cancelled_in_a_crowd_lose_nothing(self, env: LayerEnvironment) -> None:
+    def test_many_receivers_cancelled_at_once_lose_nothing(self, env: LayerEnvironment) -> None:
         """Of ten receivers on a channel some are cancelled at every turn; each message reaches one of the others."""
         count = 60
         choose = dice(0)
 
-        async def crowd(owner: ChannelLayer, sender: ChannelLayer, channel: str) -> None:
+        async def cancel_many(owner: ChannelLayer, sender: ChannelLayer, channel: str) -> None:
             seen: list[int] = []
 
             async def take() -> None:
@@ -170,7 +170,7 @@ class ReceivingTests(LayerTests):
         async def body() -> None:
             async with env.layer() as owner, env.layer() as sender:
                 for kind in KINDS:
-                    await crowd(owner, sender, await make_channel(kind, owner))
+                    await cancel_many(owner, sender, await make_channel(kind, owner))
 
         run(body())
 
@@ -214,7 +214,7 @@ class ReceivingTests(LayerTests):
 
     # -- siblings and other processes
 
-    def test_a_sibling_s_disconnect_costs_nobody_a_message(self, env: LayerEnvironment) -> None:
+    def test_a_sibling_s_disconnect_costs_no_message(self, env: LayerEnvironment) -> None:
         """While one channel's receivers are cancelled all the time, other channels of the process get everything."""
         count = 120
 
@@ -239,7 +239,7 @@ class ReceivingTests(LayerTests):
                     await sender.group_send("group", {"n": n + 1})
                     received += await env.numbers(owner, steady, 2)
                 await env.end([beside])
-                expect(received, list(range(count)), "a sibling costs nobody a message", f"{count} messages")
+                expect(received, list(range(count)), "a sibling costs no other channel a message", f"{count} messages")
 
         run(body())
 

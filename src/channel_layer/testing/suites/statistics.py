@@ -1,7 +1,7 @@
 """What is counted over all processes: messages, refusals, rates, and what waits.
 
-A process tells the store now and then what it has counted, so that whoever asks has to be given what the others have
-told; asking makes a process tell, so that no test has to wait.
+A process tells the store now and then what it has counted, so that each can be told the counts of all. Asking makes a
+process tell, so that no test has to wait.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StatisticsTests(LayerTests):
     """Counts and rates over all processes, what waits, and how long."""
 
     def test_what_all_processes_have_sent_is_added_up(self, env: LayerEnvironment) -> None:
-        """Messages and refusals are counted by channel and in all, whoever sent, and whoever asks."""
+        """Messages and refusals are counted by channel and in all, for all senders, and told to any process."""
 
         async def body() -> None:
             async with env.layer(capacity=3) as one, env.layer(capacity=3) as two:
@@ -44,7 +44,7 @@ class StatisticsTests(LayerTests):
                     for name in (*POPPED, owned):
                         expect(await _counted(env, layers, name), (3, 1), _ADDED, f"4 sends to {name}, capacity 3")
                     expect(await _counted(env, layers, None), (12, 4), _ADDED, "16 sends to 4 channels, capacity 3")
-                    expect(await _counted(env, layers, "nobody"), (0, 0), _ADDED, "none to another channel")
+                    expect(await _counted(env, layers, "unused"), (0, 0), _ADDED, "none to another channel")
 
         run(body())
 

@@ -1,6 +1,6 @@
-"""What the store port promises beside its replies: who is woken, what survives a cancellation, and what ends when.
+"""Tests of what the store port promises beside its replies: which wait ends, and what a cancellation leaves.
 
-A state machine over one call after another judges the replies; here several wait, push and pop at once.
+A state machine over one call after another checks the replies; here several wait, push and pop at once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OWNED: Final = ChannelName.parse("specific.me!a")
 _QUEUES: Final = tuple(ChannelName.parse(name) for name in ("jobs", "reply?x", "claimed!a"))
 
 _WOKEN = "a wait() is woken by a push from another process, and by nothing in another queue"
-_CALLED = "of all who wait for a queue at least one is called for each message"
+_CALLED = "of all that wait for a queue at least one is called for each message"
 _ONCE = "a message is taken once"
 _UNBROKEN = "pop() and put_back() lose nothing although their caller is cancelled"
 _WHOLE = "a payload is bytes, and comes out as it went in"
@@ -228,16 +228,16 @@ class StoreSuite:
         run_stepping(body)
 
     def test_a_blocked_read_is_woken(self, stores: StoreEnvironment) -> None:
-        """A read() that waits at the end of a minted inbox ends when something comes in; cancelling it is harmless.
+        """A read() that waits at the end of an owned inbox ends when something comes in; cancelling it is harmless.
 
-        Without leases there is none, and nobody's channel is one.
+        Without leases there is none, and no inbox is owned.
         """
 
         async def body() -> None:
             async with stores.store() as owner, stores.store() as sender:
                 if not self.capabilities.leases:
                     came = await sender.execute(c.Alive(0, (_OWNED.queue,)))
-                    expect(came, (False,), "without leases no inbox is minted", "alive()")
+                    expect(came, (False,), "without leases no inbox is owned", "alive()")
                     return
                 await owner.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
                 position = ""
@@ -347,7 +347,7 @@ class StoreSuite:
 
     def test_two_clients_never_get_one_message_twice(self, stores: StoreEnvironment) -> None:
         """Of many messages that processes in several threads pop at once, each comes to one of them."""
-        count, crowd = 120, 4
+        count, threads = 120, 4
 
         async def fill(channel: ChannelName) -> None:
             async with stores.store() as store:
@@ -363,10 +363,10 @@ class StoreSuite:
 
         for channel in _QUEUES[:2]:
             run(fill(channel))
-            taken = at_once(crowd, lambda place: asyncio.run(take(channel, place)))  # noqa: B023 - called at once
+            taken = at_once(threads, lambda place: asyncio.run(take(channel, place)))  # noqa: B023 - called at once
             came = sorted(payload for some in taken for payload in some)
             due = sorted(b"%d" % n for n in range(count))
-            expect(came, due, _ONCE, f"{count} messages in {channel}, {crowd} threads that pop")
+            expect(came, due, _ONCE, f"{count} messages in {channel}, {threads} threads that pop")
 
     def test_concurrent_pushes_accept_exactly_the_capacity(self, stores: StoreEnvironment) -> None:
         """Of 200 concurrent pushes of two processes in as many threads into room for 10, 10 are accepted."""
@@ -463,18 +463,18 @@ class StoreSuite:
         """What is pushed in one event loop is popped in another one, in whatever thread, through one backend."""
         backend = stores.backend()
 
-        async def go_on(n: int) -> list[bytes]:
+        async def pop_and_push(n: int) -> list[bytes]:
             async with aclosing(backend.open()) as store:
                 taken = await _pop(store, _QUEUES[1], 0, 5)
                 await store.execute(c.Push(0, _QUEUES[1], _ROOM, b"%d" % n))
                 return taken
 
         def in_thread(n: int) -> list[bytes]:
-            [taken] = at_once(1, lambda _: run(go_on(n)))
+            [taken] = at_once(1, lambda _: run(pop_and_push(n)))
             return taken
 
         for n in range(12):
-            taken = in_thread(n) if n % 2 else run(go_on(n))
+            taken = in_thread(n) if n % 2 else run(pop_and_push(n))
             due = [b"%d" % (n - 1)] if n else []
             expect(taken, due, "a backend belongs to no event loop", f"pop() of what the loop before loop {n} pushed")
 
@@ -579,7 +579,7 @@ class StoreSuite:
 
 
 async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
-    """Leave something of every kind in a store, and no process that would look after it."""
+    """Leave something of every kind in a store, and no process that would maintain it."""
     group = GroupName.parse("left")
     for channel in (*_QUEUES, _OWNED):
         for _ in range(3):

@@ -1,6 +1,6 @@
 """What the suites share: an environment of layers, patience, channels of every kind, and the steps of an event loop.
 
-A race is forced by naming the step at which it happens and a crowd goes through one barrier, so that no verdict depends
+A race is forced by naming the step at which it happens, and threads begin at one barrier, so that no result depends
 on luck or on how busy the machine is.
 """
 
@@ -67,13 +67,13 @@ ORDERED: Final = KINDS[1:]
 """Those on which one writer's messages are received in the order of its sends."""
 
 POPPED: Final = ("jobs", "reply?x", "daemon!x")
-"""Channels whose messages wait in the store until somebody asks, one of each kind."""
+"""Channels whose messages wait in the store until they are received, one of each kind."""
 
 _LOOK_SECONDS: Final = 0.005
 """Between two looks at what must come about by itself."""
 
 
-# -- verdicts
+# -- results
 
 
 def expect(came: object, due: object, rule: str, asked: str) -> None:
@@ -129,7 +129,7 @@ def fixture_from(suite: type, name: str) -> None:
         setattr(suite, name, pytest.fixture(give, name=name))
 
 
-# -- worlds
+# -- environments
 
 
 class Options(TypedDict, total=False):
@@ -331,7 +331,7 @@ async def drain(layer: ChannelLayer, channel: str, seconds: float = 0.1) -> list
 
 
 def dice(seed: int | str) -> random.Random:
-    """Return what chooses at random, and the same each time: who it is that waits, goes or is late guards nothing."""
+    """Return what chooses at random, and the same each time: which task waits, goes or is late protects nothing."""
     return random.Random(seed)  # noqa: S311
 
 
@@ -343,21 +343,21 @@ def run(body: Coroutine[object, object, R]) -> R:
     return asyncio.run(body, debug=True)
 
 
-def at_once(crowd: int, work: Callable[[int], R]) -> list[R]:
+def at_once(count: int, work: Callable[[int], R]) -> list[R]:
     """Do *work* in as many threads, which begin together; return the results in the order of the threads.
 
     Args:
-        crowd: threads.
+        count: threads.
         work: given the thread's place.
     """
-    barrier = threading.Barrier(crowd)
+    barrier = threading.Barrier(count)
 
     def start(place: int) -> R:
         barrier.wait()
         return work(place)
 
-    with ThreadPoolExecutor(crowd) as threads:
-        return list(threads.map(start, range(crowd)))
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(start, range(count)))
 
 
 def in_fork(work: Callable[[], object], patience: float, rule: str) -> None:
@@ -382,7 +382,7 @@ def in_fork(work: Callable[[], object], patience: float, rule: str) -> None:
         except BaseException as exc:  # noqa: BLE001 - the parent has to hear of any
             text = f"{type(exc).__name__}: {exc}"
         finally:
-            os.write(told, text.encode()[:60_000])  # as much as a pipe takes whoever reads
+            os.write(told, text.encode()[:60_000])  # as much as a pipe takes without a reader
             os._exit(0)
     os.close(told)
     try:

@@ -35,7 +35,7 @@ __all__ = ("WholeTests",)
 _ENDINGS: Final = ("", "2", "q", "q:", "a*b[c]?", "aXXbcY", "a\\*b", "?", "%", "_", "' OR 1")
 """What prefixes may end in: some begin with another, or match it as a pattern."""
 
-_POPPED: Final = (*POPPED, "nobody!x")
+_POPPED: Final = (*POPPED, "unread!x")
 
 _FLUSHED = "after flush() nothing of before is there, and nothing else is touched"
 _CLOSED = "a layer that is closed takes no call, and leaves nothing to others"
@@ -67,11 +67,11 @@ class WholeTests(LayerTests):
     # -- flush
 
     def test_nothing_of_before_is_there_after_a_flush(self, env: LayerEnvironment) -> None:
-        """Messages in channels of every kind, in the store and in mailboxes, and memberships are gone for everybody."""
+        """Messages in channels of every kind, in the store and in mailboxes, and memberships are gone."""
 
         async def body() -> None:
             async with env.layer() as one, env.layer() as two:
-                # Without leases nobody tells a process of a flush: what it has popped for a sibling stays there.
+                # Without leases no marker tells a process of a flush: what it has popped for a sibling stays there.
                 prefixes = ("a", "a", "a") if env.capabilities.leases else ("a", "b", "c")
                 owned = [await one.new_channel(prefix) for prefix in prefixes]
                 for channel in (*owned, *POPPED):
@@ -81,7 +81,7 @@ class WholeTests(LayerTests):
                 await env.receive(one, owned[0])  # so the rest is known to be in the mailboxes, or on its way there
                 await two.flush()
                 expect(await one.group_channels("group"), [], _FLUSHED, "group_channels()")
-                await two.group_send("group", {"n": "to nobody"})
+                await two.group_send("group", {"n": "too late"})
                 for channel in (*owned, *POPPED):
                     await two.send(channel, {"n": "new"})
                     expect(await env.receive(one, channel), {"n": "new"}, _FLUSHED, f"one message to {channel}")
@@ -145,7 +145,7 @@ class WholeTests(LayerTests):
     def test_what_is_held_for_a_sibling_is_dropped_by_a_flush(self, env: LayerEnvironment) -> None:
         """A message that was popped on behalf of a sibling channel and waits in the process is gone after a flush.
 
-        Without leases nobody tells that process of it; what is sent afterwards arrives all the same.
+        Without leases no marker tells that process of it; what is sent afterwards arrives all the same.
         """
 
         async def body() -> None:
@@ -194,11 +194,11 @@ class WholeTests(LayerTests):
     def test_prefixes_do_not_mix(self, env: LayerEnvironment) -> None:
         """Layers with prefixes that begin or match one another share no message, no member and no flush()."""
         rule = "layers of different prefixes have nothing in common"
-        worlds = [env.beside(env.prefix + ending) for ending in _ENDINGS]
+        environments = [env.beside(env.prefix + ending) for ending in _ENDINGS]
         flushed = {0, 4}
 
         async def body() -> None:
-            layers = [each.layer() for each in worlds]
+            layers = [each.layer() for each in environments]
             owned = [await layer.new_channel() for layer in layers]
             for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
                 for name in (*POPPED, channel):
@@ -306,7 +306,7 @@ class WholeTests(LayerTests):
             await layer.send(name, {"n": 0})
             return name
 
-        async def go_on(name: str, n: int) -> None:
+        async def receive_and_send(name: str, n: int) -> None:
             expect(await env.number(layer, name), n, _LOOPS, f"what the loop before loop {n} has sent")
             await layer.group_send("group", {"n": -n})
             expect(await env.number(layer, name), -n, _LOOPS, f"group_send() in loop {n}")
@@ -329,22 +329,22 @@ class WholeTests(LayerTests):
 
         name = run(begin())
         for n in range(count):
-            run(go_on(name, n))
+            run(receive_and_send(name, n))
         expect([task.cancelled() for task in kept], [True] * len(kept), _LOOPS, "a receive() when its loop ends")
         run(finish(name))
 
     def test_loops_at_once_in_threads(self, env: LayerEnvironment) -> None:
         """Threads, each with one loop after another, exchange messages through one layer object, in order."""
         layer = env.layer()
-        crowd, rounds = 4, 5
-        barrier = threading.Barrier(crowd)
+        threads, rounds = 4, 5
+        barrier = threading.Barrier(threads)
 
         async def make() -> list[str]:
-            return [await layer.new_channel(f"own{place}") for place in range(crowd)]
+            return [await layer.new_channel(f"own{place}") for place in range(threads)]
 
         def work(place: int) -> None:
             async def exchange(n: int) -> None:
-                to = names[(place + 1) % crowd]
+                to = names[(place + 1) % threads]
                 for more in range(5):
                     await layer.send(to, {"n": 5 * n + more})
                 came = await env.numbers(layer, names[place], 5)
@@ -356,12 +356,12 @@ class WholeTests(LayerTests):
 
         async def finish() -> None:
             found = layer.counts()
-            due = crowd * rounds * 5
+            due = threads * rounds * 5
             expect((found.sent, found.delivered), (due, due), _ACCOUNTS, "(sent, delivered) of all threads")
             await layer.aclose()
 
         names = run(make())
-        at_once(crowd, work)
+        at_once(threads, work)
         run(finish())
 
     def test_receiving_in_one_loop_what_another_makes_and_sends(self, env: LayerEnvironment) -> None:
@@ -485,7 +485,7 @@ class WholeTests(LayerTests):
             async with env.layer(capacity=2, expiry=expiry) as sender:
                 owner = env.layer(capacity=2, expiry=expiry)
                 owned = await owner.new_channel()
-                for member in (owned, "nobody!x"):
+                for member in (owned, "unread!x"):
                     await owner.group_add("room", member)
                 for _ in range(5):
                     await sender.group_send("room", {"n": 0})
@@ -502,10 +502,10 @@ class WholeTests(LayerTests):
 
                 await dropped(full=6)
                 await env.forward(expiry, [owner])
-                await sender.send("nobody!x", {"n": 1})
+                await sender.send("unread!x", {"n": 1})
                 await sender.send(owned, {"n": 2})
                 rule, asked = "nothing older than expiry is delivered", "messages of 30 s and a young one"
-                expect(await env.number(sender, "nobody!x"), 1, rule, asked)
+                expect(await env.number(sender, "unread!x"), 1, rule, asked)
                 if env.capabilities.leases:
                     await dropped(full=6, expired=4)
                     await owner.aclose()
@@ -535,30 +535,30 @@ async def _balance(
     Args:
         env: theirs.
         layers: all there are; the last one is open.
-        readers: all channels, and who looks into each: what became too old in the store is counted by him.
+        readers: all channels, and the layer that receives from each: it counts what became too old in the store.
         outside: those of them whose messages are not read into a process until they are received.
     """
     some = list(layers)
-    books: dict[str, int] = {}
+    sums: dict[str, int] = {}
 
     async def balances() -> bool:
         for name in [name for name in readers if name in _POPPED or not env.capabilities.leases]:
             await receive_or_none(readers[name], name, 0.02)
         found = [layer.counts() for layer in some]
         pending = [(await some[-1].statistics(name)).messages_pending or 0 for name in outside]
-        books.update(
+        sums.update(
             accepted=sum(each.sent + each.expanded for each in found),
             delivered=sum(each.delivered for each in found),
             dropped=sum(sum(each.dropped.values()) for each in found),
             waiting=sum(each.waiting for each in found),
             pending=sum(pending),
         )
-        return books["accepted"] == sum(books.values()) - books["accepted"]
+        return sums["accepted"] == sum(sums.values()) - sums["accepted"]
 
     try:
         await env.eventually(balances, _ACCOUNTS)
     except Violation as exc:
-        exc.add_note(f"accepted is not the sum of the others: {books}")
+        exc.add_note(f"accepted is not the sum of the others: {sums}")
         raise
 
 
