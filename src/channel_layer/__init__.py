@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.discovery import config_from_url, from_url
+from channel_layer.domain.codec import Message, Value
 from channel_layer.domain.counters import Counts, Statistics
-from channel_layer.domain.frames import Message, Value
 from channel_layer.errors import (
     ChannelFull,
     ChannelLayerError,

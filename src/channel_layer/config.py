@@ -12,15 +12,12 @@ Source: the asgi_redis README, whose options, names and defaults these are; ``ma
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,89 +31,58 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from channel_layer.domain.capacity import CapacityTable, compile_glob
+from channel_layer.domain.capacity import CapacityTable, compile_pattern
+from channel_layer.domain.rules import Encryption, Faults, Rules
 from channel_layer.errors import ConfigError, ConfigWarning, FieldError
-from channel_layer.options import ChannelPattern, NoLocalReaderOption
-from channel_layer.stores.faults import Faults
+from channel_layer.options import Accepts, ChannelPattern, describe_unknown, describe_value
 from channel_layer.urls import Form, read_options, split_query
+from channel_layer.validators import (
+    BLIND_NAMES,
+    CAPACITIES,
+    CIPHERS,
+    COUNT,
+    ENCRYPTION,
+    FAULTS,
+    FAULTS_SCHEMA,
+    GENKEY,
+    check_prefix,
+    is_sequence,
+    read_blind_names,
+    read_channel_capacity,
+    read_cipher,
+    read_faults,
+    read_keys,
+)
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = (
-    "CIPHERS",
-    "Accepts",
-    "ChannelPattern",
     "CommonConfig",
     "Concern",
-    "Encryption",
-    "Rules",
-    "describe_unknown",
-    "describe_value",
     "json_schema",
     "options_from_url",
     "parse",
     "require_url",
 )
 
-_REGEX = "re:"
-
-_NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
-"""All that a channel name can hold; see `channel_layer.domain.names`."""
-
-CIPHERS: Final = ("aes-256-gcm", "fernet")
-"""What ``encryption`` may always be, the default first; third parties add to it by entry points."""
-
 _LONGEST = 1e9
 """Seconds, about 31 years: the waits of Python's threading module overflow at 9.2e9."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encryption:
-    """How messages are kept from who can read and write the store.
+_SHORT = 32
+"""Bytes of a key under which a warning is given: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
 
-    Attributes:
-        keys: 32 bytes each, the SHA-256 of what was configured; the first seals, all open.
-        cipher: the name of an entry point in the group ``channel_layer.ciphers``.
-        names: the key that names are blinded with; None: they stand in the store as they are.
-    """
+_FEW = 10
+"""Messages under which a `capacity` is remarked on: what the examples of asgi_redis and of Channels give to
+``http.response*``, the least of theirs."""
 
-    keys: tuple[SecretBytes, ...]
-    cipher: str
-    names: SecretBytes | None
+_SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
+_Count = Annotated[int, Field(ge=1), COUNT]
+_Seconds = Annotated[float, Field(gt=0.0, le=_LONGEST)]
 
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The options that every layer has, known to be valid.
-
-    Attributes:
-        prefix: what all keys in the store begin with.
-        expiry: seconds that a message may wait unread.
-        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
-        capacity: how many unread messages each channel may hold.
-        default_capacity: the same, for a channel that no pattern matches.
-        channel_capacity: the patterns and their capacities as they were configured, in that order.
-        max_message_size: bytes of an encoded message.
-        inbox_capacity: entries that the inbox of one process may hold.
-        timeout: seconds that a command to the store may take.
-        faults: what goes wrong on purpose; None: nothing.
-        encryption: how messages are sealed; None: they are not.
-        no_local_reader: of two halves, what becomes of messages that nobody on this machine reads.
-    """
-
-    prefix: str
-    expiry: float
-    group_expiry: float | None
-    capacity: CapacityTable
-    default_capacity: int
-    channel_capacity: Mapping[ChannelPattern, int]
-    max_message_size: int
-    inbox_capacity: int
-    timeout: float
-    faults: Faults | None = None
-    encryption: Encryption | None = None
-    no_local_reader: NoLocalReaderOption = "remote"
+_OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
+_OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,276 +100,6 @@ class Concern:
     field: str
     problem: str
     deploy: bool = False
-
-
-# -- saying what is wrong ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Accepts:
-    """What an option takes, in words that follow "must be" in an error and stand in the reference.
-
-    Annotate a field with it: ``Annotated[int, Field(ge=1), Accepts("a whole number, 1 or more")]``.
-    """
-
-    text: str
-
-
-def describe_value(value: object) -> str:
-    """Say what a value is: a number as it stands; of all else only the kind, because it may hold a secret."""
-    if value is None or isinstance(value, bool):
-        return repr(value)
-    if isinstance(value, float):
-        return repr(float(value))
-    if isinstance(value, int):
-        return repr(int(value)) if abs(value) < 10**20 else "a number as long as this"
-    kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-
-
-def describe_unknown(name: str, options: Iterable[str]) -> str:
-    """Say that there is no option *name*, which one may have been meant, and which ones there are."""
-    known = tuple(options)
-    close = get_close_matches(name.lower().replace("-", "_"), known, n=1)
-    guess = f", did you mean {close[0]!r}?" if close else ";"
-    return f"unknown option{guess} the options are {', '.join(known)}"
-
-
-# -- channel_capacity ----------------------------------------------------------------------------------------
-
-
-def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
-    return isinstance(value, Mapping)
-
-
-def _is_regex(value: object) -> TypeGuard[re.Pattern[str] | re.Pattern[bytes]]:
-    return isinstance(value, re.Pattern)
-
-
-def _compile(pattern: ChannelPattern) -> re.Pattern[str]:
-    """Turn a valid key of ``channel_capacity`` into what is matched at the start of a name."""
-    if not isinstance(pattern, str):
-        return pattern
-    if pattern.startswith(_REGEX):
-        return re.compile(pattern.removeprefix(_REGEX))
-    return compile_glob(pattern)
-
-
-def _wrong_pattern(pattern: object) -> str | None:
-    """Say what is wrong with a key of ``channel_capacity``; None when nothing is."""
-    if _is_regex(pattern):
-        if isinstance(pattern.pattern, bytes):
-            return 'this regular expression is for bytes and names are str: write re.compile(r"...")'
-        return None
-    if not isinstance(pattern, str):
-        return f"a pattern must be a str or an re.Pattern, not {describe_value(pattern)}"
-    if pattern.startswith(_REGEX):
-        return _wrong_regex(pattern.removeprefix(_REGEX))
-    return _wrong_glob(pattern)
-
-
-def _wrong_regex(text: str) -> str | None:
-    if not text:
-        return 'there is no regular expression after "re:"'
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as exc:
-        return f"not a regular expression: {exc}"
-    return None
-
-
-def _wrong_glob(glob: str) -> str | None:
-    """Say why a glob can match no channel name.
-
-    fnmatch calls nothing an error: it takes a ``[`` that is never closed for the character itself. Yet a
-    pattern that can match no name is a mistake, and one that would be noticed late.
-    """
-    if not glob:
-        return "an empty pattern matches no channel name: remove it"
-    place = 0
-    while place < len(glob):
-        part = glob[place]
-        if part == "[":
-            first = place + 1 + glob.startswith("!", place + 1)
-            end = glob.find("]", first + 1)  # a "]" that comes first is a member of the set
-            if end < 0:
-                return f'the "[" at position {place} is never closed: add the "]"'
-            part = glob[place : end + 1]
-        if len(part) == 1:
-            possible = part in "*?" or part in _NAME_CHARACTERS
-        else:
-            possible = any(map(compile_glob(part).match, _NAME_CHARACTERS))
-        if not possible:
-            return (
-                f"{part!r} at position {place} is in no channel name, so this glob matches nothing; "
-                'a regular expression is written "re:..."'
-            )
-        place += len(part)
-    return None
-
-
-def _channel_capacity(value: object) -> Mapping[ChannelPattern, int]:
-    if not _is_mapping(value):
-        raise ConfigError([FieldError("channel_capacity", _must_be(_CAPACITIES, value))])
-    errors: list[FieldError] = []
-    capacities: dict[ChannelPattern, int] = {}
-    for pattern, capacity in value.items():
-        shown = json.dumps(pattern, ensure_ascii=False) if isinstance(pattern, str) else f"{pattern!r:.80}"
-        problems = [_wrong_pattern(pattern)]
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            problems.append(_must_be(_COUNT, capacity))
-        elif isinstance(pattern, (str, re.Pattern)):
-            capacities[pattern] = capacity
-        errors += [FieldError(f"channel_capacity[{shown}]", problem) for problem in problems if problem]
-    if errors:
-        raise ConfigError(errors)
-    return MappingProxyType(capacities)
-
-
-# -- the models ----------------------------------------------------------------------------------------------
-
-
-def _prefix(value: str) -> str:
-    braces = [character for character in "{}" if character in value]
-    if braces:
-        raise ValueError(
-            f"must be a str without braces, and this has {' and '.join(map(repr, braces))}: "
-            "in a key, braces mark what Redis Cluster places it by"
-        )
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("must be valid Unicode, and this has a lone surrogate")
-    return value
-
-
-_SHORT = 32
-"""Bytes of a key under which a warning is given: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
-
-_FEW = 10
-"""Messages under which a `capacity` is remarked on: what the examples of asgi_redis and of Channels give to
-``http.response*``, the least of theirs."""
-
-_GENKEY = "make one with: channel-layer genkey"
-
-
-def _secret(key: object) -> bytes | str:
-    """Return the bytes of a key, or what is wrong with it."""
-    if isinstance(key, (SecretStr, SecretBytes)):
-        key = key.get_secret_value()
-    if isinstance(key, str):
-        try:
-            key = key.encode()
-        except UnicodeEncodeError:
-            return "must be valid Unicode, and this has a lone surrogate"
-    if not isinstance(key, bytes):
-        return f"must be a str or bytes, not of type {type(key).__name__}"  # a number may be a key, too: do not show it
-    return key or f"is empty: {_GENKEY}"
-
-
-def _keys(value: object) -> tuple[SecretBytes, ...]:
-    if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
-        problem = "must be a list of keys, as in symmetric_encryption_keys=[KEY], not a single one"
-        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
-    if not _is_sequence(value):
-        problem = f"must be a list of keys, not of type {type(value).__name__}"
-        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
-    errors: list[FieldError] = []
-    keys: dict[bytes, int] = {}
-    for place, each in enumerate(value):
-        where = f"symmetric_encryption_keys[{place}]"
-        key = _secret(each)
-        if isinstance(key, str):
-            errors.append(FieldError(where, key))
-        elif key in keys:
-            errors.append(FieldError(where, f"is the same key as symmetric_encryption_keys[{keys[key]}]: remove one"))
-        else:
-            keys[key] = place
-    if errors:
-        raise ConfigError(errors)
-    return tuple(map(SecretBytes, keys))
-
-
-def _is_sequence(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
-    return isinstance(value, (list, tuple))
-
-
-def _cipher(value: object) -> str:
-    if not isinstance(value, str):
-        raise ConfigError([FieldError("encryption", _must_be(_CIPHER, value))])
-    if value not in CIPHERS and value not in (names := entry_points(group="channel_layer.ciphers").names):
-        known = ", ".join(sorted({*CIPHERS, *names}))
-        raise ConfigError([FieldError("encryption", f"there is no such cipher; there are {known}")])
-    return value
-
-
-def _blind_names(value: object) -> bool | SecretBytes:
-    if isinstance(value, bool):
-        return value
-    key = _secret(value)
-    if isinstance(key, bytes):
-        return SecretBytes(key)
-    if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
-        raise ConfigError([FieldError("blind_names", f"this key {key}")])
-    raise ConfigError([FieldError("blind_names", f"must be {_BLIND.text}, not of type {type(value).__name__}")])
-
-
-_CAPACITIES = Accepts('a mapping of patterns to capacities, as in {"http.*": 200}')
-_COUNT = Accepts("a whole number, 1 or more")
-_SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
-
-_Count = Annotated[int, Field(ge=1), _COUNT]
-_Seconds = Annotated[float, Field(gt=0.0, le=_LONGEST)]
-
-_FAULTS = Accepts('None or a mapping of faults to how often they happen, as in {"refuse": 0.01, "delay": 0.2}')
-_FAULT_LIMITS = {"refuse": 1.0, "lose_reply": 1.0, "disconnect": 1.0, "delay": 60.0}
-"""The most of each: a share of all commands, or seconds."""
-
-_FAULTS_SCHEMA: dict[str, object] = {
-    "anyOf": [
-        {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "seed": {"type": "integer"},
-                **{name: {"type": "number", "minimum": 0, "maximum": most} for name, most in _FAULT_LIMITS.items()},
-            },
-        },
-        {"type": "null"},
-    ]
-}
-
-_BLIND = Accepts("True, False or a key")
-_CIPHER = Accepts('"aes-256-gcm" or "fernet"')
-
-_OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
-_OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
-
-
-def _faults(value: object) -> Faults | None:
-    if value is None or isinstance(value, Faults):
-        return value
-    if not _is_mapping(value):
-        raise ConfigError([FieldError("faults", _must_be(_FAULTS, value))])
-    errors: list[FieldError] = []
-    found: dict[str, float] = {}
-    seed = 0
-    for name, amount in value.items():
-        where = f"faults[{json.dumps(name) if isinstance(name, str) else f'{name!r:.80}'}]"
-        number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-        if name == "seed":
-            if isinstance(amount, int) and number:
-                seed = amount
-            else:
-                errors.append(FieldError(where, _must_be(Accepts("a whole number"), amount)))
-        elif not isinstance(name, str) or name not in _FAULT_LIMITS:
-            errors.append(FieldError(where, describe_unknown(str(name), (*_FAULT_LIMITS, "seed"))))
-        elif isinstance(amount, (int, float)) and number and 0 <= amount <= _FAULT_LIMITS[name]:
-            found[name] = float(amount)
-        else:
-            errors.append(FieldError(where, _must_be(Accepts(f"a number from 0 to {_FAULT_LIMITS[name]:g}"), amount)))
-    if errors:
-        raise ConfigError(errors)
-    refuse, lose_reply, disconnect, delay = (found.get(name, 0.0) for name in _FAULT_LIMITS)
-    return Faults(refuse, lose_reply, disconnect, delay, seed)
 
 
 def _no_exceptions() -> Mapping[ChannelPattern, int]:
@@ -449,7 +145,7 @@ class CommonConfig(BaseModel):
     }
     """How each option is written in the query of a URL."""
 
-    prefix: Annotated[str, AfterValidator(_prefix), Accepts("a str without braces")] = Field(
+    prefix: Annotated[str, AfterValidator(check_prefix), Accepts("a str without braces")] = Field(
         default="asgi:",
         description=(
             "What every key in the store begins with. Give each project, and each stage of it, a prefix "
@@ -484,9 +180,9 @@ class CommonConfig(BaseModel):
     )
     channel_capacity: Annotated[
         Mapping[ChannelPattern, int],
-        PlainValidator(_channel_capacity),
+        PlainValidator(read_channel_capacity),
         WithJsonSchema({"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}),
-        _CAPACITIES,
+        CAPACITIES,
     ] = Field(
         default_factory=_no_exceptions,
         json_schema_extra={"default": {}},
@@ -499,7 +195,7 @@ class CommonConfig(BaseModel):
     )
     symmetric_encryption_keys: Annotated[
         tuple[SecretBytes, ...],
-        PlainValidator(_keys),
+        PlainValidator(read_keys),
         WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}, "uniqueItems": True}),
         Accepts("a list of keys, each a str or bytes"),
     ] = Field(
@@ -511,7 +207,7 @@ class CommonConfig(BaseModel):
             "travel in plain text. All processes of a project need the same ones. Needs the extra `cryptography`."
         ),
     )
-    encryption: Annotated[str, PlainValidator(_cipher), WithJsonSchema({"type": "string"}), _CIPHER] = Field(
+    encryption: Annotated[str, PlainValidator(read_cipher), WithJsonSchema({"type": "string"}), ENCRYPTION] = Field(
         default="aes-256-gcm",
         description=(
             "How messages are encrypted, where there are keys. `aes-256-gcm` is the faster and the smaller one; "
@@ -521,9 +217,9 @@ class CommonConfig(BaseModel):
     )
     blind_names: Annotated[
         bool | SecretBytes,
-        PlainValidator(_blind_names),
+        PlainValidator(read_blind_names),
         WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string", "minLength": 1}]}),
-        _BLIND,
+        BLIND_NAMES,
     ] = Field(
         default=False,
         repr=False,
@@ -556,7 +252,7 @@ class CommonConfig(BaseModel):
         ),
     )
 
-    faults: Annotated[Faults | None, PlainValidator(_faults), WithJsonSchema(_FAULTS_SCHEMA), _FAULTS] = Field(
+    faults: Annotated[Faults | None, PlainValidator(read_faults), WithJsonSchema(FAULTS_SCHEMA), FAULTS] = Field(
         default=None,
         description=(
             "What shall go wrong on purpose between this layer and its store, to see what your application makes of "
@@ -574,7 +270,7 @@ class CommonConfig(BaseModel):
             options: as they were written, unchecked.
         """
         keys = options.get("symmetric_encryption_keys", ())
-        if not _is_sequence(keys):
+        if not is_sequence(keys):
             return
         blind = options.get("blind_names", False)
         if not keys:
@@ -599,7 +295,7 @@ class CommonConfig(BaseModel):
         for field, key in named:
             size = len(key.get_secret_value())
             if size < _SHORT:
-                problem = f"a key of {size} bytes can be guessed by who has a message and time; {_GENKEY}"
+                problem = f"a key of {size} bytes can be guessed by who has a message and time; {GENKEY}"
                 yield FieldError(field, problem)
 
     def concerns(self) -> Iterable[Concern]:
@@ -680,7 +376,7 @@ class CommonConfig(BaseModel):
             group_expiry=self.group_expiry,
             capacity=CapacityTable(
                 self.capacity,
-                [(_compile(pattern), limit) for pattern, limit in self.channel_capacity.items()],
+                [(compile_pattern(pattern), limit) for pattern, limit in self.channel_capacity.items()],
             ),
             default_capacity=self.capacity,
             channel_capacity=self.channel_capacity,
@@ -791,7 +487,7 @@ def json_schema(model: type[CommonConfig]) -> dict[str, object]:
 
 def _choices(schema: dict[str, object]) -> Iterable[object]:
     choices = schema.get("anyOf")
-    return choices if _is_sequence(choices) else [schema]
+    return choices if is_sequence(choices) else [schema]
 
 
 def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[FieldError]:
@@ -809,13 +505,8 @@ def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[Field
     if accepts is None:
         return (FieldError(field, error["msg"]),)
     value: object = error["input"]
-    return (FieldError(field, _must_be(accepts, value)),)
+    return (FieldError(field, accepts.problem(value)),)
 
 
 def _accepted(metadata: Iterable[object]) -> Accepts | None:
     return next((item for item in metadata if isinstance(item, Accepts)), None)
-
-
-def _must_be(accepts: Accepts, value: object) -> str:
-    mend = " (write the number without quotes)" if isinstance(value, str) and "number" in accepts.text else ""
-    return f"must be {accepts.text}, not {describe_value(value)}{mend}"

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from channel_layer.config import CommonConfig, Rules
+    from channel_layer.config import CommonConfig
+    from channel_layer.domain.codec import Message
     from channel_layer.domain.counters import Counts, Statistics
     from channel_layer.domain.frames import Message
     from channel_layer.domain.names import ChannelName

@@ -1,4 +1,4 @@
-"""The shape of a CONFIG as type checkers see it, so that a settings file is checked before it is ever loaded.
+"""The shape of a CONFIG as type checkers see it, and the words in which errors speak of its options.
 
 The names, types and defaults are those of the keyword arguments of the layers and of the models in
 `channel_layer.config`; a test compares the three.
@@ -7,10 +7,20 @@ The names, types and defaults are those of the keyword arguments of the layers a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, TypedDict, TypeVar, overload
 
-__all__ = ("ChannelPattern", "CommonConfigDict", "NoLocalReaderOption", "SequenceNotStr")
+__all__ = (
+    "Accepts",
+    "ChannelPattern",
+    "CommonConfigDict",
+    "NoLocalReaderOption",
+    "SequenceNotStr",
+    "describe_unknown",
+    "describe_value",
+)
 
 _T_co = TypeVar("_T_co", covariant=True)
 
@@ -57,3 +67,38 @@ class CommonConfigDict(TypedDict, total=False):
     inbox_capacity: int
     timeout: float
     faults: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What an option takes, in words that follow "must be" in an error and stand in the reference.
+
+    Annotate a field with it: ``Annotated[int, Field(ge=1), Accepts("a whole number, 1 or more")]``.
+    """
+
+    text: str
+
+    def problem(self, value: object) -> str:
+        """Return the text of the error about a value that it does not take."""
+        hint = " (write the number without quotes)" if isinstance(value, str) and "number" in self.text else ""
+        return f"must be {self.text}, not {describe_value(value)}{hint}"
+
+
+def describe_value(value: object) -> str:
+    """Say what a value is: a number as it stands; of all else only the kind, because it may hold a secret."""
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, int):
+        return repr(int(value)) if abs(value) < 10**20 else "a number as long as this"
+    kind = type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def describe_unknown(name: str, options: Iterable[str]) -> str:
+    """Say that there is no option *name*, which one may have been meant, and which ones there are."""
+    known = tuple(options)
+    close = get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    guess = f", did you mean {close[0]!r}?" if close else ";"
+    return f"unknown option{guess} the options are {', '.join(known)}"

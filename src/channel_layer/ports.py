@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from channel_layer import commands as c
     from channel_layer.commands import Command
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.domain.names import Queue
     from channel_layer.errors import StoreError
 
@@ -28,7 +28,6 @@ __all__ = (
     "Codec",
     "Place",
     "Sealer",
-    "Secret",
     "SimpleStore",
     "Store",
     "Waiting",
@@ -76,14 +75,6 @@ class Codec(Protocol):
         Raises:
             BadFrame: these bytes are not an encoded message.
         """
-        ...
-
-
-class Secret(Protocol):
-    """Bytes that no repr shows, so that no log and no error does: Pydantic's ``SecretBytes`` is one."""
-
-    def get_secret_value(self) -> bytes:
-        """Return them."""
         ...
 
 

@@ -17,8 +17,8 @@ from pydantic import Secret, SecretBytes, SecretStr, TypeAdapter, ValidationErro
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from channel_layer.config import describe_value
 from channel_layer.errors import FieldError, InvalidFields, InvalidMessage
+from channel_layer.options import describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
     from typing_extensions import TypeForm
 
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
 
 __all__ = ("Schema", "Untyped")
 

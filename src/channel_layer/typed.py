@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeForm
 
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
 
 __all__ = ("Channel", "Group", "Invalid", "Messenger")
 

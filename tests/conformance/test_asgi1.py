@@ -23,7 +23,7 @@ from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer, InvalidMessage, InvalidName
 from channel_layer.blocking import BlockingChannelLayer
-from channel_layer.config import Encryption
+from channel_layer.domain.rules import Encryption
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from tests.conformance.test_kit_stores import within
 from tests.support.servers import Deployment, ServerPool

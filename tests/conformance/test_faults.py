@@ -11,7 +11,8 @@ from channel_layer import ChannelLayer, ConfigError, StoreError
 from channel_layer import commands as c
 from channel_layer.config import CommonConfig, parse
 from channel_layer.domain.names import ChannelName, Queue
-from channel_layer.stores.faults import Faults, FaultyBackend
+from channel_layer.domain.rules import Faults
+from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_memory._store import MemoryBackend
 from tests.support.systems import System, run

@@ -12,7 +12,7 @@ import pytest
 
 from channel_layer import ChannelLayer
 from channel_layer import commands as c
-from channel_layer.domain.inbox import Mailbox
+from channel_layer.domain.mailbox import Mailbox
 from tests.support.scenarios_groups import (
     collect,
     eventually,

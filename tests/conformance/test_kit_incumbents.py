@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, Phase, settings
 
 from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer import commands as c
-from channel_layer.config import Rules
 from channel_layer.domain import names, routing
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.operations.steps import execute

@@ -16,7 +16,7 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
-from channel_layer.config import Rules
+from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.runtime.wakeups import Receiver
 from channel_layer.stores.faults import FaultyBackend

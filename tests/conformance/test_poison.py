@@ -13,7 +13,8 @@ import msgpack
 import pytest
 
 from channel_layer import ChannelLayer, StoreError
-from channel_layer.domain.frames import MsgpackCodec, group_frame, message_frame
+from channel_layer.domain.codec import MsgpackCodec
+from channel_layer.domain.frames import group_frame, message_frame
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.operations import sending
 from channel_layer.operations.leases import announce

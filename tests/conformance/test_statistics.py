@@ -13,7 +13,8 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
-from channel_layer.stores.faults import Faults, FaultyBackend
+from channel_layer.domain.rules import Faults
+from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer.testing.suites.tools import in_fork
 from channel_layer_memory._store import MemoryBackend, MemoryStore

@@ -14,10 +14,10 @@ import pytest
 
 from channel_layer import ChannelLayer
 from channel_layer import commands as c
-from channel_layer.config import Rules
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Queue
+from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Clock
 from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import MakeLayer, MakeStore, layers_over

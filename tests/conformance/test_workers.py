@@ -14,7 +14,7 @@ import pytest
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import read_message
-from channel_layer.domain.inbox import Item, Tap
+from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.testing.suites.tools import drain, receive_or_none

@@ -17,8 +17,8 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
-from channel_layer.config import Rules
 from channel_layer.domain.names import ChannelName, GroupName
+from channel_layer.domain.rules import Rules
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_ipc import IPCBackend, IPCChannelLayer, reset
 from channel_layer_ipc._environment import Environment

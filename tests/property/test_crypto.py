@@ -14,7 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretBytes
 
-from channel_layer.domain.frames import MsgpackCodec, Unauthentic, message_frame
+from channel_layer.domain.codec import MsgpackCodec
+from channel_layer.domain.frames import Unauthentic, message_frame
 from channel_layer.domain.names import ChannelName, GroupName, Kind, queue_name
 from channel_layer.ports import Place, Sealer
 from channel_layer.stores.blinding import Tokens

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_layer.domain import frames as envelope
-from channel_layer.domain.frames import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
+from channel_layer.domain.codec import MsgpackCodec
+from channel_layer.domain.frames import BadFrame, Flush, GroupFrame, MembershipMarker
 from channel_layer.errors import InvalidMessage, MessageTooLarge
 from channel_layer.testing.strategies import (
     channel_names,
@@ -25,7 +26,7 @@ from channel_layer.testing.strategies import (
 )
 
 if TYPE_CHECKING:
-    from channel_layer.domain.frames import Value
+    from channel_layer.domain.codec import Value
     from channel_layer.testing.strategies import Sendable
 
 Read: TypeAlias = tuple[str, bytes] | GroupFrame | MembershipMarker | Flush

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from channel_layer.config import CommonConfig, parse
 from channel_layer.domain.capacity import CapacityTable
-from channel_layer.domain.frames import MsgpackCodec, Value
+from channel_layer.domain.codec import MsgpackCodec, Value
 from channel_layer.domain.names import ChannelName, GroupName, Kind
 from channel_layer.errors import InvalidName
 from channel_layer.testing.strategies import (

@@ -20,6 +20,7 @@ from channel_layer.domain.counters import Ledger
 from channel_layer.domain.expiry import deadline
 from channel_layer.domain.inbox import Credits, Inbox, Item, Mailbox, Tap
 from channel_layer.domain.names import Kind, Queue
+from channel_layer.domain.queue_buffer import Tap
 
 EXPIRY = 10.0
 GROUP_EXPIRY = 25.0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from channel_layer.domain.frames import Message, MsgpackCodec
+from channel_layer.domain.codec import Message, MsgpackCodec
 from channel_layer.errors import InvalidFields
 from channel_layer.schema import Schema, Untyped
 from channel_layer.testing.strategies import messages

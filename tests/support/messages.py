@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
 
 __all__ = ("spoil",)
 

@@ -14,8 +14,9 @@ from textwrap import fill
 
 from pydantic.fields import FieldInfo
 
-from channel_layer.config import Accepts, CommonConfig, options_from_url, parse
+from channel_layer.config import CommonConfig, options_from_url, parse
 from channel_layer.errors import ConfigError
+from channel_layer.options import Accepts
 from channel_layer_cli._config import layer_schema, settings_schema
 from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig

@@ -22,7 +22,7 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
 from channel_layer import commands as c
-from channel_layer.domain.inbox import Mailbox, Waiter
+from channel_layer.domain.mailbox import Mailbox, Waiter
 from channel_layer.domain.names import ChannelName
 from channel_layer.testing.suites.tools import drain, number
 from channel_layer_memory._store import MemoryStore

@@ -13,7 +13,8 @@ from pydantic import SecretBytes
 
 from channel_layer import ChannelLayer
 from channel_layer import commands as c
-from channel_layer.config import Encryption, Rules, parse
+from channel_layer.config import parse
+from channel_layer.domain.rules import Encryption, Rules
 from channel_layer.ports import Backend, Clock
 from channel_layer.stores.blinding import BlindBackend
 from channel_layer.stores.local_and_remote import LocalAndRemote

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from channel_layer import ChannelFull, ChannelLayer, Message
-from channel_layer.commands import GiveBack
-from channel_layer.config import Rules
 from channel_layer.domain.capacity import CapacityTable
+from channel_layer.domain.codec import MsgpackCodec
 from channel_layer.domain.counters import Ledger, Reason
-from channel_layer.domain.frames import GroupFrame, MembershipMarker, MsgpackCodec, marker_frame
-from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap, Waiter
+from channel_layer.domain.frames import GroupFrame, MembershipMarker, marker_frame
+from channel_layer.domain.inbox import Credits, Inbox
+from channel_layer.domain.mailbox import Item, Mailbox, Waiter
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.operations import sending
 from channel_layer.ports import Clock
@@ -151,7 +151,7 @@ class _MiserlyInbox(Inbox):
     def _owe(self, name: str, places: int) -> None:
         """Owe nothing."""
 
-    def return_places(self) -> GiveBack | None:
+    def return_places(self) -> Credits | None:
         return None
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.config import Rules
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.domain.rates import Rates
 from channel_layer.errors import StoreError

@@ -14,16 +14,10 @@ from typing import Annotated, ClassVar
 import pytest
 from pydantic import Field, SecretBytes, ValidationError
 
-from channel_layer.config import (
-    Accepts,
-    ChannelPattern,
-    CommonConfig,
-    Encryption,
-    describe_unknown,
-    describe_value,
-    parse,
-)
+from channel_layer.config import CommonConfig, parse
+from channel_layer.domain.rules import Encryption
 from channel_layer.errors import ChannelLayerError, ConfigError, ConfigWarning, FieldError
+from channel_layer.options import Accepts, ChannelPattern, describe_unknown, describe_value
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis.config import RedisConfig

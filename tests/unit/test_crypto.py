@@ -20,7 +20,8 @@ from pydantic import SecretBytes
 
 from channel_layer import ConfigError
 from channel_layer.domain.frames import Unauthentic
-from channel_layer.ports import Place, Secret
+from channel_layer.domain.rules import Secret
+from channel_layer.ports import Place
 from channel_layer.runtime.sealing import Seal
 from channel_layer.testing.suites.tools import at_once, in_fork
 from channel_layer_crypto import AesSealer, FernetSealer, aes
@@ -193,7 +194,7 @@ async def test_a_third_party_s_cipher_plugs_in(tmp_path: Path, monkeypatch: pyte
 
 def test_a_cipher_that_has_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules that name a cipher which is not installed make no layer: the error names the field."""
-    monkeypatch.setattr("channel_layer.config.CIPHERS", ("aes-256-gcm", "gone"))
+    monkeypatch.setattr("channel_layer.validators.CIPHERS", ("aes-256-gcm", "gone"))
     with pytest.raises(ConfigError, match="encryption: 'gone' is not installed"):
         MemoryChannelLayer(symmetric_encryption_keys=[KEY], encryption="gone")
 

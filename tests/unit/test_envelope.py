@@ -13,7 +13,8 @@ import msgpack
 import pytest
 
 from channel_layer.domain import frames as envelope
-from channel_layer.domain.frames import BadFrame, Flush, GroupFrame, MembershipMarker, MsgpackCodec
+from channel_layer.domain.codec import MsgpackCodec
+from channel_layer.domain.frames import BadFrame, Flush, GroupFrame, MembershipMarker
 from channel_layer.errors import InvalidMessage, MessageTooLarge
 from tests.support.messages import spoil
 

@@ -10,8 +10,10 @@ from channel_layer.commands import Entry
 from channel_layer.domain import frames as envelope
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.counters import Ledger
-from channel_layer.domain.inbox import Inbox, Item, Tap
+from channel_layer.domain.inbox import Inbox
+from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import Kind, Queue
+from channel_layer.domain.queue_buffer import Tap
 
 A, B = "specific.me!a", "specific.me!b"
 OLD, YOUNG = 100.0, 105.0

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from channel_layer.config import CommonConfig
-from channel_layer.domain.inbox import Item
+from channel_layer.domain.mailbox import Item
 from channel_layer.runtime.event_loops import SystemClock
 from channel_layer.runtime.pipeline import MessagePipeline
 from channel_layer_memory._store import MemoryBackend
 from tests.support.messages import spoil
 
 if TYPE_CHECKING:
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
 
 FLAT: Message = {"type": "t", "n": 1, "bytes": b"x", "none": None}
 NESTED: Message = {"type": "t", "list": [1, {"a": 2}]}

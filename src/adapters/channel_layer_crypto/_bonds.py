@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from channel_layer.domain.frames import Unauthentic
 
 if TYPE_CHECKING:
-    from channel_layer.ports import Place, Secret
+    from channel_layer.domain.rules import Secret
+    from channel_layer.ports import Place
 
 __all__ = ("CUT_SHORT", "NOT_OURS", "TOLERANCE", "check_age", "derive", "refusal", "scope_starts")
 

@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from channel_layer.domain.frames import SEALED, Unauthentic
+from channel_layer.domain.codec import SEALED
+from channel_layer.domain.frames import Unauthentic
 from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, TOLERANCE, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from channel_layer.ports import Place, Sealer, Secret
+    from channel_layer.domain.rules import Secret
+    from channel_layer.ports import Place, Sealer
 
 __all__ = ("AesSealer",)
 

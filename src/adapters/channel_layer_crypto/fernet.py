@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from channel_layer.domain.frames import PLAIN, SEALED, Unauthentic
+from channel_layer.domain.codec import PLAIN, SEALED
+from channel_layer.domain.frames import Unauthentic
 from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from channel_layer.ports import Place, Sealer, Secret
+    from channel_layer.domain.rules import Secret
+    from channel_layer.ports import Place, Sealer
 
 __all__ = ("FernetSealer",)
 

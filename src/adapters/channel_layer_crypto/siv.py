@@ -20,7 +20,8 @@ from channel_layer.domain.frames import Unauthentic
 from channel_layer_crypto._bonds import derive
 
 if TYPE_CHECKING:
-    from channel_layer.ports import Blinder, Secret
+    from channel_layer.domain.rules import Secret
+    from channel_layer.ports import Blinder
 
 __all__ = ("SivBlinder",)
 

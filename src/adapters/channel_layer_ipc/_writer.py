@@ -20,7 +20,7 @@ from channel_layer_ipc._transaction import Times, Transaction
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
     from channel_layer_ipc._doorbell import Doorbell
     from channel_layer_ipc._environment import Environment

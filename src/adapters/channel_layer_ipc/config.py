@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from channel_layer.config import Accepts, CommonConfig, describe_value
+from channel_layer.config import CommonConfig
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.options import Accepts, describe_value
 from channel_layer.urls import Form
 from channel_layer_ipc._environment import MIN_MEMORY, largest_message
 

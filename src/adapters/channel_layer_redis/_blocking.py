@@ -19,7 +19,6 @@ from channel_layer_redis._wire import Pool
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from channel_layer.config import Rules
     from channel_layer.domain.names import Queue
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer_redis._requests import Ask, PendingRequest

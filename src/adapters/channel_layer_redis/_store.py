@@ -22,7 +22,6 @@ from channel_layer_redis._requests import Requests, list_of, pushed, text, unexp
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from channel_layer.config import Rules
     from channel_layer.domain.names import Queue
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_redis._requests import Ask

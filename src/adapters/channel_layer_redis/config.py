@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from channel_layer.config import Accepts, CommonConfig, Concern
+from channel_layer.config import CommonConfig, Concern
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.options import Accepts
 from channel_layer_redis.hosts import (
     DATABASE_TEXT,
     DATABASES,

@@ -18,8 +18,8 @@ from pathlib import PurePath
 from typing import Final, Literal, TypeGuard
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from channel_layer.config import describe_unknown, describe_value
 from channel_layer.errors import ConfigError, FieldError
+from channel_layer.options import describe_unknown, describe_value
 from channel_layer.urls import split_query
 
 __all__ = (

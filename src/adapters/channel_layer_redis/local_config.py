@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Final, TypeGuard
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from channel_layer.config import Accepts, describe_unknown, describe_value, json_schema, parse
+from channel_layer.config import json_schema, parse
 from channel_layer.errors import ConfigError, FieldError
-from channel_layer.options import NoLocalReaderOption
+from channel_layer.options import Accepts, NoLocalReaderOption, describe_unknown, describe_value
 from channel_layer.urls import Form
 from channel_layer_ipc.config import DEFAULT_MEMORY, IPCConfig
 from channel_layer_redis.config import RedisConfig

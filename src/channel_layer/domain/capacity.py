@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from channel_layer.domain.names import ChannelName
+    from channel_layer.options import ChannelPattern
 
-__all__ = ("CapacityTable", "compile_glob", "shares")
+__all__ = ("CapacityTable", "compile_glob", "compile_pattern", "pattern_problem", "shares")
+
+_REGEX = "re:"
+"""What a pattern that is a regular expression begins with, where it is written as text."""
+
+_NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
+"""All that a channel name can hold; see `channel_layer.domain.names`."""
 
 _REMEMBERED = 4096
 """Names whose capacity is kept at hand; full, the table starts anew, so that random names cannot grow it."""
@@ -26,6 +33,62 @@ _REMEMBERED = 4096
 def compile_glob(pattern: str) -> re.Pattern[str]:
     """Turn a shell pattern into a regular expression that matches whole names, case-sensitively."""
     return re.compile(translate(pattern))
+
+
+def compile_pattern(pattern: ChannelPattern) -> re.Pattern[str]:
+    """Turn a valid key of ``channel_capacity`` into what is matched at the start of a name."""
+    if not isinstance(pattern, str):
+        return pattern
+    if pattern.startswith(_REGEX):
+        return re.compile(pattern.removeprefix(_REGEX))
+    return compile_glob(pattern)
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Return what is wrong with the text of a pattern; None: it is a valid one."""
+    if pattern.startswith(_REGEX):
+        return _regex_problem(pattern.removeprefix(_REGEX))
+    return _glob_problem(pattern)
+
+
+def _regex_problem(text: str) -> str | None:
+    if not text:
+        return 'there is no regular expression after "re:"'
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as exc:
+        return f"not a regular expression: {exc}"
+    return None
+
+
+def _glob_problem(glob: str) -> str | None:
+    """Say why a glob can match no channel name.
+
+    fnmatch calls nothing an error: it takes a ``[`` that is never closed for the character itself. Yet a
+    pattern that can match no name is a mistake, and one that would be noticed late.
+    """
+    if not glob:
+        return "an empty pattern matches no channel name: remove it"
+    place = 0
+    while place < len(glob):
+        part = glob[place]
+        if part == "[":
+            first = place + 1 + glob.startswith("!", place + 1)
+            end = glob.find("]", first + 1)  # a "]" that comes first is a member of the set
+            if end < 0:
+                return f'the "[" at position {place} is never closed: add the "]"'
+            part = glob[place : end + 1]
+        if len(part) == 1:
+            possible = part in "*?" or part in _NAME_CHARACTERS
+        else:
+            possible = any(map(compile_glob(part).match, _NAME_CHARACTERS))
+        if not possible:
+            return (
+                f"{part!r} at position {place} is in no channel name, so this glob matches nothing; "
+                'a regular expression is written "re:..."'
+            )
+        place += len(part)
+    return None
 
 
 class CapacityTable:

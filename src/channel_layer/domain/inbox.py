@@ -8,162 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
-from channel_layer.domain import frames as envelope
+from channel_layer.domain import frames
 from channel_layer.domain.expiry import deadline
-from channel_layer.domain.names import ChannelName, GroupName, Kind
+from channel_layer.domain.mailbox import Item, Mailbox
+from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import InvalidName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from channel_layer.domain.capacity import CapacityTable
     from channel_layer.domain.counters import Ledger, Reason
-    from channel_layer.domain.frames import Entry
+    from channel_layer.domain.mailbox import Waiter
     from channel_layer.domain.names import Queue
 
-__all__ = ("Credits", "Inbox", "Item", "Mailbox", "Tap", "Waiter")
-
-
-class Waiter(Protocol):
-    """Somebody who waits for a mailbox to hold something for him."""
-
-    def wake(self) -> None:
-        """Let him run; may come from any thread, and only once."""
-        ...
-
-    def fail(self, error: Exception) -> None:
-        """Tell him that he will never get a message, instead of `wake`; he must be among `Mailbox.waiters` no more."""
-        ...
-
-
-class Item(NamedTuple):
-    """A message that waits for a receiver."""
-
-    deadline: float
-    """Local seconds at which it is too old."""
-    payload: bytes
-    group: str
-    """The group that it was sent to; "" if it was sent to the channel itself."""
-    origin: tuple[int, Entry] | None
-    """Where it was popped from, if it was: the shard and the entry."""
-
-
-class Mailbox:
-    """What waits in this process for one channel.
-
-    Attributes:
-        name: the channel's full name.
-        capacity: group messages that it holds at most; what was sent to it directly is bounded in the store.
-        items: the messages, oldest first.
-        grouped: how many of them came through a group.
-        waiters: receivers that no message has been promised to, longest waiting first.
-        promised: receivers that were woken and have not taken their message yet.
-        groups: names of the groups whose mirror it is in.
-        listed: it is among `Inbox.waiting`.
-        kept: somebody holds on to it: messages that expire unread do not end its memberships.
-        lapsed_at: local seconds at which the last message that expired unread did.
-        used_at: local seconds when a ``receive()`` last took a message or was given up.
-    """
-
-    __slots__ = (
-        "capacity",
-        "grouped",
-        "groups",
-        "items",
-        "kept",
-        "lapsed_at",
-        "listed",
-        "name",
-        "promised",
-        "used_at",
-        "waiters",
-    )
-
-    def __init__(self, name: str, capacity: int, now: float) -> None:
-        self.name: str = name
-        self.capacity: int = capacity
-        self.items: deque[Item] = deque()
-        self.grouped: int = 0
-        self.waiters: deque[Waiter] = deque()
-        self.promised: int = 0
-        self.groups: set[str] = set()
-        self.listed: bool = False
-        self.kept: bool = False
-        self.lapsed_at: float = -math.inf
-        self.used_at: float = now
-
-    @property
-    def direct(self) -> int:
-        """Messages that wait here and were sent to this channel itself."""
-        return len(self.items) - self.grouped
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is here and nobody waits."""
-        return not (self.items or self.waiters or self.promised)
-
-    def put(self, item: Item) -> None:
-        """Append a message."""
-        self.items.append(item)
-        if item.group:
-            self.grouped += 1
-
-    def take(self, *, promised: bool) -> Item | None:
-        """Remove and return the oldest message that is not promised to somebody else.
-
-        Args:
-            promised: the taker was woken for it.
-        """
-        if promised:
-            self.promised -= 1
-        if len(self.items) <= self.promised:
-            return None
-        item = self.items.popleft()
-        if item.group:
-            self.grouped -= 1
-        return item
-
-    def expire(self, now: float) -> int:
-        """Drop what is too old at local time *now* from the head; return how many of them were direct."""
-        items, direct = self.items, 0
-        while items and items[0].deadline <= now:
-            item = items.popleft()
-            self.lapsed_at = item.deadline
-            if item.group:
-                self.grouped -= 1
-            else:
-                direct += 1
-        return direct
-
-    def clear(self) -> int:
-        """Drop everything; return how many there were."""
-        count = len(self.items)
-        self.items.clear()
-        self.grouped = 0
-        return count
-
-    def promise(self) -> Iterator[Waiter]:
-        """Promise what is here to those who wait; yield whom to wake."""
-        while self.waiters and len(self.items) > self.promised:
-            self.promised += 1
-            yield self.waiters.popleft()
-
-    def dismiss(self) -> list[Waiter]:
-        """Remove and return all who wait, to be told that they will get nothing; nothing is promised to them."""
-        waiters = list(self.waiters)
-        self.waiters.clear()
-        return waiters
-
-    def leave(self, waiter: Waiter) -> None:
-        """Forget a receiver that was cancelled (one not dismissed); what was promised to him is nobody's."""
-        try:
-            self.waiters.remove(waiter)
-        except ValueError:  # he was woken before he was cancelled
-            self.promised -= 1
+__all__ = ("Credits", "Inbox")
 
 
 @dataclass(slots=True)
@@ -352,7 +214,7 @@ class Inbox:
             used_at = max(box.used_at, box.lapsed_at)  # a marker of before that may be on its way
             if box.idle and not (box.groups or box.kept) and now - used_at >= self._expiry:
                 del self.boxes[box.name]
-                self._addressed.pop(envelope.message_frame(box.name, b""), None)
+                self._addressed.pop(frames.message_frame(box.name, b""), None)
         for key, (_, at) in list(self._versions.items()):
             group, member = key
             if now - at >= 2 * self._expiry and member not in self.mirror.get(group, ()):
@@ -397,9 +259,9 @@ class Inbox:
         """Return how many mailboxes the largest group holds that these entries, (stamp, frame) pairs, are for."""
         most = 0
         for _, frame in entries:
-            if frame and frame[0] == envelope.GROUP:
-                with contextlib.suppress(envelope.BadFrame):
-                    most = max(most, len(self.mirror.get(envelope.group_of(frame), ())))
+            if frame and frame[0] == frames.GROUP:
+                with contextlib.suppress(frames.BadFrame):
+                    most = max(most, len(self.mirror.get(frames.group_of(frame), ())))
         return most
 
     def apply(
@@ -419,11 +281,11 @@ class Inbox:
         for stamp, frame in entries:
             try:
                 kind = frame[0] if frame else 0
-                if kind == envelope.MESSAGE:
-                    head = envelope.message_head(frame)
+                if kind == frames.MESSAGE:
+                    head = frames.message_head(frame)
                     box = addressed.get(head)
                     if box is None:
-                        name, _ = envelope.read_message(frame)
+                        name, _ = frames.read_message(frame)
                         box = addressed[head] = self.box(name, now)
                     payload = frame[len(head) :]
                     box.items.append(Item(stamp + lifetime, payload, "", None))
@@ -431,26 +293,24 @@ class Inbox:
                         wake.extend(box.promise())
                     elif not box.listed:
                         self._list(box)
-                elif kind == envelope.GROUP:
-                    self._expand(envelope.read_group(frame), stamp, lifetime, now, wake)
-                elif kind in (envelope.JOIN, envelope.LEAVE):
-                    marker = envelope.read_marker(frame)
+                elif kind == frames.GROUP:
+                    self._expand(frames.read_group(frame), stamp, lifetime, now, wake)
+                elif kind in (frames.JOIN, frames.LEAVE):
+                    marker = frames.read_marker(frame)
                     self._check(marker)
                     self._change(marker, stamp, stamp - offset + doubt, now)
-                elif kind == envelope.FLUSH:
-                    generation = envelope.read_flush(frame).generation
+                elif kind == frames.FLUSH:
+                    generation = frames.read_flush(frame).generation
                     if not generation:
-                        raise envelope.BadFrame("a flush marker is cut short")
+                        raise frames.BadFrame("a flush marker is cut short")
                     self._flush(generation)
                 else:
-                    raise envelope.BadFrame("unknown kind of frame")
-            except envelope.BadFrame:
+                    raise frames.BadFrame("unknown kind of frame")
+            except frames.BadFrame:
                 self._ledger.drop("undecodable", self.queue.name)
         return wake
 
-    def _expand(
-        self, frame: envelope.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]
-    ) -> None:
+    def _expand(self, frame: frames.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
         members = self.mirror.get(frame.group)
         item = Item(stamp + lifetime, frame.payload, frame.group, None)
         count, full = 0, self._ledger.dropped["full"]
@@ -499,17 +359,17 @@ class Inbox:
         self._ledger.drop("full", box.name)
         return False
 
-    def _check(self, marker: envelope.MembershipMarker) -> None:
+    def _check(self, marker: frames.MembershipMarker) -> None:
         """See that a marker names a group and a channel of this inbox: both are told to the store again, later."""
         try:
             GroupName.parse(marker.group)
             owner = ChannelName.parse(marker.member).queue
         except InvalidName as exc:
-            raise envelope.BadFrame("a marker with a name that is none") from exc
+            raise frames.BadFrame("a marker with a name that is none") from exc
         if owner.name != self.queue.name:
-            raise envelope.BadFrame("a marker for a channel of somebody else")
+            raise frames.BadFrame("a marker for a channel of somebody else")
 
-    def _change(self, marker: envelope.MembershipMarker, stamp: float, marked: float, now: float) -> None:
+    def _change(self, marker: frames.MembershipMarker, stamp: float, marked: float, now: float) -> None:
         """Change the mirror.
 
         Args:
@@ -594,7 +454,7 @@ class Inbox:
 
     def retract(self, group: str, member: str, version: int, now: float) -> None:
         """End a membership that somebody has ended, up to a version of the group, while the owner could not be told."""
-        self._change(envelope.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now, now)
+        self._change(frames.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now, now)
 
     def memberships(self) -> list[tuple[str, str, float]]:
         """Return (group, member, when it joined by the store's clock) of each that is known to hold."""
@@ -607,88 +467,3 @@ class Inbox:
 
 def _are_many(places: int, capacity: int) -> bool:
     return places * 4 >= capacity
-
-
-class Tap:
-    """Queues that no process minted, as one of their readers sees them: messages are popped only for who waits.
-
-    Args:
-        queue: a normal or single-reader channel, or an inbox that is claimed by reading it.
-        capacity: of its channels.
-        ledger: where losses are counted.
-    """
-
-    def __init__(self, queue: Queue, capacity: CapacityTable, ledger: Ledger) -> None:
-        self.queue: Queue = queue
-        self.boxes: dict[str, Mailbox] = {}
-        self.epoch: str = ""
-        self._capacity = capacity
-        self._ledger = ledger
-
-    def box(self, name: str, now: float) -> Mailbox:
-        """Return the mailbox of a channel; make it if there is none."""
-        box = self.boxes.get(name)
-        if box is None:
-            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
-        return box
-
-    def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
-        """Take a message for a receiver, past any that are too old."""
-        self.expire(box, now)
-        box.used_at = now
-        if self.queue.kind is Kind.INBOX and not promised:
-            return None  # what is here may have been flushed: the pump asks the store before it promises
-        item = box.take(promised=promised)
-        if item is not None:
-            self._ledger.delivered += 1
-        return item
-
-    def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
-        """Forget a receiver that was cancelled; return whom to wake in his place."""
-        box.leave(waiter)
-        return [] if self.queue.kind is Kind.INBOX else list(box.promise())  # as in `take`: the pump asks the store
-
-    def expire(self, box: Mailbox, now: float) -> None:
-        """Drop what is too old at local time *now*."""
-        before = len(box.items)
-        box.expire(now)
-        if before > len(box.items):
-            self._ledger.drop("expired", box.name, before - len(box.items))
-
-    def forget(self, now: float, after: float) -> None:
-        """Forget mailboxes that nobody has used for *after* seconds."""
-        for box in list(self.boxes.values()):
-            if box.idle and not box.kept and now - box.used_at >= after:
-                del self.boxes[box.name]
-
-    @property
-    def demand(self) -> int:
-        """Receivers that wait and have been promised nothing."""
-        return sum(len(box.waiters) for box in self.boxes.values())
-
-    @property
-    def held_back(self) -> bool:
-        """Whether somebody waits for a message that is here and has not been promised."""
-        return any(box.waiters and len(box.items) > box.promised for box in self.boxes.values())
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is here and nobody waits."""
-        return all(box.idle for box in self.boxes.values())
-
-    def promise(self) -> list[Waiter]:
-        """Promise what is here to those who wait; return whom to wake."""
-        return [waiter for box in self.boxes.values() for waiter in box.promise()]
-
-    def dismiss(self) -> list[Waiter]:
-        """Remove and return all who wait, to be told that they will get nothing."""
-        return [waiter for box in self.boxes.values() for waiter in box.dismiss()]
-
-    def surplus(self) -> list[Item]:
-        """Remove and return, oldest first, what nobody waits for any more and what can go back to its queue."""
-        extra: list[Item] = []
-        for box in self.boxes.values():
-            while len(box.items) > box.promised and not box.waiters:
-                extra.append(box.items.pop())
-        extra.reverse()
-        return extra

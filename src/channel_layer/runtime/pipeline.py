@@ -13,7 +13,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from channel_layer.domain.frames import BadFrame, MsgpackCodec, Unauthentic, is_flat
+from channel_layer.domain.codec import MsgpackCodec, is_flat
+from channel_layer.domain.frames import BadFrame, Unauthentic
 from channel_layer.domain.names import ChannelName
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring

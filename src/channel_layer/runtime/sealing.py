@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.metadata import EntryPoint
 
-    from channel_layer.config import Encryption, Rules
-    from channel_layer.ports import Backend, Blinder, Clock, Sealer, Secret
+    from channel_layer.domain.rules import Encryption, Rules, Secret
+    from channel_layer.ports import Backend, Blinder, Clock, Sealer
 
 __all__ = ("MakeBlinder", "MakeSealer", "Seal", "blinded", "make_seal")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from contextvars import Context
 
-    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.mailbox import Waiter
 
 __all__ = ("Prompt", "Receiver", "WakeQueue", "go_on", "wake_all")
 

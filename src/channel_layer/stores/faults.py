@@ -14,10 +14,11 @@ import random
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.domain.rules import Faults
 from channel_layer.errors import StoreError
 from channel_layer.stores.wrapper import StoreWrapper, execute_each, execute_each_blocking
 
@@ -26,28 +27,9 @@ if TYPE_CHECKING:
 
     from channel_layer.ports import Backend, BlockingStore, Store, Waiting
 
-__all__ = ("Faults", "FaultyBackend", "FaultyBlockingStore", "FaultyStore")
+__all__ = ("FaultyBackend", "FaultyBlockingStore", "FaultyStore")
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """How often what goes wrong.
-
-    Attributes:
-        refuse: the share of commands, from 0 to 1, that are not sent.
-        lose_reply: the share that are carried out, and whose reply is lost.
-        disconnect: the share at which the connection is lost: this command and all in flight fail, carried out or not.
-        delay: seconds that a command waits before it is sent, at most; evenly spread from 0 on.
-        seed: of the generator that decides; the same seed decides the same, command by command.
-    """
-
-    refuse: float = 0.0
-    lose_reply: float = 0.0
-    disconnect: float = 0.0
-    delay: float = 0.0
-    seed: int = 0
 
 
 class _Disconnected(StoreError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from channel_layer.domain.rules import Faults
 from channel_layer.ports import Capabilities
 from channel_layer.stores.faults import Faults, FaultyBackend
 from channel_layer.testing.factories import (

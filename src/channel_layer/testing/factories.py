@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from channel_layer.config import CommonConfig, Rules, parse
+from channel_layer.config import CommonConfig, parse
+from channel_layer.domain.rules import Rules
 from channel_layer.layer import ChannelLayer
 from channel_layer.ports import Backend, Clock, SimpleStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from channel_layer.config import ChannelPattern
+    from channel_layer.options import ChannelPattern
 
 __all__ = (
     "MakeLayer",

@@ -25,8 +25,7 @@ from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-    from channel_layer.config import ChannelPattern
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.layer import ChannelLayer
     from channel_layer.testing.factories import MakeLayer
 

@@ -17,7 +17,7 @@ from channel_layer.domain.names import Kind
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from channel_layer.domain.frames import Value
+    from channel_layer.domain.codec import Value
 
 __all__ = (
     "Sendable",

@@ -18,8 +18,7 @@ from channel_layer.stores.wrapper import StoreWrapper
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from channel_layer.config import Rules
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.domain.names import Queue
     from channel_layer.errors import StoreError
     from channel_layer.ports import Backend, BlockingStore, Clock, Store

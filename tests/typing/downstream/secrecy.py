@@ -9,7 +9,7 @@ from typing import assert_type
 from pydantic import SecretBytes
 
 from channel_layer import ConfigWarning, Message
-from channel_layer.domain.frames import MsgpackCodec
+from channel_layer.domain.codec import MsgpackCodec
 from channel_layer.ports import Blinder, Sealer
 from channel_layer.runtime.sealing import MakeBlinder, MakeSealer
 from channel_layer_crypto import AesSealer, FernetSealer, SivBlinder

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from channel_layer import ChannelLayer
-from channel_layer.config import Accepts, CommonConfig, parse
+from channel_layer.config import CommonConfig, parse
+from channel_layer.options import Accepts
 from channel_layer.runtime.event_loops import SystemClock
 from channel_layer.stores.simple import SimpleBackend
 from sqlite_channel_layer.store import SQLiteStore

@@ -14,7 +14,7 @@ from channel_layer.domain.frames import message_frame, read_message
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock, SimpleStore
 
 __all__ = ("SQLiteStore",)

@@ -24,8 +24,8 @@ from channel_layer.testing.suites.tools import (
 )
 
 if TYPE_CHECKING:
-    from channel_layer.config import ChannelPattern
     from channel_layer.layer import ChannelLayer
+    from channel_layer.options import ChannelPattern
 
 __all__ = ("CapacityTests",)
 

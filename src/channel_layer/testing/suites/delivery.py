@@ -28,7 +28,7 @@ from channel_layer.testing.suites.tools import (
 if TYPE_CHECKING:
     import random
 
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.layer import ChannelLayer
 
 __all__ = ("DeliveryTests",)

@@ -29,7 +29,7 @@ from channel_layer.testing.suites.tools import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.layer import ChannelLayer
 
 __all__ = ("ReceivingTests",)

@@ -27,9 +27,9 @@ from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefi
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
-    from channel_layer.config import ChannelPattern
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.layer import ChannelLayer
+    from channel_layer.options import ChannelPattern
     from channel_layer.ports import Capabilities
     from channel_layer.testing.factories import MakeLayer
 
