@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from channel_layer.domain.frames import Message
+    from channel_layer.domain.codec import Message
     from channel_layer.domain.names import Queue
     from channel_layer.operations.steps import Operation
     from channel_layer.ports import Backend, BlockingStore

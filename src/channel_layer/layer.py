@@ -21,6 +21,7 @@ from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.config import options_from_url
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.domain.names import LOCAL_LENGTH, GroupName, minted_inbox
+from channel_layer.domain.rules import Rules
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading, execute_all
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from channel_layer.config import CommonConfig
     from channel_layer.domain.codec import Message
     from channel_layer.domain.counters import Counts, Statistics
-    from channel_layer.domain.frames import Message
     from channel_layer.domain.names import ChannelName
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation

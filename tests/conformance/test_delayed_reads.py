@@ -17,7 +17,7 @@ from channel_layer.testing import layers_over, run_layer_conformance_test
 from tests.support.stores import memory_stores
 
 if TYPE_CHECKING:
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
 
 R = TypeVar("R")

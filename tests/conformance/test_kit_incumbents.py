@@ -20,6 +20,7 @@ from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer import commands as c
 from channel_layer.domain import names, routing
 from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.domain.rules import Rules
 from channel_layer.operations.steps import execute
 from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.testing import (

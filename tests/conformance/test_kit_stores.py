@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from channel_layer.config import Rules
 from channel_layer.domain.names import ChannelName
+from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.testing import MakeStore, StoreSuite, Violation
 from channel_layer.testing.command_checks import command_types, example_commands

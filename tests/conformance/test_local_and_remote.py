@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer import commands as c
-from channel_layer.config import Rules
+from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Clock
 from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer.testing import (

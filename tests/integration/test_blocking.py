@@ -16,7 +16,7 @@ import pytest
 from channel_layer import ChannelLayer, InvalidName, StoreError
 from channel_layer import commands as c
 from channel_layer.blocking import BlockingChannelLayer
-from channel_layer.domain.frames import Message
+from channel_layer.domain.codec import Message
 from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.ports import BlockingStore, Waiting
 from channel_layer.runtime import blocking_receive

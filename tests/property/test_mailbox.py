@@ -18,7 +18,8 @@ from channel_layer.domain import frames as envelope
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.counters import Ledger
 from channel_layer.domain.expiry import deadline
-from channel_layer.domain.inbox import Credits, Inbox, Item, Mailbox, Tap
+from channel_layer.domain.inbox import Credits, Inbox
+from channel_layer.domain.mailbox import Item, Mailbox
 from channel_layer.domain.names import Kind, Queue
 from channel_layer.domain.queue_buffer import Tap
 

@@ -11,8 +11,8 @@ from channel_layer.testing.factories import VirtualClock, make_rules
 
 if TYPE_CHECKING:
     from channel_layer.commands import Command
-    from channel_layer.config import Rules
     from channel_layer.domain.routing import Routes
+    from channel_layer.domain.rules import Rules
     from channel_layer.operations.steps import Operation, Step
     from channel_layer.ports import Clock
 

@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.domain.rates import Rates
+from channel_layer.domain.rules import Rules
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities, Clock, SimpleStore
 from channel_layer.stores.wrapper import unsupported

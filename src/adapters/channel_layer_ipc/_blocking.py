@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from channel_layer import commands as c
-    from channel_layer.config import Rules
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer_ipc._environment import Environment, EnvironmentReference
     from channel_layer_ipc._transaction import Transaction

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_ipc._environment import Environment
     from channel_layer_ipc._transaction import Transaction

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import lmdb
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer_ipc._doorbell import Doorbell
 
 __all__ = ("Times", "Transaction")

@@ -13,7 +13,7 @@ from channel_layer.runtime.wakeups import Receiver
 from channel_layer_memory._state import Commands, append_entry, call_next
 
 if TYPE_CHECKING:
-    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.mailbox import Waiter
     from channel_layer.domain.names import ChannelName
     from channel_layer.domain.rates import Rates
 

@@ -16,8 +16,8 @@ from channel_layer.domain.rates import Meters
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from channel_layer.config import Rules
-    from channel_layer.domain.inbox import Waiter
+    from channel_layer.domain.mailbox import Waiter
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
     from channel_layer.runtime.wakeups import Receiver
 

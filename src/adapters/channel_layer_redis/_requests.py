@@ -25,7 +25,7 @@ from channel_layer_redis._protocol import Arg, is_list
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
     from channel_layer_redis._scripts import Script
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind
+from channel_layer.domain.rules import Rules
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.event_loops import ignore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from channel_layer import commands as c
 from channel_layer.domain import frames
 from channel_layer.domain.expiry import deadline
-from channel_layer.domain.inbox import Item
+from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName, Kind
 from channel_layer.errors import InvalidName, StoreError
 from channel_layer.operations.steps import execute
@@ -16,8 +16,8 @@ from channel_layer.operations.steps import execute
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from channel_layer.domain.inbox import Tap
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.queue_buffer import Tap
     from channel_layer.domain.routing import Routes
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from channel_layer.domain.counters import Ledger
 from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
-from channel_layer.domain.inbox import Inbox, Tap
+from channel_layer.domain.inbox import Inbox
+from channel_layer.domain.queue_buffer import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from channel_layer.commands import Flushing
-    from channel_layer.config import Rules
-    from channel_layer.domain.inbox import Mailbox, Waiter
+    from channel_layer.domain.mailbox import Mailbox, Waiter
     from channel_layer.domain.names import ChannelName, Queue
     from channel_layer.domain.routing import Routes
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
 
 __all__ = ("LayerState", "Lock")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
-    from channel_layer.domain.inbox import Inbox, Mailbox, Tap
+    from channel_layer.domain.inbox import Inbox
+    from channel_layer.domain.mailbox import Mailbox
+    from channel_layer.domain.queue_buffer import Tap
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions

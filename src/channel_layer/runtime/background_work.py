@@ -26,8 +26,9 @@ from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.runtime.wakeups import WakeQueue
 
 if TYPE_CHECKING:
-    from channel_layer.domain.inbox import Inbox, Tap
+    from channel_layer.domain.inbox import Inbox
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.queue_buffer import Tap
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
 

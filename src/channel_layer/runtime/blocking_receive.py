@@ -33,8 +33,10 @@ from channel_layer.runtime.threads import Alarm, await_any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from channel_layer.domain.frames import Message
-    from channel_layer.domain.inbox import Inbox, Item, Mailbox, Tap
+    from channel_layer.domain.codec import Message
+    from channel_layer.domain.inbox import Inbox
+    from channel_layer.domain.mailbox import Item, Mailbox
+    from channel_layer.domain.queue_buffer import Tap
     from channel_layer.ports import BlockingStore, Waiting
     from channel_layer.runtime.background import Background
     from channel_layer.runtime.pipeline import MessagePipeline

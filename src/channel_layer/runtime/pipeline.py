@@ -25,10 +25,10 @@ from channel_layer.runtime.sealing import make_seal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from channel_layer.config import Rules
-    from channel_layer.domain.frames import Message
-    from channel_layer.domain.inbox import Item
+    from channel_layer.domain.codec import Message
+    from channel_layer.domain.mailbox import Item
     from channel_layer.domain.names import GroupName
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Codec
     from channel_layer.runtime.sealing import Seal
 

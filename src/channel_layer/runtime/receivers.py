@@ -10,7 +10,8 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from channel_layer.domain.inbox import Inbox, Tap
+from channel_layer.domain.inbox import Inbox
+from channel_layer.domain.queue_buffer import Tap
 from channel_layer.operations.receiving import closed_error
 from channel_layer.runtime import event_loops
 from channel_layer.runtime.losses import log_losses
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
-    from channel_layer.domain.frames import Message
-    from channel_layer.domain.inbox import Item, Mailbox
+    from channel_layer.domain.codec import Message
+    from channel_layer.domain.mailbox import Item, Mailbox
     from channel_layer.domain.names import ChannelName
     from channel_layer.runtime.background import Background
     from channel_layer.runtime.loop_sessions import LoopSessions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer.domain.rules import Faults
 from channel_layer.ports import Capabilities
-from channel_layer.stores.faults import Faults, FaultyBackend
+from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing.factories import (
     MakeLayer,
     MakeSimpleStore,

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from channel_layer.errors import ChannelFull, StoreError
+from channel_layer.options import ChannelPattern
 from channel_layer.ports import Capabilities
 from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 

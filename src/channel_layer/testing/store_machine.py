@@ -32,7 +32,7 @@ from channel_layer.testing.model import GUARD, Facts, Model, Span, Unclear, desc
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Capabilities, Clock, Store
     from channel_layer.testing.factories import MakeSimpleStore, MakeStore
 
