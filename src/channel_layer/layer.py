@@ -21,7 +21,6 @@ from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.config import options_from_url
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.domain.names import LOCAL_LENGTH, GroupName, minted_inbox
-from channel_layer.domain.rules import Rules
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading, execute_all
@@ -39,6 +38,7 @@ from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
 
 if TYPE_CHECKING:
+    from channel_layer.domain.rules import Rules
     from collections.abc import Callable, Mapping
     from types import TracebackType
 

@@ -11,13 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.domain.rules import Rules
 from channel_layer.errors import StoreError
 from channel_layer_redis._protocol import NoScript, pack
 from channel_layer_redis._requests import Requests, list_of, text
 from channel_layer_redis._wire import Pool
 
 if TYPE_CHECKING:
+    from channel_layer.domain.rules import Rules
     from collections.abc import Iterable, Mapping, Sequence
 
     from channel_layer.domain.names import Queue

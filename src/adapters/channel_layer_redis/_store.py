@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind
-from channel_layer.domain.rules import Rules
 from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.event_loops import ignore
@@ -21,6 +20,7 @@ from channel_layer_redis._protocol import Connection, NoScript, Several, connect
 from channel_layer_redis._requests import Requests, list_of, pushed, text, unexpected
 
 if TYPE_CHECKING:
+    from channel_layer.domain.rules import Rules
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from channel_layer.domain.names import Queue

@@ -82,77 +82,80 @@ def publish(
 ) -> Operation[SentToGroup]:
     """Send to every member of a group: once for each process that owns members, and once for each other member.
 
-    A member that nobody owns, and that has let an earlier message to it expire unread, is removed.
+    A member that no process owns, and that has let an earlier message to it expire unread, is removed.
 
-    With one shard and no other members it is one step in the store. Otherwise the group's shard says who is in it,
-    and then every shard is told at once.
+    With one shard and no other members it is one step in the store. Otherwise the group's shard says who the members
+    are, and then every shard is told at once.
 
     Args:
         routes: where things are.
         group: the group.
-        payload: the encoded message, for those who own members.
+        payload: the encoded message, for the owners of members.
         turn: any number that changes from call to call.
-        for_channel: makes the payload for a member outside any minted inbox, if it is another one.
+        for_channel: makes the payload for a member outside any owned inbox, if it is another one.
     """
     shard = routes.ring.group(group)
     found = yield from execute(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
     if found.done:
         return SentToGroup((), (), found.full, ())
-
-    riders: dict[str, list[str]] = {inbox: [] for inbox in found.inboxes}
-    outside: list[ChannelName] = []
-    for name in found.others:
-        member = ChannelName.parse(name)
-        if member.queue.kind is Kind.INBOX:
-            riders.setdefault(member.queue.name, []).append(name)
-        else:
-            outside.append(member)
-
-    inboxes = [(Queue(name, Kind.INBOX), tuple(names)) for name, names in riders.items()]
-    deliveries = yield from execute_all(
-        c.Deliver(routes.ring.queue(q), q, group, names, payload) for q, names in inboxes
-    )
-    inbox_full: list[str] = []
-    dead: list[str] = []
-    for (inbox, names), delivery in zip(inboxes, deliveries, strict=True):
-        if delivery is c.Delivery.FULL:
-            inbox_full.append(inbox.name)
-        elif delivery is c.Delivery.NO_OWNER:
-            outside.extend(ChannelName.parse(name) for name in names)
-            if inbox.name in found.inboxes:
-                dead.append(inbox.name)
-
-    full: list[str] = []
-    expired: list[tuple[str, int]] = []
-    lapsed: list[str] = []
-    others: list[str] = []
+    others = [ChannelName.parse(name) for name in found.others]
+    in_inboxes = yield from _deliver(routes, group, payload, found.inboxes, others)
+    outside = [member for member in others if member.queue.kind is not Kind.INBOX] + in_inboxes.outside
     payloads = (payload if for_channel is None else for_channel(member.name) for member in outside)
-    sent = yield from _send_to_each(routes, list(zip(outside, payloads, strict=True)), turn)
-    for member, outcome in zip(outside, sent, strict=True):
-        if outcome.expired:
-            expired.append((member.name, outcome.expired))
-        if outcome.lapsed:
-            lapsed.append(member.name)
-        elif outcome.accepted:
-            others.append(member.queue.family)
-        else:
-            full.append(member.name)
-    if dead or lapsed:
-        yield from execute(c.Prune(shard, group, found.version, tuple(dead), tuple(lapsed)))
-    return SentToGroup(tuple(others), tuple(full), tuple(inbox_full), tuple(expired))
-
-
-def _send_to_each(routes: Routes, letters: Iterable[tuple[ChannelName, bytes]], turn: int) -> Operation[list[Sent]]:
-    """Run one `push` for each channel and its payload, side by side."""
     outcomes = yield from run_together(
-        push(routes, channel, payload, turn, to_member=True) for channel, payload in letters
+        push(routes, member, each, turn, to_member=True) for member, each in zip(outside, payloads, strict=True)
     )
-    sent: list[Sent] = []
-    for outcome in outcomes:
+    sent: list[tuple[ChannelName, Sent]] = []
+    for member, outcome in zip(outside, outcomes, strict=True):
         if isinstance(outcome, Exception):
             raise outcome
-        sent.append(outcome)
-    return sent
+        sent.append((member, outcome))
+    unread = tuple(member.name for member, outcome in sent if outcome.lapsed)
+    if in_inboxes.dead or unread:
+        yield from execute(c.Prune(shard, group, found.version, in_inboxes.dead, unread))
+    return SentToGroup(
+        others=tuple(member.queue.family for member, outcome in sent if outcome.accepted),
+        full=tuple(member.name for member, outcome in sent if not (outcome.accepted or outcome.lapsed)),
+        inbox_full=in_inboxes.full,
+        expired=tuple((member.name, outcome.expired) for member, outcome in sent if outcome.expired),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """What became of a group's message in the inboxes of its members.
+
+    Attributes:
+        full: inboxes that had no room.
+        dead: inboxes without a living owner, whose members their owners had added.
+        outside: members in inboxes without a living owner, added by others: the message goes to each of them.
+    """
+
+    full: tuple[str, ...]
+    dead: tuple[str, ...]
+    outside: list[ChannelName]
+
+
+def _deliver(
+    routes: Routes, group: GroupName, payload: bytes, inboxes: tuple[str, ...], others: Iterable[ChannelName]
+) -> Operation[_Delivered]:
+    """Deliver to inboxes with members that their owners added, and to those of other members, once to each."""
+    extra: dict[str, list[ChannelName]] = {inbox: [] for inbox in inboxes}
+    for member in others:
+        if member.queue.kind is Kind.INBOX:
+            extra.setdefault(member.queue.name, []).append(member)
+    queues = [Queue(name, Kind.INBOX) for name in extra]
+    deliveries = yield from execute_all(
+        c.Deliver(routes.ring.queue(q), q, group, tuple(member.name for member in extra[q.name]), payload)
+        for q in queues
+    )
+    outcomes = dict(zip(extra, deliveries, strict=True))
+    ownerless = [name for name, delivery in outcomes.items() if delivery is c.Delivery.NO_OWNER]
+    return _Delivered(
+        full=tuple(name for name, delivery in outcomes.items() if delivery is c.Delivery.FULL),
+        dead=tuple(name for name in ownerless if name in inboxes),
+        outside=[member for name in ownerless for member in extra[name]],
+    )
 
 
 _JOIN_TRIES = 5

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from channel_layer.errors import ChannelFull, StoreError
-from channel_layer.options import ChannelPattern
 from channel_layer.ports import Capabilities
 from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 
 if TYPE_CHECKING:
+    from channel_layer.options import ChannelPattern
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.domain.codec import Message
@@ -735,7 +735,7 @@ class LayerMachine(RuleBasedStateMachine):
         )
 
     async def _have_group_messages_come(self) -> bool:
-        found = sum([layer.counts().expanded for layer in self._layers])
+        found = sum(layer.counts().expanded for layer in self._layers)
         if found > self._expanded:
             raise Violation(
                 f"{found} messages to groups have come, counted once for each member, and {self._expanded} should "

@@ -12,11 +12,11 @@ import contextlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.domain.rules import Rules
 from channel_layer.layer import ChannelLayer
 from channel_layer.stores.wrapper import StoreWrapper
 
 if TYPE_CHECKING:
+    from channel_layer.domain.rules import Rules
     from collections.abc import Callable, Mapping, Sequence
 
     from channel_layer.domain.codec import Message

@@ -63,7 +63,7 @@ class ExpiryTests(LayerTests):
                     await sender.send(channel, {"n": 3})  # the first that may come
                     expect(number(await env.soon(receiving, _OLD)), 3, _OLD, f"{asked}, and one more to {channel}")
                 expect(await drain(owner, "jobs"), [], _OLD, asked)  # it may lie on another host than the new one
-                dropped = sum([layer.counts().dropped.get("expired", 0) for layer in (owner, sender)])
+                dropped = sum(layer.counts().dropped.get("expired", 0) for layer in (owner, sender))
                 expect(dropped, len(POPPED) + 2, "each message that expires is counted once", asked)
 
         run(body())
@@ -153,7 +153,7 @@ class ExpiryTests(LayerTests):
                 came = [await sends(sender, owned) for _ in range(20)]
                 expect(came, [False] * 20, "what has expired gives back its place, and no more", "20 messages too many")
                 expect(await env.numbers(owner, owned, 4), [0, 1, 2, 3], _OLD, "receive()")
-                dropped = sum([layer.counts().dropped.get("expired", 0) for layer in (owner, sender)])
+                dropped = sum(layer.counts().dropped.get("expired", 0) for layer in (owner, sender))
                 expect(dropped, 4, "each message that expires is counted once", "4 of them")
 
         run(body())
