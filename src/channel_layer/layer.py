@@ -25,6 +25,7 @@ from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, Subsc
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading, execute_all
 from channel_layer.runtime.background import Background
+from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import SystemClock
 from channel_layer.runtime.loop_sessions import LoopSessions
 from channel_layer.runtime.losses import log_losses
@@ -38,7 +39,6 @@ from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
 
 if TYPE_CHECKING:
-    from channel_layer.domain.rules import Rules
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.codec import Message
     from channel_layer.domain.counters import Counts, Statistics
     from channel_layer.domain.names import ChannelName
+    from channel_layer.domain.rules import Rules
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
     from channel_layer.options import ChannelPattern
@@ -488,7 +489,10 @@ class ChannelLayer:
 
     async def _run_last(self, operation: Operation[R]) -> R:
         """Run an operation, of the end of a layer that is closed too."""
-        return await self._sessions.run(operation, self._perform)
+        session = self._sessions.by_loop.get(asyncio.get_running_loop())
+        if session is None:
+            return await self._sessions.run(operation, self._perform)
+        return await run(operation, session.store, self._perform)
 
     async def _perform(self, step: RuntimeStep) -> object:
         """Do what an operation asks of the runtime."""

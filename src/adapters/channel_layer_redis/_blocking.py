@@ -17,10 +17,10 @@ from channel_layer_redis._requests import Requests, list_of, text
 from channel_layer_redis._wire import Pool
 
 if TYPE_CHECKING:
-    from channel_layer.domain.rules import Rules
     from collections.abc import Iterable, Mapping, Sequence
 
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer_redis._requests import Ask, PendingRequest
     from channel_layer_redis._wire import Wire

@@ -20,10 +20,10 @@ from channel_layer_redis._protocol import Connection, NoScript, Several, connect
 from channel_layer_redis._requests import Requests, list_of, pushed, text, unexpected
 
 if TYPE_CHECKING:
-    from channel_layer.domain.rules import Rules
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_redis._requests import Ask
     from channel_layer_redis.hosts import Host

@@ -86,13 +86,13 @@ class LoopSessions:
         return loop in self.by_loop or not self._connects or self._know(loop).settled
 
     async def run(self, operation: Operation[R], perform: Perform) -> R:
-        """Run an operation with the running loop's session, or in the I/O thread if it is to have none.
+        """Run an operation with a session of the running loop, or in the I/O thread if the loop is to have none.
 
         Args:
             operation: what to do.
             perform: what it asks of the runtime.
         """
-        session = self.by_loop.get(asyncio.get_running_loop()) or await self.enter()
+        session = await self.enter()
         if session is not None:
             return await run(operation, session.store, perform)
         try:

@@ -23,11 +23,11 @@ from channel_layer.ports import Capabilities
 from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 
 if TYPE_CHECKING:
-    from channel_layer.options import ChannelPattern
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from channel_layer.domain.codec import Message
     from channel_layer.layer import ChannelLayer
+    from channel_layer.options import ChannelPattern
     from channel_layer.testing.factories import MakeLayer
 
 __all__ = ("LayerMachine", "run_layer_conformance_test")

@@ -16,11 +16,11 @@ from channel_layer.layer import ChannelLayer
 from channel_layer.stores.wrapper import StoreWrapper
 
 if TYPE_CHECKING:
-    from channel_layer.domain.rules import Rules
     from collections.abc import Callable, Mapping, Sequence
 
     from channel_layer.domain.codec import Message
     from channel_layer.domain.names import Queue
+    from channel_layer.domain.rules import Rules
     from channel_layer.errors import StoreError
     from channel_layer.ports import Backend, BlockingStore, Clock, Store
     from channel_layer.testing.factories import MakeLayer, MakeStore
