@@ -16,7 +16,7 @@ import pytest
 from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer_redis._keys import KINDS, Keys, split
-from channel_layer_redis._protocol import is_list
+from channel_layer_redis._replies import is_list
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import Fleet
 from tests.support.scenarios_delivery import site

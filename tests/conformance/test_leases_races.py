@@ -13,8 +13,8 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, StoreError
 from channel_layer import commands as c
-from channel_layer_redis import _store
-from channel_layer_redis._protocol import is_list
+from channel_layer_redis import _client
+from channel_layer_redis._replies import is_list
 from tests.support.scenarios_groups import (
     Gate,
     are_waiting,
@@ -330,16 +330,16 @@ async def test_a_message_for_a_claimed_inbox_survives_the_move_of_the_work(
 ) -> None:
     """A message just popped from a claimed inbox is received although its reader's connections are closed meanwhile."""
     gate = Gate()
-    original = _store._settled
+    original = _client._shielded
 
-    async def settling(reply: asyncio.Future[object]) -> object:
+    async def delayed(reply: asyncio.Future[object]) -> object:
         """Delay the reply of the pop that took the message until its caller has been cancelled."""
         found = await original(reply)
         if is_list(found) and len(found) > 2 and not gate.count:
             await original(asyncio.ensure_future(gate.pass_through()))
         return found
 
-    monkeypatch.setattr(_store, "_settled", settling)
+    monkeypatch.setattr(_client, "_shielded", delayed)
 
     async with redis_system.layer() as reader, redis_system.layer() as sender:
         waiting = asyncio.create_task(reader.receive("claimed!one"))

@@ -105,15 +105,11 @@ async def test_a_server_that_forgets_its_scripts_is_taught_again(server: Server,
     assert forgotten > 10
 
 
-def test_a_new_server_has_the_scripts_before_anything_is_sent(start_server: StartServer) -> None:
+async def test_a_new_server_has_the_scripts_before_anything_is_sent(start_server: StartServer) -> None:
     """No command is sent again after others because its script was unknown: concurrent calls would lose their order."""
     server = start_server()
-
-    async def body() -> None:
-        async with RedisChannelLayer(hosts=[server.url]) as layer:
-            await layer.group_channels("group")
-
-    run(body())
+    async with RedisChannelLayer(hosts=[server.url]) as layer:
+        await layer.group_channels("group")
     names = ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
     known = server.host().command("SCRIPT", "EXISTS", *(load(name).sha for name in names))
     assert known == [1] * len(names)

@@ -21,8 +21,10 @@ from channel_layer.config import CommonConfig, parse
 from channel_layer.errors import ConfigError, ConfigWarning
 from channel_layer.testing.strategies import capacity_maps, short_names
 from channel_layer_memory.config import MemoryConfig
+from channel_layer_redis.addresses import ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.config import RedisConfig
-from channel_layer_redis.hosts import TLS, Host, Verify, parse_hosts
+from channel_layer_redis.hosts import parse_hosts
+from channel_layer_redis.tls import TLS, Verify
 
 VERIFY: tuple[Verify, ...] = ("required", "optional", "none")
 
@@ -55,40 +57,49 @@ def _tls(draw: st.DrawFn) -> TLS:
     )
 
 
-def _hosts() -> st.SearchStrategy[Host]:
-    """Return servers of every kind, with any login."""
-    login = st.none() | st.text(min_size=1, max_size=8)
-    database = st.integers(0, 2**31 - 1) | st.integers(0, 15)
-    paths = st.text(min_size=1, max_size=8).filter(lambda path: path != "/" and "\0" not in path)
-    return st.one_of(
-        st.builds(
-            Host,
-            host=_names(),
-            port=st.integers(1, 65535),
-            db=database,
-            username=login,
-            password=login,
-            tls=st.none() | _tls(),
-        ),
-        st.builds(Host, path=paths.map("/".__add__), db=database, username=login, password=login),
+_LOGIN = st.none() | st.text(min_size=1, max_size=8)
+_DATABASE = st.integers(0, 2**31 - 1) | st.integers(0, 15)
+
+
+def _tcp_hosts() -> st.SearchStrategy[TCPAddress]:
+    """Return servers that are reached over TCP, with any login."""
+    return st.builds(
+        TCPAddress,
+        host=_names(),
+        port=st.integers(1, 65535),
+        db=_DATABASE,
+        username=_LOGIN,
+        password=_LOGIN,
+        tls=st.none() | _tls(),
     )
 
 
-def _host_lists() -> st.SearchStrategy[list[Host]]:
+def _hosts() -> st.SearchStrategy[ServerAddress]:
+    """Return servers of every kind, with any login."""
+    paths = st.text(min_size=1, max_size=8).filter(lambda path: path != "/" and "\0" not in path)
+    unix = st.builds(UnixAddress, path=paths.map("/".__add__), db=_DATABASE, username=_LOGIN, password=_LOGIN)
+    return st.one_of(_tcp_hosts(), unix)
+
+
+def _host_lists() -> st.SearchStrategy[list[ServerAddress]]:
     return st.lists(_hosts(), min_size=1, max_size=5, unique_by=lambda host: host.identity)
+
+
+def _tcp_host_lists() -> st.SearchStrategy[list[TCPAddress]]:
+    return st.lists(_tcp_hosts(), min_size=1, max_size=5, unique_by=lambda host: host.identity)
 
 
 def _capitals(name: str) -> str:
     return name if "%" in name else name.upper()  # the zone of an IPv6 address is the name of a device
 
 
-def _as_url(host: Host, *, valkey: bool, db_in_query: bool) -> str:
+def _as_url(host: ServerAddress, *, valkey: bool, db_in_query: bool) -> str:
     """Write a host as a URL, by the rules of URLs and not by the code under test."""
     login = quote(host.username or "", safe="")
     if host.password is not None:
         login += ":" + quote(host.password, safe="")
     query = [(name, str(value)) for name, value in _tls_options(host).items()]
-    if host.path is not None:
+    if isinstance(host, UnixAddress):
         start, where = "unix", quote(host.path)
         query.append(("db", str(host.db)))
     else:
@@ -103,16 +114,16 @@ def _as_url(host: Host, *, valkey: bool, db_in_query: bool) -> str:
     return f"{start}://{login + '@' if login else ''}{where}{'?' + options if options else ''}"
 
 
-def _as_dict(host: Host) -> dict[str, object]:
+def _as_dict(host: ServerAddress) -> dict[str, object]:
     options: dict[str, object] = {"db": host.db, "username": host.username, "password": host.password}
     options.update(_tls_options(host))
-    if host.path is not None:
+    if isinstance(host, UnixAddress):
         return {"address": "unix://" + quote(host.path), **options}
     return {"host": host.host, "port": host.port, "ssl": host.tls is not None, **options}
 
 
-def _tls_options(host: Host) -> dict[str, object]:
-    if host.tls is None:
+def _tls_options(host: ServerAddress) -> dict[str, object]:
+    if isinstance(host, UnixAddress) or host.tls is None:
         return {}
     options = {
         "ssl_ca_certs": host.tls.ca_certs,
@@ -126,7 +137,7 @@ def _tls_options(host: Host) -> dict[str, object]:
 
 
 @given(_host_lists(), st.data())
-def test_a_host_is_the_same_in_whatever_form_it_is_written(hosts: list[Host], data: st.DataObject) -> None:
+def test_a_host_is_the_same_in_whatever_form_it_is_written(hosts: list[ServerAddress], data: st.DataObject) -> None:
     """Any servers, each written as a URL, a dict or both, come back as they were, in their order."""
     written: list[object] = []
     for host in hosts:
@@ -136,31 +147,36 @@ def test_a_host_is_the_same_in_whatever_form_it_is_written(hosts: list[Host], da
     assert parse(RedisConfig, {"hosts": tuple(written)}).servers == tuple(hosts)
 
 
-@given(_host_lists().filter(lambda hosts: all(host.path is None for host in hosts)), st.booleans())
-def test_pairs_are_hosts(hosts: list[Host], as_list: bool) -> None:  # noqa: FBT001 - drawn
+@given(_tcp_host_lists(), st.booleans())
+def test_pairs_are_hosts(hosts: list[TCPAddress], as_list: bool) -> None:  # noqa: FBT001 - drawn
     """Any (host, port) pairs, as tuples or lists, in whatever case, are these servers."""
-    plain = {(host.host, host.port): Host(host.host, host.port) for host in hosts}
+    plain = {(host.host, host.port): TCPAddress(host.host, host.port) for host in hosts}
     pairs = [[_capitals(name), port] if as_list else (_capitals(name), port) for name, port in plain]
     assert parse_hosts(pairs) == tuple(plain.values())
     for (name, port), host in plain.items():
         assert parse_hosts([name, port]) == (host,)  # a single pair without a list around it
 
 
+def _place(host: ServerAddress) -> tuple[object, ...]:
+    return (host.path, host.db) if isinstance(host, UnixAddress) else (host.host, host.port, host.db)
+
+
 @given(_hosts(), _hosts())
-def test_an_identity_depends_on_place_and_database_only(host: Host, other: Host) -> None:
+def test_an_identity_depends_on_place_and_database_only(host: ServerAddress, other: ServerAddress) -> None:
     """Login and TLS change nothing in an identity; another address, socket or database always does."""
-    bare = replace(host, username=None, password=None, tls=None)
+    bare = replace(host, username=None, password=None)
+    bare = replace(bare, tls=None) if isinstance(bare, TCPAddress) else bare
     assert bare.identity == host.identity
     assert replace(host, username=other.username, password=other.password).identity == host.identity
-    place = [(each.path, each.db) if each.path else (each.host, each.port, each.db) for each in (host, other)]
-    assert (host.identity == other.identity) == (place[0] == place[1])
+    assert (host.identity == other.identity) == (_place(host) == _place(other))
 
 
 @given(_host_lists(), st.data())
-def test_twins_are_refused_whatever_their_logins(hosts: list[Host], data: st.DataObject) -> None:
+def test_twins_are_refused_whatever_their_logins(hosts: list[ServerAddress], data: st.DataObject) -> None:
     """A server that is listed again, with another login or in capitals, is an error at the later place."""
     twin = data.draw(st.sampled_from(hosts))
-    again = replace(twin, host=_capitals(twin.host), username="somebody", password="else")
+    again = replace(twin, username="another", password="login")
+    again = replace(again, host=_capitals(again.host)) if isinstance(again, TCPAddress) else again
     with pytest.raises(ConfigError) as caught:
         parse_hosts([_as_dict(host) for host in [*hosts, again]])
     (error,) = caught.value.errors
@@ -169,7 +185,7 @@ def test_twins_are_refused_whatever_their_logins(hosts: list[Host], data: st.Dat
 
 
 @given(_hosts())
-def test_a_label_is_a_url_without_login_of_the_same_server(host: Host) -> None:
+def test_a_label_is_a_url_without_login_of_the_same_server(host: ServerAddress) -> None:
     """What logs and errors show of a server is a URL of the same place, without credentials."""
     (read,) = parse_hosts([host.label])
     assert read.identity == host.identity
@@ -309,14 +325,18 @@ def _as_query(options: Mapping[str, object]) -> str:
     return "&".join(f"{name}={quote(text, safe='')}" for name, text in pairs)
 
 
-def _further(host: Host) -> str:
+def _further(host: TCPAddress) -> str:
     """Write a server as the parameter ``host``."""
     name = f"[{quote(host.host, safe=':')}]" if ":" in host.host else host.host
     return "host=" + quote(f"{name}:{host.port}/{host.db}", safe="")
 
 
 @given(_hosts(), _options(), st.booleans())
-def test_any_configuration_can_be_written_as_a_url(host: Host, options: dict[str, object], valkey: bool) -> None:  # noqa: FBT001 - drawn
+def test_any_configuration_can_be_written_as_a_url(
+    host: ServerAddress,
+    options: dict[str, object],
+    valkey: bool,  # noqa: FBT001 - drawn
+) -> None:
     """A URL with options in its query is the same configuration as ``hosts`` with that URL, and these options."""
     url = _as_url(host, valkey=valkey, db_in_query=valkey)
     whole = url + ("&" if "?" in url else "?") + _as_query(options)
@@ -324,8 +344,8 @@ def test_any_configuration_can_be_written_as_a_url(host: Host, options: dict[str
     assert config_from_url("memory://?" + _as_query(options)) == parse(MemoryConfig, options)
 
 
-@given(_host_lists().filter(lambda hosts: all(host.path is None for host in hosts)))
-def test_further_servers_are_as_the_first(hosts: list[Host]) -> None:
+@given(_tcp_host_lists())
+def test_further_servers_are_as_the_first(hosts: list[TCPAddress]) -> None:
     """Each ``host`` of the query is one more server, in that order, with the login and the TLS of the URL."""
     first, *more = hosts
     url = "&".join([_as_url(first, valkey=False, db_in_query=False), *map(_further, more)])
@@ -424,10 +444,13 @@ def test_any_hosts_are_read_or_refused_and_what_is_read_can_be_connected_to(host
     except ConfigError:
         return
     for server in servers:
-        assert (server.path or "/").startswith("/")
-        assert "\0" not in f"{server.path}{server.host}"
-        assert server.host.encode("idna")
-        assert 1 <= server.port <= 65535
+        if isinstance(server, UnixAddress):
+            assert server.path.startswith("/")
+            assert "\0" not in server.path
+        else:
+            assert "\0" not in server.host
+            assert server.host.encode("idna")
+            assert 1 <= server.port <= 65535
         assert server.db >= 0
         assert parse_hosts([server.label])[0].identity == server.identity
 

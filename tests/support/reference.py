@@ -20,8 +20,9 @@ from channel_layer.options import Accepts
 from channel_layer_cli._config import layer_schema, settings_schema
 from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
+from channel_layer_redis.addresses import ServerAddress, TCPAddress
 from channel_layer_redis.config import RedisConfig
-from channel_layer_redis.hosts import OPTIONS, Host, parse_hosts
+from channel_layer_redis.hosts import OPTIONS, parse_hosts
 from channel_layer_redis.local_config import LocalHalf, RedisLocalConfig
 from tests.support.mistakes import MISTAKES
 
@@ -302,7 +303,7 @@ def configuration() -> str:
         servers=_table(
             ("written", "identity", "TLS"),
             (
-                (f"`{_written(server)}`", f"`{host.identity}`", "no" if host.tls is None else "yes")
+                (f"`{_written(server)}`", f"`{host.identity}`", _speaks_tls(host))
                 for server in _SERVERS
                 for host in parse_hosts([server])
             ),
@@ -354,6 +355,10 @@ def _described(fields: Mapping[str, FieldInfo]) -> str:
     )
 
 
+def _speaks_tls(server: ServerAddress) -> str:
+    return "yes" if isinstance(server, TCPAddress) and server.tls is not None else "no"
+
+
 def _takes(field: FieldInfo) -> str:
     return next(item.text for item in field.metadata if isinstance(item, Accepts))
 
@@ -361,7 +366,7 @@ def _takes(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     """Show a default as it would be written."""
     value: object = field.get_default(call_default_factory=True)
-    if value == (Host(),):
+    if value == (TCPAddress(),):
         return '[("localhost", 6379)]'
     if value == ():
         return "[]"

@@ -20,8 +20,10 @@ from channel_layer.errors import ChannelLayerError, ConfigError, ConfigWarning, 
 from channel_layer.options import Accepts, ChannelPattern, describe_unknown, describe_value
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
+from channel_layer_redis.addresses import ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.config import RedisConfig
-from channel_layer_redis.hosts import TLS, Host, parse_hosts
+from channel_layer_redis.hosts import parse_hosts
+from channel_layer_redis.tls import TLS
 from tests.support import reference, tls
 from tests.support.mistakes import KEY, MISTAKES
 
@@ -166,7 +168,7 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     """A CONFIG without options has the documented defaults, as numbers of the documented types."""
     config = parse(RedisConfig, {})
     rules = config.rules()
-    assert config.servers == (Host("localhost", 6379, db=0),)
+    assert config.servers == (TCPAddress("localhost", 6379, db=0),)
     assert config.symmetric_encryption_keys == ()
     assert (rules.prefix, rules.expiry, rules.group_expiry, rules.timeout) == ("asgi:", 60.0, 86400.0, 5.0)
     assert (rules.default_capacity, rules.channel_capacity, rules.inbox_capacity) == (100, {}, 10_000)
@@ -306,75 +308,75 @@ UNSAFE = TLS(verify="none", check_hostname=False)
 @pytest.mark.parametrize(
     ("written", "host"),
     [
-        ("redis://", Host()),
-        ("redis://a", Host("a")),
-        ("REDIS://A:1/2", Host("a", 1, db=2)),
-        ("redis://a:1/2/", Host("a", 1, db=2)),
-        ("redis://a/?db=2", Host("a", db=2)),
-        ("redis://:p@a", Host("a", password="p")),
-        ("redis://u@a", Host("a", username="u")),
-        ("redis://u:p:%2F%40%3a+@a", Host("a", username="u", password="p:/@:+")),
-        ("redis://:p@ss@a", Host("a", password="p@ss")),
-        ("redis://a?username=u&password=p%20q", Host("a", username="u", password="p q")),
-        ("redis://[::1]:1", Host("::1", 1)),
-        ("redis://[0:0:0:0:0:0:0:1]", Host("::1")),
-        ("redis://[::FFFF:7f00:1]", Host("::ffff:127.0.0.1")),
-        ("redis://[fe80::1%25eth0]", Host("fe80::1%eth0")),
-        ("redis://127.0.0.1", Host("127.0.0.1")),
-        ("valkey://a", Host("a")),
-        ("rediss://a", Host("a", tls=SECURE)),
-        ("valkeys://a", Host("a", tls=SECURE)),
-        ("rediss://a?ssl_cert_reqs=none", Host("a", tls=UNSAFE)),
-        ("rediss://a?ssl_cert_reqs=optional", Host("a", tls=TLS(verify="optional"))),
-        ("rediss://a?ssl_check_hostname=False", Host("a", tls=TLS(check_hostname=False))),
+        ("redis://", TCPAddress()),
+        ("redis://a", TCPAddress("a")),
+        ("REDIS://A:1/2", TCPAddress("a", 1, db=2)),
+        ("redis://a:1/2/", TCPAddress("a", 1, db=2)),
+        ("redis://a/?db=2", TCPAddress("a", db=2)),
+        ("redis://:p@a", TCPAddress("a", password="p")),
+        ("redis://u@a", TCPAddress("a", username="u")),
+        ("redis://u:p:%2F%40%3a+@a", TCPAddress("a", username="u", password="p:/@:+")),
+        ("redis://:p@ss@a", TCPAddress("a", password="p@ss")),
+        ("redis://a?username=u&password=p%20q", TCPAddress("a", username="u", password="p q")),
+        ("redis://[::1]:1", TCPAddress("::1", 1)),
+        ("redis://[0:0:0:0:0:0:0:1]", TCPAddress("::1")),
+        ("redis://[::FFFF:7f00:1]", TCPAddress("::ffff:127.0.0.1")),
+        ("redis://[fe80::1%25eth0]", TCPAddress("fe80::1%eth0")),
+        ("redis://127.0.0.1", TCPAddress("127.0.0.1")),
+        ("valkey://a", TCPAddress("a")),
+        ("rediss://a", TCPAddress("a", tls=SECURE)),
+        ("valkeys://a", TCPAddress("a", tls=SECURE)),
+        ("rediss://a?ssl_cert_reqs=none", TCPAddress("a", tls=UNSAFE)),
+        ("rediss://a?ssl_cert_reqs=optional", TCPAddress("a", tls=TLS(verify="optional"))),
+        ("rediss://a?ssl_check_hostname=False", TCPAddress("a", tls=TLS(check_hostname=False))),
         (
             "rediss://a?ssl_ca_certs=/c&ssl_certfile=/e&ssl_keyfile=/k&ssl_password=p",
-            Host("a", tls=TLS(ca_certs="/c", certfile="/e", keyfile="/k", password="p")),
+            TCPAddress("a", tls=TLS(ca_certs="/c", certfile="/e", keyfile="/k", password="p")),
         ),
-        ("unix:///run/r.sock", Host(path="/run/r.sock")),
-        ("unix://u:p@/run/r%20s@1?db=3", Host(path="/run/r s@1", db=3, username="u", password="p")),
-        (("A", 1), Host("a", 1)),
-        (["::1", 1], Host("::1", 1)),
-        (["[::1]", 1], Host("::1", 1)),
-        ({"host": "a", "port": 1, "db": 2}, Host("a", 1, db=2)),
-        ({"db": 2}, Host(db=2)),
-        ({"host": "a", "username": "u", "password": "p"}, Host("a", username="u", password="p")),
-        ({"host": "a", "username": None, "password": None}, Host("a")),
-        ({"host": "a", "password": ""}, Host("a")),
-        ({"host": "a", "ssl": False}, Host("a")),
-        ({"host": "a", "ssl": True, "ssl_cert_reqs": ssl.CERT_NONE}, Host("a", tls=UNSAFE)),
-        ({"host": "a", "ssl": True, "ssl_cert_reqs": None}, Host("a", tls=UNSAFE)),
-        ({"host": "a", "ssl": True, "ssl_ca_certs": Path("/c")}, Host("a", tls=TLS(ca_certs="/c"))),
-        ({"host": "a", "ssl": True, "ssl_ca_certs": None, "ssl_keyfile": None}, Host("a", tls=SECURE)),
-        ({"address": "redis://:p@a:1/2"}, Host("a", 1, db=2, password="p")),
-        ({"address": "redis://a", "db": 2, "password": "p"}, Host("a", db=2, password="p")),
-        ({"address": "redis://:p@a", "password": None}, Host("a", password="p")),
+        ("unix:///run/r.sock", UnixAddress("/run/r.sock")),
+        ("unix://u:p@/run/r%20s@1?db=3", UnixAddress("/run/r s@1", db=3, username="u", password="p")),
+        (("A", 1), TCPAddress("a", 1)),
+        (["::1", 1], TCPAddress("::1", 1)),
+        (["[::1]", 1], TCPAddress("::1", 1)),
+        ({"host": "a", "port": 1, "db": 2}, TCPAddress("a", 1, db=2)),
+        ({"db": 2}, TCPAddress(db=2)),
+        ({"host": "a", "username": "u", "password": "p"}, TCPAddress("a", username="u", password="p")),
+        ({"host": "a", "username": None, "password": None}, TCPAddress("a")),
+        ({"host": "a", "password": ""}, TCPAddress("a")),
+        ({"host": "a", "ssl": False}, TCPAddress("a")),
+        ({"host": "a", "ssl": True, "ssl_cert_reqs": ssl.CERT_NONE}, TCPAddress("a", tls=UNSAFE)),
+        ({"host": "a", "ssl": True, "ssl_cert_reqs": None}, TCPAddress("a", tls=UNSAFE)),
+        ({"host": "a", "ssl": True, "ssl_ca_certs": Path("/c")}, TCPAddress("a", tls=TLS(ca_certs="/c"))),
+        ({"host": "a", "ssl": True, "ssl_ca_certs": None, "ssl_keyfile": None}, TCPAddress("a", tls=SECURE)),
+        ({"address": "redis://:p@a:1/2"}, TCPAddress("a", 1, db=2, password="p")),
+        ({"address": "redis://a", "db": 2, "password": "p"}, TCPAddress("a", db=2, password="p")),
+        ({"address": "redis://:p@a", "password": None}, TCPAddress("a", password="p")),
         (
             {"address": "redis://:p@a/1", "password": "p", "db": 1, "ssl": False},
-            Host("a", db=1, password="p"),
+            TCPAddress("a", db=1, password="p"),
         ),
-        ({"address": "rediss://a", "ssl": True, "ssl_cert_reqs": None}, Host("a", tls=UNSAFE)),
-        ({"address": "unix:///run/r.sock", "db": 1}, Host(path="/run/r.sock", db=1)),
+        ({"address": "rediss://a", "ssl": True, "ssl_cert_reqs": None}, TCPAddress("a", tls=UNSAFE)),
+        ({"address": "unix:///run/r.sock", "db": 1}, UnixAddress("/run/r.sock", db=1)),
     ],
 )
-def test_each_form_of_a_host_is_read(written: object, host: Host) -> None:
-    """URLs, pairs and dicts, with what can be said in them, come out as the same kind of `Host`."""
+def test_each_form_of_a_host_is_read(written: object, host: ServerAddress) -> None:
+    """URLs, pairs and dicts, with what can be said in them, come out as the same kind of `ServerAddress`."""
     assert parse_hosts([written]) == (host,)
 
 
 def test_the_old_literal_is_one_pair_and_two_urls_are_two() -> None:
     """``["localhost", 6379]`` and its tuple are one server; only a str and a number together are read so."""
     for pair in (["localhost", 6379], ("localhost", 6379)):
-        assert parse(RedisConfig, {"hosts": pair}).servers == (Host("localhost", 6379),)
-    assert parse_hosts(("redis://a", "redis://b")) == (Host("a"), Host("b"))
-    assert parse_hosts([("a", 1), ("b", 2)]) == (Host("a", 1), Host("b", 2))
+        assert parse(RedisConfig, {"hosts": pair}).servers == (TCPAddress("localhost", 6379),)
+    assert parse_hosts(("redis://a", "redis://b")) == (TCPAddress("a"), TCPAddress("b"))
+    assert parse_hosts([("a", 1), ("b", 2)]) == (TCPAddress("a", 1), TCPAddress("b", 2))
 
 
 def test_shorthand_is_one_host() -> None:
     """``host``, ``port`` and ``db``, any of them, make one server; the rest of it is the default's."""
-    assert parse(RedisConfig, {"host": "Redis", "db": 4}).servers == (Host("redis", 6379, db=4),)
-    assert parse(RedisConfig, {"port": 1}).servers == (Host("localhost", 1),)
-    assert parse(RedisConfig, {"host": "[::1]"}).servers == (Host("::1"),)
+    assert parse(RedisConfig, {"host": "Redis", "db": 4}).servers == (TCPAddress("redis", 6379, db=4),)
+    assert parse(RedisConfig, {"port": 1}).servers == (TCPAddress("localhost", 1),)
+    assert parse(RedisConfig, {"host": "[::1]"}).servers == (TCPAddress("::1"),)
 
 
 def test_an_identity_says_where_and_never_who() -> None:
@@ -397,9 +399,11 @@ def test_databases_of_one_server_are_different_hosts() -> None:
 def test_a_repr_shows_no_password() -> None:
     """Neither a host nor a configuration shows the password of a login or of a private key."""
     config = parse(RedisConfig, {"hosts": ["rediss://u:hidden@a?ssl_certfile=/e&ssl_password=hidden2"]})
-    assert config.servers[0].password == "hidden"
-    assert config.servers[0].tls is not None
-    assert config.servers[0].tls.password == "hidden2"
+    (server,) = config.servers
+    assert isinstance(server, TCPAddress)
+    assert server.password == "hidden"
+    assert server.tls is not None
+    assert server.tls.password == "hidden2"
     assert "hidden" not in f"{config!r} {config} {config.servers!r} {config.rules()!r}"
 
 
@@ -427,6 +431,7 @@ def test_a_ready_context_is_used_as_it_is() -> None:
     """``ssl_context`` is the context of the connection, the same object."""
     ready = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     (host,) = parse_hosts([{"address": "rediss://a", "ssl_context": ready}])
+    assert isinstance(host, TCPAddress)
     assert host.tls is not None
     assert host.tls.make_context() is ready
 

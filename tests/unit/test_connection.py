@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_layer import StoreError
-from channel_layer_redis._protocol import Connection, Several, pack, pack_argument
+from channel_layer_redis._connection import Connection
+from channel_layer_redis._packing import MergeableCommand, pack, pack_argument
 
 if TYPE_CHECKING:
     from channel_layer.runtime.wakeups import Prompt
 
 
-class _Wire(asyncio.Transport):
+class _RecordingTransport(asyncio.Transport):
     """A transport that records what is written."""
 
     def __init__(self) -> None:
@@ -39,25 +40,29 @@ class _Wire(asyncio.Transport):
         """Nothing to do."""
 
 
-def _connection(wire: _Wire | None = None) -> Connection:
+def _connection(transport: _RecordingTransport | None = None) -> Connection:
     connection = Connection("redis://nowhere/0", 5.0)
-    connection.connection_made(wire or _Wire())
+    connection.connection_made(transport or _RecordingTransport())
     return connection
 
 
 async def test_requests_of_one_kind_share_a_command() -> None:
     """Requests of one kind made while a reply is awaited share a command, and each task gets its part of the reply."""
-    wire = _Wire()
-    connection, push, pull = _connection(wire), Several("PUSH", 1, each=1), Several("PULL", each=1)
-    first = connection.join(push, pack_argument(10))
-    assert wire.commands() == [[b"PUSH", b"1", b"10"]]  # no other request is pending
-    asked = [connection.join(push, pack_argument(number)) for number in range(3)]
-    asked.append(connection.join(pull, pack_argument(3)))
+    transport = _RecordingTransport()
+    connection, push, pull = (
+        _connection(transport),
+        MergeableCommand("PUSH", 1, each=1),
+        MergeableCommand("PULL", each=1),
+    )
+    first = connection.send_merged(push, pack_argument(10))
+    assert transport.commands() == [[b"PUSH", b"1", b"10"]]  # no other request is pending
+    asked = [connection.send_merged(push, pack_argument(number)) for number in range(3)]
+    asked.append(connection.send_merged(pull, pack_argument(3)))
     alone = connection.call("OTHER")
-    asked += [connection.join(pull, pack_argument(number)) for number in (4, 5)]
+    asked += [connection.send_merged(pull, pack_argument(number)) for number in (4, 5)]
     asked[1].cancel()
     await asyncio.sleep(0)
-    assert wire.commands() == [
+    assert transport.commands() == [
         [b"PUSH", b"1", b"0", b"1", b"2"],
         [b"PULL", b"3"],
         [b"OTHER"],
@@ -75,12 +80,12 @@ async def test_requests_of_one_kind_share_a_command() -> None:
 @given(sizes=st.lists(st.sampled_from([1, 100, 30_000, 65_000, 100_000]), min_size=1, max_size=200))
 async def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
     """It holds at most 64 requests and 64 KiB, unless one request alone is larger; all are written in their order."""
-    wire = _Wire()
-    connection, push = _connection(wire), Several("PUSH", each=1)
+    transport = _RecordingTransport()
+    connection, push = _connection(transport), MergeableCommand("PUSH", each=1)
     before = connection.call("BEFORE")
-    asked = [connection.join(push, pack((b"x" * size,))[4:]) for size in sizes]
+    asked = [connection.send_merged(push, pack((b"x" * size,))[4:]) for size in sizes]
     await asyncio.sleep(0)
-    _, *commands = wire.commands()
+    _, *commands = transport.commands()
     assert [len(arg) for command in commands for arg in command[1:]] == sizes
     assert all(len(command) <= 65 for command in commands)
     assert all(len(command) == 2 or sum(map(len, command)) <= 65536 for command in commands)
@@ -93,9 +98,9 @@ async def test_a_shared_command_is_never_large(sizes: list[int]) -> None:
 @pytest.mark.parametrize("reply", [b":1\r\n", b"*1\r\n:1\r\n", b"*3\r\n:1\r\n:1\r\n:1\r\n", b"-ERR no\r\n"])
 async def test_a_reply_that_is_none_for_all_is_an_error_to_each(reply: bytes) -> None:
     """Each of the waiting tasks gets an error if the shared reply is malformed."""
-    connection, push = _connection(), Several("PUSH", each=1)
+    connection, push = _connection(), MergeableCommand("PUSH", each=1)
     before = connection.call("BEFORE")
-    asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+    asked = [connection.send_merged(push, pack_argument(number)) for number in range(2)]
     await asyncio.sleep(0)
     connection.data_received(b"+OK\r\n" + reply)
     assert await before == b"OK"
@@ -107,11 +112,11 @@ async def test_a_reply_that_is_none_for_all_is_an_error_to_each(reply: bytes) ->
 
 async def test_a_shared_command_that_has_not_gone_out_is_known_not_to_have() -> None:
     """If the connection is lost before the write, or was lost earlier, each task gets outcome "not_sent"."""
-    connection, push = _connection(), Several("PUSH", each=1)
-    sent = connection.join(push, pack_argument(0))
-    asked = [connection.join(push, pack_argument(number)) for number in range(2)]
+    connection, push = _connection(), MergeableCommand("PUSH", each=1)
+    sent = connection.send_merged(push, pack_argument(0))
+    asked = [connection.send_merged(push, pack_argument(number)) for number in range(2)]
     connection.connection_lost(None)
-    asked.append(connection.join(push, pack_argument(2)))
+    asked.append(connection.send_merged(push, pack_argument(2)))
     for each, outcome in zip([sent, *asked], ["unknown", "not_sent", "not_sent", "not_sent"], strict=True):
         with pytest.raises(StoreError) as error:
             await each
@@ -123,7 +128,7 @@ async def test_ask_resumes_its_task_while_the_bytes_are_parsed() -> None:
     connection, said = _connection(), list[object]()
 
     async def ask(*, prompt: bool) -> None:
-        said.append(await (connection.ask(b"") if prompt else connection.send(b"")))
+        said.append(await (connection.send_inline(b"") if prompt else connection.send(b"")))
         said.append(asyncio.current_task())
 
     tasks = [asyncio.create_task(ask(prompt=prompt)) for prompt in (True, False, True)]
@@ -142,13 +147,13 @@ async def test_ask_of_a_cancelled_task_and_of_one_that_does_not_await_yet() -> N
     connection = _connection()
 
     async def ask() -> object:
-        return await connection.ask(b"")
+        return await connection.send_inline(b"")
 
     gone = asyncio.create_task(ask())
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
-    late = connection.ask(b"")
+    late = connection.send_inline(b"")
     asyncio.get_running_loop().call_soon(connection.data_received, b":1\r\n:2\r\n")
     await asyncio.sleep(0)
     assert late.done()
@@ -160,29 +165,29 @@ async def test_ask_of_a_cancelled_task_and_of_one_that_does_not_await_yet() -> N
 @pytest.mark.parametrize("shared", [False, True])
 async def test_requests_of_many_resumed_tasks_are_written_in_parts(*, shared: bool) -> None:
     """The first part is written while the other tasks still resume, so that the server can begin."""
-    wire = _Wire()
-    connection, push, seen = _connection(wire), Several("PUSH", each=1), list[int]()
+    transport = _RecordingTransport()
+    connection, push, seen = _connection(transport), MergeableCommand("PUSH", each=1), list[int]()
 
     def send(number: int) -> Prompt:
         if shared:
-            return connection.join(push, pack_argument(number))
-        return connection.ask(pack(("PUSH", number)))
+            return connection.send_merged(push, pack_argument(number))
+        return connection.send_inline(pack(("PUSH", number)))
 
     async def ask(number: int) -> None:
         await send(number)
-        seen.append(sum(len(command) - 1 for command in wire.commands()))
+        seen.append(sum(len(command) - 1 for command in transport.commands()))
         await send(100 + number)
 
     tasks = [asyncio.create_task(ask(number)) for number in range(70)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    asked = [len(command) - 1 for command in wire.commands()]
+    asked = [len(command) - 1 for command in transport.commands()]
     assert sum(asked) == 70
     replies = b"".join(b":0\r\n" if count == 1 else b"*%d\r\n" % count + count * b":0\r\n" for count in asked)
     asyncio.get_running_loop().call_soon(connection.data_received, replies)
     await asyncio.sleep(0)
     assert [count for count in seen if count] == [32, 32]
-    rest = [arg for command in wire.commands() for arg in command[1:]]
+    rest = [arg for command in transport.commands() for arg in command[1:]]
     assert rest == [b"%d" % number for number in range(164, 170)]
     for task in tasks:
         task.cancel()

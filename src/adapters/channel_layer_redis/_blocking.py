@@ -1,7 +1,7 @@
-"""The store port over Redis or Valkey, for threads; what to ask a server for stands in `_requests`.
+"""The store port over Redis or Valkey, for threads; `_requests` says what each command asks a server for.
 
-One object serves all threads: they share a few connections for commands, and each that waits has one of its own to
-every server on which it does.
+One object serves all threads: they share a few connections for commands, and each thread that waits has one of its own
+to every server on which it does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer_redis._protocol import NoScript, pack
-from channel_layer_redis._requests import Requests, list_of, text
-from channel_layer_redis._wire import Pool
+from channel_layer_redis._blocking_connection import Pool
+from channel_layer_redis._errors import UnknownScript
+from channel_layer_redis._packing import pack
+from channel_layer_redis._replies import list_of, text
+from channel_layer_redis._requests import Requests
+from channel_layer_redis._requests.calls import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,183 +25,162 @@ if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import BlockingStore, Clock
-    from channel_layer_redis._requests import Ask, PendingRequest
-    from channel_layer_redis._wire import Wire
-    from channel_layer_redis.hosts import Host
+    from channel_layer_redis._blocking_connection import BlockingConnection
+    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._requests.calls import PendingRequest, ScriptCall
 
 __all__ = ("RedisBlockingStore",)
 
 R = TypeVar("R")
 
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
-"""Seconds between tries to end a wait whose command the server may not have seen yet."""
+"""Seconds between attempts to end a wait whose command the server may not have seen yet."""
 
 
 class RedisBlockingStore:
     """See `channel_layer.ports.BlockingStore`.
 
     Args:
-        hosts: one for each shard.
+        locators: one for each shard.
         rules: the configuration.
         clock: its offset is added to the servers' clocks.
     """
 
-    def __init__(self, hosts: tuple[Host, ...], rules: Rules, clock: Clock) -> None:
+    def __init__(self, locators: Sequence[Locator], rules: Rules, clock: Clock) -> None:
         self._requests = Requests(rules, clock)
         self._timeout = rules.timeout
-        self._pools = tuple(Pool(host, rules.timeout) for host in hosts)
+        self._pools = tuple(Pool(locator, rules.timeout) for locator in locators)
 
     def execute(self, command: c.Command[R], /) -> R:
+        """Carry out a command."""
         (outcome,) = self.execute_many((command,))
         if isinstance(outcome, StoreError):
             raise outcome
         return outcome
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
+        """Carry out several commands in step: in each round all of them share one write to each server."""
         needed = any(isinstance(command, c.Pop | c.PutBack) for command in commands)
-        held: list[BaseException] = []
+        interrupts: list[BaseException] = []
         requests = [self._requests.begin(command) for command in commands]
-        while unfinished := [request for request in requests if request.asks]:
-            self._exchange(unfinished, held if needed else None)
+        while unfinished := [request for request in requests if request.calls]:
+            self._exchange(unfinished, interrupts if needed else None)
         outcomes = [request.outcome for request in requests]
-        if held:
+        if interrupts:
             self._put_back(commands, outcomes)
-            raise held[0]
+            raise interrupts[0]
         return outcomes
 
     def wait(self, request: c.WaitAny, /) -> _Waiting:
-        """See `BlockingStore.wait`: it takes an element of a call list, which stands for no message."""
+        """Begin to wait for a signal of the queues; the one that is taken stands for no message."""
         pool = self._pools[request.shard]
-        calls = {self._requests.keys.queue(queue.name)[1]: queue for queue in request.queues}
-        wire = pool.borrow()
+        signals = {self._requests.keys.queue(queue.name)[1]: queue for queue in request.queues}
+        connection = pool.borrow()
         try:
-            wire.send(pack(("BLPOP", *calls, f"{max(0.001, request.block):.3f}")))
+            connection.send(pack(("BLPOP", *signals, f"{max(0.001, request.block):.3f}")))
         except BaseException:
-            pool.give(wire)
+            pool.give(connection)
             raise
-        return _Waiting(wire, pool, calls, request.block, self._timeout)
+        return _Waiting(connection, pool, signals, request.block, self._timeout)
 
     def close(self) -> None:
-        """Let go of every connection; those in use follow when they are free."""
+        """Close every connection; those in use once they are free."""
         for pool in self._pools:
             pool.close()
 
-    def _exchange(self, requests: Sequence[PendingRequest[Any]], held: list[BaseException] | None) -> None:
-        """Send what some requests ask for, in one write to each server, and only then wait for the replies.
+    def _exchange(self, requests: Sequence[PendingRequest[Any]], interrupts: list[BaseException] | None) -> None:
+        """Send the next calls of some requests, in one write to each server, and only then wait for the replies.
 
         Args:
             requests: none of them is done.
-            held: see `Wire.read`.
+            interrupts: see `BlockingConnection.read`.
         """
         with contextlib.ExitStack() as stack:
-            sent: list[tuple[Pipeline, Wire, float]] = []
+            sent: list[tuple[Pipeline, BlockingConnection, float]] = []
             for shard in sorted({request.shard for request in requests}):  # else two threads could wait for each other
                 pipeline = Pipeline([request for request in requests if request.shard == shard])
                 pool = self._pools[shard]
                 try:
-                    wire, deadline = pool.begin()
-                    stack.callback(pool.end, wire)
-                    wire.send(b"".join([pack(ask.named()) for ask in pipeline.asks]))
+                    connection, deadline = pool.acquire()
+                    stack.callback(pool.release, connection)
+                    connection.send(b"".join([pack(call.named()) for call in pipeline.calls]))
                 except StoreError as exc:
                     pipeline.fail(exc)
                 else:
-                    sent.append((pipeline, wire, deadline))
-            for pipeline, wire, deadline in sent:
+                    sent.append((pipeline, connection, deadline))
+            for pipeline, connection, deadline in sent:
                 try:
-                    outcomes = _read(wire, pipeline.asks, deadline, held)
+                    outcomes = _read(connection, pipeline.calls, deadline, interrupts)
                 except StoreError as exc:
                     pipeline.fail(exc)
                 else:
                     pipeline.resume(outcomes)
 
     def _put_back(self, commands: Iterable[c.Command[object]], outcomes: Iterable[object]) -> None:
-        """Return what was popped to its queues."""
+        """Return the messages that were popped to their queues."""
         for command, outcome in zip(commands, outcomes, strict=True):
             if isinstance(command, c.Pop) and isinstance(outcome, c.Popped) and outcome.entries:
                 with contextlib.suppress(StoreError):
                     self.execute(c.PutBack(command.shard, command.queue, outcome.entries))
 
 
-class Pipeline:
-    """What some requests ask one server for, in one write.
-
-    Args:
-        requests: none of them is done.
-
-    Attributes:
-        asks: what all of them ask for, in their order.
-    """
-
-    __slots__ = ("_requests", "asks")
-
-    def __init__(self, requests: list[PendingRequest[Any]]) -> None:
-        self.asks: list[Ask] = [ask for request in requests for ask in request.asks]
-        self._requests = requests
-
-    def resume(self, outcomes: list[object]) -> None:
-        """Let each request go on with its share of the outcomes."""
-        place = 0
-        for request in self._requests:
-            count = len(request.asks)
-            request.resume(outcomes[place : place + count])
-            place += count
-
-    def fail(self, error: StoreError) -> None:
-        """Let each request go on with an error."""
-        self.resume([error] * len(self.asks))
-
-
-def _read(wire: Wire, asks: Sequence[Ask], deadline: float, held: list[BaseException] | None) -> list[object]:
-    """Return what came of each; scripts that the server does not know are sent whole: nothing was done for those."""
-    outcomes = wire.read(len(asks), deadline, held)
-    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, NoScript)]
+def _read(
+    connection: BlockingConnection, calls: Sequence[ScriptCall], deadline: float, interrupts: list[BaseException] | None
+) -> list[object]:
+    """Return the outcome of each call; scripts that the server does not know are sent once more, with their text."""
+    outcomes = connection.read(len(calls), deadline, interrupts)
+    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]
     if unknown:
-        wire.send(b"".join([pack(asks[place].whole()) for place in unknown]))
-        for place, outcome in zip(unknown, wire.read(len(unknown), deadline, held), strict=True):
+        connection.send(b"".join([pack(calls[place].whole()) for place in unknown]))
+        for place, outcome in zip(unknown, connection.read(len(unknown), deadline, interrupts), strict=True):
             outcomes[place] = outcome
     return outcomes
 
 
 class _Waiting:
-    """See `channel_layer.ports.Waiting`: ``BLPOP`` on the calls of all queues, on a connection of its own.
+    """See `channel_layer.ports.Waiting`: ``BLPOP`` on the signals of all queues, on a connection of its own.
 
     Args:
-        wire: the connection.
+        connection: it waits on it.
         pool: its pool.
-        calls: the queues, by the keys of their calls.
-        seconds: after which the server ends it by itself.
+        signals: the queues, by the keys of their signals.
+        seconds: the time after which the server ends the wait by itself.
         timeout: seconds that ending it may take.
     """
 
-    def __init__(self, wire: Wire, pool: Pool, calls: Mapping[str, Queue], seconds: float, timeout: float) -> None:
+    def __init__(
+        self, connection: BlockingConnection, pool: Pool, signals: Mapping[str, Queue], seconds: float, timeout: float
+    ) -> None:
         self.seconds: Final = seconds
-        self._wire = wire
+        self._connection = connection
         self._pool = pool
-        self._calls = calls
+        self._signals = signals
         self._timeout = timeout
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self._wire.descriptor,)
+        """The socket's file descriptor."""
+        return (self._connection.descriptor,)
 
     def end(self) -> tuple[Queue, ...]:
-        wire, pause = self._wire, _UNBLOCK_FIRST
+        """End the wait, and return the queue whose signal it has taken, if it has."""
+        connection, pause = self._connection, _UNBLOCK_FIRST
         deadline = time.monotonic() + self._timeout
         try:
-            came = wire.take(0.0)
+            came = connection.take(0.0)
             while not came and time.monotonic() < deadline:
-                self._pool.call("CLIENT", "UNBLOCK", wire.client_id)
-                came = wire.take(pause)  # the server may not have seen the wait itself yet
+                self._pool.call("CLIENT", "UNBLOCK", connection.client_id)
+                came = connection.take(pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
-            (reply,) = wire.read(1, deadline)
+            (reply,) = connection.read(1, deadline)
             if reply is None or isinstance(reply, Exception):
                 return ()
-            return (self._calls[text(list_of(reply)[0])],)
+            return (self._signals[text(list_of(reply)[0])],)
         except StoreError:
-            wire.close()  # one connection or the other is gone, and the wait with it
+            connection.close()  # one connection or the other is gone, and the wait with it
             return ()
         finally:
-            self._pool.give(wire)
+            self._pool.give(connection)
 
 
 if TYPE_CHECKING:

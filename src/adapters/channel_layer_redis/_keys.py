@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ("KINDS", "Keys", "split")
+__all__ = ("KINDS", "SCAN_COUNT", "Keys", "split")
 
 KINDS = {
     "q": "queue that is popped (list)",
@@ -25,6 +25,9 @@ KINDS = {
     "e": "epoch: the last flush (string)",
 }
 """What each letter stands for."""
+
+SCAN_COUNT = 1000
+"""Keys that the server looks at in one step of a scan."""
 
 _GLOB = re.compile(r"([\\*?\[\]])")
 

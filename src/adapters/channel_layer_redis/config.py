@@ -1,6 +1,6 @@
 """The CONFIG of the Redis layer: the common options, and which servers to use.
 
-The servers come out as `Host` objects, so that nothing behind this module has to know in how many ways they
+The servers come out as `ServerAddress` objects, so that nothing behind this module has to know in how many ways they
 can be written.
 """
 
@@ -15,24 +15,21 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from channel_layer.config import CommonConfig, Concern
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import Accepts
+from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, ServerAddress, TCPAddress
 from channel_layer_redis.hosts import (
     DATABASE_TEXT,
     DATABASES,
-    DEFAULT_HOST,
-    DEFAULT_PORT,
     OPTIONS,
     PORT_TEXT,
     PORTS,
     SCHEMES,
-    TLS,
     URL_OPTIONS,
-    Host,
     parse_host_name,
     parse_hosts,
     split_url,
 )
 
-__all__ = ("TLS", "Host", "RedisConfig")
+__all__ = ("RedisConfig",)
 
 _IN_HOSTS = 'write it in hosts, as in hosts=[{"host": "localhost", "port": 6379, "password": ...}]'
 
@@ -89,7 +86,7 @@ _HOSTS_SCHEMA: dict[str, object] = {
 }
 
 _Hosts = Annotated[
-    tuple[Host, ...],
+    tuple[ServerAddress, ...],
     PlainValidator(parse_hosts),
     WithJsonSchema(_HOSTS_SCHEMA),
     Accepts("a list of URLs, (host, port) pairs and dicts"),
@@ -115,7 +112,7 @@ class RedisConfig(CommonConfig):
     unset: ClassVar[frozenset[str]] = CommonConfig.unset | {"hosts", *_SHORTHAND}
 
     hosts: _Hosts = Field(
-        default=(Host(),),
+        default=(TCPAddress(),),
         json_schema_extra={"default": [[DEFAULT_HOST, DEFAULT_PORT]]},
         description=(
             "The servers: Redis 6.2 or newer, Valkey 7.2 or newer. With several, each queue and each group "
@@ -169,21 +166,22 @@ class RedisConfig(CommonConfig):
         yield from super().concerns()
         if not self.symmetric_encryption_keys:
             return
-        for place, host in enumerate(self.servers):
-            if host.tls is None and host.remote:
+        for place, server in enumerate(self.servers):
+            if isinstance(server, TCPAddress) and server.tls is None and server.remote:
                 field = "host" if self.model_fields_set.intersection(_SHORTHAND) else f"hosts[{place}]"
                 problem = (
-                    f"messages are encrypted, and the connection to {host.identity} is not: its password, names, sizes "
-                    "and times can be read and commands be slipped in on the way; write rediss:// if it speaks TLS"
+                    f"messages are encrypted, and the connection to {server.identity} is not: its password, names, "
+                    "sizes and times can be read and commands be slipped in on the way; "
+                    "write rediss:// if it speaks TLS"
                 )
                 yield Concern("channel_layer.W003", field, problem)
 
     @property
-    def servers(self) -> tuple[Host, ...]:
+    def servers(self) -> tuple[ServerAddress, ...]:
         """All servers, however they were given."""
         if self.model_fields_set.isdisjoint(_SHORTHAND):
             return self.hosts
-        return (Host(self.host, self.port, db=self.db),)
+        return (TCPAddress(self.host, self.port, db=self.db),)
 
 
 def _of_url(error: FieldError) -> FieldError:

@@ -1,8 +1,8 @@
-"""The servers of a CONFIG, in every form that people write them, parsed into one: `Host`.
+"""The servers of a CONFIG: every form in which one is written, parsed into a `ServerAddress`.
 
-One grammar for URLs, pairs and dicts, in which an option that is misspelt, misplaced or contradicted is an
-error and not a silence: a TLS option that is overlooked is a connection without TLS. No error's text holds a
-password, nor a part of one that a careless URL has put in the place of something else.
+One grammar for URLs, pairs and dicts. An option that is misspelt, misplaced or contradicted is an error: a TLS option
+that is overlooked would be a connection without TLS. No error's text holds a password, nor a part of one that a
+careless URL has put in the place of something else.
 
 Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (names of options, defaults).
 """
@@ -10,38 +10,30 @@ Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (n
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_address
-from pathlib import PurePath
+from ipaddress import IPv6Address
 from typing import Final, Literal, TypeGuard
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import describe_unknown, describe_value
 from channel_layer.urls import split_query
+from channel_layer_redis._given_options import GivenOption, GivenOptions, number_option, text_option
+from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, ServerAddress, TCPAddress, UnixAddress
+from channel_layer_redis.tls import TLS_OPTIONS, parse_tls
 
 __all__ = (
     "DATABASES",
     "DATABASE_TEXT",
-    "DEFAULT_HOST",
-    "DEFAULT_PORT",
     "OPTIONS",
     "PORTS",
     "PORT_TEXT",
     "SCHEMES",
-    "TLS",
     "URL_OPTIONS",
-    "Host",
-    "Verify",
     "parse_host_name",
     "parse_hosts",
     "split_url",
 )
-
-DEFAULT_HOST: Final = "localhost"
-DEFAULT_PORT: Final = 6379
 
 PORTS: Final = range(1, 65536)
 PORT_TEXT: Final = "a whole number from 1 to 65535"
@@ -49,126 +41,6 @@ PORT_TEXT: Final = "a whole number from 1 to 65535"
 DATABASES: Final = range(2**31)
 DATABASE_TEXT: Final = "a whole number, 0 or more"
 """The server says which ones it has; it keeps the number in 32 bits."""
-
-Verify = Literal["required", "optional", "none"]
-"""How far a server's certificate is checked, in redis-py's words.
-
-For a client ``"optional"`` is the same as ``"required"``; ``"none"`` lets anybody pose as the server.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class TLS:
-    """How to speak TLS with one server.
-
-    Attributes:
-        ca_certs: file of the certificate authorities to trust; None: the ones that the system trusts.
-        certfile: file of the client's certificate.
-        keyfile: file of its private key; None: the key is in ``certfile``.
-        password: what the private key is encrypted with.
-        verify: how far the server's certificate is checked.
-        check_hostname: whether the certificate has to be for the host's name.
-        context: a ready context; all else is ignored then.
-    """
-
-    ca_certs: str | None = None
-    certfile: str | None = None
-    keyfile: str | None = None
-    password: str | None = field(default=None, repr=False)
-    verify: Verify = "required"
-    check_hostname: bool = True
-    context: ssl.SSLContext | None = None
-
-    def make_context(self) -> ssl.SSLContext:
-        """Read the files and make the context that a connection needs.
-
-        Raises:
-            ConfigError: a file cannot be read, or is not what it should be.
-        """
-        if self.context is not None:
-            return self.context
-        try:
-            context = ssl.create_default_context(cafile=self.ca_certs)
-        except OSError as exc:
-            raise _bad_file("ssl_ca_certs", self.ca_certs, exc) from exc
-        context.check_hostname = self.check_hostname
-        context.verify_mode = _VERIFY_MODES[self.verify]
-        if self.certfile is not None:
-            try:
-                # A password that is missing must not make OpenSSL ask for it at the terminal.
-                context.load_cert_chain(self.certfile, self.keyfile, self.password or "")
-            except OSError as exc:
-                name = "ssl_certfile" if self.keyfile is None else "ssl_certfile and ssl_keyfile"
-                files = self.certfile if self.keyfile is None else f"{self.certfile} and {self.keyfile}"
-                raise _bad_file(name, files, exc) from exc
-        return context
-
-
-_VERIFY_MODES: Mapping[Verify, ssl.VerifyMode] = {
-    "required": ssl.CERT_REQUIRED,
-    "optional": ssl.CERT_OPTIONAL,
-    "none": ssl.CERT_NONE,
-}
-
-
-def _bad_file(name: str, files: str | None, exc: OSError) -> ConfigError:
-    return ConfigError([FieldError(name, f"{files or 'the system'} cannot be used: {exc.strerror or exc}")])
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """One server, and the database on it, that keep a part of the queues and groups.
-
-    Attributes:
-        host: the server's name in lower case, or its address; an IPv6 address without brackets.
-        port: its TCP port.
-        path: a Unix socket instead; ``host`` and ``port`` mean nothing then.
-        db: the database's number.
-        username: whom to log in as; None: the default user.
-        password: None: no login. Never part of a repr.
-        tls: how to speak TLS; None: in plain text.
-    """
-
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    path: str | None = None
-    db: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: TLS | None = None
-
-    @property
-    def identity(self) -> str:
-        """What servers are told apart by, ``host:port/db`` or ``socket path/db``: no credentials, no scheme.
-
-        Queues and groups are placed by it, so it may never change its form.
-        """
-        return f"{self.path or self._address}/{self.db}"
-
-    @property
-    def remote(self) -> bool:
-        """Whether what is sent to it leaves this machine, as far as its name or address tells."""
-        if self.path is not None or self.host == "localhost" or self.host.endswith(".localhost"):  # RFC 6761, 6.3
-            return False
-        try:
-            return not ip_address(self.host).is_loopback
-        except ValueError:
-            return True
-
-    @property
-    def label(self) -> str:
-        """The host as a URL without credentials, for logs and errors."""
-        if self.path is not None:
-            return f"unix://{quote(self.path)}?db={self.db}"
-        address = self._address.replace("%", "%25")  # of an IPv6 zone
-        return f"{'redis' if self.tls is None else 'rediss'}://{address}/{self.db}"
-
-    @property
-    def _address(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-# -- the grammar ---------------------------------------------------------------------------------------------
 
 SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "redis": "plain",
@@ -184,20 +56,12 @@ OPTIONS: Mapping[str, str] = {
     "username": "whom to log in as; the default user if it is left out",
     "password": "what to log in with",
     "ssl": "`True` for TLS; in a URL the scheme says it",
-    "ssl_ca_certs": "file of the authorities to trust; those of the system if it is left out",
-    "ssl_certfile": "file of the client's own certificate, for servers that ask for one",
-    "ssl_keyfile": "file of its private key, if that is not in `ssl_certfile`",
-    "ssl_password": "what the private key is encrypted with",
-    "ssl_cert_reqs": '`"required"` (the default), `"optional"` (the same for a client) or `"none"`: '
-    "anybody may pose as the server",
-    "ssl_check_hostname": "whether the certificate has to be for this host's name; `True`, unless "
-    '`ssl_cert_reqs` is `"none"`',
+    **TLS_OPTIONS,
     "ssl_context": "a ready `ssl.SSLContext` instead of all the others, for whatever they cannot say",
 }
 """What each server can be given besides its address, in redis-py's names."""
 
 _LOGIN = ("username", "password")
-_TLS_OPTIONS = tuple(name for name in OPTIONS if name.startswith("ssl_") and name != "ssl_context")
 URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
 """Those of them that may stand in the query of a URL."""
 
@@ -228,22 +92,7 @@ _SENTINEL_LATER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """The value of one option, where it stands, and how an error about it begins."""
-
-    value: object
-    field: str
-    subject: str = ""
-
-    def wrong(self, problem: str) -> FieldError:
-        return FieldError(self.field, self.subject + problem)
-
-
-_Options = dict[str, _Given]
-
-
-def parse_hosts(value: object) -> tuple[Host, ...]:
+def parse_hosts(value: object) -> tuple[ServerAddress, ...]:
     """Parse what stands under ``hosts``.
 
     Raises:
@@ -329,9 +178,9 @@ def _is_one_pair(value: Sequence[object]) -> bool:
     return isinstance(host, str) and "://" not in host and isinstance(port, int)
 
 
-def _entry(entry: object, at: str, errors: list[FieldError]) -> Host | None:
+def _entry(entry: object, at: str, errors: list[FieldError]) -> ServerAddress | None:
     if isinstance(entry, str):
-        found = _url(_Given(entry, at), errors)
+        found = _url(GivenOption(entry, at), errors)
         return None if found is None else _build(found, errors)
     if _is_mapping(entry):
         return _dict(entry, at, errors)
@@ -341,27 +190,27 @@ def _entry(entry: object, at: str, errors: list[FieldError]) -> Host | None:
     return None
 
 
-def _pair(entry: Sequence[object], at: str, errors: list[FieldError]) -> Host | None:
+def _pair(entry: Sequence[object], at: str, errors: list[FieldError]) -> ServerAddress | None:
     if len(entry) != 2:
         errors.append(FieldError(at, f'must be a pair, as in ("localhost", 6379), and this has {len(entry)} items'))
         return None
     host, port = entry
-    return _build({"host": _Given(host, f"{at}.host"), "port": _Given(port, f"{at}.port")}, errors)
+    return _build({"host": GivenOption(host, f"{at}.host"), "port": GivenOption(port, f"{at}.port")}, errors)
 
 
-def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> Host | None:
+def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> ServerAddress | None:
     if not entry:
         errors.append(FieldError(at, 'is empty: name a host, as in {"host": "localhost", "port": 6379}'))
         return None
     form = next((mark for mark in ("sentinels", "address") if mark in entry), "host")
     if "master_name" in entry or "sentinel_kwargs" in entry:
         form = "sentinels"
-    options: _Options = {}
+    options: GivenOptions = {}
     for key, value in entry.items():
         if not isinstance(key, str):
             errors.append(FieldError(at, f"must have keys that are str, not {describe_value(key)}"))
         elif key in _FORMS[form]:
-            options[key] = _Given(value, f"{at}.{key}")
+            options[key] = GivenOption(value, f"{at}.{key}")
         elif key in _ALL_KEYS:
             errors.append(FieldError(f"{at}.{key}", f"does not go together with {form!r}: remove one"))
         else:
@@ -374,12 +223,12 @@ def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> 
     return _build(options, errors)
 
 
-def _address(options: _Options, errors: list[FieldError]) -> Host | None:
+def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
     """Read a dict that holds a URL, with what stands beside it."""
     address = options.pop("address")
     found = _url(address, errors)
     if found is None:  # the rest is still looked at, for whatever else is wrong
-        found = {"ssl": _Given(True, address.field)}
+        found = {"ssl": GivenOption(True, address.field)}
         options.pop("ssl", None)
     for name, given in options.items():
         if name in _LOGIN and given.value is None:
@@ -389,14 +238,14 @@ def _address(options: _Options, errors: list[FieldError]) -> Host | None:
                 problem = "contradicts the address: rediss:// and valkeys:// are with TLS, the others without"
             else:
                 problem = "is given twice, with another value in the address: remove one"
-            errors.append(given.wrong(problem))
+            errors.append(given.error(problem))
         found[name] = given
     return _build(found, errors)
 
 
-def _sentinel(options: _Options, at: str, errors: list[FieldError]) -> None:
+def _sentinel(options: GivenOptions, at: str, errors: list[FieldError]) -> None:
     """Check a Sentinel dict by its grammar; then say that this version cannot connect to it."""
-    missing = _Given(None, "")
+    missing = GivenOption(None, "")
     sentinels = options.pop("sentinels", missing).value
     if not _is_sequence(sentinels) or not sentinels:
         errors.append(FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]'))
@@ -420,15 +269,15 @@ def _sentinel(options: _Options, at: str, errors: list[FieldError]) -> None:
     errors.append(FieldError(at, _SENTINEL_LATER))
 
 
-def _sentinel_kwargs(given: _Given, errors: list[FieldError]) -> None:
+def _sentinel_kwargs(given: GivenOption, errors: list[FieldError]) -> None:
     if not _is_mapping(given.value):
-        errors.append(given.wrong(f"must be a dict, not {describe_value(given.value)}"))
+        errors.append(given.error(f"must be a dict, not {describe_value(given.value)}"))
         return
     known = tuple(name for name in OPTIONS if name != "db")
-    options: _Options = {}
+    options: GivenOptions = {}
     for key, value in given.value.items():
         if isinstance(key, str) and key in known:
-            options[key] = _Given(value, f"{given.field}.{key}")
+            options[key] = GivenOption(value, f"{given.field}.{key}")
         else:
             errors.append(FieldError(f"{given.field}.{key}", describe_unknown(str(key), known)))
     _build(options, errors)
@@ -437,25 +286,25 @@ def _sentinel_kwargs(given: _Given, errors: list[FieldError]) -> None:
 # -- URLs ----------------------------------------------------------------------------------------------------
 
 
-def _url(given: _Given, errors: list[FieldError]) -> _Options | None:
+def _url(given: GivenOption, errors: list[FieldError]) -> GivenOptions | None:
     """Turn a URL into options. What is wrong with its form goes to *errors*; options are not checked."""
     if not isinstance(given.value, str):
-        errors.append(given.wrong(f"must be a URL, as in {_EXAMPLE}, not {describe_value(given.value)}"))
+        errors.append(given.error(f"must be a URL, as in {_EXAMPLE}, not {describe_value(given.value)}"))
         return None
     try:
         parts, query = _take_apart(given.value)
     except ValueError as exc:
-        errors.append(given.wrong(str(exc)))
+        errors.append(given.error(str(exc)))
         return None
-    options = {name: _Given(value, given.field, f"the {name} in the URL ") for name, value in parts.items()}
+    options = {name: GivenOption(value, given.field, f"the {name} in the URL ") for name, value in parts.items()}
     for name, text in query:
         if name not in URL_OPTIONS:
             problem = _ELSEWHERE.get(name) or describe_unknown(name, URL_OPTIONS)
-            errors.append(given.wrong(f"the URL's query has {name!r}: {problem}"))
+            errors.append(given.error(f"the URL's query has {name!r}: {problem}"))
         elif name in options:
-            errors.append(given.wrong(f"the {name} in the URL is given twice: remove one"))
+            errors.append(given.error(f"the {name} in the URL is given twice: remove one"))
         else:
-            options[name] = _Given(_from_text(name, text), given.field, f"the {name} in the URL ")
+            options[name] = GivenOption(_from_text(name, text), given.field, f"the {name} in the URL ")
     return options
 
 
@@ -558,7 +407,7 @@ def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple
 # -- options -------------------------------------------------------------------------------------------------
 
 
-def _build(options: _Options, errors: list[FieldError]) -> Host | None:
+def _build(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
     """Check the options of one server; None when something is wrong with them."""
     before = len(errors)
     name = DEFAULT_HOST
@@ -566,116 +415,15 @@ def _build(options: _Options, errors: list[FieldError]) -> Host | None:
         try:
             name = parse_host_name(options["host"].value)
         except ValueError as exc:
-            errors.append(options["host"].wrong(str(exc)))
-    path = options.get("path")
-    host = Host(
-        host=name,
-        port=_number(options, "port", PORTS, DEFAULT_PORT, PORT_TEXT, errors),
-        path=path.value if path is not None and isinstance(path.value, str) else None,
-        db=_number(options, "db", DATABASES, 0, DATABASE_TEXT, errors),
-        username=_text(options, "username", errors),
-        password=_text(options, "password", errors),
-        tls=_tls(options, errors),
-    )
-    return host if len(errors) == before else None
-
-
-def _number(options: _Options, name: str, allowed: range, default: int, text: str, errors: list[FieldError]) -> int:
-    given = options.get(name)
-    if given is None:
-        return default
-    value = given.value
-    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
-        quotes = " (write the number without quotes)" if isinstance(value, str) and not given.subject else ""
-        errors.append(given.wrong(f"must be {text}, not {describe_value(value)}{quotes}"))
-        return default
-    return value
-
-
-def _text(options: _Options, name: str, errors: list[FieldError]) -> str | None:
-    given = options.get(name)
-    if given is None or given.value is None:
+            errors.append(options["host"].error(str(exc)))
+    port = number_option(options, "port", PORTS, DEFAULT_PORT, PORT_TEXT, errors)
+    db = number_option(options, "db", DATABASES, 0, DATABASE_TEXT, errors)
+    username = text_option(options, "username", errors)
+    password = text_option(options, "password", errors)
+    tls = parse_tls(options, errors)
+    if len(errors) > before:
         return None
-    if not isinstance(given.value, str):
-        kind = type(given.value).__name__  # never the value: a number can be a password too
-        errors.append(given.wrong(f"must be a str, not of type {kind}"))
-        return None
-    try:
-        given.value.encode()
-    except UnicodeEncodeError:
-        errors.append(given.wrong("must be valid Unicode, and this has a lone surrogate"))
-    return given.value or None
-
-
-def _file(options: _Options, name: str, errors: list[FieldError]) -> str | None:
-    given = options.get(name)
-    if given is None or given.value is None:
-        return None
-    value: object = given.value
-    if isinstance(value, PurePath):
-        value = str(value)
-    if not isinstance(value, str) or not value:
-        shown = "an empty str" if value == "" else describe_value(value)
-        errors.append(given.wrong(f"must be the path of a file, not {shown}"))
-        return None
-    return value
-
-
-def _tls(options: _Options, errors: list[FieldError]) -> TLS | None:
-    wanted = options.get("ssl")
-    used = [name for name in (*_TLS_OPTIONS, "ssl_context") if name in options]
-    if wanted is not None and not isinstance(wanted.value, bool):
-        errors.append(wanted.wrong(f"must be True or False, not {describe_value(wanted.value)}"))
-        return None
-    if wanted is None or not wanted.value:
-        errors += [options[name].wrong('needs TLS: a rediss:// URL, or "ssl": True in a dict') for name in used]
-        return None
-    if "ssl_context" in options:
-        given = options["ssl_context"]
-        if not isinstance(given.value, ssl.SSLContext):
-            errors.append(given.wrong(f"must be an ssl.SSLContext, not {describe_value(given.value)}"))
-            return None
-        other = [options[name] for name in used if name != "ssl_context"]
-        errors += [option.wrong("does not go together with 'ssl_context': remove one") for option in other]
-        return TLS(context=given.value)
-    certfile = _file(options, "ssl_certfile", errors)
-    for name in ("ssl_keyfile", "ssl_password"):
-        if name in options and options[name].value is not None and "ssl_certfile" not in options:
-            errors.append(options[name].wrong("needs the certificate it is for: add ssl_certfile"))
-    verify = _verify(options, errors)
-    return TLS(
-        ca_certs=_file(options, "ssl_ca_certs", errors),
-        certfile=certfile,
-        keyfile=_file(options, "ssl_keyfile", errors),
-        password=_text(options, "ssl_password", errors),
-        verify=verify,
-        check_hostname=_check_hostname(options, verify, errors),
-    )
-
-
-def _verify(options: _Options, errors: list[FieldError]) -> Verify:
-    given = options.get("ssl_cert_reqs")
-    if given is None:
-        return "required"
-    if given.value is None:  # redis-py's other word for "none", and the one that most examples use
-        return "none"
-    value = given.value
-    word = value.name.removeprefix("CERT_").lower() if isinstance(value, ssl.VerifyMode) else value
-    for verify in _VERIFY_MODES:
-        if verify == word:
-            return verify
-    shown = "another str" if isinstance(value, str) else describe_value(value)
-    errors.append(given.wrong(f"must be 'required', 'optional' or 'none', not {shown}"))
-    return "required"
-
-
-def _check_hostname(options: _Options, verify: Verify, errors: list[FieldError]) -> bool:
-    given = options.get("ssl_check_hostname")
-    if given is None:
-        return verify != "none"
-    if not isinstance(given.value, bool):
-        errors.append(given.wrong(f"must be True or False, not {describe_value(given.value)}"))
-        return True
-    if given.value and verify == "none":
-        errors.append(given.wrong("cannot be True while ssl_cert_reqs is 'none': remove one"))
-    return given.value
+    path = options["path"].value if "path" in options else None
+    if isinstance(path, str):
+        return UnixAddress(path, db=db, username=username, password=password)
+    return TCPAddress(name, port, tls, db=db, username=username, password=password)

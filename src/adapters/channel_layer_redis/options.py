@@ -10,7 +10,7 @@ from ssl import SSLContext, VerifyMode
 from typing import Required, TypeAlias, TypedDict
 
 from channel_layer.options import CommonConfigDict, NoLocalReaderOption, SequenceNotStr
-from channel_layer_redis.hosts import Verify
+from channel_layer_redis.tls import Verify
 
 __all__ = (
     "AddressDict",

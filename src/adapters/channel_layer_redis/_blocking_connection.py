@@ -17,28 +17,23 @@ from typing import TYPE_CHECKING
 
 import hiredis
 
-from channel_layer.errors import StoreError
-from channel_layer_redis._protocol import (
-    INCOMPLETE,
-    foreign,
-    greeted,
-    greeting,
-    is_replica,
-    no_connection,
-    pack,
-    refusal,
-    tls_context,
-)
+from channel_layer.errors import ConfigError, StoreError
+from channel_layer_redis._errors import connect_error, is_replica, protocol_error, refusal
+from channel_layer_redis._greeting import greeting, read_greeting
+from channel_layer_redis._packing import pack
+from channel_layer_redis._replies import INCOMPLETE
+from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:
-    from channel_layer_redis._protocol import Arg
-    from channel_layer_redis.hosts import Host
+    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._packing import Arg
+    from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("Pool", "Wire")
+__all__ = ("BlockingConnection", "Pool")
 
 _MOST = 8
-"""Connections for commands that a process opens to one server at most. At half a millisecond for a command they carry
-16 000 a second, which is more than the threads of a Python process ask for; others wait for their turn."""
+"""Connections for commands that a process opens to one server at most. At half a millisecond a command they carry
+16 000 commands a second, which is more than the threads of a Python process send; other threads wait for their turn."""
 
 _READ_SIZE = 65536
 
@@ -46,11 +41,11 @@ _LEAST_SECONDS = 0.01
 """Seconds that a command gets even if connecting has used up its time."""
 
 
-class Wire:
+class BlockingConnection:
     """One connection, used by one thread at a time.
 
     Args:
-        host: the server.
+        address: the server's.
         timeout: seconds to wait for a connection, and for a command, at most.
 
     Attributes:
@@ -61,8 +56,8 @@ class Wire:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
 
-    def __init__(self, host: Host, timeout: float) -> None:
-        self._label = host.label
+    def __init__(self, address: ServerAddress, timeout: float) -> None:
+        self._label = address.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._demoted = False
@@ -70,17 +65,17 @@ class Wire:
         self.client_id: int = 0
         deadline = time.monotonic() + timeout
         try:
-            self._socket = _connect(host, timeout)
-        except OSError as exc:
-            raise no_connection(host.label, timeout, exc) or exc from exc
+            self._socket = _connect(address, timeout)
+        except (OSError, ConfigError) as exc:
+            raise connect_error(address.label, timeout, exc) or exc from exc
         self._finalizer = weakref.finalize(self, self._socket.close)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._poller = select.poll()
             self._poller.register(self._socket.fileno(), select.POLLIN)
-            commands = greeting(host)
+            commands = greeting(address)
             self.send(b"".join(map(pack, commands)))
-            self.client_id, _ = greeted(host, self.read(len(commands), deadline))
+            self.client_id, _ = read_greeting(address, self.read(len(commands), deadline))
         except BaseException as exc:
             self.close()
             if isinstance(exc, StoreError) and exc.outcome == "unknown":
@@ -120,16 +115,16 @@ class Wire:
             self.close()
             raise self._lost(exc) from exc
 
-    def read(self, count: int, deadline: float, held: list[BaseException] | None = None) -> list[object]:
-        """Return what came of so many commands. If that fails, or is interrupted, the connection is closed.
+    def read(self, count: int, deadline: float, interrupts: list[BaseException] | None = None) -> list[object]:
+        """Return the outcomes of so many commands. If that fails, or is interrupted, the connection is closed.
 
         Args:
             count: how many have been sent.
             deadline: seconds by the monotonic clock after which the server counts as away.
-            held: the replies are needed: what interrupts the thread meanwhile is put here, for later.
+            interrupts: where to put what interrupts the thread, if the replies are needed; None: they are not.
 
         Returns:
-            a reply, `StoreError` or `NoScript` for each.
+            for each a reply, a `StoreError` or `UnknownScript`.
 
         Raises:
             StoreError: the connection is lost, or the server does not answer in time.
@@ -139,7 +134,7 @@ class Wire:
             while len(outcomes) < count:
                 reply = self._reader.gets()
                 if reply is INCOMPLETE:
-                    self._receive(deadline, held)
+                    self._receive(deadline, interrupts)
                 elif isinstance(reply, hiredis.ReplyError):
                     outcomes.append(refusal(self._label, str(reply)))
                     self._demoted = self._demoted or is_replica(str(reply))
@@ -147,18 +142,18 @@ class Wire:
                     outcomes.append(reply)
         except hiredis.ProtocolError as exc:
             self.close()
-            raise foreign(self._label) from exc
+            raise protocol_error(self._label) from exc
         except BaseException:
             self.close()
             raise
         if self._demoted:
-            self.close()  # find out anew where the primary is
+            self.close()  # the locator has to say where the primary is now
         else:
             self.usable = True
         return outcomes
 
     def take(self, seconds: float) -> bool:
-        """Wait for some seconds, and take in what comes; whether a reply may be whole, so that `read` hardly waits.
+        """Wait for some seconds, and receive what comes; return whether a reply may be whole, for `read`.
 
         Raises:
             StoreError: the connection is lost.
@@ -180,7 +175,7 @@ class Wire:
         self.usable = False
         self._finalizer()
 
-    def _receive(self, deadline: float, held: list[BaseException] | None) -> None:
+    def _receive(self, deadline: float, interrupts: list[BaseException] | None) -> None:
         try:
             self._socket.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
             data = self._socket.recv(_READ_SIZE)
@@ -189,9 +184,9 @@ class Wire:
         except OSError as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:
-            if held is None:
+            if interrupts is None:
                 raise
-            held.append(exc)  # of a signal; the reply is still to come
+            interrupts.append(exc)  # raised by a signal; the reply is still to come
             return
         self._feed(data)
 
@@ -206,21 +201,21 @@ class Wire:
         return StoreError(f"the connection to {self._label} was lost", retryable=True, outcome="unknown")
 
 
-def _connect(host: Host, timeout: float) -> socket.socket:
-    context = tls_context(host)
-    if host.path is not None:
+def _connect(address: ServerAddress, timeout: float) -> socket.socket:
+    if isinstance(address, UnixAddress):
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             plain.settimeout(timeout)
-            plain.connect(host.path)
+            plain.connect(address.path)
         except BaseException:
             plain.close()
             raise
         return plain
-    plain = socket.create_connection((host.host, host.port), timeout)
+    context = address.tls.make_context() if address.tls is not None else None
+    plain = socket.create_connection((address.host, address.port), timeout)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return plain if context is None else context.wrap_socket(plain, server_hostname=host.host)
+        return plain if context is None else context.wrap_socket(plain, server_hostname=address.host)
     except BaseException:
         plain.close()
         raise
@@ -230,16 +225,16 @@ class Pool:
     """The connections of all threads to one server.
 
     Args:
-        host: the server.
+        locator: where the server is.
         timeout: seconds that a command may take, waiting for a connection and making it included.
     """
 
-    def __init__(self, host: Host, timeout: float) -> None:
-        self._host = host
+    def __init__(self, locator: Locator, timeout: float) -> None:
+        self._locator = locator
         self._timeout = timeout
         self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
-        self._spare: list[Wire] = []
+        self._spare: list[BlockingConnection] = []
         self._closed = False
 
     def call(self, *args: Arg) -> object:
@@ -248,19 +243,19 @@ class Pool:
         Raises:
             StoreError: no connection could be had, or it was lost.
         """
-        wire, deadline = self.begin()
+        connection, deadline = self.acquire()
         try:
-            wire.send(pack(args))
-            return wire.read(1, deadline)[0]
+            connection.send(pack(args))
+            return connection.read(1, deadline)[0]
         finally:
-            self.end(wire)
+            self.release(connection)
 
-    def begin(self) -> tuple[Wire, float]:
+    def acquire(self) -> tuple[BlockingConnection, float]:
         """Wait for a turn.
 
         Returns:
-            A connection, to be given to `end` whatever happens, and the moment, by the monotonic clock, until which the
-            server has to answer.
+            A connection, to be given to `release` whatever happens, and the moment, by the monotonic clock, until which
+            the server has to answer.
 
         Raises:
             StoreError: the turn does not come in time, or there is no connection.
@@ -268,7 +263,7 @@ class Pool:
         deadline = time.monotonic() + self._timeout
         if not self._turn.acquire(timeout=self._timeout):
             raise StoreError(
-                f"all connections to {self._host.label} are in use for {self._timeout:g} s",
+                f"all connections to {self._locator.label} are in use for {self._timeout:g} s",
                 retryable=True,
                 outcome="not_sent",
             )
@@ -278,36 +273,36 @@ class Pool:
             self._turn.release()
             raise
 
-    def end(self, wire: Wire) -> None:
-        """The turn is over; the connection is closed if a reply is still to come."""
+    def release(self, connection: BlockingConnection) -> None:
+        """End the turn; the connection is closed if a reply is still to come."""
         self._turn.release()
-        self.give(wire)
+        self.give(connection)
 
-    def borrow(self) -> Wire:
-        """Return a connection that nobody else uses."""
+    def borrow(self) -> BlockingConnection:
+        """Return a connection for the caller alone, which takes no turn."""
         if self._closed:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
         with contextlib.suppress(IndexError):
             while True:
-                wire = self._spare.pop()
-                if wire.fresh:
-                    return wire
-                wire.close()
-        return Wire(self._host, self._timeout)
+                connection = self._spare.pop()
+                if connection.fresh:
+                    return connection
+                connection.close()
+        return BlockingConnection(self._locator.address_blocking(), self._timeout)
 
-    def give(self, wire: Wire) -> None:
+    def give(self, connection: BlockingConnection) -> None:
         """Take a connection back."""
         with self._lock:
-            keep = wire.usable and not self._closed and len(self._spare) < _MOST
+            keep = connection.usable and not self._closed and len(self._spare) < _MOST
             if keep:
-                self._spare.append(wire)
+                self._spare.append(connection)
         if not keep:
-            wire.close()
+            connection.close()
 
     def close(self) -> None:
-        """Close what is not in use, and see to it that the rest is when it is given back."""
+        """Close the connections that are not in use now, and the others once they are given back."""
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, []
-        for wire in spare:
-            wire.close()
+        for connection in spare:
+            connection.close()

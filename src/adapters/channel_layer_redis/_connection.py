@@ -1,100 +1,42 @@
 """One connection to a server: commands of one loop tick share a write, replies are matched in order.
 
 A small `asyncio.Protocol` over hiredis, because a stream reader and a coroutine for each command cost ten to twenty
-times as much. Every command has a deadline of ours, whatever the client library's defaults are; nothing that was
-written is ever written again.
+times as much. Every command has a deadline; nothing that was written is ever written again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
-import ssl
 from collections import deque
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import hiredis
 
-from channel_layer.errors import ConfigError, StoreError
+from channel_layer.errors import StoreError
 from channel_layer.runtime.wakeups import Prompt, go_on
-from channel_layer_redis import _scripts
+from channel_layer_redis._errors import connect_error, is_replica, protocol_error, refusal
+from channel_layer_redis._greeting import greeting, read_greeting
+from channel_layer_redis._packing import pack
+from channel_layer_redis._replies import INCOMPLETE, is_list
+from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from channel_layer_redis.hosts import Host
+    from channel_layer_redis._packing import Arg, MergeableCommand
+    from channel_layer_redis.addresses import ServerAddress
 
-__all__ = (
-    "INCOMPLETE",
-    "Arg",
-    "Connection",
-    "NoScript",
-    "Several",
-    "connect",
-    "foreign",
-    "greeted",
-    "greeting",
-    "is_list",
-    "is_replica",
-    "no_connection",
-    "pack",
-    "pack_argument",
-    "pack_head",
-    "refusal",
-    "tls_context",
-)
+__all__ = ("Connection", "connect")
 
-Arg = bytes | str | int | float
-
-_MINIMUM_REDIS = (6, 2)
-_MINIMUM_VALKEY = (7, 2)
-_TOO_OLD = "channel-layer needs Redis 6.2 or newer, or Valkey 7.2 or newer: upgrade the server"
-
-_NOT_CARRIED_OUT = (
-    "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "OOM",
-    "READONLY",
-    "TRYAGAIN",
-)
-"""Refusals that pass by themselves; the command has had no effect."""
-
-_MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
-"""Refusals that a person has to mend; the command has had no effect."""
-
-_IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
-
-_ORDERED: Final = tuple(
-    _scripts.load(name) for name in ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
-)
-"""The scripts whose order their callers see, even if they do not await one call before the next."""
-
-INCOMPLETE: Final = object()
-"""What a reader has while a reply is not whole."""
-
-_TOGETHER, _TOGETHER_BYTES = 64, 65536
+_MERGED, _MERGED_BYTES = 64, 65536
 """How many ask for one command at most, and with how many bytes: a server does nothing else until it is done."""
 
 _SOME = 32
 """How many may ask for something before it is sent, while others still go on: the server works meanwhile."""
 
-_NOTHING = b"$0\r\n\r\n"
-"""An empty argument."""
-
-
-class _Pack(Protocol):
-    """hiredis's ``pack_command``, whose own stub says a tuple of one."""
-
-    def __call__(self, command: tuple[Arg, ...], /) -> bytes: ...
-
-
-pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, which is wrong
-"""Turns a command into bytes."""
+_SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
+"""Lets the next command be without a reply."""
 
 
 @runtime_checkable
@@ -105,63 +47,21 @@ class _Transport(Protocol):
     def abort(self) -> object: ...
 
 
-class NoScript(Exception):
-    """The server does not know the script of this SHA; nothing was done."""
-
-
-_SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
-"""Lets the next command be without a reply."""
-
-
-def pack_head(*args: Arg) -> bytes:
-    """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
-    return pack((*args, b""))[: -len(_NOTHING)]
-
-
-@lru_cache(maxsize=1024)
-def pack_argument(value: int) -> bytes:
-    """Pack one argument of a command."""
-    text = b"%d" % value
-    return b"$%d\r\n%b\r\n" % (len(text), text)
-
-
-class Several:
-    """A command that does the same for several who ask, each with arguments of his own, and replies to each of them.
-
-    Its reply to one alone is not in an array.
-
-    Args:
-        args: what they have in common.
-        each: how many arguments each of them adds.
-    """
-
-    __slots__ = ("_count", "_each", "_head")
-
-    def __init__(self, *args: Arg, each: int) -> None:
-        self._count = len(args)
-        self._each = each
-        self._head = pack(args).partition(b"\r\n")[2]
-
-    def packed(self, parts: list[bytes]) -> bytes:
-        """Return the command of those who have asked."""
-        return b"*%d\r\n%b%b" % (self._count + self._each * len(parts), self._head, b"".join(parts))
-
-
-class _Together:
+class _MergedCommand:
     """Those who ask for one command, in their order, as one who waits for its reply."""
 
-    __slots__ = ("_futures", "_label", "_parts", "_room", "_several")
+    __slots__ = ("_command", "_futures", "_label", "_parts", "_room")
 
-    def __init__(self, several: Several, label: str) -> None:
-        self._several = several
+    def __init__(self, command: MergeableCommand, label: str) -> None:
+        self._command = command
         self._label = label
         self._parts: list[bytes] = []
         self._futures: list[Prompt] = []
-        self._room = _TOGETHER_BYTES
+        self._room = _MERGED_BYTES
 
-    def takes(self, several: Several, part: bytes) -> bool:
+    def takes(self, command: MergeableCommand, part: bytes) -> bool:
         """Whether there is room for one more of this kind."""
-        return self._several is several and len(part) <= self._room and len(self._parts) < _TOGETHER
+        return self._command is command and len(part) <= self._room and len(self._parts) < _MERGED
 
     def add(self, part: bytes, future: Prompt) -> None:
         """Take in one more."""
@@ -172,7 +72,7 @@ class _Together:
     def packed(self) -> bytes:
         """Return the command, and let go of what it was made of; nobody is added any more."""
         parts, self._parts = self._parts, []
-        return self._several.packed(parts)
+        return self._command.packed(parts)
 
     def done(self) -> bool:
         """Whether nobody waits any more."""
@@ -189,16 +89,11 @@ class _Together:
         futures = self._futures
         parts = [reply] if len(futures) == 1 else reply
         if not is_list(parts) or len(parts) != len(futures):
-            self.set_exception(foreign(self._label))
+            self.set_exception(protocol_error(self._label))
             return []
         for future, part in zip(futures, parts, strict=True):
             future.set_result(part)
         return futures
-
-
-def is_list(reply: object) -> TypeGuard[list[object]]:
-    """Whether a reply is an array."""
-    return isinstance(reply, list)
 
 
 class Connection(asyncio.Protocol):
@@ -222,8 +117,8 @@ class Connection(asyncio.Protocol):
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[object] | Prompt | _Together, float]] = deque()
-        self._out: list[bytes | _Together] = []
+        self._waiting: deque[tuple[asyncio.Future[object] | Prompt | _MergedCommand, float]] = deque()
+        self._out: list[bytes | _MergedCommand] = []
         self._batched = 0.0
         """When the first of these was put there, which is one tick of the event loop ago at most."""
         self._timer: asyncio.TimerHandle | None = None
@@ -242,7 +137,7 @@ class Connection(asyncio.Protocol):
     # -- sending
 
     def call(self, *args: Arg, limit: float | None = None) -> asyncio.Future[object]:
-        """Send a command; the future brings its reply, `StoreError` or `NoScript`.
+        """Send a command; the future brings its reply, `StoreError` or `UnknownScript`.
 
         Args:
             args: the command.
@@ -256,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._begin(command, future, limit, now=False)
         return future
 
-    def ask(self, command: bytes, *, limit: float | None = None) -> Prompt:
+    def send_inline(self, command: bytes, *, limit: float | None = None) -> Prompt:
         """Send a command for a task, which goes on as soon as the reply is parsed; see `send`.
 
         If the connection is idle, it waits for no others to share the write with: somebody waits for this.
@@ -265,13 +160,13 @@ class Connection(asyncio.Protocol):
         self._begin(command, future, limit, now=True)
         return future
 
-    def join(self, several: Several, part: bytes, *, limit: float | None = None) -> Prompt:
+    def send_merged(self, command: MergeableCommand, part: bytes, *, limit: float | None = None) -> Prompt:
         """Send one's part of a command that is one with those sent just before, if they are of the same kind.
 
-        Else it is as with `ask`.
+        Else it is as with `send_inline`.
 
         Args:
-            several: what they have in common.
+            command: what they have in common.
             part: packed arguments.
             limit: seconds that it may take, if not the connection's timeout; of one command, those of the first count.
         """
@@ -279,11 +174,11 @@ class Connection(asyncio.Protocol):
         if not self.open:
             future.set_exception(self._gone("not_sent"))
         elif not self._waiting and not self._gathering:
-            self._put(several.packed([part]), future, limit, now=True)
+            self._put(command.packed([part]), future, limit, now=True)
         else:
             last = self._out[-1] if self._out else None
-            if not (isinstance(last, _Together) and last.takes(several, part)):
-                last = _Together(several, self._label)
+            if not (isinstance(last, _MergedCommand) and last.takes(command, part)):
+                last = _MergedCommand(command, self._label)
                 self._put(last, last, limit, now=False)
             last.add(part, future)
             if self._gathering:
@@ -302,8 +197,8 @@ class Connection(asyncio.Protocol):
 
     def _put(
         self,
-        command: bytes | _Together,
-        answer: asyncio.Future[object] | Prompt | _Together,
+        command: bytes | _MergedCommand,
+        answer: asyncio.Future[object] | Prompt | _MergedCommand,
         limit: float | None,
         *,
         now: bool,
@@ -389,7 +284,7 @@ class Connection(asyncio.Protocol):
         elif out:
             self._send(b"".join([each if isinstance(each, bytes) else each.packed() for each in out]))
 
-    def _send(self, command: bytes | _Together) -> None:
+    def _send(self, command: bytes | _MergedCommand) -> None:
         if self._transport is not None:
             self._transport.write(command if isinstance(command, bytes) else command.packed())
 
@@ -432,7 +327,7 @@ class Connection(asyncio.Protocol):
                 elif isinstance(answer, Prompt):
                     answer.set_result(reply)
                     prompts.append(answer)
-                elif isinstance(answer, _Together):
+                elif isinstance(answer, _MergedCommand):
                     prompts += answer.share(reply)
                 else:
                     answer.set_result(reply)
@@ -503,175 +398,39 @@ class Connection(asyncio.Protocol):
         return error
 
 
-def _code(text: str) -> str:
-    found = _IN_SCRIPT.search(text)  # Redis 6.2 wraps an error that a script met
-    return text.split(" ", 1)[0] if found is None else found[1]
-
-
-def is_replica(text: str) -> bool:
-    """Whether a server refuses because it has become a replica."""
-    return _code(text) in ("READONLY", "MASTERDOWN")
-
-
-def refusal(label: str, text: str) -> StoreError | NoScript:
-    """Return what whoever asked is told of an error that a server answers with.
+async def connect(address: ServerAddress, connection: Connection) -> None:
+    """Connect to a server, log in, and check that it can serve, within the connection's timeout.
 
     Args:
-        label: the server.
-        text: the error.
-    """
-    code = _code(text)
-    if code == "NOSCRIPT":
-        return NoScript(text)
-    if code in _NOT_CARRIED_OUT:
-        return StoreError(f"{label} refused: {text}", retryable=True, outcome="not_sent")
-    if code in _MISCONFIGURED:
-        return StoreError(f"{label} refused: {text}", retryable=False, outcome="not_sent")
-    return StoreError(f"{label} answered with an error: {text}", retryable=False, outcome="unknown")
-
-
-def foreign(label: str) -> StoreError:
-    """Return what whoever asked is told of a server that is none."""
-    return StoreError(f"{label} does not speak Redis's protocol", retryable=False, outcome="unknown")
-
-
-async def connect(host: Host, connection: Connection) -> None:
-    """Connect to a server, log in, and see that it can serve, within the connection's timeout.
-
-    Args:
-        host: the server.
-        connection: a new one; dropped if it cannot be made.
+        address: the server's.
+        connection: a new one; it is aborted if this fails.
 
     Raises:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
-    label = host.label
     try:
         async with asyncio.timeout(connection.timeout):
-            await _open(host, connection)
-            await _greet(host, connection)
+            await _open(address, connection)
+            await _greet(address, connection)
     except BaseException as exc:
         connection.abort()
-        error = no_connection(label, connection.timeout, exc)
+        error = connect_error(address.label, connection.timeout, exc)
         if error is None:
             raise
         raise error from exc
 
 
-def no_connection(label: str, timeout: float, error: BaseException) -> StoreError | None:
-    """Return what whoever asked is told when a connection cannot be made; None: whatever it is already.
-
-    Args:
-        label: the server.
-        timeout: seconds that it was tried for at most.
-        error: what happened.
-    """
-    match error:
-        case TimeoutError():
-            return StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent")
-        case ssl.SSLCertVerificationError():
-            what = (
-                f"cannot trust {label}: certificate verify failed: {error.verify_message}; give the authority that "
-                f"signed it as ssl_ca_certs in hosts, and the host by a name that is in the certificate"
-            )
-            return StoreError(what, retryable=False, outcome="not_sent")
-        case OSError():
-            what = f"cannot connect to {label}: {error.strerror or error}; is a server running there?"
-            return StoreError(what, retryable=True, outcome="not_sent")
-        case _:
-            return None
-
-
-def tls_context(host: Host) -> ssl.SSLContext | None:
-    """Return what a connection to a server needs to speak TLS; None: it does not.
-
-    Raises:
-        StoreError: a file cannot be used.
-    """
-    try:
-        return host.tls.make_context() if host.tls is not None else None
-    except ConfigError as exc:
-        raise StoreError(str(exc), retryable=False, outcome="not_sent") from exc
-
-
-async def _open(host: Host, connection: Connection) -> None:
+async def _open(address: ServerAddress, connection: Connection) -> None:
     loop = asyncio.get_running_loop()
     make: Callable[[], Connection] = lambda: connection  # noqa: E731
-    context = tls_context(host)
-    if host.path is not None:
-        await loop.create_unix_connection(make, host.path)
+    if isinstance(address, UnixAddress):
+        await loop.create_unix_connection(make, address.path)
     else:
-        await loop.create_connection(make, host.host, host.port, ssl=context)
+        context = address.tls.make_context() if address.tls is not None else None
+        await loop.create_connection(make, address.host, address.port, ssl=context)
 
 
-async def _greet(host: Host, connection: Connection) -> None:
-    asked = [connection.call(*command) for command in greeting(host)]
-    replies = await asyncio.gather(*asked, return_exceptions=True)
-    connection.client_id, connection.run_id = greeted(host, replies)
-
-
-def greeting(host: Host) -> list[tuple[Arg, ...]]:
-    """Return the first commands of a connection: log in, see who is there, choose the database, bring the scripts.
-
-    A script that the server did not know would be carried out after commands that were sent behind it.
-    """
-    login: tuple[Arg, ...] = ()
-    if host.password is not None or host.username is not None:
-        login = ("AUTH", host.username or "default", host.password or "")
-    commands: list[tuple[Arg, ...]] = [("HELLO", 2, *login), ("INFO", "server")]
-    if host.db:
-        commands.append(("SELECT", host.db))
-    return [*commands, *(("SCRIPT", "LOAD", script.source) for script in _ORDERED)]
-
-
-def greeted(host: Host, replies: Sequence[object]) -> tuple[int, str]:
-    """Return the connection's number, and what names this run of the server.
-
-    Args:
-        host: the server.
-        replies: what came of `greeting`; errors as they are.
-
-    Raises:
-        StoreError: the server refuses the login, or is too old.
-    """
-    hello, info, *rest = replies[: 3 if host.db else 2]  # whoever may not load scripts brings them when they are needed
-    if isinstance(hello, StoreError):
-        if "unknown command" in str(hello).lower():
-            raise StoreError(f"{host.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
-        if "NOAUTH" in str(hello) or "WRONGPASS" in str(hello):
-            login = host.password is not None or host.username is not None
-            hint = "check the password in hosts" if login else "give a password in hosts, as in redis://:password@host"
-            raise StoreError(f"{host.label} refused the login: {hint}", retryable=False, outcome="not_sent") from hello
-        raise hello
-    for reply in (hello, info, *rest):
-        if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
-            raise reply
-    fields = _pairs(hello)
-    facts = _info(info) if isinstance(info, bytes) else {}
-    client_id = fields.get("id")
-    _check_version(host.label, facts, fields)
-    return client_id if isinstance(client_id, int) else 0, facts.get("run_id", "")
-
-
-def _check_version(label: str, facts: dict[str, str], fields: dict[str, object]) -> None:
-    name, minimum, text = "Redis", _MINIMUM_REDIS, facts.get("redis_version")
-    if "valkey_version" in facts:
-        name, minimum, text = "Valkey", _MINIMUM_VALKEY, facts["valkey_version"]
-    if text is None:
-        version = fields.get("version")
-        text = version.decode("ascii", "replace") if isinstance(version, bytes) else "0"
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in text.split(".")[:2])
-    if numbers < minimum:
-        raise StoreError(f"{label} is {name} {text}, too old: {_TOO_OLD}", retryable=False, outcome="not_sent")
-
-
-def _pairs(reply: object) -> dict[str, object]:
-    if not is_list(reply):
-        return {}
-    keys = (key.decode("ascii", "replace") for key in reply[::2] if isinstance(key, bytes))
-    return dict(zip(keys, reply[1::2], strict=False))
-
-
-def _info(reply: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
-    return {name: value.strip() for name, colon, value in lines if colon}
+async def _greet(address: ServerAddress, connection: Connection) -> None:
+    sent = [connection.call(*command) for command in greeting(address)]
+    replies = await asyncio.gather(*sent, return_exceptions=True)
+    connection.client_id, connection.run_id = read_greeting(address, replies)

@@ -1,0 +1,192 @@
+"""One server, as reached from one event loop: its connections, and how calls are sent over them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from channel_layer.errors import StoreError
+from channel_layer.runtime.event_loops import ignore
+from channel_layer_redis._connection import Connection, connect
+from channel_layer_redis._errors import UnknownScript
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._requests.calls import ScriptCall
+
+__all__ = ("ServerClient", "send_calls")
+
+T = TypeVar("T")
+
+_LEAST_SECONDS: Final = 0.01
+"""Seconds that a command gets even if connecting has used up its time."""
+
+
+class ServerClient:
+    """The connections of one event loop to the server of one shard: one for commands, and others for what blocks.
+
+    Args:
+        locator: where the server is.
+        timeout: seconds that a command may take, connecting included.
+    """
+
+    def __init__(self, locator: Locator, timeout: float) -> None:
+        self._locator = locator
+        self._timeout = timeout
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[Connection] | None = None
+        self._spare: list[Connection] = []
+        self._all: set[Connection] = set()
+        """All whose socket may be open, those that are being made included."""
+        self._making: set[asyncio.Task[Connection]] = set()
+        self._closed = False
+
+    async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
+        """Send calls in one write, and return the outcome of each: a reply, or a `StoreError`."""
+        connection, limit = self.ready, None
+        if connection is None:
+            try:
+                connection, limit = await self.connected()
+            except StoreError as exc:
+                return [exc] * len(calls)
+        return await send_calls(connection, calls, limit=limit)
+
+    async def connected(self) -> tuple[Connection, float]:
+        """Return the connection for commands, and the seconds that are left for a command after connecting."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        connection = await self.connection()
+        return connection, max(_LEAST_SECONDS, began + self._timeout - loop.time())
+
+    @property
+    def ready(self) -> Connection | None:
+        """The connection for commands, if it is open and its socket takes more."""
+        connection = self._connection
+        return connection if connection is not None and connection.open and not connection.crowded else None
+
+    async def connection(self) -> Connection:
+        """Return the connection for commands; a new one if need be, which all callers wait for together."""
+        connection = self._connection
+        if connection is None or not connection.open:
+            if self._connecting is None or self._connecting.done():
+                self._connecting = self._begin(self._connect_for_commands)
+            connection = await self._made(self._connecting)
+        if connection.crowded:
+            await connection.room()
+        return connection
+
+    def take_spare(self) -> Connection | None:
+        """Return an idle connection for a command that blocks, for the caller alone; None: there is none."""
+        connection = self._spare.pop() if self._spare else None
+        return connection if connection is not None and connection.open else None
+
+    async def borrow(self) -> Connection:
+        """Return a connection for a command that blocks, for the caller alone."""
+        while True:
+            while self._spare:
+                connection = self._spare.pop()
+                if connection.open:
+                    return connection
+            await self._made(self._begin(self._connect_for_one))
+
+    def give(self, connection: Connection) -> None:
+        """Take back a borrowed connection; it is closed if a reply is still to come."""
+        if connection.usable:
+            self._spare.append(connection)
+        else:
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """Close all connections, and refuse to make others; return when the sockets are closed."""
+        self._closed = True
+        for task in self._making:
+            task.cancel()
+        if self._making:
+            await asyncio.wait(self._making)
+        for connection in self._all:
+            connection.abort()
+        await asyncio.gather(*(connection.closed for connection in self._all))
+
+    def _begin(self, connect_for: Callable[[], Coroutine[object, object, Connection]]) -> asyncio.Task[Connection]:
+        """Make a connection in a task of its own, which goes on if the caller is cancelled and ends with `aclose`."""
+        if self._closed:
+            raise self._closed_error()
+        task = asyncio.get_running_loop().create_task(connect_for())
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+        task.add_done_callback(ignore)
+        return task
+
+    async def _made(self, making: asyncio.Task[Connection]) -> Connection:
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise self._closed_error() from None  # not the caller was cancelled, but the task
+
+    async def _connect_for_commands(self) -> Connection:
+        self._connection = connection = await self._connect()
+        return connection
+
+    async def _connect_for_one(self) -> Connection:
+        connection = await self._connect()
+        self._spare.append(connection)
+        return connection
+
+    async def _connect(self) -> Connection:
+        address = await self._locator.address()
+        connection = Connection(address.label, self._timeout)
+        self._all.add(connection)
+        connection.closed.add_done_callback(lambda _: self._all.discard(connection))
+        await connect(address, connection)
+        return connection
+
+    def _closed_error(self) -> StoreError:
+        return StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
+
+
+async def send_calls(
+    connection: Connection, calls: Sequence[ScriptCall], *, limit: float | None = None, shielded: bool = False
+) -> list[object]:
+    """Send calls in one write, and those of scripts that the server does not know once more, with their text.
+
+    Args:
+        connection: the connection to send them on.
+        calls: at least one.
+        limit: seconds that they may take; None: the connection's timeout.
+        shielded: see `_shielded`.
+
+    Returns:
+        the outcome of each: a reply, or a `StoreError`.
+    """
+    outcomes = await _outcomes([connection.call(*call.named(), limit=limit) for call in calls], shielded=shielded)
+    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]
+    if unknown:
+        again = [connection.call(*calls[place].whole(), limit=limit) for place in unknown]
+        for place, outcome in zip(unknown, await _outcomes(again, shielded=shielded), strict=True):
+            outcomes[place] = outcome
+    return outcomes
+
+
+async def _outcomes(replies: Sequence[asyncio.Future[object]], *, shielded: bool) -> list[object]:
+    if len(replies) > 1:
+        joined: asyncio.Future[list[object]] = asyncio.gather(*replies, return_exceptions=True)
+        return await (_shielded(joined) if shielded else joined)
+    try:
+        return [await (_shielded(replies[0]) if shielded else replies[0])]
+    except (StoreError, UnknownScript) as exc:
+        return [exc]
+
+
+async def _shielded(reply: asyncio.Future[T]) -> T:
+    """Await a reply that is needed; if the task is cancelled meanwhile, the caller sees it by ``cancelling()``."""
+    while True:
+        try:
+            return await asyncio.shield(reply)
+        except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
+            if reply.done():
+                return reply.result()

@@ -1,0 +1,86 @@
+"""The options of one server as they were written, and how each of them is checked.
+
+An error names the place where the option stands, and never shows a value that may be a password.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypeAlias
+
+from channel_layer.errors import FieldError
+from channel_layer.options import describe_value
+
+__all__ = ("GivenOption", "GivenOptions", "file_option", "number_option", "text_option")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenOption:
+    """The value of one option, where it stands, and how an error about it begins."""
+
+    value: object
+    field: str
+    subject: str = ""
+
+    def error(self, problem: str) -> FieldError:
+        """Return the error that this option has a problem."""
+        return FieldError(self.field, self.subject + problem)
+
+
+GivenOptions: TypeAlias = dict[str, GivenOption]
+
+
+def number_option(
+    options: GivenOptions, name: str, allowed: range, default: int, text: str, errors: list[FieldError]
+) -> int:
+    """Return an option that has to be a number; the default if it is left out or wrong.
+
+    Args:
+        options: those of one server.
+        name: the option.
+        allowed: the numbers that it may be.
+        default: the number if it is left out.
+        text: what is allowed, for the error.
+        errors: where to put what is wrong with it.
+    """
+    given = options.get(name)
+    if given is None:
+        return default
+    value = given.value
+    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+        quotes = " (write the number without quotes)" if isinstance(value, str) and not given.subject else ""
+        errors.append(given.error(f"must be {text}, not {describe_value(value)}{quotes}"))
+        return default
+    return value
+
+
+def text_option(options: GivenOptions, name: str, errors: list[FieldError]) -> str | None:
+    """Return an option that has to be text; None if it is left out, None, empty or wrong."""
+    given = options.get(name)
+    if given is None or given.value is None:
+        return None
+    if not isinstance(given.value, str):
+        kind = type(given.value).__name__  # never the value: a number can be a password too
+        errors.append(given.error(f"must be a str, not of type {kind}"))
+        return None
+    try:
+        given.value.encode()
+    except UnicodeEncodeError:
+        errors.append(given.error("must be valid Unicode, and this has a lone surrogate"))
+    return given.value or None
+
+
+def file_option(options: GivenOptions, name: str, errors: list[FieldError]) -> str | None:
+    """Return an option that has to be the path of a file; None if it is left out, None or wrong."""
+    given = options.get(name)
+    if given is None or given.value is None:
+        return None
+    value: object = given.value
+    if isinstance(value, PurePath):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        shown = "an empty str" if value == "" else describe_value(value)
+        errors.append(given.error(f"must be the path of a file, not {shown}"))
+        return None
+    return value

@@ -1,0 +1,97 @@
+"""The first commands of a connection: the login, the server's version, its database and the scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from channel_layer.errors import StoreError
+from channel_layer_redis import _scripts
+from channel_layer_redis._replies import is_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from channel_layer_redis._packing import Arg
+    from channel_layer_redis.addresses import ServerAddress
+
+__all__ = ("greeting", "read_greeting")
+
+_MINIMUM_REDIS = (6, 2)
+_MINIMUM_VALKEY = (7, 2)
+_TOO_OLD = "channel-layer needs Redis 6.2 or newer, or Valkey 7.2 or newer: upgrade the server"
+
+_ORDERED: Final = tuple(
+    _scripts.load(name) for name in ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
+)
+"""The scripts whose order their callers see, even if they do not await one call before the next."""
+
+
+def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
+    """Return the first commands of a connection: log in, see who is there, choose the database, bring the scripts.
+
+    A script that the server did not know would be carried out after commands that were sent behind it.
+    """
+    login: tuple[Arg, ...] = ()
+    if address.password is not None or address.username is not None:
+        login = ("AUTH", address.username or "default", address.password or "")
+    commands: list[tuple[Arg, ...]] = [("HELLO", 2, *login), ("INFO", "server")]
+    if address.db:
+        commands.append(("SELECT", address.db))
+    return [*commands, *(("SCRIPT", "LOAD", script.source) for script in _ORDERED)]
+
+
+def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[int, str]:
+    """Return the connection's number, and what names this run of the server.
+
+    Args:
+        address: the server's.
+        replies: what came of `greeting`; errors as they are.
+
+    Raises:
+        StoreError: the server refuses the login, or is too old.
+    """
+    hello, info, *rest = replies[
+        : 3 if address.db else 2
+    ]  # whoever may not load scripts brings them when they are needed
+    if isinstance(hello, StoreError):
+        if "unknown command" in str(hello).lower():
+            raise StoreError(f"{address.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
+        if "NOAUTH" in str(hello) or "WRONGPASS" in str(hello):
+            login = address.password is not None or address.username is not None
+            hint = "check the password in hosts" if login else "give a password in hosts, as in redis://:password@host"
+            raise StoreError(
+                f"{address.label} refused the login: {hint}", retryable=False, outcome="not_sent"
+            ) from hello
+        raise hello
+    for reply in (hello, info, *rest):
+        if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
+            raise reply
+    fields = _pairs(hello)
+    facts = _info(info) if isinstance(info, bytes) else {}
+    client_id = fields.get("id")
+    _check_version(address.label, facts, fields)
+    return client_id if isinstance(client_id, int) else 0, facts.get("run_id", "")
+
+
+def _check_version(label: str, facts: dict[str, str], fields: dict[str, object]) -> None:
+    name, minimum, text = "Redis", _MINIMUM_REDIS, facts.get("redis_version")
+    if "valkey_version" in facts:
+        name, minimum, text = "Valkey", _MINIMUM_VALKEY, facts["valkey_version"]
+    if text is None:
+        version = fields.get("version")
+        text = version.decode("ascii", "replace") if isinstance(version, bytes) else "0"
+    numbers = tuple(int(part) if part.isdecimal() else 0 for part in text.split(".")[:2])
+    if numbers < minimum:
+        raise StoreError(f"{label} is {name} {text}, too old: {_TOO_OLD}", retryable=False, outcome="not_sent")
+
+
+def _pairs(reply: object) -> dict[str, object]:
+    if not is_list(reply):
+        return {}
+    keys = (key.decode("ascii", "replace") for key in reply[::2] if isinstance(key, bytes))
+    return dict(zip(keys, reply[1::2], strict=False))
+
+
+def _info(reply: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
+    return {name: value.strip() for name, colon, value in lines if colon}

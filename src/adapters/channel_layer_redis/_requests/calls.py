@@ -1,0 +1,166 @@
+"""What a command asks a server for, step by step, and how far a command that is being carried out has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from channel_layer.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from channel_layer_redis._packing import Arg
+    from channel_layer_redis._scripts import Script
+
+__all__ = (
+    "PendingRequest",
+    "Pipeline",
+    "PlanTable",
+    "RequestPlan",
+    "ScriptCall",
+    "call_command",
+    "run_command",
+    "run_script",
+)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCall:
+    """One call of a script, or one command of the server's own.
+
+    Attributes:
+        script: what to run; None: the arguments are a command.
+        keys: of the script.
+        args: all other arguments.
+    """
+
+    script: Script | None
+    keys: tuple[str, ...]
+    args: tuple[Arg, ...]
+
+    def named(self) -> tuple[Arg, ...]:
+        """Return the command, with a script by its name."""
+        if self.script is None:
+            return self.args
+        return (b"EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def whole(self) -> tuple[Arg, ...]:
+        """Return the command, with a script by its text, for a server that does not know it."""
+        if self.script is None:
+            return self.args
+        return (b"EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+
+# As in `channel_layer.operations.steps`: one generator, replies of many types; they are checked where they are read.
+RequestPlan: TypeAlias = Generator[tuple[ScriptCall, ...], list[Any], R]
+"""How a command is carried out: yields calls that may go out in one write, is sent their replies, returns the reply to
+the command. If some of the calls fail, the first error is thrown in, once all of them are done."""
+
+# One table for commands of all types; each is handed to the plan for its own type, and to no other.
+PlanTable: TypeAlias = Mapping[type, Callable[[Any], RequestPlan[Any]]]
+"""The plan of each type of command."""
+
+
+def call_command(*args: Arg) -> ScriptCall:
+    """Return the call of a command of the server's own."""
+    return ScriptCall(None, (), args)
+
+
+def run_command(*args: Arg) -> RequestPlan[object]:
+    """Send a command of the server's own, and return its reply."""
+    (reply,) = yield (call_command(*args),)
+    result: object = reply
+    return result
+
+
+def run_script(script: Script, keys: tuple[str, ...], *args: Arg) -> RequestPlan[object]:
+    """Run a script, and return its reply."""
+    (reply,) = yield (ScriptCall(script, keys, args),)
+    result: object = reply
+    return result
+
+
+class PendingRequest(Generic[R]):
+    """A command that is being carried out. It begins when this is made.
+
+    Args:
+        shard: the shard that carries it out.
+        plan: how.
+
+    Attributes:
+        shard: the one given.
+        calls: what to send next, which may go out in one write; empty once the command is done.
+        outcome: the reply to the command, or its error, once it is done.
+    """
+
+    __slots__ = ("_plan", "calls", "outcome", "shard")
+
+    outcome: R | StoreError
+
+    def __init__(self, shard: int, plan: RequestPlan[R]) -> None:
+        self.shard: int = shard
+        self.calls: tuple[ScriptCall, ...] = ()
+        self._plan = plan
+        self._advance(plan.send, None)
+
+    def resume(self, outcomes: Sequence[object]) -> None:
+        """Go on with the outcome of each call: a reply, or a `StoreError`."""
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                return self._advance(self._plan.throw, outcome)
+        return self._advance(self._plan.send, list(outcomes))
+
+    def result(self) -> R:
+        """Return the reply, once the command is done.
+
+        Raises:
+            StoreError: it has failed.
+        """
+        if isinstance(self.outcome, StoreError):
+            raise self.outcome
+        return self.outcome
+
+    def _advance(self, step: Callable[[Any], tuple[ScriptCall, ...]], value: object) -> None:
+        try:
+            calls = step(value)
+            while not calls:
+                calls = self._plan.send([])
+        except StopIteration as stop:
+            self.calls, self.outcome = (), stop.value
+        except StoreError as exc:
+            self.calls, self.outcome = (), exc
+        else:
+            self.calls = calls
+
+
+class Pipeline:
+    """What several requests to one shard send next, in one write.
+
+    Args:
+        requests: none of them is done.
+
+    Attributes:
+        calls: those of all requests, in their order.
+    """
+
+    __slots__ = ("_requests", "calls")
+
+    def __init__(self, requests: list[PendingRequest[Any]]) -> None:
+        self.calls: list[ScriptCall] = [call for request in requests for call in request.calls]
+        self._requests = requests
+
+    def resume(self, outcomes: list[object]) -> None:
+        """Let each request go on with the outcomes of its calls."""
+        place = 0
+        for request in self._requests:
+            count = len(request.calls)
+            request.resume(outcomes[place : place + count])
+            place += count
+
+    def fail(self, error: StoreError) -> None:
+        """Let each request go on with an error."""
+        self.resume([error] * len(self.calls))
