@@ -36,7 +36,7 @@ def test_the_store_is_right(worlds: IPCWorlds) -> None:
 
 
 def test_the_layer_keeps_every_promise(worlds: IPCWorlds) -> None:
-    """Several layers over one world do what the specification says, whatever is called in whatever order."""
+    """Several layers over one shared store do what the specification says, whatever is called in whatever order."""
     few = settings(max_examples=max(30, settings().max_examples // 3), stateful_step_count=30, deadline=None)
     run_layer_conformance_test(layers_over(worlds), settings=few)
 

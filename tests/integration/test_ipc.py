@@ -22,7 +22,7 @@ from channel_layer.domain.rules import Rules
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_ipc import IPCBackend, IPCChannelLayer, reset
 from channel_layer_ipc._environment import Environment
-from channel_layer_ipc._files import acquire
+from channel_layer_ipc._process_lock import acquire
 from channel_layer_ipc._store import IPCStore
 from tests.support.processes import Fleet, SyncChild
 
@@ -38,17 +38,17 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backend(directory: Path) -> IPCBackend:
-    """A world of this test's own."""
+    """A shared store of this test's own."""
     return make_backend(directory)
 
 
 def make_backend(directory: Path, rules: Rules | None = None, memory: int = 16 << 20) -> IPCBackend:
-    """Make one process's way into a world."""
+    """Make a backend, as one process would."""
     return IPCBackend(rules or make_rules(prefix="t:"), VirtualClock(), directory, memory)
 
 
 async def push(store: IPCStore, payload: bytes = b"1", name: str = "jobs", capacity: int = ROOM) -> bool:
-    """Push one message; whether it was accepted."""
+    """Push one message; return whether it was accepted."""
     return (await store.execute(c.Push(0, ChannelName.parse(name), capacity, payload))).accepted
 
 
@@ -63,16 +63,16 @@ def files(directory: Path) -> list[str]:
     return sorted(file.suffix for file in directory.iterdir())
 
 
-# -- whose they are
+# -- who may use them
 
 
 def modes(directory: Path) -> list[int]:
-    """Return who may do what with a directory and the files in it."""
+    """Return the modes of a directory and of the files in it."""
     return [stat.S_IMODE(each.stat().st_mode) for each in (directory, *directory.iterdir())]
 
 
 def test_all_is_private(directory: Path, backend: IPCBackend) -> None:
-    """The directory is made for its user alone, and so is each file in it, sockets included."""
+    """Only the user who runs the process can enter the directory, and open the files in it, sockets included."""
 
     async def body() -> None:
         async with aclosing(backend.open()) as store:
@@ -86,7 +86,7 @@ def test_all_is_private(directory: Path, backend: IPCBackend) -> None:
 
 @pytest.mark.parametrize("wrong", ["open to others", "another user's", "a link", "a file"])
 def test_what_is_not_ours_alone_is_refused(directory: Path, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory that others may enter, that is another user's or none at all is refused, with the mend."""
+    """A directory that others may enter, that is another user's or none is refused; the error says what to do."""
     if wrong == "a file":
         directory.write_text("mine")
     elif wrong == "a link":
@@ -105,12 +105,12 @@ def test_what_is_not_ours_alone_is_refused(directory: Path, wrong: str, monkeypa
     assert not caught.value.retryable
 
 
-@pytest.mark.parametrize("kind", [".gate", ".mdb"])
+@pytest.mark.parametrize("kind", [".lock", ".mdb"])
 def test_a_foreign_file_is_refused_and_reset(directory: Path, kind: str) -> None:
-    """A file in the place of ours that is not ours stops the layer, with an error that names the call that mends it."""
+    """A foreign file in the place of ours is refused, with an error that names the call that removes it."""
     stem = make_backend(directory).acquire_environment().environment.process_lock.data.with_suffix("")
     assert files(directory) == []
-    stem.with_name(stem.name + kind).write_bytes(b"somebody's" * 1000)
+    stem.with_name(stem.name + kind).write_bytes(b"foreign" * 1000)
     stem.with_name(stem.name + kind).chmod(0o600)
     with pytest.raises(StoreError, match=r"no file of this library: stop .* channel_layer_ipc\.reset\("):
         make_backend(directory).acquire_environment()
@@ -119,8 +119,8 @@ def test_a_foreign_file_is_refused_and_reset(directory: Path, kind: str) -> None
 
 
 def test_another_release_is_told_apart(directory: Path, backend: IPCBackend) -> None:
-    """Files that processes with another release use are refused; what those leave is removed like our own."""
-    process_lock = backend.acquire_environment().environment.process_lock.data.with_suffix(".gate")
+    """Files in use by another release are refused; what that release leaves behind is removed like our own."""
+    process_lock = backend.acquire_environment().environment.process_lock.data.with_suffix(".lock")
     backend.close()
     process_lock.write_bytes(b"channel-layer ipc 1\n{}\n")
     process_lock.chmod(0o600)
@@ -131,12 +131,12 @@ def test_another_release_is_told_apart(directory: Path, backend: IPCBackend) -> 
             make_backend(directory).acquire_environment()
         assert not caught.value.retryable
     reference = make_backend(directory).acquire_environment()
-    assert files(directory) == [".gate", ".mdb"]
+    assert files(directory) == [".lock", ".mdb"]
     reference.release()
 
 
-def test_data_that_was_hardly_begun_is_begun_anew(directory: Path) -> None:
-    """Who is killed while he makes the data's first two pages stops nobody who has passed the gate meanwhile."""
+def test_incomplete_data_is_made_anew(directory: Path) -> None:
+    """A process that is killed while it makes the data's first two pages does not stop the next one."""
     process_lock = acquire(directory, "t:", 16 << 20, 5.0)
     process_lock.data.write_bytes(b"x" * resource.getpagesize())
     process_lock.data.chmod(0o600)
@@ -169,13 +169,17 @@ def test_damaged_data_in_use_is_refused(directory: Path, backend: IPCBackend) ->
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What a process is given that only has the files open."""
+    """Arguments of a process that uses the files.
+
+    Attributes:
+        directory: of the files.
+    """
 
     directory: str
 
 
 def keep_open(child: SyncChild, params: Keep) -> None:
-    """Have the files open."""
+    """Open the files, and keep them open."""
 
     async def use(backend: IPCBackend) -> None:
         async with aclosing(backend.open()) as store:
@@ -191,7 +195,7 @@ def keep_open(child: SyncChild, params: Keep) -> None:
 
 
 def test_the_last_one_removes_the_files(directory: Path) -> None:
-    """What is sent stays for as long as anybody is there; the last one to go takes the files with him."""
+    """Messages last for as long as any process uses the files; the last one removes the files."""
     backends = [make_backend(directory), make_backend(directory)]
 
     async def use(backend: IPCBackend) -> list[bytes]:
@@ -204,14 +208,14 @@ def test_the_last_one_removes_the_files(directory: Path) -> None:
     del backends[0]
     gc.collect()
     assert len(asyncio.run(use(backends[0]))) == 3
-    assert files(directory) == [".gate", ".mdb"]
+    assert files(directory) == [".lock", ".mdb"]
     del backends[0]
     gc.collect()
     assert files(directory) == []
 
 
-def test_after_all_were_killed_the_next_one_begins_anew(directory: Path, backend: IPCBackend) -> None:
-    """Files of processes that were killed are cleared by the next one, with what was in them."""
+def test_after_all_were_killed_the_next_one_starts_empty(directory: Path, backend: IPCBackend) -> None:
+    """The next process clears the files of processes that were killed, with what was in them."""
     with Fleet() as fleet:
         keeper = fleet.spawn_sync(keep_open, Keep(str(directory)))
         keeper.wait_ready()
@@ -226,13 +230,13 @@ def test_after_all_were_killed_the_next_one_begins_anew(directory: Path, backend
 
 
 def remove_all(directory: Path) -> None:
-    """Remove all files, as a system does that tidies up."""
+    """Remove all files, as a system that tidies up does."""
     for file in directory.iterdir():
         file.unlink()
 
 
-def test_files_that_somebody_removes_are_missed(directory: Path) -> None:
-    """Who uses files that somebody has removed notices it, says so, and meets the others in the new ones."""
+def test_removed_files_are_missed(directory: Path) -> None:
+    """A process whose files were removed notices it, raises errors, and uses the same new files as others."""
     clock = VirtualClock()
     one = IPCBackend(make_rules(prefix="t:"), clock, directory, 16 << 20)
 
@@ -310,7 +314,7 @@ def test_a_disk_that_is_full_is_memory_that_is_full(directory: Path) -> None:
 
 
 def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
-    """Fill a world whose file may not grow as far as its memory goes."""
+    """Fill a shared store whose file may not grow to its memory."""
     child.ready()
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, resource.RLIM_INFINITY))
     backend = make_backend(Path(params.directory), memory=64 << 20)
@@ -334,8 +338,8 @@ def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
 # -- crashes
 
 
-def test_who_dies_in_a_transaction_takes_it_with_him(directory: Path, backend: IPCBackend) -> None:
-    """A process that is killed in the midst of a transaction has done nothing, and stops nobody."""
+def test_a_transaction_ends_with_its_process(directory: Path, backend: IPCBackend) -> None:
+    """A process that is killed in the midst of a transaction has done nothing, and stops no other process."""
     reference = backend.acquire_environment()
     with Fleet() as fleet:
         victim = fleet.spawn_sync(die_in_a_transaction, Keep(str(directory)))
@@ -352,7 +356,7 @@ def test_who_dies_in_a_transaction_takes_it_with_him(directory: Path, backend: I
 
 
 def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
-    """Begin a transaction, write in it, and wait for the end."""
+    """Begin a transaction, write in it, and wait to be killed."""
     reference = make_backend(Path(params.directory)).acquire_environment()
     with reference.environment.write() as transaction:
         for n in range(1000):
@@ -361,8 +365,8 @@ def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
         signal.pause()
 
 
-def test_a_call_to_who_was_killed_goes_to_another(directory: Path, backend: IPCBackend) -> None:
-    """When the one who waits first was killed, the next one who waits is called in his place."""
+def test_a_notification_of_a_killed_waiter_goes_to_another(directory: Path, backend: IPCBackend) -> None:
+    """When the process that has waited for longest was killed, the next one is notified in its place."""
     reference = backend.acquire_environment()
     with Fleet() as fleet:
         victim = fleet.spawn_sync(wait_for_ever, Keep(str(directory)))
@@ -426,8 +430,8 @@ def test_a_child_does_not_touch_what_its_parent_has_open(directory: Path) -> Non
 # -- what it costs to be idle
 
 
-def test_who_only_waits_does_nothing(backend: IPCBackend) -> None:
-    """While somebody waits and nobody sends, there is no transaction and nothing that wakes the loop."""
+def test_a_waiting_process_does_nothing(backend: IPCBackend) -> None:
+    """While a task waits and no message comes, there is no transaction, and nothing wakes the loop."""
 
     async def body() -> None:
         async with aclosing(backend.open()) as store:

@@ -1,7 +1,7 @@
 """A busy group of processes over the IPC layer, some of which are killed at random moments.
 
-It runs for a few seconds. ``CHANNEL_LAYER_CRASH_SECONDS`` makes it run longer, and ``CHANNEL_LAYER_CRASH_SEED`` chooses
-which processes are killed, and when.
+A few seconds by default. ``CHANNEL_LAYER_CRASH_SECONDS`` says how many, for a longer run at night, and
+``CHANNEL_LAYER_CRASH_SEED`` which one is killed when.
 """
 
 # pyright: reportPrivateUsage=false
@@ -44,12 +44,12 @@ LONGEST: Final = 2 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The parameters of a process of the group.
+    """Arguments of a process of the group.
 
     Attributes:
         directory: of the layer.
         name: of the process.
-        stop: a file that exists once no process is to send any more.
+        stop: a file that is there when the processes are to stop sending.
     """
 
     directory: str
@@ -59,7 +59,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A send that has returned, as its process has recorded it.
+    """What a process has recorded once a send had returned.
 
     Attributes:
         kind: "jobs", "group" or "direct".
@@ -77,7 +77,7 @@ class Sent:
 
     @property
     def text(self) -> str:
-        """The text of the message."""
+        """What it says to its receiver."""
         return f"{self.kind} {self.by} {self.number}"
 
     @property
@@ -93,7 +93,7 @@ class Sent:
 
 
 def make_layer(directory: str) -> IPCChannelLayer:
-    """Make the layer of each process, with capacity for everything."""
+    """Make the layer of every process, with room for everything."""
     return IPCChannelLayer(directory=directory, capacity=ROOM, inbox_capacity=ROOM, memory=MEMORY)
 
 
@@ -123,7 +123,7 @@ async def be_busy(child: AsyncChild, params: Busy) -> int:
 
     takers = [asyncio.create_task(take(channel)) for channel in ("jobs", mine)]
     sent = await _send_until(layer, child, params)
-    await child.ready()  # no process sends any more: what was sent is recorded before what follows
+    await child.ready()  # no process sends any more: all messages are before those that follow now
     for channel in ("jobs", mine):
         await layer.send(channel, {"text": "end"})
     await asyncio.gather(*takers)
@@ -188,12 +188,12 @@ class Group:
             self.killed.append(victim)
 
     def get_on(self) -> None:
-        """Wait until each live process has received more messages."""
+        """Wait until each process that is alive has received something more."""
         for worker in self.alive:
             worker.wait_progress(worker.progress + 5)
 
     def stop(self) -> None:
-        """Make every process stop sending."""
+        """Have all processes stop sending."""
         self._stop.touch()
         for worker in self.alive:
             worker.wait_ready()
@@ -215,10 +215,10 @@ class Group:
 
 @pytest.mark.timeout(max(120, 4 * SECONDS))
 def test_a_busy_group_survives_any_kill(tmp_path: Path) -> None:
-    """Whichever processes are killed, the others go on, and nothing is lost, doubled, out of order, or left behind.
+    """Whichever process is killed, the others go on, and nothing is lost, doubled, out of order, or left behind.
 
-    Lost are only messages that a killed process had just taken, or that were addressed to it. What it leaves behind has
-    a TTL. The last process removes the files.
+    Only messages that a killed process had just taken, or that were sent to it, are lost. What it leaves behind has a
+    time to live. The files go with the last process.
     """
     with Fleet() as fleet:
         group = Group(fleet, tmp_path)
@@ -274,7 +274,7 @@ def _check_jobs(sent: list[Sent], got: list[str], killed: int) -> None:
 
 
 def _check_inbox(sent: list[Sent], journal: list[str], got: list[str]) -> int:
-    """Check that a process has received all that was sent to it, and to the group since it joined; return how much."""
+    """Check that a process has received all messages to it, and to the group since it joined; return how many."""
     joined = next(line for line in journal if line.startswith("joined")).split()
     mine, since = joined[1], int(joined[2])
     meant = {each.text for each in sent if each.to == mine or (each.kind == "group" and each.began > since)}
@@ -291,7 +291,7 @@ async def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Pa
         for worker in group.alive:
             worker.kill9()
     left = {file.name for file in group.directory.iterdir()}
-    assert len(left) > 2  # the data, the gate, and doorbells
+    assert len(left) > 2  # the data, the lock file, and doorbells
 
     async with make_layer(str(group.directory)) as layer:
         assert await layer.group_channels("room") == []
@@ -304,7 +304,7 @@ async def test_after_all_were_killed_the_next_one_clears_everything(tmp_path: Pa
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """The parameters of a process that opens and closes the layer repeatedly.
+    """Arguments of a process that comes and goes.
 
     Attributes:
         directory: of the layer.
@@ -324,7 +324,7 @@ async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
     for n in range(params.times):
         async with make_layer(params.directory) as layer:
             await layer.send(f"own.{params.name}", {"n": n})
-            process_lock = layer._world.acquire_environment().environment.process_lock
+            process_lock = layer._ipc_backend.acquire_environment().environment.process_lock
             found = await layer.receive(f"own.{params.name}")
             if found != {"n": n}:
                 wrong.append(f"{n}: received {found}")
@@ -334,8 +334,8 @@ async def come_and_go(child: AsyncChild, params: Door) -> list[str]:
     return wrong
 
 
-def test_opening_while_the_last_process_closes_loses_nothing(tmp_path: Path) -> None:
-    """While processes open and close the layer, and are killed meanwhile, no files in use are removed."""
+def test_opening_while_the_last_one_closes_loses_nothing(tmp_path: Path) -> None:
+    """However many processes come and go, and are killed while they do, files in use are not removed."""
     choose = random.Random(SEED)
     directory = tmp_path / "ipc"
     with Fleet() as fleet:
@@ -346,4 +346,4 @@ def test_opening_while_the_last_process_closes_loses_nothing(tmp_path: Path) -> 
             victim.kill9()
         for door in doors[1::2]:
             assert door.result() == []
-    assert [file for file in directory.iterdir() if file.suffix != ".gate"] == []
+    assert [file for file in directory.iterdir() if file.suffix != ".lock"] == []

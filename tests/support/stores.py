@@ -20,8 +20,8 @@ from channel_layer.stores.blinding import BlindBackend
 from channel_layer.stores.local_and_remote import LocalAndRemote
 from channel_layer.testing import MakeLayer, MakeStore
 from channel_layer_crypto import SivBlinder
+from channel_layer_ipc import IPCBackend
 from channel_layer_ipc._environment import EnvironmentReference
-from channel_layer_ipc._store import IPCBackend
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig

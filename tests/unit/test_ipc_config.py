@@ -44,7 +44,7 @@ MISTAKES: dict[str, tuple[dict[str, object], str, str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_each_mistake_is_one_error_that_names_its_field_and_the_mend(mistake: str) -> None:
+def test_each_mistake_is_one_error_that_names_its_field_and_what_to_do(mistake: str) -> None:
     """Whatever is wrong is told once, with the option, what it takes, and what to do."""
     options, field, problem = MISTAKES[mistake]
     with pytest.raises(ConfigError) as caught:

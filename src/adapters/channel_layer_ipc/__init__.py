@@ -1,4 +1,4 @@
-"""A channel layer between the processes of one user on one machine: nothing to install or run but this library."""
+"""A channel layer between the processes of one user on one machine, with no server to install or run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ except ImportError as _exc:
         raise
     raise ImportError('channel_layer_ipc needs lmdb: pip install "channel-layer[ipc]"', name=_exc.name) from _exc
 
-from channel_layer_ipc._files import reset
-from channel_layer_ipc._store import IPCBackend
+from channel_layer_ipc._backend import IPCBackend
+from channel_layer_ipc._process_lock import reset
 from channel_layer_ipc.layer import IPCChannelLayer
 from channel_layer_ipc.options import IPCConfigDict
 

@@ -1,7 +1,7 @@
-"""Doorbells: who waits has a socket in the world's directory, and is rung by whoever has something for him.
+"""Doorbells: a process or thread that waits has a socket in the store's directory, by which others notify it.
 
-A ring carries nothing: who hears one looks in the store. So rings may run into one, and a doorbell that is full has
-done its duty.
+A notification carries nothing: its receiver looks in the store. So it does no harm that several arrive as one, or that
+one is dropped because the socket's buffer is full.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import StoreError
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from channel_layer_ipc._files import ProcessLock
+    from channel_layer_ipc._process_lock import ProcessLock
 
-__all__ = ("Doorbell", "LoopDoorbell", "remove_dead", "remove_if_dead")
+__all__ = ("Doorbell", "LoopDoorbell", "remove_dead")
 
-_SURE_SECONDS = 0.1
-"""How long it is taken for sure that who was there is still there: asking costs as much as writing a message does."""
+_SURE_SECONDS: Final = 0.1
+"""How long a listener that was there is taken to be there still: asking costs as much as writing a message does."""
 
-_REMEMBERED = 1024
-"""Doorbells of which that is known."""
+_REMEMBERED: Final = 1024
+"""Doorbells whose listeners are remembered so."""
 
 
 class Doorbell:
-    """A socket: it rings others, and is rung itself once it hangs.
+    """A socket: it notifies other doorbells, and is notified itself once it is bound.
 
     Args:
-        process_lock: the world.
+        process_lock: of the shared store.
 
     Attributes:
-        process_lock: the world.
-        number: by which others ring it; 0 until it hangs.
+        process_lock: of the shared store.
+        number: its address; 0 until it is bound.
     """
 
     __slots__ = ("__weakref__", "_finalizer", "_paths", "_seen", "_socket", "number", "process_lock")
@@ -52,16 +52,16 @@ class Doorbell:
         self._socket.setblocking(False)
         self._finalizer = weakref.finalize(self, _close, self._socket, self._paths, os.getpid())
         self._seen: dict[int, float] = {}
-        """When somebody was last seen at a doorbell."""
+        """When another doorbell was last seen to have a listener."""
         self.number: int = 0
 
     @property
     def descriptor(self) -> int:
-        """Of the socket, which becomes readable when it is rung; -1 when it is closed."""
+        """Of the socket, which becomes readable when it is notified; -1 when it is closed."""
         return self._socket.fileno()
 
     def bind(self) -> int:
-        """Give it an address, and listen, unless that has been done; return its number.
+        """Bind the socket, unless that has been done; return its number.
 
         Raises:
             StoreError: there can be no socket in this directory, or the system gives none.
@@ -77,48 +77,49 @@ class Doorbell:
     def _bind_new(self) -> int:
         while True:
             number = secrets.randbits(32) or 1
-            draft, path = self.process_lock.doorbell(number, draft=True), self.process_lock.doorbell(number)
+            draft = self.process_lock.doorbell_path(number, draft=True)
+            path = self.process_lock.doorbell_path(number)
             if Path(path).exists():
                 continue  # it is another one's
             self._socket.bind(draft)
-            # A socket has its path a moment before it can be rung, and would look like that of a killed process.
+            # A socket has its path a moment before it can be notified, and would look like that of a killed process.
             Path(draft).chmod(0o600)
             Path(draft).rename(path)
             self._paths.append(path)
             return number
 
     def notify(self, number: int) -> bool:
-        """Ring another one; False if nobody is there any more."""
-        path = self.process_lock.doorbell(number)
+        """Notify another doorbell; return False if it has no listener any more."""
+        path = self.process_lock.doorbell_path(number)
         try:
             self._socket.sendto(b"!", path)
         except (ConnectionRefusedError, FileNotFoundError):
             _unlink(path)
             return False
-        except OSError:  # it is full: whoever it is will look
+        except OSError:  # its buffer is full: its listener has yet to look
             return True
         return True
 
     def has_listener(self, number: int) -> bool:
-        """Whether somebody is at another one; he is not disturbed."""
+        """Return whether another doorbell has a listener, without notifying it."""
         now = time.monotonic()
         if number == self.number or now - self._seen.get(number, -_SURE_SECONDS) < _SURE_SECONDS:
             return True
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
         self._seen[number] = now
-        if remove_if_dead(self.process_lock, number):
+        if _remove_if_dead(self.process_lock, number):
             del self._seen[number]
             return False
         return True
 
-    def clear(self) -> None:
-        """Take the rings that there are."""
+    def drain(self) -> None:
+        """Take a notification from the socket, if there is one."""
         with contextlib.suppress(BlockingIOError):
-            self._socket.recv(16)  # there is seldom another one, and then whoever listens comes back at once
+            self._socket.recv(16)  # there is seldom another one, and then its listener comes back at once
 
     def close(self) -> None:
-        """Take it down. Harmless if it is called twice."""
+        """Close the socket. Harmless if it is called twice."""
         self._finalizer()
 
 
@@ -130,53 +131,50 @@ def _close(doorbell: socket.socket, paths: list[str], process: int) -> None:
 
 
 class LoopDoorbell(Doorbell):
-    """The bell of one event loop.
+    """The doorbell of one event loop.
 
     Args:
-        process_lock: the world.
+        process_lock: of the shared store.
         loop: the event loop.
-        heard: called in the loop when it was rung.
+        on_notified: called in the loop when it was notified.
     """
 
-    __slots__ = ("_heard", "_loop")
+    __slots__ = ("_loop", "_on_notified")
 
-    def __init__(self, process_lock: ProcessLock, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+    def __init__(
+        self, process_lock: ProcessLock, loop: asyncio.AbstractEventLoop, on_notified: Callable[[], None]
+    ) -> None:
         super().__init__(process_lock)
         self._loop = loop
-        self._heard = heard
+        self._on_notified = on_notified
 
     def bind(self) -> int:
-        """Give it an address, and listen; see `Doorbell.bind`."""
+        """Bind the socket, and listen; see `Doorbell.bind`."""
         if not self.number:
             super().bind()
-            self._loop.add_reader(self.descriptor, self._hear)
+            self._loop.add_reader(self.descriptor, self._read)
         return self.number
 
     def close(self) -> None:
-        """Take it down."""
+        """Close the socket."""
         if self.number and self.descriptor >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(self.descriptor)
         super().close()
 
-    def _hear(self) -> None:
-        self.clear()
-        self._heard()
+    def _read(self) -> None:
+        self.drain()
+        self._on_notified()
 
 
-def remove_dead(process_lock: ProcessLock, numbers: list[int]) -> None:
-    """Remove the doorbells of processes that were killed.
-
-    Args:
-        process_lock: the world.
-        numbers: doorbells that are there.
-    """
-    for number in numbers:
-        remove_if_dead(process_lock, number)
+def remove_dead(process_lock: ProcessLock) -> None:
+    """Remove the doorbells of processes that were killed."""
+    for number in process_lock.doorbells():
+        _remove_if_dead(process_lock, number)
 
 
-def remove_if_dead(process_lock: ProcessLock, number: int) -> bool:
-    """Whether the process behind a doorbell was killed; if so, what is left of the doorbell is removed."""
-    path = process_lock.doorbell(number)
+def _remove_if_dead(process_lock: ProcessLock, number: int) -> bool:
+    """Return whether the process of a doorbell was killed; if so, what is left of the doorbell is removed."""
+    path = process_lock.doorbell_path(number)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         probe.setblocking(False)
         try:

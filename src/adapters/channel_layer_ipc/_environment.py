@@ -1,12 +1,16 @@
-"""One LMDB environment for each world and process: opened once, shared by all loops and threads, gone with the last.
+"""One LMDB environment for each shared store and process: opened once, shared by all loops and threads.
 
-LMDB forbids to open an environment twice in a process, and to use one in a child of the process that opened it. It is
-used without what can go wrong: no table of readers (there are only transactions that may write, so no dead reader
-keeps anything), no writable map (a full disk is an error code, not a signal), no waiting for a disk (nothing here
-outlives the processes), no locks of its own. Those are per process id, and opening takes a place in the table of
-readers: of processes that open at once, or whose ids are the same in two containers, some would be refused. Ours is a
-lock on the file, which the system gives up if its holder is killed; and the pages that a transaction has written count
-only when its last write, of one page, is done.
+LMDB forbids to open an environment twice in a process, and to use one in a child of the process that opened it. What
+can go wrong with it is not used:
+
+- no table of readers: there are only transactions that may write, so no dead reader keeps pages from being reused;
+- no writable map: a full disk is an error code then, not a signal;
+- no waiting for a disk: nothing here outlives the processes;
+- no locks of LMDB's own. They are made for each process id, and opening takes a place in the table of readers: of
+  processes that open at once, or that have the same id in two containers, some would be refused.
+
+Instead a transaction locks the file. The system gives that lock up if its holder is killed, and the pages that a
+transaction has written count only when its last write, of one page, is done.
 """
 
 from __future__ import annotations
@@ -23,18 +27,19 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from channel_layer.errors import StoreError
-from channel_layer_ipc._files import acquire, open_private
+from channel_layer_ipc._directory import open_private
+from channel_layer_ipc._process_lock import acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from channel_layer_ipc._files import ProcessLock
+    from channel_layer_ipc._process_lock import ProcessLock
 
 __all__ = ("MIN_MEMORY", "Environment", "EnvironmentLocation", "EnvironmentReference", "largest_message")
 
 _GROWTH: Final = 4 << 20
-"""Bytes by which the file grows. What it has grown by is really there, so that no write within it can fail."""
+"""Bytes by which the file grows. They are allocated at once, so that no write within them can fail."""
 
 _RESERVE: Final = 512 << 10
 """Bytes that no message takes: removing needs room, too, because LMDB never changes a page but writes another one."""
@@ -43,7 +48,7 @@ _WANTED: Final = 1 << 20
 """Bytes of room that a transaction should have, so that it can carry out many commands."""
 
 MIN_MEMORY: Final = 4 << 20
-"""Bytes of memory below which a world is of no use."""
+"""Bytes of memory below which a store is of no use."""
 
 
 def largest_message(memory: int) -> int:
@@ -56,13 +61,13 @@ def largest_message(memory: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentLocation:
-    """Which environment is meant.
+    """Says which environment to open.
 
     Attributes:
         directory: of its files.
-        prefix: of its keys.
+        prefix: of the layers that use it.
         memory: bytes at most, if it is made.
-        timeout: seconds to wait at most for who makes or removes it.
+        timeout: seconds to wait at most for a process that makes or removes it.
     """
 
     directory: Path
@@ -72,7 +77,7 @@ class EnvironmentLocation:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The same for all who mean the same environment."""
+        """The same for all locations of one environment."""
         return os.path.realpath(self.directory), self.prefix
 
 
@@ -80,14 +85,15 @@ class Environment:
     """An environment that is open in this process.
 
     Args:
-        process_lock: the world's files.
+        process_lock: of the shared store.
 
     Attributes:
-        process_lock: the world's files.
+        process_lock: of the shared store.
         lock: held during a transaction: no thread of this process forks in the midst of one.
+        references: how many `EnvironmentReference` objects keep it open.
 
     Raises:
-        StoreError: the files are damaged, not ours, or there is no room for them.
+        StoreError: the files are damaged or not ours, or there is no room for them.
     """
 
     def __init__(self, process_lock: ProcessLock) -> None:
@@ -99,7 +105,7 @@ class Environment:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                self._clear_beginnings()
+                self._discard_incomplete_file()
                 self._handle = lmdb.open(
                     str(process_lock.data),
                     subdir=False,
@@ -132,9 +138,9 @@ class Environment:
 
     @contextlib.contextmanager
     def write(self) -> Generator[lmdb.Transaction[bytes]]:
-        """Begin a transaction; it is given up unless it is committed within the block.
+        """Begin a transaction; it is aborted unless it is committed within the block.
 
-        This waits for every other one, of whatever process.
+        This waits for every other transaction, also of other processes.
         """
         with self.lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -151,8 +157,8 @@ class Environment:
         """Return how many bytes messages may take in this transaction, after growing if that helps.
 
         Args:
-            transaction: the one that is open.
-            need: bytes that the first command in it would like to have.
+            transaction: the open one.
+            need: bytes that the first command in it needs.
         """
         wanted = max(need, _WANTED)
         top = (self._handle.info()["last_pgno"] + 1) * self._page
@@ -171,14 +177,14 @@ class Environment:
         return max(room, min(self._size, self.process_lock.shared_store.memory) - _RESERVE - used - used // 32)
 
     def close(self) -> None:
-        """Close it and leave the world."""
+        """Close it, and give the process lock up."""
         with self.lock:
             self._handle.close()
         os.close(self._descriptor)
         self.process_lock.release()
 
     def close_in_child(self) -> None:
-        """Let go, in a child, of what its parent has open.
+        """Close, in a child, what its parent has open.
 
         No transaction is open, because none was when this process forked. LMDB's own closing is harmless then, and so
         is that of a file on which the parent has a lock. Without it a child could not open the same.
@@ -187,13 +193,13 @@ class Environment:
         os.close(self._descriptor)
         self.process_lock.close_in_child()
 
-    def _clear_beginnings(self) -> None:
-        """Remove what somebody has left who was killed while he wrote the first two pages, which are there always."""
+    def _discard_incomplete_file(self) -> None:
+        """Empty a file that lacks its first two pages: the process that began it was killed."""
         if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
             os.ftruncate(self._descriptor, 0)
 
     def _check(self) -> None:
-        """See that the file has all the pages that it speaks of: the system ends who reads one that is not there."""
+        """Check that the file has all its pages: the system ends a process that reads one that is missing."""
         info = self._handle.info()
         self._size = os.fstat(self._descriptor).st_size
         if (info["last_pgno"] + 1) * self._page > self._size and info["last_txnid"]:
@@ -217,7 +223,7 @@ class Environment:
 
 
 def _allocate(descriptor: int, start: int, size: int) -> None:
-    """Let a file grow so that the room is really there.
+    """Let a file grow, and allocate the room.
 
     Raises:
         OSError: there is none.
@@ -231,7 +237,7 @@ def _allocate(descriptor: int, start: int, size: int) -> None:
         os.pwrite(descriptor, zeros[: start + size - offset], offset)
 
 
-# -- one for each world
+# -- references
 
 
 _guard = threading.RLock()
@@ -239,17 +245,17 @@ _guard = threading.RLock()
 
 _open: dict[tuple[str, str], Environment] = {}
 _others: list[Environment] = []
-"""Those whose files somebody has removed, and that are still in use here."""
+"""Those whose files were removed, and that are still in use in this process."""
 
 
 class EnvironmentReference:
-    """A claim on an environment: it stays open for as long as anybody in this process holds it.
+    """Keeps an environment open: it is closed with the last reference in this process.
 
     Args:
-        location: which one.
+        location: says which one.
 
     Attributes:
-        environment: the one that is held.
+        environment: the environment.
 
     Raises:
         StoreError: it cannot be opened.
@@ -286,7 +292,7 @@ def _open_new(location: EnvironmentLocation) -> Environment:
 
 def _release(environment: Environment, process: int) -> None:
     if process != os.getpid():
-        return  # a child of the process that held it
+        return  # a child of the process that had it
     with _guard:
         environment.references -= 1
         if environment.references:
@@ -319,7 +325,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _guard  # noqa: PLW0603 - the parent's is held, by a thread that is not there
+    global _guard  # noqa: PLW0603 - the parent's is locked, by a thread that is not here
     _guard = threading.RLock()
     while _forking:
         _forking.pop().close_in_child()

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.errors import StoreError
 from channel_layer.stores.wrapper import unsupported
 from channel_layer_ipc import _group_commands as groups
 from channel_layer_ipc import _inbox_commands as inboxes
 from channel_layer_ipc import _queue_commands as queues
 from channel_layer_ipc import _statistics_commands as statistics
-from channel_layer_ipc._transaction import entry_need
-from channel_layer_ipc._writer import RECORD, full_error
+from channel_layer_ipc._room import RECORD, entry_need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,9 +121,9 @@ class Call(Generic[R]):
 
     def perform(self, tx: Transaction) -> None:
         """Carry out the request, or refuse it if there is no room."""
-        self._refused = self.need is not None and not tx.has_room(self.need)
+        self._refused = self.need is not None and not tx.room.has(self.need)
         if self._refused:
-            tx.overflowed = True
+            tx.room.exhausted = True
         else:
             self._reply = self._handler.work(tx, self._request)
 
@@ -146,6 +146,10 @@ class Call(Generic[R]):
         if not self._refused:
             return self._reply
         if not self.may_be_refused:
-            raise full_error()
+            raise StoreError(
+                "channel_layer_ipc: the memory is full: raise memory, or read what waits",
+                retryable=True,
+                outcome="not_sent",
+            )
         refusal: R = self._handler.refusal
         return refusal

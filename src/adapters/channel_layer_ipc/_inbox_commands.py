@@ -1,6 +1,6 @@
-"""The commands about minted inboxes, carried out within a transaction.
+"""The commands about owned inboxes, and flushing, carried out within a transaction.
 
-What each has to do is said by its request in `channel_layer.commands`.
+What each has to do is said by its class in `channel_layer.commands`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from channel_layer import commands as c
 from channel_layer.domain.frames import MESSAGE, flush_frame, group_frame, marker_frame
 from channel_layer_ipc import _keys as k
-from channel_layer_ipc._records import MAX_READERS, pack_entry, split_entry
+from channel_layer_ipc._records import pack_entry, split_entry
 
 if TYPE_CHECKING:
     from channel_layer.domain.frames import MembershipMarker
@@ -34,7 +34,7 @@ __all__ = (
 )
 
 _READ_ENTRIES: Final = 512
-"""Entries that one read brings at most: enough to make its transaction cheap, few enough not to keep the loop."""
+"""Entries that one read brings at most: enough to make its transaction cheap, few enough not to hold up the loop."""
 
 _READ_BYTES: Final = 1 << 20
 """Bytes after which a read brings no further entry."""
@@ -43,40 +43,51 @@ _SURVIVORS: Final = (k.INBOX, k.CLAIM, k.READER, k.LEFT, k.WAITER, k.VERSION)
 """What a flush leaves."""
 
 
+# -- leases
+
+
 def claim(tx: Transaction, request: c.Claim) -> c.Claimed:
     """Take the lease of an inbox; what was sent to it while it had no owner comes in."""
     name = request.inbox.name.encode("ascii")
-    inbox = tx.minted(name)
+    inbox = tx.inboxes.get(name)
     fresh = inbox is None
     if inbox is None:
-        inbox = tx.make_inbox(name)
+        inbox = tx.inboxes.make(name)
     inbox.until = tx.now + tx.times.lease
     inbox.generation, inbox.serial, inbox.changed = request.generation.encode("ascii"), 0, True
-    for key, _ in tx.scan(k.below(k.UNREAD_COUNT, name)):
-        inbox.counts[key[len(name) + 2 :]] = 0, True
-    for channel in inbox.counts:
-        inbox.counts[channel] = 0, True
+    _count_anew(tx, inbox, request)
+    return c.Claimed(tx.now, fresh, _epoch(tx), _take_over(tx, inbox))
+
+
+def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.Claim) -> None:
+    """Count as unread what the owner holds, and what it has not read yet."""
+    for channel in (*tx.inboxes.unread_channels(inbox), *inbox.counts):
+        tx.inboxes.set_unread(inbox, channel, 0)
     for full, held in request.held:
-        inbox.counts[full.encode("ascii")] = held, True
-    for number in range(max(inbox.head, int(request.after or "0") + 1), inbox.tail):
-        _count(tx, inbox, tx.entry(inbox, number)[1])
-    for note, _ in tx.scan(k.below(k.GROUP_UNREAD, name)):
-        tx.remove_timed(note)
-    expired = 0
-    line = tx.line(name)
-    if line is not None:
-        expired = tx.expire(line)
-        for _, data in tx.scan(k.below(k.ENTRY, name)):
-            stamp, frame = split_entry(data)
-            tx.append(inbox, stamp, frame)
-            _count(tx, inbox, frame)
-        tx.drop_line(line)
-    return c.Claimed(tx.now, fresh, _epoch(tx), expired)
+        tx.inboxes.set_unread(inbox, full.encode("ascii"), held)
+    for _, frame in tx.inboxes.all_entries(inbox, int(request.after or "0") + 1):
+        _count_unread(tx, inbox, frame)
+
+
+def _take_over(tx: Transaction, inbox: InboxRecord) -> int:
+    """Move what was sent to an inbox without an owner into it; return how many messages are too old."""
+    for mark, _ in tx.values.scan(k.below(k.GROUP_UNREAD, inbox.name)):
+        tx.timed.remove(mark)
+    queue = tx.queues.get(inbox.name)
+    if queue is None:
+        return 0
+    expired = tx.queues.expire(queue)
+    while queue.size:
+        stamp, frame = tx.queues.take(queue)
+        tx.inboxes.append(inbox, stamp, frame)
+        _count_unread(tx, inbox, frame)
+    tx.queues.drop(queue)
+    return expired
 
 
 def renew(tx: Transaction, request: c.Renew) -> c.Renewed:
-    """Keep a lease for another while."""
-    inbox = tx.living(request.inbox.name.encode("ascii"))
+    """Prolong a lease."""
+    inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is not None:
         inbox.until, inbox.changed = tx.now + tx.times.lease, True
     return c.Renewed(tx.now, inbox is not None, _epoch(tx))
@@ -84,40 +95,47 @@ def renew(tx: Transaction, request: c.Renew) -> c.Renewed:
 
 def release(tx: Transaction, request: c.Release) -> int:
     """Give an inbox up."""
-    inbox = tx.minted(request.inbox.name.encode("ascii"))
+    inbox = tx.inboxes.get(request.inbox.name.encode("ascii"))
     if inbox is None:
         return 0
     messages = _count_messages(tx, inbox)
-    tx.drop_inbox(inbox)
+    tx.inboxes.drop(inbox)
     return messages
 
 
+def alive(tx: Transaction, request: c.Alive) -> tuple[bool, ...]:
+    """Say which inboxes have an owner that is alive."""
+    return tuple(tx.inboxes.living(inbox.name.encode("ascii")) is not None for inbox in request.inboxes)
+
+
+# -- entries
+
+
 def read(tx: Transaction, request: c.Read) -> c.Batch | None:
-    """Return what came in after a position; None, and the store's bell will be rung, if that is nothing."""
-    number = tx.doorbell.bind()
-    inbox = tx.minted(request.inbox.name.encode("ascii"))
+    """Return what came in after a position; None if that is nothing: then the store's doorbell will be notified."""
+    inbox = tx.inboxes.get(request.inbox.name.encode("ascii"))
     if inbox is None:  # released, or its lease ended: the owner will see
         return None
+    number = tx.doorbell.bind()
     if inbox.owner != number:
         inbox.owner, inbox.changed = number, True
-    tx.trim(inbox, int(request.after or "0") + 1)
+    tx.inboxes.trim(inbox, int(request.after or "0") + 1)
     if not inbox.size:
-        if number not in inbox.readers:
-            inbox.readers, inbox.changed = (*inbox.readers, number)[-MAX_READERS:], True
+        tx.inboxes.add_reader(inbox, number)
         return None
-    entries = tx.entries(inbox, _READ_ENTRIES, _READ_BYTES)
+    entries = tx.inboxes.first_entries(inbox, _READ_ENTRIES, _READ_BYTES)
     return c.Batch(tuple(entries), str(inbox.head + len(entries) - 1))
 
 
 def give_back(tx: Transaction, request: c.GiveBack) -> None:
-    """Give back places, unless they are of an older generation or have been given back already."""
-    inbox = tx.living(request.inbox.name.encode("ascii"))
+    """Return credits, unless they are of an older generation or have been returned already."""
+    inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is None or inbox.generation != request.generation.encode("ascii") or request.serial <= inbox.serial:
         return
     inbox.serial, inbox.changed = request.serial, True
-    for channel, places in request.places:
+    for channel, credits_ in request.places:
         name = channel.encode("ascii")
-        tx.set_unread(inbox, name, tx.unread(inbox, name) - places)
+        tx.inboxes.set_unread(inbox, name, tx.inboxes.unread(inbox, name) - credits_)
 
 
 def mark(tx: Transaction, request: c.Mark) -> bool:
@@ -126,105 +144,86 @@ def mark(tx: Transaction, request: c.Mark) -> bool:
 
 
 def put_marker(tx: Transaction, name: bytes, marker: MembershipMarker) -> bool:
-    """Put a marker into an inbox; False if its owner does not live."""
-    inbox = tx.living(name)
+    """Put a marker into an inbox; return False if its owner is not alive."""
+    inbox = tx.inboxes.living(name)
     if inbox is None:
         return False
-    tx.append(inbox, tx.now, marker_frame(marker))
+    tx.inboxes.append(inbox, tx.now, marker_frame(marker))
     return True
 
 
-def alive(tx: Transaction, request: c.Alive) -> tuple[bool, ...]:
-    """Say which inboxes have an owner who lives."""
-    return tuple(tx.living(inbox.name.encode("ascii")) is not None for inbox in request.inboxes)
-
-
 def deliver(tx: Transaction, request: c.Deliver) -> c.Delivery:
-    """Put a group's message into an inbox."""
+    """Put a group message into an inbox."""
     frame = group_frame(request.group.name, request.riders, request.payload)
     return put(tx, request.inbox.name.encode("ascii"), frame)
 
 
 def put(tx: Transaction, name: bytes, frame: bytes) -> c.Delivery:
-    """Put a group's frame into an inbox, if its owner lives and there is room."""
-    inbox = tx.living(name)
+    """Put a group's frame into an inbox, if its owner is alive and there is room."""
+    inbox = tx.inboxes.living(name)
     if inbox is None:
         return c.Delivery.NO_OWNER
-    if inbox.size >= tx.times.inbox_capacity or not tx.admit(len(frame)):
+    if inbox.size >= tx.times.inbox_capacity or not tx.room.take(len(frame)):
         return c.Delivery.FULL
-    tx.append(inbox, tx.now, frame)
+    tx.inboxes.append(inbox, tx.now, frame)
     return c.Delivery.DONE
 
 
-# -- flush
+# -- flushing
 
 
 def flush(tx: Transaction, request: c.Flush) -> c.Flushing:
-    """Empty everything, and put a marker into each inbox whose owner lives."""
+    """Empty everything, and put a marker into each inbox whose owner is alive."""
     generation = request.generation.encode("ascii")
     tx.save()
-    dropped = 0
-    for key, _ in tx.scan(k.QUEUE):
-        line = tx.line(key[1:-1])
-        dropped += line.size if line is not None else 0
-    inboxes = [inbox for key, _ in tx.scan(k.INBOX) if (inbox := tx.minted(key[1:-1])) is not None]
-    for inbox in inboxes:
-        dropped += _count_messages(tx, inbox)
-    counts = {inbox.name: tx.scan(k.below(k.UNREAD_COUNT, inbox.name)) for inbox in inboxes}
-    kept = [item for kind in _SURVIVORS for item in tx.scan(kind)]
-    targets = {key for key, _ in kept}
-    kept += [item for item in tx.scan(k.DUE) if k.due_target(item[0])[1] in targets]
-    tx.empty()
-    for key, value in kept:
-        tx.put(key, value)
-    tx.put_timed(
-        k.FLUSH,
-        tx.now + max(tx.times.left, tx.times.group),
-        pack_entry(tx.now, generation),
-    )
+    names = tx.inboxes.names()
+    inboxes = [inbox for name in names if (inbox := tx.inboxes.get(name)) is not None]
+    queues = [queue for name in tx.queues.names() if (queue := tx.queues.get(name)) is not None]
+    dropped = sum(queue.size for queue in queues) + sum(_count_messages(tx, inbox) for inbox in inboxes)
+    # An owner whose lease has ended may come back: the epoch tells it what happened, and its counts hold until then.
+    ended = [inbox.name for inbox in inboxes if inbox.until <= tx.now]
+    tx.clear_except([*_SURVIVORS, *(k.below(k.UNREAD_COUNT, name) for name in ended)])
+    tx.timed.put(k.FLUSH, tx.now + max(tx.times.left, tx.times.group), pack_entry(tx.now, generation))
     living: list[str] = []
-    for each in inboxes:
-        inbox = tx.minted(each.name)
+    for name in names:
+        inbox = tx.inboxes.get(name)
         if inbox is None:
             continue
         inbox.head, inbox.changed = inbox.tail, True
-        if inbox.until <= tx.now:  # its owner may come back; the epoch tells him what happened
-            for key, value in counts[each.name]:
-                tx.put(key, value)
-            continue
-        inbox.generation, inbox.serial = generation, 0
-        tx.append(inbox, tx.now, flush_frame(request.generation))
-        living.append(inbox.name.decode("ascii"))
+        if inbox.until > tx.now:
+            inbox.generation, inbox.serial = generation, 0
+            tx.inboxes.append(inbox, tx.now, flush_frame(request.generation))
+            living.append(name.decode("ascii"))
     return c.Flushing(tuple(living), dropped)
 
 
 def unflushed(tx: Transaction, request: c.Unflushed) -> tuple[str, ...]:
-    """Say which inboxes live and have not acknowledged their present generation.
+    """Say which inboxes have a living owner that has not acknowledged their present generation.
 
     That is the one of this flush, of a later one, or of a new lease.
     """
-    found = ((name, tx.living(name.encode("ascii"))) for name in request.inboxes)
+    found = ((name, tx.inboxes.living(name.encode("ascii"))) for name in request.inboxes)
     return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
 
 def acknowledge(tx: Transaction, request: c.Acknowledge) -> None:
     """Note that an owner has dropped what it held before a flush."""
-    inbox = tx.living(request.inbox.name.encode("ascii"))
+    inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     generation = request.generation.encode("ascii")
     if inbox is not None and inbox.generation == generation:
         inbox.flushed, inbox.changed = generation, True
 
 
 def _epoch(tx: Transaction) -> str:
-    record = tx.timed(k.FLUSH)
+    record = tx.timed.get(k.FLUSH)
     return split_entry(record.rest)[1].decode("ascii") if record is not None else ""
 
 
-def _count(tx: Transaction, inbox: InboxRecord, frame: bytes) -> None:
+def _count_unread(tx: Transaction, inbox: InboxRecord, frame: bytes) -> None:
     if len(frame) > 1 and frame[0] == MESSAGE:
         channel = frame[2 : 2 + frame[1]]
-        tx.set_unread(inbox, channel, tx.unread(inbox, channel) + 1)
+        tx.inboxes.set_unread(inbox, channel, tx.inboxes.unread(inbox, channel) + 1)
 
 
 def _count_messages(tx: Transaction, inbox: InboxRecord) -> int:
-    return sum(tx.entry(inbox, number)[1][:1] == b"m" for number in range(inbox.head, inbox.tail))
+    return sum(frame[:1] == b"m" for _, frame in tx.inboxes.all_entries(inbox))

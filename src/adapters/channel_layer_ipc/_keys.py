@@ -1,7 +1,7 @@
 """The keys of all records: a letter for the kind, then names, each ended by a zero byte, then numbers.
 
-No name holds a zero byte, so a key can be read in one way only; and what belongs together (the entries of a queue, the
-members of a group) stands together, in the order in which it is needed.
+No name holds a zero byte, so a key can be read in one way only. The keys of the entries of a queue, or of the members
+of a group, are next to each other, in the order in which they are needed.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ KINDS: Final = {
 """What each letter stands for."""
 
 _ZERO_HOUR: Final = 2.0**31
-"""Seconds added to every time that is a part of a key: none is below 0 then, not even that of a member who is said to
-have joined before the machine was started."""
+"""Seconds added to every time that is a part of a key: none is below 0 then, not even that of a member that joined
+before the machine was started."""
 
 _NUMBER = struct.Struct(">Q")
 
 
 def single(kind: bytes, name: bytes) -> bytes:
-    """Return the key of what there is one of for a name."""
+    """Return the key of a record of which there is one for a name."""
     return b"%b%b\0" % (kind, name)
 
 
 def below(kind: bytes, name: bytes, part: bytes = b"") -> bytes:
-    """Return the key of what a name has for a part, or without one the beginning of the keys of all its parts."""
+    """Return the key of a part of what has that name, or without a part the prefix of all their keys."""
     return b"%b%b\0%b" % (kind, name, part)
 
 
@@ -106,25 +106,25 @@ def numbered(kind: bytes, name: bytes, number: int) -> bytes:
 
 
 def moment(when: float) -> bytes:
-    """Return a time in 8 bytes that stand in the order of time, to the microsecond."""
+    """Return a time in 8 bytes whose order is the order of time, to the microsecond."""
     return _NUMBER.pack(max(0, round((when + _ZERO_HOUR) * 1e6)))
 
 
 def due_key(when: float, target: bytes) -> bytes:
-    """Return the key that says when the record *target* has to be looked at."""
+    """Return the key of the entry that says when the record *target* has to be looked at."""
     return DUE + moment(when) + target
 
 
 def waiter_key(name: bytes, when: float, number: int) -> bytes:
-    """Return the key that says that somebody waits for a queue."""
+    """Return the key of the record of a waiter; *number* is its doorbell."""
     return below(WAITER, name, moment(when) + _NUMBER.pack(number))
 
 
 def waiter_doorbell(key: bytes) -> int:
-    """Return the doorbell of whoever waits."""
+    """Return the doorbell in such a key."""
     return int(_NUMBER.unpack(key[-8:])[0])
 
 
 def due_target(key: bytes) -> tuple[bytes, bytes]:
-    """Split such a key into its moment and the record's key."""
+    """Split the key of such an entry into its moment and the record's key."""
     return key[1:9], key[9:]

@@ -1,4 +1,4 @@
-"""The records that say how queues, inboxes and groups stand: bytes in, objects to work on, bytes out.
+"""The records of queues, inboxes and groups: bytes in, objects to work on, bytes out.
 
 An object lives for one transaction. However many messages a transaction puts into a queue, the queue's record is read
 once and written once.
@@ -7,8 +7,14 @@ once and written once.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from channel_layer_ipc import _keys as k
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = (
     "MAX_READERS",
@@ -16,6 +22,7 @@ __all__ = (
     "GroupRecord",
     "InboxRecord",
     "QueueRecord",
+    "Record",
     "TimedRecord",
     "pack_entry",
     "split_entry",
@@ -29,37 +36,69 @@ _GROUP_INBOX = struct.Struct(">QI")
 _STAMP = struct.Struct(">d")
 
 MAX_READERS: Final = 16
-"""Doorbells that an inbox remembers; those of processes that were killed go with the next ring."""
+"""Doorbells that an inbox remembers; those of processes that were killed go with the next notification."""
 
 _MIDDLE: Final = 2**63
 """The number of a queue's first entry: what is put back at the head counts down from it."""
 
 
 @dataclass(slots=True)
-class QueueRecord:
-    """A queue that is popped.
+class Record(ABC):
+    """What a queue, an inbox or a group has in common.
 
     Attributes:
-        name: of the queue.
-        due: when it is looked at, see `channel_layer_ipc._keys.DUE`.
-        until: when it is over, because all that may be in it is too old then.
-        head: the number of its first entry.
-        tail: the number that its next entry gets.
-        expired: messages that were swept from it, and that nobody has counted yet.
-        noted: some of its channels may have a note.
-        known: it is in the store, under `due`.
+        name: of the queue, the inbox or the group.
+        due: when the record is to be looked at, see `channel_layer_ipc._key_values.DueIndex`.
+        until: when it ends, unless it is prolonged.
+        stored: it is in the store, and in the index under `due`.
         changed: it has to be written.
     """
+
+    kind: ClassVar[bytes]
+    """The kind of its key."""
 
     name: bytes
     due: float
     until: float
+    stored: bool = field(default=False, kw_only=True)
+    changed: bool = field(default=False, kw_only=True)
+
+    @property
+    def key(self) -> bytes:
+        """The key of the record."""
+        return k.single(self.kind, self.name)
+
+    @abstractmethod
+    def pack(self) -> bytes:
+        """Return it as bytes."""
+
+    @classmethod
+    @abstractmethod
+    def unpack(cls, name: bytes, data: bytes) -> Self:
+        """Make it from such bytes."""
+
+    def postpone(self, due: float) -> None:
+        """Have it looked at later; it is not in the index at present."""
+        self.due, self.stored, self.changed = due, False, True
+
+
+@dataclass(slots=True)
+class QueueRecord(Record):
+    """A queue that is popped. It ends when everything that may be in it is too old.
+
+    Attributes:
+        head: the number of its first entry.
+        tail: the number that its next entry gets.
+        expired: messages that were swept from it, and that no command has counted yet.
+        group_unread: some of its channels may have a `channel_layer_ipc._keys.GROUP_UNREAD`.
+    """
+
+    kind: ClassVar[bytes] = k.QUEUE
+
     head: int = _MIDDLE
     tail: int = _MIDDLE
     expired: int = 0
-    noted: bool = False
-    known: bool = False
-    changed: bool = False
+    group_unread: bool = False
 
     @property
     def size(self) -> int:
@@ -68,39 +107,32 @@ class QueueRecord:
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        return _QUEUE.pack(self.due, self.until, self.head, self.tail, self.expired, self.noted)
+        return _QUEUE.pack(self.due, self.until, self.head, self.tail, self.expired, self.group_unread)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> QueueRecord:
-        """Return what those bytes say."""
-        due, until, head, tail, expired, noted = _QUEUE.unpack(data)
-        return cls(name, due, until, head, tail, expired, noted, known=True)
+    def unpack(cls, name: bytes, data: bytes) -> Self:
+        """Make it from such bytes."""
+        return cls(name, *_QUEUE.unpack(data), stored=True)
 
 
 @dataclass(slots=True)
-class InboxRecord:
-    """An inbox that its owner reads.
+class InboxRecord(Record):
+    """An owned inbox. It ends with its lease.
 
     Attributes:
-        name: of the inbox.
-        due: when it is looked at.
-        until: when its lease ends.
         head: the number of its first entry.
         tail: the number that its next entry gets.
-        serial: of the last places that were given back.
-        owner: the doorbell of whoever has read it last; 0: nobody has.
-        readers: the doorbells of those who wait for more. Mostly that is one, but an owner goes from one event loop
-            to another, and both read for a moment.
-        generation: what places have to bear that are given back.
-        flushed: the last generation that its owner has acknowledged.
-        counts: messages unread by channel, as far as this transaction has looked; those that it has changed are true.
-        known: it is in the store, under `due`.
-        changed: it has to be written.
+        serial: of the last credits that were returned.
+        owner: the doorbell of the last reader; 0: there was none.
+        readers: the doorbells of the readers that wait for more. Mostly that is one, but an owner goes from one event
+            loop to another, and both read for a moment.
+        generation: what credits have to bear that are returned.
+        flushed: the last generation that the owner has acknowledged.
+        counts: unread messages by channel, as far as this transaction has looked; those that it has changed are true.
     """
 
-    name: bytes
-    due: float
-    until: float
+    kind: ClassVar[bytes] = k.INBOX
+
     head: int
     tail: int
     serial: int = 0
@@ -109,8 +141,6 @@ class InboxRecord:
     generation: bytes = b""
     flushed: bytes = b""
     counts: dict[bytes, tuple[int, bool]] = field(default_factory=dict[bytes, tuple[int, bool]])
-    known: bool = False
-    changed: bool = False
 
     @property
     def size(self) -> int:
@@ -125,48 +155,39 @@ class InboxRecord:
         return b"%b%b%b%b" % (head, readers, self.generation, self.flushed)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> InboxRecord:
-        """Return what those bytes say."""
+    def unpack(cls, name: bytes, data: bytes) -> Self:
+        """Make it from such bytes."""
         due, until, head, tail, serial, owner, one, two, three = _INBOX.unpack_from(data)
         readers = struct.unpack_from(f">{three}Q", data, _INBOX.size)
         start = _INBOX.size + 8 * three
         generation, flushed = data[start : start + one], data[start + one : start + one + two]
-        return cls(name, due, until, head, tail, serial, owner, readers, generation, flushed, known=True)
+        return cls(name, due, until, head, tail, serial, owner, readers, generation, flushed, stored=True)
 
 
 @dataclass(slots=True)
-class GroupRecord:
-    """A group.
+class GroupRecord(Record):
+    """A group. It ends unless a channel joins, or its owner touches it.
 
     Attributes:
-        name: of the group.
-        due: when it is looked at.
-        until: when it is over, unless somebody joins or it is touched.
         version: of its last change.
         owned: members that the owners of their inboxes added.
         others: all other members.
-        known: it is in the store, under `due`.
-        changed: it has to be written.
     """
 
-    name: bytes
-    due: float
-    until: float
+    kind: ClassVar[bytes] = k.GROUP
+
     version: int = 0
     owned: int = 0
     others: int = 0
-    known: bool = False
-    changed: bool = False
 
     def pack(self) -> bytes:
         """Return it as bytes."""
         return _GROUP.pack(self.due, self.until, self.version, self.owned, self.others)
 
     @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> GroupRecord:
-        """Return what those bytes say."""
-        due, until, version, owned, others = _GROUP.unpack(data)
-        return cls(name, due, until, version, owned, others, known=True)
+    def unpack(cls, name: bytes, data: bytes) -> Self:
+        """Make it from such bytes."""
+        return cls(name, *_GROUP.unpack(data), stored=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +210,7 @@ class TimedRecord:
 
     @classmethod
     def unpack(cls, data: bytes) -> TimedRecord:
-        """Return what those bytes say; of the other records, which begin alike, the times."""
+        """Make it from such bytes."""
         due, until = _TIMED.unpack_from(data)
         return cls(due, until, data[_TIMED.size :])
 
@@ -199,7 +220,7 @@ class GroupInbox:
     """An inbox with members of a group that its owner added.
 
     Attributes:
-        version: of the last that joined.
+        version: of the last one that joined.
         members: how many there are.
     """
 
@@ -212,7 +233,7 @@ class GroupInbox:
 
     @classmethod
     def unpack(cls, data: bytes) -> GroupInbox:
-        """Return what those bytes say."""
+        """Make it from such bytes."""
         return cls(*_GROUP_INBOX.unpack(data))
 
 

@@ -1,6 +1,6 @@
-"""Carries out commands in one transaction, rings those for whom that brings something, and sweeps now and then.
+"""Carries out calls in transactions, notifies the readers and waiters for which that brings something, and sweeps.
 
-What the store of an event loop and the store of threads have in common: who asks, and how he is answered, is theirs.
+The store for event loops and the store for threads share it; where calls come from and where outcomes go is theirs.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer_ipc import _queue_commands as queues
+from channel_layer_ipc._sweeping import sweep
 from channel_layer_ipc._transaction import Times, Transaction
+from channel_layer_ipc._waiters import notify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,36 +25,21 @@ if TYPE_CHECKING:
     from channel_layer.ports import Clock
     from channel_layer_ipc._doorbell import Doorbell
     from channel_layer_ipc._environment import Environment
+    from channel_layer_ipc._handlers import Call
 
-__all__ = ("RECORD", "Call", "Progress", "Writer", "full_error")
+__all__ = ("Progress", "Writer")
 
 _logger = logging.getLogger("channel_layer")
 
-RECORD: Final = 8192 - (256 << 10)
-"""Room that a command has to find that writes a record: it has half of what messages leave. What takes something away
-finds enough at any time."""
-
 _SWEEP_SECONDS: Final = 1.0
-"""How often a store that is in use looks for what is over, at least."""
+"""How often a store that is in use removes what has ended, at least."""
 
-_SWEEP_MOST: Final = 200
+_SWEEP_LIMIT: Final = 200
 """Records that are looked at then, within one transaction; the next one goes on."""
 
 _WARN_SECONDS: Final = 60.0
 
 _clock: Final = SystemClock()
-
-
-class Call(Protocol):
-    """A request to be carried out in a transaction; see `channel_layer_ipc._handlers.Call`."""
-
-    @property
-    def need(self) -> int | None: ...
-    @property
-    def may_be_refused(self) -> bool: ...
-    def perform(self, tx: Transaction, /) -> None: ...
-    def refuse(self) -> None: ...
-    def fail(self, error: Exception, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +48,12 @@ class Progress:
 
     Attributes:
         done: how many of the calls have an outcome; they are the first ones.
-        own: there is something for those who are at the bell that was given.
-        swept: all has been looked at that may be over.
+        notified: there is something for a reader or waiter of the store's own doorbell.
+        swept: all that has ended was removed.
     """
 
     done: int
-    own: bool
+    notified: bool
     swept: bool
 
 
@@ -79,8 +65,8 @@ class Writer:
         clock: its offset is added to the machine's clock.
 
     Attributes:
-        sweep_at: when to look for what is over.
-        transactions: how many there have been, for whoever wants to know what something costs.
+        sweep_at: when to remove what has ended.
+        transactions: how many there have been, for tests of what something costs.
     """
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
@@ -91,15 +77,15 @@ class Writer:
         self.sweep_at: float = 0.0
         self.transactions: int = 0
 
-    def carry_out(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call]) -> Progress:
+    def carry_out(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call[Any]]) -> Progress:
         """Carry out the first of these calls, as many as there is room for, in one transaction if that succeeds.
 
         It raises nothing: the calls note what went wrong. If one of them spoils a transaction for all, each gets a
         transaction of its own.
 
         Args:
-            environment: where.
-            doorbell: by which others are rung.
+            environment: the environment.
+            doorbell: the store's own.
             calls: one at least.
         """
         try:
@@ -107,11 +93,12 @@ class Writer:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the call's reply raises it
             if len(calls) == 1:
                 self.fail(calls[0], environment, exc)
-                return Progress(1, own=False, swept=False)
+                return Progress(1, notified=False, swept=False)
         parts = [self.carry_out(environment, doorbell, (call,)) for call in calls]
-        return Progress(len(calls), own=any(part.own for part in parts), swept=any(part.swept for part in parts))
+        notified, swept = any(part.notified for part in parts), any(part.swept for part in parts)
+        return Progress(len(calls), notified, swept)
 
-    def fail(self, call: Call, environment: Environment | None, error: Exception) -> None:
+    def fail(self, call: Call[Any], environment: Environment | None, error: Exception) -> None:
         """Note in a call that its transaction failed, or that there could be none."""
         if _is_full(error) and call.may_be_refused:
             self._warn()
@@ -119,30 +106,30 @@ class Writer:
         else:
             call.fail(_failure(environment, error))
 
-    def _write(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call]) -> Progress:
+    def _write(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call[Any]]) -> Progress:
         done, swept = 0, False
         self.transactions += 1
         with environment.write() as handle:
             now = self._now()
             measure = partial(environment.room, handle)
-            tx = Transaction(handle, self._times, now, measure, environment.database, doorbell)
+            tx = Transaction(handle, environment.database, self._times, now, measure, doorbell)
             if now >= self.sweep_at:
-                swept = not tx.sweep(_SWEEP_MOST)
+                swept = not sweep(tx, _SWEEP_LIMIT)
                 self.sweep_at = now + self._period if swept else now
             for call in calls:
-                if done and call.need is not None and not tx.has_room(call.need):
+                if done and call.need is not None and not tx.room.has(call.need):
                     break
                 call.perform(tx)
                 done += 1
             tx.save()
-            own = _notify(tx, doorbell)
-            if tx.wrote:
+            notified = notify(tx)
+            if tx.values.wrote:
                 handle.commit()
-        if tx.overflowed:
+        if tx.room.exhausted:
             self._warn()
-        for each in tx.committed:
+        for each in tx.after_commit:
             each()
-        return Progress(done, own, swept)
+        return Progress(done, notified, swept)
 
     def _warn(self) -> None:
         """Say that the memory is full, unless that was said just now."""
@@ -157,41 +144,13 @@ class Writer:
         return _clock.now() + self._clock.offset
 
 
-def _notify(tx: Transaction, doorbell: Doorbell) -> bool:
-    """Ring those for whom there is something; whether those at this bell are among them."""
-    own = False
-    for number in tx.readers_to_notify:
-        if number == doorbell.number:
-            own = True
-        else:
-            doorbell.notify(number)
-    for name, count in tx.calls.items():
-        left = count
-        while left > 0 and (found := queues.waiters(tx, name, left)):
-            for key, number in found:
-                queues.remove_waiter(tx, key)
-                if number == doorbell.number:
-                    own = True
-                elif number not in tx.readers_to_notify and not doorbell.notify(number):
-                    continue  # he was killed: another one is called in his place
-                left -= 1
-    return own
-
-
 def _is_full(error: Exception) -> bool:
     """Whether a transaction failed for want of room."""
     return isinstance(error, (lmdb.MapFullError, lmdb.DiskError))
 
 
-def full_error() -> StoreError:
-    """Return the error for a command for which there is no room."""
-    return StoreError(
-        "channel_layer_ipc: the memory is full: raise memory, or read what waits", retryable=True, outcome="not_sent"
-    )
-
-
 def _failure(environment: Environment | None, error: Exception) -> Exception:
-    """Return what the caller of a command is told of a transaction that failed, and of which nothing was done."""
+    """Return the error for a call whose transaction failed, so that nothing of it was done."""
     if isinstance(error, lmdb.Error):
         damaged = (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)
         if environment is not None and isinstance(error, damaged):

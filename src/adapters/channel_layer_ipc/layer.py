@@ -1,4 +1,4 @@
-"""`IPCChannelLayer`: the options of its CONFIG, checked, and the world on this machine that they name."""
+"""`IPCChannelLayer`: the options of its CONFIG, checked, and the shared store on this machine that they name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from channel_layer.config import parse
 from channel_layer.layer import ChannelLayer
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer_ipc._store import IPCBackend
+from channel_layer_ipc._backend import IPCBackend
 from channel_layer_ipc.config import IPCConfig
 
 if TYPE_CHECKING:
@@ -25,27 +25,27 @@ __all__ = ("IPCChannelLayer",)
 class IPCChannelLayer(ChannelLayer):
     """A channel layer between the processes of one user on one machine, with no server to run.
 
-    What is sent is there for as long as any process has a layer with this directory and prefix.
+    Messages last for as long as any process has a layer with this directory and prefix.
 
     Args:
         directory: where its files are, private to the user; None: a directory in memory where the system has one.
         memory: bytes that all messages and groups may take.
-        prefix: layers with another one have nothing in common with this.
+        prefix: layers with different prefixes share nothing.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
         capacity: unread messages that a channel may hold.
         channel_capacity: exceptions from it by pattern, the first match wins.
         symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
         encryption: ``"aes-256-gcm"`` or ``"fernet"``.
-        blind_names: also hide names from who can read the files: True, or the key to do it with.
+        blind_names: also hide names from readers of the files: True, or the key to do it with.
         max_message_size: bytes of an encoded message; at most a quarter of the memory.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that opening may wait for a process that opens or closes at that moment.
-        faults: what shall go wrong on purpose, and how often; None: nothing.
-        clock: local time; another one is for tests.
+        faults: which faults to inject, and how often; None: none.
+        clock: local time; for tests.
 
     Raises:
-        ConfigError: an option is wrong or unknown; it names all that are.
+        ConfigError: options are wrong or unknown; it names all of them.
         ImportError: there are keys, and the extra ``cryptography`` is not installed.
     """
 
@@ -91,10 +91,10 @@ class IPCChannelLayer(ChannelLayer):
         config = parse(IPCConfig, options)
         rules = config.rules()
         clock = clock if clock is not None else SystemClock()
-        self._world = IPCBackend(rules, clock, config.directory, config.memory)
-        super().__init__(rules, self._world, clock=clock)
+        self._ipc_backend = IPCBackend(rules, clock, config.directory, config.memory)
+        super().__init__(rules, self._ipc_backend, clock=clock)
 
     async def aclose(self) -> None:
-        """End it, and leave the files; the last one who does so removes them. See `ChannelLayer.aclose`."""
+        """End it, and let go of the files; the last layer to do so removes them. See `ChannelLayer.aclose`."""
         await super().aclose()
-        self._world.close()
+        self._ipc_backend.close()

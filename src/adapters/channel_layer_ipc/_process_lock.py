@@ -1,21 +1,18 @@
-"""The files of a world: where they are, whose they are, and that they go with the last process that has them open.
+"""The lock that says which processes use a shared store; its files go with the last of them.
 
-A world is what all processes with one directory and one prefix share. It has a *gate*, a file that says what the world
-is and that everybody in it holds a shared lock on. Who gets the lock for himself alone is alone: what he finds was left
-by processes that were killed. So nothing here outlives its use, not even a restart of the machine, and no lock can be
-stale, because the system gives up the locks of whoever ends.
+A shared store is what all processes with one directory and one prefix share. It has a *lock file*, which describes it,
+and on which each of these processes holds a shared lock. A process that gets the exclusive lock is alone: the files
+that it finds were left by processes that were killed. So nothing here outlives its use, not even a restart of the
+machine, and no lock can be stale, because the system gives up the locks of a process that ends.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import secrets
-import stat
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,23 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
 from channel_layer.errors import StoreError
+from channel_layer_ipc._directory import default_directory, how_to_reset, open_private, prepare, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("ProcessLock", "SharedStore", "acquire", "default_directory", "reset")
+__all__ = ("ProcessLock", "SharedStore", "acquire", "reset")
 
 _FAMILY: Final = b"channel-layer ipc "
-"""What a gate begins with, of whatever release."""
+"""What a lock file begins with, of any release."""
 
 _MAGIC: Final = _FAMILY + b"2\n"
-"""What a gate of this release begins with: the number is that of the format of all files, and of who locks what."""
+"""What a lock file of this release begins with; the number is that of the format of all files and of the locking."""
 
 _DATA: Final = ".mdb"
-_LOCK: Final = ".gate"
+_LOCK: Final = ".lock"
 _STEM: Final = 16
 _DOORBELL: Final = 8
-"""Characters of a world's name, and of a doorbell's."""
+"""Characters of the names of a shared store's files, before the suffix, and of a doorbell's number."""
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
@@ -47,19 +45,17 @@ _SUN_PATH: Final = 107 if sys.platform == "linux" else 103
 """Bytes that the path of a socket may have."""
 
 _LOOK_SECONDS: Final = 0.001
-"""How often somebody who waits at the gate looks; it is shut for as long as it takes to make or remove a few files."""
-
-_RESET: Final = "stop the processes that use it, then call channel_layer_ipc.reset({directory!r})"
+"""How often the exclusive lock is waited for; it is held for as long as it takes to make or remove a few files."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedStore:
-    """What a gate says.
+    """What a lock file says of the shared store.
 
     Attributes:
-        prefix: of all who are in it.
+        prefix: of the layers that use it.
         memory: bytes of its data at most.
-        run_id: a name that no other world has had, at this or at any other time.
+        run_id: a name that no other shared store has had, at this or at any other time.
     """
 
     prefix: str
@@ -68,17 +64,17 @@ class SharedStore:
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        text = json.dumps({"prefix": self.prefix, "memory": self.memory, "session": self.run_id})
+        text = json.dumps({"prefix": self.prefix, "memory": self.memory, "run_id": self.run_id})
         return _MAGIC + text.encode() + b"\n"
 
     @classmethod
     def unpack(cls, data: bytes) -> SharedStore | None:
-        """Return what those bytes say; None if they say nothing of the kind."""
+        """Make it from such bytes; None if they are not."""
         if not data.startswith(_MAGIC) or not data.endswith(b"\n"):
             return None
         try:
             match json.loads(data[len(_MAGIC) :]):
-                case {"prefix": str(prefix), "memory": int(memory), "session": str(run_id)}:
+                case {"prefix": str(prefix), "memory": int(memory), "run_id": str(run_id)}:
                     return cls(prefix, memory, run_id)
                 case _:
                     return None
@@ -86,86 +82,17 @@ class SharedStore:
             return None
 
 
-def default_directory() -> Path:
-    """Return the directory of whoever runs this: in memory where the system has a place for that, else a private one.
-
-    The same user gets the same one in all processes that have the same ``XDG_RUNTIME_DIR``, or a ``/dev/shm``.
-    """
-    shared = Path("/dev/shm")  # noqa: S108 - what is made there is private, and it is checked that it is ours
-    if shared.is_dir() and os.access(shared, os.W_OK | os.X_OK):
-        return shared / f"channel-layer-{os.geteuid()}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_absolute() and os.access(runtime, os.W_OK | os.X_OK):
-        return Path(runtime) / "channel-layer"
-    return Path(tempfile.gettempdir()) / f"channel-layer-{os.geteuid()}"
-
-
-def _prepare(directory: Path) -> None:
-    """Make a directory if it is missing, and see that it is ours alone.
-
-    Raises:
-        StoreError: it is not, or cannot be made.
-    """
-    try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700, parents=True)
-        found = directory.lstat()
-    except OSError as exc:
-        raise _refuse(f"cannot make the directory {str(directory)!r}: {exc.strerror}; give another one") from exc
-    if not stat.S_ISDIR(found.st_mode):
-        raise _refuse(f"{str(directory)!r} is no directory, or a link to one: give the directory itself")
-    _check_owner(str(directory), found, "0700")
-
-
-def _check_owner(what: str, found: os.stat_result, mode: str) -> None:
-    if found.st_uid != os.geteuid():
-        raise _refuse(
-            f"{what!r} belongs to another user (uid {found.st_uid}, and this is uid {os.geteuid()}): "
-            "messages pass between processes of one user only; give each user a directory of its own"
-        )
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise _refuse(
-            f"other users may enter {what!r} (mode {stat.S_IMODE(found.st_mode):04o}), and could read or forge "
-            f"messages: chmod it to {mode}, or give another directory"
-        )
-
-
-def _refuse(problem: str) -> StoreError:
-    return StoreError(f"channel_layer_ipc: {problem}", retryable=False, outcome="not_sent")
-
-
-def open_private(path: Path) -> int:
-    """Open a file for reading and writing, made if it is missing, and see that it is ours alone.
-
-    Raises:
-        StoreError: it is not, or cannot be opened.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise _refuse(f"cannot open {str(path)!r}: {exc.strerror}; give another directory") from exc
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise _refuse(f"{str(path)!r} is no file: " + _RESET.format(directory=str(path.parent)))
-        _check_owner(str(path), found, "0600")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 class ProcessLock:
-    """A world's files, as one process that is in it has them.
+    """The lock that one process holds on a shared store, and the paths of the files.
 
     Args:
-        stem: what the names of all its files begin with, with the directory.
-        descriptor: of the gate, on which this holds a shared lock.
-        shared_store: what it says.
+        stem: what the paths of all files begin with.
+        descriptor: of the lock file, on which this holds a shared lock.
+        shared_store: what the lock file says.
 
     Attributes:
-        shared_store: what it says.
-        data: where the data is.
+        shared_store: what the lock file says.
+        data: the path of the data.
     """
 
     def __init__(self, stem: Path, descriptor: int, shared_store: SharedStore) -> None:
@@ -173,42 +100,48 @@ class ProcessLock:
         self._descriptor = descriptor
         self._identity = _identity(os.fstat(descriptor))
         self._directory: int | None = None
-        self._address: str | None = None
+        self._socket_stem: str | None = None
         self.shared_store: SharedStore = shared_store
         self.data: Path = stem.with_name(stem.name + _DATA)
 
     @property
     def is_current(self) -> bool:
-        """Whether whoever comes now comes into the same world: False if somebody has removed its files."""
+        """Whether a process that comes now would use the same shared store: False if its files were removed."""
         return _is_at(self._stem, self._identity)
 
-    def doorbell(self, number: int, *, draft: bool = False) -> str:
-        """Return the address of a doorbell.
+    def doorbell_path(self, number: int, *, draft: bool = False) -> str:
+        """Return the path of a doorbell's socket.
 
         Args:
-            number: which one.
-            draft: the one that it has while it is being hung.
+            number: of the doorbell.
+            draft: the path that the socket has while it is made.
 
         Raises:
-            StoreError: it is longer than the address of a socket may be.
+            StoreError: it is longer than the path of a socket may be.
         """
         return f"{self._doorbell_prefix()}{'-' if draft else '.'}{number:0{_DOORBELL}x}"
 
+    def doorbells(self) -> list[int]:
+        """Return the numbers of the doorbells that there are, those of killed processes included."""
+        stem = self._stem.name
+        names = (file.name[len(stem) + 1 :] for file in self._stem.parent.glob(f"{stem}.{'?' * _DOORBELL}"))
+        return [int(name, 16) for name in names if set(name) <= _HEXADECIMAL]
+
     def _doorbell_prefix(self) -> str:
-        """Return what the addresses of all doorbells begin with."""
-        if self._address is None:
+        """Return what the paths of all doorbells begin with."""
+        if self._socket_stem is None:
             path = str(self._stem)
             limit = _SUN_PATH - 1 - _DOORBELL
             if len(os.fsencode(path)) > limit:
                 path = f"{self._short_directory(limit - 1 - len(self._stem.name))}/{self._stem.name}"
-            self._address = path
-        return self._address
+            self._socket_stem = path
+        return self._socket_stem
 
     def _short_directory(self, limit: int) -> str:
         self._directory = os.open(self._stem.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         short = f"/proc/self/fd/{self._directory}"
         if not Path(short).exists():  # Linux alone has that
-            raise _refuse(
+            raise refuse(
                 f"the path of the directory {str(self._stem.parent)!r} is too long for a socket in it: "
                 f"give one of at most {limit} bytes"
             )
@@ -216,15 +149,15 @@ class ProcessLock:
 
     def damaged_error(self, problem: str) -> StoreError:
         """Return the error for files that are not what they should be."""
-        mend = _RESET.format(directory=str(self._stem.parent))
-        return _refuse(f"the data in {str(self.data)!r} is damaged, or not ours ({problem}): {mend}")
+        how = how_to_reset(self._stem.parent)
+        return refuse(f"the data in {str(self.data)!r} is damaged, or not ours ({problem}): {how}")
 
     def release(self) -> None:
-        """Let go of everything; whoever is the last one removes the files."""
+        """Give the lock up; the last process to do so removes the files."""
         if self._directory is not None:
             os.close(self._directory)
         try:
-            # Given up first: of two who leave at once, and each would wait for the other, one is alone now.
+            # Given up first: of two processes that do this at once, each would find the other's, and neither be alone.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             if _lock(self._descriptor, fcntl.LOCK_EX) and self.is_current:
                 _remove(self._stem)
@@ -232,26 +165,26 @@ class ProcessLock:
             os.close(self._descriptor)
 
     def close_in_child(self) -> None:
-        """Let go of what a child has inherited: its parent is in the world, not the child."""
+        """Close what a child has inherited: its parent holds the lock, not the child."""
         os.close(self._descriptor)
         if self._directory is not None:
             os.close(self._directory)
 
 
 def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> ProcessLock:
-    """Enter a world; make it if nobody is in it.
+    """Lock a shared store; make it if no process uses it.
 
     Args:
         directory: where its files are.
-        prefix: which world.
+        prefix: of the layers that use it.
         memory: bytes of its data at most, if it is made.
-        timeout: seconds to wait at most for somebody who makes or removes it at this moment.
+        timeout: seconds to wait at most for a process that makes or removes it at this moment.
 
     Raises:
-        StoreError: the directory, or what is in it, is not ours alone; there is no room; somebody is at the gate, and
-            stands still.
+        StoreError: other users can enter the directory, or open what is in it; there is no room; or a process holds
+            the exclusive lock, and stands still.
     """
-    _prepare(directory)
+    prepare(directory)
     stem = directory / blake2b(prefix.encode(), digest_size=_STEM // 2).hexdigest()
     end = time.monotonic() + timeout
     while True:
@@ -281,55 +214,55 @@ def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> Proces
 
 
 def _try_acquire(stem: Path, descriptor: int, new: SharedStore) -> ProcessLock | None:
-    """Pass the gate; None if that has to be tried again."""
+    """Lock a shared store; None if that has to be tried again."""
     if _lock(descriptor, fcntl.LOCK_EX) and _is_at(stem, _identity(os.fstat(descriptor))):
         _check_leftovers(stem, descriptor)
         _remove_data(stem)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, new.pack(), 0)
-    # This gives up the other lock first, so that somebody may come in between, and make the world again.
+    # This gives up the exclusive lock first, so that another process may come in between, and make the store again.
     if not _lock(descriptor, fcntl.LOCK_SH) or not _is_at(stem, _identity(os.fstat(descriptor))):
         return None
     content = _content(descriptor)
     shared_store = SharedStore.unpack(content)
     if shared_store is None:
         if content.startswith(_FAMILY) and not content.startswith(_MAGIC):
-            raise _refuse(
+            raise refuse(
                 f"the files in {str(stem.parent)!r} are in use by processes with another release of this library: "
                 "stop them, or give another directory"
             )
-        return None  # who made it has been killed meanwhile
-    if shared_store.prefix != new.prefix:  # one in 2**64: rather an error than somebody else's messages
-        raise _refuse(f"the prefixes {shared_store.prefix!r} and {new.prefix!r} cannot share a directory: change one")
+        return None  # the process that made it has been killed meanwhile
+    if shared_store.prefix != new.prefix:  # one in 2**64: rather an error than another prefix's messages
+        raise refuse(f"the prefixes {shared_store.prefix!r} and {new.prefix!r} cannot share a directory: change one")
     return ProcessLock(stem, descriptor, shared_store)
 
 
 def _check_leftovers(stem: Path, descriptor: int) -> None:
-    """See that what is there, and will be removed, is what this library has left.
+    """Check that the files that are there, and will be removed, were left by this library.
 
     Raises:
-        StoreError: it is not.
+        StoreError: they were not.
     """
     content = _content(descriptor)
     if content and not content.startswith(_FAMILY):
         _refuse_foreign(stem, _LOCK)
     if content:
         return
-    # Nothing says what this is: an empty gate is left by who was killed when it had just been made.
+    # An empty lock file is left by a process that was killed when it had just made it.
     file = stem.with_name(stem.name + _DATA)
     if file.exists() and file.stat().st_size:
         _refuse_foreign(stem, _DATA)
 
 
 def _refuse_foreign(stem: Path, suffix: str) -> Never:
-    mend = _RESET.format(directory=str(stem.parent))
-    raise _refuse(f"{str(stem.with_name(stem.name + suffix))!r} is no file of this library: {mend}")
+    path = str(stem.with_name(stem.name + suffix))
+    raise refuse(f"{path!r} is no file of this library: {how_to_reset(stem.parent)}")
 
 
 def reset(directory: str | os.PathLike[str] | None = None) -> int:
     """Remove all files of the IPC layer from a directory, whatever is in them, and with them all messages and groups.
 
-    It mends what a process refuses to open. Files of processes that are running are left alone.
+    Use it when a process refuses to open them. Files of processes that are running are left alone.
 
     Args:
         directory: the same as the layer's; None for the default one.
@@ -343,14 +276,14 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
     folder = Path(directory) if directory is not None else default_directory()
     if not folder.is_dir():
         return 0
-    _prepare(folder)
+    prepare(folder)
     removed = 0
     used: list[str] = []
     for stem in sorted(_stems(folder)):
-        process_lock = folder / (stem + _LOCK)
+        lock = folder / (stem + _LOCK)
         descriptor: int | None = None
-        if process_lock.exists() and not process_lock.is_symlink():
-            descriptor = open_private(process_lock)
+        if lock.exists() and not lock.is_symlink():
+            descriptor = open_private(lock)
         try:
             if descriptor is None or _lock(descriptor, fcntl.LOCK_EX):
                 _remove(folder / stem)
@@ -362,7 +295,7 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
                 os.close(descriptor)
     if used:
         raise StoreError(
-            f"channel_layer_ipc: {len(used)} of the worlds in {str(folder)!r} are in use by processes that are "
+            f"channel_layer_ipc: {len(used)} of the shared stores in {str(folder)!r} are in use by processes that are "
             "running: stop them first",
             retryable=True,
             outcome="not_sent",
@@ -379,21 +312,14 @@ def _stems(folder: Path) -> Iterator[str]:
             yield stem
 
 
-def list_doorbells(process_lock: ProcessLock) -> list[int]:
-    """Return the doorbells that there are, of processes that run and of ones that were killed."""
-    stem = process_lock.data.name.removesuffix(_DATA)
-    names = (file.name[len(stem) + 1 :] for file in process_lock.data.parent.glob(f"{stem}.{'?' * _DOORBELL}"))
-    return [int(name, 16) for name in names if set(name) <= _HEXADECIMAL]
-
-
 def _remove(stem: Path) -> None:
-    """Remove everything, the gate last: whoever is killed before that leaves a sign of what it was."""
+    """Remove everything, the lock file last: if the process is killed before that, it says what the others are."""
     _remove_data(stem)
     stem.with_name(stem.name + _LOCK).unlink(missing_ok=True)
 
 
 def _remove_data(stem: Path) -> None:
-    """Remove all but the gate: data, doorbells, and what other releases had."""
+    """Remove all but the lock file: data, doorbells, and what other releases had."""
     for file in list(stem.parent.glob(f"{stem.name}[.-]*")):
         if file.name != stem.name + _LOCK:
             file.unlink(missing_ok=True)
@@ -416,7 +342,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _is_at(stem: Path, identity: tuple[int, int]) -> bool:
-    """Whether the gate of a world is still that file."""
+    """Return whether the lock file of a shared store is still that file."""
     try:
         return _identity(stem.with_name(stem.name + _LOCK).lstat()) == identity
     except OSError:

@@ -1,0 +1,91 @@
+"""Removes what has ended: queues, inboxes, groups and small records whose time is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from channel_layer_ipc import _keys as k
+
+if TYPE_CHECKING:
+    from channel_layer_ipc._transaction import Transaction
+
+__all__ = ("sweep",)
+
+_UNCOUNTED: Final = 10
+"""Times ``expiry`` for which it is known how many messages were swept from a queue that is not used."""
+
+
+def sweep(tx: Transaction, limit: int) -> bool:
+    """Remove what has ended.
+
+    Args:
+        tx: the transaction.
+        limit: how many records to look at.
+
+    Returns:
+        Whether there may be more.
+    """
+    for _ in range(limit):
+        key = tx.due_index.pop()
+        if key is None:
+            return False
+        kind, name = key[:1], key[1:-1]
+        if kind == k.QUEUE:
+            _review_queue(tx, name)
+        elif kind == k.INBOX:
+            _review_inbox(tx, name)
+        elif kind == k.GROUP:
+            _review_group(tx, name)
+        else:
+            _review_timed(tx, key)
+    return True
+
+
+def _review_queue(tx: Transaction, name: bytes) -> None:
+    queue = tx.queues.get(name)
+    if queue is None:
+        return
+    if queue.until <= tx.now and queue.size:
+        # The next command that reads or fills the queue counts what has expired, unless there is none for long.
+        tx.queues.sweep(queue, tx.now + _UNCOUNTED * tx.times.expiry)
+    if queue.until > tx.now:
+        queue.postpone(queue.until)
+    else:
+        tx.queues.drop(queue)
+
+
+def _review_inbox(tx: Transaction, name: bytes) -> None:
+    inbox = tx.inboxes.get(name)
+    if inbox is None:
+        return
+    if inbox.until > tx.now:
+        inbox.postpone(inbox.until)
+    elif inbox.owner and tx.doorbell.has_listener(inbox.owner):
+        # Its owner was held up, or the machine slept: it comes back, and there is news of its groups in the inbox.
+        inbox.postpone(tx.now + tx.times.lease)
+    else:
+        tx.inboxes.drop(inbox)
+
+
+def _review_group(tx: Transaction, name: bytes) -> None:
+    group = tx.groups.get(name)
+    if group is None:
+        return
+    if group.until > tx.now:
+        group.postpone(group.until)
+    else:
+        tx.groups.drop(group)
+
+
+def _review_timed(tx: Transaction, key: bytes) -> None:
+    record = tx.timed.peek(key)
+    if record is None:
+        return
+    until = record.until
+    if until <= tx.now and key[:1] == k.WAITER and tx.doorbell.has_listener(k.waiter_doorbell(key)):
+        # A waiter's timer runs by another clock, which stands still while the machine sleeps: it may still be there.
+        until = tx.now + tx.times.lease
+    if until > tx.now:
+        tx.timed.postpone(key, record, until)
+    else:
+        tx.values.remove(key)
