@@ -19,7 +19,6 @@ from channel_layer import ChannelLayer, MessageTooLarge, StoreError
 from channel_layer_redis import HostOption, RedisChannelLayer
 from channel_layer_redis._scripts import load
 from tests.support.servers import Server, StartServer
-from tests.support.systems import run
 from tests.support.tls import issue
 
 _SOON: Final = 20.0

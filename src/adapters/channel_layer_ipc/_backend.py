@@ -15,7 +15,7 @@ from channel_layer_ipc._store import IPCStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock
 
 __all__ = ("IPCBackend",)

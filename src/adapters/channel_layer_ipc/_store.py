@@ -22,7 +22,7 @@ from channel_layer_ipc._writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock, Store
     from channel_layer_ipc._environment import Environment, EnvironmentReference
 
