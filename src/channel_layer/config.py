@@ -1,12 +1,12 @@
-"""CONFIG as people write it: checked when a layer is made, and turned into the frozen `Rules` of the core.
+"""CONFIG as users write it: checked when a layer is made, and turned into the frozen `Rules` of the core.
 
-All mistakes are told at once, each with its field and its mend, because a wrong settings file should be put
-right in one go and before the first message. Pydantic stays in this module and its kin.
+All errors are reported together, each with its field and how to fix it, so that a wrong settings file can be corrected
+in one step and before the first message. Pydantic is used only in this module, and in the few others that read input.
 
-An adapter with options of its own subclasses `CommonConfig` and reads what its user wrote with `parse`.
+An adapter with options of its own subclasses `CommonConfig` and reads a CONFIG with `parse`.
 
-Source: the asgi_redis README, whose options, names and defaults these are; ``max_message_size``,
-``inbox_capacity``, ``timeout``, ``faults``, ``encryption`` and ``blind_names`` are new.
+Source: the asgi_redis README, for the options, their names and defaults; ``max_message_size``, ``inbox_capacity``,
+``timeout``, ``faults``, ``encryption`` and ``blind_names`` are new.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ _LONGEST = 1e9
 
 
 _SHORT = 32
-"""Bytes of a key under which a warning is given: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
+"""Bytes of a key below which there is a warning: 256 bits, as AES-256 uses and `channel-layer genkey` makes."""
 
 _FEW = 10
-"""Messages under which a `capacity` is remarked on: what the examples of asgi_redis and of Channels give to
-``http.response*``, the least of theirs."""
+"""Messages below which a `capacity` is reported as a concern: the smallest capacity in the examples of asgi_redis and
+of Channels, that of ``http.response*``."""
 
 _SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
 _Count = Annotated[int, Field(ge=1), COUNT]
@@ -87,13 +87,13 @@ _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use tha
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """What is valid and yet worth a word when a project is checked.
+    """A valid option that is nevertheless reported when a project is checked.
 
     Attributes:
-        id: what it is silenced by, as in Django's ``SILENCED_SYSTEM_CHECKS``.
-        field: where it is, as it would be written.
-        problem: what may come of it and how to mend it. Never holds a secret.
-        deploy: it matters in production only.
+        id: the identifier that silences it, as in Django's ``SILENCED_SYSTEM_CHECKS``.
+        field: the path of the field, as in a CONFIG.
+        problem: the possible consequence and how to fix it. Never holds a secret.
+        deploy: whether it matters only in production.
     """
 
     id: str
@@ -124,10 +124,10 @@ class CommonConfig(BaseModel):
         "directory": _OF_IPC,
         "memory": _OF_IPC,
     }
-    """Names that are no options of this model but may well be met, and what to say then."""
+    """Names that are not options of this model but are likely to be tried, and the text of the error about each."""
 
     unset: ClassVar[frozenset[str]] = frozenset({"channel_capacity"})
-    """Options for which None is the same as to leave them out."""
+    """Options for which None means the same as leaving them out."""
 
     url_forms: ClassVar[Mapping[str, Form]] = {
         "prefix": "text",
@@ -148,8 +148,8 @@ class CommonConfig(BaseModel):
     prefix: Annotated[str, AfterValidator(check_prefix), Accepts("a str without braces")] = Field(
         default="asgi:",
         description=(
-            "What every key in the store begins with. Give each project, and each stage of it, a prefix "
-            "of its own, and all processes of one project the same: layers whose prefixes differ never "
+            "The prefix of every key in the store. Give each project, and each of its stages, a prefix of its own, "
+            "and all processes of one project the same: layers whose prefixes differ never "
             "see each other's messages, groups or `flush()`, even if one prefix begins with the other."
         ),
     )
@@ -157,8 +157,7 @@ class CommonConfig(BaseModel):
         default=60.0,
         description=(
             "Seconds that a message may wait unread. It is never delivered after that. Fractions count. "
-            "Lower it to shed a backlog that nobody wants any more; raise it to ride out a longer pause "
-            "of the readers."
+            "Lower it to drop a backlog that is no longer useful; raise it to bridge longer pauses of the readers."
         ),
     )
     group_expiry: Annotated[_Seconds | None, Accepts("a number of seconds, more than 0 and at most 1e9, or None")] = (
@@ -174,7 +173,7 @@ class CommonConfig(BaseModel):
     capacity: _Count = Field(
         default=100,
         description=(
-            "Unread messages that a channel may hold. At that point `send` raises `ChannelFull`, and "
+            "Unread messages that a channel may hold. When it is full, `send` raises `ChannelFull`, and "
             "`group_send` drops the message for that channel only and counts it."
         ),
     )
@@ -187,7 +186,7 @@ class CommonConfig(BaseModel):
         default_factory=_no_exceptions,
         json_schema_extra={"default": {}},
         description=(
-            "Exceptions from `capacity`, by channel name, tried in the mapping's order: the first pattern "
+            "Exceptions from `capacity`, by channel name, tried in the order of the mapping: the first pattern "
             "that matches wins. A `str` is a glob for the whole name, case-sensitive; an `re.Pattern` is "
             'a regular expression matched at the start of the name; `"re:..."` is one too, for files that '
             "hold only text."
@@ -203,16 +202,16 @@ class CommonConfig(BaseModel):
         repr=False,
         description=(
             "Keys to encrypt messages with: the first one encrypts, all of them decrypt, so that keys can be "
-            "changed while messages are on their way. `channel-layer genkey` makes one. An empty list: messages "
-            "travel in plain text. All processes of a project need the same ones. Needs the extra `cryptography`."
+            "changed while messages are waiting. `channel-layer genkey` makes one. An empty list: messages are not "
+            "encrypted. All processes of a project need the same keys. Needs the extra `cryptography`."
         ),
     )
     encryption: Annotated[str, PlainValidator(read_cipher), WithJsonSchema({"type": "string"}), ENCRYPTION] = Field(
         default="aes-256-gcm",
         description=(
-            "How messages are encrypted, where there are keys. `aes-256-gcm` is the faster and the smaller one; "
-            "`fernet` makes the tokens of asgi_redis. Both are bound to their channel or group, the prefix and the "
-            "time. All processes of a project need the same."
+            "The cipher that encrypts messages if there are keys. `aes-256-gcm` is faster and adds fewer bytes; "
+            "`fernet` makes the same tokens as asgi_redis. Both bind a message to its channel or group, the prefix "
+            "and the time. All processes of a project need the same cipher."
         ),
     )
     blind_names: Annotated[
@@ -224,9 +223,9 @@ class CommonConfig(BaseModel):
         default=False,
         repr=False,
         description=(
-            "Also hide the names of channels and groups from who can read the store. `True`: by a key made from the "
-            "one in `symmetric_encryption_keys`; with several keys there, as while they are being changed, say which "
-            "one names are blinded with, for it must stay: `blind_names=KEY`."
+            "Also hide the names of channels and groups from anyone who can read the store. `True`: with a key derived "
+            "from the one in `symmetric_encryption_keys`; with several keys there, as while keys are being changed, "
+            "give the key that names are blinded with, because it must not change: `blind_names=KEY`."
         ),
     )
     max_message_size: _Count = Field(
@@ -239,8 +238,8 @@ class CommonConfig(BaseModel):
     inbox_capacity: _Count = Field(
         default=10_000,
         description=(
-            "Entries that the inbox of one process may hold in the store: all that was sent to its "
-            "channels and groups and has not been fetched yet. Above it, group messages for that process "
+            "Entries that the inbox of one process may hold in the store: everything that was sent to its "
+            "channels and groups and has not been fetched. When it is full, group messages for that process "
             "are dropped and counted."
         ),
     )
@@ -255,19 +254,19 @@ class CommonConfig(BaseModel):
     faults: Annotated[Faults | None, PlainValidator(read_faults), WithJsonSchema(FAULTS_SCHEMA), FAULTS] = Field(
         default=None,
         description=(
-            "What shall go wrong on purpose between this layer and its store, to see what your application makes of "
-            'it: the shares of commands, from 0 to 1, that are not sent (`"refuse"`), whose reply is lost '
-            '(`"lose_reply"`) and at which the connection is lost (`"disconnect"`); the seconds that each waits at '
-            'most (`"delay"`); and the `"seed"` of the dice. For tests and staging, never for production.'
+            "Faults to inject between this layer and its store, to see how your application handles them: "
+            'the shares of commands, from 0 to 1, that are not sent (`"refuse"`), whose reply is lost '
+            '(`"lose_reply"`) and at which the connection is lost (`"disconnect"`); the most seconds that a command '
+            'waits (`"delay"`); and the `"seed"` of the random generator. For tests and staging, not for production.'
         ),
     )
 
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
-        """Find what is wrong between options, each of which may be right by itself.
+        """Find options that contradict each other, though each may be valid by itself.
 
         Args:
-            options: as they were written, unchecked.
+            options: the options as they were written, unchecked.
         """
         keys = options.get("symmetric_encryption_keys", ())
         if not is_sequence(keys):
@@ -288,18 +287,18 @@ class CommonConfig(BaseModel):
             yield FieldError("blind_names", problem)
 
     def advice(self) -> Iterable[FieldError]:
-        """Find what is valid and yet unwise."""
+        """Find options that are valid but unwise."""
         named = [(f"symmetric_encryption_keys[{n}]", key) for n, key in enumerate(self.symmetric_encryption_keys)]
         if isinstance(self.blind_names, SecretBytes):
             named.append(("blind_names", self.blind_names))
         for field, key in named:
             size = len(key.get_secret_value())
             if size < _SHORT:
-                problem = f"a key of {size} bytes can be guessed by who has a message and time; {GENKEY}"
+                problem = f"a key of {size} bytes can be guessed by an attacker who has a message and time; {GENKEY}"
                 yield FieldError(field, problem)
 
     def concerns(self) -> Iterable[Concern]:
-        """Find what a check of a whole project tells, and the making of a layer does not always."""
+        """Find what is reported when a project is checked, but not always when a layer is made."""
         if self.capacity < _FEW:
             problem = (
                 f"a burst of {self.capacity + 1} messages already raises ChannelFull or loses group messages, and the "
@@ -312,13 +311,13 @@ class CommonConfig(BaseModel):
 
     @classmethod
     def read_url(cls, url: str, errors: list[FieldError]) -> dict[str, object]:
-        """Read the options that a URL gives, as they would stand in a CONFIG; their values are not checked yet.
+        """Read the options of a URL, as they would be in a CONFIG; their values are not checked yet.
 
-        This is for layers that need no server, ``memory://?capacity=10``; others override it.
+        This is for layers that need no server, as in ``memory://?capacity=10``; others override it.
 
         Args:
-            url: what the user wrote.
-            errors: where to put what is wrong with the form. No text repeats a part of the URL.
+            url: the URL.
+            errors: the list that errors are added to. No text repeats a part of the URL.
         """
         head, _, query = url.partition("?")
         _, mark, rest = head.partition("://")
@@ -338,19 +337,19 @@ class CommonConfig(BaseModel):
     def read_query(
         cls, query: Iterable[tuple[str, str]], errors: list[FieldError], others: Iterable[str] = ()
     ) -> dict[str, object]:
-        """Read the options that stand in the query of a URL.
+        """Read the options in the query of a URL.
 
         Args:
             query: its parameters, decoded.
-            errors: where to put what is wrong.
-            others: parameters that the URL may have as well, for the error about one that is unknown.
+            errors: the list that errors are added to.
+            others: further parameters that the URL may have, for the error about an unknown one.
         """
         known: list[tuple[str, str]] = []
         for name, text in query:
             if name in cls.url_forms:
                 known.append((name, text))
             else:
-                # What does not even look like a name may be a piece of a password.
+                # What does not look like a name may be a part of a password.
                 field = name if re.fullmatch(r"[A-Za-z][A-Za-z_-]{0,39}", name) else "url"
                 problem = cls.refused.get(name) or describe_unknown(name, (*cls.url_forms, *others))
                 errors.append(FieldError(field, f"in the query of the URL: {problem}"))
@@ -367,9 +366,9 @@ class CommonConfig(BaseModel):
         return Encryption(keys, self.encryption, names)
 
     def rules(self) -> Rules:
-        """Return the common options in the form that the core works by; warn of what is unwise (`ConfigWarning`)."""
+        """Return the common options as the core reads them; warn of unwise ones (`ConfigWarning`)."""
         for advice in self.advice():
-            warnings.warn(f"{advice.field}: {advice.problem}", ConfigWarning, stacklevel=3)  # who makes the layer
+            warnings.warn(f"{advice.field}: {advice.problem}", ConfigWarning, stacklevel=3)  # the caller
         return Rules(
             prefix=self.prefix,
             expiry=self.expiry,
@@ -389,7 +388,7 @@ class CommonConfig(BaseModel):
 
 
 def _hash(key: SecretBytes) -> SecretBytes:
-    """Make 32 bytes of a key, whatever its length, as asgi_redis does."""
+    """Return 32 bytes made from a key of any length, as asgi_redis does."""
     return SecretBytes(hashlib.sha256(key.get_secret_value()).digest())
 
 
@@ -400,16 +399,16 @@ def parse(model: type[_Model], options: Mapping[str, object]) -> _Model:
     """Read a CONFIG.
 
     Args:
-        model: which options there are.
-        options: what the user wrote, as keyword arguments or as the dict of a settings file.
+        model: the model of its options.
+        options: the options, from keyword arguments or from the dict of a settings file.
 
     Raises:
-        ConfigError: something is wrong with it; it names every wrong field, in the order of the model's.
+        ConfigError: an option is wrong; it names every wrong field, in the order of the model.
     """
     config, errors = _read(model, options)
     if config is None or errors:
-        # Raised out here, where no exception is being handled: pydantic's holds the values, secrets among them,
-        # and would hang on this one as its context.
+        # Raised outside of the exception handler: Pydantic's exception holds the values, secrets among them, and would
+        # otherwise become the context of this one.
         raise _ordered(model, errors)
     return config
 
@@ -418,28 +417,28 @@ def options_from_url(model: type[CommonConfig], url: str) -> dict[str, object]:
     """Read a URL that holds a whole CONFIG, and check it.
 
     Args:
-        model: which options there are.
+        model: the model of its options.
         url: ``scheme://...?option=value&...``; see `CommonConfig.read_url`.
 
     Returns:
-        the options as they would be written in a CONFIG, known to be valid.
+        The options as they would be written in a CONFIG, known to be valid.
 
     Raises:
-        ConfigError: something is wrong with it; it names every wrong parameter, and repeats no value.
+        ConfigError: an option is wrong; it names every wrong parameter, and repeats no value.
     """
     errors: list[FieldError] = []
     options = model.read_url(require_url(url), errors)
-    errors += _read(model, options)[1]  # of those that could be read
+    errors += _read(model, options)[1]  # about the options that could be read
     if errors:
         raise _ordered(model, errors)
     return options
 
 
 def require_url(url: object) -> str:
-    """Return *url*, which a type checker has seen to be a str, and an environment may lack.
+    """Return *url*, if it is a str: a variable that is missing in the environment gives None.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is not a str.
     """
     if isinstance(url, str):
         return url
@@ -465,7 +464,8 @@ def _ordered(model: type[CommonConfig], errors: list[FieldError]) -> ConfigError
 def json_schema(model: type[CommonConfig]) -> dict[str, object]:
     """Describe a CONFIG as JSON Schema (draft 2020-12), for editors and for files that are not Python.
 
-    It knows types, ranges and names. What only `parse` can tell (contradictions, globs that match nothing) passes it.
+    The schema covers types, ranges and names. What only `parse` finds (contradictions, globs that match nothing)
+    passes.
     """
     made = model.model_json_schema()
     schema: dict[str, object] = {
@@ -491,7 +491,7 @@ def _choices(schema: dict[str, object]) -> Iterable[object]:
 
 
 def _translate(model: type[CommonConfig], error: ErrorDetails) -> Iterable[FieldError]:
-    """Say in our words what pydantic found."""
+    """Turn an error of Pydantic into errors in our words."""
     cause: object = error.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause.errors

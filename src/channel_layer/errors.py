@@ -1,8 +1,8 @@
 """Every error that a channel layer raises on purpose.
 
-One tree, so that ``except ChannelLayerError`` catches all of it, with names that say who is at fault: the
+All have one base, so that ``except ChannelLayerError`` catches all of them. Each says what is at fault: the
 caller (`InvalidName`, `InvalidMessage`, `InvalidFields`, `MessageTooLarge`, `SubscriptionError`, `ConfigError`), the
-traffic (`ChannelFull`, `NoLocalReader`) or the world outside (`StoreError`).
+load (`ChannelFull`, `NoLocalReader`) or the environment (`StoreError`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = (
 )
 
 Outcome = Literal["not_sent", "unknown"]
-"""What is known of a request that failed: it never reached the store, or nobody can tell."""
+"""What is known of a request that failed: it never reached the store, or it may have been carried out."""
 
 
 class ChannelLayerError(Exception):
     """The base of every error of this library."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let an error be copied and cross process borders whole, whatever its ``__init__`` takes."""
+        """Let an error be copied and pickled with all its attributes, whatever its ``__init__`` takes."""
         return _restore, (type(self), self.args), self.__dict__
 
 
@@ -48,25 +48,24 @@ def _restore(kind: type[ChannelLayerError], args: tuple[object, ...]) -> Channel
 class InvalidName(ChannelLayerError, TypeError):
     """A channel or group name that the specification does not allow here.
 
-    It is a `TypeError` too, because that is what the ASGI channel layer specification and Django Channels
-    raise.
+    It is also a `TypeError`, because the ASGI channel layer specification and Django Channels raise that.
     """
 
 
 class InvalidMessage(ChannelLayerError, TypeError):
-    """A message that is not a dict of the allowed types; the text holds the path of the offending value."""
+    """A message that is not a dict of the allowed types; the text holds the path of the wrong value."""
 
 
 class InvalidFields(InvalidMessage):
-    """A message that is not of the type that its `Channel` or `Group` was given; it names every wrong field at once.
+    """A message that does not fit the type of its `Channel` or `Group`; it names every wrong field.
 
     Attributes:
-        type: what the type is called.
-        errors: one `FieldError` for each problem. They hold no values but numbers.
-        received: the message as it came, where one was received; None where one was to be sent, and was not.
+        type: the name of the type.
+        errors: one `FieldError` for each problem. They hold no values except numbers.
+        received: the message, if it was received; None if it was to be sent, and was not.
     """
 
-    def __init__(self, type: str, errors: Iterable[FieldError]) -> None:  # noqa: A002 - as its users call it
+    def __init__(self, type: str, errors: Iterable[FieldError]) -> None:  # noqa: A002 - named as in `Channel`
         self.type: str = type
         self.errors: tuple[FieldError, ...] = tuple(errors)
         self.received: Mapping[str, object] | None = None
@@ -74,11 +73,11 @@ class InvalidFields(InvalidMessage):
 
 
 class MessageTooLarge(ChannelLayerError):
-    """An encoded message that is over ``max_message_size``.
+    """An encoded message that is larger than ``max_message_size``.
 
     Attributes:
         size: bytes of the encoded message.
-        limit: bytes that the configuration allows.
+        limit: bytes that ``max_message_size`` allows.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -95,7 +94,7 @@ class ChannelFull(ChannelLayerError):
 
     Attributes:
         channel: the full name that was sent to.
-        capacity: the number of messages that it may hold.
+        capacity: messages that it may hold.
     """
 
     def __init__(self, channel: str, capacity: int) -> None:
@@ -106,11 +105,11 @@ class ChannelFull(ChannelLayerError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong with one field, of a configuration or of a message that has a type.
+    """One problem with one field of a configuration, or of a message that has a type.
 
     Attributes:
-        field: where it is, as it would be written: ``hosts[1].port``.
-        problem: what is wrong and how to mend it. Never holds a secret.
+        field: the path of the field, as in ``hosts[1].port``.
+        problem: what is wrong and how to fix it. Never holds a secret.
     """
 
     field: str
@@ -121,7 +120,7 @@ class FieldError:
 
 
 class ConfigError(ChannelLayerError, ValueError):
-    """A configuration that cannot work; it names every wrong field at once.
+    """A configuration that cannot work; it names every wrong field.
 
     Attributes:
         errors: one `FieldError` for each problem, in the order of the fields.
@@ -135,31 +134,31 @@ class ConfigError(ChannelLayerError, ValueError):
 
 
 class ConfigWarning(UserWarning):
-    """A configuration that works and is unwise; the text names the field and the mend, and never holds a secret."""
+    """A configuration that works but is unwise; the text names the field and the fix, and never holds a secret."""
 
 
 class NoLocalReader(ChannelLayerError):
-    """Nobody on this machine receives from a normal channel, and ``no_local_reader`` is ``"error"``; nothing was sent.
+    """A normal channel has no reader on this machine, and ``no_local_reader`` is ``"error"``; nothing was sent.
 
     Attributes:
-        channel: its full name.
+        channel: the full name of the channel.
     """
 
     def __init__(self, channel: str) -> None:
         self.channel: str = channel
         super().__init__(
-            f"nobody on this machine receives from {channel!r}: start a worker here, or set "
-            f'no_local_reader="remote" to let a worker on another machine have it'
+            f"no reader on this machine receives from {channel!r}: start a worker here, or set "
+            f'no_local_reader="remote" so that a worker on another machine gets the message'
         )
 
 
 class StoreError(ChannelLayerError):
-    """The store (a Redis server, say) could not be reached, did not answer in time, or refused.
+    """The store (for example a Redis server) could not be reached, did not answer in time, or refused the request.
 
-    The library never sends again what it has already written to a socket: that could deliver a message twice.
+    The library never resends what it has written to a socket, because that could deliver a message twice.
 
     Attributes:
-        retryable: whether the same call may succeed later without a change of configuration.
+        retryable: whether the same call may succeed later with the same configuration.
         outcome: ``"not_sent"``: the store has not seen the request, so that repeating it is safe;
             ``"unknown"``: it may have been carried out.
     """

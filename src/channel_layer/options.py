@@ -1,4 +1,4 @@
-"""The shape of a CONFIG as type checkers see it, and the words in which errors speak of its options.
+"""The shape of a CONFIG as type checkers see it, and the words that errors about its options use.
 
 The names, types and defaults are those of the keyword arguments of the layers and of the models in
 `channel_layer.config`; a test compares the three.
@@ -25,21 +25,21 @@ __all__ = (
 _T_co = TypeVar("_T_co", covariant=True)
 
 ChannelPattern: TypeAlias = str | re.Pattern[str]
-"""A key of ``channel_capacity``: a glob, ``"re:"`` and a regular expression, or one that is compiled."""
+"""A key of ``channel_capacity``: a glob, ``"re:"`` and a regular expression, or a compiled regular expression."""
 
 NoLocalReaderOption: TypeAlias = Literal["remote", "queue", "error"]
-"""Of two halves, what becomes of a message to a normal channel that nobody on this machine receives from.
+"""With a local and a remote store, what becomes of a message to a normal channel without a reader on this machine.
 
-``remote``: it goes to the store that all machines see, so that a worker on another one gets it. ``queue``: it waits
-here for a reader to come. ``error``: `channel_layer.errors.NoLocalReader`.
+``remote``: it goes to the remote store, so that a worker on another machine gets it. ``queue``: it waits in the local
+store for a reader. ``error``: ``send`` raises `channel_layer.errors.NoLocalReader`.
 """
 
 
 class SequenceNotStr(Protocol[_T_co]):
-    """A list or a tuple, and not a lone str or bytes, which `collections.abc.Sequence` would let pass.
+    """A list or a tuple, but not a single str or bytes, which `collections.abc.Sequence` would accept.
 
-    What tells them apart is that ``x in "text"`` wants a str and ``x in b"bytes"`` an int or bytes, where other
-    sequences take any object. The name is that of ``useful_types``, which found the trick.
+    The difference is ``__contains__``: ``x in "text"`` takes only a str and ``x in b"bytes"`` an int or bytes, where
+    other sequences take any object. Source: ``useful_types``, also for the name.
     """
 
     @overload
@@ -53,7 +53,7 @@ class SequenceNotStr(Protocol[_T_co]):
 
 
 class CommonConfigDict(TypedDict, total=False):
-    """The options that every layer has; what each does is said by `channel_layer.config.CommonConfig`."""
+    """The options that every layer has; `channel_layer.config.CommonConfig` describes each."""
 
     prefix: str
     expiry: float
@@ -71,7 +71,7 @@ class CommonConfigDict(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """What an option takes, in words that follow "must be" in an error and stand in the reference.
+    """What an option accepts, in words that follow "must be" in errors, and that the reference repeats.
 
     Annotate a field with it: ``Annotated[int, Field(ge=1), Accepts("a whole number, 1 or more")]``.
     """
@@ -79,13 +79,13 @@ class Accepts:
     text: str
 
     def problem(self, value: object) -> str:
-        """Return the text of the error about a value that it does not take."""
+        """Return the text of the error about a value that is not accepted."""
         hint = " (write the number without quotes)" if isinstance(value, str) and "number" in self.text else ""
         return f"must be {self.text}, not {describe_value(value)}{hint}"
 
 
 def describe_value(value: object) -> str:
-    """Say what a value is: a number as it stands; of all else only the kind, because it may hold a secret."""
+    """Describe a value for an error: a number by its value; anything else by its type, because it may hold a secret."""
     if value is None or isinstance(value, bool):
         return repr(value)
     if isinstance(value, float):
@@ -97,7 +97,7 @@ def describe_value(value: object) -> str:
 
 
 def describe_unknown(name: str, options: Iterable[str]) -> str:
-    """Say that there is no option *name*, which one may have been meant, and which ones there are."""
+    """Return the text of the error about an unknown option: the most similar one, and all that there are."""
     known = tuple(options)
     close = get_close_matches(name.lower().replace("-", "_"), known, n=1)
     guess = f", did you mean {close[0]!r}?" if close else ";"

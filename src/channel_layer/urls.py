@@ -1,8 +1,8 @@
 """Options in the query of a URL: text in, the values of a CONFIG out.
 
-A URL in an environment variable is how servers are handed to programs; it can carry the rest of the CONFIG as well.
-The query is read by what each option is declared to be, never by what its text looks like: a prefix of digits stays a
-text. No error repeats a value, because any of them may be a piece of a password.
+Programs often get the URL of a server from an environment variable; it can hold the rest of the CONFIG as well.
+The form of each option is declared, never guessed from its text: a prefix of digits stays a text. No error repeats a
+value, because any of them may be a part of a password.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ("Form", "read_options", "split_query")
 Form: TypeAlias = Literal["text", "number", "switch", "list", "pairs"]
 """How an option is written in a query.
 
-``text``: as it is. ``number``: digits, a fraction, or ``none``. ``switch``: ``true``, ``false``, or else a text.
-``list``: the parameter repeated. ``pairs``: the parameter repeated, each with a name, a colon and a number.
+``text``: any text. ``number``: an integer, a decimal number, or ``none``. ``switch``: ``true``, ``false``, or another
+text. ``list``: the parameter is repeated. ``pairs``: the parameter is repeated, each with a name, a colon and a number.
 """
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -30,10 +30,10 @@ _FRACTION = re.compile(r"-?(?:[0-9]{1,20}\.[0-9]{0,20}|\.[0-9]{1,20}|[0-9]{1,20}
 
 
 def split_query(query: str) -> list[tuple[str, str]]:
-    """Return the parameters of a query, decoded, in their order.
+    """Return the parameters of a query, decoded and in order.
 
     Raises:
-        ValueError: an escape is no UTF-8. The text repeats nothing of the query.
+        ValueError: an escape is not UTF-8. The text repeats no part of the query.
     """
     found: list[tuple[str, str]] = []
     for part in filter(None, query.split("&")):
@@ -51,10 +51,10 @@ def read_options(
     """Turn parameters into options.
 
     Args:
-        query: the parameters; each is one that *forms* knows.
+        query: the parameters; each is a key of *forms*.
         forms: how each option is written.
-        accepts: what each option takes, in words that follow "must be".
-        errors: where to put what is wrong; such an option is left out.
+        accepts: what each option accepts, in words that follow "must be".
+        errors: the list that errors are added to; an option with an error is left out.
     """
     options: dict[str, object] = {}
     lists: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def _read(text: str, form: Form) -> object:
 
 
 def _number(text: str) -> float | str | None:
-    """Return the number that *text* is, None for "none", or *text* itself."""
+    """Return the number in *text*, None for "none", or *text* itself if it is neither."""
     if text.lower() == "none":
         return None
     if _INTEGER.fullmatch(text):
@@ -96,7 +96,7 @@ def _number(text: str) -> float | str | None:
 def _pairs(name: str, texts: Iterable[str], errors: list[FieldError]) -> dict[str, object]:
     pairs: dict[str, object] = {}
     for text in texts:
-        key, colon, amount = text.rpartition(":")  # the last one: a regular expression has colons of its own
+        key, colon, amount = text.rpartition(":")  # the last colon: a regular expression may contain others
         number = _number(amount)
         if not colon or number is None or isinstance(number, str):
             errors.append(FieldError(name, f"must be a name, a colon and a number, as in {name}=http.*:200"))

@@ -1,6 +1,6 @@
-"""What single options of a CONFIG may be, where their types do not say it all.
+"""Validators for the options of a CONFIG whose types do not say everything.
 
-Each function takes a value as it was written and returns it as the model holds it; `channel_layer.config` gives them
+Each function takes a value as it was written and returns it as the model holds it; `channel_layer.config` passes them
 to Pydantic.
 """
 
@@ -39,7 +39,7 @@ __all__ = (
 )
 
 CIPHERS: Final = ("aes-256-gcm", "fernet")
-"""What ``encryption`` may always be, the default first; third parties add to it by entry points."""
+"""The values of ``encryption`` that are always allowed, the default first; entry points of third parties add others."""
 
 GENKEY: Final = "make one with: channel-layer genkey"
 
@@ -50,7 +50,7 @@ BLIND_NAMES: Final = Accepts("True, False or a key")
 ENCRYPTION: Final = Accepts('"aes-256-gcm" or "fernet"')
 
 _FAULT_LIMITS = {"refuse": 1.0, "lose_reply": 1.0, "disconnect": 1.0, "delay": 60.0}
-"""The most of each: a share of all commands, or seconds."""
+"""The maximum of each fault: a share of all commands, or seconds."""
 
 FAULTS_SCHEMA: Final[dict[str, object]] = {
     "anyOf": [
@@ -85,7 +85,7 @@ def check_prefix(value: str) -> str:
 
 
 def _pattern_problem(pattern: object) -> str | None:
-    """Return what is wrong with a key of ``channel_capacity``; None when nothing is."""
+    """Return what is wrong with a key of ``channel_capacity``; None if it is valid."""
     if _is_regex(pattern):
         if isinstance(pattern.pattern, bytes):
             return 'this regular expression is for bytes and names are str: write re.compile(r"...")'
@@ -119,7 +119,7 @@ def read_channel_capacity(value: object) -> Mapping[ChannelPattern, int]:
 
 
 def _secret(key: object) -> bytes | str:
-    """Return the bytes of a key, or what is wrong with it."""
+    """Return the bytes of a key, or a str that says what is wrong with it."""
     if isinstance(key, (SecretStr, SecretBytes)):
         key = key.get_secret_value()
     if isinstance(key, str):
@@ -128,7 +128,7 @@ def _secret(key: object) -> bytes | str:
         except UnicodeEncodeError:
             return "must be valid Unicode, and this has a lone surrogate"
     if not isinstance(key, bytes):
-        return f"must be a str or bytes, not of type {type(key).__name__}"  # a number may be a key, too: do not show it
+        return f"must be a str or bytes, not of type {type(key).__name__}"  # the value may be a secret
     return key or f"is empty: {GENKEY}"
 
 

@@ -534,9 +534,9 @@ class InboxMachine(RuleBasedStateMachine):
     @invariant()
     def the_mirror_is_what_the_markers_say(self) -> None:
         """Memberships are those of the highest version met, and those confirmed whose marker is yet to come."""
-        mirror = {(group, name) for group, some in self.inbox.mirror.items() for name in some}
+        mirror = {(group, name) for group, mirror in self.inbox.groups.mirrors.items() for name in mirror.members}
         assert mirror == set(self.members)
-        assert {key: self.inbox.unseen.get(key) for key in self.inbox.unseen} == self.confirmed
+        assert self.inbox.groups.unseen == self.confirmed
         expected: dict[tuple[str, str], float | None] = {**self.members}
         expected.update((key, joined) for key, (_, joined) in self.confirmed.items())
         told = sorted((key, joined) for key, joined in expected.items() if joined is not None)

@@ -93,7 +93,7 @@ class SharesObjects(ChannelLayer):
 
 class _DropsForAllInbox(Inbox):
     def _expand(self, frame: GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
-        members = [member.box for member in self.mirror.get(frame.group, {}).values()]
+        members = [member.box for member in self.groups.members(frame.group, stamp).values()]
         if any(box.grouped >= box.capacity for box in members):
             for box in members:
                 self._ledger.drop("full", box.name)
@@ -206,7 +206,7 @@ class ChangesItsMirrorItself(ChannelLayer):
         if inbox is not None:
             now = self._clock.now()
             frame = marker_frame(MembershipMarker(group.name, channel.name, joined=True, version=0, age=0))
-            inbox._versions.pop((group.name, channel.name), None)
+            inbox.groups._versions.pop((group.name, channel.name), None)
             inbox.apply([(now, frame)], 0.0, now)
         await super()._group_add(group, channel)
 

@@ -242,7 +242,7 @@ def test_a_member_that_left_is_not_announced_though_its_marker_never_comes(inbox
     inbox.apply([(1.0, envelope.group_frame("g", (), b"after"))], 0.0, 1.0)
     assert [item.payload for item in inbox.boxes[A].items] == [b"before"]
     assert [item.payload for item in inbox.boxes[B].items] == [b"before", b"after"]
-    assert (inbox.memberships(), inbox.unseen) == ([("g", B, 1.0)], {})
+    assert (inbox.memberships(), inbox.groups.unseen) == ([("g", B, 1.0)], {})
 
 
 def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:

@@ -1,1 +1,1 @@
-"""The pure domain: names, capacity, sharding, expiry, routing, frames and the state of inboxes. No I/O, no clock."""
+"""The pure domain: rules, names, capacity, sharding, expiry, routing, frames and inboxes. No I/O, no clock."""

@@ -1,7 +1,7 @@
 """How many unread messages a channel may hold: the configured default, exceptions by pattern, and shares.
 
-Pure and compiled once, because every send asks; the answer depends on nothing but the configuration and the
-name, so that two processes with one configuration always agree.
+Patterns are compiled once, because every send asks. The answer depends only on the configuration and the name, so two
+processes with the same configuration always agree.
 
 Source: the asgi_redis README ("capacity", "channel_capacity") and the specification's section on capacity.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 __all__ = ("CapacityTable", "compile_glob", "compile_pattern", "pattern_problem", "shares")
 
 _REGEX = "re:"
-"""What a pattern that is a regular expression begins with, where it is written as text."""
+"""The prefix of a regular expression that is written as text."""
 
 _NAME_CHARACTERS = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz!?"
-"""All that a channel name can hold; see `channel_layer.domain.names`."""
+"""Every character that a channel name can hold; see `channel_layer.domain.names`."""
 
 _REMEMBERED = 4096
-"""Names whose capacity is kept at hand; full, the table starts anew, so that random names cannot grow it."""
+"""Names whose capacity is cached; a full cache is emptied, so that random names cannot make it grow."""
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
@@ -36,7 +36,7 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
 
 
 def compile_pattern(pattern: ChannelPattern) -> re.Pattern[str]:
-    """Turn a valid key of ``channel_capacity`` into what is matched at the start of a name."""
+    """Compile a valid key of ``channel_capacity`` to an expression that is matched at the start of a name."""
     if not isinstance(pattern, str):
         return pattern
     if pattern.startswith(_REGEX):
@@ -45,7 +45,7 @@ def compile_pattern(pattern: ChannelPattern) -> re.Pattern[str]:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Return what is wrong with the text of a pattern; None: it is a valid one."""
+    """Return what is wrong with the text of a pattern, or None if it is valid."""
     if pattern.startswith(_REGEX):
         return _regex_problem(pattern.removeprefix(_REGEX))
     return _glob_problem(pattern)
@@ -62,10 +62,10 @@ def _regex_problem(text: str) -> str | None:
 
 
 def _glob_problem(glob: str) -> str | None:
-    """Say why a glob can match no channel name.
+    """Return why a glob can match no channel name, or None if it can match one.
 
-    fnmatch calls nothing an error: it takes a ``[`` that is never closed for the character itself. Yet a
-    pattern that can match no name is a mistake, and one that would be noticed late.
+    fnmatch raises no error: it takes a ``[`` that is never closed as the character itself. But a pattern that matches
+    no name is a mistake, and without this check it would be noticed late.
     """
     if not glob:
         return "an empty pattern matches no channel name: remove it"

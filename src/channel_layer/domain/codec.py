@@ -1,8 +1,8 @@
 """Messages as bytes: what a message may hold, and msgpack.
 
-A message is checked when it is sent, with the path of whatever is wrong, because a value that only fails at
-the receiver kills an innocent consumer. A payload is decoded once for each recipient, so that no two of them share
-an object.
+A message is checked when it is sent, and the error gives the path of the wrong value, because a value that fails only
+at the receiver stops a consumer that is not at fault. A payload is decoded once for each recipient, so that no two
+recipients share an object.
 
 Source: the ASGI channel layer specification, "Messages".
 """
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 __all__ = ("PLAIN", "SEALED", "Message", "MsgpackCodec", "Value", "is_flat")
 
 Value: TypeAlias = bytes | str | int | float | bool | list["Value"] | dict[str, "Value"] | None
-"""What a message may hold. Ints are 64 bits signed; tuples are taken and arrive as lists."""
+"""What a message may hold. Ints are 64 bits signed; tuples are accepted and arrive as lists."""
 
 Message: TypeAlias = dict[str, Value]
 """A message as it is received."""
 
 PLAIN: Final = b"\x01"
-"""First byte of a payload in plain text: msgpack."""
+"""First byte of a payload that is not encrypted: msgpack."""
 
 SEALED: Final = frozenset({b"\x02", b"\x03"})
-"""First bytes of sealed payloads: AES-256-GCM and Fernet. Other values are for later formats."""
+"""First bytes of sealed payloads: AES-256-GCM and Fernet. Other values are reserved for later formats."""
 
 _MAX_DEPTH = 100
 """Levels of lists and dicts, the message included. JSON parsers stop between 128 (Rust's serde) and 1000."""
 
 _MAX_PATH = 200
-"""Characters of a path in an error; keys may be long, and what contains itself has paths without end."""
+"""Characters of a path in an error; keys may be long, and the path in a value that contains itself has no end."""
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _PLAIN_DEPTH = 8
-"""Levels that the quick check of a message looks into; deeper ones are left to the careful one."""
+"""Levels that the fast check of a message inspects; deeper ones are left to the full check."""
 
 _SMALL = 4096
-"""Bytes that are copied sooner than a view of them is made, and kept when they have been checked."""
+"""Bytes below which a payload is copied, which is faster than a view, and remembered once it has been checked."""
 
 _REMEMBERED = 64
-"""Payloads that are known to be messages; a group's members take the same few again and again."""
+"""Payloads that are remembered as valid messages: the members of a group decode the same few repeatedly."""
 
 _unpack: Final = msgpack.unpackb
-"""By its defaults str is str, and keys are str or bytes."""
+"""With its defaults, str stays str, and keys are str or bytes."""
 
 _SIMPLE = frozenset({str, bytes, float, bool, type(None)})
 _ALLOWED = "bytes, str, int, float, bool, None, list, dict"
@@ -58,7 +58,7 @@ _TOO_DEEP = f"more than {_MAX_DEPTH} levels deep; does a list or dict contain it
 
 
 class MsgpackCodec:
-    """Messages as msgpack, strictly: bytes and str stay apart, keys are str.
+    """Messages as msgpack, strictly: bytes and str stay distinct, keys are str.
 
     Args:
         max_size: bytes that an encoded message may have.
@@ -69,34 +69,35 @@ class MsgpackCodec:
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._checked: dict[int, bytes] = {}
-        """By the id of its bytes: a payload that holds a message."""
+        """Payloads that are known to hold a message, by the id of the bytes object."""
         self._packer = msgpack.Packer()
 
     def encode(self, message: object, /) -> bytes:
         """Turn a message into bytes.
 
         Raises:
-            InvalidMessage: it is not a dict of the allowed types; the text holds the offending value's path.
-            MessageTooLarge: it is over the size limit.
+            InvalidMessage: it is not a dict of the allowed types; the text holds the path of the wrong value.
+            MessageTooLarge: its size exceeds the limit.
         """
         plain = _is_plain(message)
         if not plain:
             _check(message)
         try:
-            # One packer is enough for what is plain: nothing in it is able to run code that lets another thread in.
+            # One packer is enough for a plain message: packing it runs no code of the values, so no other thread can
+            # enter.
             packed = self._packer.pack(message) if plain else msgpack.packb(message)
-        except (TypeError, ValueError) as exc:  # a lone surrogate; a lazy object that only claims to be a str
+        except (TypeError, ValueError) as exc:  # a lone surrogate; a lazy object that is only declared as a str
             raise _refusal(_culprit(message), str(exc)) from exc
         if len(packed) > self._max_size:
             raise MessageTooLarge(len(packed), self._max_size)
         return PLAIN + packed
 
     def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
-        """Turn bytes back into a message that nobody else holds.
+        """Turn bytes into a message that is not shared with any other recipient.
 
         Args:
             payload: the bytes.
-            shared: they went to a group: of all copies only the first is checked.
+            shared: they were sent to a group, so the same bytes object is decoded repeatedly and checked only once.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
@@ -117,7 +118,7 @@ class MsgpackCodec:
         if shared and len(payload) < _SMALL:
             if len(self._checked) >= _REMEMBERED:
                 self._checked = {}
-            self._checked[id(payload)] = payload  # which keeps it, so that its id is nobody else's
+            self._checked[id(payload)] = payload  # keeping the object keeps its id from being reused
         return message
 
 
@@ -133,7 +134,7 @@ def _is_message(value: object) -> TypeGuard[Message]:
 
 
 def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
-    """Whether *value* is a message of the most common kind: `_fault`, which is slower, would find nothing in it."""
+    """Return whether *value* is a message of the most common kind, in which the slower `_fault` would find nothing."""
     if not _is_just_dict(value):
         return False
     for key, item in value.items():
@@ -143,7 +144,7 @@ def _is_plain(value: object, depth: int = 0) -> TypeGuard[Message]:
 
 
 def is_flat(message: Message) -> bool:
-    """Whether nobody can change any of the values, so that a copy need not be deep."""
+    """Return whether all values are immutable, so that a shallow copy is enough."""
     return not any(isinstance(item, (list, dict)) for item in message.values())
 
 
@@ -176,7 +177,7 @@ def _is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
 
 
 def _fault(value: object, depth: int) -> tuple[str, str] | None:
-    """Find the first thing in *value* that no message may hold: where, seen from *value*, and why."""
+    """Find the first thing in *value* that no message may hold; return its path within *value*, and the reason."""
     if _is_dict(value):
         if depth == _MAX_DEPTH:
             return "", _TOO_DEEP
@@ -192,7 +193,7 @@ def _fault(value: object, depth: int) -> tuple[str, str] | None:
     if _is_list(value):
         if depth == _MAX_DEPTH:
             return "", _TOO_DEEP
-        if _SIMPLE.issuperset(map(type, value)):  # at the speed of C: a long list of floats is common
+        if _SIMPLE.issuperset(map(type, value)):  # runs in C: long lists of floats are common
             return None
         for place, item in enumerate(value):
             if type(item) not in _SIMPLE and (fault := _fault(item, depth + 1)) is not None:
@@ -204,7 +205,7 @@ def _fault(value: object, depth: int) -> tuple[str, str] | None:
 
 
 def _culprit(value: object) -> str:
-    """Say where in *value*, which msgpack refused, the trouble is."""
+    """Return the path within *value*, which msgpack refused, of what it refused."""
     steps: Iterable[tuple[str, object]] = ()
     if _is_dict(value):
         steps = ((f'["{key}"]', item) for key, item in value.items())

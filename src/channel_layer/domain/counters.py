@@ -1,8 +1,8 @@
-"""Every message that enters and leaves, counted, and every loss with its reason.
+"""Counters of messages that enter and leave, and of losses by reason, in one process.
 
-One process's side of the conservation law *accepted = delivered + dropped + pending*; the decision when a loss is worth
-a line in the log: at the first one, then at most once a minute with totals and the worst channels; and what the store
-has yet to be told, so that it can add up the counts of all processes.
+They are this process's side of the conservation law *accepted = delivered + dropped + pending*. They also decide when
+to log a loss (the first one, then at most once a minute, with totals and the worst channels), and hold the counts that
+have not been reported to the store, which adds up the counts of all processes.
 """
 
 from __future__ import annotations
@@ -25,26 +25,25 @@ Reason = Literal[
 ]
 """Why a message was dropped.
 
-``closed``: it waited in a layer that closed. ``expired``: nobody read it in time. ``flushed``: ``flush()``
-removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: the same for
-a whole process. ``invalid``: it was received, and is not of the type that its receiver expects. ``store_lost``:
-it was taken from the store for a ``receive()`` that was cancelled, and the store went away before it could be put
-back. ``unauthentic``: it was not sealed with one of our keys for the channel, prefix and time at which it came.
-``undecodable``: its bytes are not a message.
+``closed``: it waited in a layer that closed. ``expired``: it was not read in time. ``flushed``: ``flush()``
+removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: it was sent to a
+group, and the inbox of a whole process was full. ``invalid``: it was received, and is not of the type that the receiver
+expects. ``store_lost``: it was taken from the store for a ``receive()`` that was cancelled, and the store became
+unavailable before it could be put back. ``unauthentic``: it was not sealed with one of our keys for its channel, prefix
+and time. ``undecodable``: its bytes are not a message.
 """
 
 _WARN_EVERY = 60.0
 """Seconds between warnings."""
 
 _WORST = 3
-"""Channels named in a warning; also causes."""
-
+"""Channels named in a warning, at most; also causes."""
 
 _SINGLE_READER = Kind.SINGLE_READER
 
 _FAMILIES_AT_ONCE = 1000
-"""Queues of which is told each second how much was sent to them: more than an application has names for, few enough
-that telling costs a server some milliseconds."""
+"""Queues whose counts are reported separately each second: more than an application has names for, and few enough that
+a report costs the server only milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,11 @@ class Counts:
     Attributes:
         sent: messages that ``send`` put into a queue.
         refused: sends that ended in ``ChannelFull``.
-        expanded: group messages, counted once for each member: by the owner of its inbox, or by the sender for a member
-            that no process owns; and once for an inbox that had no room for any.
+        expanded: group messages, counted once for each member: by the owner of the member's inbox, or by the sender for
+            a member that no process owns; and once for an inbox that was full.
         delivered: messages handed to a ``receive()``.
         dropped: messages lost, by reason (see `Reason`).
-        waiting: messages that this process holds for a ``receive()`` to come.
+        waiting: messages that this process holds for a later ``receive()``.
     """
 
     sent: int = 0
@@ -71,23 +70,22 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What all processes have counted, of one channel or of all: the statistics of ASGI-1, by their names there.
+    """What all processes have counted, for one channel or for all: the statistics of ASGI-1, under their names there.
 
-    What a process has counted is known to the others within about a second. A process that is killed takes with it what
-    it has not told yet.
+    Each process reports its counts about once a second; what a killed process had not reported is missing.
 
-    The channels of one inbox (``specific.x!``) are counted together, and so are single-reader channels that begin alike
-    (``resp?``). What waits is that of the very channel that was asked for.
+    The channels of one inbox (``specific.x!``) are counted together, and so are single-reader channels with the same
+    prefix (``resp?``). Messages that wait are those of exactly the channel that was asked for.
 
     Attributes:
-        messages_count: messages that were put into a channel, by ``send`` and by ``group_send``, every copy for itself.
-        messages_count_per_second: the same a second, over the last minute.
-        messages_pending: messages that wait unread, as the capacity counts them: in the queues, and in the mailboxes
-            of their owners those that came by ``send``. None: this store cannot tell.
-        messages_max_age: seconds that the oldest of them has waited, 0 if none does. A mailbox tells of its messages'
-            age only to those who ask in its own process. None: this store cannot tell.
+        messages_count: messages put into channels, by ``send`` and by ``group_send``; each copy counts.
+        messages_count_per_second: the same per second, over the last minute.
+        messages_pending: messages that wait unread, as the capacity counts them: those in the queues, and those in the
+            mailboxes of owners that came by ``send``. None: this store cannot tell.
+        messages_max_age: seconds that the oldest of them has waited, 0 if there is none. The age of messages in a
+            mailbox is known only in the process of that mailbox. None: this store cannot tell.
         channel_full_count: sends that ended in ``ChannelFull``.
-        channel_full_count_per_second: the same a second, over the last minute.
+        channel_full_count_per_second: the same per second, over the last minute.
 
     Source: ASGI specification 1.1, "Statistics".
     """
@@ -100,14 +98,14 @@ class Statistics:
     channel_full_count_per_second: float
 
     def as_dict(self) -> dict[str, float]:
-        """Return them as ASGI-1 has them: a dict without what is not known."""
+        """Return the statistics as in ASGI-1: a dict without the values that are not known."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Tally:
-    """Messages put into queues, and refused, that the store has not been told of. Not thread-safe.
+    """Counts of messages put into queues, and refused, that have not been reported to the store. Not thread-safe.
 
-    Of very many queues it keeps the first ones apart; the others count in the sum of all.
+    Up to 1000 queues are counted separately; further ones only in the total.
     """
 
     __slots__ = ("_counts",)
@@ -119,7 +117,7 @@ class Tally:
         return bool(self._counts)
 
     def count(self, queue: Queue, messages: int, refused: int) -> None:
-        """Count, as `add` does, what was sent to a queue; every send does."""
+        """Count what was sent to a queue, as `add` does. Called for every send."""
         counts = self._counts.get(queue.name if queue.kind is not _SINGLE_READER else queue.family)
         if counts is None:
             self.add(queue.family, messages, refused)
@@ -128,12 +126,12 @@ class Tally:
             counts[1] += refused
 
     def add(self, family: str, messages: int, refused: int = 0) -> None:
-        """Count.
+        """Count what was sent to the queues of a family.
 
         Args:
-            family: of the queue, see `channel_layer.domain.names.Queue.family`.
-            messages: so many went into it.
-            refused: for so many there was no room.
+            family: the family of the queue; see `channel_layer.domain.names.Queue.family`.
+            messages: how many were put into it.
+            refused: how many were refused because it was full.
         """
         counts = self._counts.get(family)
         if counts is None:
@@ -144,16 +142,16 @@ class Tally:
         counts[1] += refused
 
     def take(self) -> tuple[tuple[str, int, int], ...]:
-        """Return (family, messages, refused) of all that has been counted, and begin anew.
+        """Return all counts as (family, messages, refused), and start again from zero.
 
-        The family of those that were not kept apart is "".
+        The family of queues that were not counted separately is "".
         """
         counts, self._counts = self._counts, {}
         return tuple((family, messages, refused) for family, (messages, refused) in counts.items())
 
 
 class Ledger:
-    """The counters of one layer object. Not thread-safe: its owner holds a lock."""
+    """The counters of one layer object. Not thread-safe: the caller holds the layer's lock."""
 
     __slots__ = (
         "_causes",
@@ -179,33 +177,33 @@ class Ledger:
         self._unsaid: Counter[Reason] = Counter()
         self._warned_at: float | None = None
         self._causes: dict[str, None] = {}
-        """What else is known of losses that no warning has told of, in that order, each once."""
+        """Causes of losses that have not been in a warning, each once, in the order in which they became known."""
 
     def drop(self, reason: Reason, where: str, count: int = 1, *, cause: str = "") -> None:
         """Count a loss.
 
         Args:
-            reason: of which kind it is.
-            where: the channel, inbox or group that it was for.
-            count: how many messages; none is no loss.
-            cause: what a person should know to mend it.
+            reason: why the messages were lost.
+            where: the channel, inbox or group that they were for.
+            count: how many messages; with 0 nothing happens.
+            cause: what an operator has to know to fix it.
         """
         if not count:
             return
         self.dropped[reason] += count
         self._unsaid[reason] += count
-        if len(self._worst) < 1000 or where in self._worst:  # many names, then only those that are known
+        if len(self._worst) < 1000 or where in self._worst:  # a bound on names
             self._worst[where] += count
         if cause and len(self._causes) < _WORST:
             self._causes[cause] = None
 
     @property
     def has_news(self) -> bool:
-        """Whether something was lost that no warning has told of."""
+        """Whether there are losses that have not been in a warning."""
         return bool(self._unsaid)
 
     def warning(self, now: float) -> str | None:
-        """Return what to log at local time *now* (seconds), or None: nothing is new, or it is too soon."""
+        """Return the warning to log at local time *now* (seconds); None if nothing is new or it is too soon."""
         if not self._unsaid or (self._warned_at is not None and now - self._warned_at < _WARN_EVERY):
             return None
         lost = ", ".join(f"{count} {reason}" for reason, count in sorted(self._unsaid.items()))
@@ -221,7 +219,7 @@ class Ledger:
         return f"messages dropped{when}: {lost}; most on {worst}; {total} in all since the start{causes}"
 
     def counts(self, waiting: int) -> Counts:
-        """Return the counters as they stand."""
+        """Return the current counts."""
         return Counts(
             sent=self.sent,
             refused=self.refused,

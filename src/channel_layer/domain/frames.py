@@ -1,6 +1,8 @@
-"""Frames: what a store keeps for a message or a change, as bytes.
+"""Frames: the bytes that a store keeps for a message, or for a marker in an owned inbox.
 
-A frame says to whom its payload belongs; it is read by the owner of an inbox without touching the payload.
+A frame names the recipients of its payload, so the owner of an inbox can distribute it without decoding the payload.
+
+Format: one byte of kind; then names, each as one byte of length and ASCII; then the rest. Names are at most 100 bytes.
 """
 
 from __future__ import annotations
@@ -37,8 +39,6 @@ __all__ = (
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
-# One byte of kind, then names as one byte of length and ASCII, then the rest. Names are at most 100 bytes.
-
 MESSAGE: Final = ord("m")
 GROUP: Final = ord("g")
 JOIN: Final = ord("+")
@@ -47,22 +47,22 @@ FLUSH: Final = ord("f")
 
 
 class BadFrame(Exception):
-    """Bytes from a store that this library did not write. Counted and skipped, never shown to a consumer."""
+    """Bytes in a store that this library did not write. They are counted and skipped, never shown to a consumer."""
 
 
 class Unauthentic(BadFrame):
-    """Bytes that nobody with one of our keys has made for this place and time, or not sealed where they should be.
+    """Bytes that were not sealed with one of our keys for this channel or group and this time, or not sealed at all.
 
-    The text says what can be known of the cause, and nothing of a key.
+    The text says what is known of the cause, and nothing about a key.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message as it left a queue.
+    """A message as it was taken from a queue.
 
     Attributes:
-        stamp: when the shard took it in.
+        stamp: when the shard accepted it, by the clock of the shard.
         frame: a message frame.
     """
 
@@ -76,7 +76,7 @@ class GroupFrame:
 
     Attributes:
         group: the group's name.
-        riders: full names of members in this inbox that the inbox's owner did not add itself.
+        riders: extra recipients: full names of members in this inbox that the inbox's owner did not add itself.
         payload: the encoded message.
     """
 
@@ -87,14 +87,14 @@ class GroupFrame:
 
 @dataclass(frozen=True, slots=True)
 class MembershipMarker:
-    """A change of one group's members, at its place among the messages.
+    """A change in the members of one group, in its order among the messages.
 
     Attributes:
         group: the group's name.
         member: the channel's full name.
-        joined: True for a member that came, False for one that left.
-        version: the group's version after the change; of two changes of one member, the higher holds.
-        age: milliseconds by which the membership is older than the marker.
+        joined: True for a member that joined, False for one that left.
+        version: the group's version after the change; of two changes of one member, the higher version holds.
+        age: how much older the membership is than the marker, in milliseconds.
     """
 
     group: str
@@ -106,10 +106,10 @@ class MembershipMarker:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Everything before this point is gone.
+    """A flush: everything before this point is gone.
 
     Attributes:
-        generation: what places given back are marked with from here on.
+        generation: the generation of the inbox from here on; credits that are returned carry it.
     """
 
     generation: str
@@ -122,7 +122,7 @@ def message_frame(channel: str, payload: bytes) -> bytes:
 
 
 def group_frame(group: str, riders: Iterable[str], payload: bytes) -> bytes:
-    """Address a payload to the members of a group that live in one inbox."""
+    """Address a payload to the members of a group that belong to one inbox."""
     name = group.encode("ascii")
     names = "\n".join(riders).encode("ascii")
     return b"g%c%b%b%b%b" % (len(name), name, len(names).to_bytes(4, "big"), names, payload)
@@ -141,7 +141,7 @@ def flush_frame(generation: str) -> bytes:
 
 
 def message_head(frame: bytes) -> bytes:
-    """Return what comes before the payload of a message frame, b"" if that is cut short: the same for each message."""
+    """Return the part of a message frame before the payload, the same for each message; b"" if it is cut short."""
     end = 2 + frame[1] if len(frame) > 1 else 0
     return frame[:end] if end <= len(frame) else b""
 
@@ -150,7 +150,7 @@ def read_message(frame: bytes) -> tuple[str, bytes]:
     """Split a message frame into the channel's full name and the payload.
 
     Raises:
-        BadFrame: this is no message frame.
+        BadFrame: this is not a message frame.
     """
     if frame[:1] != b"m":
         raise BadFrame(f"not a message: {frame[:1]!r}")
@@ -162,7 +162,7 @@ def group_of(frame: bytes) -> str:
     """Return the name of the group of a group frame; the rest may be cut short.
 
     Raises:
-        BadFrame: this is no group frame, or the name is cut short, or not ASCII.
+        BadFrame: this is not a group frame, or the name is cut short or not ASCII.
     """
     return _group(frame)[0]
 
@@ -171,7 +171,7 @@ def read_group(frame: bytes) -> GroupFrame:
     """Read a group frame.
 
     Raises:
-        BadFrame: this is no group frame, it is cut short, or not ASCII where it should be.
+        BadFrame: this is not a group frame, it is cut short, or a name is not ASCII.
     """
     group, place = _group(frame)
     end = place + 4 + int.from_bytes(frame[place : place + 4], "big")
@@ -185,7 +185,7 @@ def read_marker(frame: bytes) -> MembershipMarker:
     """Read a membership marker.
 
     Raises:
-        BadFrame: this is no marker, it is cut short or malformed.
+        BadFrame: this is not a marker, or it is cut short or malformed.
     """
     if frame[:1] not in {b"+", b"-"}:
         raise BadFrame(f"not a membership marker: {frame[:1]!r}")
@@ -199,7 +199,7 @@ def read_flush(frame: bytes) -> Flush:
     """Read a flush marker.
 
     Raises:
-        BadFrame: this is no flush marker, or it is not ASCII.
+        BadFrame: this is not a flush marker, or it is not ASCII.
     """
     if frame[:1] != b"f":
         raise BadFrame(f"not a flush marker: {frame[:1]!r}")
@@ -226,7 +226,7 @@ def _number(text: str) -> int:
         number = int(text)
     except ValueError as exc:
         raise BadFrame("a marker's version or age is not a number") from exc
-    if not _INT_MIN <= number <= _INT_MAX:  # nobody may meet a number that does not fit in a float
+    if not _INT_MIN <= number <= _INT_MAX:  # an unbounded int could overflow as a float
         raise BadFrame("a marker's version or age is out of range")
     return number
 

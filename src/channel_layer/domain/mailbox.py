@@ -1,7 +1,8 @@
-"""What waits in this process for one channel, and the receivers that wait for it.
+"""Mailboxes: the messages that wait in this process for one channel, and the receivers that wait for them.
 
-A wake-up never carries a message: the message stays in its mailbox until a receiver that is sure to run takes it. So
-a cancelled ``receive()`` has nothing to lose, and its call is passed on. Whoever calls holds the layer's lock.
+A wake-up never carries a message: the message stays in its mailbox until a receiver that is certain to run takes it. So
+a cancelled ``receive()`` has nothing to lose, and its wake-up is passed on. The caller of every method holds the
+layer's lock.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ __all__ = ("Item", "Mailbox", "Waiter")
 
 
 class Waiter(Protocol):
-    """Somebody who waits for a mailbox to hold something for him."""
+    """A receiver that waits for a message in a mailbox."""
 
     def wake(self) -> None:
-        """Let him run; may come from any thread, and only once."""
+        """Let the receiver run. Called at most once, from any thread."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Tell him that he will never get a message, instead of `wake`; he must be among `Mailbox.waiters` no more."""
+        """End the wait with an error, instead of `wake`. The receiver is no longer among `Mailbox.waiters`."""
         ...
 
 
@@ -34,29 +35,29 @@ class Item(NamedTuple):
     """A message that waits for a receiver."""
 
     deadline: float
-    """Local seconds at which it is too old."""
+    """Local time, in seconds, at which it is too old."""
     payload: bytes
     group: str
-    """The group that it was sent to; "" if it was sent to the channel itself."""
+    """The group that it was sent to; "" if it was sent to the channel directly."""
     origin: tuple[int, Entry] | None
-    """Where it was popped from, if it was: the shard and the entry."""
+    """The shard and the entry that it was popped from; None if it came through an owned inbox."""
 
 
 class Mailbox:
-    """What waits in this process for one channel.
+    """The messages that wait in this process for one channel.
 
     Attributes:
         name: the channel's full name.
-        capacity: group messages that it holds at most; what was sent to it directly is bounded in the store.
+        capacity: the most group messages that it holds; messages sent to the channel directly are bounded in the store.
         items: the messages, oldest first.
-        grouped: how many of them came through a group.
-        waiters: receivers that no message has been promised to, longest waiting first.
-        promised: receivers that were woken and have not taken their message yet.
-        groups: names of the groups whose mirror it is in.
+        grouped: how many of the messages came through a group.
+        waiters: receivers to which no message has been promised, longest waiting first.
+        promised: the number of receivers that were woken and have not taken their message yet.
+        groups: names of the groups that the channel is in, as far as the owner knows.
         listed: it is among `Inbox.waiting`.
-        kept: somebody holds on to it: messages that expire unread do not end its memberships.
-        lapsed_at: local seconds at which the last message that expired unread did.
-        used_at: local seconds when a ``receive()`` last took a message or was given up.
+        kept: a subscription uses it, so messages that expire unread do not end its memberships.
+        lapsed_at: local time, in seconds, at which a message last expired unread.
+        used_at: local time, in seconds, at which a ``receive()`` last took a message or ended.
     """
 
     __slots__ = (
@@ -88,12 +89,12 @@ class Mailbox:
 
     @property
     def direct(self) -> int:
-        """Messages that wait here and were sent to this channel itself."""
+        """How many of the messages were sent to this channel directly."""
         return len(self.items) - self.grouped
 
     @property
     def idle(self) -> bool:
-        """Nothing is here and nobody waits."""
+        """Whether there are no messages and no receivers."""
         return not (self.items or self.waiters or self.promised)
 
     def put(self, item: Item) -> None:
@@ -103,10 +104,10 @@ class Mailbox:
             self.grouped += 1
 
     def take(self, *, promised: bool) -> Item | None:
-        """Remove and return the oldest message that is not promised to somebody else.
+        """Remove and return the oldest message, unless all are promised to other receivers.
 
         Args:
-            promised: the taker was woken for it.
+            promised: the receiver was woken for it.
         """
         if promised:
             self.promised -= 1
@@ -118,7 +119,7 @@ class Mailbox:
         return item
 
     def expire(self, now: float) -> int:
-        """Drop what is too old at local time *now* from the head; return how many of them were direct."""
+        """Drop messages that are too old at local time *now*; return how many of them were `direct`."""
         items, direct = self.items, 0
         while items and items[0].deadline <= now:
             item = items.popleft()
@@ -130,27 +131,27 @@ class Mailbox:
         return direct
 
     def clear(self) -> int:
-        """Drop everything; return how many there were."""
+        """Drop all messages; return how many there were."""
         count = len(self.items)
         self.items.clear()
         self.grouped = 0
         return count
 
     def promise(self) -> Iterator[Waiter]:
-        """Promise what is here to those who wait; yield whom to wake."""
+        """Promise the messages to waiting receivers; yield each receiver to wake."""
         while self.waiters and len(self.items) > self.promised:
             self.promised += 1
             yield self.waiters.popleft()
 
     def dismiss(self) -> list[Waiter]:
-        """Remove and return all who wait, to be told that they will get nothing; nothing is promised to them."""
+        """Remove and return all waiting receivers, for the caller to fail; none of them has been promised a message."""
         waiters = list(self.waiters)
         self.waiters.clear()
         return waiters
 
     def leave(self, waiter: Waiter) -> None:
-        """Forget a receiver that was cancelled (one not dismissed); what was promised to him is nobody's."""
+        """Remove a receiver that was cancelled, and not dismissed; a message promised to it becomes free."""
         try:
             self.waiters.remove(waiter)
-        except ValueError:  # he was woken before he was cancelled
+        except ValueError:  # it was woken before it was cancelled
             self.promised -= 1

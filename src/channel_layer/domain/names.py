@@ -1,7 +1,7 @@
 r"""Channel and group names: parsed once at the edge, trusted as types everywhere else.
 
-The rest of the core takes a `Queue` wherever it routes or counts, so that the mistake which loses messages in
-other layers (a full name hashed by the sender, its prefix by the reader) cannot be typed.
+The rest of the core takes a `Queue` wherever it routes or counts. So a type checker refuses the mistake that loses
+messages in other layers: the sender hashes the full name, and the reader hashes its prefix.
 
 Grammar: ASCII letters, digits, ``-``, ``_`` and ``.``, 1 to 100 characters; a channel may have one ``?`` or
 ``!`` after its first part. Names are matched whole, and only as ASCII: ``"foo\n"``, ``"foo!é"`` and ``"f٣"``
@@ -25,7 +25,7 @@ MAX_NAME_LENGTH = 100
 """Characters. The specification says "at least 100 bytes"; 100 is allowed here, 101 is not."""
 
 LOCAL_LENGTH = 12
-"""Characters of the local part of a minted channel: 72 random bits as URL-safe text."""
+"""Characters of the local part of a channel that `new_channel` made: 72 random bits as URL-safe text."""
 
 _CHANNEL = re.compile(r"[A-Za-z0-9\-_.]+(?:[!?][A-Za-z0-9\-_.]*)?", re.ASCII)
 _PART = re.compile(r"[A-Za-z0-9\-_.]+", re.ASCII)
@@ -33,7 +33,7 @@ _RULE = f"ASCII letters, digits, '-', '_' and '.' only, at most {MAX_NAME_LENGTH
 
 
 class Kind(Enum):
-    """What sort of queue a name stands for."""
+    """The kind of queue that a name stands for."""
 
     NORMAL = "normal"
     """``http.request``: many readers, each message to one of them."""
@@ -60,14 +60,14 @@ class Queue:
 
     @classmethod
     def named(cls, name: str) -> Queue:
-        """Return the queue of a name that is known to be a queue's, or a `family`."""
+        """Return the queue of a name that is known to be the name of a queue, or a `family`."""
         if name.endswith("!"):
             return cls(name, Kind.INBOX)
         return cls(name, Kind.SINGLE_READER if "?" in name else Kind.NORMAL)
 
     @property
     def family(self) -> str:
-        """What it is counted as: a single-reader channel, made for one answer, with all that begin so: ``resp?``."""
+        """The name under which it is counted: all single-reader channels with one prefix are counted as ``resp?``."""
         if self.kind is not Kind.SINGLE_READER:
             return self.name
         return self.name[: self.name.index("?") + 1]
@@ -75,7 +75,7 @@ class Queue:
 
 @lru_cache(maxsize=1024)
 def _inbox(name: str) -> Queue:
-    """Return an inbox: the same object for all of its channels, of which there may be thousands."""
+    """Return an inbox: one shared object for all of its channels, of which there may be thousands."""
     return Queue(name, Kind.INBOX)
 
 
@@ -85,7 +85,7 @@ class ChannelName:
 
     Attributes:
         name: as it was written.
-        queue: where its messages wait. For ``specific.abc!x`` that is the inbox ``specific.abc!``.
+        queue: the queue in which its messages wait. For ``specific.abc!x`` it is the inbox ``specific.abc!``.
     """
 
     name: str
@@ -96,10 +96,10 @@ class ChannelName:
 
     @classmethod
     def parse(cls, value: object) -> ChannelName:
-        """Check *value* and say which queue it belongs to.
+        """Check *value* and return it with the queue that it belongs to.
 
         Raises:
-            InvalidName: it is not a str, or breaks the grammar; the text says how.
+            InvalidName: it is not a str, or does not match the grammar; the text says why.
         """
         name = _check(value, "channel", _CHANNEL, f"{_RULE}, with at most one '?' or '!' after the first")
         head, bang, local = name.partition("!")
@@ -124,10 +124,10 @@ class GroupName:
 
     @classmethod
     def parse(cls, value: object) -> GroupName:
-        """Check *value*.
+        """Check *value* and return it as a group name.
 
         Raises:
-            InvalidName: it is not a str, or breaks the grammar; the text says how.
+            InvalidName: it is not a str, or does not match the grammar; the text says why.
         """
         return cls(_check(value, "group", _PART, _RULE))
 
@@ -144,7 +144,7 @@ def _check(value: object, what: str, grammar: re.Pattern[str], rule: str) -> str
         )
     if grammar.fullmatch(value) is None:
         raise InvalidName(f"invalid {what} name {value!r}: {rule}")
-    return str.__str__(value)  # plain; str() of a safe string is itself, of an Enum member its label
+    return str.__str__(value)  # str() would return a safe string itself, and the label of an Enum member
 
 
 def queue_name(channel: str) -> str:
@@ -154,14 +154,14 @@ def queue_name(channel: str) -> str:
 
 
 def minted_inbox(prefix: object, client: str) -> Queue:
-    """Name the inbox of one process: ``<prefix>.<client>!``.
+    """Return the inbox of one process, ``<prefix>.<client>!``.
 
     Args:
-        prefix: what the caller of ``new_channel`` asked for.
-        client: a part that no other process has.
+        prefix: the argument of ``new_channel``.
+        client: a part that is unique to the process.
 
     Raises:
-        InvalidName: *prefix* is not a valid name part, or leaves no room for the rest.
+        InvalidName: *prefix* is not a valid part of a name, or leaves no room for the rest.
     """
     part = _check(prefix, "new channel prefix", _PART, _RULE)
     room = MAX_NAME_LENGTH - len(client) - 2 - LOCAL_LENGTH

@@ -1,4 +1,4 @@
-"""Queues that no process minted, as one of their readers sees them."""
+"""The buffer of a queue that is popped: what this process has taken from it and not yet handed to a receiver."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ("Tap",)
 
 
 class Tap:
-    """Queues that no process minted, as one of their readers sees them: messages are popped only for who waits.
+    """One queue that no process owns, as one of its readers sees it. Messages are popped only for waiting receivers.
 
     Args:
-        queue: a normal or single-reader channel, or an inbox that is claimed by reading it.
-        capacity: of its channels.
+        queue: a normal or single-reader channel, or an inbox that is claimed by receiving from it.
+        capacity: the capacities of its channels.
         ledger: where losses are counted.
     """
 
@@ -33,66 +33,66 @@ class Tap:
         self._ledger = ledger
 
     def box(self, name: str, now: float) -> Mailbox:
-        """Return the mailbox of a channel; make it if there is none."""
+        """Return the mailbox of a channel; create it if there is none."""
         box = self.boxes.get(name)
         if box is None:
             box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
         return box
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
-        """Take a message for a receiver, past any that are too old."""
+        """Take a message for a receiver, after dropping those that are too old."""
         self.expire(box, now)
         box.used_at = now
         if self.queue.kind is Kind.INBOX and not promised:
-            return None  # what is here may have been flushed: the pump asks the store before it promises
+            return None  # it may have been flushed: the consumer asks the store before it promises messages
         item = box.take(promised=promised)
         if item is not None:
             self._ledger.delivered += 1
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
-        """Forget a receiver that was cancelled; return whom to wake in his place."""
+        """Remove a receiver that was cancelled; return the receivers to wake in its place."""
         box.leave(waiter)
-        return [] if self.queue.kind is Kind.INBOX else list(box.promise())  # as in `take`: the pump asks the store
+        return [] if self.queue.kind is Kind.INBOX else list(box.promise())  # as in `take`: the consumer asks the store
 
     def expire(self, box: Mailbox, now: float) -> None:
-        """Drop what is too old at local time *now*."""
+        """Drop messages that are too old at local time *now*."""
         before = len(box.items)
         box.expire(now)
         if before > len(box.items):
             self._ledger.drop("expired", box.name, before - len(box.items))
 
     def forget(self, now: float, after: float) -> None:
-        """Forget mailboxes that nobody has used for *after* seconds."""
+        """Forget mailboxes that have not been used for *after* seconds."""
         for box in list(self.boxes.values()):
             if box.idle and not box.kept and now - box.used_at >= after:
                 del self.boxes[box.name]
 
     @property
     def demand(self) -> int:
-        """Receivers that wait and have been promised nothing."""
+        """How many receivers wait and have been promised no message."""
         return sum(len(box.waiters) for box in self.boxes.values())
 
     @property
     def held_back(self) -> bool:
-        """Whether somebody waits for a message that is here and has not been promised."""
+        """Whether a receiver waits for a message that is here and has not been promised."""
         return any(box.waiters and len(box.items) > box.promised for box in self.boxes.values())
 
     @property
     def idle(self) -> bool:
-        """Nothing is here and nobody waits."""
+        """Whether there are no messages and no receivers."""
         return all(box.idle for box in self.boxes.values())
 
     def promise(self) -> list[Waiter]:
-        """Promise what is here to those who wait; return whom to wake."""
+        """Promise the messages to waiting receivers; return the receivers to wake."""
         return [waiter for box in self.boxes.values() for waiter in box.promise()]
 
     def dismiss(self) -> list[Waiter]:
-        """Remove and return all who wait, to be told that they will get nothing."""
+        """Remove and return all waiting receivers, for the caller to fail."""
         return [waiter for box in self.boxes.values() for waiter in box.dismiss()]
 
     def surplus(self) -> list[Item]:
-        """Remove and return, oldest first, what nobody waits for any more and what can go back to its queue."""
+        """Remove and return, oldest first, the messages that no receiver waits for, to be put back in their queue."""
         extra: list[Item] = []
         for box in self.boxes.values():
             while len(box.items) > box.promised and not box.waiters:

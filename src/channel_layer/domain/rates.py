@@ -1,7 +1,6 @@
-"""Counts of messages over time, for the stores that keep them: totals, and how many there were in the last minute.
+"""Counts of messages over time, for stores that keep them: totals, and how many there were in the last minute.
 
-A rate needs to know when what was counted. Slices of ten seconds are coarse enough to be few, and fine enough for a
-minute.
+A rate depends on when the messages were counted. Slices of ten seconds are few, and precise enough for a minute.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SLICE_SECONDS = 10.0
 """Seconds of one slice."""
 
 SLICES = 7
-"""Slices that are kept: a whole minute, and the one that has begun."""
+"""Slices that are kept: those of a whole minute, and the current one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +25,11 @@ class Rates:
     """What was counted.
 
     Attributes:
-        messages: in all.
-        refused: of those that there was no room for, in all.
+        messages: all messages.
+        refused: all messages that were refused because a queue was full.
         lately: messages in the last `seconds`.
-        refused_lately: refused ones in the last `seconds`.
-        seconds: from 60 up to 70: to the beginning of the oldest slice that is kept.
+        refused_lately: refused messages in the last `seconds`.
+        seconds: the time since the beginning of the oldest slice that is kept: from 60 up to 70.
     """
 
     messages: int
@@ -42,12 +41,12 @@ class Rates:
 
 @dataclass(slots=True)
 class Meter:
-    """One count.
+    """The counts of one queue, or of all.
 
     Attributes:
-        messages: in all.
-        refused: in all.
-        slices: by number (seconds of the clock, divided by `SLICE_SECONDS`): messages, and refused ones.
+        messages: all messages.
+        refused: all messages that were refused.
+        slices: (messages, refused) by the number of the slice: seconds of the clock, divided by `SLICE_SECONDS`.
     """
 
     messages: int = 0
@@ -55,12 +54,12 @@ class Meter:
     slices: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
     def add(self, now: float, messages: int, refused: int) -> None:
-        """Count.
+        """Add to the counts.
 
         Args:
-            now: what time it is, in seconds.
-            messages: so many.
-            refused: so many that there was no room for.
+            now: the time, in seconds.
+            messages: how many messages.
+            refused: how many messages were refused.
         """
         self.messages += messages
         self.refused += refused
@@ -71,7 +70,7 @@ class Meter:
         self.slices[number] = before + messages, refused_before + refused
 
     def read(self, now: float) -> Rates:
-        """Return what was counted, as of a time in seconds."""
+        """Return what has been counted at the time *now*, in seconds."""
         number = int(now // SLICE_SECONDS)
         late = [counts for each, counts in self.slices.items() if each > number - SLICES]
         return Rates(
@@ -84,11 +83,11 @@ class Meter:
 
 
 class Meters:
-    """The counts of many queues, and of all together. Not thread-safe.
+    """The counts of many queues, and their total. Not thread-safe.
 
     Args:
-        lifetime: seconds for which the count of all is kept after it has last changed.
-        each: the same for the count of one queue.
+        lifetime: seconds for which the total is kept after its last change.
+        each: the same for the counts of one queue.
     """
 
     def __init__(self, lifetime: float, each: float) -> None:
@@ -96,16 +95,16 @@ class Meters:
         self._each = each
         self._all: tuple[float, Meter] | None = None
         self._queues: dict[str, tuple[float, Meter]] = {}
-        """Since when each has not changed; the one that has changed last comes last."""
+        """For each queue the time of its last change, and its counts; the queue that changed last is the last one."""
 
     def add(self, now: float, counts: Iterable[tuple[str, int, int]], messages: int, refused: int) -> None:
-        """Count.
+        """Add to the counts.
 
         Args:
-            now: what time it is, in seconds.
-            counts: (queue, messages, refused) of each queue.
-            messages: of all together, as many at least.
-            refused: of all together.
+            now: the time, in seconds.
+            counts: (queue, messages, refused) for each queue.
+            messages: messages to all queues: at least the sum of those in *counts*.
+            refused: refused messages of all queues.
         """
         while self._queues and self._over(self._queues[first := next(iter(self._queues))][0], now, self._each):
             del self._queues[first]
@@ -118,7 +117,7 @@ class Meters:
             self._queues[queue] = now, meter
 
     def read(self, now: float, queue: str | None) -> Rates:
-        """Return what was counted of one queue; of all together for None."""
+        """Return what was counted for one queue; for None, the total."""
         found = self._all if queue is None else self._queues.get(queue)
         lasts = self._lifetime if queue is None else self._each
         if found is None or self._over(found[0], now, lasts):
@@ -126,7 +125,7 @@ class Meters:
         return found[1].read(now)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all counts."""
         self._all = None
         self._queues.clear()
 

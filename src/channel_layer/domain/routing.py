@@ -1,9 +1,9 @@
-"""Where the messages of a queue go when there are two halves: this machine's store, and the one that all machines see.
+"""Which store a message goes to when there are two: the local store of this machine, and the remote one that all share.
 
-A pure function of what is known, so that every process decides alike and the rule is read and tested at one place.
+The rule is a pure function, so that every process decides in the same way, and the rule is tested in one place.
 
-Source: the README of asgi_redis 0.14, "Local-and-remote mode", and what its users suffered from: a message for which
-nobody on its machine listened stayed there until it expired.
+Source: the README of asgi_redis 0.14, "Local-and-remote mode", and its main fault: a message without a reader on its
+machine stayed there until it expired.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ("Routes", "Side", "side")
 
 
 class Side(Enum):
-    """One of the two halves, or none."""
+    """One of the two stores, or none."""
 
     LOCAL = "local"
     REMOTE = "remote"
@@ -34,14 +34,14 @@ class Side(Enum):
 
 @cache
 def side(kind: Kind, otherwise: NoLocalReaderOption, *, attended: bool, to_member: bool = False) -> Side:
-    """Say which half a message goes to.
+    """Return which store a message goes to.
 
     Args:
-        kind: of its queue. Only a normal channel may be read by anybody, and so by somebody here: a single-reader or a
-            process-specific one has its reader who knows where.
-        otherwise: what to do if nobody here reads it.
-        attended: somebody on this machine does.
-        to_member: it goes to a member of a group, for which there is no error.
+        kind: the kind of its queue. Only a normal channel may have readers on this machine: the one reader of a
+            single-reader or process-specific channel may be on any machine.
+        otherwise: what to do if the queue has no reader on this machine.
+        attended: whether it has one.
+        to_member: whether the message goes to a member of a group, for which there is no error.
     """
     if kind is not Kind.NORMAL:
         return Side.REMOTE
@@ -55,10 +55,10 @@ class Routes:
     """What decides where messages go and how many may wait; the same in every process with one configuration.
 
     Attributes:
-        ring: which shard keeps what; of two halves, in the one that all machines see.
-        capacity: of every channel; each half may hold so many.
-        local: the shard that is this machine's own; None: there is none.
-        no_local_reader: what becomes of messages that nobody here reads, if there is one.
+        ring: which shard keeps which queue; with a local store, which shard of the remote one.
+        capacity: the capacity of every channel; each of two stores may hold as many messages.
+        local: the shard that is the local store of this machine; None: there is none.
+        no_local_reader: with a local store, what becomes of messages without a reader on this machine.
     """
 
     ring: Ring
@@ -72,7 +72,7 @@ class Routes:
         return range(len(self.ring) + (self.local is not None))
 
     def shards(self, queue: Queue) -> tuple[int, ...]:
-        """Return the shards that hold *queue*: all of them for a normal channel, the local one first."""
+        """Return the shards that hold *queue*; for a normal channel all of them, the local one first."""
         if queue.kind is not Kind.NORMAL:
             return (self.ring.queue(queue),)
         return self.ring.order(queue) if self.local is None else (self.local, *self.ring.order(queue))
@@ -82,5 +82,5 @@ class Routes:
         return self.local if queue.kind is Kind.NORMAL else None
 
     def name(self, shard: int) -> str:
-        """Return what a shard is called, for people."""
+        """Return the name of a shard, for messages to people."""
         return "this machine" if shard == self.local else self.ring.name(shard)

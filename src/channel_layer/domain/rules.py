@@ -1,6 +1,6 @@
 """The options of a layer as the core reads them: frozen, and known to be valid.
 
-`channel_layer.config` makes them from what users write.
+`channel_layer.config` makes them from a CONFIG, with Pydantic; the rest of the core and the stores do without it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ __all__ = ("Encryption", "Faults", "Rules", "Secret")
 
 
 class Secret(Protocol):
-    """Bytes that no repr shows, so that no log and no error does: Pydantic's ``SecretBytes`` is one."""
+    """Bytes that no repr shows, so no log and no error does, such as Pydantic's ``SecretBytes``."""
 
     def get_secret_value(self) -> bytes:
-        """Return them."""
+        """Return the bytes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often what goes wrong.
+    """How often each injected fault happens.
 
     Attributes:
         refuse: the share of commands, from 0 to 1, that are not sent.
-        lose_reply: the share that are carried out, and whose reply is lost.
-        disconnect: the share at which the connection is lost: this command and all in flight fail, carried out or not.
-        delay: seconds that a command waits before it is sent, at most; evenly spread from 0 on.
-        seed: of the generator that decides; the same seed decides the same, command by command.
+        lose_reply: the share of commands that are carried out, and whose reply is lost.
+        disconnect: the share of commands at which the connection is lost: this command and all in flight fail, whether
+            or not they were carried out.
+        delay: the most seconds that a command waits before it is sent; evenly distributed from 0.
+        seed: of the random generator; the same seed makes the same decisions, command by command.
     """
 
     refuse: float = 0.0
@@ -46,12 +47,12 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """How messages are kept from who can read and write the store.
+    """How messages are protected from those who can read and write the store.
 
     Attributes:
-        keys: 32 bytes each, the SHA-256 of what was configured; the first seals, all open.
+        keys: 32 bytes each, the SHA-256 of the configured keys; the first one seals, all of them open.
         cipher: the name of an entry point in the group ``channel_layer.ciphers``.
-        names: the key that names are blinded with; None: they stand in the store as they are.
+        names: the key that names are blinded with; None: names are stored in plain text.
     """
 
     keys: tuple[Secret, ...]
@@ -64,18 +65,18 @@ class Rules:
     """The options that every layer has, known to be valid.
 
     Attributes:
-        prefix: what all keys in the store begin with.
+        prefix: the prefix of all keys in the store.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
         capacity: how many unread messages each channel may hold.
-        default_capacity: the same, for a channel that no pattern matches.
-        channel_capacity: the patterns and their capacities as they were configured, in that order.
-        max_message_size: bytes of an encoded message.
-        inbox_capacity: entries that the inbox of one process may hold.
+        default_capacity: the capacity of a channel that no pattern matches.
+        channel_capacity: the configured patterns and their capacities, in that order.
+        max_message_size: the most bytes of an encoded message.
+        inbox_capacity: the most entries that the inbox of one process may hold.
         timeout: seconds that a command to the store may take.
-        faults: what goes wrong on purpose; None: nothing.
+        faults: faults that are injected; None: no faults.
         encryption: how messages are sealed; None: they are not.
-        no_local_reader: of two halves, what becomes of messages that nobody on this machine reads.
+        no_local_reader: with a local and a remote store, what becomes of messages without a reader on this machine.
     """
 
     prefix: str

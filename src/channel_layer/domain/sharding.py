@@ -1,7 +1,7 @@
 """Which host keeps a queue or a group: rendezvous hashing over host identities.
 
-Rendezvous, because a host that is added takes its part from all the others and nothing else moves; over
-identities (``host:port/db``), so that credentials, schemes and the order of the list do not matter.
+With rendezvous hashing, a host that is added takes its share from all the others, and nothing else moves. Identities
+are hashed (``host:port/db``), so credentials, schemes and the order of the list do not matter.
 
 Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998).
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ("Ring",)
 
 _REMEMBERED = 65536
-"""Names whose place is kept at hand; the memory starts anew when it is full."""
+"""Names whose shard is cached; a full cache is emptied."""
 
 
 class Ring:
-    """The hosts, and who keeps what.
+    """The hosts, and which of them keeps a queue or a group.
 
     Args:
         identities: one string for each host, all different; shard *i* is the host of ``identities[i]``.
@@ -46,7 +46,7 @@ class Ring:
         return self._identities[shard].decode()
 
     def queue(self, queue: Queue) -> int:
-        """Return the shard that keeps *queue*: a `Queue`, so that nobody routes a full name by mistake."""
+        """Return the shard that keeps *queue*. It takes a `Queue`, so that a full name cannot be routed by mistake."""
         return self._place(self._queues, queue.name)
 
     def group(self, group: GroupName) -> int:
@@ -54,7 +54,7 @@ class Ring:
         return self._place(self._groups, group.name)
 
     def order(self, queue: Queue) -> tuple[int, ...]:
-        """Return all shards, the one that `queue` prefers first: for a normal channel, spread over all."""
+        """Return all shards, the one that `queue` returns first: for a normal channel, which is spread over all."""
         known = self._orders.get(queue.name)
         if known is None:
             known = self._rank(queue.name)
