@@ -11,7 +11,7 @@ from hypothesis import settings
 from channel_layer.ports import Backend
 from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import MakeStore, blocking_layers, blocking_stores, run_layer_conformance_test
-from channel_layer.testing.store_machine import run_async_conformance_test
+from channel_layer.testing.store_conformance import run_async_conformance_test
 from channel_layer.testing.suites import StoreSuite
 from tests.conformance.test_kit_stores import within
 from tests.conformance.test_suites import plain_stores

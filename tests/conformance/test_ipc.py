@@ -14,7 +14,7 @@ from channel_layer.testing import (
     layers_over,
     run_layer_conformance_test,
 )
-from channel_layer.testing.store_machine import run_async_conformance_test
+from channel_layer.testing.store_conformance import run_async_conformance_test
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from channel_layer_ipc import _keys as k
 from tests.support.stores import IPCWorlds, blind_stores, sealed_layers

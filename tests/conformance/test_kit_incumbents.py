@@ -167,19 +167,19 @@ def test_a_message_that_is_queued_again_behind_its_reader_s_back() -> None:
 
 def test_what_is_in_flight_for_ever() -> None:
     """Messages kept for a reader that never comes back, in a place without a lifetime, are found."""
-    worlds: dict[str, InFlight] = {}
+    backends: dict[str, InFlight] = {}
 
     class Suite(StoreSuite):
         counts_remains = True
 
         def remains(self, prefix: str) -> int:
             """Count what is kept, in flight or not."""
-            backend = worlds[prefix]
+            backend = backends[prefix]
             kept: dict[str, tuple[c.Entry, ...]] = backend.__dict__.get("kept", {})
             return len(kept)
 
     def make_store(rules: Rules, clock: Clock) -> Backend:
-        return worlds.setdefault(rules.prefix, InFlight(rules, clock))
+        return backends.setdefault(rules.prefix, InFlight(rules, clock))
 
     suite = Suite()
     with pytest.raises(Violation):
@@ -209,7 +209,7 @@ def test_recipients_that_share_a_message() -> None:
     _is_found_by_machine(_over(SharedMutables, memory_stores()))
 
 
-def test_a_capacity_that_a_crowd_slips_past() -> None:
+def test_a_capacity_that_concurrent_senders_exceed() -> None:
     """A check and a push that are two steps are found."""
     _is_found_in_store(wrong_stores(ChecksThenPushes))
     env = LayerEnvironment(layers_over(wrong_stores(ChecksThenPushes)), Capabilities(), _PATIENCE)
@@ -221,16 +221,16 @@ class FlushesByBeginning:
     """Makes backends whose flush takes all prefixes that begin like its own for its own."""
 
     def __init__(self) -> None:
-        self.worlds: dict[str, MemoryBackend] = {}
+        self.backends: dict[str, MemoryBackend] = {}
 
     def __call__(self, rules: Rules, clock: Clock) -> Backend:
-        """Return the world of a prefix."""
-        worlds = self.worlds
+        """Return the backend of a prefix."""
+        backends = self.backends
 
         class Store(MemoryStore):
             def flush(self, request: c.Flush, /) -> c.Flushing:
                 """Flush the neighbours, too."""
-                for prefix, backend in worlds.items():
+                for prefix, backend in backends.items():
                     if prefix.startswith(rules.prefix[:-1]) and prefix != rules.prefix:
                         MemoryStore(backend).flush(request)
                 return super().flush(request)
@@ -238,7 +238,7 @@ class FlushesByBeginning:
         class Neighbourly(_Backing):
             store: ClassVar[type[MemoryStore]] = Store
 
-        return worlds.setdefault(rules.prefix, Neighbourly(rules, clock))
+        return backends.setdefault(rules.prefix, Neighbourly(rules, clock))
 
 
 def test_a_flush_that_takes_its_neighbours_along() -> None:
@@ -276,7 +276,7 @@ def test_patterns_that_have_no_effect() -> None:
 
 class _AfterTheOther(MemoryStore):
     async def wait(self, request: c.Wait, /) -> None:
-        """Be busy with the other half until that one's wait is over."""
+        """Be busy with the other store until that one's wait is over."""
         await asyncio.sleep(request.block)
 
 
@@ -299,7 +299,7 @@ class LosesWithASibling(ChannelLayer):
     """Holds messages of siblings in the receive() of one consumer, and loses them when that is cancelled."""
 
     async def receive(self, channel: str) -> Message:
-        """Take first, and then look whether anybody is still there."""
+        """Take first, and then look whether the caller is still there."""
         message = await super().receive(channel)
         await asyncio.sleep(0)
         return message

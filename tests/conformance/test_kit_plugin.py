@@ -1,4 +1,4 @@
-"""The kit's pytest plugin and its profiles, as somebody meets them who has nothing of ours but the package."""
+"""The kit's pytest plugin and its profiles, as a user meets them who has only the package."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_the_environment_chooses_the_profile(environment: dict[str, str], expect
 
 
 def test_an_unknown_profile_is_an_error_that_names_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that nobody knows is refused with all that there are."""
+    """An unknown name is refused with all that there are."""
     monkeypatch.setenv(VARIABLE, "nightley")
     with pytest.raises(ValueError, match="CHANNEL_LAYER_HYPOTHESIS_PROFILE=nightley") as caught:
         load_profile()

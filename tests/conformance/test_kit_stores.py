@@ -1,4 +1,4 @@
-"""The machine that judges stores: it passes the right ones, and notices every one that is wrong on purpose."""
+"""The kit's test of stores: correct stores pass, and every store that is wrong on purpose is noticed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Capabilities, Clock
 from channel_layer.testing import MakeStore, StoreSuite, Violation
 from channel_layer.testing.command_checks import command_types, example_commands
-from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from channel_layer.testing.store_conformance import run_async_conformance_test, run_conformance_test
 from channel_layer.testing.suites.stores import StoreEnvironment
 from tests.support.servers import Deployment
 from tests.support.stores import blind_stores, memory_stores, redis_stores
@@ -45,7 +45,7 @@ FIRST = settings(
 
 
 def within(prefix: str, make: MakeStore) -> MakeStore:
-    """Put all worlds of a factory under one prefix, so that what they leave on a server is removed with it."""
+    """Put all stores of a factory under one prefix, so that what they leave on a server is removed with it."""
 
     def make_store(rules: Rules, clock: Clock) -> Backend:
         return make(replace(rules, prefix=prefix + rules.prefix), clock)
@@ -72,8 +72,8 @@ def test_a_store_behind_hidden_names_is_right(deployment: Deployment, prefix: st
     run_async_conformance_test(within(prefix, blind_stores(redis_stores(deployment))))
 
 
-def test_a_simple_store_is_judged_by_what_it_can_do() -> None:
-    """A simple store is right without leases and lapses."""
+def test_a_simple_store_is_tested_by_its_capabilities() -> None:
+    """A simple store is correct without leases and without notes of unread messages."""
     none = Capabilities(leases=False, blocking=False, lapses=False, statistics=False)
     run_conformance_test(simple_stores(WrongStore), capabilities=none)
 
@@ -126,7 +126,7 @@ def test_a_wrong_simple_store_is_noticed() -> None:
 
 
 def test_capabilities_have_to_be_the_declared_ones() -> None:
-    """Who asks for a judgement by other capabilities than the store declares is told so."""
+    """A test by other capabilities than the store declares fails and says so."""
     with pytest.raises(Violation, match="does not declare the capabilities"):
         run_async_conformance_test(
             memory_stores(), capabilities=Capabilities(lapses=False, statistics=False), settings=FIRST
@@ -138,7 +138,7 @@ def test_capabilities_have_to_be_the_declared_ones() -> None:
 # -- what is said ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [OneTooMany, TwoForOne], ids=["tried in any case", "found by chance"])
+@pytest.mark.parametrize("kind", [OneTooMany, TwoForOne], ids=["fixed script", "random example"])
 def test_a_failure_comes_with_a_script(kind: type[WrongStore]) -> None:
     """It says which rule is broken, what was asked, what came, what should have come, and all that was done before."""
     with pytest.raises(Violation) as caught:
@@ -151,7 +151,7 @@ def test_a_failure_comes_with_a_script(kind: type[WrongStore]) -> None:
 
 
 def test_a_machine_that_stands_still_fails_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes too long is not judged, even if it is wrong; but a run in which nothing was judged passes nobody."""
-    monkeypatch.setattr("channel_layer.testing.store_machine._EXAMPLE_SECONDS", 0.0)
+    """What takes too long is not checked, even if it is wrong; but a run that has checked nothing passes no store."""
+    monkeypatch.setattr("channel_layer.testing.store_machine.EXAMPLE_SECONDS", 0.0)
     with pytest.raises(Violation, match="Nothing was checked"):
         run_async_conformance_test(wrong_stores(OneTooMany), settings=settings(FIRST, max_examples=3))

@@ -128,7 +128,7 @@ class LivesInOneLoop(WrongStore):
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push, at home."""
-        loops: list[asyncio.AbstractEventLoop] = self.world.__dict__.setdefault("loops", [])
+        loops: list[asyncio.AbstractEventLoop] = self.backend.__dict__.setdefault("loops", [])
         loops.append(asyncio.get_running_loop())
         if loops[0] is not loops[-1]:
             raise StoreError("Event loop is closed", retryable=False, outcome="not_sent")
@@ -185,7 +185,7 @@ class NotesWhatItGives(WrongStore):
         """Take and remember."""
         popped = super().pop(request)
         if popped.entries:
-            self.world.__dict__["given"] = (request.queue.name, popped.entries)
+            self.backend.__dict__["given"] = (request.queue.name, popped.entries)
         return popped
 
 
@@ -193,12 +193,12 @@ class NotesWhatItGives(WrongStore):
 def test_a_message_that_comes_twice_after_a_reconnect_is_caught(twice: bool) -> None:  # noqa: FBT001
     """A store that gives out again what it gave before the connection was lost fails; one that does not passes."""
     made: list[WrongBackend] = []
-    worlds: dict[str, WrongBackend] = {}
+    made_by_prefix: dict[str, WrongBackend] = {}
 
     def make_store(rules: Rules, clock: Clock) -> Backend:
-        if rules.prefix not in worlds:
-            made.append(WrongBackend(NotesWhatItGives, worlds, rules, clock))
-        return worlds[rules.prefix]
+        if rules.prefix not in made_by_prefix:
+            made.append(WrongBackend(NotesWhatItGives, made_by_prefix, rules, clock))
+        return made_by_prefix[rules.prefix]
 
     def again() -> None:
         name, entries = made[0].__dict__.pop("given", ("", ()))

@@ -23,7 +23,7 @@ from channel_layer.testing import (
     make_rules,
     run_layer_conformance_test,
 )
-from channel_layer.testing.store_machine import run_async_conformance_test
+from channel_layer.testing.store_conformance import run_async_conformance_test
 from channel_layer.testing.suites import LayerSuite, StoreSuite
 from channel_layer_ipc import _keys as k
 from channel_layer_memory._store import MemoryBackend, MemoryStore

@@ -47,17 +47,17 @@ class Plain:
     Args:
         rules: the configuration.
         clock: what time it is.
-        world: the queues and the groups, shared by all of one prefix.
+        data: the queues and the groups, shared by all of one prefix.
     """
 
-    def __init__(self, rules: Rules, clock: Clock, world: PlainWorld) -> None:
+    def __init__(self, rules: Rules, clock: Clock, data: PlainData) -> None:
         self._rules = rules
         self._clock = clock
-        self._world = world
+        self._data = data
 
     def _line(self, queue: Queue) -> tuple[list[c.Entry], int]:
         """Return a queue without what is too old, and how much that was."""
-        line = self._world.lines.setdefault(queue.name, [])
+        line = self._data.lines.setdefault(queue.name, [])
         young = [entry for entry in line if entry.stamp + self._rules.expiry > self._clock.now()]
         expired = len(line) - len(young)
         line[:] = young
@@ -65,7 +65,7 @@ class Plain:
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """See `channel_layer.commands.Push`."""
-        with self._world.lock:
+        with self._data.lock:
             line, expired = self._line(request.channel.queue)
             if len(line) >= request.capacity:
                 return c.Pushed(accepted=False, expired=expired)
@@ -74,7 +74,7 @@ class Plain:
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """See `channel_layer.commands.Pop`."""
-        with self._world.lock:
+        with self._data.lock:
             line, expired = self._line(request.queue)
             taken = tuple(line[: request.count])
             del line[: request.count]
@@ -82,44 +82,44 @@ class Plain:
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
         """See `channel_layer.commands.PutBack`."""
-        with self._world.lock:
-            line = self._world.lines.setdefault(request.queue.name, [])  # what is too old is counted by who comes next
-            kept = [entry for entry in request.entries if entry.stamp >= self._world.flushed_at]
+        with self._data.lock:
+            line = self._data.lines.setdefault(request.queue.name, [])  # what is too old is counted by who comes next
+            kept = [entry for entry in request.entries if entry.stamp >= self._data.flushed_at]
             line[:0] = kept
             return c.Returned(0, len(request.entries) - len(kept))
 
     def pending(self, request: c.Pending, /) -> int:
         """See `channel_layer.commands.Pending`."""
         head, oldest = message_frame(request.channel.name, b""), self._clock.now() - self._rules.expiry
-        with self._world.lock:  # what is too old stays, to be counted by who takes or pushes
-            line = self._world.lines.get(request.channel.queue.name, [])
+        with self._data.lock:  # what is too old stays, to be counted by who takes or pushes
+            line = self._data.lines.get(request.channel.queue.name, [])
             return sum(entry.stamp > oldest and entry.frame.startswith(head) for entry in line)
 
     def join(self, request: c.Join, /) -> None:
         """See `channel_layer.commands.Join`."""
-        with self._world.lock:
-            group = self._world.groups.setdefault(request.group.name, {})
+        with self._data.lock:
+            group = self._data.groups.setdefault(request.group.name, {})
             group[request.channel.name] = self._clock.now()
 
     def leave(self, request: c.Leave, /) -> None:
         """See `channel_layer.commands.Leave`."""
-        with self._world.lock:
-            self._world.groups.get(request.group.name, {}).pop(request.channel.name, None)
+        with self._data.lock:
+            self._data.groups.get(request.group.name, {}).pop(request.channel.name, None)
 
     def members(self, request: c.Members, /) -> c.Roster:
         """See `channel_layer.commands.Members`."""
         lasts = self._rules.group_expiry or GROUP_KEYS_LIFETIME
-        with self._world.lock:
-            group = self._world.groups.get(request.group.name, {})
+        with self._data.lock:
+            group = self._data.groups.get(request.group.name, {})
             return c.Roster((), tuple(name for name, at in group.items() if self._clock.now() - at < lasts))
 
     def flush(self, _request: c.Flush, /) -> int:
         """See `channel_layer.commands.Flush`."""
-        with self._world.lock:
-            dropped = sum(map(len, self._world.lines.values()))
-            self._world.lines.clear()
-            self._world.groups.clear()
-            self._world.flushed_at = self._clock.now()
+        with self._data.lock:
+            dropped = sum(map(len, self._data.lines.values()))
+            self._data.lines.clear()
+            self._data.groups.clear()
+            self._data.flushed_at = self._clock.now()
             return dropped
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Plain:
 
 
 @dataclass
-class PlainWorld:
+class PlainData:
     """What all simple stores of one prefix share."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -138,11 +138,11 @@ class PlainWorld:
 
 def plain_stores() -> MakeStore:
     """Return a factory of backends over a simple store."""
-    worlds: defaultdict[str, PlainWorld] = defaultdict(PlainWorld)
+    data_by_prefix: defaultdict[str, PlainData] = defaultdict(PlainData)
 
     def make_store(rules: Rules, clock: Clock) -> Backend:
-        world = worlds[rules.prefix]
-        return SimpleBackend(lambda: Plain(rules, clock, world), "plain")
+        data = data_by_prefix[rules.prefix]
+        return SimpleBackend(lambda: Plain(rules, clock, data), "plain")
 
     return make_store
 

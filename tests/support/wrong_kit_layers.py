@@ -21,8 +21,9 @@ from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.domain.queue_buffer import Tap
 from channel_layer.domain.rules import Rules
 from channel_layer.operations import sending
+from channel_layer.operations.state import LayerState
 from channel_layer.ports import Clock
-from channel_layer.runtime.background import Desk
+from channel_layer.runtime.receivers import Receivers
 from channel_layer.runtime.wakeups import Receiver
 from channel_layer.testing import MakeLayer
 from channel_layer_memory._store import MemoryBackend
@@ -31,7 +32,7 @@ from tests.support.stores import shared
 __all__ = ("WRONG_LAYERS", "over_memory")
 
 
-class _Desk(Desk):
+class _State(LayerState):
     kind: type[Inbox]
 
     def make_inbox(self, queue: Queue) -> Inbox:
@@ -45,9 +46,10 @@ class WithInbox(ChannelLayer):
     kind: ClassVar[type[Inbox]]
 
     def _begin(self) -> None:
+        pipeline, old = self._pipeline, self._pipeline.state
+        pipeline.state = state = _State(old.rules, old.routes, old.clock, lock=old.lock, claimant=old.claimant)
+        state.kind = self.kind
         super()._begin()
-        desk = self._state = _Desk(self._rules, self._pipeline.routes, self._clock)
-        desk.kind = self.kind
 
 
 class LosesOnCancel(ChannelLayer):
@@ -60,11 +62,17 @@ class LosesOnCancel(ChannelLayer):
         return message
 
 
+class _StayingReceivers(Receivers):
+    def _leave(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
+        """Leave nothing."""
+
+
 class KeepsItsPlaceInTheQueue(ChannelLayer):
     """A receiver that was cancelled is called all the same."""
 
-    def _abandon(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
-        """Forget to tell anybody."""
+    def _begin(self) -> None:
+        super()._begin()
+        self._receivers = _StayingReceivers(self._pipeline, self._sessions, self._background, connects=self._connects)
 
 
 class _SharingCodec(MsgpackCodec):
@@ -75,7 +83,7 @@ class _SharingCodec(MsgpackCodec):
         self._known: dict[bytes, Message] = {}
 
     def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
-        """Return the same object to everybody."""
+        """Return the same object to every receiver."""
         if not shared:
             return super().decode(payload)
         if payload not in self._known:
@@ -191,7 +199,10 @@ class SendsToGroupsLater(ChannelLayer):
 
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send in the background."""
-        self._keep_track(asyncio.get_running_loop().create_task(self._later(group, dict(message))))
+        tasks: set[asyncio.Task[None]] = self.__dict__.setdefault("tasks", set())
+        task = asyncio.get_running_loop().create_task(self._later(group, dict(message)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _later(self, group: str, message: Mapping[str, object]) -> None:
         await asyncio.sleep(0)
@@ -201,14 +212,15 @@ class SendsToGroupsLater(ChannelLayer):
 class ChangesItsMirrorItself(ChannelLayer):
     """Takes a joining for done when it asks for it, not when its marker comes."""
 
-    async def _group_add(self, group: GroupName, channel: ChannelName) -> None:
-        inbox = self._state.inboxes.get(channel.queue.name)
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add to the mirror, and then to the group."""
+        inbox = self._state.inboxes.get(ChannelName.parse(channel).queue.name)
         if inbox is not None:
             now = self._clock.now()
             frame = marker_frame(MembershipMarker(group.name, channel.name, joined=True, version=0, age=0))
             inbox.groups._versions.pop((group.name, channel.name), None)
             inbox.apply([(now, frame)], 0.0, now)
-        await super()._group_add(group, channel)
+        await super().group_add(group, channel)
 
 
 class TakesAShortCut(ChannelLayer):
@@ -221,7 +233,7 @@ class TakesAShortCut(ChannelLayer):
         if inbox is None:
             await super().send(channel, message)
             return
-        now = self._clock.now()
+        now = self._state.clock.now()
         box = inbox.box(channel, now)
         if box.direct >= box.capacity:
             raise ChannelFull(channel, box.capacity)
@@ -233,7 +245,7 @@ class TakesAShortCut(ChannelLayer):
 
 
 class SendsAgainWhatWasReceived(ChannelLayer):
-    """Queues a message again that somebody may not have finished, as if he had been killed."""
+    """Queues a message again that its receiver may not have finished, as if it had been killed."""
 
     async def receive(self, channel: str) -> Message:
         """Receive, and put some back."""

@@ -1,4 +1,4 @@
-"""Channel layers that are wrong on purpose, one way each: what judges layers has to notice every one of them."""
+"""Channel layers that are wrong on purpose, one way each: the tests of layers have to notice every one of them."""
 
 from __future__ import annotations
 

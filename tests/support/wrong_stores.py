@@ -1,4 +1,4 @@
-"""Stores that are wrong on purpose, each in one way: the machine that judges stores has to notice every one of them."""
+"""Stores that are wrong on purpose, each in one way: the kit's test of stores has to notice every one of them."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ __all__ = (
 R = TypeVar("R")
 
 _LONG = 1e9
-"""Seconds that are more than any store is judged for."""
+"""Seconds that are more than any store is tested for."""
 
 
 class WrongBackend(MemoryBackend):
-    """A world whose stores are of a wrong kind.
+    """A backend whose stores are of a wrong kind.
 
     Args:
         kind: of the stores.
-        worlds: where all worlds of one factory are noted, by prefix.
+        backends: all of one factory, by prefix.
         rules: the configuration.
         clock: what time it is.
     """
 
-    def __init__(self, kind: type[WrongStore], worlds: dict[str, WrongBackend], rules: Rules, clock: Clock) -> None:
+    def __init__(self, kind: type[WrongStore], backends: dict[str, WrongBackend], rules: Rules, clock: Clock) -> None:
         super().__init__(rules, clock)
         self.kind = kind
         self.capabilities = kind.capabilities
-        self.worlds = worlds
-        worlds[rules.prefix] = self
+        self.backends = backends
+        backends[rules.prefix] = self
 
     def open(self) -> WrongStore:
         """Make a wrong store."""
@@ -76,7 +76,7 @@ class WrongStore(MemoryStore):
 
     def __init__(self, backend: WrongBackend) -> None:
         super().__init__(backend)
-        self.world = backend
+        self.backend = backend
         self.rules = backend.rules
 
     def for_threads(self) -> MemoryBlockingStore:
@@ -97,7 +97,7 @@ class WrongStore(MemoryStore):
         return self._line(queue.name).entries
 
     def has_owner(self, queue: Queue) -> bool:
-        """Whether a queue is an inbox with a minting owner who lives."""
+        """Whether a queue is an inbox with a living owner."""
         return self._minted(queue.name) is not None
 
 
@@ -231,7 +231,7 @@ class LastFirst(WrongStore):
         entries = self.entries(request.queue)
         newest = [entries.pop() for _ in range(min(request.count, len(entries)))]
         if newest:
-            self.world.unread.pop(request.queue.name, None)
+            self.backend.unread.pop(request.queue.name, None)
         return replace(popped, entries=tuple(newest))
 
 
@@ -323,7 +323,7 @@ class PutsBackTheFlushed(WrongStore):
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
         """Put back."""
-        self.world.flushed_at = 0.0
+        self.backend.flushed_at = 0.0
         return super().put_back(request)
 
 
@@ -348,7 +348,7 @@ class PopsTwice(WrongStore):
 
 
 class FullNames(WrongStore):
-    """Keeps messages by the full name of their channel, where nobody who reads the inbox finds them."""
+    """Keeps messages by the full name of their channel, where no reader of the inbox finds them."""
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
@@ -364,11 +364,11 @@ class StandsStill(WrongStore):
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         popped = super().pop(request)
-        return replace(popped, now=popped.now - self.world.clock.offset)
+        return replace(popped, now=popped.now - self.backend.clock.offset)
 
 
 class CountsAllPending(WrongStore):
-    """Counts what waits in the queue, whomever it is for."""
+    """Counts all that waits in the queue, for other channels, too."""
 
     def pending(self, request: c.Pending, /) -> int:
         """Count."""
@@ -378,7 +378,7 @@ class CountsAllPending(WrongStore):
 
 
 class CountsAlikeNames(WrongStore):
-    """Counts for a channel what waits in a minted inbox for others whose names begin like its own."""
+    """Counts for a channel what waits in an owned inbox for others whose names begin like its own."""
 
     def pending(self, request: c.Pending, /) -> int:
         """Count."""
@@ -447,7 +447,7 @@ class SurveysTheYoungest(WrongStore):
 
 
 class SurveysTheRead(WrongStore):
-    """Takes messages that an owner has read, and nobody received, for ones that do not wait."""
+    """Takes messages that an owner has read, and that were not received, for ones that do not wait."""
 
     def survey(self, request: c.Survey, /) -> c.Surveyed:
         """Survey."""
@@ -461,12 +461,12 @@ class TwoReaders(WrongStore):
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        self.world.claims.clear()
+        self.backend.claims.clear()
         return super().pop(request)
 
 
 class EndlessClaim(WrongStore):
-    """Keeps an inbox for ever for who has popped it once."""
+    """Keeps an inbox for ever for the claimant that has popped it once."""
 
     def __init__(self, backend: WrongBackend) -> None:
         super().__init__(backend)
@@ -495,7 +495,7 @@ class EndlessClaim(WrongStore):
 
 
 class Inherits(WrongStore):
-    """Gives who claims an inbox what its predecessor has popped."""
+    """Gives the claimant of an inbox what its predecessor has popped."""
 
     def __init__(self, backend: WrongBackend) -> None:
         super().__init__(backend)
@@ -504,7 +504,7 @@ class Inherits(WrongStore):
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         name = request.queue.name
-        claim = self.world.claims.get(name)
+        claim = self.backend.claims.get(name)
         predecessor, entries = self.last.get(name, (request.claimant, ()))
         free = claim is None or claim[1] <= self._now()
         if request.queue.kind is Kind.INBOX and free and predecessor != request.claimant:
@@ -515,28 +515,28 @@ class Inherits(WrongStore):
         return popped
 
 
-# -- lapses
+# -- unread messages
 
 
-class ForgivesNobody(WrongStore):
+class KeepsUnread(WrongStore):
     """Does not forget that a member has let a message expire."""
 
     def forgive(self, request: c.Forgive, /) -> None:
         """Forgive."""
 
 
-class LapsesReaders(WrongStore):
+class TakesReadForUnread(WrongStore):
     """Takes a member that reads for one that lets its messages expire."""
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        noted = dict(self.world.unread)
+        noted = dict(self.backend.unread)
         popped = super().pop(request)
-        self.world.unread.update(noted)
+        self.backend.unread.update(noted)
         return popped
 
 
-class LapsesNobody(WrongStore):
+class NotesNoUnread(WrongStore):
     """Says that it notes which members let messages expire, and does not."""
 
     def push(self, request: c.Push, /) -> c.Pushed:
@@ -552,9 +552,9 @@ class FlushesNeighbours(WrongStore):
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
-        for prefix, world in self.world.worlds.items():
-            if prefix.startswith(self.rules.prefix) and world is not self.world:
-                world.lines.clear()
+        for prefix, other in self.backend.backends.items():
+            if prefix.startswith(self.rules.prefix) and other is not self.backend:
+                other.lines.clear()
         return super().flush(request)
 
 
@@ -563,9 +563,9 @@ class KeepsGroups(WrongStore):
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
-        groups = dict(self.world.groups)
+        groups = dict(self.backend.groups)
         flushing = super().flush(request)
-        self.world.groups.update(groups)
+        self.backend.groups.update(groups)
         return flushing
 
 
@@ -576,7 +576,7 @@ class FlushesSilently(WrongStore):
         """Flush."""
         flushing = super().flush(request)
         for name in flushing.inboxes:
-            self.world.inboxes[name].entries.clear()
+            self.backend.inboxes[name].entries.clear()
         return flushing
 
 
@@ -585,16 +585,18 @@ class SparesTheDead(WrongStore):
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
-        spared = {name: list(inbox.entries) for name, inbox in self.world.inboxes.items() if self._minted(name) is None}
+        spared = {
+            name: list(inbox.entries) for name, inbox in self.backend.inboxes.items() if self._minted(name) is None
+        }
         flushing = super().flush(request)
         for name, entries in spared.items():
-            inbox = self.world.inboxes[name]
+            inbox = self.backend.inboxes[name]
             inbox.entries.clear()
             inbox.entries.extend(entries)
         return flushing
 
 
-class AwaitsNobody(WrongStore):
+class AwaitsNoOwner(WrongStore):
     """Says at once that every inbox has acknowledged a flush."""
 
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
@@ -603,7 +605,7 @@ class AwaitsNobody(WrongStore):
         return ()
 
 
-# -- minted inboxes ----------------------------------------------------------------------------------------------
+# -- owned inboxes -----------------------------------------------------------------------------------------------
 
 
 class EndlessLease(WrongStore):
@@ -630,8 +632,8 @@ class HalfALease(WrongStore):
         self._lease = 0.75 * backend.rules.expiry
 
 
-class SharedPlaces(WrongStore):
-    """Counts the whole minted inbox against the capacity of one channel."""
+class SharedCapacity(WrongStore):
+    """Counts the whole owned inbox against the capacity of one channel."""
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
@@ -674,7 +676,7 @@ class LeavesBehind(WrongStore):
 
     def claim(self, request: c.Claim, /) -> c.Claimed:
         """Claim."""
-        self.world.lines.pop(request.inbox.name, None)
+        self.backend.lines.pop(request.inbox.name, None)
         return super().claim(request)
 
 
@@ -684,18 +686,18 @@ class ReadsOnce(WrongStore):
     def read(self, request: c.Read, /) -> c.Batch:
         """Read."""
         batch = super().read(request)
-        inbox = self.world.inboxes.get(request.inbox.name)
+        inbox = self.backend.inboxes.get(request.inbox.name)
         if inbox is not None:
             inbox.entries.clear()
         return batch
 
 
 class OneFullForAll(WrongStore):
-    """Delivers a group message to nobody if one inbox is full."""
+    """Delivers a group message to no inbox if one is full."""
 
     def publish(self, request: c.Publish, /) -> c.Published:
         """Publish."""
-        group = self.world.groups.get(request.group.name)
+        group = self.backend.groups.get(request.group.name)
         inboxes = [self._minted(name) for name in group.inboxes] if group is not None else []
         if any(inbox is not None and len(inbox.entries) >= self.rules.inbox_capacity for inbox in inboxes):
             with self.under(replace(self.rules, inbox_capacity=0)):
@@ -703,7 +705,7 @@ class OneFullForAll(WrongStore):
         return super().publish(request)
 
 
-class ForgetsRiders(WrongStore):
+class ForgetsExtraRecipients(WrongStore):
     """Delivers a group message without the names of the members that the owner did not add."""
 
     def deliver(self, request: c.Deliver, /) -> c.Delivery:
@@ -737,9 +739,9 @@ class JoinsTwice(WrongStore):
 
     def members(self, request: c.Members, /) -> c.Roster:
         """List the members."""
-        roster = super().members(request)
-        others = [name for name in roster.others for _ in range(self.joined.count((request.group.name, name)))]
-        return replace(roster, others=tuple(others) or roster.others)
+        listed = super().members(request)
+        others = [name for name in listed.others for _ in range(self.joined.count((request.group.name, name)))]
+        return replace(listed, others=tuple(others) or listed.others)
 
 
 class NeverRefreshes(WrongStore):
@@ -750,7 +752,7 @@ class NeverRefreshes(WrongStore):
         group = self._group(request.group, self._now())
         joined = group.others.get(request.channel.name) if group is not None else None
         changed = super().join(request)
-        group = self.world.groups[request.group.name] if changed.applied else None
+        group = self.backend.groups[request.group.name] if changed.applied else None
         if group is not None and joined is not None and request.channel.name in group.others:
             group.others[request.channel.name] = joined
         return changed
@@ -761,7 +763,7 @@ class RestoresTheLeft(WrongStore):
 
     def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
-        self.world.left.pop((request.group.name, request.channel.name), None)
+        self.backend.left.pop((request.group.name, request.channel.name), None)
         return super().join(request)
 
 
@@ -780,21 +782,21 @@ class TakesFromOwners(WrongStore):
 
     def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
-        group = self.world.groups.get(request.group.name)
+        group = self.backend.groups.get(request.group.name)
         if group is not None and not request.owned:
             group.owned.pop(request.channel.name, None)
         return super().join(request)
 
 
-class TidiesTooMuch(WrongStore):
-    """Removes for its owner a channel that has joined again since he looked."""
+class RemovesTooMuch(WrongStore):
+    """Removes for its owner a channel that has joined again since."""
 
     def leave(self, request: c.Leave, /) -> c.Changed:
         """Leave."""
         return super().leave(request if request.latest is None else replace(request, latest=2**62))
 
 
-class PrunesWhoCameBack(WrongStore):
+class PrunesMembersThatCameBack(WrongStore):
     """Prunes the members of an inbox that one of them has joined from since."""
 
     def prune(self, request: c.Prune, /) -> None:
@@ -807,42 +809,42 @@ class StaysTheSame(WrongStore):
 
     def join(self, request: c.Join, /) -> c.Changed:
         """Join."""
-        version = self.world.version
+        version = self.backend.version
         changed = super().join(request)
         if changed.applied and version:
-            self.world.version = version
-        return replace(changed, version=self.world.version)
+            self.backend.version = version
+        return replace(changed, version=self.backend.version)
 
 
-# -- who attends -------------------------------------------------------------------------------------------------
+# -- registered readers----------------------------------------------------------------------------------------------
 
 
-class PushesToNobody(WrongStore):
-    """Takes a message although nobody attends."""
+class PushesWithoutReader(WrongStore):
+    """Takes a message although its queue has no registered reader."""
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
         return super().push(replace(request, if_attended=False))
 
 
-class NotesNobody(WrongStore):
-    """Does not note who attends."""
+class RegistersNoReader(WrongStore):
+    """Registers no reader."""
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         return super().pop(replace(request, attend=0.0))
 
 
-class AttendsForEver(WrongStore):
-    """Does not see when somebody's time is over."""
+class KeepsReadersForEver(WrongStore):
+    """Does not see when a reader's time is over."""
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         return super().pop(replace(request, attend=_LONG if request.attend else 0.0))
 
 
-class AttendsOnce(WrongStore):
-    """Does not let somebody who attends go on."""
+class RegistersOnce(WrongStore):
+    """Does not let a registered reader register again."""
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
@@ -850,8 +852,8 @@ class AttendsOnce(WrongStore):
         return super().pop(replace(request, attend=0.0) if request.claimant in noted else request)
 
 
-class KeepsWhoGoes(WrongStore):
-    """Takes somebody to attend who has said that he does not."""
+class KeepsReleasedReaders(WrongStore):
+    """Keeps a reader registered that has released the queue."""
 
     def unclaim(self, request: c.Unclaim, /) -> None:
         """Unclaim."""
@@ -859,8 +861,8 @@ class KeepsWhoGoes(WrongStore):
             super().unclaim(request)
 
 
-class DismissesAll(WrongStore):
-    """Takes nobody to attend when one of them has gone."""
+class ForgetsAllReaders(WrongStore):
+    """Forgets all readers of a queue when one of them has gone."""
 
     def unclaim(self, request: c.Unclaim, /) -> None:
         """Unclaim."""
@@ -868,8 +870,8 @@ class DismissesAll(WrongStore):
         super().unclaim(request)
 
 
-class FlushesAttendants(WrongStore):
-    """Forgets who attends when everything is flushed."""
+class FlushesReaders(WrongStore):
+    """Forgets the registered readers when everything is flushed."""
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
@@ -877,16 +879,16 @@ class FlushesAttendants(WrongStore):
         return super().flush(request)
 
 
-class ForgetsTheStranded(WrongStore):
-    """Does not say what nobody attends to."""
+class ForgetsOrphans(WrongStore):
+    """Names no orphaned queue."""
 
     def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         """Say."""
         return ()
 
 
-class TakesFromAttendants(WrongStore):
-    """Says of queues that somebody attends to them that nobody does."""
+class OrphansReadQueues(WrongStore):
+    """Names queues orphaned that have a registered reader."""
 
     def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         """Say."""
@@ -932,17 +934,17 @@ class _Simple:
 
 def wrong_stores(kind: type[WrongStore]) -> MakeStore:
     """Return a factory of stores of one kind."""
-    worlds: dict[str, WrongBackend] = {}
-    return shared(lambda rules, clock: WrongBackend(kind, worlds, rules, clock))
+    backends: dict[str, WrongBackend] = {}
+    return shared(lambda rules, clock: WrongBackend(kind, backends, rules, clock))
 
 
 def simple_stores(kind: type[WrongStore]) -> MakeSimpleStore:
     """Return a factory of simple stores of one kind; of `WrongStore` itself, right ones."""
-    worlds: dict[str, WrongBackend] = {}
+    backends: dict[str, WrongBackend] = {}
 
     def make_store(rules: Rules, clock: Clock) -> SimpleStore:
-        world = worlds.get(rules.prefix)
-        return _Simple(kind(world if world is not None else WrongBackend(kind, worlds, rules, clock)))
+        backend = backends.get(rules.prefix)
+        return _Simple(kind(backend if backend is not None else WrongBackend(kind, backends, rules, clock)))
 
     return make_store
 
@@ -953,15 +955,15 @@ WRONG_STORES: tuple[type[WrongStore], ...] = (
     ThreadsLackAHandler,
     MixesOutcomesUp,
     FailsAsAWhole,
-    PushesToNobody,
-    NotesNobody,
-    AttendsForEver,
-    AttendsOnce,
-    KeepsWhoGoes,
-    DismissesAll,
-    FlushesAttendants,
-    ForgetsTheStranded,
-    TakesFromAttendants,
+    PushesWithoutReader,
+    RegistersNoReader,
+    KeepsReadersForEver,
+    RegistersOnce,
+    KeepsReleasedReaders,
+    ForgetsAllReaders,
+    FlushesReaders,
+    ForgetsOrphans,
+    OrphansReadQueues,
     OneTooMany,
     TwoForOne,
     ChecksThenPushes,
@@ -990,32 +992,32 @@ WRONG_STORES: tuple[type[WrongStore], ...] = (
     TwoReaders,
     EndlessClaim,
     Inherits,
-    ForgivesNobody,
-    LapsesReaders,
-    LapsesNobody,
+    KeepsUnread,
+    TakesReadForUnread,
+    NotesNoUnread,
     FlushesNeighbours,
     KeepsGroups,
     FlushesSilently,
     SparesTheDead,
-    AwaitsNobody,
+    AwaitsNoOwner,
     EndlessLease,
     HalfALease,
-    SharedPlaces,
+    SharedCapacity,
     GivesBackTwice,
     GivesBackTheFlushed,
     ForgetsTheHeld,
     LeavesBehind,
     ReadsOnce,
     OneFullForAll,
-    ForgetsRiders,
+    ForgetsExtraRecipients,
     EndlessGroup,
     JoinsTwice,
     NeverRefreshes,
     RestoresTheLeft,
     JoinsUnmarked,
     TakesFromOwners,
-    TidiesTooMuch,
-    PrunesWhoCameBack,
+    RemovesTooMuch,
+    PrunesMembersThatCameBack,
     StaysTheSame,
 )
 """All of them."""

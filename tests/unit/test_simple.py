@@ -62,7 +62,7 @@ class Slow:
         self._note("leave")
 
     def members(self, _request: c.Members, /) -> c.Roster:
-        """List nobody."""
+        """List no member."""
         return c.Roster((), ())
 
     def flush(self, _request: c.Flush, /) -> int:

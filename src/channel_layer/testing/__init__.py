@@ -23,7 +23,7 @@ from channel_layer.testing.factories import (
     make_rules,
 )
 from channel_layer.testing.layer_machine import run_layer_conformance_test
-from channel_layer.testing.store_machine import run_async_conformance_test, run_conformance_test
+from channel_layer.testing.store_conformance import run_async_conformance_test, run_conformance_test
 from channel_layer.testing.threads import blocking_layers, blocking_stores
 
 if TYPE_CHECKING:

@@ -582,24 +582,28 @@ class LayerMachine(RuleBasedStateMachine):
         self._number = doubtful = self._number + 1
         counted = layer.counts().sent
         try:
-            done = await self._cancelled(layer.send(channel.name, _message(doubtful)), turns, "send()")
+            returned = await self._cancelled(layer.send(channel.name, _message(doubtful)), turns, "send()")
         except ChannelFull:  # credits come back in batches, which may refuse a message too many for a moment
-            done = False
-        if done or layer.counts().sent > counted:  # a call may be cancelled after it has sent, and counted that
-            done = True
+            returned = False
+        if returned:
             self._sent += 1
             channel.entries.append(_Entry(doubtful, self._clock.offset, grouped=False))
         last = await self._send(channel, layer)
+        came = returned
         while channel.entries:
             by = self._reader(channel)
             what = f"receive from {channel.name} by layer {by}, where {self._held(channel)} wait, returns"
             message = await self._within(self._layers[by].receive(channel.name), what)
-            if not done and message.get("number") == doubtful and self._held(channel) == [last]:
+            if not came and message.get("number") == doubtful and self._held(channel) == [last]:
                 self._say(f"the message {doubtful} had been sent")
-                done = True
+                came = True
                 self._received += 1
                 continue
             self._check_received(channel, message)
+        if not returned and layer.counts().sent - counted > (last is not None):  # cancelled when it was counted already
+            if not came:
+                raise Violation(f"message {doubtful} to {channel.name} was counted as sent, and has not come")
+            self._sent += 1
 
     async def _cancel_change(
         self, group: str, channel: _Channel, by: int, turns: int, *, first: bool, then: bool

@@ -7,213 +7,42 @@ correct store could give it, and continues from there. It uses nothing of the co
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.testing.factories import Violation
+from channel_layer.testing.model_state import (
+    GUARD,
+    SLACK,
+    Claimant,
+    Departure,
+    Facts,
+    Group,
+    InboxEntry,
+    Member,
+    OwnedInbox,
+    QueuedMessage,
+    Reports,
+    Span,
+    UnreadMessage,
+    has_passed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from channel_layer.domain.rates import Rates
-    from channel_layer.ports import Capabilities
 
-__all__ = ("GUARD", "SLACK", "Facts", "Model", "Span", "Unclear", "describe")
+__all__ = ("Model", "describe")
 
-T = TypeVar("T", "_Message", "_Item")
-
-SLACK = 0.25
-"""Seconds by which a time that a store tells may be off: its clock may be a coarse one, and be set while we look."""
-
-GUARD = 0.005
-"""Seconds on either side of a limit in which nothing is checked: stores round to the millisecond, some twice."""
-
+T = TypeVar("T", QueuedMessage, InboxEntry)
 
 _RATE_SECONDS = 60.0
 """Seconds over which messages are counted for a rate; up to a sixth more."""
 
 _COUNTS_SECONDS = 3600.0
 """Seconds at most that the counts of a queue are kept when nothing is reported of it."""
-
-
-class Unclear(Exception):
-    """A limit fell into the time that a request took: no reply to it can be checked."""
-
-
-class Span(NamedTuple):
-    """When something happened: between these two local times, in seconds by the clock that is moved."""
-
-    low: float
-    high: float
-
-    def plus(self, seconds: float) -> Span:
-        """Return the same so much later."""
-        return Span(self.low + seconds, self.high + seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a model knows of its store beforehand.
-
-    Attributes:
-        capabilities: what the store can do.
-        expiry: seconds that a message may wait.
-        group_expiry: seconds that a membership lasts; None: as long as its owner lives.
-        inbox_capacity: entries that an owned inbox may hold.
-        leases_move: a lease ends by the clock that is moved; else by a real one, and so never while we look.
-        claims_move: the same for the claim of a claimed inbox.
-    """
-
-    capabilities: Capabilities
-    expiry: float
-    group_expiry: float | None
-    inbox_capacity: int
-    leases_move: bool = True
-    claims_move: bool = True
-
-    @property
-    def lease(self) -> float:
-        """Seconds that a lease lasts: two renewals may be missed."""
-        return 1.5 * self.expiry
-
-    @property
-    def lifetime(self) -> float:
-        """Seconds that a group lives if no channel joins it: its ``group_expiry``, or a day."""
-        return 86400.0 if self.group_expiry is None else self.group_expiry
-
-    @property
-    def remembered(self) -> float:
-        """Seconds for which a store has to remember that a member left: two leases."""
-        return 2 * self.lease
-
-
-# -- how the model keeps things ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Message:
-    """A message in a queue, or away from it."""
-
-    channel: str
-    frame: bytes
-    since: Span
-    slot: int
-    """The same for those that were pushed at once, whose order is free."""
-    stamp: float | None = None
-    """What the store has said of its age, once it has."""
-    flushed: bool = False
-    """It was away when everything was flushed: it may be in the queue, but must not come out of it."""
-    uncounted: bool = False
-    """It may have gone without being counted: all that was in its queue was too old."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """An entry of an owned inbox."""
-
-    frame: bytes
-    since: Span
-    slot: int
-    channel: str = ""
-    """Of a message to one channel."""
-    marker: bool = False
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """An owned inbox."""
-
-    until: Span
-    generation: str
-    items: list[_Item] = field(default_factory=list[_Item])
-    base: int = 0
-    """How many entries came before these."""
-    fetched: int = 0
-    """How many entries have been read at least once, of all that there ever were."""
-    positions: dict[str, int] = field(default_factory=dict[str, int])
-    """What each position stands for: so many entries."""
-    unread: Counter[str] = field(default_factory=Counter[str])
-    serial: int = 0
-    generations: list[str] = field(default_factory=list[str])
-    acknowledged: set[str] = field(default_factory=set[str])
-
-
-@dataclass(slots=True)
-class _Reports:
-    """What was reported of a queue."""
-
-    counts: list[tuple[Span, int, int]] = field(default_factory=list[tuple[Span, int, int]])
-    """When, messages, refused ones."""
-    may_begin: list[int] = field(default_factory=lambda: [0])
-    """Places in it at which a store may have begun anew, because nothing had been reported for long."""
-
-    def add(self, at: Span, messages: int, refused: int, lasts: float) -> None:
-        """Note a report."""
-        if self.counts and at.high >= self.counts[-1][0].low + lasts - GUARD:
-            self.may_begin.append(len(self.counts))
-        self.counts.append((at, messages, refused))
-
-    def sums(self, at: Span, lasts: float) -> list[tuple[int, int]]:
-        """Return what it may all come to."""
-        places = list(self.may_begin)
-        if self.counts and at.high >= self.counts[-1][0].low + lasts - GUARD:
-            places.append(len(self.counts))
-        sums = [self._sum(self.counts[place:]) for place in places]
-        return list(dict.fromkeys(sums))
-
-    def since(self, at: Span, seconds: float) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the least and the most that was reported in the last seconds."""
-        surely = [each for each in self.counts if each[0].low > at.high - seconds + SLACK]
-        maybe = [each for each in self.counts if each[0].high > at.low - seconds - SLACK]
-        return self._sum(surely), self._sum(maybe)
-
-    def _sum(self, counts: list[tuple[Span, int, int]]) -> tuple[int, int]:
-        return sum(messages for _, messages, _ in counts), sum(refused for _, _, refused in counts)
-
-
-@dataclass(slots=True)
-class _Claim:
-    name: str
-    until: Span
-    doubtful: bool = False
-
-
-@dataclass(slots=True)
-class _Unread:
-    """A channel got a message as a member of a group, and nothing has been taken since."""
-
-    since: Span
-    doubtful: bool = False
-
-
-@dataclass(slots=True)
-class _Member:
-    joined: Span
-    doubtful: bool = False
-    """The store may have removed it already."""
-
-
-@dataclass(slots=True)
-class _Group:
-    owned: dict[str, _Member] = field(default_factory=dict[str, _Member])
-    others: dict[str, _Member] = field(default_factory=dict[str, _Member])
-    over: set[str] = field(default_factory=set[str])
-    """Owned members whose time is over and that a store may not have removed yet."""
-    joins: dict[str, int] = field(default_factory=dict[str, int])
-    """Of each inbox with owned members, the version in which its owner's last one came."""
-    changed: int = -1
-    """The version of the last change, or -1."""
-    known: int = -1
-    """The highest version that was told."""
-    touched: Span | None = None
-
-
-@dataclass(slots=True)
-class _Departure:
-    at: Span
-    doubtful: bool = False
 
 
 def describe(value: object) -> str:
@@ -233,19 +62,6 @@ def _is_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
 
 def _violation(rule: str, request: object, reply: object, wanted: str) -> Violation:
     return Violation(f"{rule}\n  asked: {describe(request)}\n  came: {describe(reply)}\n  should have come: {wanted}")
-
-
-def _has_passed(limit: Span, at: Span) -> bool:
-    """Whether a limit had passed when a request was carried out.
-
-    Raises:
-        Unclear: it may or may not have.
-    """
-    if at.low >= limit.high + GUARD:
-        return True
-    if at.high < limit.low - GUARD:
-        return False
-    raise Unclear
 
 
 def _name(text: str) -> bytes:
@@ -293,18 +109,18 @@ class Model:
         self._slots = 0
         self._ahead: Span | None = None
         """Seconds by which the shard's clock is ahead of the local one."""
-        self._queues: dict[str, list[_Message]] = {}
-        self._popped: dict[bytes, _Message] = {}
+        self._queues: dict[str, list[QueuedMessage]] = {}
+        self._popped: dict[bytes, QueuedMessage] = {}
         """By frame, what was popped and may be put back."""
-        self._claims: dict[str, _Claim] = {}
+        self._claims: dict[str, Claimant] = {}
         self._readers: dict[str, dict[str, Span]] = {}
         """Of each queue, the processes that read it, and until when."""
-        self._unread: dict[str, dict[str, _Unread]] = {}
-        self._inboxes: dict[str, _Inbox] = {}
-        self._reports: dict[str, _Reports] = {}
+        self._unread: dict[str, dict[str, UnreadMessage]] = {}
+        self._inboxes: dict[str, OwnedInbox] = {}
+        self._reports: dict[str, Reports] = {}
         """What was reported of each queue, and of all under no name."""
-        self._groups: dict[str, _Group] = {}
-        self._departures: dict[tuple[str, str], _Departure] = {}
+        self._groups: dict[str, Group] = {}
+        self._departures: dict[tuple[str, str], Departure] = {}
         self._changes = 0
         """Of all groups together."""
         self._published: dict[tuple[str, int], int] = {}
@@ -384,7 +200,7 @@ class Model:
             self._pushed_to_queue(asked, replies, at)
 
     def _pushed_to_owner(
-        self, inbox: _Inbox, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
+        self, inbox: OwnedInbox, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
     ) -> None:
         request = asked[0][0]
         name = request.channel.name
@@ -412,7 +228,7 @@ class Model:
             if reply.accepted:
                 inbox.unread[name] += 1
                 frame = _message_frame(name, push.payload)
-                inbox.items.append(_Item(frame, at, self._slots, channel=name))
+                inbox.items.append(InboxEntry(frame, at, self._slots, channel=name))
 
     def _check_readers(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
         """Check what a push says of the readers of its queue; return whether it goes on."""
@@ -435,7 +251,7 @@ class Model:
         return wanted is None
 
     def _has_reader(self, queue: str, at: Span) -> bool:
-        return any(not _has_passed(until, at) for until in self._readers.get(queue, {}).values())
+        return any(not has_passed(until, at) for until in self._readers.get(queue, {}).values())
 
     def orphaned(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
         """Check the reply to an `Unattended`."""
@@ -472,9 +288,9 @@ class Model:
         self._remove_counted(messages, 0, sum(reply.expired for reply in replies), 0, at, request, replies)
         for push, reply in asked:
             if reply.accepted:
-                messages.append(_Message(name, _message_frame(name, push.payload), at, self._slots))
+                messages.append(QueuedMessage(name, _message_frame(name, push.payload), at, self._slots))
         if request.to_member and accepted:
-            self._unread.setdefault(request.channel.queue.name, {}).setdefault(name, _Unread(at))
+            self._unread.setdefault(request.channel.queue.name, {}).setdefault(name, UnreadMessage(at))
 
     def _check_room(
         self, rule: str, request: c.Push, replies: tuple[c.Pushed, ...], bounds: tuple[int, int], why: str
@@ -491,8 +307,8 @@ class Model:
         unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
         if unread is not None and self.facts.capabilities.lapses:
-            may = _has_passed(unread.since.plus(self.facts.expiry), at)
-            forgotten = _has_passed(unread.since.plus(self.facts.lifetime), at)
+            may = has_passed(unread.since.plus(self.facts.expiry), at)
+            forgotten = has_passed(unread.since.plus(self.facts.lifetime), at)
             must = may and not forgotten and not unread.doubtful
             if may and not must and not replies[0].lapsed:
                 del self._unread[queue][name]
@@ -593,16 +409,16 @@ class Model:
         if request.attend and not is_inbox:
             self._readers.setdefault(name, {})[request.claimant] = at.plus(request.attend)
         if is_inbox:
-            self._claims[name] = _Claim(request.claimant, at.plus(self.facts.lease))
+            self._claims[name] = Claimant(request.claimant, at.plus(self.facts.lease))
         return True
 
-    def _claim_is_over(self, claim: _Claim, at: Span) -> bool:
-        return self.facts.claims_move and _has_passed(claim.until, at)
+    def _claim_is_over(self, claim: Claimant, at: Span) -> bool:
+        return self.facts.claims_move and has_passed(claim.until, at)
 
     def put_back(self, request: c.PutBack, reply: c.Returned, at: Span) -> None:
         """Check the reply to a `PutBack`."""
         messages = self._queue(request.queue.name, at)
-        returned: list[_Message] = []
+        returned: list[QueuedMessage] = []
         for entry in request.entries:
             message = self._popped.pop(entry.frame)
             self._slots += 1
@@ -641,14 +457,14 @@ class Model:
         """Take note of a `Report`."""
         counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
         for name, messages, refused in (*counts, ("", request.messages, request.refused)):
-            self._reports.setdefault(name, _Reports()).add(at, messages, refused, self._reports_last(name))
+            self._reports.setdefault(name, Reports()).add(at, messages, refused, self._reports_last(name))
 
     def told_reported(self, request: c.Reported, reply: Rates, at: Span) -> None:
         """Check the reply to a `Reported`."""
         if not self.facts.capabilities.statistics:
             return
         name = "" if request.queue is None else request.queue.name
-        reports = self._reports.setdefault(name, _Reports())
+        reports = self._reports.setdefault(name, Reports())
         sums = reports.sums(at, self._reports_last(name))
         if (reply.messages, reply.refused) not in sums:
             raise _violation(
@@ -680,8 +496,8 @@ class Model:
         wanted = None if request.channel is None else request.channel.name
         queue = None if request.channel is None else request.channel.queue.name
         least = most = 0
-        here: list[_Message | _Item] = []
-        certain: list[_Message | _Item] = []
+        here: list[QueuedMessage | InboxEntry] = []
+        certain: list[QueuedMessage | InboxEntry] = []
         for name in {*self._queues, *self._inboxes} if queue is None else {queue}:
             inbox = self._owned(name, at)
             if inbox is not None:
@@ -728,7 +544,7 @@ class Model:
         until = at.plus(self.facts.lease)
         if inbox is None or reply.fresh:
             old = inbox
-            inbox = self._inboxes[name] = _Inbox(until, "")
+            inbox = self._inboxes[name] = OwnedInbox(until, "")
             if old is not None:
                 inbox.generations, inbox.acknowledged = old.generations, old.acknowledged
         inbox.until, inbox.generation, inbox.serial = until, request.generation, 0
@@ -741,7 +557,7 @@ class Model:
         messages = self._queue(name, at)
         self._remove_counted(messages, len(messages), reply.expired, 0, at, request, reply)
         for message in self._queues.pop(name):
-            inbox.items.append(_Item(message.frame, message.since, message.slot, channel=message.channel))
+            inbox.items.append(InboxEntry(message.frame, message.since, message.slot, channel=message.channel))
             inbox.unread[message.channel] += 1
         self._unread.pop(name, None)
 
@@ -817,10 +633,10 @@ class Model:
         sign = b"+" if marker.joined else b"-"
         self._mark(inbox, _marker_frame(sign, marker.group, marker.member, marker.version, marker.age), at)
 
-    def _mark(self, inbox: _Inbox | None, frame: bytes, at: Span) -> None:
+    def _mark(self, inbox: OwnedInbox | None, frame: bytes, at: Span) -> None:
         if inbox is not None:
             self._slots += 1
-            inbox.items.append(_Item(frame, at, self._slots, marker=True))
+            inbox.items.append(InboxEntry(frame, at, self._slots, marker=True))
 
     def told_alive(self, request: c.Alive, reply: tuple[bool, ...], at: Span) -> None:
         """Check the reply to an `Alive`."""
@@ -834,7 +650,7 @@ class Model:
         """Check the reply to a `Join`."""
         if not self.facts.capabilities.leases:
             self._check_applied(request, reply)
-            self._group(request.group.name, at).others[request.channel.name] = _Member(at)
+            self._group(request.group.name, at).others[request.channel.name] = Member(at)
             return
         name, inbox = request.channel.name, request.channel.queue.name
         group = self._group(request.group.name, at)
@@ -851,7 +667,7 @@ class Model:
             may_be_void
             and left is not None
             and not left.doubtful
-            and not _has_passed(left.at.plus(self.facts.remembered), at)
+            and not has_passed(left.at.plus(self.facts.remembered), at)
         ):
             raise _violation(
                 "A joining that is restored is void if the member has left meanwhile", request, reply, "applied=False"
@@ -868,7 +684,7 @@ class Model:
                 reply,
                 f"owned={must}",
             )
-        member = _Member(Span(at.low - request.age, at.high - request.age))
+        member = Member(Span(at.low - request.age, at.high - request.age))
         group.touched = at
         group.over.discard(name)
         if reply.owned:
@@ -923,7 +739,7 @@ class Model:
         group.over.discard(name)
         self._forget_joins(group)
         if request.channel.queue.kind is Kind.INBOX:
-            self._departures[request.group.name, name] = _Departure(at)
+            self._departures[request.group.name, name] = Departure(at)
         owner_inbox = self._owned(inbox, at) if request.mark else None
         self._check_marked(request, reply, owner_inbox)
         self._mark(owner_inbox, _marker_frame(b"-", request.group.name, name, reply.version, 0), at)
@@ -937,7 +753,7 @@ class Model:
                 "applied=True, marked=False, owned=False",
             )
 
-    def _check_marked(self, request: object, reply: c.Changed, owner_inbox: _Inbox | None) -> None:
+    def _check_marked(self, request: object, reply: c.Changed, owner_inbox: OwnedInbox | None) -> None:
         if reply.marked != (owner_inbox is not None):
             raise _violation(
                 "A marker is put in the same step, if that was asked for, and the owner that it concerns is alive",
@@ -946,7 +762,7 @@ class Model:
                 f"marked={owner_inbox is not None}",
             )
 
-    def _check_change(self, group: _Group, request: object, reply: c.Changed) -> None:
+    def _check_change(self, group: Group, request: object, reply: c.Changed) -> None:
         if reply.version <= group.known:
             raise _violation(
                 "Each change of a group has a higher version than all that were told before",
@@ -957,7 +773,7 @@ class Model:
         group.changed = group.known = reply.version
         self._changes += 1
 
-    def _check_version(self, group: _Group, request: object, reply: object, version: int) -> None:
+    def _check_version(self, group: Group, request: object, reply: object, version: int) -> None:
         if version < group.changed and (group.owned or group.others):
             raise _violation(
                 "A group's version is not below that of its last change",
@@ -1012,7 +828,9 @@ class Model:
             for member, one in group.owned.items():
                 one.doubtful = one.doubtful or _inbox_of(member) == name
 
-    def _deliver(self, inbox: _Inbox, frame: bytes, at: Span, request: object, reply: object, *, full: bool) -> None:
+    def _deliver(
+        self, inbox: OwnedInbox, frame: bytes, at: Span, request: object, reply: object, *, full: bool
+    ) -> None:
         """Check whether an inbox had room; put the frame in if it had."""
         ours = sum(not item.marker for item in inbox.items)
         limit = self.facts.inbox_capacity
@@ -1025,7 +843,7 @@ class Model:
             )
         if not full:
             self._slots += 1
-            inbox.items.append(_Item(frame, at, self._slots))
+            inbox.items.append(InboxEntry(frame, at, self._slots))
 
     def delivered(self, request: c.Deliver, reply: c.Delivery, at: Span) -> None:
         """Check the reply to a `Deliver`."""
@@ -1070,7 +888,7 @@ class Model:
         reply: object,
         what: str,
         names: tuple[str, ...],
-        members: dict[str, _Member],
+        members: dict[str, Member],
         at: Span,
     ) -> None:
         """Check a list of members, and learn from it which doubtful ones are members."""
@@ -1141,7 +959,7 @@ class Model:
                 for _ in range(reply.inboxes.count(name)):  # a marker that comes twice does no harm
                     self._slots += 1
                     marker = b"f" + request.generation.encode("ascii")
-                    inbox.items.append(_Item(marker, at, self._slots, marker=True))
+                    inbox.items.append(InboxEntry(marker, at, self._slots, marker=True))
         self._epoch, self._epoch_at = request.generation, at
 
     def told_unflushed(self, request: c.Unflushed, reply: tuple[str, ...], at: Span) -> None:
@@ -1168,20 +986,20 @@ class Model:
 
     # -- what all of them use
 
-    def _owned(self, name: str, at: Span) -> _Inbox | None:
+    def _owned(self, name: str, at: Span) -> OwnedInbox | None:
         """Return an owned inbox whose owner is alive."""
         inbox = self._inboxes.get(name)
-        if inbox is None or (self.facts.leases_move and _has_passed(inbox.until, at)):
+        if inbox is None or (self.facts.leases_move and has_passed(inbox.until, at)):
             return None
         return inbox
 
-    def _is_old(self, message: _Message, at: Span) -> bool:
-        return _has_passed(message.since.plus(self.facts.expiry), at)
+    def _is_old(self, message: QueuedMessage, at: Span) -> bool:
+        return has_passed(message.since.plus(self.facts.expiry), at)
 
-    def _is_gone(self, message: _Message, at: Span) -> bool:
+    def _is_gone(self, message: QueuedMessage, at: Span) -> bool:
         return message.flushed or self._is_old(message, at)
 
-    def _queue(self, name: str, at: Span) -> list[_Message]:
+    def _queue(self, name: str, at: Span) -> list[QueuedMessage]:
         """Return a queue; if all in it is too old, a store may let go of it as a whole, without a count."""
         messages = self._queues.setdefault(name, [])
         if messages and all(self._is_old(message, at) for message in messages):
@@ -1191,7 +1009,7 @@ class Model:
 
     def _remove_counted(
         self,
-        messages: list[_Message],
+        messages: list[QueuedMessage],
         passed: int,
         expired: int,
         flushed: int,
@@ -1231,7 +1049,7 @@ class Model:
             )
         more_flushed = max(0, flushed - must[False, True] - must[True, True])
         more_expired = expired + flushed - must.total() - more_flushed
-        kept: list[_Message] = []
+        kept: list[QueuedMessage] = []
         for place, message in enumerate(messages):
             old = self._is_old(message, at)
             if not (old or message.flushed) or (place >= passed and not (more_expired or more_flushed)):
@@ -1245,25 +1063,25 @@ class Model:
                     kept.append(message)
         messages[:] = kept
 
-    def _group(self, name: str, at: Span) -> _Group:
+    def _group(self, name: str, at: Span) -> Group:
         """Return a group without the members whose time is over."""
-        group = self._groups.setdefault(name, _Group())
+        group = self._groups.setdefault(name, Group())
         lasts = self.facts.group_expiry
         for member, one in list(group.others.items()):
-            if _has_passed(one.joined.plus(self.facts.lifetime), at):
+            if has_passed(one.joined.plus(self.facts.lifetime), at):
                 del group.others[member]
         if lasts is not None:
             for member, one in list(group.owned.items()):
-                if _has_passed(one.joined.plus(lasts), at):
+                if has_passed(one.joined.plus(lasts), at):
                     del group.owned[member]
                     group.over.add(member)
             self._forget_joins(group)
-        elif group.owned and group.touched is not None and _has_passed(group.touched.plus(self.facts.lifetime), at):
+        elif group.owned and group.touched is not None and has_passed(group.touched.plus(self.facts.lifetime), at):
             for one in group.owned.values():
                 one.doubtful = True
         return group
 
-    def _forget_joins(self, group: _Group) -> None:
+    def _forget_joins(self, group: Group) -> None:
         """Forget inboxes that hold no member any more."""
         inboxes = {_inbox_of(name) for name in group.owned} | {_inbox_of(name) for name in group.over}
         for inbox in list(group.joins):
@@ -1284,7 +1102,7 @@ class Model:
                 f"now from {wanted.low:.3f} to {wanted.high:.3f}",
             )
 
-    def _check_stamp(self, request: object, reply: object, stamp: float, what: _Message | _Item) -> None:
+    def _check_stamp(self, request: object, reply: object, stamp: float, what: QueuedMessage | InboxEntry) -> None:
         """Check the time at which a store says that a message came in."""
         if self._ahead is not None:
             low, high = what.since.low + self._ahead.low, what.since.high + self._ahead.high
@@ -1295,7 +1113,7 @@ class Model:
                     reply,
                     f"a stamp from {low:.3f} to {high:.3f}, not {stamp:.3f}, of {what.frame!r}",
                 )
-        if isinstance(what, _Message):
+        if isinstance(what, QueuedMessage):
             if what.stamp is not None and abs(what.stamp - stamp) > GUARD:
                 raise _violation(
                     "What is put back keeps its stamp", request, reply, f"{what.stamp:.6f}, not {stamp:.6f}"
@@ -1307,15 +1125,15 @@ class Model:
         right = {self._epoch}
         if self._epoch_at is not None:
             lasts = max(self.facts.remembered, self.facts.lifetime)
-            if not always or _has_passed(self._epoch_at.plus(lasts), at):
+            if not always or has_passed(self._epoch_at.plus(lasts), at):
                 right.add("")
         if epoch not in right:
             raise _violation("The epoch is the last flush", request, reply, f"epoch={self._epoch!r}")
 
-    def _order(self, messages: list[_Message], at: Span) -> str:
+    def _order(self, messages: list[QueuedMessage], at: Span) -> str:
         return _frames([message for message in messages if not self._is_gone(message, at)])
 
-    def _broken_rule(self, frame: bytes, messages: list[_Message], at: Span) -> str:
+    def _broken_rule(self, frame: bytes, messages: list[QueuedMessage], at: Span) -> str:
         """Say which rule is broken by a message that should not have come."""
         for message in messages:
             if message.frame == frame:
@@ -1333,5 +1151,5 @@ def _inbox_of(channel: str) -> str:
     return channel.partition("!")[0] + "!"
 
 
-def _frames(items: Sequence[_Message | _Item]) -> str:
+def _frames(items: Sequence[QueuedMessage | InboxEntry]) -> str:
     return "in this order: " + (", ".join(repr(item.frame) for item in items) or "nothing")

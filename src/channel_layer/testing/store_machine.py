@@ -15,19 +15,17 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-import hypothesis
-from hypothesis import HealthCheck, note
+from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.stores.simple import SimpleBackend
-from channel_layer.testing.command_checks import check_blocking_commands, check_commands
-from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
-from channel_layer.testing.model import GUARD, Facts, Model, Span, Unclear, describe
+from channel_layer.testing.factories import VirtualClock, fresh_prefix, make_rules
+from channel_layer.testing.model import Model, describe
+from channel_layer.testing.model_state import GUARD, Facts, Span, Unclear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -36,12 +34,12 @@ if TYPE_CHECKING:
     from channel_layer.ports import Backend, Capabilities, Clock, Store
     from channel_layer.testing.factories import MakeSimpleStore, MakeStore
 
-__all__ = ("StoreMachine", "run_async_conformance_test", "run_conformance_test")
+__all__ = ("RunCounts", "StoreMachine")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_EXAMPLE_SECONDS = 0.4
+EXAMPLE_SECONDS = 0.4
 """Real seconds for which the replies of an example are checked."""
 
 _BEFORE, _AFTER = 0.5, 0.01
@@ -52,15 +50,6 @@ _APART = 0.55
 
 _STEP = 0.6
 """Seconds between messages that do not expire together: more than `_APART`."""
-
-_SHORT_EXPIRY = 0.04
-"""Seconds of ``expiry`` where a lease ends by a real clock, and its end is waited for."""
-
-_LATEST = 0.5
-"""Seconds within which such a lease has to end when its time is over."""
-
-_STEPS = 15
-"""Steps of an example; most of them make several requests."""
 
 _STEPS_ON_A_SHARD = 5
 """Steps after which normal channels are used on the next shard."""
@@ -85,23 +74,8 @@ class _TooLate(Exception):
     """The example takes longer than its replies can be checked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    """What is known of a store before it is tested."""
-
-    capabilities: Capabilities
-    shards: int
-    leases_move: bool
-    claims_move: bool
-
-    @property
-    def general_shards(self) -> int:
-        """Shards that may keep anything; a local one, which is the last, keeps normal channels only."""
-        return self.shards - self.capabilities.local
-
-
 @dataclass(slots=True)
-class _RunCounts:
+class RunCounts:
     """How much of a run was checked."""
 
     examples: int = 0
@@ -221,7 +195,7 @@ class StoreMachine(RuleBasedStateMachine):
         run_counts: where to count what was checked.
     """
 
-    def __init__(self, make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
+    def __init__(self, make_store: MakeStore, traits: Traits, run_counts: RunCounts) -> None:
         super().__init__()
         self.make_store = make_store
         self.traits = traits
@@ -1370,11 +1344,11 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             reply = self.loop.run_until_complete(work)
         except StoreError:
-            if time.monotonic() - self.began > _EXAMPLE_SECONDS:
+            if time.monotonic() - self.began > EXAMPLE_SECONDS:
                 raise _TooLate from None
             raise
         at = Span(sent, self.clock.now())
-        if time.monotonic() - self.began > _EXAMPLE_SECONDS:
+        if time.monotonic() - self.began > EXAMPLE_SECONDS:
             raise _TooLate
         self.run_counts.replies += 1
         self.last = at
@@ -1397,385 +1371,3 @@ async def _open(backends: Sequence[Backend]) -> list[Store]:
 async def _close(stores: Sequence[Store]) -> None:
     for store in stores:
         await store.aclose()
-
-
-# -- what is found out first ------------------------------------------------------------------------------------
-
-
-async def _examine(make_store: MakeStore, wanted: Capabilities | None) -> _Traits:
-    """Find out what a store can do, and by which clock its leases end.
-
-    The clock that is moved cannot move what a server ends by itself. Such leases never end in an example, which takes
-    milliseconds; so their end is awaited here, once, with very short ones.
-    """
-    clock = VirtualClock()
-    backend = make_store(make_rules(expiry=10.0), clock)
-    declared = backend.capabilities
-    if wanted is not None and declared != wanted:
-        raise Violation(f"The store does not declare the capabilities that were asked for: {declared}, not {wanted}")
-    identities = backend.identities
-    if not identities or len(set(identities)) < len(identities):
-        raise Violation(f"A store has one or more shards, whose identities are all different: {identities}")
-    await _check_commands(make_store, declared)
-    store = backend.open()
-    try:
-        leases_taken = _TwoLeases(store, leases=declared.leases)
-        await leases_taken.begin()
-        clock.advance(15.0 + _BEFORE)
-        owned, claimed = await leases_taken.look()
-    finally:
-        await _leave(store)
-    if owned or claimed:
-        await _await_ends(make_store, declared, owned=owned, claimed=claimed)
-    return _Traits(declared, len(identities), leases_move=not owned, claims_move=not claimed)
-
-
-async def _check_commands(make_store: MakeStore, declared: Capabilities) -> None:
-    """See that a store, and its blocking store, handle every command."""
-    backend = make_store(make_rules(), VirtualClock())
-    store, blocking = backend.open(), backend.open_blocking()
-    try:
-        await check_commands(store, declared)
-        check_blocking_commands(blocking, declared)
-    finally:
-        blocking.close()
-        await store.aclose()
-
-
-async def _leave(store: Store) -> None:
-    with contextlib.suppress(StoreError):
-        await store.execute(c.Flush(0, "end"))
-    await store.aclose()
-
-
-class _TwoLeases:
-    """An owned inbox and a claimed one, and which of them are still held."""
-
-    def __init__(self, store: Store, *, leases: bool) -> None:
-        self._store = store
-        self._leases = leases
-        self._owned = Queue("specific.me!", Kind.INBOX)
-        self._claimed = Queue("claimed!", Kind.INBOX)
-
-    async def begin(self) -> None:
-        """Take both."""
-        await self._store.execute(c.Pop(0, self._claimed, 0, "anna"))
-        if self._leases:
-            await self._store.execute(c.Claim(0, self._owned, "generation-0", "", ()))
-
-    async def look(self) -> tuple[bool, bool]:
-        """Return whether the first still lives, and whether the second is still held."""
-        popped = await self._store.execute(c.Pop(0, self._claimed, 0, "ben"))
-        alive = await self._store.execute(c.Alive(0, (self._owned,))) if self._leases else (False,)
-        return alive == (True,), popped.held_for is not None
-
-
-async def _await_ends(make_store: MakeStore, declared: Capabilities, *, owned: bool, claimed: bool) -> None:
-    """See leases end by a real clock: not before their time, and promptly then."""
-    lease = 1.5 * _SHORT_EXPIRY
-    store = make_store(make_rules(expiry=_SHORT_EXPIRY), VirtualClock()).open()
-    try:
-        await store.run_id(0)
-        leases_taken = _TwoLeases(store, leases=declared.leases)
-        sent = time.monotonic()
-        await leases_taken.begin()
-        begun = time.monotonic()
-        while owned or claimed:
-            asked = time.monotonic()
-            owned_now, claimed_now = await leases_taken.look()
-            over = (owned and not owned_now) or (claimed and not claimed_now)
-            if over and time.monotonic() < sent + lease - GUARD:
-                raise Violation(f"A lease lasts 1.5 times expiry: it ended before its {lease:.3f} seconds were over")
-            owned, claimed = owned and owned_now, claimed and claimed_now
-            if (owned or claimed) and asked > begun + lease + _LATEST:
-                what = "of an owned inbox" if owned else "of an inbox that was popped"
-                raise Violation(
-                    f"A lease lasts 1.5 times expiry: that {what} has not ended, neither by the clock that is moved, "
-                    f"15 seconds and more after it was taken for 15, nor by a real one after {lease + _LATEST:.3f} "
-                    f"seconds of {lease:.3f}"
-                )
-    finally:
-        await _leave(store)
-
-
-# -- fixed scripts -------------------------------------------------------------------------------------------------
-# One short script for each way in which stores have been wrong: random examples need not find what is known.
-
-
-def _expire(state: StoreMachine) -> None:
-    state.push_at_once(channel="jobs", count=5)
-    state.pop(channel="jobs", count=0, claimant="anna")
-    state.pop(channel="jobs", count=3, claimant="anna")
-    for channel, to, then in (
-        ("jobs", "after", "pop"),
-        ("reply?x", "after", "pop one"),
-        ("Jobs", "before", "pop"),
-        ("jobs", "after", "push"),
-    ):
-        state.grow_old(channel=channel, to=to, then=then)
-
-
-def _cancel(state: StoreMachine) -> None:
-    for channel, meanwhile in (
-        ("jobs", "nothing"),
-        ("jobs", "push"),
-        ("reply?x", "flush"),
-        ("reply?x", "pop"),
-        ("Jobs", "time"),
-    ):
-        state.receive_and_cancel(channel=channel, count=2, back=2, meanwhile=meanwhile)
-
-
-def _report_and_survey(state: StoreMachine) -> None:
-    if state.traits.capabilities.statistics:
-        for channel in ("jobs", "Jobs"):
-            state.report(channel=channel, messages=3, refused=1, others=1)
-        for seconds in (9.0, 71.0):
-            state.slow_down(channel="jobs", seconds=seconds)
-        state.push(channel="jobs", times=1)
-        state.pass_a_little_time()
-        state.push(channel="jobs", times=1)
-        state.survey(channel="jobs", whole=False)
-        state.push(channel="reply?x", times=2)
-        state.survey(channel="Jobs", whole=False)
-        state.survey(channel="reply?x", whole=True)
-        state.pass_time(to="after", what="message")
-        state.survey(channel="jobs", whole=False)
-        state.flush()
-        state.report(channel="jobs", messages=1, refused=0, others=0)
-
-
-def _count_the_unread(state: StoreMachine) -> None:
-    if state.traits.capabilities.statistics:
-        state.claim(inbox="specific.me!")
-        state.push(channel="specific.me!a", times=2)
-        state.push(channel="specific.me!ab", times=1)
-        for channel, whole in (("specific.me!a", False), ("specific.me!ab", True)):
-            state.survey(channel=channel, whole=whole)
-        state.count_credits(channel="specific.me!a", received=1, meanwhile="nothing")
-        state.survey(channel="specific.me!a", whole=False)
-        state.report(channel="specific.me!a", messages=2, refused=0, others=0)
-
-
-def _hand_over(state: StoreMachine) -> None:
-    state.push(channel="claimed!a", times=1)
-    state.push_at_once(channel="claimed!b", count=4)
-    state.pending(channel="claimed!a")
-    for how in ("not yet", "by release", "by time"):
-        state.hand_over(channel="claimed!a", how=how)
-    state.grow_old(channel="claimed!b", to="after", then="pop")
-
-
-def _stop_reading(state: StoreMachine) -> None:
-    if state.traits.capabilities.lapses:
-        for channel, meanwhile, to in (
-            ("jobs", "pop", "after"),
-            ("reply?x", "clear unread", "after"),
-            ("Jobs", "nothing", "before"),
-            ("claimed!a", "nothing", "after"),
-            ("claimed!a", "flush", "after"),
-        ):
-            state.stop_reading(channel=channel, meanwhile=meanwhile, to=to)
-
-
-def _join_and_leave(state: StoreMachine) -> None:
-    state.join(group="g", channel="jobs")
-    state.join(group="g", channel="Jobs")
-    state.join_again(group="g", channel="jobs")
-    state.leave(group="g", channel="Jobs")
-    state.members(group="g")
-    state.pass_time(to="after", what="membership")
-    state.members(group="g")
-    state.join(group="g", channel="jobs")
-    state.flush()
-    state.members(group="g")
-
-
-def _find_an_owner(state: StoreMachine) -> None:
-    state.push(channel="specific.me!a", times=2)
-    state.claim(inbox="specific.me!")
-    state.pending(channel="specific.me!ab")
-    state.push(channel="specific.me!ab", times=1)
-    state.pending(channel="specific.me!a")
-    state.read(inbox="specific.me!", where="on")
-    state.read(inbox="specific.me!", where="again")
-    state.read_and_fill(inbox="specific.me!", channel="specific.me!a")
-    state.push_at_once(channel="specific.me!ab", count=5)
-    state.release(inbox="specific.me!", sure=6)
-    state.alive()
-
-
-def _count_credits(state: StoreMachine) -> None:
-    for meanwhile in ("nothing", "flush", "claim"):
-        state.count_credits(channel="specific.me!a", received=1, meanwhile=meanwhile)
-
-
-def _come_back(state: StoreMachine) -> None:
-    for meanwhile in ("flush", "nothing", "push", "pop"):
-        state.come_back(channel="specific.me!a", meanwhile=meanwhile)
-    state.pass_time(to="before", what="lease")
-    state.renew(inbox="specific.me!")
-    state.pass_time(to="after", what="lease")
-    state.renew(inbox="specific.me!")
-
-
-def _begin_anew(state: StoreMachine) -> None:
-    state.claim(inbox="specific.me!")
-    state.deliver(inbox="specific.me!", group="g", extra_recipients=1)
-    state.mark(group="g", channel="specific.me!a")
-    state.read(inbox="specific.me!", where="on")
-    state.push(channel="specific.me!a", times=1)
-    state.flush()
-    state.unflushed(which=0)
-    state.acknowledge(inbox="specific.me!")
-    state.unflushed(which=0)
-
-
-def _own_members(state: StoreMachine) -> None:
-    state.claim(inbox="specific.me!")
-    state.join_own(group="g", channel="specific.me!a")
-    state.join(group="g", channel="specific.me!a")
-    state.join(group="g", channel="specific.me!ab")
-    state.send_to_group(group="g", meanwhile="a stranger joins", channel="specific.me!a")
-    state.leave_and_be_restored(group="g", channel="specific.me!a")
-    state.tidy_up_late(group="g", channel="specific.me!a", other="specific.me!a")
-    state.tidy_up_late(group="G", channel="specific.me!a", other="specific.me!ab")
-    state.tidy_up(which=0, known="all")
-    state.read(inbox="specific.me!", where="on")
-
-
-def _send_to_all(state: StoreMachine) -> None:
-    state.send_to_a_full_one(group="g", channel="specific.me!a")
-    state.flush()
-    state.send_to_a_dead_one(group="g", channel="specific.you!a", meanwhile="nothing")
-    state.send_to_a_dead_one(group="G", channel="specific.you!a", meanwhile="an owner comes back")
-
-
-def _outlive(state: StoreMachine) -> None:
-    state.claim(inbox="specific.me!")
-    state.join_own(group="g", channel="specific.me!a")
-    state.restore(which=0)
-    for to in ("before", "after"):
-        state.pass_time(to=to, what="membership")
-        state.members(group="g")
-    state.claim(inbox="specific.me!")
-    state.touch()
-    state.join_own(group="g", channel="specific.me!a")
-    state.flush()
-    state.members(group="g")
-
-
-_SCRIPTS: tuple[tuple[str, float | None, Callable[[StoreMachine], None]], ...] = (
-    ("queues", 25.0, _expire),
-    ("queues", 25.0, _cancel),
-    ("queues", None, _report_and_survey),
-    ("owned inboxes", 25.0, _count_the_unread),
-    ("claimed inboxes", 25.0, _hand_over),
-    ("members", 25.0, _stop_reading),
-    ("members", 25.0, _join_and_leave),
-    ("members", None, _join_and_leave),
-    ("owned inboxes", 25.0, _find_an_owner),
-    ("owned inboxes", 25.0, _count_credits),
-    ("owned inboxes", 25.0, _come_back),
-    ("owned inboxes", 25.0, _begin_anew),
-    ("groups", 25.0, _own_members),
-    ("groups", 25.0, _send_to_all),
-    ("groups", 25.0, _outlive),
-)
-"""The topic, the ``group_expiry``, and what is done."""
-
-
-def _run_scripts(make_store: MakeStore, traits: _Traits, run_counts: _RunCounts) -> None:
-    """Run the fixed scripts.
-
-    Raises:
-        Violation: with the script as its note.
-    """
-    for topic, group_expiry, script in _SCRIPTS:
-        state = StoreMachine(make_store, traits, run_counts)
-        if topic not in state.topics:
-            continue
-        state.script = [f"state.begin(topic={topic!r}, expiry=2.75, group_expiry={group_expiry}, capacity=2, ...)"]
-        try:
-            try:
-                state.begin(
-                    topic=topic,
-                    expiry=2.75,
-                    group_expiry=group_expiry,
-                    capacity=2,
-                    inbox_capacity=6,
-                    nested="neighbour",
-                )
-                script(state)
-            finally:
-                state.teardown()
-        except Exception as exc:
-            exc.add_note("\n".join(map(str, ["This is what was done:", *state.script])))
-            raise
-
-
-# -- what a third party calls ------------------------------------------------------------------------------------
-
-
-def run_async_conformance_test(
-    make_store: MakeStore, *, capabilities: Capabilities | None = None, settings: hypothesis.settings | None = None
-) -> None:
-    """Test a store: make any calls in any order, and compare every reply with what the contract says.
-
-    First every command is asked once, and several at once. Then come some short scripts that are always the same, then
-    a state machine calls what Hypothesis draws. Needs no pytest, and never sleeps. How many examples there are, and
-    whether they are the same each time, is decided by the Hypothesis settings. If a lease of this store does not end
-    when the clock is moved, a short one is watched until it does.
-
-    Args:
-        make_store: makes one process's way to the store.
-        capabilities: what the store can do; None for what it declares, and else the same as that.
-        settings: None for those of the current profile, with 15 steps an example and no deadline.
-
-    Raises:
-        Violation: the store breaks a rule, which the text names; a note tells all that was done before.
-    """
-    traits = asyncio.run(_examine(make_store, capabilities))
-    run_counts = _RunCounts()
-    _run_scripts(make_store, traits, run_counts)
-
-    class TestedStore(StoreMachine):
-        """The machine over this store."""
-
-        def __init__(self) -> None:
-            super().__init__(make_store, traits, run_counts)
-
-    chosen = _settings() if settings is None else settings
-    one = hypothesis.settings(chosen, report_multiple_bugs=False)  # several would come as a group, not as a Violation
-    run_state_machine_as_test(TestedStore, settings=one)
-    if run_counts.examples and not run_counts.replies:
-        raise Violation(f"Nothing was checked: not one reply came within {_EXAMPLE_SECONDS} seconds")
-
-
-def run_conformance_test(
-    make_store: MakeSimpleStore,
-    *,
-    capabilities: Capabilities | None = None,
-    settings: hypothesis.settings | None = None,
-) -> None:
-    """Test a simple store: as `run_async_conformance_test` does, through `channel_layer.stores.simple.SimpleBackend`.
-
-    Args:
-        make_store: makes one process's way to the store.
-        capabilities: what it can do; None, or none of them all.
-        settings: None for those of the current profile, with 15 steps an example and no deadline.
-
-    Raises:
-        Violation: the store breaks a rule.
-    """
-
-    def make_whole(rules: Rules, clock: Clock) -> Backend:
-        return SimpleBackend(lambda: make_store(rules, clock), "simple")
-
-    run_async_conformance_test(make_whole, capabilities=capabilities, settings=settings)
-
-
-def _settings() -> hypothesis.settings:
-    current = hypothesis.settings()
-    checks = {*current.suppress_health_check, HealthCheck.too_slow}
-    return hypothesis.settings(current, stateful_step_count=_STEPS, deadline=None, suppress_health_check=tuple(checks))
