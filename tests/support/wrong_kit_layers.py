@@ -17,7 +17,7 @@ from channel_layer.domain.counters import Ledger, Reason
 from channel_layer.domain.frames import GroupFrame, MembershipMarker, marker_frame
 from channel_layer.domain.inbox import Credits, Inbox
 from channel_layer.domain.mailbox import Item, Mailbox, Waiter
-from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
+from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.domain.queue_buffer import Tap
 from channel_layer.domain.rules import Rules
 from channel_layer.operations import sending

@@ -17,7 +17,7 @@ from channel_layer.testing.store_scripts import run_scripts
 from channel_layer.testing.store_traits import examine
 
 if TYPE_CHECKING:
-    from channel_layer.config import Rules
+    from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Capabilities, Clock
     from channel_layer.testing.factories import MakeSimpleStore, MakeStore
 

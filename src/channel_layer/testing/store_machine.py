@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from channel_layer.domain.rules import Rules
-    from channel_layer.ports import Backend, Capabilities, Clock, Store
-    from channel_layer.testing.factories import MakeSimpleStore, MakeStore
+    from channel_layer.ports import Backend, Store
+    from channel_layer.testing.factories import MakeStore
 
 __all__ = ("RunCounts", "StoreMachine")
 
