@@ -70,7 +70,7 @@ def test_none_is_a_default_where_it_means_the_default(
 def test_none_beside_hosts_is_no_contradiction() -> None:
     """What is left out by writing None does not clash with what is written."""
     assert len(parse(RedisConfig, {"hosts": ["redis://a"], "host": None, "db": None}).servers) == 1
-    assert parse(RedisConfig, {"hosts": None, "host": "a"}).servers[0].host == "a"
+    assert parse(RedisConfig, {"hosts": None, "host": "a"}).servers[0].identity == "a:6379/0"
 
 
 @pytest.mark.parametrize(("layer", "model", "typed"), LAYERS)
