@@ -114,7 +114,7 @@ class BlockingChannelLayer:
             InvalidMessage: *message* holds something else; the text says where.
             MessageTooLarge: the encoded message is over ``max_message_size``.
             ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
-            NoLocalReader: nobody on this machine receives from it, and ``no_local_reader`` is ``"error"``.
+            NoLocalReader: no process on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
         pipeline = self._pipeline
@@ -136,13 +136,13 @@ class BlockingChannelLayer:
     ) -> tuple[str, Message] | tuple[None, None]:
         """Return the next message of any of several channels, and the channel that it came to.
 
-        Every call begins to look at another of them, so that a busy one keeps nobody from a quiet one. Each message
-        goes to one receiver. Interrupting it loses nothing.
+        Each call looks at another channel first, so that a busy one does not delay a quiet one. Each message goes to
+        one receiver. Interrupting it loses nothing.
 
         Args:
             channels: normal channels such as ``http.request``; single-reader channels; and inboxes such as
                 ``daphne.host1!``, which stand for all channels that begin so: the oldest message of any is returned,
-                with the full name of its channel. An inbox that no process has minted is claimed by whoever receives
+                with the full name of its channel. An inbox that no process owns is claimed by the process that receives
                 from it, until `close` or for one and a half ``expiry``.
             block: wait for a message if there is none.
             block_timeout: seconds to wait at most.
@@ -174,7 +174,7 @@ class BlockingChannelLayer:
         return self.receive(channels, block)
 
     def new_channel(self, pattern: str) -> str:
-        """Make the name of a channel that nobody else has: to be sent along, and received by who made it.
+        """Make the name of a single-reader channel that no other call returns, for example for a reply.
 
         Args:
             pattern: what it begins with, up to and including a question mark: ``http.response?``.
@@ -194,7 +194,7 @@ class BlockingChannelLayer:
 
         Args:
             group: the group's name.
-            channel: any valid channel name, whoever reads it, or nobody.
+            channel: any valid channel name, also one that has no reader.
 
         Raises:
             InvalidName: a name is not valid.
@@ -204,7 +204,7 @@ class BlockingChannelLayer:
         self._run(operations.group_add(self._pipeline.state, name, member))
 
     def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+        """Remove a channel from a group, also one that another process added; without effect if it is no member.
 
         Raises:
             InvalidName: a name is not valid.
@@ -312,7 +312,7 @@ class BlockingChannelLayer:
         """Let go of connections, and of inboxes that `receive` has claimed. Harmless if it is called twice.
 
         The layer stays usable: the next call connects again. What other threads are doing at that moment is finished.
-        It does not end what the asynchronous half does; `ChannelLayer.aclose` ends both.
+        It does not end the asynchronous layer; `ChannelLayer.aclose` ends both.
         """
         store, claims = self._store, self._forget()
         if store is None:

@@ -89,7 +89,7 @@ class ChannelLayer:
         ChannelFull: raised by `send` when a channel is full.
         MessageTooLarge: raised by `send` and `group_send` for a message over ``max_message_size``.
         config: the model of its options, a subclass of `channel_layer.config.CommonConfig`, by which a CONFIG is
-            checked without a layer being made; None: nobody knows them beforehand.
+            checked without a layer being made; None: they are not known beforehand.
     """
 
     config: ClassVar[type[CommonConfig] | None] = None
@@ -177,7 +177,7 @@ class ChannelLayer:
             InvalidMessage: *message* holds something else; the text says where.
             MessageTooLarge: the encoded message is over ``max_message_size``.
             ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
-            NoLocalReader: nobody on this machine receives from it, and ``no_local_reader`` is ``"error"``.
+            NoLocalReader: no process on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
         pipeline = self._pipeline
@@ -195,12 +195,12 @@ class ChannelLayer:
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel and return it.
 
-        Several may wait for one channel; each message goes to one of them. Cancelling loses nothing.
+        Several tasks may wait for one channel; each message goes to one of them. Cancelling loses nothing.
 
         Args:
             channel: a full channel name: one that this layer object made with `new_channel`, in any of its loops; a
                 normal channel such as ``http.request``; a single-reader channel; or a channel of an inbox that no
-                process has minted, which this process then claims.
+                process owns, which this process then claims.
 
         Raises:
             InvalidName: *channel* is not a valid channel name, or belongs to another process that is alive.
@@ -238,7 +238,7 @@ class ChannelLayer:
 
         Args:
             group: the group's name.
-            channel: any valid channel name, whoever reads it.
+            channel: any valid channel name, of this process or not.
 
         Raises:
             InvalidName: a name is not valid.
@@ -247,7 +247,7 @@ class ChannelLayer:
         await self._change(GroupName.parse(group), self._pipeline.channel(channel), operations.group_add)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+        """Remove a channel from a group, also one that another process added; without effect if it is no member.
 
         Raises:
             InvalidName: a name is not valid.
@@ -271,7 +271,7 @@ class ChannelLayer:
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group.
 
-        It never raises `ChannelFull`: a member whose channel is full misses the message, which is counted.
+        It never raises `ChannelFull`: a member whose channel is full misses the message, and the loss is counted.
 
         Args:
             group: the group's name.
@@ -395,15 +395,15 @@ class ChannelLayer:
         return await self._run(operations.read_statistics(self._state, name))
 
     def counts(self) -> Counts:
-        """Return what this layer object has counted in this process. It asks nobody, and never fails."""
+        """Return what this layer object has counted in this process. No I/O; it never fails."""
         with self._state.lock:
             return self._state.ledger.counts(self._state.waiting())
 
     async def tend(self) -> None:
-        """Do at once what the background work does every so often, and return when it is done.
+        """Do the periodic background work now, and return when it is done.
 
-        It renews leases, drops what is too old and gives places back. Nobody has to call it, but for tests whose clock
-        jumps: after a jump all is as if the time had passed.
+        It renews leases, drops messages that are too old and returns credits. Only tests that move the clock need it:
+        afterwards everything is as if the time had passed.
 
         Raises:
             StoreError: the store could not be reached.

@@ -185,7 +185,7 @@ def group_add(state: LayerState, group: GroupName, channel: ChannelName) -> Oper
 
 
 def group_discard(state: LayerState, group: GroupName, channel: ChannelName) -> Operation[None]:
-    """Remove a channel from a group, whoever added it; if this process owns its inbox, forget the membership.
+    """Remove a channel from a group, and forget the membership if this process owns its inbox.
 
     Raises:
         StoreError: the store could not be reached.
@@ -222,7 +222,7 @@ def join(
     Args:
         routes: where things are.
         group: the group.
-        channel: the member; any valid channel, whoever reads it.
+        channel: the member; any valid channel.
         owned: the caller owns the channel's minted inbox.
         age: seconds ago that it joined, for a membership that is restored.
         restore: announce again what the store may have lost.
@@ -248,14 +248,14 @@ def join(
 
 
 def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Operation[int]:
-    """Remove a channel from a group, whoever added it; nothing happens if it is no member.
+    """Remove a channel from a group, also one that another process added; without effect if it is no member.
 
     Args:
         routes: where things are.
         group: the group.
         channel: the member.
-        latest: the channel's owner tidies up, and knows of joinings up to this version: one that he does not know of
-            holds.
+        latest: the owner of the channel's inbox ends an old membership, and knows of joins up to this version: a
+            later join is kept.
 
     Returns:
         The group's version after it.

@@ -30,7 +30,7 @@ class Sent:
     Attributes:
         accepted: it is in a queue.
         expired: old messages that made room for it.
-        lapsed: nobody has read an earlier one that was for a member of a group, so that it is none any more.
+        lapsed: an earlier message to it as a member of a group has expired unread: it is no member any more.
         stranded: it was not sent, because earlier ones wait on this machine and no process here reads them any more:
             they have to be moved to the remote store first.
     """
@@ -42,7 +42,7 @@ class Sent:
 
 
 _SENT = Sent(accepted=True, expired=0)
-_STRANDED = Sent(accepted=False, expired=0, stranded=True)
+_ORPHANED = Sent(accepted=False, expired=0, stranded=True)
 
 
 def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> Operation[Sent]:
@@ -99,8 +99,8 @@ def push(
     """Put a message into its channel's queue.
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
-    gives up, so that it is full only when every share of its capacity is. Of two halves it is this machine's if
-    somebody here reads the channel; see `channel_layer.domain.routing`.
+    gives up, so that it is full only when every share of its capacity is. With a local store, the message goes there if
+    a process of this machine reads the channel; see `channel_layer.domain.routing`.
 
     Args:
         routes: where things are.
@@ -108,10 +108,10 @@ def push(
         payload: the encoded message.
         turn: any number that changes from call to call.
         to_member: it goes to the channel as a member of a group.
-        pass_stranded: overtake earlier ones that wait on this machine though nobody here reads them.
+        pass_stranded: overtake earlier messages that wait in the local store without a reader on this machine.
 
     Raises:
-        NoLocalReader: nobody on this machine receives from it, and that is to be an error.
+        NoLocalReader: no process of this machine receives from it, and that is to be an error.
     """
     capacity = routes.capacity.of(channel.name)
     queue = channel.queue
@@ -125,7 +125,7 @@ def push(
         if other is Side.NEITHER:
             raise NoLocalReader(channel.name)
         if pushed.unattended and not (pass_stranded or to_member):
-            return _STRANDED
+            return _ORPHANED
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
         pushed = yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
         if pushed.accepted and not pushed.expired:
@@ -145,12 +145,12 @@ def push(
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What became of messages that nobody on this machine reads any more.
+    """What became of messages in the local store that have no reader on this machine any more.
 
     Attributes:
         expired: those that were too old.
         flushed: those that a flush would have removed.
-        lost: those of which nobody knows whether they have arrived.
+        lost: those of which it is unknown whether they have arrived.
     """
 
     expired: int = 0
@@ -184,18 +184,18 @@ def move_to_remote(state: LayerState, queue: Queue) -> Operation[None]:
 
 
 def move(routes: Routes, queue: Queue) -> Operation[Moved]:
-    """Move what waits in this machine's half of a queue to the half that all machines see, ahead of what waits there.
+    """Move what waits in the local store for a queue to the remote store, ahead of what waits there.
 
     Each message keeps its age. They are spread as the queue's capacity is, and count towards it.
 
     Raises:
-        StoreError: that half cannot be reached; nothing was moved, or not all.
+        StoreError: the remote store cannot be reached; nothing was moved, or not all.
     """
     if routes.local is None:
         return Moved()
     capacity = routes.capacity.of(queue.name)
     parts = [(shard, share) for shard, share in shares(capacity, routes.ring.order(queue)) if share]
-    # What time it is there: asked first, so that nothing is in hand if nobody answers, and no message gets younger.
+    # The clocks there: asked first, so that nothing is in hand if they do not answer, and no message gets younger.
     looks = yield from execute_all(c.Pop(shard, queue, 0, "") for shard, _ in parts)
     taken = yield from execute(c.Pop(routes.local, queue, _ALL, ""))
     expired, flushed, lost = taken.expired, taken.flushed, taken.lost

@@ -86,7 +86,7 @@ def execute(command: Command[R]) -> Operation[R]:
     """Have a command carried out, and return its reply.
 
     Raises:
-        StoreError: it was not carried out, or nobody knows.
+        StoreError: it was not carried out, or that is unknown.
     """
     reply: R = yield command
     return reply
@@ -98,7 +98,7 @@ def execute_all(commands: Iterable[Command[R]]) -> Operation[list[R]]:
     If some of them fail, the others are still carried out.
 
     Raises:
-        StoreError: one of them was not carried out, or nobody knows: the first one that failed.
+        StoreError: one of them was not carried out, or that is unknown: the first one that failed.
     """
     together = Together(tuple(commands))
     outcomes: list[R | StoreError] = (yield together) if together.commands else []
@@ -167,20 +167,20 @@ class _Running(Generic[R]):
     def __init__(self, operation: Operation[R]) -> None:
         self._operation = operation
         self._alone = False
-        self._go_on(operation.send, None)
+        self._advance(operation.send, None)
 
     def resume(self, outcomes: list[Any]) -> None:
         """Go on with what came of its commands."""
         if not self.commands:
             return
         if not self._alone:
-            self._go_on(self._operation.send, outcomes)
+            self._advance(self._operation.send, outcomes)
         elif isinstance(outcomes[0], StoreError):
-            self._go_on(self._operation.throw, outcomes[0])
+            self._advance(self._operation.throw, outcomes[0])
         else:
-            self._go_on(self._operation.send, outcomes[0])
+            self._advance(self._operation.send, outcomes[0])
 
-    def _go_on(self, resume: Callable[[Any], Step], value: object) -> None:
+    def _advance(self, resume: Callable[[Any], Step], value: object) -> None:
         self.commands: tuple[Command[Any], ...] = ()
         try:
             step = resume(value)

@@ -52,10 +52,10 @@ class ReceiveMemory:
     """What is remembered from one receive() to the next.
 
     Attributes:
-        claims: inboxes that were claimed by popping them, and queues that we are known to attend to on this machine, by
-            name.
+        claims: inboxes that were claimed by popping them, and local queues of which this process is registered as a
+            reader, by name.
         attends_until: of such a queue, local seconds until when.
-        held_until: by the name of an inbox that another one has claimed, local seconds at which it is given up for.
+        held_until: by the name of an inbox that another process has claimed, local seconds at which to give up.
         turns: by the names of its queues, where the next receive() begins to look.
     """
 
@@ -96,7 +96,7 @@ class BlockingReceive:
         queues: what to receive from.
         pipeline: the rules, and what the layer holds in this process.
         store: the store.
-        background: what the asynchronous half does.
+        background: of the layer.
         memory: what is remembered from call to call.
     """
 
@@ -117,10 +117,10 @@ class BlockingReceive:
         self._queues = rotated(queues, turn)
         self._turn = turn // len(queues)
         self._called = set[tuple[int, Queue]]()
-        """What we were called for and have not popped since: nobody else has been told."""
+        """Queues for which this thread was called and that it has not popped since: no other reader was called."""
         self._away: dict[int, _Away] = {}
         self._held: dict[Queue, float] = {}
-        """Inboxes that another one has claimed, and seconds by the monotonic clock until when."""
+        """Inboxes that another process has claimed, and until when, in seconds of the monotonic clock."""
 
     def run(self, seconds: float | None) -> tuple[str, Message] | tuple[None, None]:
         """Return a message; wait for one for some seconds at most, or not at all."""
@@ -180,7 +180,7 @@ class BlockingReceive:
                 return box.name, message
 
     def _take_from_claimed(self, queue: Queue) -> tuple[str, Message] | None:
-        """Take what the asynchronous half has popped for another channel, else pop; a pop tells of a flush, too."""
+        """Take what a buffer holds for another channel of the inbox, else pop; a pop tells of a flush, too."""
         [shard] = self._state.routes.shards(queue)
         while self._held.get(queue, 0.0) <= time.monotonic():
             kept = self._has_kept(queue)
@@ -189,7 +189,7 @@ class BlockingReceive:
                 if shard not in self._away and (found := self._take_kept(queue)) is not None:
                     return found
                 if self._has_kept(queue):
-                    return None  # the store is away, or it is another one's: nobody knows what was flushed
+                    return None  # the store is away, or the inbox is claimed: it is unknown what was flushed
             elif not came:
                 return None
             elif taken is not None and (message := self._pipeline.open(taken[1], taken[0])) is not None:
@@ -206,7 +206,7 @@ class BlockingReceive:
         return None
 
     def _has_kept(self, queue: Queue) -> bool:
-        """Whether the asynchronous half holds messages of a queue that nobody here was promised."""
+        """Whether the buffer of a queue holds messages that are promised to no receiver."""
         with self._state.lock:
             tap = self._state.taps.get(queue.name)
             return tap is not None and any(len(box.items) > box.promised for box in tap.boxes.values())
@@ -270,10 +270,10 @@ class BlockingReceive:
         return bool(popped.entries) or popped.flushed > 0, next(iter(taken.messages), None)
 
     def _hold(self, queue: Queue, held_for: float) -> None:
-        """Another one has claimed this inbox; it may be dead. One lease shows.
+        """Note that another process has claimed this inbox. It may be dead: after one lease that is known.
 
         Raises:
-            InvalidName: it lives.
+            InvalidName: it is alive.
         """
         now = self._state.clock.now()
         if now >= self._memory.held_until.setdefault(queue.name, now + self._state.lease):
@@ -282,10 +282,10 @@ class BlockingReceive:
         self._held[queue] = time.monotonic() + held_for + 0.001
 
     def _miss(self, shard: int, error: StoreError) -> None:
-        """A shard is away: leave it alone for a while, and serve the others.
+        """Note that a shard is away: it is not tried for a while, and the others are served.
 
         Raises:
-            StoreError: a person has to mend it.
+            StoreError: a person has to repair it.
         """
         if not error.retryable:
             raise error
@@ -318,10 +318,10 @@ class BlockingReceive:
             await_any(descriptors, min(seconds))
 
     def _watch(self, alarm: Alarm) -> bool:
-        """Have the alarm rung for what comes into this process; False if there is something already.
+        """Have the thread woken by what comes into this process; False if there is something already.
 
         Raises:
-            StoreError: the layer is closed: nobody would come to ring.
+            StoreError: the layer is closed: nothing would notify it.
         """
         state = self._state
         with state.lock:
@@ -360,7 +360,7 @@ class BlockingReceive:
         self._called.update((shard, queue) for queue in waiting.end())
 
     def _pass_on(self) -> None:
-        """Let somebody else be called for what we were called for, and have not popped."""
+        """Have another reader called for each queue for which this thread was called and that it has not popped."""
         while self._called:
             shard, queue = self._called.pop()
             with contextlib.suppress(StoreError):

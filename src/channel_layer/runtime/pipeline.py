@@ -176,7 +176,7 @@ _twins: dict[tuple[type[Exception], type[Exception]], type[Exception]] = {}
 def for_channels(ours: type[_E]) -> type[_E]:
     """Return a subclass that ``except channels.exceptions.<same name>`` catches too, if Channels is in use.
 
-    It imports nothing: where nobody has imported Channels, nobody can name its exceptions.
+    It imports nothing: a program that has not imported Channels cannot name its exceptions.
     """
     theirs: object = getattr(sys.modules.get("channels.exceptions"), ours.__name__, None)
     if not (isinstance(theirs, type) and issubclass(theirs, Exception)):
