@@ -38,7 +38,7 @@ from channel_layer import (
     config_from_url,
     from_url,
 )
-from channel_layer.domain import counters, frames
+from channel_layer.domain import codec, counters
 from channel_layer_ipc import IPCChannelLayer
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
@@ -272,13 +272,13 @@ def _function(function: Callable[..., object]) -> str:
 
 
 def _message() -> str:
-    about = _lower(_constant(frames, "Message"))
-    more = _constant(frames, "Value").partition(". ")[2]
+    about = _lower(_constant(codec, "Message"))
+    more = _constant(codec, "Value").partition(". ")[2]
     return f"`Message`: {about} Its values are of the type `Value`, `{_value_type()}`. {more}"
 
 
 def _value_type() -> str:
-    source = inspect.getsource(frames)
+    source = inspect.getsource(codec)
     definition = re.search(r"^Value: TypeAlias = (.*)$", source, re.MULTILINE)
     if definition is None:
         raise ValueError("Value is not defined as it was")
