@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
-from channel_layer.runtime import background as hosting
+from channel_layer.runtime import wakeups
 from channel_layer.runtime.wakeups import Receiver
 from tests.support.systems import System
 
@@ -35,7 +35,7 @@ async def _join(layer: ChannelLayer) -> list[str]:
 
 async def test_others_have_their_turns_while_thousands_receive(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the first and the last receiver of a group message, other tasks of the event loop run many times."""
-    monkeypatch.setattr(hosting, "_WAKE_AT_ONCE", 10)
+    monkeypatch.setattr(wakeups, "_AT_ONCE", 10)
 
     turns = 0
 
@@ -65,7 +65,7 @@ async def test_none_is_left_out_when_the_loop_that_wakes_them_ends_between_two_t
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Receivers get their messages although the event loop that resumes them ends between two batches."""
-    monkeypatch.setattr(hosting, "_WAKE_AT_ONCE", 1)
+    monkeypatch.setattr(wakeups, "_AT_ONCE", 1)
 
     layer = system.layer()
     here = asyncio.get_running_loop()
@@ -109,7 +109,7 @@ async def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkey
             super().__init__(loop)
             alive.add(self)
 
-    monkeypatch.setattr("channel_layer.layer.Receiver", Watched)
+    monkeypatch.setattr("channel_layer.runtime.receivers.Receiver", Watched)
 
     got, everybody = 0, asyncio.Event()
 
@@ -138,38 +138,6 @@ async def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkey
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
-
-
-@pytest.mark.parametrize("crowd", [_MEMBERS, _MEMBERS + 1])
-async def test_a_process_gives_way_once_before_it_hands_a_message_to_many(
-    system: System, monkeypatch: pytest.MonkeyPatch, crowd: int
-) -> None:
-    """The sender may need this CPU, so the process yields once before a message for many channels, and for no other."""
-    ways: list[tuple[int, bool]] = []
-    got: list[object] = []
-
-    def note(*, long: bool) -> None:
-        ways.append((len(got), long))
-
-    monkeypatch.setattr(hosting, "_CROWD", crowd)
-    monkeypatch.setattr(hosting, "_SEVERAL", 3)
-    monkeypatch.setattr(hosting, "give_way", note)
-
-    async with system.layer() as layer:
-        names = await _join(layer)
-        for name in names[:2]:
-            await layer.group_add("pair", name)
-        for count, sending in (
-            (1, layer.send(names[0], {"n": 1})),
-            (2, layer.group_send("pair", {"n": 2})),
-            (_MEMBERS, layer.group_send("group", {"n": 3})),
-        ):
-            await sending
-            async with asyncio.timeout(_SOON):
-                got.extend(await asyncio.gather(*(layer.receive(name) for name in names[:count])))
-    assert len(got) == _MEMBERS + 3
-    # In memory the sender is this process, so there is no reason to yield.
-    assert ways == ([] if system.deployment is None else [(3, crowd == _MEMBERS)])
 
 
 async def test_adding_many_members_does_not_fill_their_inbox(system: System) -> None:

@@ -224,7 +224,6 @@ def test_a_loop_that_waits_for_a_thread_is_not_waited_for(
 ) -> None:
     """While the loop with the background work is blocked by code that waits for another loop, that one goes on."""
     monkeypatch.setattr("channel_layer.runtime.event_loops.UNRESPONSIVE_SECONDS", 0.1)
-    monkeypatch.setattr("channel_layer.layer.STILL_SECONDS", 0.1)
     layer = system.layer()
 
     async def elsewhere(name: str) -> object:

@@ -140,7 +140,7 @@ def intercept(monkeypatch: pytest.MonkeyPatch, kind: type[Q], before: Callable[[
 
     Args:
         monkeypatch: undoes it.
-        kind: a request of one word, such as `commands.Mark`.
+        kind: of command, such as `commands.Mark`.
         before: given the request; what it raises is raised to who asked.
     """
 
@@ -167,12 +167,14 @@ def _replace_in(
     kind: type[Q],
     around: Callable[[Callable[[Q], Awaitable[R]], Q], Awaitable[R]],
 ) -> None:
-    original: Callable[[object, Q], Awaitable[R]] = getattr(store, kind.__name__.lower())
+    original: Callable[[object, object], Awaitable[R]] = vars(store)["execute"]
 
-    async def replaced(self: object, request: Q, /) -> R:
-        return await around(partial(original, self), request)
+    async def execute(self: object, command: object, /) -> R:
+        if isinstance(command, kind):
+            return await around(partial(original, self), command)
+        return await original(self, command)
 
-    monkeypatch.setattr(store, kind.__name__.lower(), replaced)
+    monkeypatch.setattr(store, "execute", execute)
 
 
 def hold(
