@@ -1,4 +1,4 @@
-"""The commands on groups."""
+"""The handlers of commands on groups."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker, group_frame
 from channel_layer.domain.names import Kind
-from channel_layer_memory._inboxes import InboxCommands
-from channel_layer_memory._state import Group, forget_empty
+from channel_layer_memory._inboxes import InboxHandlers
+from channel_layer_memory._state import Group, forget_empty_inboxes
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import GroupName
 
-__all__ = ("GroupCommands",)
+__all__ = ("GroupHandlers",)
 
 
-class GroupCommands(InboxCommands):
-    """See `channel_layer.commands`: who joins and leaves, and what is sent to the members' inboxes."""
+class GroupHandlers(InboxHandlers):
+    """Memberships, and group messages to the members' inboxes, as `channel_layer.commands` says."""
 
     def join(self, request: c.Join, /) -> c.Changed:
         name = request.channel.name
@@ -57,7 +57,7 @@ class GroupCommands(InboxCommands):
             if group is not None:
                 group.others.pop(name, None)
                 if group.owned.pop(name, None) is not None:
-                    forget_empty(group, [request.channel.queue.name])
+                    forget_empty_inboxes(group, [request.channel.queue.name])
                 self._group(request.group, now)
             if request.channel.queue.kind is Kind.INBOX:
                 self._all.left.pop((request.group.name, name), None)
@@ -88,10 +88,9 @@ class GroupCommands(InboxCommands):
         with self._lock:
             group = self._all.groups.get(request.group.name)
             if group is not None:
-                _drop_inboxes(
-                    group, [n for n in request.inboxes if group.inboxes.get(n, request.version + 1) <= request.version]
-                )
-                if self._all.version == request.version:
+                version = request.version
+                _drop_inboxes(group, [n for n in request.inboxes if group.inboxes.get(n, version + 1) <= version])
+                if self._all.version == version:
                     for name in request.others:
                         group.others.pop(name, None)
 
@@ -103,29 +102,31 @@ class GroupCommands(InboxCommands):
             return c.Roster(tuple(group.owned), tuple(group.others))
 
     def touch(self, request: c.Touch, /) -> None:
-        """Nothing to do: what nobody uses costs nothing but memory, and goes with the process."""
+        """Do nothing: a group that is not used costs memory only, and ends with the process."""
 
     # -- under the lock
 
     def _group(self, name: GroupName, now: float) -> Group | None:
-        """Return a group without the memberships that are over; None, and nothing is kept of it, if it is empty."""
+        """Return a group without the memberships that have ended; None if no membership is left, and then forget it."""
         group = self._all.groups.get(name.name)
         if group is None:
             return None
-        lasts = self._rules.group_expiry
-        group.retire(now, math.inf if lasts is None else lasts, self._lifetime)
+        expiry = self._rules.group_expiry
+        group.remove_ended(now, math.inf if expiry is None else expiry, self._lifetime)
         if group.owned or group.others:
             return group
         del self._all.groups[name.name]
         return None
 
     def _forget_left(self, now: float) -> None:
+        """Forget the members that left so long ago that no owner restores them any more."""
         left = self._all.left
         while left and now - left[oldest := next(iter(left))] >= 2 * self._lease:
             del left[oldest]
 
 
 def _drop_inboxes(group: Group, inboxes: list[str]) -> None:
+    """Remove the owned members in these inboxes from a group."""
     for inbox in inboxes:
         for name in [name for name in group.owned if name.startswith(inbox)]:
             del group.owned[name]

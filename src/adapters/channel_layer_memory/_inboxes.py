@@ -1,4 +1,4 @@
-"""The commands on owned inboxes: leases, credits, markers, and flushes."""
+"""The handlers of commands on owned inboxes: leases, credits, markers and flushes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import flush_frame, marker_frame
 from channel_layer.runtime.wakeups import Receiver
-from channel_layer_memory._state import Commands, OwnedInbox, append_entry
+from channel_layer_memory._state import Handlers, OwnedInbox, append_entry
 
 if TYPE_CHECKING:
     from channel_layer.domain.frames import MembershipMarker
 
-__all__ = ("InboxCommands",)
+__all__ = ("InboxHandlers",)
 
 
-class InboxCommands(Commands):
-    """See `channel_layer.commands`: what an inbox's owner asks for, and what is put into it."""
+class InboxHandlers(Handlers):
+    """What the owner of an inbox asks for, and what others put into it, as `channel_layer.commands` says."""
 
     def claim(self, request: c.Claim, /) -> c.Claimed:
         name = request.inbox.name
@@ -56,27 +56,27 @@ class InboxCommands(Commands):
 
     def read(self, request: c.Read, /) -> c.Batch:
         with self._lock:
-            inbox = self._unread(request)
+            inbox = self._drop_read(request)
             if inbox is None or not inbox.entries:
                 return c.Batch((), request.after)
             return c.Batch(tuple((stamp, frame) for _, stamp, frame in inbox.entries), str(inbox.last))
 
     async def _wait_for_entries(self, request: c.Read) -> None:
-        """Wait until a read of an inbox brings something, or its time is up."""
+        """Wait until a read of an inbox would bring an entry, or its time is up."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(request.block):
                 while True:
                     with self._lock:
-                        inbox = self._unread(request)
+                        inbox = self._drop_read(request)
                         if inbox is not None and inbox.entries:
                             return
                         waiter = Receiver(asyncio.get_running_loop())
-                        if inbox is not None:  # else it was released, or its lease has ended: its owner will see
+                        if inbox is not None:  # else it was released, and the read ends when its time is up
                             inbox.readers.append(waiter)
                     await waiter
 
-    def _unread(self, request: c.Read) -> OwnedInbox | None:
-        """Return an inbox without what has been read of it."""
+    def _drop_read(self, request: c.Read) -> OwnedInbox | None:
+        """Drop the entries that the owner has read, and return its inbox."""
         inbox = self._all.inboxes.get(request.inbox.name)
         after = int(request.after or "0")
         while inbox is not None and inbox.entries and inbox.entries[0][0] <= after:
@@ -111,7 +111,7 @@ class InboxCommands(Commands):
             dropped = sum(len(line.entries) for line in self._all.lines.values())
             for line in self._all.lines.values():
                 line.entries.clear()
-                line.called = False
+                line.wakeup_due = False
             self._all.unread.clear()
             self._all.groups.clear()
             self._all.meters.clear()
@@ -121,7 +121,7 @@ class InboxCommands(Commands):
             for name, inbox in self._all.inboxes.items():
                 dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
                 inbox.entries.clear()
-                if name not in living:  # its owner may come back; the epoch tells him what happened
+                if name not in living:  # an owner that comes back learns of the flush from the epoch
                     continue
                 inbox.unread.clear()
                 inbox.generation, inbox.serial = request.generation, 0
@@ -131,7 +131,7 @@ class InboxCommands(Commands):
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         with self._lock:
             found = ((name, self._minted(name)) for name in request.inboxes)
-            # The generation is that of this flush, of a later one, or of a new lease.
+            # An inbox has the generation of this flush, of a later one or of a new lease.
             return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
     def acknowledge(self, request: c.Acknowledge, /) -> None:
@@ -143,6 +143,7 @@ class InboxCommands(Commands):
     # -- under the lock
 
     def _mark(self, name: str, marker: MembershipMarker) -> bool:
+        """Put a marker into an owned inbox, and return whether its owner is alive."""
         inbox = self._minted(name)
         if inbox is None:
             return False
@@ -150,6 +151,7 @@ class InboxCommands(Commands):
         return True
 
     def _deliver(self, name: str, frame: bytes) -> c.Delivery:
+        """Put the frame of a group message into an owned inbox, if there is room."""
         inbox = self._minted(name)
         if inbox is None:
             return c.Delivery.NO_OWNER
@@ -160,6 +162,7 @@ class InboxCommands(Commands):
 
 
 def _count(inbox: OwnedInbox, frame: bytes) -> None:
+    """Count a frame as unread by its channel, if it is a message and no marker."""
     if frame[:1] == b"m":
         name = frame[2 : 2 + frame[1]].decode("ascii")
         inbox.unread[name] = inbox.unread.get(name, 0) + 1

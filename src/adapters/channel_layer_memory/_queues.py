@@ -1,4 +1,4 @@
-"""The commands on queues that are popped, and the statistics."""
+"""The handlers of commands on popped queues, and of the statistics."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
 from channel_layer.runtime.wakeups import Receiver
-from channel_layer_memory._state import Commands, append_entry, call_next
+from channel_layer_memory._state import Handlers, append_entry, wake_next
 
 if TYPE_CHECKING:
     from channel_layer.domain.mailbox import Waiter
     from channel_layer.domain.names import ChannelName
     from channel_layer.domain.rates import Rates
 
-__all__ = ("QueueCommands",)
+__all__ = ("QueueHandlers",)
 
 
-class QueueCommands(Commands):
-    """See `channel_layer.commands`: what is pushed, popped, waited for and counted."""
+class QueueHandlers(Handlers):
+    """Pushes, pops, waits and counts; each handler does what its command in `channel_layer.commands` says."""
 
     def push(self, request: c.Push, /) -> c.Pushed:
         frame = message_frame(request.channel.name, request.payload)
@@ -35,11 +35,11 @@ class QueueCommands(Commands):
                 inbox.unread[request.channel.name] = unread + 1
                 append_entry(inbox, now, frame)
                 return c.Pushed(accepted=True, expired=0)
-            if request.if_attended and not self._attended(request.channel.queue.name, now):
+            if request.if_attended and not self._has_reader(request.channel.queue.name, now):
                 left = self._all.lines.get(request.channel.queue.name)
-                waiting = len(left.entries) if left is not None else 0
-                return c.Pushed(accepted=False, expired=0, unattended=waiting)
-            if request.to_member and self._has_lapsed(request.channel, now):
+                orphaned = len(left.entries) if left is not None else 0
+                return c.Pushed(accepted=False, expired=0, unattended=orphaned)
+            if request.to_member and self._unread_expired(request.channel, now):
                 return c.Pushed(accepted=False, expired=0, lapsed=True)
             line = self._line(request.channel.queue.name)
             expired = 0
@@ -51,7 +51,7 @@ class QueueCommands(Commands):
             if request.to_member:
                 channels = self._all.unread.setdefault(request.channel.queue.name, {})
                 channels.setdefault(request.channel.name, now)
-            call_next(line)
+            wake_next(line)
             return c.Pushed(accepted=True, expired=expired)
 
     def forgive(self, request: c.Forgive, /) -> None:
@@ -80,8 +80,8 @@ class QueueCommands(Commands):
             entries = tuple(line.entries.popleft() for _ in range(count))
             if entries:
                 self._all.unread.pop(name, None)
-            call_next(line)
-            self._tidy(name)
+            wake_next(line)
+            self._remove_if_idle(name)
             return c.Popped(entries, expired, now, self._all.epoch)
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
@@ -89,7 +89,7 @@ class QueueCommands(Commands):
             line = self._line(request.queue.name)
             entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
             line.entries.extendleft(reversed(entries))
-            call_next(line)
+            wake_next(line)
             return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
 
     def unclaim(self, request: c.Unclaim, /) -> None:
@@ -103,8 +103,8 @@ class QueueCommands(Commands):
         name = request.queue.name
         with self._lock:
             line = self._line(name)
-            if line.called:
-                line.called = False
+            if line.wakeup_due:
+                line.wakeup_due = False
                 return
             waiter = Receiver(asyncio.get_running_loop())
             line.waiters.append(waiter)
@@ -118,34 +118,34 @@ class QueueCommands(Commands):
             with self._lock:
                 if waiter in line.waiters:
                     line.waiters.remove(waiter)
-                elif not done:  # called and cancelled at once
-                    call_next(line)
-                self._tidy(name)
+                elif not done:  # woken, and cancelled before it ran: the entry is for the next waiter
+                    wake_next(line)
+                self._remove_if_idle(name)
 
     def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
         with self._lock:
             now = self._now()
-            holding = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
-            return tuple(name for name in holding if not self._attended(name, now))
+            filled = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
+            return tuple(name for name in filled if not self._has_reader(name, now))
 
-    def begin_to_wait(self, queue: str, waiter: Waiter) -> None:
-        """Have somebody woken when a queue may hold a message, which may be now."""
+    def add_waiter(self, queue: str, waiter: Waiter) -> None:
+        """Have *waiter* woken when a queue may hold a message, which may be at once."""
         with self._lock:
             line = self._line(queue)
-            if line.called:
-                line.called = False
+            if line.wakeup_due:
+                line.wakeup_due = False
                 waiter.wake()
             else:
                 line.waiters.append(waiter)
 
-    def end_to_wait(self, queue: str, waiter: Waiter) -> bool:
-        """Have him woken no more; whether he was."""
+    def remove_waiter(self, queue: str, waiter: Waiter) -> bool:
+        """Stop having *waiter* woken for a queue, and return whether it was woken."""
         with self._lock:
             line = self._all.lines.get(queue)
             waits = line is not None and waiter in line.waiters
             if line is not None and waits:
                 line.waiters.remove(waiter)
-            self._tidy(queue)
+            self._remove_if_idle(queue)
             return not waits
 
     def pending(self, request: c.Pending, /) -> int:
@@ -175,14 +175,20 @@ class QueueCommands(Commands):
             now = self._now()
             names = {*self._all.lines, *self._all.inboxes} if channel is None else {channel.queue.name}
             begins = b"m" if channel is None else message_frame(channel.name, b"")
-            found = [self._waiting(name, begins, now) for name in names]
+            found = [self._count_waiting(name, begins, now) for name in names]
         count = sum(pending for pending, _ in found)
         stamps = [stamp for _, stamp in found if stamp is not None]
         oldest = max(0.0, now - min(stamps)) if stamps else None
         return c.Surveyed(count, oldest)
 
-    def _waiting(self, name: str, begins: bytes, now: float) -> tuple[int, float | None]:
-        """Return how many frames that begin so wait in a queue, and since when those do that are still here."""
+    def _count_waiting(self, name: str, begins: bytes, now: float) -> tuple[int, float | None]:
+        """Return how many messages wait in a queue, and the stamp of the oldest of them that the store still holds.
+
+        Args:
+            name: of the queue.
+            begins: what the frames of these messages begin with.
+            now: the store's clock.
+        """
         inbox = self._minted(name)
         if inbox is not None:
             count = sum(unread for channel, unread in inbox.unread.items() if _is_for(channel, begins))
@@ -196,28 +202,30 @@ class QueueCommands(Commands):
 
     # -- under the lock
 
-    def _has_lapsed(self, channel: ChannelName, now: float) -> bool:
-        """Whether a message to a member of a group has expired, and nothing was taken from its queue since it came."""
+    def _unread_expired(self, channel: ChannelName, now: float) -> bool:
+        """Whether a group message to *channel* has expired, and its queue has not been popped since it came."""
         unread = self._all.unread
         while unread and max(unread[first := next(iter(unread))].values()) + self._lifetime <= now:
             del unread[first]
         since = unread.get(channel.queue.name, {}).get(channel.name)
         return since is not None and since + self._rules.expiry <= now
 
-    def _attended(self, name: str, now: float) -> bool:
-        """Whether somebody attends to a queue."""
-        claimants = self._all.attending.get(name, {})
-        for claimant in [claimant for claimant, until in claimants.items() if until <= now]:
-            del claimants[claimant]
-        if not claimants:
+    def _has_reader(self, name: str, now: float) -> bool:
+        """Whether a queue has a registered reader; forget the registrations that have ended."""
+        readers = self._all.attending.get(name, {})
+        for reader in [reader for reader, until in readers.items() if until <= now]:
+            del readers[reader]
+        if not readers:
             self._all.attending.pop(name, None)
-        return bool(claimants)
+        return bool(readers)
 
-    def _tidy(self, name: str) -> None:
+    def _remove_if_idle(self, name: str) -> None:
+        """Remove a queue that has neither entries nor waiters."""
         line = self._all.lines.get(name)
         if line is not None and not line.entries and not line.waiters:
             del self._all.lines[name]
 
 
 def _is_for(channel: str, begins: bytes) -> bool:
+    """Whether the frames of messages to *channel* begin with *begins*."""
     return message_frame(channel, b"").startswith(begins)

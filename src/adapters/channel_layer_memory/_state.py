@@ -21,22 +21,42 @@ if TYPE_CHECKING:
     from channel_layer.ports import Clock
     from channel_layer.runtime.wakeups import Receiver
 
-__all__ = ("Commands", "Group", "MemoryState", "OwnedInbox", "PoppedQueue", "append_entry", "call_next", "forget_empty")
+__all__ = (
+    "Group",
+    "Handlers",
+    "MemoryState",
+    "OwnedInbox",
+    "PoppedQueue",
+    "append_entry",
+    "forget_empty_inboxes",
+    "wake_next",
+)
 
 
 @dataclass(slots=True)
 class PoppedQueue:
-    """A queue that is popped."""
+    """A queue whose entries are popped: a normal channel, a single-reader channel or a claimed inbox."""
 
     entries: deque[c.Entry] = field(default_factory=deque[c.Entry])
     waiters: deque[Waiter] = field(default_factory=deque["Waiter"])
-    called: bool = False
-    """There is something, and nobody has been told."""
+    wakeup_due: bool = False
+    """The queue may hold an entry, and no waiter has been woken for it."""
 
 
 @dataclass(slots=True)
 class OwnedInbox:
-    """An inbox that its owner reads."""
+    """An inbox that its owner reads.
+
+    Attributes:
+        until: when the lease of its owner ends.
+        generation: which claim or flush of the inbox the credits belong to.
+        entries: (position, stamp, frame), oldest first.
+        last: the position of the newest entry.
+        unread: by full channel name, the messages whose credits the owner has not returned.
+        serial: of the last return of credits.
+        flushed: the last flush that the owner has acknowledged.
+        readers: the reads that wait for an entry.
+    """
 
     until: float
     generation: str
@@ -50,38 +70,51 @@ class OwnedInbox:
 
 @dataclass(slots=True)
 class Group:
+    """The members of a group, by full channel name, with the time at which each joined.
+
+    Attributes:
+        owned: members that the owner of their inbox added.
+        others: all other members.
+        inboxes: each inbox with an owned member, and the version at which its owner last added one.
+        oldest: no membership is older than this, so a look at all of them can wait until this one has ended.
+    """
+
     owned: dict[str, float] = field(default_factory=dict[str, float])
     others: dict[str, float] = field(default_factory=dict[str, float])
     inboxes: dict[str, int] = field(default_factory=dict[str, int])
-    """Each inbox with members that its owner added, and the version when it last added one."""
     oldest: float = math.inf
-    """No membership was made before this: until it is over, none is."""
 
     def join(self, memberships: dict[str, float], name: str, joined: float) -> None:
-        """Add a membership to *owned* or *others*."""
+        """Add a membership to *memberships*, which is `owned` or `others`."""
         memberships[name] = joined
         self.oldest = min(joined, self.oldest)
 
-    def retire(self, now: float, owned: float, others: float) -> None:
-        """End the memberships that are over, given how long they last."""
+    def remove_ended(self, now: float, owned: float, others: float) -> None:
+        """Remove the memberships that have ended.
+
+        Args:
+            now: the store's clock.
+            owned: seconds that a membership in `owned` lasts.
+            others: seconds that a membership in `others` lasts.
+        """
         if now - self.oldest < min(owned, others):
             return
         for member in [member for member, at in self.others.items() if now - at >= others]:
             del self.others[member]
-        over = [member for member, at in self.owned.items() if now - at >= owned]
-        for member in over:
+        ended = [member for member, at in self.owned.items() if now - at >= owned]
+        for member in ended:
             del self.owned[member]
-        if over:
-            forget_empty(self, set(map(queue_name, over)))
+        if ended:
+            forget_empty_inboxes(self, set(map(queue_name, ended)))
         self.oldest = min((*self.owned.values(), *self.others.values()), default=math.inf)
 
 
 class MemoryState:
-    """What all the event loops and threads of this process share. Guarded by `lock`.
+    """What all event loops and threads of this process share. The lock guards everything except `rules` and `clock`.
 
     Args:
         rules: the configuration.
-        clock: what time it is, here and in the store.
+        clock: both the local clock and the store's.
     """
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
@@ -89,35 +122,36 @@ class MemoryState:
         self.clock: Clock = clock
         self.inboxes: dict[str, OwnedInbox] = {}
         self.parents: set[str] = set()
-        """Inboxes that were minted before a fork: their owner lives, though not here."""
+        """Inboxes that the parent process owned at a fork: the child must not claim them."""
         self.forked()
 
     def forked(self) -> None:
-        """Begin empty: what the parent holds stays the parent's."""
+        """Start empty in a child process: the parent keeps what it holds."""
         self.lock: threading.Lock = threading.Lock()
         self.lines: dict[str, PoppedQueue] = {}
         self.unread: dict[str, dict[str, float]] = {}
-        """Of each queue from which nothing has been taken since, the channels that got a group's message, and when."""
+        """By queue, the channels that got a group message since the queue was last popped, and when each got it."""
         self.parents.update(self.inboxes)
         self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
+        """By inbox, its claimant and when the claim ends."""
         self.attending: dict[str, dict[str, float]] = {}
-        """Of each queue, who attends to it, and until when."""
+        """By queue, its registered readers and when each registration ends."""
         self.groups: dict[str, Group] = {}
         self.version: int = 0
-        """Of all groups together, so that one that was empty for a while does not begin anew."""
+        """Shared by all groups, so that a group that was empty for a while does not start at 0 again."""
         self.left: dict[tuple[str, str], float] = {}
-        """When which member left which group, oldest first, for as long as an owner might announce it again."""
+        """(group, member) and when the member left, oldest first; kept as long as an owner may still restore it."""
         self.meters: Meters = Meters(*counts_lifetimes(self.rules.group_expiry))
         self.epoch: str = ""
         self.flushed_at: float = 0.0
 
 
-class Commands:
-    """Commands over a `MemoryState`, and what several kinds of them need.
+class Handlers:
+    """The base of the classes that handle commands: the state, and what several of the classes need.
 
     Args:
-        state: what they work on.
+        state: what the handlers read and change.
     """
 
     def __init__(self, state: MemoryState) -> None:
@@ -137,13 +171,14 @@ class Commands:
         return line
 
     def _minted(self, name: str) -> OwnedInbox | None:
-        """Return an inbox whose owner lives."""
+        """Return an owned inbox, unless its lease has ended."""
         inbox = self._all.inboxes.get(name)
         if inbox is not None and inbox.until <= self._now():
             return None
         return inbox
 
     def _expire(self, line: PoppedQueue, now: float) -> int:
+        """Remove the entries of a queue that are too old, and return how many there were."""
         count = 0
         while line.entries and line.entries[0].stamp + self._rules.expiry <= now:
             line.entries.popleft()
@@ -152,24 +187,25 @@ class Commands:
 
 
 def append_entry(inbox: OwnedInbox, now: float, frame: bytes) -> None:
+    """Append a frame to an owned inbox, and wake the reads that wait for one."""
     inbox.last += 1
     inbox.entries.append((inbox.last, now, frame))
     while inbox.readers:
         inbox.readers.popleft().wake()
 
 
-def call_next(line: PoppedQueue) -> None:
-    """Tell one of those who wait that there is something."""
-    line.called = False
+def wake_next(line: PoppedQueue) -> None:
+    """Wake one waiter of a queue if the queue holds an entry; without a waiter, the next wait returns at once."""
+    line.wakeup_due = False
     if line.entries:
         if line.waiters:
             line.waiters.popleft().wake()
         else:
-            line.called = True
+            line.wakeup_due = True
 
 
-def forget_empty(group: Group, inboxes: Iterable[str]) -> None:
-    """Forget inboxes that hold no member any more."""
+def forget_empty_inboxes(group: Group, inboxes: Iterable[str]) -> None:
+    """Remove from *group* those of *inboxes* that hold none of its owned members."""
     for inbox in inboxes:
         if not any(name.startswith(inbox) for name in group.owned):
             group.inboxes.pop(inbox, None)

@@ -1,7 +1,7 @@
-"""Queues, inboxes and groups as Python objects behind one lock: the plainest store that keeps every promise.
+"""The memory store: queues, inboxes and groups as Python objects behind one lock.
 
-It is written to be read beside `channel_layer.commands`, as the reference for other stores; leases, markers and
-versions are all here, so that several layer objects over one of these behave as several processes over a server.
+It is the reference for other stores: read it beside `channel_layer.commands`. It has leases, markers and versions as
+any store, so that several layer objects over one backend behave as several processes over a server.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from channel_layer import commands as c
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.threads import Alarm
 from channel_layer.stores.wrapper import execute_each, execute_each_blocking
-from channel_layer_memory._groups import GroupCommands
-from channel_layer_memory._queues import QueueCommands
+from channel_layer_memory._groups import GroupHandlers
+from channel_layer_memory._queues import QueueHandlers
 from channel_layer_memory._state import MemoryState
 
 if TYPE_CHECKING:
@@ -30,31 +30,31 @@ R = TypeVar("R")
 
 
 class MemoryBackend(MemoryState):
-    """One store for all the event loops and threads of this process."""
+    """One shared state for the stores of all event loops and threads of this process."""
 
     capabilities: Capabilities = Capabilities(attends=True)
     identities: tuple[str, ...] = ("memory",)
     connects: bool = False
 
     def open(self) -> MemoryStore:
-        """Return the way there; it is the same from every loop."""
+        """Return a store over this backend; it belongs to no event loop."""
         return MemoryStore(self)
 
     def open_blocking(self) -> MemoryBlockingStore:
-        """Return the way there for threads."""
+        """Return a store over this backend for threads."""
         return MemoryBlockingStore(self.open())
 
 
-class MemoryStore(QueueCommands, GroupCommands):
+class MemoryStore(QueueHandlers, GroupHandlers):
     """The store port over a `MemoryBackend`.
 
     Args:
-        backend: what is shared.
+        backend: the shared state.
     """
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)
-        # One table for commands of all types; each is handed to the method for its own type, and to no other.
+        # Any, because one table holds the handlers of all types of command: a key is the type that its handler takes.
         self._handlers: Mapping[type, Callable[[Any], Any]] = {
             c.Acknowledge: self.acknowledge,
             c.Alive: self.alive,
@@ -86,7 +86,7 @@ class MemoryStore(QueueCommands, GroupCommands):
         }
 
     async def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command."""
+        """Carry out a command; a read of an inbox waits for an entry first."""
         if isinstance(command, c.Read):
             await self._wait_for_entries(command)
         return self.carry_out(command)
@@ -96,34 +96,36 @@ class MemoryStore(QueueCommands, GroupCommands):
         return await execute_each(self, commands)
 
     def carry_out(self, command: c.Command[R]) -> R:
-        """Carry out a command without waiting for anything."""
+        """Carry out a command at once."""
         reply: R = self._handlers[type(command)](command)
         return reply
 
-    # -- the connection that there is none of
+    # -- there is no connection
 
     async def run_id(self, _shard: int, /) -> str:
+        """Return a constant: the state lasts as long as the process."""
         return "memory"
 
     async def disconnected(self, _shard: int, /) -> None:
+        """Wait for ever: no connection can be lost."""
         await asyncio.get_running_loop().create_future()
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no connection to close."""
 
 
 class MemoryBlockingStore:
     """The blocking store port over a `MemoryBackend`.
 
     Args:
-        store: the way to it; it waits for nothing but what `MemoryStore.wait` waits for.
+        store: carries out the commands.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
     def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command."""
+        """Carry out a command; a read of an inbox does not wait."""
         return self._store.carry_out(command)
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
@@ -131,32 +133,37 @@ class MemoryBlockingStore:
         return execute_each_blocking(self, commands)
 
     def wait(self, request: c.WaitAny, /) -> _Waiting:
-        """Begin to wait."""
+        """Start to wait for a message in one of several queues."""
         return _Waiting(self._store, request)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no connection to close."""
 
 
 class _Waiting:
-    """See `channel_layer.ports.Waiting`."""
+    """A wait of a thread for a message in one of several queues: see `channel_layer.ports.Waiting`.
+
+    Args:
+        store: the store of the queues.
+        request: the queues, and for how long to wait.
+    """
 
     def __init__(self, store: MemoryStore, request: c.WaitAny) -> None:
         self.seconds: Final = request.block
         self._store = store
         self._queues = request.queues
-        self._alarm = Alarm()
+        self._event = Alarm()
         for queue in request.queues:
-            store.begin_to_wait(queue.name, self._alarm)
+            store.add_waiter(queue.name, self._event)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self._alarm.descriptor,)
+        return (self._event.descriptor,)
 
     def end(self) -> tuple[Queue, ...]:
-        called = tuple(queue for queue in self._queues if self._store.end_to_wait(queue.name, self._alarm))
-        self._alarm.close()
-        return called
+        woken = tuple(queue for queue in self._queues if self._store.remove_waiter(queue.name, self._event))
+        self._event.close()
+        return woken
 
 
 if TYPE_CHECKING:

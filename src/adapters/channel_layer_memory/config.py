@@ -1,6 +1,6 @@
-"""The CONFIG of the memory layer: the common options, as `MemoryConfig` for a check and as types for a settings file.
+"""The CONFIG of the memory layer: the common options, as `MemoryConfig` for checks and as types for a settings file.
 
-It has a module of its own so that a settings file can be typed and checked without a layer being made.
+It is a module of its own so that a settings file can be typed and checked without making a layer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class MemoryConfig(CommonConfig):
     """The options of the memory layer. Made by `parse`."""
 
     def concerns(self) -> Iterable[Concern]:
-        """Find what is wrong for a deployment as well."""
+        """Yield what is unwise about these options, and for a deployment the use of this layer."""
         yield from super().concerns()
         problem = (
             "each process has queues and groups of its own, so that two processes never hear each other: "

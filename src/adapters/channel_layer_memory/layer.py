@@ -1,4 +1,4 @@
-"""`MemoryChannelLayer`: the options of its CONFIG, checked, and a store of its own."""
+"""`MemoryChannelLayer`: a channel layer with a memory store of its own."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ class MemoryChannelLayer(ChannelLayer):
     """A channel layer inside one process; every object has queues and groups of its own.
 
     Args:
-        prefix: taken for the sake of a common CONFIG; two objects never share anything anyway.
+        prefix: accepted because every layer has this option; two objects never share anything.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
         capacity: unread messages that a channel may hold.
-        channel_capacity: exceptions from it by pattern, the first match wins.
-        symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
+        channel_capacity: other capacities by pattern; the first match wins.
+        symmetric_encryption_keys: keys that messages are encrypted with: the first encrypts, all decrypt; without any,
+            messages are plain text.
         encryption: ``"aes-256-gcm"`` or ``"fernet"``.
-        blind_names: also hide names from who can read the store: True, or the key to do it with.
-        max_message_size: bytes of an encoded message.
+        blind_names: also hide names from anyone who can read the store: True, or the key to hide them with.
+        max_message_size: bytes that an encoded message may have.
         inbox_capacity: entries that the inbox of one process may hold.
-        timeout: taken for the sake of a common CONFIG; nothing here waits.
-        faults: what shall go wrong on purpose, and how often; None: nothing.
-        clock: local time; another one is for tests.
+        timeout: accepted because every layer has this option; no operation here waits for a server.
+        faults: the faults to inject, and how often; None: no faults.
+        clock: local time; only tests pass another one.
 
     Raises:
-        ConfigError: an option is wrong or unknown; it names all that are.
+        ConfigError: an option is wrong or unknown; the error names every such option.
         ImportError: there are keys, and the extra ``cryptography`` is not installed.
     """
 
