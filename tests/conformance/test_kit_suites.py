@@ -47,8 +47,8 @@ class CallsNobodyElse(WrongStore):
     async def wait(self, request: c.Wait, /) -> None:
         """Wait, and take the call along."""
         line = self._line(request.queue.name)
-        if line.called:
-            line.called = False
+        if line.wakeup_due:
+            line.wakeup_due = False
             return
         waiter = Receiver(asyncio.get_running_loop())
         line.waiters.append(waiter)

@@ -17,6 +17,7 @@ from channel_layer.domain.frames import read_message
 from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName
 from channel_layer.domain.queue_buffer import Tap
+from channel_layer.runtime.background_tasks import BackgroundTasks
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.testing.suites.tools import drain, receive_or_none
 from tests.support.processes import Fleet, is_alive, wait_for_end
@@ -127,7 +128,7 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
         shards = range(redis_system.shards)
         queue = ChannelName.parse("jobs").queue
         async with redis_system.layer() as layer, redis_system.layer() as other:
-            await receive_or_none(layer, "jobs")  # which leaves a pump that lingers, in the home of this loop
+            await receive_or_none(layer, "jobs")  # which leaves a consumer that lingers, in this loop
             store = layer._backend.open()
             for n in shards:
                 await layer.send("jobs", {"n": n})  # on each host in turn
@@ -141,7 +142,8 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
             assert sum(len(box.items) for box in tap.boxes.values()) == len(shards)
             for host in deployment.hosts:
                 await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
-            returning = asyncio.create_task(QueueConsumer(layer._state, store, tap)._return_surplus())
+            consumer = QueueConsumer(tap, layer._state, BackgroundTasks(store))
+            returning = asyncio.create_task(consumer._return_surplus())
             for _ in range(steps):
                 await asyncio.sleep(0)
             if steps:
@@ -164,21 +166,21 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
         async with redis_system.layer() as other:
             for steps in range(12):
                 layer = redis_system.layer()
-                await receive_or_none(layer, "jobs", 0.02)  # which leaves a pump that lingers
-                host = layer._background.work
-                assert host is not None
+                await receive_or_none(layer, "jobs", 0.02)  # which leaves a consumer that lingers
+                work = layer._background.work
+                assert work is not None
                 await other.send("jobs", {"n": steps})
                 for shard in range(redis_system.shards):
-                    popped = await host._store.execute(c.Pop(shard, queue, 1, "me"))
+                    popped = await work.session.store.execute(c.Pop(shard, queue, 1, "me"))
                     for entry in popped.entries:
                         _, payload = read_message(entry.frame)
                         box = layer._state.taps["jobs"].box("jobs", 0.0)
                         box.put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
-                first = asyncio.create_task(host.stop())
+                first = asyncio.create_task(work.stop())
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 first.cancel()
-                await host.stop()
+                await work.stop()
                 await asyncio.gather(first, return_exceptions=True)
                 assert await receive_or_none(other, "jobs", 3.0) == {"n": steps}
                 await layer.aclose()

@@ -216,9 +216,9 @@ class ChangesItsMirrorItself(ChannelLayer):
         """Add to the mirror, and then to the group."""
         inbox = self._state.inboxes.get(ChannelName.parse(channel).queue.name)
         if inbox is not None:
-            now = self._clock.now()
-            frame = marker_frame(MembershipMarker(group.name, channel.name, joined=True, version=0, age=0))
-            inbox.groups._versions.pop((group.name, channel.name), None)
+            now = self._pipeline.clock.now()
+            frame = marker_frame(MembershipMarker(group, channel, joined=True, version=0, age=0))
+            inbox.groups._versions.pop((group, channel), None)
             inbox.apply([(now, frame)], 0.0, now)
         await super().group_add(group, channel)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Store
     from channel_layer.testing.factories import MakeStore
+    from channel_layer.testing.store_traits import Traits
 
 __all__ = ("RunCounts", "StoreMachine")
 
