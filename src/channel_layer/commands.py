@@ -1,11 +1,11 @@
-"""The closed vocabulary between the core and a store: frozen requests, and the replies they get.
+"""The commands that the core sends to a store, and their replies: frozen data, and a closed set.
 
-One object for each request, so that a field can be added without breaking a store that somebody else wrote, and so
-that requests can be logged, compared and generated. Times are seconds by the shard's own clock unless said otherwise;
-a request carries no "now", because the shard's clock decides what is too old.
+Each command is one object, so that a field can be added without breaking stores of third parties, and so that commands
+can be logged, compared and generated. Times are seconds by the shard's own clock unless stated otherwise; a command
+carries no "now", because the shard's clock decides what is too old.
 
-A store takes names as they come. Where they are hidden (``blind_names``), a token stands for each, of the same grammar
-but of up to 255 characters: do not parse it, `channel_layer.domain.names.queue_name` says what its queue is called.
+A store takes names as they are. With ``blind_names`` each name is a token of the same grammar, but of up to 255
+characters: do not parse it; `channel_layer.domain.names.queue_name` returns the name of its queue.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Command(Generic[R_co]):
     """A request to a store, typed by its reply.
 
     Attributes:
-        shard: the shard that carries it out. A store with a single shard does not look at it.
+        shard: the shard that carries it out. A store with a single shard ignores it.
     """
 
     shard: int
@@ -87,14 +87,14 @@ class Command(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What became of a `Push`.
+    """The reply to a `Push`.
 
     Attributes:
-        accepted: False when the channel was full, or lapsed.
-        expired: messages that were too old and made room.
-        lapsed: the channel is a member of groups no longer (see `Push`).
-        unattended: nothing was pushed, because nobody attends to the queue (``Push.if_attended``); how many messages
-            wait in it. None: somebody does, or it was not asked.
+        accepted: False if the channel was full, or lapsed.
+        expired: messages that were too old and were removed to make room.
+        lapsed: the channel is no longer a member of groups (see `Push`).
+        unattended: nothing was pushed, because the queue has no registered reader (``Push.if_attended``): the number of
+            messages that wait in it. None: it has one, or the push did not require one.
     """
 
     accepted: bool
@@ -107,16 +107,16 @@ class Pushed:
 class Push(Command[Pushed]):
     """Put one message at the end of its queue, if there is room; check and push are one atomic step.
 
-    In a minted inbox whose owner is alive the limit counts what was pushed to this one channel and has not been given
-    back; in any other queue it counts the whole queue.
+    In an owned inbox whose owner is alive, the capacity limits the messages that were pushed to this channel and whose
+    credits have not been returned; in any other queue, the messages in the whole queue.
 
     Attributes:
-        channel: whom it is for.
+        channel: the channel that the message is for.
         capacity: messages that may wait there.
         payload: the encoded message.
-        to_member: it goes to the channel as a member of a group. Nothing is pushed if an earlier such message has
-            expired unread, and nothing was taken from the queue since it came: ``lapsed``.
-        if_attended: nothing is pushed unless somebody attends to the queue (``Pop.attend``); only for a store with
+        to_member: the message is for a member of a group. Nothing is pushed if an earlier such message has expired
+            unread, and nothing was taken from the queue since that message came: ``lapsed``.
+        if_attended: nothing is pushed unless the queue has a registered reader (``Pop.attend``); only for a store with
             `channel_layer.ports.Capabilities.attends`.
     """
 
@@ -129,25 +129,25 @@ class Push(Command[Pushed]):
 
 @dataclass(frozen=True, slots=True)
 class Forgive(Command[None]):
-    """Forget that a message to a channel as a member of a group has expired unread: it joins one anew."""
+    """Forget that a message to the channel as a member of a group has expired unread: it joins a group again."""
 
     channel: ChannelName
 
 
 @dataclass(frozen=True, slots=True)
 class Popped:
-    """What a `Pop` brought.
+    """The reply to a `Pop`.
 
     Attributes:
         entries: oldest first; none of them expired.
-        expired: messages that were too old and are gone.
-        now: the shard's clock.
-        epoch: the last flush of this prefix on this shard, or "". A process drops by it what it had popped for another
-            channel of an inbox before the flush; a store that never tells has such messages delivered.
-        minted: the queue is an inbox whose minting owner is alive: nobody else may read it.
-        held_for: seconds for which another claimant holds this inbox, or None.
-        flushed: messages that a flush at that moment removed.
-        lost: messages that the store took out and could then neither vouch for nor put back.
+        expired: messages that were too old and were removed.
+        now: the time of the shard's clock.
+        epoch: the last flush of this prefix on this shard, or "". It tells a process to drop what it popped for other
+            channels of an inbox before the flush; with a store that never reports it, such messages are delivered.
+        minted: the queue is an owned inbox whose owner is alive: no other process may read it.
+        held_for: seconds for which another claimant still holds this inbox, or None.
+        flushed: messages that were removed because they were older than a flush.
+        lost: messages that the store took out of the queue and could neither return nor put back.
     """
 
     entries: tuple[Entry, ...]
@@ -162,15 +162,15 @@ class Popped:
 
 @dataclass(frozen=True, slots=True)
 class Pop(Command[Popped]):
-    """Take messages from the head of a queue without waiting. What is taken is in no queue any more.
+    """Take messages from the head of a queue without waiting. Messages that are taken are in no queue any more.
 
     Attributes:
-        queue: a normal or single-reader channel, or an inbox that nobody minted.
-        count: messages at most; 0 claims an inbox without taking any.
-        claimant: who asks; an inbox belongs to its claimant for one lease from each pop. A store without leases may
-            serve whoever asks.
-        attend: seconds for which the claimant attends to the queue from now on, which is no inbox, unless he dies or
-            unclaims it; 0: nothing changes. A flush changes nothing of it. Only for a store with
+        queue: a normal or single-reader channel, or an inbox that is not owned.
+        count: the most messages to take; 0 claims an inbox without taking any.
+        claimant: the process that asks; an inbox belongs to its claimant for one lease after each pop. A store without
+            leases may serve every claimant.
+        attend: seconds for which the claimant is registered as a reader of the queue, which is not an inbox, unless it
+            dies or unclaims the queue; 0: nothing changes. A flush does not end it. Only for a store with
             `channel_layer.ports.Capabilities.attends`.
     """
 
@@ -182,11 +182,11 @@ class Pop(Command[Popped]):
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What became of a `PutBack`.
+    """The reply to a `PutBack`.
 
     Attributes:
-        expired: messages that were too old to go back.
-        flushed: messages that a flush would have removed, had they been there.
+        expired: messages that were too old to be put back.
+        flushed: messages that were not put back because they were older than a flush.
     """
 
     expired: int
@@ -195,9 +195,9 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class PutBack(Command[Returned]):
-    """Return messages to the head of their queue, with their old stamps and outside any capacity.
+    """Return messages to the head of their queue, with their old stamps, and regardless of its capacity.
 
-    A message from before the last flush must not be popped again; a store may find that out now, or then.
+    A message from before the last flush must not be popped again; a store may check that now, or at the pop.
 
     Attributes:
         queue: their queue.
@@ -210,13 +210,13 @@ class PutBack(Command[Returned]):
 
 @dataclass(frozen=True, slots=True)
 class Unclaim(Command[None]):
-    """Give up an inbox that was claimed by popping it, so that another one need not wait for the end of the lease.
+    """Give up an inbox that was claimed by popping it, so that another claimant need not wait for the end of the lease.
 
-    Of any other queue: attend to it no more (``Pop.attend``).
+    For any other queue: end the claimant's registration as a reader (``Pop.attend``).
 
     Attributes:
         inbox: the inbox, or the queue.
-        claimant: who claimed it; nothing happens if that is somebody else by now.
+        claimant: the process that claimed it; nothing happens if another one has claimed it since.
     """
 
     inbox: Queue
@@ -228,9 +228,9 @@ class Wait:
     """Wait until a queue may hold a message.
 
     Attributes:
-        shard: the host.
+        shard: the shard.
         queue: the queue.
-        block: seconds at most.
+        block: the most seconds to wait.
     """
 
     shard: int
@@ -240,7 +240,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Unattended(Command[tuple[str, ...]]):
-    """Name the queues, inboxes left out, that hold messages and that nobody attends to (``Pop.attend``)."""
+    """Return the names of queues, except inboxes, that hold messages and have no registered reader (``Pop.attend``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +248,9 @@ class WaitAny:
     """Wait until one of several queues of a shard may hold a message.
 
     Attributes:
-        shard: the host.
-        queues: one at least.
-        block: seconds at most.
+        shard: the shard.
+        queues: at least one queue.
+        block: the most seconds to wait.
     """
 
     shard: int
@@ -270,12 +270,12 @@ class Pending(Command[int]):
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one process has counted since it last reported.
+    """What one process has counted for a queue since its last report.
 
     Attributes:
-        queue: a queue; of single-reader channels what all their names begin with: ``resp?``.
-        messages: that were put into it.
-        refused: sends for which it had no room.
+        queue: a queue; for single-reader channels their common prefix, as in ``resp?``.
+        messages: messages that were put into it.
+        refused: sends that were refused because it was full.
     """
 
     queue: Queue
@@ -285,15 +285,15 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Report(Command[None]):
-    """Add to the statistics what a process has counted. The same is never reported twice.
+    """Add what a process has counted to the statistics. Nothing is reported twice.
 
-    It counts from then on, by the shard's clock. How long it is kept is said by
-    `channel_layer.domain.expiry.counts_lifetimes`. A flush removes it.
+    The shard's clock decides when it was counted, and `channel_layer.domain.expiry.counts_lifetimes` how long it is
+    kept. A flush removes it.
 
     Attributes:
-        counts: of each queue one at most.
-        messages: to be added to those of all queues together; at least the sum of the counts.
-        refused: the same of the refused ones.
+        counts: at most one for each queue.
+        messages: messages to add to the total of all queues; at least the sum of those in *counts*.
+        refused: refused sends to add to the total of all queues.
     """
 
     counts: tuple[Count, ...]
@@ -303,10 +303,10 @@ class Report(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Reported(Command[Rates]):
-    """Tell what has been reported.
+    """Return what has been reported.
 
     Attributes:
-        queue: as in a `Count`; None: all queues together.
+        queue: as in a `Count`; None: the total of all queues.
     """
 
     queue: Queue | None
@@ -314,13 +314,14 @@ class Reported(Command[Rates]):
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """What waits on one shard. Group messages in a minted inbox are on their way, and do not count.
+    """Messages that wait on one shard. Group messages in an owned inbox are being delivered, and do not count.
 
     Attributes:
-        pending: messages that wait: in a queue that is popped, those that are there and not too old; in a minted inbox
-            whose owner lives, those that were pushed and have not been given back. None: it cannot tell.
-        oldest: seconds that the oldest of those has waited that are still in the store. None: there are none, or it
+        pending: messages that wait: in a queue that is popped, those that are in it and not too old; in an owned inbox
+            whose owner is alive, those that were pushed and whose credits have not been returned. None: the store
             cannot tell.
+        oldest: seconds that the oldest of those messages that are still in the store has waited. None: there are none,
+            or the store cannot tell.
     """
 
     pending: int | None
@@ -329,27 +330,27 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True)
 class Survey(Command[Surveyed]):
-    """Tell what waits.
+    """Return how many messages wait.
 
     Attributes:
-        channel: for whom; None: for anybody.
+        channel: the channel that they are for; None: all channels.
     """
 
     channel: ChannelName | None
 
 
-# -- minted inboxes ----------------------------------------------------------------------------------------------
+# -- owned inboxes -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A lease that was taken.
+    """The reply to a `Claim`: the lease was acquired.
 
     Attributes:
-        now: the shard's clock.
-        fresh: True when the inbox did not exist, so that reading starts at its beginning.
+        now: the time of the shard's clock.
+        fresh: True if the inbox did not exist, so that reading starts at its beginning.
         epoch: the last flush of this prefix on this shard, or "".
-        expired: messages that were sent while the inbox had no owner, and are too old.
+        expired: messages that were sent while the inbox had no owner, and were too old.
     """
 
     now: float
@@ -360,13 +361,13 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Claim(Command[Claimed]):
-    """Take the lease of a minted inbox, and make the inbox. What was sent to it while it had no owner comes in.
+    """Acquire the lease of an owned inbox, and create the inbox. Messages sent while it had no owner are put into it.
 
     Attributes:
-        inbox: a name that only this process has minted.
-        generation: marks what is given back from here on.
+        inbox: an inbox that only this process owns.
+        generation: the new generation; credits that are returned from here on carry it.
         after: the position up to which the owner has read; "" for none.
-        held: (full channel name, messages) that the owner already holds unread; they count towards the capacity.
+        held: (full channel name, messages) pairs that the owner already holds unread; they count towards the capacity.
     """
 
     inbox: Queue
@@ -377,11 +378,11 @@ class Claim(Command[Claimed]):
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What became of a `Renew`.
+    """The reply to a `Renew`.
 
     Attributes:
-        now: the shard's clock.
-        held: False when the lease had ended or the store has lost it.
+        now: the time of the shard's clock.
+        held: False if the lease had ended or the store has lost it.
         epoch: the last flush of this prefix on this shard, or "".
     """
 
@@ -392,25 +393,25 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Renew(Command[Renewed]):
-    """Keep the lease of a minted inbox for another while."""
+    """Renew the lease of an owned inbox."""
 
     inbox: Queue
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Command[int]):
-    """Give up a minted inbox for good; replies with the number of messages that waited in it."""
+    """Give up an owned inbox for ever; the reply is the number of messages that waited in it."""
 
     inbox: Queue
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What came into a minted inbox.
+    """The reply to a `Read`: what came into an owned inbox.
 
     Attributes:
         entries: (stamp, frame) pairs, oldest first.
-        position: where the next read goes on.
+        position: where the next read continues.
     """
 
     entries: tuple[tuple[float, bytes], ...]
@@ -419,14 +420,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Read(Command[Batch]):
-    """Wait for what comes into a minted inbox after a position, and let go of what came up to it.
+    """Wait for entries of an owned inbox after a position, and remove those up to it.
 
-    Reading takes nothing away: the same read can be repeated after a lost connection.
+    Reading does not remove what it returns, so the same read can be repeated after a lost connection.
 
     Attributes:
         inbox: the inbox.
         after: a position from the last `Batch`; "" for the beginning.
-        block: seconds to wait at most.
+        block: the most seconds to wait.
     """
 
     inbox: Queue
@@ -436,13 +437,13 @@ class Read(Command[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class GiveBack(Command[None]):
-    """Give back places in a minted inbox: these messages have been taken by ``receive()`` or dropped.
+    """Return credits of an owned inbox, for messages that were taken by ``receive()`` or dropped.
 
     Attributes:
         inbox: the inbox.
-        generation: from the `Claim` or the last flush; places of an older generation are ignored.
-        serial: counts up; the same serial again is ignored, so that the request can be repeated.
-        places: (full channel name, messages).
+        generation: from the `Claim` or the last flush; credits of an older generation are ignored.
+        serial: counts up; a serial that was seen before is ignored, so that the command can be repeated.
+        places: (full channel name, messages) pairs.
     """
 
     inbox: Queue
@@ -453,7 +454,7 @@ class GiveBack(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Mark(Command[bool]):
-    """Put a marker into a minted inbox, outside any capacity; replies False when the inbox has no living owner."""
+    """Put a marker into an owned inbox, regardless of capacities; the reply is False if its owner is not alive."""
 
     inbox: Queue
     marker: MembershipMarker
@@ -461,7 +462,7 @@ class Mark(Command[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Alive(Command[tuple[bool, ...]]):
-    """Say which of these inboxes have a living minting owner."""
+    """Return which of these inboxes have an owner that is alive."""
 
     inboxes: tuple[Queue, ...]
 
@@ -471,14 +472,14 @@ class Alive(Command[tuple[bool, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What became of a `Join` or a `Leave`.
+    """The reply to a `Join` or a `Leave`.
 
     Attributes:
-        version: the group's version after it.
-        marked: the marker is in the member's inbox.
-        applied: False when a `Join` that restores found that the member has left meanwhile, or a `Leave` with a
-            ``latest`` that there has been a later joining.
-        owned: the owner of the member's inbox has it in his mirror, or will, so a marker has to tell him.
+        version: the group's version after the change.
+        marked: whether the marker is in the member's inbox.
+        applied: False if a `Join` that restores found that the member has left since, or if a `Leave` with a
+            ``latest`` found a later join.
+        owned: the owner of the member's inbox knows the membership, or will, so it needs a marker.
     """
 
     version: int
@@ -491,17 +492,17 @@ class Changed:
 class Join(Command[Changed]):
     """Add a channel to a group, or refresh its membership.
 
-    A member that its inbox's owner added stays his, whoever refreshes it.
+    A member that the owner of its inbox added remains the owner's, whichever process refreshes it.
 
     Attributes:
         group: the group.
         channel: the member.
-        owned: the one who asks owns the member's minted inbox and keeps it in its mirror.
-        age: seconds ago that it really joined; 0 but for a restored membership.
-        restore: the membership is announced again after the store lost it; void if the member left meanwhile. So a
-            store remembers for two leases who of an inbox has left.
-        mark: the member's inbox is on the same shard; put a marker into it in the same step, if the member is its
-            owner's.
+        owned: the caller owns the member's inbox and mirrors its memberships.
+        age: seconds since the channel joined; 0 except for a restored membership.
+        restore: the membership is announced again after the store lost it; nothing happens if the member has left
+            since. So a store remembers for two leases which members of an inbox have left.
+        mark: the member's inbox is on the same shard; put a marker into it in the same step, if the owner added the
+            member.
     """
 
     group: GroupName
@@ -514,14 +515,14 @@ class Join(Command[Changed]):
 
 @dataclass(frozen=True, slots=True)
 class Leave(Command[Changed]):
-    """Remove a channel from a group, whoever added it.
+    """Remove a channel from a group, whichever process added it.
 
     Attributes:
         group: the group.
         channel: the member.
         mark: the member's inbox is on the same shard; put the marker into it in the same step.
-        latest: if not None, apply it only to a member that the owner of its inbox added, and only if no channel of
-            that inbox has joined the group since this version.
+        latest: if not None, remove only a member that the owner of its inbox added, and only if no channel of that
+            inbox has joined the group after this version.
     """
 
     group: GroupName
@@ -532,14 +533,14 @@ class Leave(Command[Changed]):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a group send found.
+    """The reply to a `Publish`.
 
     Attributes:
         version: the group's version at that moment.
-        done: the store has delivered to every inbox in the same step; else the rest says to whom to deliver.
-        inboxes: minted inboxes that hold members which their owners added.
+        done: whether the store has delivered to every inbox in the same step; if not, the caller has to.
+        inboxes: owned inboxes with members that their owners added.
         others: full names of all other members.
-        full: inboxes that had no room, when *done*.
+        full: if *done*, inboxes that were full.
     """
 
     version: int
@@ -556,7 +557,7 @@ class Publish(Command[Published]):
     Attributes:
         group: the group.
         payload: the encoded message.
-        at_once: every inbox is on this shard, so that one step may deliver to all of them if it can.
+        at_once: every inbox is on this shard, so the store may deliver to all of them in one step.
     """
 
     group: GroupName
@@ -565,7 +566,7 @@ class Publish(Command[Published]):
 
 
 class Delivery(Enum):
-    """What became of a `Deliver`."""
+    """The reply to a `Deliver`."""
 
     DONE = "done"
     FULL = "full"
@@ -574,12 +575,12 @@ class Delivery(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Deliver(Command[Delivery]):
-    """Put a group message into a minted inbox, if its owner lives and ``inbox_capacity`` leaves room.
+    """Put a group message into an owned inbox, if its owner is alive and ``inbox_capacity`` leaves room.
 
     Attributes:
         inbox: the inbox.
         group: the group.
-        riders: members in this inbox that its owner did not add.
+        riders: extra recipients: members in this inbox that its owner did not add.
         payload: the encoded message.
     """
 
@@ -591,13 +592,14 @@ class Deliver(Command[Delivery]):
 
 @dataclass(frozen=True, slots=True)
 class Prune(Command[None]):
-    """Remove from a group who is gone.
+    """Remove members that no longer exist from a group.
 
     Attributes:
         group: the group.
-        version: the group's when they were found to be gone.
-        inboxes: whose members, added by their owners, are removed, unless one of them has joined since.
-        others: members outside of these, by full name, that are removed unless anything has joined or left since.
+        version: the group's version when the members were found not to exist.
+        inboxes: inboxes whose members, as far as their owners added them, are removed, unless one of them has joined
+            since.
+        others: full names of other members, which are removed unless any member has joined or left since.
     """
 
     group: GroupName
@@ -611,8 +613,8 @@ class Roster:
     """The members of a group.
 
     Attributes:
-        owned: full names that the owners of their minted inboxes added.
-        others: all the others.
+        owned: full names of members that the owners of their inboxes added.
+        others: full names of all other members.
     """
 
     owned: tuple[str, ...]
@@ -621,14 +623,14 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class Members(Command[Roster]):
-    """List a group's members."""
+    """Return the members of a group."""
 
     group: GroupName
 
 
 @dataclass(frozen=True, slots=True)
 class Touch(Command[None]):
-    """Keep groups alive whose members never expire because their owner lives."""
+    """Keep groups whose memberships do not expire while their owners are alive."""
 
     groups: tuple[GroupName, ...]
 
@@ -638,10 +640,10 @@ class Touch(Command[None]):
 
 @dataclass(frozen=True, slots=True)
 class Flushing:
-    """A flush that has begun.
+    """The reply to a `Flush`: the flush has begun.
 
     Attributes:
-        inboxes: living minted inboxes whose owners have yet to acknowledge.
+        inboxes: owned inboxes whose owners are alive and have to acknowledge.
         dropped: messages that were removed.
     """
 
@@ -651,10 +653,10 @@ class Flushing:
 
 @dataclass(frozen=True, slots=True)
 class Flush(Command[Flushing]):
-    """Empty everything of this prefix on one shard and put a flush marker into every living inbox.
+    """Remove everything of this prefix on one shard, and put a flush marker into every inbox whose owner is alive.
 
     Attributes:
-        generation: a name that no other flush has.
+        generation: a name that is unique to the flush.
     """
 
     generation: str
@@ -662,7 +664,7 @@ class Flush(Command[Flushing]):
 
 @dataclass(frozen=True, slots=True)
 class Unflushed(Command[tuple[str, ...]]):
-    """Say which of these inboxes live and have not acknowledged this flush, nor any change of generation after it."""
+    """Return which inboxes have a live owner that has acknowledged neither this flush nor a later generation."""
 
     inboxes: tuple[str, ...]
     generation: str
@@ -670,7 +672,7 @@ class Unflushed(Command[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge(Command[None]):
-    """Say that the owner of an inbox has dropped what it held before a flush."""
+    """Acknowledge that the owner of an inbox has dropped what it held before a flush."""
 
     inbox: Queue
     generation: str

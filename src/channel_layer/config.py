@@ -281,8 +281,8 @@ class CommonConfig(BaseModel):
         elif blind is True and len(keys) > 1:
             problem = (
                 "with several symmetric_encryption_keys, processes that have them in another order would not find each "
-                "other's names: say which key names are blinded with, and keep it (blind_names=OLD_KEY goes on as "
-                "True with that key alone did)"
+                "other's names: set blind_names to the key that names are blinded with, and keep it "
+                "(blind_names=OLD_KEY gives the same names as True with only that key)"
             )
             yield FieldError("blind_names", problem)
 

@@ -1,7 +1,7 @@
-"""Layers by what people write for them: the scheme of a URL, or the dotted path of a class in the settings.
+"""Find layers by the scheme of a URL, or by the dotted path of a class in the settings.
 
-Both are looked up among the entry points of whatever is installed, so that the core knows no adapter, and a third
-party's adapter is found like ours. No class is imported before it is asked for.
+Both are looked up among the entry points of all installed packages, so the core depends on no adapter, and adapters of
+third parties are found in the same way. No class is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 __all__ = ("ADAPTERS", "SCHEMES", "backends", "config_from_url", "from_url", "load_cipher", "load_layer")
 
 ADAPTERS = "channel_layer.adapters"
-"""The group of entry points that lead to layers, each by a short name."""
+"""The group of entry points for layers, each under a short name."""
 
 SCHEMES = "channel_layer.schemes"
-"""The group of entry points that lead to layers, each by the scheme of its URLs."""
+"""The group of entry points for layers, each under the scheme of its URLs."""
 
 
 def from_url(url: str) -> ChannelLayer:
-    """Make the layer that a URL describes. It connects to nothing.
+    """Make the layer that a URL describes. It does not connect yet.
 
     Args:
         url: ``redis://redis.example:6379/0?prefix=chat:&capacity=200``, ``memory://?capacity=10``.
 
     Raises:
-        ConfigError: something is wrong with the URL; it names every wrong parameter, and repeats no value.
+        ConfigError: the URL is wrong; it names every wrong parameter, and repeats no value.
         ImportError: the extra that this layer needs is not installed.
     """
     return _layer_of(url).from_url(url)
@@ -43,12 +43,12 @@ def config_from_url(url: str) -> CommonConfig:
     """Check a URL as `from_url` does, without making a layer.
 
     Returns:
-        the options, as the model of that layer.
+        The options, as the model of that layer.
 
     Raises:
-        ConfigError: something is wrong with the URL; it names every wrong parameter, and repeats no value.
+        ConfigError: the URL is wrong; it names every wrong parameter, and repeats no value.
         ImportError: the extra that this layer needs is not installed.
-        TypeError: the layer is a third party's that does not say what options it has.
+        TypeError: the layer is one of a third party, and has no model of its options.
     """
     layer = _layer_of(url)
     if layer.config is None:
@@ -57,12 +57,12 @@ def config_from_url(url: str) -> CommonConfig:
 
 
 def backends() -> dict[str, EntryPoint]:
-    """Return the layers that are installed: dotted path, as in the settings -> entry point."""
+    """Return the entry points of the layers that are installed, by dotted path as in the settings."""
     return {f"{point.module}.{point.attr}": point for point in entry_points(group=ADAPTERS)}
 
 
 def load_layer(point: EntryPoint) -> type[ChannelLayer] | None:
-    """Import what an entry point leads to; None: it is no `ChannelLayer`.
+    """Import the class of an entry point; return None if it is not a `ChannelLayer`.
 
     Raises:
         ImportError: an extra is not installed; the text says which.
@@ -72,7 +72,7 @@ def load_layer(point: EntryPoint) -> type[ChannelLayer] | None:
 
 
 def load_cipher(name: str) -> None:
-    """Import what the option ``encryption`` names, to see that it is there.
+    """Import the cipher that the option ``encryption`` names, to check that it is installed.
 
     Raises:
         ImportError: an extra is not installed; the text says which.
@@ -88,7 +88,7 @@ def _layer_of(url: str) -> type[ChannelLayer]:
     layer = load_layer(point) if point is not None else None
     if layer is None:
         known = ", ".join(f"{name}://" for name in sorted(points))
-        # Without "://" the text may be anything, a password too; before it, there is nothing secret to guess by.
+        # Without "://" the text may be anything, even a password; a scheme holds nothing secret.
         close = get_close_matches(scheme.lower(), points, n=1) if mark else []
         guess = f"; did you mean {close[0]}://?" if close else ""
         raise ConfigError([FieldError("url", f"must be a URL that begins with one of {known}{guess}")])

@@ -69,7 +69,7 @@ class InvalidFields(InvalidMessage):
         self.type: str = type
         self.errors: tuple[FieldError, ...] = tuple(errors)
         self.received: Mapping[str, object] | None = None
-        super().__init__(f"the message is no {type}: " + "; ".join(map(str, self.errors)))
+        super().__init__(f"the message is not of type {type}: " + "; ".join(map(str, self.errors)))
 
 
 class MessageTooLarge(ChannelLayerError):

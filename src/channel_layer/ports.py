@@ -1,8 +1,8 @@
-"""The core's ports: what it needs from a store, a codec, a cipher and a clock, as structural types.
+"""The ports of the core: what it needs from a store, a codec, a cipher and a clock, as structural types.
 
-A store is one event loop's way to the queues and groups; the core opens one in each loop that needs it, from a
-`Backend` that belongs to no loop, and one for all threads that have none. Nothing here is inherited from: an adapter
-only has to fit.
+A store gives one event loop access to the queues and groups. The core opens one in each loop that needs it, and one for
+all threads without a loop, from a `Backend` that is bound to no loop. An adapter need not inherit from anything here:
+it only has to fit.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ R = TypeVar("R")
 class Clock(Protocol):
     """Local time.
 
-    ``offset`` exists for tests: a store with a clock of its own adds it to that clock, and ``now()`` has it in it,
-    so that moving it moves every clock of the system at once. It is 0 in production.
+    ``offset`` exists for tests: a store with its own clock adds it to that clock, and ``now()`` includes it, so that
+    a change of it moves every clock of the system together. It is 0 in production.
     """
 
     @property
@@ -49,7 +49,7 @@ class Clock(Protocol):
         ...
 
     def now(self) -> float:
-        """Return seconds since any fixed moment; never goes back."""
+        """Return seconds since any fixed moment; they never decrease."""
         ...
 
 
@@ -61,16 +61,16 @@ class Codec(Protocol):
 
         Raises:
             InvalidMessage: it is not a message.
-            MessageTooLarge: it is too large.
+            MessageTooLarge: the encoded message is too large.
         """
         ...
 
     def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
-        """Turn bytes into a message that nobody else holds.
+        """Turn bytes into a message that is not shared with any other recipient.
 
         Args:
             payload: the bytes.
-            shared: others have been given the same bytes object, or will be: what is known of it is worth keeping.
+            shared: the same bytes object is decoded for other recipients, too, so results of checks may be cached.
 
         Raises:
             BadFrame: these bytes are not an encoded message.
@@ -79,13 +79,13 @@ class Codec(Protocol):
 
 
 Place: TypeAlias = Literal["channel", "group"]
-"""What a sealed payload is for."""
+"""What a sealed payload is addressed to."""
 
 
 class Sealer(Protocol):
-    """Payloads to bytes that only who has a key can read or make, and back.
+    """Payloads to bytes that can be read or made only with a key, and back.
 
-    What is sealed is bound to the channel or group that it is for, to the prefix, and to the time.
+    A sealed payload is bound to the channel or group that it is addressed to, to the prefix, and to the time.
     """
 
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
@@ -96,26 +96,26 @@ class Sealer(Protocol):
         """Return the payload. Thread-safe.
 
         Raises:
-            Unauthentic: no one with a key has sealed these bytes for *name*, or it was too long ago.
+            Unauthentic: these bytes were not sealed with one of the keys for *name*, or too long ago.
         """
         ...
 
 
 class Blinder(Protocol):
-    """Names to tokens of ASCII letters, digits, ``-`` and ``_`` that tell nothing to who has no key, and back.
+    """Names to tokens of ASCII letters, digits, ``-`` and ``_`` that reveal nothing without the key, and back.
 
-    One name gives one token, in every process.
+    A name has the same token in every process.
     """
 
     def blind(self, name: str, within: str, /) -> str:
-        """Return the token of a name; tokens of one name *within* different things have nothing in common."""
+        """Return the token of a name; the tokens of one name *within* different scopes are unrelated."""
         ...
 
     def reveal(self, token: str, within: str, /) -> str:
         """Return the name of a token.
 
         Raises:
-            Unauthentic: no one with the key has made this token.
+            Unauthentic: this token was not made with the key.
         """
         ...
 
@@ -123,71 +123,71 @@ class Blinder(Protocol):
 class Store(Protocol):
     """Queues, owned inboxes and groups, as reached from one event loop.
 
-    A store keeps one table, from the type of each command in `channel_layer.commands` to what carries it out there;
-    what that has to do is said by the command. Every method may raise `channel_layer.errors.StoreError`, and nothing
-    else, but for cancellation.
+    A store keeps one table, from the type of each command in `channel_layer.commands` to its handler; the command says
+    what the handler has to do. Every method may raise `channel_layer.errors.StoreError`, and nothing else except for
+    cancellation.
     """
 
     def execute(self, command: Command[R], /) -> Awaitable[R]:
         """Carry out a command, and return its reply.
 
-        The replies to a `Pop` and a `PutBack` are needed: what they speak of is nowhere else. If the caller is
-        cancelled when the store may have carried out one of these, it returns all the same, as soon as it knows; the
-        caller sees by its task's ``cancelling()`` that it is to end. Cancelling any other command is harmless: it is
-        carried out, or it is not.
+        The messages in the replies to a `Pop` and a `PutBack` exist nowhere else. If the caller is cancelled when the
+        store may have carried out one of these, the store still returns the reply as soon as it has it; the caller
+        sees the cancellation by its task's ``cancelling()``. Cancelling any other command is harmless: it is carried
+        out, or it is not.
 
         Raises:
-            StoreError: it was not carried out, or nobody knows; also for a command that this store does not support.
+            StoreError: it was not carried out, or that is unknown; also for a command that this store does not support.
         """
         ...
 
     def execute_many(self, commands: Sequence[Command[R]], /) -> Awaitable[list[R | StoreError]]:
-        """Carry out several commands, in one write where that can be; return what came of each, in the same order.
+        """Carry out several commands, in one write where possible; return the outcome of each, in the same order.
 
-        A store that can do no better has `channel_layer.stores.execute_each`.
+        A store without such writes can use `channel_layer.stores.wrapper.execute_each`.
         """
         ...
 
     async def wait(self, request: c.Wait, /) -> None:
         """Return when the queue may hold a message, or after ``request.block`` seconds.
 
-        Of all tasks that wait for one queue at least one returns for each message that comes in; it has to pop, or to
-        wait again. Cancelling passes the call on to another task that waits.
+        For each message that comes in, at least one of the tasks that wait for its queue returns; it has to pop, or to
+        wait again. Cancelling it passes the wake-up on to another waiting task.
         """
         ...
 
     async def run_id(self, shard: int, /) -> str:
-        """Return what names this run of the shard's server: it is another one after a restart. Connects if need be."""
+        """Return the run id of the shard's server, which changes with each restart. Connects if necessary."""
         ...
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection that `run_id` spoke of is lost. Cancelling is harmless."""
+        """Return once the connection for which `run_id` answered is lost. Cancelling is harmless."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of every connection. Commands in flight fail."""
+        """Close every connection. Commands in flight fail."""
         ...
 
 
 class Waiting(Protocol):
-    """Waits that have begun, in one thread. Whoever began them ends them, whatever happens."""
+    """Waits that have begun, in one thread. The caller that began them has to end them in every case."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """File descriptors; one of them becomes readable when a queue may hold a message. It may do so in vain."""
+        """File descriptors; one becomes readable when a queue may hold a message, and possibly without a message."""
         ...
 
     @property
     def seconds(self) -> float:
-        """How long to wait before looking again, whatever happens."""
+        """The most seconds to wait before looking again."""
         ...
 
     def end(self) -> tuple[Queue, ...]:
-        """End all of them, and return the queues for which this one was called, as far as is known.
+        """End all waits, and return the queues for which this thread was woken, as far as is known.
 
-        Of all that wait for one queue at least one is called for each message that comes in, and no other. So the
-        thread that ends these waits has to pop from each of those queues, with a count of 0 if it needs no message:
-        then another one is called. It raises nothing.
+        For each message that comes in, at least one of those that wait for its queue is woken, and not all. So the
+        thread has to pop from each of the returned queues, with a count of 0 if it needs no message, so that another
+        one is woken. It raises nothing.
         """
         ...
 
@@ -195,38 +195,38 @@ class Waiting(Protocol):
 class BlockingStore(Protocol):
     """Queues, owned inboxes of others, and groups, as reached from threads that have no event loop.
 
-    One object serves all threads of the process, at once. It carries out the commands that a `Store` does, except for
-    `channel_layer.commands.Read`. Every method may raise `channel_layer.errors.StoreError`, and nothing else, but for
+    One object serves all threads of the process concurrently. It carries out the same commands as a `Store`, except for
+    `channel_layer.commands.Read`. Every method may raise `channel_layer.errors.StoreError`, and nothing else except for
     what interrupts the thread, such as a `KeyboardInterrupt`.
     """
 
     def execute(self, command: Command[R], /) -> R:
         """Carry out a command, and return its reply.
 
-        If the thread is interrupted while the store may have carried out a `Pop`, what that took is put back first.
+        If the thread is interrupted while the store may have carried out a `Pop`, its messages are put back first.
         """
         ...
 
     def execute_many(self, commands: Sequence[Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands, in one write where that can be; return what came of each, in the same order."""
+        """Carry out several commands, in one write where possible; return the outcome of each, in the same order."""
         ...
 
     def wait(self, request: c.WaitAny, /) -> Waiting:
-        """Begin to wait; what has come since the last `Pop` from one of the queues counts, too."""
+        """Begin to wait; messages that have come since the last `Pop` from one of the queues count, too."""
         ...
 
     def close(self) -> None:
-        """Let go of every connection; those in use follow when they are free. Later commands fail."""
+        """Close every connection; those in use are closed when they become free. Later commands fail."""
         ...
 
 
 class SimpleStore(Protocol):
-    """Queues and groups on one shard, and nothing else: the least that a channel layer can be built on.
+    """Queues and groups on one shard, and nothing else: the minimum for a channel layer.
 
     Its methods block, and all are called in the thread that made it. `channel_layer.stores.simple.SimpleBackend` makes
-    a whole store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. What each has to do is said
-    by its request in `channel_layer.commands`; of a `Join` and a `Leave` only ``group`` and ``channel`` matter here,
-    every member is one of the `Roster.others`, and an inbox is popped like any other queue, whoever asks.
+    a complete store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. The commands in
+    `channel_layer.commands` say what each has to do; of a `Join` and a `Leave` only ``group`` and ``channel`` matter
+    here, every member is one of the `Roster.others`, and an inbox is popped like any other queue, by any claimant.
     """
 
     def push(self, request: c.Push, /) -> c.Pushed: ...
@@ -237,33 +237,32 @@ class SimpleStore(Protocol):
     def leave(self, request: c.Leave, /) -> None: ...
     def members(self, request: c.Members, /) -> c.Roster: ...
     def flush(self, request: c.Flush, /) -> int:
-        """Empty everything of this prefix; return how many messages that were."""
+        """Remove everything of this prefix; return the number of messages that were removed."""
         ...
 
     def close(self) -> None:
-        """Let go of what is open. Harmless if it is called twice."""
+        """Close what is open. Calling it twice is harmless."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store can do beyond queues and groups. What it lacks, the core does without.
+    """What a store can do beyond queues and groups. The core works without what a store lacks.
 
     Attributes:
-        leases: it keeps minted inboxes, with leases, markers and one copy of a group message for each process. Without
-            them all channels of one `new_channel` prefix share one queue, and its capacity, and a group message is
-            pushed to each member by itself.
-        blocking: `Store.wait` returns when a message comes, and `BlockingStore.wait` tells. Without it the core
-            looks again and again.
-        lapses: it notes which members let a group's message expire unread (`Forgive`, `Pushed.lapsed`). Without it
+        leases: it keeps owned inboxes, with leases, markers and one copy of a group message for each process. Without
+            them all channels of one `new_channel` prefix share one queue and its capacity, and a group message is
+            pushed to each member separately.
+        blocking: `Store.wait` and `BlockingStore.wait` notify the core of a message. Without it the core polls.
+        lapses: it records which members let a group message expire unread (`Forgive`, `Pushed.lapsed`). Without it
             such a member stays until its ``group_expiry``.
-        attends: it notes who attends to a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and sees when a
-            process that does so dies, at the latest when the time that it gave is over. Nothing but the local half of
-            two (`channel_layer.stores.local_and_remote`) needs it.
-        local: the last of its shards is this machine's own; what the other ones keep, all machines see. Normal
-            channels may be on that one too, everything else is on the others.
+        attends: it records the registered readers of a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and
+            notices when such a process dies, at the latest when its registration ends. Only the local store of two
+            (`channel_layer.stores.local_and_remote`) needs it.
+        local: the last of its shards is local to this machine; all machines share the other ones. Normal channels may
+            be on that shard, too; everything else is on the others.
         statistics: it adds up what all processes report (`Report`), and knows what waits (`Survey`). Without it each
-            process has statistics of its own, and nobody knows the age of a message.
+            process has only its own statistics, and the age of messages is unknown.
     """
 
     leases: bool = True
@@ -275,31 +274,31 @@ class Capabilities:
 
 
 class Backend(Protocol):
-    """A store before it meets an event loop."""
+    """What opens stores: bound to no event loop."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do; the same for as long as it lives."""
+        """What it can do; it never changes."""
         ...
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """What names each shard, the same in every process; all different."""
+        """The name of each shard, the same in every process; all different."""
         ...
 
     @property
     def connects(self) -> bool:
-        """Whether opening a store costs connections, so that event loops which live for one call should not."""
+        """Whether opening a store costs connections, so that event loops that live for one call should not do so."""
         ...
 
     def open(self) -> Store:
-        """Make a store for the running event loop. No I/O yet."""
+        """Make a store for the running event loop, without I/O."""
         ...
 
     def open_blocking(self) -> BlockingStore:
-        """Make a store for the threads of this process. No I/O yet."""
+        """Make a store for the threads of this process, without I/O."""
         ...
 
     def forked(self) -> None:
-        """Forget what must not be shared with the parent process; called in the child after a fork."""
+        """Drop everything that must not be shared with the parent process; called in the child after a fork."""
         ...

@@ -1,8 +1,7 @@
-"""A type of messages, as Pydantic reads it: values in, what a message may hold out, and back.
+"""A type of messages, as Pydantic reads it: values are turned into messages, and messages into values.
 
-A process that sends the wrong thing should hear of it itself, with the names of the fields, and one that is sent the
-wrong thing should not have to look. This is an edge of the core like `channel_layer.config`: what users write is
-checked here, and no other module of the core that deals with messages knows Pydantic.
+The sender of a wrong message gets the error, with the names of the fields, so receivers need not check. This is an edge
+of the core like `channel_layer.config`: no other module of the core that handles messages uses Pydantic.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ _AS_IT_IS = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 class Untyped(Enum):
-    """Stands where a type could; None could not, being one."""
+    """The absence of a type. None cannot mean that, because it is a type itself."""
 
     DICT = "dict"
     """Any message, as a dict."""
 
 
 class Schema(Generic[T]):
-    """What the messages of a channel or a group are.
+    """The type of the messages of a channel or a group.
 
     Args:
         type: a Pydantic model, a dataclass, a ``TypedDict``, or a union of them; `Untyped.DICT`: any message.
@@ -54,30 +53,30 @@ class Schema(Generic[T]):
 
     __slots__ = ("_adapter", "name")
 
-    def __init__(self, type: TypeForm[T] | Untyped) -> None:  # noqa: A002 - what its users call it
+    def __init__(self, type: TypeForm[T] | Untyped) -> None:  # noqa: A002 - named as in `Channel`
         self.name: str = _name(type)
         self._adapter: TypeAdapter[T] | None = None
         if not isinstance(type, Untyped):
             try:
                 self._adapter = TypeAdapter(type)
-                _ = self._adapter.validator.title  # Pydantic puts off what refers to a class that is not there yet
+                _ = self._adapter.validator.title  # Pydantic defers references to undefined classes
             except (PydanticUserError, PydanticUndefinedAnnotation) as exc:
-                raise InvalidMessage(f"type: {self.name} is no type of messages: {_first_line(exc)}") from exc
+                raise InvalidMessage(f"type: {self.name} cannot be a type of messages: {_first_line(exc)}") from exc
 
     def dump(self, value: T) -> Mapping[str, object]:
-        """Turn a value into a message, and see that a receiver will take it.
+        """Turn a value into a message, and check that a receiver will accept it.
 
-        Bytes stay bytes. What a message cannot hold becomes text as in JSON: dates, UUIDs, decimals, members of enums
-        by their value.
+        Bytes stay bytes. What a message cannot hold becomes text as in JSON: dates, UUIDs, decimals; members of enums
+        become their values.
 
         Raises:
             InvalidFields: it does not fit the type, or holds something that cannot be sent; see ``errors``.
-            InvalidMessage: the type does not make dicts.
+            InvalidMessage: the type is not dumped as a dict.
         """
         if self._adapter is None:
             return _demand_dict(value, "")
         try:
-            # As a receiver will need it: under its aliases, and without what is computed.
+            # In the form that a receiver validates: with aliases, and without computed fields.
             dumped: object = self._adapter.dump_python(value, by_alias=True, round_trip=True, warnings=False)
             message = _demand_dict(_plain(dumped), f": {self.name} has to be a type that is dumped as one")
         except _Unsendable as exc:
@@ -112,15 +111,15 @@ class Schema(Generic[T]):
             return self._adapter.validate_python(message)
         except ValidationError as exc:
             problem = exc
-        # A strict model takes a text for the date, the UUID or the enum that it stands for only if it comes as JSON.
+        # A strict model accepts text for a date, a UUID or an enum only if it is validated as JSON.
         try:
             return self._adapter.validate_json(json.dumps(message))
         except ValidationError as exc:
-            if exc.errors(include_url=False)[0]["type"] != "json_invalid":  # text that has no form in JSON
+            if exc.errors(include_url=False)[0]["type"] != "json_invalid":  # text that JSON cannot represent
                 problem = exc
         except TypeError:
-            pass  # bytes, which JSON does not have
-        # Raised out here, where no exception is being handled: pydantic's holds the values.
+            pass  # bytes, which JSON cannot represent
+        # Raised outside of the exception handler: Pydantic's exception holds the values.
         raise InvalidFields(self.name, map(_translate, problem.errors(include_url=False)))
 
 
@@ -128,7 +127,7 @@ class Schema(Generic[T]):
 
 
 class _Unsendable(Exception):
-    """A value that a message cannot hold; on its way out it learns where that is."""
+    """A value that a message cannot hold; each level that it passes adds its step to the path."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -142,10 +141,10 @@ class _Unsendable(Exception):
 def _plain(value: object) -> object:
     """Turn what Pydantic dumps for Python into what a message may hold; bytes stay bytes.
 
-    Pydantic's own mode for JSON would make text of bytes, and refuse those that are none.
+    Pydantic's JSON mode would turn bytes into text, and refuse bytes that are not UTF-8.
 
     Raises:
-        _Unsendable: there is no way to.
+        _Unsendable: a value cannot be sent.
     """
     if type(value) in _AS_IT_IS:
         return value
@@ -197,7 +196,7 @@ def _as_in_json(value: object) -> object:
 
 
 def _by_its_class(value: object) -> object:
-    """Dump what Pydantic does not know by sight but by its class, which may also say itself how it is dumped."""
+    """Dump a value by its class: Pydantic may know the class, or the class may define how it is dumped."""
     return TypeAdapter(type(value)).dump_python(value, mode="json", warnings=False)
 
 
@@ -220,7 +219,7 @@ def _only_dict(value: object) -> Mapping[object, object]:
 
 
 def _is_message(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether it is a dict; what is in it, its keys too, is checked when it is encoded."""
+    """Return whether it is a dict; its keys and values are checked when it is encoded."""
     return isinstance(value, Mapping)
 
 
@@ -234,7 +233,7 @@ def _demand_dict(value: object, more: str) -> Mapping[str, object]:
 
 
 def _translate(error: ErrorDetails) -> FieldError:
-    """Say in our words what Pydantic found; of values only the kind, because they may be private."""
+    """Turn an error of Pydantic into one in our words, with the type of the value only, because it may be private."""
     problem = error["msg"]
     if error["type"] == "missing":
         problem = "is missing"
@@ -251,8 +250,8 @@ def _path(steps: Iterable[str | int]) -> str:
     return text.removeprefix(".") or "message"
 
 
-def _name(type: object) -> str:  # noqa: A002 - see above
-    """Say what a type is called, without all that is in it."""
+def _name(type: object) -> str:  # noqa: A002 - as above
+    """Return the name of a type, without its arguments."""
     if isinstance(type, Untyped):
         return type.value
     name: object = getattr(type, "__name__", None)

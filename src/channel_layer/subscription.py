@@ -1,7 +1,7 @@
-"""What is sent to groups, one message after another, for as long as somebody wants it.
+"""Subscriptions: the messages that are sent to groups, as an asynchronous iterator.
 
-Joining a group takes a channel of one's own, a membership that has to be renewed, and an end that happens however the
-program leaves: three things that are easy to forget, and are remembered here.
+To receive from a group takes a channel, a membership that is renewed, and leaving the group at the end, also after an
+error. A subscription does all three.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ T_co = TypeVar("T_co", covariant=True)
 _logger = logging.getLogger("channel_layer")
 
 _LOOK_SECONDS = 0.001
-"""Between looks whether those who wait for a message have heard that there will be none."""
+"""Between checks whether all tasks that wait for a message have been told that the subscription has ended."""
 
 _TRIES = 3
-"""How often a group is left, if the end of the event loop cancels that, too."""
+"""Attempts to leave a group, if the end of the event loop cancels them."""
 
 
 class Source(Protocol[T_co]):
-    """What a subscription needs of a group; every `channel_layer.Group` has it."""
+    """What a subscription needs from a group; every `channel_layer.Group` fits."""
 
     @property
     def layer(self) -> object:
-        """What carries its messages."""
+        """The layer that carries its messages."""
         ...
 
     @property
@@ -49,12 +49,12 @@ class Source(Protocol[T_co]):
 
     @property
     def type(self) -> object:
-        """What its messages are; None: any, as dicts."""
+        """The type of its messages; None: any message, as a dict."""
         ...
 
     @property
     def invalid(self) -> Invalid:
-        """What is done with a message that is not of the type."""
+        """What is done with a message that does not fit the type."""
         ...
 
     def load(self, message: Message) -> T_co:
@@ -64,15 +64,15 @@ class Source(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a subscription needs of its layer.
+    """What a subscription needs from its layer.
 
     Attributes:
         new_channel: makes a channel of this process.
-        group_add: joins a group.
-        group_discard: leaves a group.
+        group_add: adds a channel to a group.
+        group_discard: removes a channel from a group.
         receive: waits for the next message of any of several channels, and returns it with the name of its channel.
-        keep: from now on, messages of a channel that expire unread do not end its memberships.
-        let_go: this is over; who waits for the channel at this moment is told by the error.
+        keep: lets the memberships of a channel continue when its messages expire unread.
+        let_go: undoes `keep`, and raises the error in every task that waits for the channel.
         reject: counts a message that cannot be used.
         renew_every: seconds between renewals of the memberships; None: they last as long as the process.
     """
@@ -94,26 +94,26 @@ class _State(Enum):
 
 
 class Subscription(Generic[T_co]):
-    """The messages of one or several groups from now on. Made by `ChannelLayer.subscribe`, and used once.
+    """The messages that are sent to one or several groups from now on. Made by `ChannelLayer.subscribe`, and used once.
 
-    ``async with layer.subscribe(group) as messages`` has joined when the block begins, and has left when it ends,
-    however it ends; in it, ``async for message in messages`` goes on without end. ``async for message in
-    layer.subscribe(group)`` joins at the first step and leaves when the loop is left; if that is by ``break``, a moment
-    later.
+    ``async with layer.subscribe(group) as messages`` joins the groups when the block begins, and leaves them when it
+    ends, also after an error; in the block, ``async for message in messages`` continues indefinitely. ``async for
+    message in layer.subscribe(group)`` joins at the first step and leaves when the loop ends; after a ``break``, a
+    moment later.
 
-    Groups with the same type of messages share a channel, and with it the order of what they are sent. Groups with
-    different types have a channel each, because it is by the channel that the type of a message is known; what waits
-    in several is taken oldest first.
+    Groups with the same type of messages share a channel, and their messages keep the order in which they were sent.
+    Groups with different types have a channel each, because the channel tells the type of a message; of messages that
+    wait in several channels the oldest comes first.
 
-    Cancelling a step loses no message. Messages that nobody has taken when the subscription ends are not delivered any
-    more, and count as ``expired`` when they are too old.
+    Cancelling a step loses no message. Messages that still wait when the subscription ends are not delivered, and count
+    as ``expired`` when they are too old.
 
     Args:
-        intake: what is needed of the layer.
-        groups: what to join.
+        intake: what is needed from the layer.
+        groups: the groups to join.
 
     Raises:
-        SubscriptionError: there is no group, or one is named twice, with different types.
+        SubscriptionError: there is no group, or one is named twice with different types.
     """
 
     __slots__ = ("_bundles", "_closing", "_groups", "_intake", "_memberships", "_renewing", "_state", "_steps")
@@ -122,21 +122,21 @@ class Subscription(Generic[T_co]):
         self._intake = intake
         self._bundles = _bundle(groups)
         self._groups: dict[str, Source[T_co]] = {}
-        """For each channel a group, whose type is that of its messages."""
+        """For each channel, a group that has the type of its messages."""
         self._memberships: list[tuple[str, str]] = []
         self._state = _State.NEW
         self._steps = 0
-        """How many wait for a message."""
+        """How many tasks wait for a message."""
         self._renewing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The names of the channels that have joined, one for each type of messages."""
+        """The names of the channels that are members, one for each type of messages."""
         return tuple(self._groups)
 
     async def __aenter__(self) -> Self:
-        """Join the groups; what is sent to them from now on will be received.
+        """Join the groups; messages that are sent to them from now on are received.
 
         Raises:
             StoreError: the store could not be reached; no group has been joined.
@@ -167,10 +167,10 @@ class Subscription(Generic[T_co]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave the groups. Who waits for a message gets a `SubscriptionError`. Closing twice is harmless.
+        """Leave the groups. Tasks that wait for a message get a `SubscriptionError`. Closing twice is harmless.
 
-        If the caller is cancelled, this is finished first; it takes ``timeout`` seconds at most if the store is away.
-        A membership that cannot be ended then ends when the first message for it has expired, or with this process.
+        If the caller is cancelled, this finishes first; it takes at most ``timeout`` seconds if the store is
+        unavailable. A membership that could not be ended ends when its first message has expired, or with this process.
         """
         if self._closing is None:
             self._state = _State.CLOSED
@@ -178,7 +178,7 @@ class Subscription(Generic[T_co]):
         await _outlast(self._closing)
 
     def __aiter__(self) -> AsyncIterator[T_co]:
-        """Return the messages: the subscription itself in ``async with``, else one that joins and leaves by itself.
+        """Return the subscription itself in ``async with``, else an iterator that joins and leaves by itself.
 
         Raises:
             SubscriptionError: it has ended.
@@ -195,8 +195,8 @@ class Subscription(Generic[T_co]):
         """Wait for the next message; cancelling loses nothing.
 
         Raises:
-            InvalidFields: a message is not of the type of its group; only if that says ``invalid="raise"``.
-            StoreError: the layer is closed. While a store is away, this waits.
+            InvalidFields: a message does not fit the type of its group; only with ``invalid="raise"``.
+            StoreError: the layer is closed. While a store is unavailable, this waits.
             SubscriptionError: it has not begun, or has ended.
         """
         if self._state is _State.NEW:
@@ -224,13 +224,13 @@ class Subscription(Generic[T_co]):
                 yield await self.__anext__()
 
     async def _renew(self, every: float) -> None:
-        """Make the memberships last, one time after the other."""
+        """Renew the memberships repeatedly."""
         while True:
             await _pause(every)
             for group, channel in self._memberships:
                 try:
                     await self._intake.group_add(group, channel)
-                except StoreError as exc:  # there will be another time before the membership is over
+                except StoreError as exc:  # it is tried again before the membership ends
                     _logger.warning("a subscription could not renew its membership of group %s: %s", group, exc)
 
     async def _leave(self) -> None:
@@ -239,7 +239,7 @@ class Subscription(Generic[T_co]):
             await asyncio.wait([self._renewing])
         for channel in self._groups:
             self._intake.let_go(channel, _closed_error())
-        while self._steps:  # some were on their way to wait, and have to be told again
+        while self._steps:  # tasks that were about to wait have to be told again
             await asyncio.sleep(_LOOK_SECONDS)
             for channel in self._groups:
                 self._intake.let_go(channel, _closed_error())
@@ -247,7 +247,7 @@ class Subscription(Generic[T_co]):
             for _ in range(_TRIES):
                 try:
                     await self._intake.group_discard(group, channel)
-                except asyncio.CancelledError:  # the loop ends, and cancels all that there is
+                except asyncio.CancelledError:  # the event loop is ending, and cancels all tasks
                     continue
                 except StoreError as exc:
                     if exc.retryable:
@@ -256,7 +256,7 @@ class Subscription(Generic[T_co]):
 
 
 def _bundle(groups: Sequence[Source[T_co]]) -> list[list[Source[T_co]]]:
-    """Put groups together whose messages are alike."""
+    """Combine groups whose messages have the same type and handling."""
     if not groups:
         raise SubscriptionError("there is nothing to subscribe to: name a group")
     bundles: list[list[Source[T_co]]] = []
@@ -290,7 +290,7 @@ async def _pause(seconds: float) -> None:
 
 
 async def _outlast(task: asyncio.Task[None]) -> None:
-    """Await a task to its end; if the caller is cancelled meanwhile, tell him then."""
+    """Await a task to its end; if the caller is cancelled meanwhile, raise the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:

@@ -1,8 +1,8 @@
 """Channels and groups whose messages have a type: checked when sent, checked when received.
 
-Between processes nothing but bytes is certain: another release of a program may send what this one has never heard of.
-A `Channel` or a `Group` is a name bound to a layer and a type, and is the one place where a message becomes a value
-that a type checker believes.
+Processes exchange only bytes, and another release of a program may send messages that this one does not know. A
+`Channel` or a `Group` is a name with a layer and a type, and the only place where a message becomes a value of that
+type.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ("Channel", "Group", "Invalid", "Messenger")
 T = TypeVar("T")
 
 Invalid: TypeAlias = Literal["drop", "raise"]
-"""What a receiver does with a message that is not of the type: count it as lost, or raise `InvalidFields`."""
+"""What a receiver does with a message that does not fit the type: count it as lost, or raise `InvalidFields`."""
 
 _INVALID: Final[tuple[Invalid, ...]] = ("drop", "raise")
 
 
 class Messenger(Protocol):
-    """What channels and groups need of a layer; every `channel_layer.ChannelLayer` has it."""
+    """What channels and groups need from a layer; every `channel_layer.ChannelLayer` fits."""
 
     async def send(self, channel: str, message: Mapping[str, object]) -> None:
         """Send a message to a channel."""
@@ -54,35 +54,35 @@ class Messenger(Protocol):
         ...
 
     def reject(self, channel: str, problem: str) -> None:
-        """Count a message that was received, and cannot be used, as lost."""
+        """Count a message that was received, but cannot be used, as lost."""
         ...
 
 
 class Channel(Generic[T]):
     """A channel whose messages are of one type.
 
-    Make one where it is used, in any number of processes: it is a name, a type and a layer, and holds nothing. Making
+    Make one where it is used, in any number of processes: it is a name, a type and a layer, and has no state. Making
     one does no I/O.
 
     Args:
-        layer: what carries the messages.
+        layer: the layer that carries the messages.
         name: a full channel name.
-        type: of the messages: a Pydantic model, a dataclass, a ``TypedDict``, or a union of them, discriminated or not.
-            Without one, messages are dicts.
-        invalid: what `receive` does with a message that is not of the type. ``"drop"``: counts it (``invalid``), tells
-            of it in the log, and waits for the next one. ``"raise"``: raises `InvalidFields`, which holds the message;
-            the next `receive` goes on with the one after it.
+        type: the type of the messages: a Pydantic model, a dataclass, a ``TypedDict``, or a union of them,
+            discriminated or not. Without one, messages are dicts.
+        invalid: what `receive` does with a message that does not fit the type. ``"drop"``: it counts the message
+            (``invalid``), logs it, and waits for the next one. ``"raise"``: it raises `InvalidFields`, which holds the
+            message; the next `receive` continues with the message after it.
 
     Raises:
         InvalidName: *name* is not a valid channel name.
         InvalidMessage: Pydantic cannot read *type*.
-        ValueError: *invalid* is neither of the two.
+        ValueError: *invalid* is neither ``"drop"`` nor ``"raise"``.
 
     Attributes:
-        layer: what carries the messages.
+        layer: the layer that carries the messages.
         name: the full channel name.
-        type: of the messages; None: any, as dicts.
-        invalid: what `receive` does with a message that is not of the type.
+        type: the type of the messages; None: any message, as a dict.
+        invalid: what `receive` does with a message that does not fit the type.
     """
 
     __slots__ = ("_schema", "invalid", "layer", "name", "type")
@@ -95,7 +95,7 @@ class Channel(Generic[T]):
         self,
         layer: Messenger,
         name: str,
-        type: TypeForm[T] | Untyped = Untyped.DICT,  # noqa: A002 - no other word says it as well
+        type: TypeForm[T] | Untyped = Untyped.DICT,  # noqa: A002 - the natural name of the parameter
         *,
         invalid: Invalid = "drop",
     ) -> None:
@@ -113,20 +113,20 @@ class Channel(Generic[T]):
 
         Raises:
             InvalidFields: *message* does not fit the type; nothing was sent.
-            InvalidMessage: what it is dumped as cannot be sent; the text says where.
-            MessageTooLarge: the encoded message is over ``max_message_size``.
-            ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
+            InvalidMessage: the dict that it is dumped to cannot be sent; the text says where.
+            MessageTooLarge: the encoded message is larger than ``max_message_size``.
+            ChannelFull: the channel holds as many unread messages as its capacity allows. Nothing was sent.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
         await self.layer.send(self.name, self._schema.dump(message))
 
     async def receive(self) -> T:
-        """Wait for the next message that is of the type and return it; cancelling loses nothing.
+        """Wait for the next message that fits the type and return it; cancelling loses nothing.
 
         Raises:
-            InvalidFields: a message is not of the type; only with ``invalid="raise"``.
+            InvalidFields: a message does not fit the type; only with ``invalid="raise"``.
             InvalidName: the channel belongs to another process that is alive.
-            StoreError: the layer is closed, or the store refuses to serve it. While a store is away, this waits.
+            StoreError: the layer is closed, or the store refuses requests. While a store is unavailable, this waits.
         """
         while True:
             message = await self.layer.receive(self.name)
@@ -138,7 +138,7 @@ class Channel(Generic[T]):
                 self.layer.reject(self.name, str(exc))
 
     def __aiter__(self) -> Self:
-        """Return the channel itself: ``async for message in channel`` receives without end."""
+        """Return the channel itself: ``async for message in channel`` receives indefinitely."""
         return self
 
     async def __anext__(self) -> T:
@@ -149,27 +149,27 @@ class Channel(Generic[T]):
 class Group(Generic[T]):
     """A group whose messages are of one type. `ChannelLayer.subscribe` receives them.
 
-    It is a name, a type and a layer, and holds nothing. Making one does no I/O.
+    It is a name, a type and a layer, and has no state. Making one does no I/O.
 
     Args:
-        layer: what carries the messages.
+        layer: the layer that carries the messages.
         name: the group's name.
-        type: of the messages: a Pydantic model, a dataclass, a ``TypedDict``, or a union of them, discriminated or not.
-            Without one, messages are dicts.
-        invalid: what a subscription does with a message that is not of the type. ``"drop"``: counts it (``invalid``),
-            tells of it in the log, and waits for the next one. ``"raise"``: raises `InvalidFields`, which holds the
-            message; the subscription stays, and goes on with the message after it.
+        type: the type of the messages: a Pydantic model, a dataclass, a ``TypedDict``, or a union of them,
+            discriminated or not. Without one, messages are dicts.
+        invalid: what a subscription does with a message that does not fit the type. ``"drop"``: it counts the message
+            (``invalid``), logs it, and waits for the next one. ``"raise"``: it raises `InvalidFields`, which holds the
+            message; the subscription stays open, and continues with the message after it.
 
     Raises:
         InvalidName: *name* is not a valid group name.
         InvalidMessage: Pydantic cannot read *type*.
-        ValueError: *invalid* is neither of the two.
+        ValueError: *invalid* is neither ``"drop"`` nor ``"raise"``.
 
     Attributes:
-        layer: what carries the messages.
+        layer: the layer that carries the messages.
         name: the group's name.
-        type: of the messages; None: any, as dicts.
-        invalid: what a subscription does with a message that is not of the type.
+        type: the type of the messages; None: any message, as a dict.
+        invalid: what a subscription does with a message that does not fit the type.
     """
 
     __slots__ = ("_schema", "invalid", "layer", "name", "type")
@@ -202,14 +202,14 @@ class Group(Generic[T]):
 
         Raises:
             InvalidFields: *message* does not fit the type; nothing was sent.
-            InvalidMessage: what it is dumped as cannot be sent; the text says where.
-            MessageTooLarge: the encoded message is over ``max_message_size``.
+            InvalidMessage: the dict that it is dumped to cannot be sent; the text says where.
+            MessageTooLarge: the encoded message is larger than ``max_message_size``.
             StoreError: the store could not be reached; some members may have got the message.
         """
         await self.layer.group_send(self.name, self._schema.dump(message))
 
     async def add(self, channel: Channel[T]) -> None:
-        """Add a channel, whose messages are of the same type; adding it again makes its membership last from now.
+        """Add a channel, whose messages have the same type; adding it again renews its membership.
 
         Raises:
             StoreError: the store could not be reached.
@@ -217,7 +217,7 @@ class Group(Generic[T]):
         await self.layer.group_add(self.name, channel.name)
 
     async def discard(self, channel: Channel[T]) -> None:
-        """Remove a channel, whoever added it; nothing happens if it is no member.
+        """Remove a channel, whichever process added it; nothing happens if it is not a member.
 
         Raises:
             StoreError: the store could not be reached.
@@ -225,7 +225,7 @@ class Group(Generic[T]):
         await self.layer.group_discard(self.name, channel.name)
 
     def load(self, message: Message) -> T:
-        """Check a message that came by another way, to a Django Channels consumer say, and return it as a value.
+        """Check a message that was received elsewhere, as by a Django Channels consumer, and return it as a value.
 
         Raises:
             InvalidFields: it does not fit the type.

@@ -77,7 +77,7 @@ def check_prefix(value: str) -> str:
     if braces:
         raise ValueError(
             f"must be a str without braces, and this has {' and '.join(map(repr, braces))}: "
-            "in a key, braces mark what Redis Cluster places it by"
+            "in a key, braces mark the part that Redis Cluster hashes"
         )
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("must be valid Unicode, and this has a lone surrogate")

@@ -70,10 +70,10 @@ def test_a_type_is_checked_when_it_is_given(layer: MemoryChannelLayer) -> None:
     class Opaque:
         pass
 
-    with pytest.raises(InvalidMessage, match="type: Opaque is no type of messages: Unable to generate"):
+    with pytest.raises(InvalidMessage, match="type: Opaque cannot be a type of messages: Unable to generate"):
         Channel(layer, "c", Opaque)
     lost = make_dataclass("Lost", [("friend", "Nobody")])
-    with pytest.raises(InvalidMessage, match=r"type: Lost is no type of messages: .* not (fully )?defined"):
+    with pytest.raises(InvalidMessage, match=r"type: Lost cannot be a type of messages: .* not (fully )?defined"):
         Group(layer, "g", lost)
 
 
@@ -131,7 +131,7 @@ def test_an_error_can_be_copied_and_pickled() -> None:
     error.received = {"a": 1}
     for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own
         assert isinstance(other, InvalidFields)
-        assert str(other) == "the message is no Order: id: is missing"
+        assert str(other) == "the message is not of type Order: id: is missing"
         assert (other.type, other.errors, other.received) == (error.type, error.errors, error.received)
     assert isinstance(error, (ChannelLayerError, TypeError))
 
@@ -149,7 +149,7 @@ _UNSENDABLE: dict[str, tuple[object, str, str]] = {
 @pytest.mark.parametrize(("value", "field", "problem"), _UNSENDABLE.values(), ids=_UNSENDABLE)
 def test_what_no_message_can_hold_is_named(value: object, field: str, problem: str) -> None:
     """What Pydantic lets through and a message cannot hold is an error with its path, not lost or changed."""
-    with pytest.raises(InvalidFields, match=f"the message is no Order: {field}: {problem}"):
+    with pytest.raises(InvalidFields, match=f"the message is not of type Order: {field}: {problem}"):
         Schema(Order).dump(Order(id=1, more=value))
 
 
