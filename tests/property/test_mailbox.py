@@ -315,7 +315,7 @@ class InboxMachine(RuleBasedStateMachine):
         """The store answers a ``group_add`` or ``group_discard`` before, or without, its marker being met."""
         marker = data.draw(st.sampled_from(self.coming)).marker
         key, joined = (marker.group, marker.member), self.now if marker.joined else None
-        self.inbox.confirmed(*key, marker.version, joined)
+        self.inbox.groups.confirm(*key, marker.version, joined)
         if max(self.versions.get(key, -1), self.confirmed.get(key, (-1, None))[0]) < marker.version:
             self.confirmed[key] = marker.version, joined
 
@@ -540,7 +540,7 @@ class InboxMachine(RuleBasedStateMachine):
         expected: dict[tuple[str, str], float | None] = {**self.members}
         expected.update((key, joined) for key, (_, joined) in self.confirmed.items())
         told = sorted((key, joined) for key, joined in expected.items() if joined is not None)
-        assert sorted(((group, name), joined) for group, name, joined in self.inbox.memberships()) == told
+        assert sorted(((group, name), joined) for group, name, joined in self.inbox.groups.known()) == told
         for name, box in self.inbox.boxes.items():
             assert box.groups == {group for group, member in self.members if member == name}
 

@@ -160,9 +160,9 @@ def test_the_higher_version_holds(inbox: Inbox, order: tuple[int, int]) -> None:
     """A member that joined and then left is no member, in whichever order the markers come."""
     markers = {1: joined(1), 2: joined(2, there=False)}
     inbox.apply([(0.0, markers[version]) for version in order], 0.0, 0.0)
-    assert inbox.memberships() == []
+    assert inbox.groups.known() == []
     inbox.apply([(0.0, joined(3))], 0.0, 0.0)
-    assert inbox.memberships() == [("g", A, 0.0)]
+    assert inbox.groups.known() == [("g", A, 0.0)]
 
 
 def test_versions_of_members_long_gone_are_forgotten(inbox: Inbox) -> None:
@@ -170,10 +170,10 @@ def test_versions_of_members_long_gone_are_forgotten(inbox: Inbox) -> None:
     inbox.apply([(0.0, joined(3)), (0.0, joined(4, there=False)), (0.0, joined(4, B))], 0.0, 0.0)
     inbox.forget(19.9)
     inbox.apply([(19.9, joined(2))], 0.0, 19.9)
-    assert inbox.memberships() == [("g", B, 0.0)]
+    assert inbox.groups.known() == [("g", B, 0.0)]
     inbox.forget(20.0)
     inbox.apply([(20.0, joined(2)), (20.0, joined(3, B, there=False))], 0.0, 20.0)
-    assert sorted(name for _, name, _ in inbox.memberships()) == [A, B]
+    assert sorted(name for _, name, _ in inbox.groups.known()) == [A, B]
 
 
 def test_a_membership_ends_when_its_own_time_is_over(ledger: Ledger) -> None:
@@ -185,7 +185,7 @@ def test_a_membership_ends_when_its_own_time_is_over(ledger: Ledger) -> None:
     assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 1]
     inbox.apply([(25.0, group)], 0.0, 25.0)
     assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 2]
-    assert inbox.memberships() == [("g", B, 20.0)]
+    assert inbox.groups.known() == [("g", B, 20.0)]
 
 
 def test_a_group_message_wakes_a_member_who_waits(inbox: Inbox) -> None:
@@ -209,22 +209,22 @@ def test_a_mailbox_is_forgotten_when_nothing_and_nobody_needs_it(inbox: Inbox) -
 
 def test_a_confirmed_membership_is_announced_until_it_is_over(inbox: Inbox) -> None:
     """What the store confirmed is a membership before its marker is met, but not after a discard or a flush."""
-    inbox.confirmed("g", A, 5, 0.5)
-    assert inbox.memberships() == [("g", A, 0.5)]
+    inbox.groups.confirm("g", A, 5, 0.5)
+    assert inbox.groups.known() == [("g", A, 0.5)]
     inbox.apply([(1.0, joined(4, there=False))], 0.0, 1.0)
-    assert inbox.memberships() == [("g", A, 0.5)]
+    assert inbox.groups.known() == [("g", A, 0.5)]
     inbox.apply([(1.0, joined(5))], 0.0, 1.0)
-    assert inbox.memberships() == [("g", A, 1.0)]
+    assert inbox.groups.known() == [("g", A, 1.0)]
     inbox.apply([(1.0, joined(6, there=False))], 0.0, 1.0)
-    assert inbox.memberships() == []
-    inbox.confirmed("g", A, 5, 1.0)
-    assert inbox.memberships() == []
-    inbox.confirmed("g", A, 7, 1.0)
-    inbox.confirmed("g", B, 8, 1.0)
-    inbox.confirmed("g", A, 9, None)
-    assert inbox.memberships() == [("g", B, 1.0)]
+    assert inbox.groups.known() == []
+    inbox.groups.confirm("g", A, 5, 1.0)
+    assert inbox.groups.known() == []
+    inbox.groups.confirm("g", A, 7, 1.0)
+    inbox.groups.confirm("g", B, 8, 1.0)
+    inbox.groups.confirm("g", A, 9, None)
+    assert inbox.groups.known() == [("g", B, 1.0)]
     inbox.apply([(2.0, envelope.flush_frame("flush"))], 0.0, 2.0)
-    assert inbox.memberships() == []
+    assert inbox.groups.known() == []
 
 
 def test_a_member_that_left_is_not_announced_though_its_marker_never_comes(inbox: Inbox) -> None:
@@ -233,16 +233,16 @@ def test_a_member_that_left_is_not_announced_though_its_marker_never_comes(inbox
     What was sent to the group before it is still on its way.
     """
     inbox.apply([(1.0, joined(1)), (1.0, joined(2, B))], 0.0, 1.0)
-    inbox.confirmed("g", A, 3, None)
-    inbox.confirmed("g", A, 1, 1.0)  # the reply to the joining comes after the one to the leaving
-    assert inbox.memberships() == [("g", B, 1.0)]
+    inbox.groups.confirm("g", A, 3, None)
+    inbox.groups.confirm("g", A, 1, 1.0)  # the reply to the joining comes after the one to the leaving
+    assert inbox.groups.known() == [("g", B, 1.0)]
     before = envelope.group_frame("g", (), b"before")
     inbox.apply([(1.0, before)], 0.0, 1.0)
     inbox.apply_leavings(1.0)
     inbox.apply([(1.0, envelope.group_frame("g", (), b"after"))], 0.0, 1.0)
     assert [item.payload for item in inbox.boxes[A].items] == [b"before"]
     assert [item.payload for item in inbox.boxes[B].items] == [b"before", b"after"]
-    assert (inbox.memberships(), inbox.groups.unseen) == ([("g", B, 1.0)], {})
+    assert (inbox.groups.known(), inbox.groups.unseen) == ([("g", B, 1.0)], {})
 
 
 def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:
@@ -270,7 +270,7 @@ def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, ledger:
     entries = [joined(1), message(b"1"), envelope.group_frame("g", (), b"g"), flush, joined(2, B), message(b"2")]
     inbox.apply([(0.0, frame) for frame in entries], 0.0, 0.0)
     assert [item.payload for item in inbox.boxes[A].items] == [b"2"]
-    assert inbox.memberships() == [("g", B, 0.0)]
+    assert inbox.groups.known() == [("g", B, 0.0)]
     assert (inbox.generation, inbox.epoch, inbox.flushed, inbox.owed) == ("flush", "flush", "flush", {})
     assert ledger.dropped == {"flushed": 2}
 

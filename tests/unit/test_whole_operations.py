@@ -249,10 +249,10 @@ def test_a_membership_of_this_process_is_remembered() -> None:
     state = make()
     inbox = own(state)
     play(operations.group_add(state, GROUP, OWN), (join(), JOINED))
-    assert inbox.memberships() == [("room", OWN.name, 500.0)]
+    assert inbox.groups.known() == [("room", OWN.name, 500.0)]
     leave = c.Leave(0, GROUP, OWN, mark=True)
     play(operations.group_discard(state, GROUP, OWN), (leave, c.Changed(9, True, True, True)))
-    assert inbox.memberships() == []
+    assert inbox.groups.known() == []
 
 
 def test_the_membership_of_another_channel_is_not_remembered() -> None:
@@ -270,7 +270,7 @@ def test_a_lost_lease_is_restored_before_the_next_try() -> None:
     inbox = own(state)
     lost = (join(), LOST), (RestoreLease(inbox), None)
     play(operations.group_add(state, GROUP, OWN), *lost, *lost, (join(), JOINED))
-    assert inbox.memberships() == [("room", OWN.name, 500.0)]
+    assert inbox.groups.known() == [("room", OWN.name, 500.0)]
     with pytest.raises(StoreError, match=r"keeps losing inbox specific\.me!") as caught:
         play(operations.group_add(state, GROUP, OWN), *lost * 5)
     assert (caught.value.retryable, caught.value.outcome) == (True, "unknown")
@@ -469,11 +469,11 @@ def test_a_flush_that_was_missed_is_applied_with_the_claim() -> None:
     state = make()
     inbox = own(state)
     inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
-    inbox.confirmed("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
     claim = c.Claim(0, OWN.queue, "second", "", ((OWN.name, 1),))
     play(leases.acquire_lease(state, inbox, "second"), (claim, c.Claimed(500.0, True, "flush", 0)))
     assert inbox.epoch == "flush"
-    assert inbox.memberships() == []
+    assert inbox.groups.known() == []
     assert state.ledger.dropped == {"flushed": 1}
 
 
@@ -519,12 +519,12 @@ def test_memberships_are_announced_with_their_age() -> None:
     state = make(group_expiry=100.0)
     inbox = own(state)
     inbox.unannounced = True
-    inbox.confirmed("room", OWN.name, 8, 470.0)
-    inbox.confirmed("other", OWN.name, 8, 399.0)  # it has lasted for more than a hundred seconds
+    inbox.groups.confirm("room", OWN.name, 8, 470.0)
+    inbox.groups.confirm("other", OWN.name, 8, 399.0)  # it has lasted for more than a hundred seconds
     announcing = leases.announce(state, inbox)
     assert play(announcing, (together(join(age=30.0, restore=True)), [c.Changed(9, True, False, True)])) is None
     assert not inbox.unannounced
-    assert [group for group, _, _ in inbox.memberships()] == ["other"]
+    assert [group for group, _, _ in inbox.groups.known()] == ["other"]
 
 
 def test_memberships_of_an_inbox_that_is_lost_again_are_announced_later() -> None:
@@ -532,7 +532,7 @@ def test_memberships_of_an_inbox_that_is_lost_again_are_announced_later() -> Non
     state = make()
     inbox = own(state)
     inbox.unannounced = True
-    inbox.confirmed("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
     told = together(join(restore=True))
     with pytest.raises(StoreError, match="the lease was lost again"):
         play(leases.announce(state, inbox), (told, [LOST]))
@@ -545,8 +545,8 @@ def test_only_the_groups_that_may_be_lost_are_announced() -> None:
     """After a restart of one shard's server only the memberships in its groups are told again."""
     state = make()
     inbox = own(state)
-    inbox.confirmed("room", OWN.name, 8, 500.0)
-    inbox.confirmed("other", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("other", OWN.name, 8, 500.0)
     play(leases.announce_groups(state, lambda group: group == GROUP), (together(join(restore=True)), [JOINED]))
     assert play(leases.announce_groups(state, lambda _: False)) is None
 
@@ -565,7 +565,7 @@ def test_groups_without_end_are_kept_alive_by_owners() -> None:
     state = make(group_expiry=None)
     inbox = own(state)
     assert play(leases.keep_groups_alive(state, 0)) is None
-    inbox.confirmed("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
     play(leases.keep_groups_alive(state, 0), (c.Touch(0, (GROUP,)), None))
     assert play(leases.keep_groups_alive(state, 1)) is None, "which are on another shard"
 
@@ -574,7 +574,7 @@ def test_an_inbox_that_is_given_up_leaves_its_groups_first() -> None:
     """Members leave, the lease is released, and what waited, here and in the store, counts as closed."""
     state = make()
     inbox = own(state)
-    inbox.confirmed("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
     inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
     leave = together(c.Leave(0, GROUP, OWN, mark=True))
     play(
@@ -582,7 +582,7 @@ def test_an_inbox_that_is_given_up_leaves_its_groups_first() -> None:
         (leave, [c.Changed(9, True, True, True)]),
         (c.Release(0, OWN.queue), 2),
     )
-    assert inbox.memberships() == []
+    assert inbox.groups.known() == []
     assert state.ledger.dropped == {"closed": 3}
 
 
@@ -590,7 +590,7 @@ def test_an_inbox_that_cannot_leave_its_groups_keeps_its_lease() -> None:
     """If a member cannot leave, the lease is not released: it ends by itself, and the members with it."""
     state = make()
     inbox = own(state)
-    inbox.confirmed("room", OWN.name, 8, 500.0)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
     with pytest.raises(StoreError):
         play(operations.give_up(state, inbox), (together(c.Leave(0, GROUP, OWN, mark=True)), [NOT_SENT]))
     assert not state.ledger.dropped

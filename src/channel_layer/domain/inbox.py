@@ -221,10 +221,6 @@ class Inbox:
         self.owed.clear()
         self._lapsed.clear()
 
-    def disband(self) -> None:
-        """End every membership."""
-        self.groups.clear()
-
     def _expire(self, box: Mailbox, now: float) -> None:
         before = len(box.items)
         direct = box.expire(now)
@@ -366,16 +362,12 @@ class Inbox:
         if generation == self.epoch:
             return  # the claim after the flush reported it, and has its own generation
         self.empty("flushed")
-        self.disband()
+        self.groups.clear()
         self.generation = generation
         self.epoch = generation
         self.flushed = self.due_here = generation
 
     # -- what the store confirmed, and is told again
-
-    def confirmed(self, group: str, member: str, version: int, joined: float | None) -> None:
-        """Remember a change that the store has confirmed; see `Memberships.confirm`."""
-        self.groups.confirm(group, member, version, joined)
 
     def apply_leavings(self, now: float) -> None:
         """End the memberships that the store has ended, but whose markers may have been lost with the lease."""
@@ -385,10 +377,6 @@ class Inbox:
     def retract(self, group: str, member: str, version: int, now: float) -> None:
         """End a membership that was ended, up to a version of the group, while the inbox could hold no marker."""
         self._change(frames.MembershipMarker(group, member, joined=False, version=version, age=0), 0.0, now, now)
-
-    def memberships(self) -> list[tuple[str, str, float]]:
-        """Return the memberships that are known to hold; see `Memberships.known`."""
-        return self.groups.known()
 
 
 def _require_own(marker: frames.MembershipMarker, inbox: Queue) -> None:

@@ -179,7 +179,7 @@ def group_add(state: LayerState, group: GroupName, channel: ChannelName) -> Oper
         if inbox is not None:
             with state.lock:
                 now = state.clocks[inbox.shard].middle(state.clock.now())
-                inbox.confirmed(group.name, channel.name, joined.version, now)
+                inbox.groups.confirm(group.name, channel.name, joined.version, now)
         return
     raise StoreError(f"the store keeps losing inbox {channel.queue}", retryable=True, outcome="unknown")
 
@@ -194,7 +194,7 @@ def group_discard(state: LayerState, group: GroupName, channel: ChannelName) -> 
     inbox = state.inboxes.get(channel.queue.name)
     if inbox is not None:
         with state.lock:
-            inbox.confirmed(group.name, channel.name, version, None)
+            inbox.groups.confirm(group.name, channel.name, version, None)
 
 
 class NoOwner(Exception):

@@ -99,7 +99,7 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
             inbox.position = ""
         if claimed.epoch != inbox.epoch and not first and claimed.epoch:
             inbox.empty("flushed")
-            inbox.disband()
+            inbox.groups.clear()
         inbox.epoch = claimed.epoch or inbox.epoch
         inbox.apply_leavings(now)
         state.ledger.drop("expired", inbox.queue.name, claimed.expired)
@@ -149,7 +149,7 @@ def announce(state: LayerState, inbox: Inbox) -> Operation[None]:
         StoreError: the store could not be reached, or has lost the lease again.
     """
     with state.lock:
-        memberships = [(inbox, *each) for each in inbox.memberships()]
+        memberships = [(inbox, *each) for each in inbox.groups.known()]
     yield from _announce(state, memberships)
     inbox.unannounced = False
 
@@ -161,7 +161,7 @@ def announce_groups(state: LayerState, wanted: Callable[[GroupName], bool]) -> O
         StoreError: the store could not be reached, or has lost the lease again.
     """
     with state.lock:
-        memberships = [(inbox, *each) for inbox in state.inboxes.values() for each in inbox.memberships()]
+        memberships = [(inbox, *each) for inbox in state.inboxes.values() for each in inbox.groups.known()]
     yield from _announce(state, [each for each in memberships if wanted(GroupName.parse(each[1]))])
 
 
@@ -209,7 +209,7 @@ def keep_groups_alive(state: LayerState, shard: int) -> Operation[None]:
         StoreError: the store could not be reached.
     """
     with state.lock:
-        groups = {group for inbox in state.inboxes.values() for group, _, _ in inbox.memberships()}
+        groups = {group for inbox in state.inboxes.values() for group, _, _ in inbox.groups.known()}
     names = tuple(name for name in map(GroupName.parse, groups) if state.routes.ring.group(name) == shard)
     if names:
         yield from execute(c.Touch(shard, names))
@@ -222,7 +222,7 @@ def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
         StoreError: the store could not be reached; its lease ends by itself.
     """
     with state.lock:
-        members = inbox.memberships()
+        members = inbox.groups.known()
     for start in range(0, len(members), _AT_ONCE):
         outcomes = yield from run_together(
             leave(state.routes, GroupName.parse(group), ChannelName.parse(member))
@@ -234,5 +234,5 @@ def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
     waiting = yield from execute(c.Release(inbox.shard, inbox.queue))
     with state.lock:
         inbox.empty("closed")
-        inbox.disband()
+        inbox.groups.clear()
         state.ledger.drop("closed", inbox.queue.name, waiting)
