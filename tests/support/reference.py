@@ -23,7 +23,7 @@ from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.addresses import ServerAddress, TCPAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import OPTIONS, parse_hosts
-from channel_layer_redis.local_config import LocalHalf, RedisLocalConfig
+from channel_layer_redis.local_config import LocalStoreOptions, RedisLocalConfig
 from tests.support.mistakes import MISTAKES
 
 __all__ = ("PAGE", "configuration", "schemas")
@@ -370,7 +370,7 @@ def _default(field: FieldInfo) -> str:
         return '[("localhost", 6379)]'
     if value == ():
         return "[]"
-    if isinstance(value, Mapping) or value == LocalHalf():
+    if isinstance(value, Mapping) or value == LocalStoreOptions():
         return "{}"
     return f"{value:g}" if isinstance(value, float) else _written(value)
 

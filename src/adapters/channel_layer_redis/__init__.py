@@ -33,7 +33,7 @@ __all__ = (
 
 
 def __getattr__(name: str) -> object:
-    """Import the layer of two halves when it is asked for: the other one does not need what this one does."""
+    """Import the local-and-remote layer on first use: it needs a dependency that the Redis layer does not."""
     if name != "RedisLocalChannelLayer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -62,9 +62,9 @@ class ServerClient:
 
     @property
     def ready(self) -> Connection | None:
-        """The connection for commands, if it is open and its socket takes more."""
+        """The connection for commands, if it is open and its buffer has room."""
         connection = self._connection
-        return connection if connection is not None and connection.open and not connection.crowded else None
+        return connection if connection is not None and connection.open and not connection.buffer_full else None
 
     async def connection(self) -> Connection:
         """Return the connection for commands; a new one if need be, which all callers wait for together."""
@@ -73,7 +73,7 @@ class ServerClient:
             if self._connecting is None or self._connecting.done():
                 self._connecting = self._begin(self._connect_for_commands)
             connection = await self._made(self._connecting)
-        if connection.crowded:
+        if connection.buffer_full:
             await connection.room()
         return connection
 

@@ -29,26 +29,31 @@ if TYPE_CHECKING:
 
 __all__ = ("Connection", "connect")
 
-_MERGED, _MERGED_BYTES = 64, 65536
-"""How many ask for one command at most, and with how many bytes: a server does nothing else until it is done."""
+_MERGED_PARTS, _MERGED_BYTES = 64, 65536
+"""Limits of a merged command: a server does nothing else until it is done."""
 
-_SOME = 32
-"""How many may ask for something before it is sent, while others still go on: the server works meanwhile."""
+_GATHERED_MOST: Final = 32
+"""Commands of resumed tasks that are gathered before they are written: the server can begin while other tasks run."""
 
 _SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
-"""Lets the next command be without a reply."""
+"""Suppresses the reply to the next command."""
 
 
 @runtime_checkable
 class _Transport(Protocol):
-    """What is used of a transport. uvloop's do not inherit from `asyncio.Transport`."""
+    """The used part of a transport. Those of uvloop do not inherit from `asyncio.Transport`."""
 
     def write(self, data: bytes, /) -> object: ...
     def abort(self) -> object: ...
 
 
 class _MergedCommand:
-    """Those who ask for one command, in their order, as one who waits for its reply."""
+    """One command for the requests of several tasks, and the futures that get the parts of its reply.
+
+    Args:
+        command: what the requests have in common.
+        label: the server, for errors.
+    """
 
     __slots__ = ("_command", "_futures", "_label", "_parts", "_room")
 
@@ -60,32 +65,32 @@ class _MergedCommand:
         self._room = _MERGED_BYTES
 
     def takes(self, command: MergeableCommand, part: bytes) -> bool:
-        """Whether there is room for one more of this kind."""
-        return self._command is command and len(part) <= self._room and len(self._parts) < _MERGED
+        """Whether a request with this command in common can be added."""
+        return self._command is command and len(part) <= self._room and len(self._parts) < _MERGED_PARTS
 
     def add(self, part: bytes, future: Prompt) -> None:
-        """Take in one more."""
+        """Add a request: its packed arguments, and the future that gets its part of the reply."""
         self._room -= len(part)
         self._parts.append(part)
         self._futures.append(future)
 
     def packed(self) -> bytes:
-        """Return the command, and let go of what it was made of; nobody is added any more."""
+        """Return the command for the write, after which no request can be added."""
         parts, self._parts = self._parts, []
         return self._command.packed(parts)
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether all requests were cancelled."""
         return all(future.done() for future in self._futures)
 
     def set_exception(self, error: Exception) -> None:
-        """Tell all of them."""
+        """Fail all requests."""
         for future in self._futures:
             if not future.done():
                 future.set_exception(error)
 
     def share(self, reply: object) -> list[Prompt]:
-        """Give each his part of the reply; one alone gets it whole. Return them, to go on."""
+        """Set the results of the futures, and return them; a single request gets the whole reply."""
         futures = self._futures
         parts = [reply] if len(futures) == 1 else reply
         if not is_list(parts) or len(parts) != len(futures):
@@ -97,7 +102,7 @@ class _MergedCommand:
 
 
 class Connection(asyncio.Protocol):
-    """A connection; `connect` opens it.
+    """A connection to a server, which `connect` opens.
 
     Args:
         label: the server, for errors.
@@ -106,9 +111,9 @@ class Connection(asyncio.Protocol):
     Attributes:
         timeout: the one given.
         open: commands can be sent.
-        client_id: by which another connection can name this one to the server.
-        run_id: names this run of the server; another one after a restart.
-        closed: done when the connection is gone.
+        client_id: the server's number for the connection.
+        run_id: names this run of the server; it is another one after a restart.
+        closed: done when the connection is lost and its socket closed.
     """
 
     def __init__(self, label: str, timeout: float) -> None:
@@ -120,15 +125,17 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[object] | Prompt | _MergedCommand, float]] = deque()
         self._out: list[bytes | _MergedCommand] = []
         self._batched = 0.0
-        """When the first of these was put there, which is one tick of the event loop ago at most."""
+        """The time of the first of these, at most one tick of the event loop ago."""
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._foreign = False
+        """The server does not speak the protocol."""
         self._gathering = False
-        """Those who got a reply go on; what they ask for is gathered."""
-        self._asked = 0
-        """How often that was, or since the last write."""
-        self._obeys_silence: bool | None = None
+        """Tasks that got their replies are running; what they send is gathered for one write."""
+        self._gathered = 0
+        """Commands that were gathered since the last write."""
+        self._can_silence: bool | None = None
+        """Whether the user may suppress replies; None: the server has not been asked."""
         self.open = False
         self.client_id = 0
         self.run_id = ""
@@ -137,11 +144,11 @@ class Connection(asyncio.Protocol):
     # -- sending
 
     def call(self, *args: Arg, limit: float | None = None) -> asyncio.Future[object]:
-        """Send a command; the future brings its reply, `StoreError` or `UnknownScript`.
+        """Send a command; the future gets its reply, `StoreError` or `UnknownScript`.
 
         Args:
             args: the command.
-            limit: seconds that it may take, if not the connection's timeout.
+            limit: seconds that it may take; None: the connection's timeout.
         """
         return self.send(pack(args), limit=limit)
 
@@ -152,23 +159,23 @@ class Connection(asyncio.Protocol):
         return future
 
     def send_inline(self, command: bytes, *, limit: float | None = None) -> Prompt:
-        """Send a command for a task, which goes on as soon as the reply is parsed; see `send`.
+        """Send a packed command for a task that resumes as soon as the reply is parsed, without a turn of the loop.
 
-        If the connection is idle, it waits for no others to share the write with: somebody waits for this.
+        If the connection is idle, the command is written at once, since the task has nothing else to do.
         """
         future = Prompt(self._loop)
         self._begin(command, future, limit, now=True)
         return future
 
     def send_merged(self, command: MergeableCommand, part: bytes, *, limit: float | None = None) -> Prompt:
-        """Send one's part of a command that is one with those sent just before, if they are of the same kind.
+        """Send a request that is merged with the ones just before it into one command, if they have it in common.
 
-        Else it is as with `send_inline`.
+        Else it is sent as by `send_inline`.
 
         Args:
-            command: what they have in common.
-            part: packed arguments.
-            limit: seconds that it may take, if not the connection's timeout; of one command, those of the first count.
+            command: what the requests have in common.
+            part: the packed arguments of this one.
+            limit: seconds that it may take, as with `call`; that of the first request counts for all merged ones.
         """
         future = Prompt(self._loop)
         if not self.open:
@@ -182,7 +189,7 @@ class Connection(asyncio.Protocol):
                 self._put(last, last, limit, now=False)
             last.add(part, future)
             if self._gathering:
-                self._gathered()
+                self._count_gathered()
         return future
 
     def _begin(
@@ -193,7 +200,7 @@ class Connection(asyncio.Protocol):
             return
         self._put(command, answer, limit, now=now)
         if self._gathering:
-            self._gathered()
+            self._count_gathered()
 
     def _put(
         self,
@@ -216,34 +223,33 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
 
-    def _gathered(self) -> None:
-        """One more has asked for something, while others still go on."""
-        self._asked += 1
-        if self._asked >= _SOME:
+    def _count_gathered(self) -> None:
+        self._gathered += 1
+        if self._gathered >= _GATHERED_MOST:
             self._write()
 
     def silenced(self, command: bytes) -> bytes:
-        """Return what asks for a command to be without a reply; nothing if the server may not be asked for that.
+        """Return the bytes of a command whose reply is suppressed; empty if the user may not suppress replies.
 
-        Whether it may is found out with the first one, as a user may be allowed other commands only. Should it change
-        its mind, replies do not match commands any more, and the connection is dropped.
+        The first call asks the server whether the user may. If that right is taken away later, replies no longer match
+        commands, and the connection is closed.
 
         Args:
             command: its bytes.
         """
-        if self._obeys_silence is None:
-            self._obeys_silence = False
+        if self._can_silence is None:
+            self._can_silence = False
             self.call("CLIENT", "REPLY", "ON").add_done_callback(self._learn_silence)
-        return _SKIP + command if self._obeys_silence else b""
+        return _SKIP + command if self._can_silence else b""
 
     def _learn_silence(self, reply: asyncio.Future[object]) -> None:
-        self._obeys_silence = not reply.cancelled() and reply.exception() is None and reply.result() == b"OK"
+        self._can_silence = not reply.cancelled() and reply.exception() is None and reply.result() == b"OK"
 
     async def room(self) -> None:
-        """Wait until the socket takes more; for callers to whom the buffer's size matters.
+        """Wait until the transport's buffer has room.
 
         Raises:
-            StoreError: it did not within the timeout.
+            StoreError: it had none within the timeout.
         """
         while self._room is not None:
             try:
@@ -254,31 +260,31 @@ class Connection(asyncio.Protocol):
                 ) from exc
 
     @property
-    def crowded(self) -> bool:
-        """Whether the socket's buffer is full."""
+    def buffer_full(self) -> bool:
+        """Whether the transport's buffer is full."""
         return self._room is not None
 
     @property
     def usable(self) -> bool:
-        """Whether somebody else can use it: it is open, and every reply has come."""
+        """Whether another task can use the connection: it is open, and no reply is still to come."""
         return self.open and not self._waiting
 
     def abort(self) -> None:
-        """Drop the connection. `closed` is set once its socket is; at once if there never was one."""
+        """Close the connection at once. `closed` is done when its socket is closed, or soon if it had none."""
         self.open = False
         if self._loop.is_closed():
             return
         if self._transport is not None:
             self._transport.abort()
         else:
-            self._loop.call_soon(self._end)  # after what a transport that failed has put off until then
+            self._loop.call_soon(self._end)  # after callbacks that a failed transport has scheduled
 
     def _end(self) -> None:
         if self._transport is None and not self.closed.done():
             self.closed.set_result(None)
 
     def _write(self) -> None:
-        out, self._out, self._asked = self._out, [], 0
+        out, self._out, self._gathered = self._out, [], 0
         if len(out) == 1:
             self._send(out[0])
         elif out:
@@ -289,7 +295,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(command if isinstance(command, bytes) else command.packed())
 
     def _check(self) -> None:
-        """See whether the oldest command has waited for too long; then the connection is of no use any more."""
+        """Close the connection if its oldest command has waited for too long."""
         self._timer = None
         if not self._waiting:
             return
@@ -304,7 +310,7 @@ class Connection(asyncio.Protocol):
     # -- receiving
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; called by asyncio."""
+        """Keep the transport; called by asyncio."""
         if isinstance(transport, _Transport):
             self._transport = transport
         sock: socket.socket | None = transport.get_extra_info("socket")
@@ -320,7 +326,7 @@ class Connection(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
                 answer, _ = waiting.popleft()
-                if answer.done():  # whoever asked was cancelled
+                if answer.done():  # the task was cancelled
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     answer.set_exception(self._refusal(str(reply)))
@@ -338,7 +344,7 @@ class Connection(asyncio.Protocol):
             self._fail(error)
             self.abort()
         if prompts:
-            self._gathering, self._asked = True, 0
+            self._gathering, self._gathered = True, 0
             try:
                 go_on(prompts)
             finally:
@@ -347,7 +353,7 @@ class Connection(asyncio.Protocol):
                     self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; called by asyncio."""
+        """Fail what waits for a reply; called by asyncio."""
         cause = exc
         unsent = len(self._out)
         for place, (future, _) in enumerate(reversed(self._waiting)):
@@ -362,12 +368,12 @@ class Connection(asyncio.Protocol):
         self._end()
 
     def pause_writing(self) -> None:
-        """The socket's buffer is full; called by asyncio."""
+        """Note that the transport's buffer is full; called by asyncio."""
         if self._room is None:
             self._room = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """The socket's buffer has room; called by asyncio."""
+        """Note that the transport's buffer has room; called by asyncio."""
         room, self._room = self._room, None
         if room is not None and not room.done():
             room.set_result(None)
@@ -394,7 +400,7 @@ class Connection(asyncio.Protocol):
     def _refusal(self, text: str) -> Exception:
         error = refusal(self._label, text)
         if is_replica(text):
-            self.abort()  # find out anew where the primary is
+            self.abort()  # the locator has to say where the primary is now
         return error
 
 

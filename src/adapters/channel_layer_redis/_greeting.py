@@ -23,13 +23,13 @@ _TOO_OLD = "channel-layer needs Redis 6.2 or newer, or Valkey 7.2 or newer: upgr
 _ORDERED: Final = tuple(
     _scripts.load(name) for name in ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
 )
-"""The scripts whose order their callers see, even if they do not await one call before the next."""
+"""The scripts of commands whose order matters, even if the caller does not await one before it sends the next."""
 
 
 def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
-    """Return the first commands of a connection: log in, see who is there, choose the database, bring the scripts.
+    """Return the first commands of a connection: log in, ask for the version, select the database, load the scripts.
 
-    A script that the server did not know would be carried out after commands that were sent behind it.
+    A script that the server does not know is sent again, and so would run after commands that were sent later.
     """
     login: tuple[Arg, ...] = ()
     if address.password is not None or address.username is not None:
@@ -41,18 +41,16 @@ def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
 
 
 def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[int, str]:
-    """Return the connection's number, and what names this run of the server.
+    """Return the client id of the connection, and the run id of the server.
 
     Args:
         address: the server's.
-        replies: what came of `greeting`; errors as they are.
+        replies: the outcomes of the commands of `greeting`: replies and errors.
 
     Raises:
         StoreError: the server refuses the login, or is too old.
     """
-    hello, info, *rest = replies[
-        : 3 if address.db else 2
-    ]  # whoever may not load scripts brings them when they are needed
+    hello, info, *rest = replies[: 3 if address.db else 2]  # a user who may not load scripts sends their text
     if isinstance(hello, StoreError):
         if "unknown command" in str(hello).lower():
             raise StoreError(f"{address.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello

@@ -12,11 +12,11 @@ __all__ = ("KINDS", "SCAN_COUNT", "Keys", "split")
 
 KINDS = {
     "q": "queue that is popped (list)",
-    "t": "call: one element when somebody should be told of a message in the queue (list)",
-    "u": "channels that got a message as members of a group, nothing being taken from their queue since (hash)",
-    "l": "lease of a minted inbox (hash)",
-    "s": "entries of a minted inbox (stream)",
-    "c": "claim: who reads an inbox that nobody minted (string)",
+    "t": "signal: one element when a reader should look at the queue (list)",
+    "u": "channels that got a message as members of a group, while nothing was taken from their queue (hash)",
+    "l": "lease of an owned inbox (hash)",
+    "s": "entries of an owned inbox (stream)",
+    "c": "claim: the reader of an inbox that has no owner (string)",
     "g": "members of a group that the owners of their inboxes added (sorted set)",
     "o": "other members of a group (sorted set)",
     "i": "inboxes of a group with their number of members, and its version (hash)",
@@ -42,15 +42,15 @@ class Keys:
         self.epoch = f"{prefix}e:{{}}"
 
     def queue(self, name: str) -> tuple[str, str]:
-        """Return queue and call."""
+        """Return queue and signal."""
         return f"{self.prefix}q:{{{name}}}", f"{self.prefix}t:{{{name}}}"
 
     def unread(self, name: str) -> str:
-        """Return who got a message as a member of a group."""
+        """Return the hash of channels that got a message as members of a group."""
         return f"{self.prefix}u:{{{name}}}"
 
     def taking(self, name: str) -> tuple[str, str, str]:
-        """Return all that changes when messages are taken from a queue: queue, call and unread."""
+        """Return the keys that change when messages are taken from a queue: queue, signal and unread."""
         return *self.queue(name), self.unread(name)
 
     def inbox(self, name: str) -> tuple[str, str]:

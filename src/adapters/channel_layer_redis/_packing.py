@@ -1,4 +1,4 @@
-"""Commands as bytes."""
+"""Commands as the bytes that go over the wire."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EMPTY_ARGUMENT = b"$0\r\n\r\n"
 
 
 class _Pack(Protocol):
-    """hiredis's ``pack_command``, whose own stub says a tuple of one."""
+    """The type of hiredis's ``pack_command``, whose own stub takes a tuple of one argument."""
 
     def __call__(self, command: tuple[Arg, ...], /) -> bytes: ...
 
@@ -26,7 +26,7 @@ pack: _Pack = getattr(hiredis, "pack_command")  # noqa: B009 - around the stub, 
 
 
 def pack_head(*args: Arg) -> bytes:
-    """Pack a command but for its last argument, which follows: ``$<length>``, a line's end, bytes, a line's end."""
+    """Pack a command without its last argument, which has to follow: its length, and its bytes."""
     return pack((*args, b""))[: -len(_EMPTY_ARGUMENT)]
 
 
@@ -38,13 +38,13 @@ def pack_argument(value: int) -> bytes:
 
 
 class MergeableCommand:
-    """A command that does the same for several who ask, each with arguments of his own, and replies to each of them.
+    """What requests have in common that one command can carry out, with an array of replies, one for each of them.
 
-    Its reply to one alone is not in an array.
+    The reply to a single request is not in an array.
 
     Args:
-        args: what they have in common.
-        each: how many arguments each of them adds.
+        args: the arguments that they have in common.
+        each: how many arguments each request adds.
     """
 
     __slots__ = ("_count", "_each", "_head")
@@ -55,5 +55,5 @@ class MergeableCommand:
         self._head = pack(args).partition(b"\r\n")[2]
 
     def packed(self, parts: list[bytes]) -> bytes:
-        """Return the command of those who have asked."""
+        """Return the command for some requests, given the packed arguments of each."""
         return b"*%d\r\n%b%b" % (self._count + self._each * len(parts), self._head, b"".join(parts))

@@ -62,5 +62,5 @@ def texts(reply: object) -> tuple[str, ...]:
 
 
 def unexpected(reply: object) -> StoreError:
-    """Return what whoever asked is told of a reply that cannot be."""
+    """Return the error to raise for a reply that is not as it has to be."""
     return StoreError(f"unexpected reply: {reply!r:.100}", retryable=False, outcome="unknown")

@@ -1,7 +1,7 @@
 """The CONFIG of the Redis layer: the common options, and which servers to use.
 
-The servers come out as `ServerAddress` objects, so that nothing behind this module has to know in how many ways they
-can be written.
+The servers come out as `ServerAddress` objects, so that no other module has to know the forms in which a server can
+be written.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SERVER_SCHEMAS: dict[str, object] = {
     "ssl_cert_reqs": {"enum": ["required", "optional", "none", None]},
     "ssl_check_hostname": {"type": "boolean"},
 }
-"""Of what a file can say: an `ssl.SSLContext` is none of it."""
+"""Only what a file can hold: an `ssl.SSLContext` is not part of it."""
 del _SERVER_SCHEMAS["ssl_context"]
 
 
@@ -137,7 +137,7 @@ class RedisConfig(CommonConfig):
 
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
-        """Find shorthand beside the list that it is short for, and what is wrong between the common options."""
+        """Find ``host``, ``port`` or ``db`` together with ``hosts``, and common options in conflict."""
         yield from super().conflicts(options)
         if "hosts" in options:
             problem = "does not go together with hosts: keep one of the two"
@@ -162,7 +162,7 @@ class RedisConfig(CommonConfig):
         return options
 
     def concerns(self) -> Iterable[Concern]:
-        """Find servers whose name and password travel in plain text while messages do not."""
+        """Find servers that are reached in plain text although messages are encrypted."""
         yield from super().concerns()
         if not self.symmetric_encryption_keys:
             return
@@ -185,7 +185,7 @@ class RedisConfig(CommonConfig):
 
 
 def _of_url(error: FieldError) -> FieldError:
-    """Say where in a URL it is what `parse_hosts` has found in the list that was made of it."""
+    """Return an error of `parse_hosts` with the place in the URL instead of that in the list made of it."""
 
     def place(match: re.Match[str]) -> str:
         number = int(match[1])

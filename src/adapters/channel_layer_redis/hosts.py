@@ -40,7 +40,7 @@ PORT_TEXT: Final = "a whole number from 1 to 65535"
 
 DATABASES: Final = range(2**31)
 DATABASE_TEXT: Final = "a whole number, 0 or more"
-"""The server says which ones it has; it keeps the number in 32 bits."""
+"""The server knows how many it has; it keeps the number in 32 bits."""
 
 SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "redis": "plain",
@@ -49,28 +49,28 @@ SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "valkey": "plain",
     "valkeys": "tls",
 }
-"""What a URL of a server may begin with, and what that says."""
+"""The schemes of the URLs of a server, and what they mean."""
 
 OPTIONS: Mapping[str, str] = {
     "db": "the number of the database, 0 by default",
-    "username": "whom to log in as; the default user if it is left out",
-    "password": "what to log in with",
+    "username": "the user to log in as; the default user if it is left out",
+    "password": "the password to log in with",
     "ssl": "`True` for TLS; in a URL the scheme says it",
     **TLS_OPTIONS,
-    "ssl_context": "a ready `ssl.SSLContext` instead of all the others, for whatever they cannot say",
+    "ssl_context": "a ready `ssl.SSLContext` instead of all other TLS options",
 }
-"""What each server can be given besides its address, in redis-py's names."""
+"""The options of a server besides its address, in redis-py's names, and their meaning."""
 
 _LOGIN = ("username", "password")
 URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
-"""Those of them that may stand in the query of a URL."""
+"""The options that may stand in the query of a URL."""
 
 _FORMS: Mapping[str, tuple[str, ...]] = {
     "address": ("address", *OPTIONS),
     "host": ("host", "port", *OPTIONS),
     "sentinels": ("sentinels", "master_name", "sentinel_kwargs", *OPTIONS),
 }
-"""The keys of a dict, by the one that says which of the three forms it is."""
+"""The keys of a dict, by the key that decides which of the three forms it has."""
 
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _FORMS.values() for key in keys))
 
@@ -78,13 +78,13 @@ _BOOLEANS: Mapping[str, bool] = {
     **dict.fromkeys(("1", "t", "true", "y", "yes"), True),
     **dict.fromkeys(("0", "f", "false", "n", "no"), False),
 }
-"""How redis-py lets a query say it, without its rule that all else is true."""
+"""The spellings of redis-py, without its rule that any other text is true."""
 
 _ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'),
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"),
 }
-"""redis-py's names of options that are written otherwise here."""
+"""redis-py's names of options that are written differently here."""
 
 _SENTINEL_LATER = (
     "connecting through Sentinel is not available yet in this version: remove it and name the server itself, "
@@ -93,10 +93,10 @@ _SENTINEL_LATER = (
 
 
 def parse_hosts(value: object) -> tuple[ServerAddress, ...]:
-    """Parse what stands under ``hosts``.
+    """Parse the value of ``hosts``.
 
     Raises:
-        ConfigError: with all that is wrong, each at the entry where it is.
+        ConfigError: with all errors, each with its entry.
     """
     if isinstance(value, (str, bytes)):
         raise _error("hosts", 'must be a list, even for one server: hosts=["redis://localhost:6379/0"]')
@@ -224,10 +224,10 @@ def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> 
 
 
 def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
-    """Read a dict that holds a URL, with what stands beside it."""
+    """Read a dict that holds a URL and other options."""
     address = options.pop("address")
     found = _url(address, errors)
-    if found is None:  # the rest is still looked at, for whatever else is wrong
+    if found is None:  # the other options are still checked, for their errors
         found = {"ssl": GivenOption(True, address.field)}
         options.pop("ssl", None)
     for name, given in options.items():
@@ -244,7 +244,7 @@ def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress |
 
 
 def _sentinel(options: GivenOptions, at: str, errors: list[FieldError]) -> None:
-    """Check a Sentinel dict by its grammar; then say that this version cannot connect to it."""
+    """Check the form of a Sentinel dict; then refuse it, as this version cannot connect to it."""
     missing = GivenOption(None, "")
     sentinels = options.pop("sentinels", missing).value
     if not _is_sequence(sentinels) or not sentinels:
@@ -287,7 +287,7 @@ def _sentinel_kwargs(given: GivenOption, errors: list[FieldError]) -> None:
 
 
 def _url(given: GivenOption, errors: list[FieldError]) -> GivenOptions | None:
-    """Turn a URL into options. What is wrong with its form goes to *errors*; options are not checked."""
+    """Turn a URL into options. Errors of its form go to *errors*; the options are not checked here."""
     if not isinstance(given.value, str):
         errors.append(given.error(f"must be a URL, as in {_EXAMPLE}, not {describe_value(given.value)}"))
         return None
@@ -357,7 +357,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
 
 
 def _from_text(name: str, text: str) -> object:
-    """Give an option of a query the type that it has in a dict; what has not that form is an error later."""
+    """Give an option of a query the type that it has in a dict; text of another form is an error later."""
     if name == "db" and re.fullmatch(r"[0-9]{1,10}", text):
         return int(text)
     if name == "ssl_check_hostname":
@@ -366,14 +366,14 @@ def _from_text(name: str, text: str) -> object:
 
 
 def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Part a URL that holds a whole CONFIG into those of its servers and the options of the layer.
+    """Split a URL that holds a whole CONFIG into the URLs of its servers and the options of the layer.
 
     Args:
         url: what the user wrote.
-        errors: where to put what is wrong with its form, or with a ``host`` in its query.
+        errors: where to put errors of its form, or of a ``host`` in its query.
 
     Returns:
-        one URL for each server, for `parse_hosts`, and the parameters that are not of a server, decoded.
+        one URL for each server, for `parse_hosts`, and all other parameters, decoded.
     """
     try:
         _take_apart(url)
@@ -408,7 +408,7 @@ def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple
 
 
 def _build(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
-    """Check the options of one server; None when something is wrong with them."""
+    """Return the address that the options of one server describe; None if there are errors."""
     before = len(errors)
     name = DEFAULT_HOST
     if "host" in options:

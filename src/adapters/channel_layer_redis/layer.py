@@ -38,11 +38,11 @@ class RedisChannelLayer(ChannelLayer):
         channel_capacity: exceptions from it by pattern, the first match wins.
         symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
         encryption: ``"aes-256-gcm"`` or ``"fernet"``.
-        blind_names: also hide names from who can read the store: True, or the key to do it with.
+        blind_names: also hide names from readers of the store: True, or the key to hide them with.
         max_message_size: bytes of an encoded message.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that any command may wait for a server.
-        faults: what shall go wrong on purpose, and how often; None: nothing.
+        faults: faults to inject, and how often; None: none.
         clock: local time; another one is for tests.
 
     Raises:

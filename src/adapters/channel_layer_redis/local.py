@@ -1,4 +1,4 @@
-"""`RedisLocalChannelLayer`: this machine's traffic stays on it, and Redis carries what is for other machines.
+"""`RedisLocalChannelLayer`: messages between processes of one machine stay on it, Redis carries all others.
 
 The one place where two adapters meet: it puts an IPC store and a Redis store together, and adds nothing.
 """
@@ -29,17 +29,17 @@ __all__ = ("RedisLocalChannelLayer",)
 
 
 class RedisLocalChannelLayer(ChannelLayer):
-    """A channel layer over Redis that keeps on this machine what need not leave it.
+    """A channel layer over Redis that keeps messages on this machine that need not leave it.
 
-    A message to a normal channel (``http.request``, a worker's) that somebody on this machine receives from stays here;
-    all else goes through Redis: single-reader and process-specific channels, groups, and what nobody here reads. Who
-    receives from a normal channel gets what comes on either way, whichever comes first.
+    A message to a normal channel (``http.request``, a worker's) with a reader on this machine goes through the local
+    store; all else goes through Redis: single-reader and process-specific channels, groups, and normal channels without
+    a reader here. A reader of a normal channel gets messages from both stores, whichever comes first.
 
     Args:
-        local: this machine's half: its ``directory`` and ``memory``, as of `channel_layer_ipc.IPCChannelLayer`.
-        no_local_reader: what becomes of a message to a normal channel that nobody on this machine receives from.
-            ``"remote"``: it goes through Redis, and what waits here goes there too. ``"queue"``: it waits here until
-            somebody comes. ``"error"``: `send` raises `channel_layer.NoLocalReader`.
+        local: the local store: its ``directory`` and ``memory``, as in `channel_layer_ipc.IPCChannelLayer`.
+        no_local_reader: what becomes of a message to a normal channel that has no reader on this machine.
+            ``"remote"``: it goes through Redis, and what waits here goes there too. ``"queue"``: it waits here for
+            a reader. ``"error"``: `send` raises `channel_layer.NoLocalReader`.
         hosts: the servers: URLs (``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``), (host, port)
             pairs or dicts; the default is ``localhost``, port 6379.
         host: shorthand for one server: its name.
@@ -48,15 +48,15 @@ class RedisLocalChannelLayer(ChannelLayer):
         prefix: what every key begins with; without braces.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts; None: as long as its owner lives.
-        capacity: unread messages that a channel may hold, in either half.
+        capacity: unread messages that a channel may hold, in each store.
         channel_capacity: exceptions from it by pattern, the first match wins.
         symmetric_encryption_keys: what messages are encrypted with: the first encrypts, all decrypt; none: plain text.
         encryption: ``"aes-256-gcm"`` or ``"fernet"``.
-        blind_names: also hide names from who can read either store: True, or the key to do it with.
+        blind_names: also hide names from readers of the stores: True, or the key to hide them with.
         max_message_size: bytes of an encoded message; at most a quarter of the local memory.
         inbox_capacity: entries that the inbox of one process may hold.
         timeout: seconds that any command may wait for a server.
-        faults: what shall go wrong on purpose, and how often; None: nothing.
+        faults: faults to inject, and how often; None: none.
         clock: local time; another one is for tests.
 
     Raises:
@@ -114,11 +114,11 @@ class RedisLocalChannelLayer(ChannelLayer):
         config = parse(RedisLocalConfig, options)
         rules = replace(config.rules(), no_local_reader=config.no_local_reader)
         clock = clock if clock is not None else SystemClock()
-        self._world = IPCBackend(rules, clock, config.local.directory, config.local.memory)
+        self._local = IPCBackend(rules, clock, config.local.directory, config.local.memory)
         remote = RedisBackend(config.servers, rules, clock)
-        super().__init__(rules, LocalAndRemote(self._world, remote), clock=clock)
+        super().__init__(rules, LocalAndRemote(self._local, remote), clock=clock)
 
     async def aclose(self) -> None:
-        """End it, and leave this machine's half. See `ChannelLayer.aclose`."""
+        """Close the layer and the local store. See `ChannelLayer.aclose`."""
         await super().aclose()
-        self._world.close()
+        self._local.close()

@@ -1,4 +1,4 @@
-"""The CONFIG of the local-and-remote layer: that of the Redis layer, and where this machine's half is.
+"""The CONFIG of the local-and-remote layer: that of the Redis layer, and the location of the local store.
 
 What is under ``local`` is checked as the IPC layer checks it.
 """
@@ -19,20 +19,20 @@ from channel_layer.urls import Form
 from channel_layer_ipc.config import DEFAULT_MEMORY, IPCConfig
 from channel_layer_redis.config import RedisConfig
 
-__all__ = ("LocalHalf", "RedisLocalConfig")
+__all__ = ("LocalStoreOptions", "RedisLocalConfig")
 
 _OPTIONS: Final = ("directory", "memory")
-"""Those of the IPC layer that stand under ``local``; what else it has is common to both halves."""
+"""Options of the IPC layer that stand under ``local``; all others are common to both stores."""
 
 _SCHEME_SUFFIX = "+local"
-"""Of the scheme of a URL, by which it is told from one of the Redis layer."""
+"""Ends the scheme of a URL, and tells it from one of the Redis layer."""
 
 _LOCAL = Accepts('None or a mapping, as in {"directory": "/run/my-site", "memory": 104857600}')
 
 
 @dataclass(frozen=True, slots=True)
-class LocalHalf:
-    """Where this machine's half is.
+class LocalStoreOptions:
+    """The location and the size of the local store.
 
     Attributes:
         directory: of its files; None: see `channel_layer_ipc.config.IPCConfig`.
@@ -47,8 +47,8 @@ def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
     return isinstance(value, Mapping)
 
 
-def _local(value: object) -> LocalHalf:
-    if isinstance(value, LocalHalf):
+def _local(value: object) -> LocalStoreOptions:
+    if isinstance(value, LocalStoreOptions):
         return value
     if not _is_mapping(value):
         raise ConfigError([FieldError("local", f"must be {_LOCAL.text}, not {describe_value(value)}")])
@@ -65,7 +65,7 @@ def _local(value: object) -> LocalHalf:
         ) from None
     if errors:
         raise ConfigError(errors)
-    return LocalHalf(config.directory, config.memory)
+    return LocalStoreOptions(config.directory, config.memory)
 
 
 def _local_schema() -> dict[str, object]:
@@ -91,27 +91,27 @@ class RedisLocalConfig(RedisConfig):
         "no_local_reader": "text",
     }
 
-    local: Annotated[LocalHalf, PlainValidator(_local), WithJsonSchema(_local_schema()), _LOCAL] = Field(
-        default=LocalHalf(),
+    local: Annotated[LocalStoreOptions, PlainValidator(_local), WithJsonSchema(_local_schema()), _LOCAL] = Field(
+        default=LocalStoreOptions(),
         json_schema_extra={"default": {}},
         description=(
-            "This machine's half, which keeps the normal channels that somebody here reads: its `directory` and its "
-            "`memory`, as of the IPC layer. All processes of this machine need the same directory."
+            "The local store, which keeps the normal channels that have a reader on this machine: its `directory` and "
+            "its `memory`, as in the IPC layer. All processes of this machine need the same directory."
         ),
     )
     no_local_reader: Annotated[NoLocalReaderOption, Accepts('"remote", "queue" or "error"')] = Field(
         default="remote",
         description=(
-            'What becomes of a message to a normal channel that nobody on this machine receives from. `"remote"`: it '
+            'What becomes of a message to a normal channel that has no reader on this machine. `"remote"`: it '
             "goes through Redis, so that a worker on another machine gets it, and what waits here goes there too. "
-            '`"queue"`: it waits here until somebody comes, as with asgi_redis. `"error"`: `send` raises '
+            '`"queue"`: it waits here for a reader, as with asgi_redis. `"error"`: `send` raises '
             "`NoLocalReader`."
         ),
     )
 
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
-        """Find messages that there would never be room for here, and what is wrong between the other options."""
+        """Find a maximum message size that the local store has no room for, and other options in conflict."""
         yield from super().conflicts(options)
         local = options.get("local")
         memory = local.get("memory", DEFAULT_MEMORY) if _is_mapping(local) else DEFAULT_MEMORY
@@ -131,7 +131,7 @@ class RedisLocalConfig(RedisConfig):
     def read_query(
         cls, query: Iterable[tuple[str, str]], errors: list[FieldError], others: Iterable[str] = ()
     ) -> dict[str, object]:
-        """Read the options of a query, of which ``directory`` and ``memory`` are this machine's."""
+        """Read the options of a query, of which ``directory`` and ``memory`` are those of the local store."""
         options = super().read_query(query, errors, others)
         local = {name: options.pop(name) for name in _OPTIONS if name in options}
         return {**options, "local": local} if local else options

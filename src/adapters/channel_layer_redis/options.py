@@ -1,6 +1,6 @@
 """The CONFIG of the Redis layer as type checkers see it: every way to write a server, and the options beside them.
 
-What is not written here is an error of the type checker, where it would be one of `channel_layer_redis.hosts` later.
+What is missing here is an error of the type checker; `channel_layer_redis.hosts` would refuse it later.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = (
 
 
 class ServerDict(TypedDict, total=False):
-    """What can be said of a server beside its address; see `channel_layer_redis.hosts.OPTIONS`."""
+    """The options of a server besides its address; see `channel_layer_redis.hosts.OPTIONS`."""
 
     db: int
     username: str | None
@@ -73,7 +73,7 @@ class RedisConfigDict(CommonConfigDict, total=False):
 
 
 class LocalDict(TypedDict, total=False):
-    """Where this machine's half is, and how much memory it may take; as of an `IPCChannelLayer`."""
+    """The directory and the memory of the local store, as in an `IPCChannelLayer`."""
 
     directory: str | PurePath | None
     memory: int

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ("TLS", "TLS_OPTIONS", "Verify", "parse_tls")
 
 TLS_OPTIONS: Final[Mapping[str, str]] = {
-    "ssl_ca_certs": "file of the authorities to trust; those of the system if it is left out",
+    "ssl_ca_certs": "file of the authorities to trust; the default is those of the system",
     "ssl_certfile": "file of the client's own certificate, for servers that ask for one",
     "ssl_keyfile": "file of its private key, if that is not in `ssl_certfile`",
     "ssl_password": "what the private key is encrypted with",
     "ssl_cert_reqs": '`"required"` (the default), `"optional"` (the same for a client) or `"none"`: '
-    "anybody may pose as the server",
+    "any server is accepted",
     "ssl_check_hostname": "whether the certificate has to be for this host's name; `True`, unless "
     '`ssl_cert_reqs` is `"none"`',
 }
-"""The options that say how; with a ready context none of them may be given."""
+"""The TLS options of a server and their meaning. None of them may be given with a ready context."""
 
 Verify = Literal["required", "optional", "none"]
 """How far a server's certificate is checked, in redis-py's words.
 
-For a client ``"optional"`` is the same as ``"required"``; ``"none"`` lets anybody pose as the server.
+For a client ``"optional"`` is the same as ``"required"``; ``"none"`` accepts any server.
 """
 
 

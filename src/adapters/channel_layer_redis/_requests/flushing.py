@@ -40,7 +40,7 @@ class FlushPlans:
         }
 
     def flush(self, command: c.Flush) -> RequestPlan[c.Flushing]:
-        """Raise the epoch, then empty all keys of this prefix."""
+        """Set a new epoch, then empty all keys of this prefix."""
         lifetime = max(self._settings.left, self._settings.group)
         began = yield from read_clock(self._settings.offset)
         yield from run_command("SET", self._keys.epoch, f"{command.generation} {began:.3f}", "PX", lifetime)
@@ -68,9 +68,9 @@ class FlushPlans:
 
     def _flush_others(self, found: list[tuple[str, str]]) -> RequestPlan[int]:
         found = list(dict.fromkeys(found))  # SCAN may name a key twice, which would be counted twice
-        # A stream's owner's lease has the say; without one it is trimmed, for an owner who may come back.
+        # An inbox with a lease is flushed with that. Without one its stream is trimmed, as the owner may return.
         streams = [name for kind, name in found if kind == "s"]
-        living = yield from self.alive_names(streams)
+        living = yield from self._have_leases(streams)
         dead = [name for name, lives in zip(streams, living, strict=True) if not lives]
         trims = [call_command("XTRIM", self._keys.inbox(name)[1], "MAXLEN", 0) for name in dead]
         lines = [self._keys.queue(name)[0] for kind, name in found if kind == "q"]
@@ -80,13 +80,13 @@ class FlushPlans:
         replies = yield (*lengths, *removals, *trims)
         return sum(number(reply) for reply in replies[: len(lengths)])
 
-    def alive_names(self, names: list[str]) -> RequestPlan[list[bool]]:
-        """See which inboxes have a lease, by name."""
+    def _have_leases(self, names: list[str]) -> RequestPlan[list[bool]]:
+        """Return which inboxes have a lease."""
         replies = yield tuple(call_command("HEXISTS", self._keys.inbox(name)[0], "g") for name in names)
         return [reply == 1 for reply in replies]
 
     def unflushed(self, command: c.Unflushed) -> RequestPlan[tuple[str, ...]]:
-        """See who has not acknowledged."""
+        """Return the inboxes whose owners have not acknowledged the flush."""
         replies = yield tuple(call_command("HMGET", self._keys.inbox(name)[0], "g", "f") for name in command.inboxes)
         left: list[str] = []
         for name, reply in zip(command.inboxes, replies, strict=True):

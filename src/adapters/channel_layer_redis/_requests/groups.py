@@ -86,7 +86,7 @@ class GroupPlans:
         return c.Changed(version, marked == 1, applied == 1, owned=False)
 
     def publish(self, command: c.Publish) -> RequestPlan[c.Published]:
-        """Send to a group, or ask who is in it."""
+        """Deliver to all members in one step, or return the members."""
         frame = group_frame(command.group.name, (), command.payload)
         reply = yield from run_script(
             _PUBLISH, self._keys.group(command.group.name)[:3], int(command.at_once), frame, self._keys.prefix,
@@ -98,7 +98,7 @@ class GroupPlans:
         return c.Published(number(version), False, texts(first), texts(rest[0]), ())
 
     def deliver(self, command: c.Deliver) -> RequestPlan[c.Delivery]:
-        """Deliver a group's message to an inbox."""
+        """Deliver a message of a group to an inbox."""
         frame = group_frame(command.group.name, command.riders, command.payload)
         keys = self._keys.inbox(command.inbox.name)
         outcome = number(
@@ -107,7 +107,7 @@ class GroupPlans:
         return {1: c.Delivery.DONE, 0: c.Delivery.FULL}.get(outcome, c.Delivery.NO_OWNER)
 
     def prune(self, command: c.Prune) -> RequestPlan[None]:
-        """Remove who is gone."""
+        """Remove members that are gone."""
         keys = self._keys.group(command.group.name)[:3]
         yield from run_script(_PRUNE, keys, command.version, len(command.inboxes), *command.inboxes, *command.others)
 
@@ -123,6 +123,6 @@ class GroupPlans:
         return c.Roster(texts(found[0]), texts(found[1]))
 
     def touch(self, command: c.Touch) -> RequestPlan[None]:
-        """Prolong groups."""
+        """Extend the lifetimes of groups."""
         keys = [key for group in command.groups for key in self._keys.group(group.name)[:3]]
         yield tuple(call_command("PEXPIRE", key, self._settings.group) for key in keys)

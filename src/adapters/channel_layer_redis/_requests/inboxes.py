@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ("InboxPlans",)
 
 _ACKNOWLEDGE = _scripts.load("acknowledge")
-_CLAIM = _scripts.load("claim")
+_ACQUIRE_LEASE = _scripts.load("acquire_lease")
 _DELIVER = _scripts.load("deliver")
-_GIVE_BACK = _scripts.load("give_back")
-_RELEASE = _scripts.load("release")
-_RENEW = _scripts.load("renew")
+_RETURN_CREDITS = _scripts.load("return_credits")
+_RELEASE_LEASE = _scripts.load("release_lease")
+_RENEW_LEASE = _scripts.load("renew_lease")
 
 
 class InboxPlans:
@@ -50,7 +50,7 @@ class InboxPlans:
         }
 
     def acquire_lease(self, command: c.Claim) -> RequestPlan[c.Claimed]:
-        """Take the lease."""
+        """Acquire the lease, and move into the inbox what was sent while it had no owner."""
         name = command.inbox.name
         keys = (*self._keys.inbox(name), *self._keys.taking(name))
         held = [part for channel, count in command.held for part in (channel, count)]
@@ -62,28 +62,28 @@ class InboxPlans:
             command.after or "0-0",
             *held,
         )
-        reply, last_flush = yield ScriptCall(_CLAIM, keys, args), call_command("GET", self._keys.epoch)
+        reply, last_flush = yield ScriptCall(_ACQUIRE_LEASE, keys, args), call_command("GET", self._keys.epoch)
         now, fresh, expired = numbers(reply)
         return c.Claimed(now / 1000, fresh == 1, read_epoch(last_flush)[0], expired)
 
     def renew_lease(self, command: c.Renew) -> RequestPlan[c.Renewed]:
-        """Keep the lease."""
+        """Renew the lease."""
         renewal = ScriptCall(
-            _RENEW, self._keys.inbox(command.inbox.name), (self._settings.lease, self._settings.offset)
+            _RENEW_LEASE, self._keys.inbox(command.inbox.name), (self._settings.lease, self._settings.offset)
         )
         reply, last_flush = yield renewal, call_command("GET", self._keys.epoch)
         now, held = numbers(reply)
         return c.Renewed(now / 1000, held == 1, read_epoch(last_flush)[0])
 
     def release_lease(self, command: c.Release) -> RequestPlan[int]:
-        """Give up the inbox."""
-        return number((yield from run_script(_RELEASE, self._keys.inbox(command.inbox.name))))
+        """Release the lease, and remove the inbox."""
+        return number((yield from run_script(_RELEASE_LEASE, self._keys.inbox(command.inbox.name))))
 
     def return_credits(self, command: c.GiveBack) -> RequestPlan[None]:
-        """Give back places."""
-        places = [part for channel, count in command.places for part in (channel, count)]
+        """Return credits."""
+        credits_ = [part for channel, count in command.places for part in (channel, count)]
         keys = self._keys.inbox(command.inbox.name)[:1]
-        yield from run_script(_GIVE_BACK, keys, command.generation, command.serial, *places)
+        yield from run_script(_RETURN_CREDITS, keys, command.generation, command.serial, *credits_)
 
     def mark(self, command: c.Mark) -> RequestPlan[bool]:
         """Put a marker."""
@@ -94,11 +94,11 @@ class InboxPlans:
         )
 
     def alive(self, command: c.Alive) -> RequestPlan[tuple[bool, ...]]:
-        """See which inboxes have a lease."""
+        """Return which inboxes have a lease."""
         leases = [self._keys.inbox(inbox.name)[0] for inbox in command.inboxes]
         replies = yield tuple(call_command("HEXISTS", lease, "g") for lease in leases)
         return tuple(reply == 1 for reply in replies)
 
     def acknowledge(self, command: c.Acknowledge) -> RequestPlan[None]:
-        """Note that a flush is done with."""
+        """Note that the owner has applied a flush."""
         yield from run_script(_ACKNOWLEDGE, self._keys.inbox(command.inbox.name)[:1], command.generation)

@@ -28,7 +28,7 @@ _POP = _scripts.load("pop")
 _PUSH_INBOX = _scripts.load("push_inbox")
 _PUSH_QUEUE = _scripts.load("push_queue")
 _PUT_BACK = _scripts.load("put_back")
-_UNCLAIM = _scripts.load("unclaim")
+_RELEASE_CLAIM = _scripts.load("release_claim")
 
 _ACCEPTED = c.Pushed(accepted=True, expired=0)
 
@@ -57,13 +57,13 @@ class QueuePlans:
         }
 
     def queue_push(self, queue: Queue, capacity: int) -> ScriptCall:
-        """Return a push into a queue that is popped, but for its last argument, which is the frame."""
+        """Return a push into a queue without its last argument, which is the frame."""
         return ScriptCall(
             _PUSH_QUEUE, self._keys.queue(queue.name), (capacity, self._settings.expiry, self._settings.offset)
         )
 
     def inbox_push(self, inbox: Queue) -> ScriptCall:
-        """Return a push into an inbox, but for what follows: capacity and frame, as often as there are messages."""
+        """Return a push into an inbox without its last arguments: the capacity and the frame of each message."""
         keys = (*self._keys.inbox(inbox.name), *self._keys.queue(inbox.name))
         return ScriptCall(
             _PUSH_INBOX,
@@ -85,15 +85,15 @@ class QueuePlans:
         return read_pushed(reply)
 
     def clear_unread(self, command: c.Forgive) -> RequestPlan[None]:
-        """Forget the note of a channel."""
+        """Forget that a channel has an unread message of a group."""
         channel = command.channel
         yield from run_command("HDEL", self._keys.unread(channel.queue.name), channel.name)
 
     def pop(self, command: c.Pop) -> RequestPlan[c.Popped]:
-        """Pop; see to it that what a flush has missed goes no further.
+        """Pop messages, without those that a flush at the same time should have removed.
 
-        A flush raises the epoch first and empties the queue then: what is popped meanwhile is looked at, if it can
-        matter. A normal channel's messages cannot be told from ones received just before, unless they were put back.
+        A flush sets the epoch first and empties the queues then. So the messages of inboxes, and those that had been
+        put back, are compared with the epoch. Others cannot be told from messages that were received just before it.
         """
         name = command.queue.name
         keys: tuple[str, ...] = self._keys.taking(name)
@@ -118,7 +118,7 @@ class QueuePlans:
         return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
 
     def signal(self, queue: Queue) -> ScriptCall:
-        """Return what has somebody called, if the queue holds anything."""
+        """Return the call that signals another reader, if the queue holds anything."""
         return ScriptCall(_POP, self._keys.taking(queue.name), (0, self._settings.expiry, self._settings.offset))
 
     def put_back(self, command: c.PutBack) -> RequestPlan[c.Returned]:
@@ -132,7 +132,7 @@ class QueuePlans:
 
     def release_claim(self, command: c.Unclaim) -> RequestPlan[None]:
         """Give up a claim."""
-        yield from run_script(_UNCLAIM, (self._keys.claim(command.inbox.name),), command.claimant)
+        yield from run_script(_RELEASE_CLAIM, (self._keys.claim(command.inbox.name),), command.claimant)
 
     def pending(self, command: c.Pending) -> RequestPlan[int]:
         """Count what waits for one channel."""
@@ -145,7 +145,7 @@ class QueuePlans:
 
 
 def read_pushed(reply: object) -> c.Pushed:
-    """Return what a push's script says: how many were too old, or -1 less that number if full; nothing if lapsed."""
+    """Return the reply of a push's script: the number of expired messages, or -1 minus it if full; nil if lapsed."""
     if reply is None:
         return c.Pushed(accepted=False, expired=0, lapsed=True)
     outcome = number(reply)
@@ -155,7 +155,7 @@ def read_pushed(reply: object) -> c.Pushed:
 
 
 def _popped(reply: object) -> tuple[c.Popped, bool]:
-    """Return what a pop brought, and whether some of it had been put back."""
+    """Return the reply of a pop's script, and whether one of its messages had been put back."""
     moment, expired, *rest = list_of(reply)
     now = number(moment) / 1000
     if expired == -1:
@@ -170,5 +170,5 @@ def _popped(reply: object) -> tuple[c.Popped, bool]:
             returned = returned or stamp < 0
             entries.append(c.Entry(abs(stamp) / 1000, item[8:]))
         else:
-            entries.append(c.Entry(now, b""))  # not ours: counted as undecodable where it is read
+            entries.append(c.Entry(now, b""))  # not one of ours: the receiver counts it as undecodable
     return c.Popped(tuple(entries), number(expired), now), returned

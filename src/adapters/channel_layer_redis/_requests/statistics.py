@@ -48,7 +48,7 @@ class StatisticsPlans:
         }
 
     def report(self, command: c.Report) -> RequestPlan[None]:
-        """Add to the statistics of each queue, and to those of all: in one write, none depends on another."""
+        """Add to the statistics of each queue, and to those of all queues."""
         settings = self._settings
         calls = [
             (self._keys.counts(count.queue.name), settings.queue_counts, count.messages, count.refused)
@@ -58,7 +58,7 @@ class StatisticsPlans:
         yield tuple(ScriptCall(_COUNT, (key,), (*_SLICES, settings.offset, *args)) for key, *args in calls)
 
     def reported(self, command: c.Reported) -> RequestPlan[Rates]:
-        """Tell what was reported."""
+        """Return what was reported."""
         key = self._keys.counts() if command.queue is None else self._keys.counts(command.queue.name)
         messages, refused, lately, refused_lately, span = numbers(
             (yield from run_script(_COUNTED, (key,), *_SLICES, self._settings.offset))
@@ -66,7 +66,7 @@ class StatisticsPlans:
         return Rates(messages, refused, lately, refused_lately, span / 1000)
 
     def survey(self, command: c.Survey) -> RequestPlan[c.Surveyed]:
-        """Tell what waits."""
+        """Return how many messages wait, and the age of the oldest one."""
         channel = command.channel
         found: list[tuple[int, float | None]] = []
         if channel is not None:
@@ -86,7 +86,7 @@ class StatisticsPlans:
         return c.Surveyed(sum(count for count, _ in found), max(ages, default=None))
 
     def _waiting(self, queues: tuple[Queue, ...], begins: bytes) -> RequestPlan[list[tuple[int, float | None]]]:
-        """See how many frames that begin so wait in each queue, and the age in seconds of the oldest one there."""
+        """Return the number of frames that begin so in each queue, and the age in seconds of the oldest one."""
         calls: list[ScriptCall] = []
         for queue in queues:
             keys: tuple[str, ...] = self._keys.queue(queue.name)[:1]

@@ -1,4 +1,4 @@
--- Add to the statistics of a queue, or of all.
+-- Add to the statistics of a queue, or of all queues.
 -- KEYS  1 statistics (hash: m messages, f refused; of each slice of time that is kept, by its place: s<place> its number,
 --       m<place>, f<place>)
 -- ARGV  1 ms of a slice  2 slices that are kept  3 clock offset in ms  4 lifetime in ms  5 messages  6 refused

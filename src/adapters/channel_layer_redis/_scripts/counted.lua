@@ -1,7 +1,7 @@
--- Tell the statistics of a queue, or of all.
+-- Return the statistics of a queue, or of all queues.
 -- KEYS  1 statistics (see count.lua)
 -- ARGV  1 ms of a slice  2 slices that are kept  3 clock offset in ms
--- Returns {messages, refused, messages lately, refused lately, the ms that "lately" is}.
+-- Returns {messages, refused, messages lately, refused lately, ms that "lately" covers}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
 local slice = math.floor(now / ARGV[1])

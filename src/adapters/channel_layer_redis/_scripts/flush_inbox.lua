@@ -1,8 +1,8 @@
--- Empty a minted inbox whose owner lives, and tell him.
+-- Empty an owned inbox whose lease is held, and put a flush marker into it for the owner.
 -- KEYS  1 lease  2 stream
 -- ARGV  1 generation  2 clock offset in ms
--- Returns how many direct messages were dropped, or -1 if no owner lives.
--- The stream is trimmed, never deleted: a reader that resumes is deaf to the first entry of a stream made anew.
+-- Returns how many direct messages were dropped, or -1 if there is no lease.
+-- The stream is trimmed, never deleted: a reader that resumes would not see the first entry of a new stream.
 if redis.call('HEXISTS', KEYS[1], 'g') == 0 then return -1 end
 local count = 0
 for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do

@@ -3,9 +3,9 @@
 --       4 left (zset: member, ms of leaving)  and to put a marker: 5 lease  6 stream
 -- ARGV  1 group  2 member  3 its inbox, or ''  4 1 if the inbox's owner asks  5 age in ms  6 1 to restore
 --       7 lifetime of the group's keys in ms  8 clock offset in ms
--- Returns {version, 1 if the marker was put, 1 if it was applied, 1 if the inbox's owner has the member in his mirror}.
--- A member that others added stays among the others until the owner's marker is put, which is here or nowhere: a
--- message to the group in between reaches it by its full name. (Whoever is in the mirror gets one copy all the same.)
+-- Returns {version, 1 if the marker was put, 1 if it was applied, 1 if the inbox's owner has the member in its mirror}.
+-- A member that others added stays among the others until the owner's marker is put, which only this script does: a
+-- message to the group in between reaches it by its full name. (A member in the mirror gets one copy all the same.)
 local time = redis.call('TIME')
 local offset = tonumber(ARGV[8])
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset

@@ -1,7 +1,7 @@
--- Remove a channel from a group, whoever added it.
+-- Remove a channel from a group, by whichever process it was added.
 -- KEYS  1 owned  2 others  3 inboxes  4 left  and to put a marker: 5 lease  6 stream    (see join.lua)
--- ARGV  1 group  2 member  3 its inbox, or ''  4 lifetime of the group's keys in ms  5 ms that a leaving is remembered
---       6 clock offset in ms  7 the latest version that the owner knows to have added one of his channels, or ''
+-- ARGV  1 group  2 member  3 its inbox, or ''  4 lifetime of the group's keys in ms  5 ms that the leaving is kept
+--       6 clock offset in ms  7 the latest version at which the owner knows that it added one of its channels, or ''
 -- Returns {version, 1 if the marker was put, 1 if it was applied or 0 if the owner has added one since}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

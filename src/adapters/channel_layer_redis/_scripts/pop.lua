@@ -1,7 +1,7 @@
--- Take messages from the head of a queue; see that somebody is told if more are left.
--- KEYS  1 queue  2 call  3 unread  and for an inbox: 4 lease  5 claim (string: who reads this inbox)
+-- Take messages from the head of a queue; signal another reader if more are left.
+-- KEYS  1 queue  2 signal  3 unread  and for an inbox: 4 lease  5 claim (string: the reader of the inbox)
 -- ARGV  1 count  2 expiry in ms  3 clock offset in ms  and for an inbox: 4 claimant  5 lease in ms
--- Returns {now in ms, too old, entry ...}, or {now, -1} if a minting owner lives, or {now, -2, ms} if it is claimed.
+-- Returns {now in ms, expired, entry ...}, or {now, -1} if the inbox has an owner, or {now, -2, ms} if it is claimed.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
 if KEYS[4] then
@@ -16,14 +16,14 @@ local wanted = tonumber(ARGV[1])
 while wanted > 0 do
   local entry = redis.call('LPOP', KEYS[1])
   if not entry then break end
-  if #entry < 8 or math.abs(struct.unpack('>d', entry)) > oldest then -- what is shorter is not ours: the caller counts it
+  if #entry < 8 or math.abs(struct.unpack('>d', entry)) > oldest then -- a shorter one is not ours: the caller counts it
     reply[#reply + 1] = entry
     wanted = wanted - 1
   else
     reply[2] = reply[2] + 1
   end
 end
-if reply[3] then redis.call('DEL', KEYS[3]) end -- somebody reads here
+if reply[3] then redis.call('DEL', KEYS[3]) end -- the queue has a reader
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then
   if redis.call('EXISTS', KEYS[2]) == 0 then

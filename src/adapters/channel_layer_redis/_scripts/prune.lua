@@ -1,5 +1,5 @@
--- Remove from a group who is gone: the members of dead inboxes, but for inboxes that joined again since, and others,
--- unless anything has changed since.
+-- Remove members of a group that are gone: those of dead inboxes that have not joined again since, and other members
+-- if nothing has changed since.
 -- KEYS  1 owned  2 others  3 inboxes    (see join.lua)
 -- ARGV  1 version up to which a change does not count  2 number of inboxes  3... inboxes, then others
 -- Returns how many members were removed.

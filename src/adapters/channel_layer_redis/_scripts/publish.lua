@@ -1,4 +1,4 @@
--- Send to a group: to every inbox at once where the group holds nothing else, else say who is in it.
+-- Send to a group: to every inbox at once if the group has no other members, else return its members.
 -- KEYS  1 owned  2 others  3 inboxes    (see join.lua)
 -- ARGV  1 1 to deliver at once  2 frame  3 prefix  4 inbox capacity  5 ms that owned members last, or -1
 --       6 ms that others last  7 clock offset in ms

@@ -1,16 +1,15 @@
--- Put messages into an inbox: into its owner's stream if it has one that lives, else into a queue that is popped.
--- KEYS  1 lease (hash: g generation, b serial, f flushed, n<channel> unread)  2 stream  3 queue  4 call
+-- Put messages into an inbox: into its stream if an owner holds the lease, else into a queue that is popped.
+-- KEYS  1 lease (hash: g generation, b serial, f flushed, n<channel> unread)  2 stream  3 queue  4 signal
 --       and if they go to members of a group: 5 unread (see push_queue.lua)
 -- ARGV  1 expiry in ms  2 clock offset in ms  3 inbox capacity  4 lifetime of 5 in ms
 --       5... for each message: capacity, frame (its channel after two bytes)
--- Returns for each message (for one alone: not in an array) how many others were too old and made room, or -1 less that
--- number if it is full all the same; nil if an earlier message to this member has expired unread, so that it is no
--- member any more.
--- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
+-- Returns for each message (not in an array if there is one) how many expired messages made room, or -1 minus that
+-- number if it is full; nil if an earlier message to this member has expired unread, so that it is no member any more.
+-- An entry is 8 bytes of time (ms, to the microsecond) and a frame; a shorter one is not ours, and must block nothing.
 local alone = #ARGV == 6
 local replies = not alone and {}
 if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
-  local room = tonumber(ARGV[3]) - redis.call('XLEN', KEYS[2]) -- first: an error here takes no place
+  local room = tonumber(ARGV[3]) - redis.call('XLEN', KEYS[2]) -- first: after an error here nothing has been counted
   for place = 5, #ARGV, 2 do
     local frame, reply = ARGV[place + 1], -1
     if room > 0 then

@@ -1,10 +1,10 @@
 -- Put one message at the end of a queue that is popped, if there is room.
--- KEYS  1 queue (list)  2 call (list: one element when somebody should be told)  and if it goes to a member of a group:
---       3 unread (hash: channel -> ms when such a message came, nothing being taken from the queue since)
+-- KEYS  1 queue (list)  2 signal (list: one element when a reader should look)  and if it goes to a member of a group:
+--       3 unread (hash: channel -> ms when such a message came, while nothing was taken from the queue)
 -- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame (its channel after two bytes)  5 lifetime of 3 in ms
--- Returns how many messages were too old and made room, or -1 less that number if it is full all the same; nil if an
--- earlier message to this member has expired unread, so that it is no member any more.
--- An entry is 8 bytes of time (ms, to the microsecond) and a frame; what is shorter is not ours, and must stop nobody.
+-- Returns how many expired messages made room, or -1 minus that number if the queue is full; nil if an earlier message
+-- to this member has expired unread, so that it is no member any more.
+-- An entry is 8 bytes of time (ms, to the microsecond) and a frame; a shorter one is not ours, and must block nothing.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[3])
 local oldest = now - tonumber(ARGV[2])

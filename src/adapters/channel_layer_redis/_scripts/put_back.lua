@@ -1,8 +1,8 @@
 -- Return messages to the head of their queue, with their old stamps and outside any capacity.
--- The stamps are negated: whoever pops such a message sees whether it was flushed while it was away.
--- KEYS  1 queue  2 call
+-- The stamps are negated, so that the next pop of such a message checks whether it was flushed meanwhile.
+-- KEYS  1 queue  2 signal
 -- ARGV  1 expiry in ms  2 clock offset in ms  3... entries, oldest first
--- Returns how many were too old, and are gone.
+-- Returns how many had expired, and are gone.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2])
 local lifetime = math.max(0, redis.call('PTTL', KEYS[1]))

@@ -1,8 +1,8 @@
--- Tell how many messages wait in a queue, and since when.
+-- Return how many messages wait in a queue, and since when.
 -- KEYS  1 queue  and for an inbox: 2 lease  3 stream
 -- ARGV  1 expiry in ms  2 clock offset in ms  3 what their frames begin with: one byte, and a channel or nothing
--- Returns {how many, ms that the oldest one has waited that is here, or nil}. Where an owner lives it is those unread
--- that he was sent, wherever they are.
+-- Returns {how many, ms that the oldest one here has waited, or nil}. In an inbox with an owner those count that are
+-- unread, wherever they are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[2])
 local count, since = 0, nil

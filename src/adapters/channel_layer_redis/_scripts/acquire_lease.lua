@@ -1,8 +1,8 @@
--- Take the lease of a minted inbox and make its stream; what was sent while it had no owner comes in.
--- KEYS  1 lease  2 stream  3 queue  4 call  5 unread
+-- Acquire the lease of an owned inbox, make its stream, and move into it what was sent while it had no owner.
+-- KEYS  1 lease  2 stream  3 queue  4 signal  5 unread
 -- ARGV  1 generation  2 lease in ms  3 expiry in ms  4 clock offset in ms  5 id of the last entry read, or 0-0
---       6... channel, messages that the owner holds unread for it
--- Returns {now in ms, 1 if the stream is new, messages that were too old}.
+--       6... channel, unread messages that the owner holds for it
+-- Returns {now in ms, 1 if the stream is new, messages that had expired}.
 local time = redis.call('TIME')
 local server = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = server + tonumber(ARGV[4])
@@ -25,7 +25,7 @@ local expired = 0
 while true do
   local entry = redis.call('LPOP', KEYS[3])
   if not entry then break end
-  local stamp = #entry >= 8 and math.abs(struct.unpack('>d', entry)) or 0 -- what is shorter is not ours
+  local stamp = #entry >= 8 and math.abs(struct.unpack('>d', entry)) or 0 -- a shorter one is not ours
   if stamp > now - tonumber(ARGV[3]) then
     local frame = string.sub(entry, 9)
     redis.call('XADD', KEYS[2], '*', string.format('%.0f', stamp - server), frame)

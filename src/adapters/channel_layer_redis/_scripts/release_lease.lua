@@ -1,4 +1,4 @@
--- Give up a minted inbox for good.
+-- Release the lease of an owned inbox for good, and remove the inbox.
 -- KEYS  1 lease  2 stream
 -- Returns how many direct messages waited in it.
 local count = 0

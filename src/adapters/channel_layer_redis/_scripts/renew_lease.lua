@@ -1,4 +1,4 @@
--- Keep the lease of a minted inbox.
+-- Renew the lease of an owned inbox.
 -- KEYS  1 lease  2 stream
 -- ARGV  1 lease in ms  2 clock offset in ms
 -- Returns {now in ms, 1 if it is held or 0 if it is gone}.

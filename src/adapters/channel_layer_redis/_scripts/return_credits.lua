@@ -1,6 +1,6 @@
--- Give back places in a minted inbox.
+-- Return credits of an owned inbox.
 -- KEYS  1 lease
--- ARGV  1 generation  2 serial  3... channel, places
+-- ARGV  1 generation  2 serial  3... channel, credits
 -- Returns 1, or 0 if the generation is over or the serial is known.
 local lease = redis.call('HMGET', KEYS[1], 'g', 'b')
 if lease[1] ~= ARGV[1] or tonumber(ARGV[2]) <= tonumber(lease[2]) then return 0 end
