@@ -325,7 +325,7 @@ class BlockingChannelLayer:
         finally:
             store.close()
 
-    def let_go(self) -> list[c.Unclaim]:
+    def let_go(self) -> list[c.ReleaseClaim]:
         """Let go of connections for good, and return what is claimed, to be given up; for `ChannelLayer.aclose`."""
         store, claims = self._store, self._forget()
         if store is not None:
@@ -343,12 +343,12 @@ class BlockingChannelLayer:
         """Close it."""
         self.close()
 
-    def _forget(self) -> list[c.Unclaim]:
+    def _forget(self) -> list[c.ReleaseClaim]:
         with self._opening:
             self._store = None
             memory, self._memory = self._memory, ReceiveMemory()
         routes, claimant = self._pipeline.routes, self._pipeline.state.claimant
-        return [c.Unclaim(routes.shards(queue)[0], queue, claimant) for queue in memory.claims.values()]
+        return [c.ReleaseClaim(routes.shards(queue)[0], queue, claimant) for queue in memory.claims.values()]
 
     # -- where operations run
 

@@ -23,21 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Acknowledge",
+    "AcquireLease",
     "Alive",
     "Batch",
     "Changed",
-    "Claim",
-    "Claimed",
+    "ClearUnread",
     "Command",
     "Count",
     "Deliver",
     "Delivery",
     "Entry",
+    "FindOrphaned",
     "Flush",
     "Flushing",
-    "Forgive",
-    "GiveBack",
+    "GroupMembers",
     "Join",
+    "LeaseAcquired",
+    "LeaseRenewed",
     "Leave",
     "Mark",
     "Members",
@@ -51,18 +53,16 @@ __all__ = (
     "Pushed",
     "PutBack",
     "Read",
-    "Release",
-    "Renew",
-    "Renewed",
+    "ReleaseClaim",
+    "ReleaseLease",
+    "RenewLease",
     "Report",
     "Reported",
+    "ReturnCredits",
     "Returned",
-    "Roster",
     "Survey",
     "Surveyed",
     "Touch",
-    "Unattended",
-    "Unclaim",
     "Unflushed",
     "Wait",
     "WaitAny",
@@ -90,17 +90,17 @@ class Pushed:
     """The reply to a `Push`.
 
     Attributes:
-        accepted: False if the channel was full, or lapsed.
+        accepted: False if the channel was full, or unread_expired.
         expired: messages that were too old and were removed to make room.
-        lapsed: the channel is no longer a member of groups (see `Push`).
-        unattended: nothing was pushed, because the queue has no registered reader (``Push.if_attended``): the number of
+        unread_expired: the channel is no longer a member of groups (see `Push`).
+        orphaned: nothing was pushed, because the queue has no registered reader (``Push.if_registered``): the number of
             messages that wait in it. None: it has one, or the push did not require one.
     """
 
     accepted: bool
     expired: int
-    lapsed: bool = False
-    unattended: int | None = None
+    unread_expired: bool = False
+    orphaned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +115,20 @@ class Push(Command[Pushed]):
         capacity: messages that may wait there.
         payload: the encoded message.
         to_member: the message is for a member of a group. Nothing is pushed if an earlier such message has expired
-            unread, and nothing was taken from the queue since that message came: ``lapsed``.
-        if_attended: nothing is pushed unless the queue has a registered reader (``Pop.attend``); only for a store with
-            `channel_layer.ports.Capabilities.attends`.
+            unread, and nothing was taken from the queue since that message came: ``unread_expired``.
+        if_registered: nothing is pushed unless the queue has a registered reader (``Pop.register``); only for a store
+            with `channel_layer.ports.Capabilities.registers_readers`.
     """
 
     channel: ChannelName
     capacity: int
     payload: bytes
     to_member: bool = False
-    if_attended: bool = False
+    if_registered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Forgive(Command[None]):
+class ClearUnread(Command[None]):
     """Forget that a message to the channel as a member of a group has expired unread: it joins a group again."""
 
     channel: ChannelName
@@ -144,7 +144,7 @@ class Popped:
         now: the time of the shard's clock.
         epoch: the last flush of this prefix on this shard, or "". It tells a process to drop what it popped for other
             channels of an inbox before the flush; with a store that never reports it, such messages are delivered.
-        minted: the queue is an owned inbox whose owner is alive: no other process may read it.
+        owned: the queue is an owned inbox whose owner is alive: no other process may read it.
         held_for: seconds for which another claimant still holds this inbox, or None.
         flushed: messages that were removed because they were older than a flush.
         lost: messages that the store took out of the queue and could neither return nor put back.
@@ -154,7 +154,7 @@ class Popped:
     expired: int
     now: float
     epoch: str = ""
-    minted: bool = False
+    owned: bool = False
     held_for: float | None = None
     flushed: int = 0
     lost: int = 0
@@ -169,15 +169,15 @@ class Pop(Command[Popped]):
         count: the most messages to take; 0 claims an inbox without taking any.
         claimant: the process that asks; an inbox belongs to its claimant for one lease after each pop. A store without
             leases may serve every claimant.
-        attend: seconds for which the claimant is registered as a reader of the queue, which is not an inbox, unless it
-            dies or unclaims the queue; 0: nothing changes. A flush does not end it. Only for a store with
-            `channel_layer.ports.Capabilities.attends`.
+        register: seconds for which the claimant is registered as a reader of the queue, which is not an inbox, unless
+            it dies or unclaims the queue; 0: nothing changes. A flush does not end it. Only for a store with
+            `channel_layer.ports.Capabilities.registers_readers`.
     """
 
     queue: Queue
     count: int
     claimant: str
-    attend: float = 0.0
+    register: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +209,10 @@ class PutBack(Command[Returned]):
 
 
 @dataclass(frozen=True, slots=True)
-class Unclaim(Command[None]):
+class ReleaseClaim(Command[None]):
     """Give up an inbox that was claimed by popping it, so that another claimant need not wait for the end of the lease.
 
-    For any other queue: end the claimant's registration as a reader (``Pop.attend``).
+    For any other queue: end the claimant's registration as a reader (``Pop.register``).
 
     Attributes:
         inbox: the inbox, or the queue.
@@ -239,8 +239,8 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Unattended(Command[tuple[str, ...]]):
-    """Return the names of queues, except inboxes, that hold messages and have no registered reader (``Pop.attend``)."""
+class FindOrphaned(Command[tuple[str, ...]]):
+    """Return the names of queues, but no inboxes, that hold messages and have no registered reader (`Pop.register`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,8 +343,8 @@ class Survey(Command[Surveyed]):
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The reply to a `Claim`: the lease was acquired.
+class LeaseAcquired:
+    """The reply to a `AcquireLease`: the lease was acquired.
 
     Attributes:
         now: the time of the shard's clock.
@@ -360,7 +360,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim(Command[Claimed]):
+class AcquireLease(Command[LeaseAcquired]):
     """Acquire the lease of an owned inbox, and create the inbox. Messages sent while it had no owner are put into it.
 
     Attributes:
@@ -377,8 +377,8 @@ class Claim(Command[Claimed]):
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed:
-    """The reply to a `Renew`.
+class LeaseRenewed:
+    """The reply to a `RenewLease`.
 
     Attributes:
         now: the time of the shard's clock.
@@ -392,14 +392,14 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Renew(Command[Renewed]):
+class RenewLease(Command[LeaseRenewed]):
     """Renew the lease of an owned inbox."""
 
     inbox: Queue
 
 
 @dataclass(frozen=True, slots=True)
-class Release(Command[int]):
+class ReleaseLease(Command[int]):
     """Give up an owned inbox for ever; the reply is the number of messages that waited in it."""
 
     inbox: Queue
@@ -436,12 +436,12 @@ class Read(Command[Batch]):
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack(Command[None]):
+class ReturnCredits(Command[None]):
     """Return credits of an owned inbox, for messages that were taken by ``receive()`` or dropped.
 
     Attributes:
         inbox: the inbox.
-        generation: from the `Claim` or the last flush; credits of an older generation are ignored.
+        generation: from the `AcquireLease` or the last flush; credits of an older generation are ignored.
         serial: counts up; a serial that was seen before is ignored, so that the command can be repeated.
         places: (full channel name, messages) pairs.
     """
@@ -580,13 +580,13 @@ class Deliver(Command[Delivery]):
     Attributes:
         inbox: the inbox.
         group: the group.
-        riders: extra recipients: members in this inbox that its owner did not add.
+        extra_recipients: extra recipients: members in this inbox that its owner did not add.
         payload: the encoded message.
     """
 
     inbox: Queue
     group: GroupName
-    riders: tuple[str, ...]
+    extra_recipients: tuple[str, ...]
     payload: bytes
 
 
@@ -609,7 +609,7 @@ class Prune(Command[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
+class GroupMembers:
     """The members of a group.
 
     Attributes:
@@ -622,7 +622,7 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
-class Members(Command[Roster]):
+class Members(Command[GroupMembers]):
     """Return the members of a group."""
 
     group: GroupName

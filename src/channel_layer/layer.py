@@ -20,7 +20,7 @@ from channel_layer import operations
 from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.config import options_from_url
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
-from channel_layer.domain.names import LOCAL_LENGTH, GroupName, minted_inbox
+from channel_layer.domain.names import LOCAL_LENGTH, GroupName, owned_inbox
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading, execute_all
@@ -224,7 +224,7 @@ class ChannelLayer:
             InvalidName: *prefix* is not valid in a channel name, or too long.
             StoreError: the store could not be reached.
         """
-        queue = minted_inbox(prefix, self._client)
+        queue = owned_inbox(prefix, self._client)
         if self._state.closed:
             raise closed_error()
         if self._backend.capabilities.leases and queue.name not in self._state.inboxes:
@@ -338,7 +338,7 @@ class ChannelLayer:
         every = None if self.group_expiry is None else self.group_expiry / _RENEWALS
         if not able.leases:  # with them, the process that owns a channel is who ends its memberships
             every = min(
-                every or math.inf, GROUP_KEYS_LIFETIME / _RENEWALS, self.expiry / 2 if able.lapses else math.inf
+                every or math.inf, GROUP_KEYS_LIFETIME / _RENEWALS, self.expiry / 2 if able.tracks_unread else math.inf
             )
         return Subscription(
             Intake(
@@ -397,9 +397,9 @@ class ChannelLayer:
     def counts(self) -> Counts:
         """Return what this layer object has counted in this process. No I/O; it never fails."""
         with self._state.lock:
-            return self._state.ledger.counts(self._state.waiting())
+            return self._state.counters.counts(self._state.waiting())
 
-    async def tend(self) -> None:
+    async def run_maintenance(self) -> None:
         """Do the periodic background work now, and return when it is done.
 
         It renews leases, drops messages that are too old and returns credits. Only tests that move the clock need it:
@@ -459,9 +459,9 @@ class ChannelLayer:
                 with contextlib.suppress(StoreError):  # it waits here for another process, or expires
                     await self._run_last(operations.move_all_to_remote(state))
             with state.lock:
-                for tap in state.taps.values():
-                    for box in tap.boxes.values():
-                        state.ledger.drop("closed", box.name, box.clear())
+                for buffer in state.buffers.values():
+                    for box in buffer.boxes.values():
+                        state.counters.drop("closed", box.name, box.clear())
             await self._sessions.close_all()
 
     async def __aenter__(self) -> Self:

@@ -226,7 +226,8 @@ class SimpleStore(Protocol):
     Its methods block, and all are called in the thread that made it. `channel_layer.stores.simple.SimpleBackend` makes
     a complete store of it. Each may raise `channel_layer.errors.StoreError`, and nothing else. The commands in
     `channel_layer.commands` say what each has to do; of a `Join` and a `Leave` only ``group`` and ``channel`` matter
-    here, every member is one of the `Roster.others`, and an inbox is popped like any other queue, by any claimant.
+    here, every member is one of the `GroupMembers.others`, and an inbox is popped like any other queue, by any
+    claimant.
     """
 
     def push(self, request: c.Push, /) -> c.Pushed: ...
@@ -235,7 +236,7 @@ class SimpleStore(Protocol):
     def pending(self, request: c.Pending, /) -> int: ...
     def join(self, request: c.Join, /) -> None: ...
     def leave(self, request: c.Leave, /) -> None: ...
-    def members(self, request: c.Members, /) -> c.Roster: ...
+    def members(self, request: c.Members, /) -> c.GroupMembers: ...
     def flush(self, request: c.Flush, /) -> int:
         """Remove everything of this prefix; return the number of messages that were removed."""
         ...
@@ -254,11 +255,11 @@ class Capabilities:
             them all channels of one `new_channel` prefix share one queue and its capacity, and a group message is
             pushed to each member separately.
         blocking: `Store.wait` and `BlockingStore.wait` notify the core of a message. Without it the core polls.
-        lapses: it records which members let a group message expire unread (`Forgive`, `Pushed.lapsed`). Without it
-            such a member stays until its ``group_expiry``.
-        attends: it records the registered readers of a queue (`Pop.attend`, `Push.if_attended`, `Unattended`), and
-            notices when such a process dies, at the latest when its registration ends. Only the local store of two
-            (`channel_layer.stores.local_and_remote`) needs it.
+        tracks_unread: it records which members let a group message expire unread (`ClearUnread`,
+            `Pushed.unread_expired`). Without it such a member stays until its ``group_expiry``.
+        registers_readers: it records the registered readers of a queue (`Pop.register`, `Push.if_registered`,
+            `FindOrphaned`), and notices when such a process dies, at the latest when its registration ends. Only the
+            local store of two (`channel_layer.stores.local_and_remote`) needs it.
         local: the last of its shards is local to this machine; all machines share the other ones. Normal channels may
             be on that shard, too; everything else is on the others.
         statistics: it adds up what all processes report (`Report`), and knows what waits (`Survey`). Without it each
@@ -267,8 +268,8 @@ class Capabilities:
 
     leases: bool = True
     blocking: bool = True
-    lapses: bool = True
-    attends: bool = False
+    tracks_unread: bool = True
+    registers_readers: bool = False
     local: bool = False
     statistics: bool = True
 

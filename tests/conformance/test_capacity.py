@@ -59,7 +59,7 @@ async def test_a_crowd_of_processes_gets_exactly_the_capacity(redis_system: Syst
                 await _takes_exactly(crowd, channel, received)
 
 
-async def test_an_owner_that_does_not_even_read_is_owed_no_more(
+async def test_an_owner_that_does_not_even_read_is_credits_no_more(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An owned channel takes its capacity and no more while its process reads nothing at all, and after it does."""
@@ -116,11 +116,11 @@ async def test_places_that_are_given_back_twice_count_once(
 ) -> None:
     """When the reply to a batch of returned credits is lost, sending the batch again admits no extra message."""
     original = RedisStore.execute
-    lost: list[c.GiveBack] = []
+    lost: list[c.ReturnCredits] = []
 
     async def lose_reply(self: RedisStore, command: c.Command[R], /) -> R:
         reply = await original(self, command)
-        if isinstance(command, c.GiveBack) and len(lost) < 3:
+        if isinstance(command, c.ReturnCredits) and len(lost) < 3:
             lost.append(command)
             raise StoreError("the reply is lost", retryable=True, outcome="unknown")
         return reply

@@ -15,7 +15,7 @@ import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
 from channel_layer.runtime import wakeups
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 from tests.support.systems import System
 
 _MEMBERS = 300
@@ -100,16 +100,16 @@ async def test_nothing_is_kept_of_receivers_that_have_run(system: System, monkey
 
     Thousands of objects that live from one message to the next would move to the garbage collector's oldest generation.
     """
-    alive: weakref.WeakSet[Receiver] = weakref.WeakSet()
+    alive: weakref.WeakSet[ReceiveWaiter] = weakref.WeakSet()
 
-    class Watched(Receiver):
+    class Watched(ReceiveWaiter):
         __slots__ = ("__weakref__",)
 
         def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
             super().__init__(loop)
             alive.add(self)
 
-    monkeypatch.setattr("channel_layer.runtime.receivers.Receiver", Watched)
+    monkeypatch.setattr("channel_layer.runtime.receivers.ReceiveWaiter", Watched)
 
     got, everybody = 0, asyncio.Event()
 

@@ -122,7 +122,7 @@ def test_a_lost_connection_fails_what_is_in_flight() -> None:
         clock, rules = VirtualClock(), make_rules()
         store = FaultyBackend(MemoryBackend(rules, clock)).open()
         inbox = _inbox()
-        await store.execute(c.Claim(0, inbox, "g", "", ()))
+        await store.execute(c.AcquireLease(0, inbox, "g", "", ()))
         read = asyncio.create_task(store.execute(c.Read(0, inbox, "", 30.0)))
         gone = asyncio.create_task(store.disconnected(0))
         await asyncio.sleep(0)

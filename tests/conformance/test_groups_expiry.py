@@ -80,7 +80,7 @@ async def test_the_members_of_a_dead_owner_are_skipped_and_removed(
     system: System, monkeypatch: pytest.MonkeyPatch, beside: list[str]
 ) -> None:
     """Once an owner's lease is over, `group_channels` leaves its members out; the next `group_send` removes them."""
-    hold(monkeypatch, c.Renew, lambda request: request.inbox.name.startswith("dies."))
+    hold(monkeypatch, c.RenewLease, lambda request: request.inbox.name.startswith("dies."))
     rosters = record(monkeypatch, c.Members)
     async with system.layer() as stays:
         living = await stays.new_channel()

@@ -80,7 +80,7 @@ def test_the_judge_sees_a_copy_too_many() -> None:
 
 
 async def _play_all(system: System, plan: Plan, channels: int) -> HistoryReport:
-    """Play with three layers in one loop, each with its own channels and some that no process minted."""
+    """Play with three layers in one loop, each with its own channels and some that no process owned."""
     layers = [system.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
     try:
         mine = [[await layer.new_channel() for _ in range(channels)] for layer in layers]

@@ -161,7 +161,7 @@ async def test_a_channel_made_while_the_layer_closes_leaves_nothing(
 
     async def claim_slowly(self: RedisStore, command: c.Command[R], /) -> R:
         reply = await execute(self, command)
-        if isinstance(command, c.Claim):
+        if isinstance(command, c.AcquireLease):
             loop.call_soon_threadsafe(claimed.set)
             while not layer._state.closed:  # noqa: ASYNC110 - a plain attribute, set in whichever loop closes
                 await asyncio.sleep(0.001)

@@ -102,7 +102,7 @@ class RoutesByFullName(ChannelLayer):
         pushed = await self._run(execute(push))
         if not pushed.accepted:
             raise ChannelFull(channel, push.capacity)
-        self._state.ledger.sent += 1
+        self._state.counters.sent += 1
 
 
 def test_a_send_that_hashes_the_full_name(three_hosts: Deployment) -> None:

@@ -74,7 +74,7 @@ def test_a_store_behind_hidden_names_is_right(deployment: Deployment, prefix: st
 
 def test_a_simple_store_is_tested_by_its_capabilities() -> None:
     """A simple store is correct without leases and without notes of unread messages."""
-    none = Capabilities(leases=False, blocking=False, lapses=False, statistics=False)
+    none = Capabilities(leases=False, blocking=False, tracks_unread=False, statistics=False)
     run_conformance_test(simple_stores(WrongStore), capabilities=none)
 
 
@@ -129,7 +129,7 @@ def test_capabilities_have_to_be_the_declared_ones() -> None:
     """A test by other capabilities than the store declares fails and says so."""
     with pytest.raises(Violation, match="does not declare the capabilities"):
         run_async_conformance_test(
-            memory_stores(), capabilities=Capabilities(lapses=False, statistics=False), settings=FIRST
+            memory_stores(), capabilities=Capabilities(tracks_unread=False, statistics=False), settings=FIRST
         )
     with pytest.raises(Violation, match="does not declare the capabilities"):
         run_conformance_test(simple_stores(WrongStore), capabilities=Capabilities(), settings=FIRST)

@@ -18,7 +18,7 @@ from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
 from channel_layer.domain.rules import Rules
 from channel_layer.ports import Backend, Capabilities, Clock
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 from channel_layer.stores.faults import FaultyBackend
 from channel_layer.testing import LayerSuite, StoreSuite, Violation
 from channel_layer.testing.suites.stores import StoreEnvironment
@@ -50,7 +50,7 @@ class CallsNobodyElse(WrongStore):
         if line.wakeup_due:
             line.wakeup_due = False
             return
-        waiter = Receiver(asyncio.get_running_loop())
+        waiter = ReceiveWaiter(asyncio.get_running_loop())
         line.waiters.append(waiter)
         try:
             async with asyncio.timeout(request.block):

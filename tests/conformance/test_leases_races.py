@@ -150,7 +150,7 @@ async def test_memberships_are_announced_until_all_have_been_heard(
                 raise StoreError("away", retryable=True, outcome="not_sent")
 
         intercept(monkeypatch, c.Join, fail)
-        renewals = hold(monkeypatch, c.Renew, lambda _: True)
+        renewals = hold(monkeypatch, c.RenewLease, lambda _: True)
         lose_leases(system)
         for group in groups:
             await other.group_send(group, {})  # finds every owner dead, and so removes all members
@@ -196,14 +196,14 @@ async def test_a_lease_whose_reply_was_lost_is_taken_again(
     """
     gate, begun = Gate(), False
 
-    async def after(_: c.Claim) -> None:
+    async def after(_: c.AcquireLease) -> None:
         if begun and not gate.count:
             if case != "the work moves":
                 gate.open()
             await gate.pass_through()
             raise StoreError("the connection broke", retryable=True, outcome="unknown")
 
-    follow(monkeypatch, c.Claim, after)
+    follow(monkeypatch, c.AcquireLease, after)
 
     options = {"expiry": 120 if "caller" in case else 1, "capacity": 3}  # leases are checked twice as often
     async with redis_system.layer(**options) as owner, redis_system.layer(**options) as other:
@@ -233,9 +233,9 @@ async def _is_sent(layer: ChannelLayer, channel: str, message: dict[str, object]
     return True
 
 
-@pytest.mark.parametrize("kind", [c.Claim, c.Acknowledge])
+@pytest.mark.parametrize("kind", [c.AcquireLease, c.Acknowledge])
 async def test_a_cancelled_group_add_does_not_stop_the_owner(
-    system: System, monkeypatch: pytest.MonkeyPatch, kind: type[c.Claim | c.Acknowledge]
+    system: System, monkeypatch: pytest.MonkeyPatch, kind: type[c.AcquireLease | c.Acknowledge]
 ) -> None:
     """A `group_add` that is cancelled while the owner's lease is taken again leaves an owner that goes on reading."""
     begun = False

@@ -145,7 +145,7 @@ async def test_a_reader_that_arrives_meanwhile_does_not_register(monkeypatch: py
         arrive()
         await both.wait()
         assert [(await task)["n"] for task in tasks] == [0, 1]
-        assert here.attending == {}
+        assert here.registered == {}
         for n in (4, 5):
             await layer.send("jobs", {"n": n})
         with pytest.raises(ChannelFull):
@@ -182,7 +182,7 @@ async def test_a_flush_reaches_another_machine_though_its_work_moves_meanwhile(m
     async with ChannelLayer(rules, here, clock=clock) as layer, ChannelLayer(rules, there, clock=clock) as owner:
         await owner.new_channel()
         waiting = asyncio.create_task(owner.receive("jobs"))
-        await eventually(lambda: is_true("jobs" in local.attending))
+        await eventually(lambda: is_true("jobs" in local.registered))
         for number in range(2):  # to the local store
             await owner.send("jobs", {"n": number})
         assert await waiting == {"n": 0}

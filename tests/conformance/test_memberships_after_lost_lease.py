@@ -21,12 +21,12 @@ async def test_a_membership_that_is_over_does_not_replace_a_newer_one(jumps: int
         await other.group_send("room", {"n": 0})
         assert await owner.receive(channel) == {"n": 0}
         clock.advance(_GROUP_EXPIRY + 1)
-        await owner.tend()
+        await owner.run_maintenance()
         assert await other.group_channels("room") == []
         await other.group_add("room", channel)
         for _ in range(jumps):
             clock.advance(46.0)  # longer than a lease lasts, shorter than the membership
-            await owner.tend()
+            await owner.run_maintenance()
             assert await other.group_channels("room") == [channel]
         await other.group_send("room", {"n": 1})
         assert await owner.receive(channel) == {"n": 1}

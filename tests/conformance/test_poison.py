@@ -219,7 +219,7 @@ async def test_garbage_costs_no_credit(redis_system: System) -> None:
         async def settled() -> bool:
             inbox = owner._state.inboxes[name.queue.name]
             counted = await _undecodable(owner) == len(BAD_PAYLOADS)
-            return counted and not inbox.owed and inbox.returning is None
+            return counted and not inbox.credits and inbox.returning is None
 
         await eventually(settled, "every place is given back")
         receiving.cancel()

@@ -54,7 +54,7 @@ def _seal(layer: ChannelLayer) -> Seal:
 
 async def _told(layer: ChannelLayer, caplog: pytest.LogCaptureFixture) -> str:
     """Let the layer log what it has dropped; return the lines."""
-    await layer.tend()
+    await layer.run_maintenance()
     return caplog.text
 
 

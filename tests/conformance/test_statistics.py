@@ -128,7 +128,7 @@ def test_a_fork_counts_nothing_twice(redis_system: System) -> None:
     with asyncio.Runner() as runner:
         runner.run(send())
         runner.run(send())
-        assert layer._state.ledger.tally
+        assert layer._state.counters.pending_counts
         in_fork(lambda: run(in_child()), 30, "a fork after use starts anew")
         runner.run(finish())
 

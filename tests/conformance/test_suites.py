@@ -106,12 +106,12 @@ class Plain:
         with self._data.lock:
             self._data.groups.get(request.group.name, {}).pop(request.channel.name, None)
 
-    def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.GroupMembers:
         """See `channel_layer.commands.Members`."""
         lasts = self._rules.group_expiry or GROUP_KEYS_LIFETIME
         with self._data.lock:
             group = self._data.groups.get(request.group.name, {})
-            return c.Roster((), tuple(name for name, at in group.items() if self._clock.now() - at < lasts))
+            return c.GroupMembers((), tuple(name for name, at in group.items() if self._clock.now() - at < lasts))
 
     def flush(self, _request: c.Flush, /) -> int:
         """See `channel_layer.commands.Flush`."""

@@ -325,12 +325,12 @@ async def test_leaving_outlasts_cancellation(system: System, monkeypatch: pytest
     """A program that is cancelled again and again while it leaves has left every group when the block is over."""
     async with system.layer() as layer:
         leaving = asyncio.Event()
-        go_on = asyncio.Event()
+        resume_all = asyncio.Event()
         discard = ChannelLayer.group_discard
 
         async def slow(self: ChannelLayer, group: str, channel: str) -> None:
             leaving.set()
-            await go_on.wait()
+            await resume_all.wait()
             await discard(self, group, channel)
 
         async def listen() -> None:
@@ -350,7 +350,7 @@ async def test_leaving_outlasts_cancellation(system: System, monkeypatch: pytest
             task.cancel()
             await asyncio.sleep(0)
         assert not task.done()
-        go_on.set()
+        resume_all.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await layer.group_channels("a") == await layer.group_channels("b") == []
@@ -409,12 +409,12 @@ async def test_a_waiting_task_is_notified_when_a_subscription_ends(system: Syste
 async def test_a_task_about_to_wait_is_notified_when_a_subscription_ends(system: System) -> None:
     """A step that has begun, but does not wait yet when the subscription ends, raises instead of waiting forever."""
     async with system.layer() as layer, layer.subscribe("room") as messages:
-        begun, go_on = asyncio.Event(), asyncio.Event()
+        begun, resume_all = asyncio.Event(), asyncio.Event()
         receive = messages._intake.receive
 
         async def late(channels: Sequence[str]) -> tuple[str, Message]:
             begun.set()
-            await go_on.wait()
+            await resume_all.wait()
             return await receive(channels)
 
         messages._intake = replace(messages._intake, receive=late)
@@ -423,7 +423,7 @@ async def test_a_task_about_to_wait_is_notified_when_a_subscription_ends(system:
         closing = asyncio.create_task(messages.aclose())
         for _ in range(10):
             await asyncio.sleep(0)
-        go_on.set()
+        resume_all.set()
         with pytest.raises(SubscriptionError):
             await asyncio.wait_for(step, BOUND)
         await asyncio.wait_for(closing, BOUND)
@@ -467,7 +467,7 @@ async def test_a_subscription_outlives_group_expiry(system: System, monkeypatch:
             seconds, over = await asyncio.wait_for(pauses.get(), BOUND)
             assert seconds == 10.0
             system.clock.advance(seconds)
-            await layer.tend()
+            await layer.run_maintenance()
             messages._intake = replace(intake, group_add=_away) if turn == 4 else intake
             over.set()
             seconds, over = await asyncio.wait_for(pauses.get(), BOUND)  # the due renewal is done
@@ -502,7 +502,7 @@ async def test_a_slow_reader_stays_a_member(system: System) -> None:
 
             await eventually(arrived)
             system.clock.advance(11.0)
-            await layer.tend()
+            await layer.run_maintenance()
             await eventually(lambda: is_true(layer._state.place(layer._pipeline.channel(channel))[1].groups == set()))
             await sender.group_send("room", {"n": 2})
             assert await _next(messages) == {"n": 2}
@@ -517,9 +517,9 @@ async def test_an_ended_subscription_leaves_no_mailbox(system: System) -> None:
             [channel] = messages.channels
             await layer.flush()  # no membership keeps it any more
             system.clock.advance(30.0)
-            await layer.tend()
+            await layer.run_maintenance()
             source, _ = layer._state.place(layer._pipeline.channel(channel))
             assert channel in source.boxes
         system.clock.advance(30.0)
-        await layer.tend()
+        await layer.run_maintenance()
         assert channel not in source.boxes

@@ -16,7 +16,7 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import read_message
 from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.runtime.background_tasks import BackgroundTasks
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.testing.suites.tools import drain, receive_or_none
@@ -132,17 +132,17 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
             store = layer._backend.open()
             for n in shards:
                 await layer.send("jobs", {"n": n})  # on each host in turn
-            tap = Tap(queue, layer._rules.capacity, layer._state.ledger)
+            buffer = QueueBuffer(queue, layer._rules.capacity, layer._state.counters)
             for shard in shards:
                 popped = await store.execute(c.Pop(shard, queue, 1, "me"))
                 await store.execute(c.PutBack(shard, queue, ()))  # there is a connection
                 for entry in popped.entries:
                     _, payload = read_message(entry.frame)
-                    tap.box("jobs", 0.0).put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
-            assert sum(len(box.items) for box in tap.boxes.values()) == len(shards)
+                    buffer.box("jobs", 0.0).put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
+            assert sum(len(box.items) for box in buffer.boxes.values()) == len(shards)
             for host in deployment.hosts:
                 await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
-            consumer = QueueConsumer(tap, layer._state, BackgroundTasks(store))
+            consumer = QueueConsumer(buffer, layer._state, BackgroundTasks(store))
             returning = asyncio.create_task(consumer._return_surplus())
             for _ in range(steps):
                 await asyncio.sleep(0)
@@ -174,7 +174,7 @@ def test_background_work_that_is_ended_twice_returns_what_it_holds(
                     popped = await work.session.store.execute(c.Pop(shard, queue, 1, "me"))
                     for entry in popped.entries:
                         _, payload = read_message(entry.frame)
-                        box = layer._state.taps["jobs"].box("jobs", 0.0)
+                        box = layer._state.buffers["jobs"].box("jobs", 0.0)
                         box.put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
                 first = asyncio.create_task(work.stop())
                 for _ in range(steps):

@@ -402,21 +402,21 @@ def test_a_loop_that_gets_its_own_connections_overtakes_nothing(
     Here that thread stands still, as it may on a machine with much to do.
     """
     server, layer = paused
-    go_on = threading.Event()
+    resume_all = threading.Event()
 
     async def send() -> None:
         server.pause()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(layer.send("jobs", {"n": 0}), 0.05)
         server.resume()
-        io_thread().loop.call_soon_threadsafe(go_on.wait, 20)
+        io_thread().loop.call_soon_threadsafe(resume_all.wait, 20)
         monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
         connections = len(server.host().clients())
         following = asyncio.create_task(layer.send("jobs", {"n": 1}))
         await asyncio.sleep(0.05)
         assert len(server.host().clients()) == connections
         assert not following.done()
-        go_on.set()
+        resume_all.set()
         await following
         assert len(server.host().clients()) > connections
 

@@ -252,7 +252,7 @@ async def test_in_the_thread_of_its_own_loop_nothing_deadlocks(make_layer: Calla
     assert await layer.receive(name) == {"n": 0}
     async with asyncio.timeout(PATIENCE):
         while layer.counts().waiting < 2:
-            await layer.tend()
+            await layer.run_maintenance()
     assert blocking.receive([inbox]) == (name, {"n": 1})
     blocking.flush()
     await layer.flush()

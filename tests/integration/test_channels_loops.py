@@ -150,7 +150,7 @@ def use_in_loops(layer: ChannelLayer, style: str) -> Counts:
         await let_go()
         return name
 
-    async def go_on(name: str, number: int) -> None:
+    async def resume_all(name: str, number: int) -> None:
         assert await layer.receive(name) == {"n": number}
         await layer.group_send("group", {"g": number})
         assert await layer.receive(name) == {"g": number}
@@ -181,7 +181,7 @@ def use_in_loops(layer: ChannelLayer, style: str) -> Counts:
     kept: list[asyncio.Task[object]] = []
     name = asyncio.run(begin())
     for number in range(LOOPS):
-        asyncio.run(go_on(name, number))
+        asyncio.run(resume_all(name, number))
     assert all(task.cancelled() for task in kept)
     return asyncio.run(finish(name))
 

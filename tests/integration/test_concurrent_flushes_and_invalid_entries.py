@@ -13,7 +13,7 @@ import channels.exceptions
 import pytest
 
 from channel_layer import ChannelFull
-from channel_layer.commands import Flush, Release, Unflushed
+from channel_layer.commands import Flush, ReleaseLease, Unflushed
 from channel_layer.domain.names import ChannelName
 from tests.support.systems import System
 
@@ -46,7 +46,7 @@ async def test_a_flush_does_not_wait_for_a_marker_that_a_new_lease_has_overtaken
         assert work is not None
         store = work.session.store
         await store.execute(Flush(inbox.shard, "flush"))
-        await store.execute(Release(inbox.shard, queue))
+        await store.execute(ReleaseLease(inbox.shard, queue))
         await work.ensure_lease(inbox)
         assert await store.execute(Unflushed(inbox.shard, (queue.name,), "flush")) == ()
 

@@ -52,7 +52,7 @@ class Machines:
             clock=clock,
         )
 
-    async def attend(self, machine: str, layer: RedisLocalChannelLayer, channel: str = "jobs") -> None:
+    async def register(self, machine: str, layer: RedisLocalChannelLayer, channel: str = "jobs") -> None:
         """Register a layer as a reader of a channel on its machine; it does not wait there when this returns."""
         waiting = asyncio.create_task(layer.receive(channel))
         async with self.layer(machine, {"no_local_reader": "error"}) as probe, asyncio.timeout(PATIENCE):
@@ -102,10 +102,10 @@ async def test_local_traffic_costs_the_server_nothing(tmp_path: Path, start_serv
     machines = Machines(str(tmp_path), (server.url,), "test:")
 
     async with machines.layer("one") as web, machines.layer("one") as worker:
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         await web.new_channel()  # a lease, as every web process has one
         waiting = asyncio.create_task(worker.receive("jobs"))
-        await machines.attend("one", worker, "other")  # everything has been running for so long
+        await machines.register("one", worker, "other")  # everything has been running for so long
         before = commands(server)
         for n in range(1000):
             await web.send("jobs", {"n": n})
@@ -129,7 +129,7 @@ async def test_a_backlog_here_is_no_reason_to_look_elsewhere(tmp_path: Path, sta
         machines.layer("one") as worker,
         machines.layer("two") as elsewhere,
     ):
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         await elsewhere.send("jobs", {"n": -1})  # notifies the worker, which does not need it: now no wait is open
         for n in range(90):
             await web.send("jobs", {"n": n})
@@ -146,7 +146,7 @@ async def test_local_traffic_goes_on_while_the_server_is_away(tmp_path: Path, st
     machines = Machines(str(tmp_path), (server.url,), "test:")
 
     async with machines.layer("one") as web, machines.layer("one") as worker:
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         server.kill()
         for n in range(10):
             await web.send("jobs", {"n": n})
@@ -192,7 +192,7 @@ async def test_a_worker_waits_for_both_stores_at_once(machines: Machines) -> Non
         machines.layer("two") as there,
         machines.layer("one") as worker,
     ):
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         for n in range(40):
             waiting = asyncio.create_task(within(worker))
             await (here if n % 3 else there).send("jobs", {"n": n})
@@ -206,7 +206,7 @@ async def test_neither_store_starves_the_other(machines: Machines) -> None:
         machines.layer("two") as there,
         machines.layer("one") as worker,
     ):
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         for n in range(5):
             await here.send("jobs", {"side": "here"})
             await there.send("jobs", {"side": "there", "n": n})
@@ -231,12 +231,12 @@ class Attend:
     machine: str
 
 
-def attend(child: SyncChild, params: Attend) -> None:
+def register(child: SyncChild, params: Attend) -> None:
     """Be registered as a reader of "jobs", then never read again."""
 
     async def body() -> None:
         async with params.machines.layer(params.machine) as layer:
-            await params.machines.attend(params.machine, layer)
+            await params.machines.register(params.machine, layer)
             await asyncio.to_thread(child.ready)
             await asyncio.sleep(3600)
 
@@ -249,7 +249,7 @@ async def test_the_channel_of_a_worker_that_is_killed_moves(machines: Machines, 
     async with machines.layer("one") as web, machines.layer("two") as elsewhere:
         await web.new_channel()  # it has background work, and so heartbeats
         with Fleet() as fleet:
-            victim = fleet.spawn_sync(attend, Attend(machines, "one"))
+            victim = fleet.spawn_sync(register, Attend(machines, "one"))
             await asyncio.to_thread(victim.wait_ready)
             victim.go()
             for n in range(3):
@@ -267,14 +267,14 @@ async def test_the_channel_of_a_worker_that_is_killed_moves(machines: Machines, 
             n = 3
             async with asyncio.timeout(PATIENCE):
                 while await machines.waiting_here("two") < n:
-                    await web.tend()
+                    await web.run_maintenance()
         assert [(await within(elsewhere))["n"] for _ in range(n)] == list(range(n))
 
 
 async def test_a_worker_that_closes_leaves_nothing_behind(machines: Machines) -> None:
     """Messages that wait for a closed layer go to other machines at once, although its machine has no process left."""
     async with machines.layer("one") as worker:
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         for n in range(3):
             await worker.send("jobs", {"n": n})
     async with machines.layer("two") as elsewhere:
@@ -290,7 +290,7 @@ async def test_a_worker_that_stops_receiving_is_no_reader(machines: Machines) ->
         machines.layer("one", clock=clock) as worker,
         machines.layer("two", clock=clock) as elsewhere,
     ):
-        await machines.attend("one", worker)
+        await machines.register("one", worker)
         clock.advance(20.0)
         await web.send("jobs", {"n": 0})
         assert (await machines.waiting_here("two"), await machines.waiting_here("one")) == (0, 1)
@@ -305,14 +305,14 @@ async def test_a_message_that_moves_gets_no_younger(machines: Machines) -> None:
 
     async with machines.layer("one", clock=clock) as web, machines.layer("two", clock=clock) as elsewhere:
         async with machines.layer("one", clock=clock) as worker:
-            await machines.attend("one", worker)
+            await machines.register("one", worker)
             await web.send("jobs", {"n": 0})
             clock.advance(40.0)
             await web.send("jobs", {"n": 1})  # no reader is registered any more: the first one moves too
         clock.advance(19.0)
         assert await within(elsewhere) == {"n": 0}
         async with machines.layer("one", clock=clock) as worker:
-            await machines.attend("one", worker, "jobs2")
+            await machines.register("one", worker, "jobs2")
             await web.send("jobs2", {"n": 2})
             clock.advance(40.0)
             await web.send("jobs2", {"n": 3})
@@ -340,7 +340,7 @@ async def test_queue_waits_for_a_reader_here(machines: Machines) -> None:
     """With "queue" a message waits on its machine for a local reader, as with asgi_redis."""
     async with machines.layer("one", {"no_local_reader": "queue"}) as web:
         await web.send("jobs", {"n": 0})
-        await web.tend()
+        await web.run_maintenance()
         assert (await machines.waiting_here("two"), await machines.waiting_here("one")) == (0, 1)
         async with machines.layer("one") as worker:
             assert await within(worker) == {"n": 0}
@@ -364,7 +364,7 @@ async def test_capacity_is_exact_on_either_side(machines: Machines) -> None:
     async with machines.layer("one", options) as web, machines.layer("one", options) as worker:
         assert (await fill(web, "jobs"), await fill(web, "small")) == (7, 3)
         for name, capacity in (("jobs2", 7), ("small2", 3)):
-            await machines.attend("one", worker, name)
+            await machines.register("one", worker, name)
             assert await fill(web, name) == capacity
             assert await machines.waiting_here("one", name) == capacity
 
@@ -387,7 +387,7 @@ async def test_a_flush_reaches_the_local_stores_of_other_machines(machines: Mach
     async with machines.layer("one") as here, machines.layer("two") as there:
         for name, layer in (("one", here), ("two", there)):
             await layer.new_channel()
-            await machines.attend(name, layer)
+            await machines.register(name, layer)
             await layer.send("jobs", {"n": 1})
             assert await machines.waiting_here(name) == 1
         await here.flush()

@@ -203,9 +203,9 @@ PAYLOADS = st.binary(max_size=30)
 
 
 def group_frames() -> st.SearchStrategy[GroupFrame]:
-    """Return messages to groups, with riders of one inbox."""
-    riders = st.lists(process_names(st.just("specific.k7!")), max_size=4).map(tuple)
-    return st.builds(GroupFrame, group_names(), riders, PAYLOADS)
+    """Return messages to groups, with extra_recipients of one inbox."""
+    extra_recipients = st.lists(process_names(st.just("specific.k7!")), max_size=4).map(tuple)
+    return st.builds(GroupFrame, group_names(), extra_recipients, PAYLOADS)
 
 
 def markers() -> st.SearchStrategy[MembershipMarker]:
@@ -226,8 +226,8 @@ def frames() -> st.SearchStrategy[bytes]:
 def written(held: Read) -> bytes:
     """Write what was read as a frame."""
     match held:
-        case GroupFrame(group, riders, payload):
-            return envelope.group_frame(group, riders, payload)
+        case GroupFrame(group, extra_recipients, payload):
+            return envelope.group_frame(group, extra_recipients, payload)
         case MembershipMarker():
             return envelope.marker_frame(held)
         case Flush(generation):
@@ -244,7 +244,7 @@ def test_a_message_frame_is_read_back(channel: str, payload: bytes) -> None:
 
 @given(group_frames())
 def test_a_group_frame_is_read_back(frame: GroupFrame) -> None:
-    """Group, riders and payload come back, without riders too."""
+    """Group, extra_recipients and payload come back, without extra_recipients too."""
     assert envelope.read_group(written(frame)) == frame
 
 

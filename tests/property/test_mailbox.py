@@ -16,12 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from channel_layer.commands import Entry
 from channel_layer.domain import frames as envelope
 from channel_layer.domain.capacity import CapacityTable
-from channel_layer.domain.counters import Ledger
+from channel_layer.domain.counters import Counters
 from channel_layer.domain.expiry import deadline
-from channel_layer.domain.inbox import Credits, Inbox
+from channel_layer.domain.inbox import CreditBatch, Inbox
 from channel_layer.domain.mailbox import Item, Mailbox
 from channel_layer.domain.names import Kind, Queue
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 
 EXPIRY = 10.0
 GROUP_EXPIRY = 25.0
@@ -89,7 +89,7 @@ class Place:
     losses: int = 0
     unread: bool = False
     """A message became too old since somebody last looked."""
-    lapsed_at: float = -math.inf
+    unread_expired_at: float = -math.inf
     """When the last one did that nobody has looked for."""
     lost_at: float = -math.inf
     """When the last one did."""
@@ -97,7 +97,7 @@ class Place:
     def look(self) -> None:
         """Somebody receives."""
         self.unread = False
-        self.lapsed_at = -math.inf
+        self.unread_expired_at = -math.inf
 
     @property
     def grouped(self) -> int:
@@ -125,7 +125,7 @@ class GroupMessage:
     """A message to a group comes in."""
 
     group: str
-    riders: tuple[str, ...]
+    extra_recipients: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ Event: TypeAlias = Message | GroupMessage | Change | Garbage | Flush
 _channels = st.sampled_from(CHANNELS)
 _groups = st.sampled_from(GROUPS)
 _changes = st.tuples(_groups, _channels, st.sampled_from([True, True, False]), st.sampled_from([0, 1500, 30_000]))
-_riders = st.lists(_channels, max_size=2, unique=True).map(tuple)
+_extra_recipients = st.lists(_channels, max_size=2, unique=True).map(tuple)
 _messages = st.builds(Message, _channels)
-_group_messages = st.builds(GroupMessage, _groups, _riders)
+_group_messages = st.builds(GroupMessage, _groups, _extra_recipients)
 _markers = st.builds(Change, st.integers(0, 9))
 _garbage = st.builds(Garbage, st.sampled_from(BAD_FRAMES))
 _some = st.one_of(_messages, _messages, _group_messages, _group_messages, _markers, _garbage)
@@ -170,11 +170,11 @@ class InboxMachine(RuleBasedStateMachine):
         self.now = 50.0
         self.stamp = 0.0
         self.group_expiry = group_expiry
-        self.ledger = Ledger()
+        self.counters = Counters()
         exceptions = [(re.compile(re.escape(name)), limit) for name, limit in CAPACITIES.items()]
         table = CapacityTable(100, exceptions)
         queue = Queue("specific.me!", Kind.INBOX)
-        self.inbox = Inbox(queue, 0, table, self.ledger, EXPIRY, group_expiry)
+        self.inbox = Inbox(queue, 0, table, self.counters, EXPIRY, group_expiry)
         self.number = 0
         self.inbox.generation = "generation-0"
 
@@ -191,7 +191,7 @@ class InboxMachine(RuleBasedStateMachine):
         """What the store believes to be unread of what was sent, by channel."""
         self.store_generation = self.inbox.generation
         self.store_serial = 0
-        self.heard: Credits | None = None
+        self.heard: CreditBatch | None = None
         """The last request to give back that reached the store."""
 
     # -- what comes in
@@ -216,18 +216,18 @@ class InboxMachine(RuleBasedStateMachine):
             self.counted[event.channel] += 1
             return envelope.message_frame(event.channel, payload)
         if isinstance(event, GroupMessage):
-            group, riders = event.group, event.riders
+            group, extra_recipients = event.group, event.extra_recipients
             for (name, member), joined in list(self.members.items()):
                 if name == group and self.group_expiry is not None and self.stamp - joined >= self.group_expiry:
                     del self.members[name, member]
-            for member in {m for g, m in self.members if g == group} | set(riders):
+            for member in {m for g, m in self.members if g == group} | set(extra_recipients):
                 place = self.place(member)
                 self.expanded += 1
                 if sum(letter.grouped and letter.over > self.now for letter in place.letters) >= CAPACITIES[member]:
                     self.full += 1
                 else:
                     place.letters.append(Letter(payload, over, grouped=True))
-            return envelope.group_frame(group, riders, payload)
+            return envelope.group_frame(group, extra_recipients, payload)
         if isinstance(event, Change):
             if not self.coming:
                 return None
@@ -255,7 +255,7 @@ class InboxMachine(RuleBasedStateMachine):
         if marker.joined:
             self.grow_old()
             place = self.place(marker.member)  # what was too old before that does not end this membership
-            place.unread = place.lapsed_at > stamp - AHEAD + DOUBT
+            place.unread = place.unread_expired_at > stamp - AHEAD + DOUBT
             self.members[key] = stamp - marker.age / 1000
         else:
             self.members.pop(key, None)
@@ -283,7 +283,7 @@ class InboxMachine(RuleBasedStateMachine):
                 place.lost_at = max(letter.over for letter in place.letters if letter.over <= self.now)
                 if lost > len(place.awake):  # what was promised has a reader, if a slow one
                     place.unread = True
-                    place.lapsed_at = place.lost_at
+                    place.unread_expired_at = place.lost_at
                 place.letters = young
 
     def note_woken(self, woken: Iterable[object], losses: dict[str, int] | None = None) -> None:
@@ -304,10 +304,10 @@ class InboxMachine(RuleBasedStateMachine):
             marker = envelope.MembershipMarker(group, member, joined, self.number, age if joined else 0)
             self.coming.append(Marker(marker, self.now))
 
-    @rule(order=st.lists(st.integers(0, 9), min_size=1, max_size=4), group=_groups, riders=_riders)
-    def meet_markers(self, order: list[int], group: str, riders: tuple[str, ...]) -> None:
+    @rule(order=st.lists(st.integers(0, 9), min_size=1, max_size=4), group=_groups, extra_recipients=_extra_recipients)
+    def meet_markers(self, order: list[int], group: str, extra_recipients: tuple[str, ...]) -> None:
         """Markers come in, in any order, and a group message after them."""
-        self.come_in([*map(Change, order), GroupMessage(group, riders)], 0.0)
+        self.come_in([*map(Change, order), GroupMessage(group, extra_recipients)], 0.0)
 
     @precondition(lambda self: self.coming)
     @rule(data=st.data())
@@ -443,28 +443,28 @@ class InboxMachine(RuleBasedStateMachine):
             busy = place.letters or place.asleep or place.awake or any(m == name for _, m in self.members)
             idle = not busy and self.now - place.used_at >= EXPIRY
             if idle and (name not in self.inbox.boxes or self.now - place.lost_at >= EXPIRY):
-                assert self.now - place.lapsed_at >= EXPIRY  # a late marker has to find what had become too old
+                assert self.now - place.unread_expired_at >= EXPIRY  # a late marker has to find what had become too old
                 del self.places[name]
         assert set(self.inbox.boxes) == set(self.places)
 
     # -- the store's count of places
 
     @rule(reaches=st.booleans(), answered=st.booleans())
-    def give_back(self, reaches: bool, answered: bool) -> None:  # noqa: FBT001 - drawn
+    def return_credits(self, reaches: bool, answered: bool) -> None:  # noqa: FBT001 - drawn
         """Places are given back; the request or its answer may be lost, and then it is repeated as it was."""
-        request = self.inbox.return_places()
+        request = self.inbox.credit_batch()
         if request is None:
-            assert not self.inbox.generation or not self.inbox.owed
+            assert not self.inbox.generation or not self.inbox.credits
             return
         assert self.inbox.generation
         assert request.generation == self.inbox.generation
-        assert self.inbox.return_places() is request
+        assert self.inbox.credit_batch() is request
         if reaches:
             self.hear(request)
             if answered:
                 self.inbox.returning = None
 
-    def hear(self, request: Credits) -> None:
+    def hear(self, request: CreditBatch) -> None:
         """Do as the store does: ignore an old generation, and a serial that was heard."""
         if request.generation == self.store_generation and request.serial > self.store_serial:
             self.store_serial = request.serial
@@ -480,13 +480,15 @@ class InboxMachine(RuleBasedStateMachine):
                 place.losses += len(place.letters)
                 place.letters.clear()
                 place.unread = False
-                place.lapsed_at = -math.inf  # what was too old already may have been dropped with the rest, unseen
-        self.inbox.owed.clear()
+                place.unread_expired_at = (
+                    -math.inf
+                )  # what was too old already may have been dropped with the rest, unseen
+        self.inbox.credits.clear()
         self.inbox.generation = ""
         self.counted = Counter(dict(self.inbox.held()))
         self.number += 1
         self.store_generation = f"generation-{self.number}"
-        assert self.inbox.return_places() is None
+        assert self.inbox.credit_batch() is None
 
     @precondition(lambda self: not self.inbox.generation)
     @rule()
@@ -499,12 +501,12 @@ class InboxMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_unaccounted_for(self) -> None:
         """What came in was delivered, was dropped for a reason, or waits; and the reasons are the right ones."""
-        ledger = self.ledger
-        assert ledger.expanded == self.expanded
-        assert ledger.delivered == self.delivered
-        assert ledger.dropped["full"] == self.full
-        assert ledger.dropped["undecodable"] == self.bad
-        lost = ledger.dropped.total() - self.bad
+        counters = self.counters
+        assert counters.expanded == self.expanded
+        assert counters.delivered == self.delivered
+        assert counters.dropped["full"] == self.full
+        assert counters.dropped["undecodable"] == self.bad
+        lost = counters.dropped.total() - self.bad
         assert self.entered + self.expanded == self.delivered + lost + self.inbox.count()
 
     @invariant()
@@ -546,9 +548,9 @@ class InboxMachine(RuleBasedStateMachine):
 
     @invariant()
     def places_are_neither_lost_nor_made(self) -> None:
-        """The store counts, for each channel, what waits here, and what is owed or on its way back. Never less."""
+        """The store counts, for each channel, what waits here, and what is credits or on its way back. Never less."""
         here = Counter(dict(self.inbox.held()))
-        here.update(self.inbox.owed)
+        here.update(self.inbox.credits)
         returning = self.inbox.returning
         if returning is not None and returning.generation == self.store_generation and returning is not self.heard:
             here.update(dict(returning.places))
@@ -560,7 +562,7 @@ class InboxMachine(RuleBasedStateMachine):
         if not hasattr(self, "inbox"):
             return
         self.inbox.generation = self.store_generation
-        while (request := self.inbox.return_places()) is not None:
+        while (request := self.inbox.credit_batch()) is not None:
             self.hear(request)
             self.inbox.returning = None
         assert +self.counted == Counter(dict(self.inbox.held()))
@@ -572,10 +574,10 @@ class TapMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.ledger = Ledger()
+        self.counters = Counters()
         queue = Queue("jobs", Kind.NORMAL)
-        self.tap = Tap(queue, CapacityTable(2), self.ledger)
-        self.box = self.tap.box("jobs", 0.0)
+        self.buffer = QueueBuffer(queue, CapacityTable(2), self.counters)
+        self.box = self.buffer.box("jobs", 0.0)
         self.stored: list[Item] = []
         """The store's queue."""
         self.order: list[bytes] = []
@@ -596,7 +598,7 @@ class TapMachine(RuleBasedStateMachine):
     @rule()
     def receive(self) -> None:
         """Somebody receives: he gets the oldest message that waits here unpromised, or waits."""
-        self.handed(self.tap.take(self.box, self.now, promised=False))
+        self.handed(self.buffer.take(self.box, self.now, promised=False))
 
     def handed(self, item: Item | None) -> None:
         """Check what a receiver got: the oldest of all messages, here and in the store."""
@@ -614,8 +616,8 @@ class TapMachine(RuleBasedStateMachine):
         """Somebody who was woken runs: he finds a message, unless one became too old."""
         caller = data.draw(st.sampled_from(self.awake))
         self.awake.remove(caller)
-        item = self.tap.take(self.box, self.now, promised=True)
-        assert item is not None or self.ledger.dropped["expired"] > caller.losses
+        item = self.buffer.take(self.box, self.now, promised=True)
+        assert item is not None or self.counters.dropped["expired"] > caller.losses
         self.handed(item)
 
     @precondition(lambda self: self.asleep or self.awake)
@@ -624,40 +626,40 @@ class TapMachine(RuleBasedStateMachine):
         """A receiver is cancelled; what was promised to him is promised to the next one."""
         caller = data.draw(st.sampled_from([*self.asleep, *self.awake]))
         (self.awake if caller.woken else self.asleep).remove(caller)
-        self.note_woken(self.tap.abandon(self.box, caller))
+        self.note_woken(self.buffer.abandon(self.box, caller))
 
     @rule()
     def dismiss(self) -> None:
         """All who wait are told of an error; who was woken before gets his message all the same."""
-        assert self.tap.dismiss() == self.asleep
+        assert self.buffer.dismiss() == self.asleep
         self.asleep.clear()
 
     @rule()
     def pump(self) -> None:
         """As many messages are popped as are wanted."""
-        assert self.tap.demand == len(self.asleep)
+        assert self.buffer.demand == len(self.asleep)
         while self.stored and self.stored[0].deadline <= self.now:
             self.order.remove(self.stored.pop(0).payload)
             self.expired += 1
-        some, self.stored = self.stored[: self.tap.demand], self.stored[self.tap.demand :]
+        some, self.stored = self.stored[: self.buffer.demand], self.stored[self.buffer.demand :]
         for item in some:
             self.box.put(item)
-        self.note_woken(self.tap.promise())
-        assert not some or len(self.asleep) == self.tap.demand
+        self.note_woken(self.buffer.promise())
+        assert not some or len(self.asleep) == self.buffer.demand
 
     def note_woken(self, woken: Iterable[object]) -> None:
-        """Wake whom the tap calls: the longest waiting first."""
+        """Wake whom the buffer calls: the longest waiting first."""
         for caller in woken:
             assert isinstance(caller, Caller)
             assert self.asleep.pop(0) is caller
             self.awake.append(caller)
             caller.wake()
-            caller.losses = self.ledger.dropped["expired"]
+            caller.losses = self.counters.dropped["expired"]
 
     @rule()
     def put_back(self) -> None:
         """What nobody waits for any more goes back to the head of its queue, and nothing that was promised does."""
-        surplus = self.tap.surplus()
+        surplus = self.buffer.surplus()
         assert not (surplus and self.asleep)
         assert len(self.box.items) <= max(len(self.awake), len(self.box.items) if self.asleep else 0)
         self.stored[:0] = surplus
@@ -667,22 +669,24 @@ class TapMachine(RuleBasedStateMachine):
         """Time passes, and a sweep finds what became too old."""
         self.now += seconds
         old = [item.payload for item in self.box.items if item.deadline <= self.now]
-        self.tap.expire(self.box, self.now)
+        self.buffer.expire(self.box, self.now)
         self.order = [payload for payload in self.order if payload not in old]
 
     @invariant()
     def order_is_kept(self) -> None:
         """What waits here is older than all that is in the store, and together it is all there is, in order."""
         assert [item.payload for item in (*self.box.items, *self.stored)] == self.order
-        assert self.sent == (self.ledger.delivered + self.ledger.dropped["expired"] + self.expired + len(self.order))
+        assert self.sent == (
+            self.counters.delivered + self.counters.dropped["expired"] + self.expired + len(self.order)
+        )
 
     @invariant()
     def who_waits_is_known(self) -> None:
         """Nobody sleeps beside a message that is promised to nobody."""
         assert list(self.box.waiters) == self.asleep
         assert self.box.promised == len(self.awake)
-        assert not self.tap.held_back
-        assert self.tap.idle == (not (self.box.items or self.asleep or self.awake))
+        assert not self.buffer.held_back
+        assert self.buffer.idle == (not (self.box.items or self.asleep or self.awake))
 
 
 EXAMPLES = max(100, settings().max_examples)  # a run is short, and there is much that can meet in it

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, minted_inbox
+from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind, owned_inbox
 from channel_layer.errors import InvalidName
 from channel_layer.testing.strategies import (
     channel_names,
@@ -86,12 +86,12 @@ def test_channels_of_one_process_share_one_queue(data: st.DataObject, inbox: str
 
 
 @given(st.text("abc-_.9", min_size=1, max_size=110), st.text("xyz0", min_size=8, max_size=24))
-def test_a_minted_inbox_has_room_for_its_channels_or_is_refused(prefix: str, client: str) -> None:
+def test_a_owned_inbox_has_room_for_its_channels_or_is_refused(prefix: str, client: str) -> None:
     """With a local part of the fixed length it is a valid name; a prefix too long for that is refused."""
     longest = f"{prefix}.{client}!" + "x" * LOCAL_LENGTH
     if len(longest) <= MAX_NAME_LENGTH:
-        inbox = minted_inbox(prefix, client)
+        inbox = owned_inbox(prefix, client)
         assert ChannelName.parse(longest).queue == inbox
     else:
         with pytest.raises(InvalidName):
-            minted_inbox(prefix, client)
+            owned_inbox(prefix, client)

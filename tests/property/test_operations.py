@@ -101,7 +101,7 @@ def check_place(routes: Routes, step: c.Command[Any], group: GroupName) -> None:
         assert step.shard in routes.shards(step.channel.queue)
         assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
         assert step.capacity <= routes.capacity.of(step.channel.name)
-    elif isinstance(step, c.Forgive):
+    elif isinstance(step, c.ClearUnread):
         assert step.channel.queue.kind is Kind.NORMAL or step.shard == routes.ring.queue(step.channel.queue)
     elif isinstance(step, (c.Deliver, c.Mark)):
         assert step.inbox.kind is Kind.INBOX
@@ -128,7 +128,7 @@ def check_place(routes: Routes, step: c.Command[Any], group: GroupName) -> None:
 def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     hosts: list[str], group: GroupName, inboxes: list[str], strangers: list[str], data: st.DataObject
 ) -> None:
-    """Each inbox is delivered to once, with its riders; every other member, and riders of the dead, get their own.
+    """Each inbox is delivered to once; every other member, and extra recipients in dead inboxes, get their own message.
 
     The members of dead inboxes, and those that have let a message expire unread, are removed.
     """
@@ -138,7 +138,7 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     routes = routes_over(hosts)
     outcomes: dict[str, c.Delivery] = {}
     accepts: dict[str, bool] = {}
-    lapses: dict[str, bool] = {}
+    tracks_unread: dict[str, bool] = {}
 
     def answer(step: c.Command[Any]) -> object:
         check_place(routes, step, group)
@@ -147,13 +147,13 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
             return c.Published(7, done=False, inboxes=tuple(inboxes), others=tuple(others), full=())
         if isinstance(step, c.Deliver):
             assert step.inbox.name not in outcomes
-            assert step.riders == tuple(name for name in others if name.startswith(step.inbox.name))
+            assert step.extra_recipients == tuple(name for name in others if name.startswith(step.inbox.name))
             return outcomes.setdefault(step.inbox.name, data.draw(st.sampled_from(c.Delivery)))
         if isinstance(step, c.Push):
             assert step.to_member
             accepted = accepts.setdefault(step.channel.name, data.draw(st.booleans()))
-            lapsed = lapses.setdefault(step.channel.name, not accepted and data.draw(st.booleans()))
-            return c.Pushed(accepted, 0, lapsed)
+            unread_expired = tracks_unread.setdefault(step.channel.name, not accepted and data.draw(st.booleans()))
+            return c.Pushed(accepted, 0, unread_expired)
         assert isinstance(step, c.Prune)
         assert step.version == 7
         return None
@@ -166,8 +166,8 @@ def test_a_group_send_reaches_every_member_once_and_says_who_had_no_room(
     assert set(outcomes) == {*inboxes, *riding.values()}
     dead = {inbox for inbox, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER}
     alone = {name for name in others if riding.get(name) in dead or name not in riding}
-    full = {name for name, accepted in accepts.items() if not accepted and not lapses[name]}
-    gone = tuple(name for name in others if lapses.get(name))
+    full = {name for name, accepted in accepts.items() if not accepted and not tracks_unread[name]}
+    gone = tuple(name for name in others if tracks_unread.get(name))
     assert set(accepts) == alone
     assert set(sent.full) == full
     assert sorted(sent.others) == sorted(homes[name].family for name in alone - full - set(gone))
@@ -207,7 +207,7 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
             marker = step.marker
             assert (marker.group, marker.member, marker.version) == (group.name, channel.name, changed.version)
             return told
-        return changed if not isinstance(step, c.Forgive) else None
+        return changed if not isinstance(step, c.ClearUnread) else None
 
     _, asked = drive(groups.leave(routes, group, channel), answer)
     assert len(asked) == 1 + (elsewhere and changed.applied)
@@ -221,7 +221,7 @@ def test_a_marker_reaches_the_members_inbox_at_most_once(
         joined, asked = drive(adding, answer)
         assert joined == groups.Joined(changed.version, changed.applied)
         forgiven = 0 if owned else len(hosts) if channel.queue.kind is Kind.NORMAL else 1
-        assert [isinstance(step, c.Forgive) for step in asked[:forgiven]] == [True] * forgiven  # before it joins
+        assert [isinstance(step, c.ClearUnread) for step in asked[:forgiven]] == [True] * forgiven  # before it joins
         assert len(asked) == forgiven + 1 + (elsewhere and meant)
 
 
@@ -244,7 +244,7 @@ def test_members_of_the_dead_are_left_out(
         if isinstance(step, c.Alive):
             asked_about.extend(step.inboxes)
             return tuple(alive[inbox.name] for inbox in step.inboxes)
-        return c.Roster(owned, tuple(strangers))
+        return c.GroupMembers(owned, tuple(strangers))
 
     found, asked = drive(groups.group_channels(routes, group), answer)
     assert found == sorted([*(name for name in owned if alive[name.partition("!")[0] + "!"]), *strangers])

@@ -33,15 +33,15 @@ _JOBS = ChannelName.parse("jobs")
 _TIMES = st.floats(0, 1e9)
 
 
-@given(kind=st.sampled_from(Kind), otherwise=_POLICIES, attended=st.booleans(), to_member=st.booleans())
+@given(kind=st.sampled_from(Kind), otherwise=_POLICIES, registered=st.booleans(), to_member=st.booleans())
 def test_only_a_normal_channel_stays_here_and_only_for_a_reader(
-    *, kind: Kind, otherwise: NoLocalReaderOption, attended: bool, to_member: bool
+    *, kind: Kind, otherwise: NoLocalReaderOption, registered: bool, to_member: bool
 ) -> None:
     """What is read here stays; what is not goes where the option says; what has one reader goes to all machines."""
-    chosen = side(kind, otherwise, attended=attended, to_member=to_member)
+    chosen = side(kind, otherwise, registered=registered, to_member=to_member)
     if kind is not Kind.NORMAL:
         assert chosen is Side.REMOTE
-    elif attended:
+    elif registered:
         assert chosen is Side.LOCAL
     else:
         none = Side.REMOTE if to_member else Side.NEITHER
@@ -161,17 +161,17 @@ def test_what_is_moved_is_in_one_half_or_counted(
         assert all(len(queue) <= -(-capacity // len(hosts)) for queue in shards.there), "as its shares are"
 
 
-@given(policy=_POLICIES, waiting=st.integers(0, 3), attended=st.booleans())
-def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting: int, attended: bool) -> None:
+@given(policy=_POLICIES, waiting=st.integers(0, 3), registered=st.booleans())
+def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting: int, registered: bool) -> None:
     """A send asks this machine's half first, and the other one only if the rule sends it there."""
     routes = Routes(Ring(["a"]), CapacityTable(10), local=1, no_local_reader=policy)
     operation = sending.push(routes, _JOBS, b"x", 0)
     push = next(operation)
     assert isinstance(push, c.Push)
     assert push.shard == 1
-    assert push.if_attended == (policy != "queue")
-    refused = push.if_attended and not attended
-    first = c.Pushed(accepted=not refused, expired=0, unattended=waiting if refused else None)
+    assert push.if_registered == (policy != "queue")
+    refused = push.if_registered and not registered
+    first = c.Pushed(accepted=not refused, expired=0, orphaned=waiting if refused else None)
     if refused and policy == "error":
         with pytest.raises(NoLocalReader, match="jobs"):
             operation.send(first)
@@ -179,16 +179,16 @@ def test_a_send_goes_where_the_rule_says(*, policy: NoLocalReaderOption, waiting
     if refused and not waiting:
         second = operation.send(first)
         assert isinstance(second, c.Push)
-        assert (second.shard, second.if_attended) == (0, False)
+        assert (second.shard, second.if_registered) == (0, False)
         return
     with pytest.raises(StopIteration) as stop:
         operation.send(first)
-    assert stop.value.value == sending.Sent(not refused, 0, stranded=refused), "what waits goes first"
+    assert stop.value.value == sending.Sent(not refused, 0, orphaned=refused), "what waits goes first"
 
 
 @pytest.mark.parametrize(("local", "policy"), [(None, "remote"), (1, "queue"), (1, "error")])
 def test_there_is_nothing_to_move_with_one_half(local: int | None, policy: NoLocalReaderOption) -> None:
-    """A layer of one store never looks for what is stranded, nor does one whose messages are to stay here."""
+    """A layer of one store never looks for what is orphaned, nor does one whose messages are to stay here."""
     routes = Routes(Ring(["a"]), CapacityTable(10), local=local, no_local_reader=policy)
     assert play(sending.move_all_to_remote(make_state(routes))) is None
 

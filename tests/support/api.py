@@ -52,7 +52,7 @@ _WIDTH = 110
 _METHODS = {
     "messages": ("send", "receive", "new_channel"),
     "groups": ("group_add", "group_discard", "group_send", "group_channels"),
-    "whole": ("flush", "statistics", "tend"),
+    "whole": ("flush", "statistics", "run_maintenance"),
     "end": ("aclose", "close_pools"),
 }
 """Where each method stands on the page."""

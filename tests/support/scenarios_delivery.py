@@ -112,7 +112,7 @@ async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:
 
     async def there() -> bool:
         with state.lock:
-            source = state.inboxes.get(queue.name) or state.taps.get(queue.name)
+            source = state.inboxes.get(queue.name) or state.buffers.get(queue.name)
             box = None if source is None else source.boxes.get(channel)
             return box is not None and len(box.waiters) == receivers
 
@@ -123,7 +123,7 @@ async def waits(layer: ChannelLayer, channel: str, receivers: int = 1) -> None:
 
 
 class Reads:
-    """Holds back the reading of minted inboxes, so that what is sent stays in the store."""
+    """Holds back the reading of owned inboxes, so that what is sent stays in the store."""
 
     def __init__(self) -> None:
         self._gate = asyncio.Event()
@@ -143,7 +143,7 @@ class Reads:
 
 
 def hold_reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """Put a gate before every read of a minted inbox that runs in the loop of this test."""
+    """Put a gate before every read of a owned inbox that runs in the loop of this test."""
     reads = Reads()
     in_memory, in_redis = MemoryStore.execute, RedisStore.execute
 

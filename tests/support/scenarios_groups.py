@@ -226,7 +226,7 @@ def record(monkeypatch: pytest.MonkeyPatch, kind: type[c.Command[R]]) -> list[R]
 
 
 def lose_leases(system: System) -> None:
-    """Let every lease of a minted inbox be gone: lost by the servers, over in memory (where time passes for that)."""
+    """Let every lease of a owned inbox be gone: lost by the servers, over in memory (where time passes for that)."""
     if system.deployment is None:
         system.clock.advance(_LONGER_THAN_A_LEASE)
         return

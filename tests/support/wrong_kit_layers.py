@@ -13,18 +13,18 @@ from typing import ClassVar, Final
 from channel_layer import ChannelFull, ChannelLayer, Message
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.codec import MsgpackCodec
-from channel_layer.domain.counters import Ledger, Reason
+from channel_layer.domain.counters import Counters, Reason
 from channel_layer.domain.frames import GroupFrame, MembershipMarker, marker_frame
-from channel_layer.domain.inbox import Credits, Inbox
+from channel_layer.domain.inbox import CreditBatch, Inbox
 from channel_layer.domain.mailbox import Item, Mailbox, Waiter
 from channel_layer.domain.names import ChannelName, Kind, Queue
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.rules import Rules
 from channel_layer.operations import sending
 from channel_layer.operations.state import LayerState
 from channel_layer.ports import Clock
 from channel_layer.runtime.receivers import Receivers
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 from channel_layer.testing import MakeLayer
 from channel_layer_memory._store import MemoryBackend
 from tests.support.stores import shared
@@ -37,7 +37,7 @@ class _State(LayerState):
 
     def make_inbox(self, queue: Queue) -> Inbox:
         shard, rules = self.routes.ring.queue(queue), self.rules
-        return self.kind(queue, shard, rules.capacity, self.ledger, rules.expiry, rules.group_expiry)
+        return self.kind(queue, shard, rules.capacity, self.counters, rules.expiry, rules.group_expiry)
 
 
 class WithInbox(ChannelLayer):
@@ -63,7 +63,7 @@ class LosesOnCancel(ChannelLayer):
 
 
 class _StayingReceivers(Receivers):
-    def _leave(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
+    def _leave(self, source: Inbox | QueueBuffer, box: Mailbox, waiter: ReceiveWaiter) -> None:
         """Leave nothing."""
 
 
@@ -104,8 +104,8 @@ class _DropsForAllInbox(Inbox):
         members = [member.box for member in self.groups.members(frame.group, stamp).values()]
         if any(box.grouped >= box.capacity for box in members):
             for box in members:
-                self._ledger.drop("full", box.name)
-            self._ledger.expanded += len(members)
+                self._counters.drop("full", box.name)
+            self._counters.expanded += len(members)
         else:
             super()._expand(frame, stamp, lifetime, now, wake)
 
@@ -134,7 +134,7 @@ class DropsOldest(WithInbox):
 class _DeafInbox(Inbox):
     def _flush(self, generation: str) -> None:
         self.generation = self.epoch = self.flushed = generation
-        self.owed.clear()
+        self.credits.clear()
 
 
 class DeafToFlushes(WithInbox):
@@ -158,10 +158,10 @@ class DeliversTooLate(WithInbox):
 
 
 class _MiserlyInbox(Inbox):
-    def _owe(self, name: str, places: int) -> None:
+    def _add_credits(self, name: str, places: int) -> None:
         """Owe nothing."""
 
-    def return_places(self) -> Credits | None:
+    def credit_batch(self) -> CreditBatch | None:
         return None
 
 
@@ -188,9 +188,9 @@ class RaisesChannelFullForAGroup(ChannelLayer):
 
     async def group_send(self, group: str, message: Mapping[str, object]) -> None:
         """Send, and complain."""
-        before = self._state.ledger.dropped["full"]
+        before = self._state.counters.dropped["full"]
         await super().group_send(group, message)
-        if self._state.ledger.dropped["full"] > before:
+        if self._state.counters.dropped["full"] > before:
             raise ChannelFull(group, 1)
 
 
@@ -239,7 +239,7 @@ class TakesAShortCut(ChannelLayer):
             raise ChannelFull(channel, box.capacity)
         box.put(Item(now + self.expiry, self._pipeline.codec.encode(message), "", None))
         inbox.waiting[channel] = box
-        self._state.ledger.sent += 1
+        self._state.counters.sent += 1
         for waiter in box.promise():
             waiter.wake()
 
@@ -256,7 +256,7 @@ class SendsAgainWhatWasReceived(ChannelLayer):
         return message
 
 
-class _SilentLedger(Ledger):
+class _SilentLedger(Counters):
     __slots__ = ()
 
     def drop(self, reason: Reason, where: str, count: int = 1, *, cause: str = "") -> None:
@@ -268,7 +268,7 @@ class CountsNoLosses(ChannelLayer):
 
     def _begin(self) -> None:
         super()._begin()
-        self._state.ledger = _SilentLedger()
+        self._state.counters = _SilentLedger()
 
 
 class DiscardsOnlyItsOwn(ChannelLayer):

@@ -98,7 +98,7 @@ class WrongStore(MemoryStore):
 
     def has_owner(self, queue: Queue) -> bool:
         """Whether a queue is an inbox with a living owner."""
-        return self._minted(queue.name) is not None
+        return self._owned(queue.name) is not None
 
 
 # -- the vocabulary ----------------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ class MixesOutcomesUp(WrongStore):
 class FailsAsAWhole(WrongStore):
     """Raises what one of several commands fails with, in the place of all outcomes."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(attends=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(registers_readers=False)
 
     async def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command, if it is supported."""
         kind = type(command)
-        if kind is c.Unattended:
+        if kind is c.FindOrphaned:
             raise unsupported(command)
         return await super().execute(command)
 
@@ -226,7 +226,7 @@ class LastFirst(WrongStore):
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
         popped = super().pop(replace(request, count=0))
-        if popped.minted or popped.held_for is not None:
+        if popped.owned or popped.held_for is not None:
             return popped
         entries = self.entries(request.queue)
         newest = [entries.pop() for _ in range(min(request.count, len(entries)))]
@@ -270,7 +270,7 @@ class DropsWhenAsked(WrongStore):
         """Pop."""
         popped = super().pop(request)
         entries = self.entries(request.queue)
-        if not request.count and entries and popped.held_for is None and not popped.minted:
+        if not request.count and entries and popped.held_for is None and not popped.owned:
             entries.popleft()
         return popped
 
@@ -382,7 +382,7 @@ class CountsAlikeNames(WrongStore):
 
     def pending(self, request: c.Pending, /) -> int:
         """Count."""
-        inbox = self._minted(request.channel.queue.name)
+        inbox = self._owned(request.channel.queue.name)
         if inbox is None:
             return super().pending(request)
         name = request.channel.name.encode()
@@ -477,7 +477,7 @@ class EndlessClaim(WrongStore):
         popped = super().pop(request)
         return popped if popped.held_for is None else replace(popped, held_for=1.5 * self.rules.expiry)
 
-    def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.AcquireLease, /) -> c.LeaseAcquired:
         """Claim, with a lease that ends."""
         self._lease = 1.5 * self.rules.expiry
         try:
@@ -485,7 +485,7 @@ class EndlessClaim(WrongStore):
         finally:
             self._lease = _LONG
 
-    def renew(self, request: c.Renew, /) -> c.Renewed:
+    def renew(self, request: c.RenewLease, /) -> c.LeaseRenewed:
         """Renew a lease that ends."""
         self._lease = 1.5 * self.rules.expiry
         try:
@@ -521,7 +521,7 @@ class Inherits(WrongStore):
 class KeepsUnread(WrongStore):
     """Does not forget that a member has let a message expire."""
 
-    def forgive(self, request: c.Forgive, /) -> None:
+    def clear_unread(self, request: c.ClearUnread, /) -> None:
         """Forgive."""
 
 
@@ -586,7 +586,7 @@ class SparesTheDead(WrongStore):
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
         spared = {
-            name: list(inbox.entries) for name, inbox in self.backend.inboxes.items() if self._minted(name) is None
+            name: list(inbox.entries) for name, inbox in self.backend.inboxes.items() if self._owned(name) is None
         }
         flushing = super().flush(request)
         for name, entries in spared.items():
@@ -637,7 +637,7 @@ class SharedCapacity(WrongStore):
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        inbox = self._minted(request.channel.queue.name)
+        inbox = self._owned(request.channel.queue.name)
         if inbox is not None and sum(inbox.unread.values()) >= request.capacity:
             return c.Pushed(accepted=False, expired=0)
         return super().push(request)
@@ -646,27 +646,27 @@ class SharedCapacity(WrongStore):
 class GivesBackTwice(WrongStore):
     """Counts places again when the same request comes again."""
 
-    def give_back(self, request: c.GiveBack, /) -> None:
+    def return_credits(self, request: c.ReturnCredits, /) -> None:
         """Give back."""
-        inbox = self._minted(request.inbox.name)
+        inbox = self._owned(request.inbox.name)
         if inbox is not None:
             inbox.serial = 0
-        super().give_back(request)
+        super().return_credits(request)
 
 
 class GivesBackTheFlushed(WrongStore):
     """Counts places of an older generation."""
 
-    def give_back(self, request: c.GiveBack, /) -> None:
+    def return_credits(self, request: c.ReturnCredits, /) -> None:
         """Give back."""
-        inbox = self._minted(request.inbox.name)
-        super().give_back(request if inbox is None else replace(request, generation=inbox.generation))
+        inbox = self._owned(request.inbox.name)
+        super().return_credits(request if inbox is None else replace(request, generation=inbox.generation))
 
 
 class ForgetsTheHeld(WrongStore):
     """Forgets, when a lease is taken again, what the owner holds unread."""
 
-    def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.AcquireLease, /) -> c.LeaseAcquired:
         """Claim."""
         return super().claim(replace(request, held=()))
 
@@ -674,7 +674,7 @@ class ForgetsTheHeld(WrongStore):
 class LeavesBehind(WrongStore):
     """Leaves behind what was sent to an inbox before it had an owner."""
 
-    def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.AcquireLease, /) -> c.LeaseAcquired:
         """Claim."""
         self.backend.lines.pop(request.inbox.name, None)
         return super().claim(request)
@@ -698,7 +698,7 @@ class OneFullForAll(WrongStore):
     def publish(self, request: c.Publish, /) -> c.Published:
         """Publish."""
         group = self.backend.groups.get(request.group.name)
-        inboxes = [self._minted(name) for name in group.inboxes] if group is not None else []
+        inboxes = [self._owned(name) for name in group.inboxes] if group is not None else []
         if any(inbox is not None and len(inbox.entries) >= self.rules.inbox_capacity for inbox in inboxes):
             with self.under(replace(self.rules, inbox_capacity=0)):
                 return super().publish(request)
@@ -710,7 +710,7 @@ class ForgetsExtraRecipients(WrongStore):
 
     def deliver(self, request: c.Deliver, /) -> c.Delivery:
         """Deliver."""
-        return super().deliver(replace(request, riders=()))
+        return super().deliver(replace(request, extra_recipients=()))
 
 
 # -- groups ------------------------------------------------------------------------------------------------------
@@ -737,7 +737,7 @@ class JoinsTwice(WrongStore):
         self.joined.append((request.group.name, request.channel.name))
         return super().join(request)
 
-    def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.GroupMembers:
         """List the members."""
         listed = super().members(request)
         others = [name for name in listed.others for _ in range(self.joined.count((request.group.name, name)))]
@@ -824,7 +824,7 @@ class PushesWithoutReader(WrongStore):
 
     def push(self, request: c.Push, /) -> c.Pushed:
         """Push."""
-        return super().push(replace(request, if_attended=False))
+        return super().push(replace(request, if_registered=False))
 
 
 class RegistersNoReader(WrongStore):
@@ -832,7 +832,7 @@ class RegistersNoReader(WrongStore):
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return super().pop(replace(request, attend=0.0))
+        return super().pop(replace(request, register=0.0))
 
 
 class KeepsReadersForEver(WrongStore):
@@ -840,7 +840,7 @@ class KeepsReadersForEver(WrongStore):
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        return super().pop(replace(request, attend=_LONG if request.attend else 0.0))
+        return super().pop(replace(request, register=_LONG if request.register else 0.0))
 
 
 class RegistersOnce(WrongStore):
@@ -848,26 +848,26 @@ class RegistersOnce(WrongStore):
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         """Pop."""
-        noted = self._all.attending.get(request.queue.name, {})
-        return super().pop(replace(request, attend=0.0) if request.claimant in noted else request)
+        noted = self._all.registered.get(request.queue.name, {})
+        return super().pop(replace(request, register=0.0) if request.claimant in noted else request)
 
 
 class KeepsReleasedReaders(WrongStore):
     """Keeps a reader registered that has released the queue."""
 
-    def unclaim(self, request: c.Unclaim, /) -> None:
+    def release_claim(self, request: c.ReleaseClaim, /) -> None:
         """Unclaim."""
         if request.inbox.kind is Kind.INBOX:
-            super().unclaim(request)
+            super().release_claim(request)
 
 
 class ForgetsAllReaders(WrongStore):
     """Forgets all readers of a queue when one of them has gone."""
 
-    def unclaim(self, request: c.Unclaim, /) -> None:
+    def release_claim(self, request: c.ReleaseClaim, /) -> None:
         """Unclaim."""
-        self._all.attending.pop(request.inbox.name, None)
-        super().unclaim(request)
+        self._all.registered.pop(request.inbox.name, None)
+        super().release_claim(request)
 
 
 class FlushesReaders(WrongStore):
@@ -875,14 +875,14 @@ class FlushesReaders(WrongStore):
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
         """Flush."""
-        self._all.attending.clear()
+        self._all.registered.clear()
         return super().flush(request)
 
 
 class ForgetsOrphans(WrongStore):
     """Names no orphaned queue."""
 
-    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def orphaned(self, _request: c.FindOrphaned, /) -> tuple[str, ...]:
         """Say."""
         return ()
 
@@ -890,7 +890,7 @@ class ForgetsOrphans(WrongStore):
 class OrphansReadQueues(WrongStore):
     """Names queues orphaned that have a registered reader."""
 
-    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def orphaned(self, _request: c.FindOrphaned, /) -> tuple[str, ...]:
         """Say."""
         return tuple(name for name, line in self._all.lines.items() if line.entries)
 
@@ -922,7 +922,7 @@ class _Simple:
     def leave(self, request: c.Leave, /) -> None:
         self._store.leave(request)
 
-    def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.GroupMembers:
         return self._store.members(request)
 
     def flush(self, request: c.Flush, /) -> int:

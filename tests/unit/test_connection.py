@@ -15,7 +15,7 @@ from channel_layer_redis._connection import Connection
 from channel_layer_redis._packing import MergeableCommand, pack, pack_argument
 
 if TYPE_CHECKING:
-    from channel_layer.runtime.wakeups import Prompt
+    from channel_layer.runtime.wakeups import InlineFuture
 
 
 class _RecordingTransport(asyncio.Transport):
@@ -168,7 +168,7 @@ async def test_requests_of_many_resumed_tasks_are_written_in_parts(*, shared: bo
     transport = _RecordingTransport()
     connection, push, seen = _connection(transport), MergeableCommand("PUSH", each=1), list[int]()
 
-    def send(number: int) -> Prompt:
+    def send(number: int) -> InlineFuture:
         if shared:
             return connection.send_merged(push, pack_argument(number))
         return connection.send_inline(pack(("PUSH", number)))

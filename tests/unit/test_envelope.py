@@ -296,10 +296,12 @@ def test_the_first_byte_tells_the_kind_of_a_frame() -> None:
 
 
 def test_frames_of_names_of_full_length_are_read_back() -> None:
-    """Names of 100 characters and riders of more than 64 KiB fit."""
-    name, riders = "n" * 100, tuple(f"specific.{number}!" + "r" * 80 for number in range(1000))
+    """Names of 100 characters and extra_recipients of more than 64 KiB fit."""
+    name, extra_recipients = "n" * 100, tuple(f"specific.{number}!" + "r" * 80 for number in range(1000))
     assert envelope.read_message(envelope.message_frame(name, b"PAY")) == (name, b"PAY")
-    assert envelope.read_group(envelope.group_frame(name, riders, b"PAY")) == GroupFrame(name, riders, b"PAY")
+    assert envelope.read_group(envelope.group_frame(name, extra_recipients, b"PAY")) == GroupFrame(
+        name, extra_recipients, b"PAY"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from channel_layer.commands import Entry
 from channel_layer.domain import frames as envelope
 from channel_layer.domain.capacity import CapacityTable
-from channel_layer.domain.counters import Ledger
+from channel_layer.domain.counters import Counters
 from channel_layer.domain.inbox import Inbox
 from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import Kind, Queue
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 
 A, B = "specific.me!a", "specific.me!b"
 OLD, YOUNG = 100.0, 105.0
@@ -30,16 +30,16 @@ class Caller:
 
 
 @pytest.fixture
-def ledger() -> Ledger:
+def counters() -> Counters:
     """Count losses."""
-    return Ledger()
+    return Counters()
 
 
 @pytest.fixture
-def inbox(ledger: Ledger) -> Inbox:
+def inbox(counters: Counters) -> Inbox:
     """Make a leased inbox whose channels hold 2 messages, but for `B`, which holds 40."""
     table = CapacityTable(2, [(re.compile(".*b"), 40)])
-    made = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, ledger, 10.0, None)
+    made = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, counters, 10.0, None)
     made.generation = "generation"
     return made
 
@@ -54,7 +54,7 @@ def joined(version: int, channel: str = A, *, there: bool = True) -> bytes:
     return envelope.marker_frame(envelope.MembershipMarker("g", channel, there, version, 0))
 
 
-def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, counters: Counters) -> None:
     """A message that came for a receiver who then left is swept when it is too old, and its place given back."""
     caller = Caller()
     box = inbox.box(A, 100.0)
@@ -64,8 +64,8 @@ def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, l
     assert inbox.sweep(109.0) == []
     assert inbox.sweep(110.0) == [("g", A, 1)]
     assert inbox.count() == 0
-    assert ledger.dropped == {"expired": 1}
-    assert inbox.owed == {A: 1}
+    assert counters.dropped == {"expired": 1}
+    assert inbox.credits == {A: 1}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_promised_message_is_not_for_others(inbox: Inbox) -> None:
     assert [item.payload for item in taken if item] == [b"1", b"2"]
 
 
-def test_a_late_estimate_of_the_clock_hands_out_nothing_too_old(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_late_estimate_of_the_clock_hands_out_nothing_too_old(inbox: Inbox, counters: Counters) -> None:
     """When two batches were read with different estimates of the store's clock, each message keeps its deadline."""
     inbox.apply([(100.0, message(b"1"))], 0.0, 100.0)
     inbox.apply([(100.0, message(b"2"))], 5.0, 100.0)
@@ -126,33 +126,33 @@ def test_a_late_estimate_of_the_clock_hands_out_nothing_too_old(inbox: Inbox, le
     assert first is not None
     assert first.payload == b"1"
     assert inbox.take(box, 106.0, promised=False) is None
-    assert ledger.dropped == {"expired": 1}
+    assert counters.dropped == {"expired": 1}
 
 
-def test_an_expired_message_that_left_no_room_still_ends_memberships(inbox: Inbox, ledger: Ledger) -> None:
+def test_an_expired_message_that_left_no_room_still_ends_memberships(inbox: Inbox, counters: Counters) -> None:
     """A message that became too old counts as unread even if a group message found it before a sweep, and no room."""
     group = envelope.group_frame("g", (), b"group")
     inbox.apply([(OLD, joined(1)), (OLD, message(b"direct")), (YOUNG, group), (YOUNG, group)], 0.0, YOUNG)
     inbox.apply([(111.0, group)], 0.0, 111.0)
-    assert ledger.dropped == {"expired": 1, "full": 1}
+    assert counters.dropped == {"expired": 1, "full": 1}
     assert inbox.sweep(111.0) == [("g", A, 1)]
 
 
-def test_direct_messages_are_bounded_in_the_store_and_not_here(inbox: Inbox, ledger: Ledger) -> None:
+def test_direct_messages_are_bounded_in_the_store_and_not_here(inbox: Inbox, counters: Counters) -> None:
     """What the store accepted for a channel is never dropped as full, however many group messages wait there."""
     group = envelope.group_frame("g", (A,), b"group")
     inbox.apply([(0.0, group)] * 3 + [(0.0, message(b"direct"))] * 3 + [(0.0, group)], 0.0, 0.0)
-    assert ledger.dropped == {"full": 2}
+    assert counters.dropped == {"full": 2}
     assert [bool(item.group) for item in inbox.boxes[A].items] == [True, True, False, False, False]
     assert inbox.held() == ((A, 3),)
 
 
-def test_a_member_that_rides_along_gets_one_copy(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_member_that_rides_along_gets_one_copy(inbox: Inbox, counters: Counters) -> None:
     """A member that its owner added and that somebody else added too gets one copy."""
     group = envelope.group_frame("g", (A, B), b"group")
     inbox.apply([(0.0, joined(1)), (0.0, group)], 0.0, 0.0)
     assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 1]
-    assert ledger.expanded == 2
+    assert counters.expanded == 2
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
@@ -176,10 +176,10 @@ def test_versions_of_members_long_gone_are_forgotten(inbox: Inbox) -> None:
     assert sorted(name for _, name, _ in inbox.groups.known()) == [A, B]
 
 
-def test_a_membership_ends_when_its_own_time_is_over(ledger: Ledger) -> None:
+def test_a_membership_ends_when_its_own_time_is_over(counters: Counters) -> None:
     """Of two members the one that joined earlier ends first, whichever joined last before the message."""
     table = CapacityTable(9)
-    inbox = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, ledger, 10.0, group_expiry=25.0)
+    inbox = Inbox(Queue("specific.me!", Kind.INBOX), 0, table, counters, 10.0, group_expiry=25.0)
     group = envelope.group_frame("g", (), b"group")
     inbox.apply([(0.0, joined(1)), (20.0, joined(2, B)), (24.9, group)], 0.0, 24.9)
     assert [len(inbox.boxes[name].items) for name in (A, B)] == [1, 1]
@@ -245,25 +245,25 @@ def test_a_member_that_left_is_not_announced_though_its_marker_never_comes(inbox
     assert (inbox.groups.known(), inbox.groups.unseen) == ([("g", B, 1.0)], {})
 
 
-def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, ledger: Ledger) -> None:
+def test_a_frame_that_is_none_costs_its_neighbours_nothing(inbox: Inbox, counters: Counters) -> None:
     """Bytes that are no frame are counted; what came before and after them in the batch is delivered."""
     inbox.apply([(0.0, message(b"1")), (0.0, b""), (0.0, b"?"), (0.0, b"g\x09"), (0.0, message(b"2"))], 0.0, 0.0)
     assert [item.payload for item in inbox.boxes[A].items] == [b"1", b"2"]
-    assert ledger.dropped == {"undecodable": 3}
+    assert counters.dropped == {"undecodable": 3}
 
 
-def test_the_marker_of_a_flush_that_a_claim_has_told_of_changes_nothing(inbox: Inbox, ledger: Ledger) -> None:
+def test_the_marker_of_a_flush_that_a_claim_has_told_of_changes_nothing(inbox: Inbox, counters: Counters) -> None:
     """A flush from before the last claim, met after it, drops nothing and leaves the claim's generation."""
     inbox.epoch = "flush"
     inbox.apply([(100.0, message(b"1")), (100.0, envelope.flush_frame("flush"))], 0.0, 100.0)
     assert (inbox.generation, inbox.flushed) == ("generation", None)
-    assert (inbox.count(), ledger.dropped.total()) == (1, 0)
+    assert (inbox.count(), counters.dropped.total()) == (1, 0)
     inbox.apply([(100.0, envelope.flush_frame("next"))], 0.0, 100.0)
     assert (inbox.generation, inbox.flushed, inbox.count()) == ("next", "next", 0)
 
 
-def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, ledger: Ledger) -> None:
-    """A flush drops messages, memberships and owed places that came before it, and nothing that came after."""
+def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, counters: Counters) -> None:
+    """A flush drops messages, memberships and credits places that came before it, and nothing that came after."""
     inbox.apply([(0.0, message(b"0"))], 0.0, 0.0)
     inbox.take(inbox.boxes[A], 0.0, promised=False)
     flush = envelope.flush_frame("flush")
@@ -271,8 +271,8 @@ def test_a_flush_in_the_stream_empties_what_came_before_it(inbox: Inbox, ledger:
     inbox.apply([(0.0, frame) for frame in entries], 0.0, 0.0)
     assert [item.payload for item in inbox.boxes[A].items] == [b"2"]
     assert inbox.groups.known() == [("g", B, 0.0)]
-    assert (inbox.generation, inbox.epoch, inbox.flushed, inbox.owed) == ("flush", "flush", "flush", {})
-    assert ledger.dropped == {"flushed": 2}
+    assert (inbox.generation, inbox.epoch, inbox.flushed, inbox.credits) == ("flush", "flush", "flush", {})
+    assert counters.dropped == {"flushed": 2}
 
 
 def test_places_are_told_of_until_the_store_has_heard(inbox: Inbox) -> None:
@@ -280,28 +280,28 @@ def test_places_are_told_of_until_the_store_has_heard(inbox: Inbox) -> None:
     inbox.apply([(0.0, message(b"1")), (0.0, message(b"2"))], 0.0, 0.0)
     box = inbox.boxes[A]
     inbox.take(box, 0.0, promised=False)
-    first = inbox.return_places()
+    first = inbox.credit_batch()
     assert first is not None
     inbox.take(box, 0.0, promised=False)
-    assert inbox.return_places() is first
+    assert inbox.credit_batch() is first
     inbox.returning = None
-    second = inbox.return_places()
+    second = inbox.credit_batch()
     assert second is not None
     assert second.serial > first.serial
     assert first.places == second.places == ((A, 1),)
     inbox.returning = None
-    assert inbox.return_places() is None
+    assert inbox.credit_batch() is None
 
 
 def test_places_of_an_old_count_are_not_given_back(inbox: Inbox) -> None:
     """When the lease is taken anew the count begins anew: what was on its way back before is not sent any more."""
     inbox.apply([(0.0, message(b"1"))], 0.0, 0.0)
     inbox.take(inbox.boxes[A], 0.0, promised=False)
-    assert inbox.return_places() is not None
+    assert inbox.credit_batch() is not None
     inbox.generation = ""
-    assert inbox.return_places() is None
+    assert inbox.credit_batch() is None
     inbox.generation = "another"
-    assert inbox.return_places() is None
+    assert inbox.credit_batch() is None
 
 
 def test_a_quarter_of_the_places_is_urgent(inbox: Inbox) -> None:
@@ -315,84 +315,86 @@ def test_a_quarter_of_the_places_is_urgent(inbox: Inbox) -> None:
     assert urgent == [False] * 9 + [True]
 
 
-def tap_of(name: str, kind: Kind, ledger: Ledger, *payloads: bytes) -> Tap:
-    """Make a tap whose mailbox `name` holds messages."""
-    tap = Tap(Queue(name.partition("!")[0] + "!" if kind is Kind.INBOX else name, kind), CapacityTable(9), ledger)
-    box = tap.box(name, 0.0)
+def buffer_of(name: str, kind: Kind, counters: Counters, *payloads: bytes) -> QueueBuffer:
+    """Make a buffer whose mailbox `name` holds messages."""
+    buffer = QueueBuffer(
+        Queue(name.partition("!")[0] + "!" if kind is Kind.INBOX else name, kind), CapacityTable(9), counters
+    )
+    box = buffer.box(name, 0.0)
     for payload in payloads:
         box.put(Item(10.0, payload, "", (0, Entry(0.0, payload))))
-    return tap
+    return buffer
 
 
-def test_a_claimed_inbox_hands_out_only_what_a_pop_has_promised(ledger: Ledger) -> None:
+def test_a_claimed_inbox_hands_out_only_what_a_pop_has_promised(counters: Counters) -> None:
     """What waits for a claimed inbox may have been flushed: neither a take nor a cancelled receiver promises it."""
-    tap = tap_of("daphne!x", Kind.INBOX, ledger, b"1")
-    box = tap.boxes["daphne!x"]
-    assert tap.take(box, 0.0, promised=False) is None
+    buffer = buffer_of("daphne!x", Kind.INBOX, counters, b"1")
+    box = buffer.boxes["daphne!x"]
+    assert buffer.take(box, 0.0, promised=False) is None
     first, second, third = Caller(), Caller(), Caller()
     box.waiters.extend([first, second, third])
-    held_back = [tap.held_back]
-    assert tap.abandon(box, second) == []
-    assert tap.promise() == [first]
-    held_back.append(tap.held_back)
-    assert tap.abandon(box, first) == []
-    held_back.append(tap.held_back)
+    held_back = [buffer.held_back]
+    assert buffer.abandon(box, second) == []
+    assert buffer.promise() == [first]
+    held_back.append(buffer.held_back)
+    assert buffer.abandon(box, first) == []
+    held_back.append(buffer.held_back)
     assert held_back == [True, False, True]
-    assert tap.promise() == [third]
-    item = tap.take(box, 0.0, promised=True)
+    assert buffer.promise() == [third]
+    item = buffer.take(box, 0.0, promised=True)
     assert item is not None
     assert item.payload == b"1"
-    assert tap.idle
+    assert buffer.idle
 
 
-def test_the_surplus_of_a_tap_goes_back_in_order(ledger: Ledger) -> None:
+def test_the_surplus_of_a_buffer_goes_back_in_order(counters: Counters) -> None:
     """What nobody waits for any more goes back oldest first, and what is promised stays."""
-    tap = tap_of("jobs", Kind.NORMAL, ledger, b"1", b"2", b"3")
-    box = tap.boxes["jobs"]
+    buffer = buffer_of("jobs", Kind.NORMAL, counters, b"1", b"2", b"3")
+    box = buffer.boxes["jobs"]
     first, second = Caller(), Caller()
     box.waiters.extend([first, second])
-    assert tap.demand == 2
-    assert tap.promise() == [first, second]
-    assert tap.demand == 0
-    assert [item.payload for item in tap.surplus()] == [b"3"]
-    tap.abandon(box, first)
-    tap.abandon(box, second)
-    assert [item.payload for item in tap.surplus()] == [b"1", b"2"]
-    assert tap.surplus() == []
+    assert buffer.demand == 2
+    assert buffer.promise() == [first, second]
+    assert buffer.demand == 0
+    assert [item.payload for item in buffer.surplus()] == [b"3"]
+    buffer.abandon(box, first)
+    buffer.abandon(box, second)
+    assert [item.payload for item in buffer.surplus()] == [b"1", b"2"]
+    assert buffer.surplus() == []
 
 
-def test_nothing_is_promised_to_who_was_dismissed(ledger: Ledger) -> None:
+def test_nothing_is_promised_to_who_was_dismissed(counters: Counters) -> None:
     """What comes in for receivers that have been told of an error meanwhile is nobody's, and goes back."""
-    tap = tap_of("jobs", Kind.NORMAL, ledger)
-    box = tap.boxes.get("jobs") or tap.box("jobs", 0.0)
+    buffer = buffer_of("jobs", Kind.NORMAL, counters)
+    box = buffer.boxes.get("jobs") or buffer.box("jobs", 0.0)
     waiting = Caller()
     box.waiters.append(waiting)
-    assert tap.dismiss() == [waiting]
-    assert tap.demand == 0
+    assert buffer.dismiss() == [waiting]
+    assert buffer.demand == 0
     box.put(Item(OLD, b"1", "", (0, Entry(0.0, b"1"))))  # a pop that was on its way
-    assert tap.promise() == []
-    assert [item.payload for item in tap.surplus()] == [b"1"]
-    assert tap.idle
+    assert buffer.promise() == []
+    assert [item.payload for item in buffer.surplus()] == [b"1"]
+    assert buffer.idle
 
 
-def test_a_tap_hands_out_nothing_too_old(ledger: Ledger) -> None:
+def test_a_buffer_hands_out_nothing_too_old(counters: Counters) -> None:
     """A message that became too old after it was popped is counted, not handed out."""
-    tap = tap_of("jobs", Kind.NORMAL, ledger, b"1")
-    assert tap.take(tap.boxes["jobs"], 10.0, promised=False) is None
-    assert ledger.dropped == {"expired": 1}
-    assert ledger.delivered == 0
+    buffer = buffer_of("jobs", Kind.NORMAL, counters, b"1")
+    assert buffer.take(buffer.boxes["jobs"], 10.0, promised=False) is None
+    assert counters.dropped == {"expired": 1}
+    assert counters.delivered == 0
 
 
-def test_a_reader_forgets_mailboxes_that_nobody_uses(ledger: Ledger) -> None:
+def test_a_reader_forgets_mailboxes_that_nobody_uses(counters: Counters) -> None:
     """Of a queue's mailboxes those are forgotten that are empty and unused for so long; one in use is not."""
-    tap = Tap(Queue("claimed!", Kind.INBOX), CapacityTable(2), ledger)
+    buffer = QueueBuffer(Queue("claimed!", Kind.INBOX), CapacityTable(2), counters)
     for name in ("claimed!old", "claimed!holds", "claimed!waits", "claimed!young"):
-        tap.box(name, 100.0)
-    tap.boxes["claimed!holds"].put(Item(1000.0, b"1", "", None))
-    tap.boxes["claimed!waits"].waiters.append(Caller())
-    assert tap.take(tap.boxes["claimed!young"], 105.0, promised=False) is None
-    tap.forget(110.0, 10.0)
-    assert set(tap.boxes) == {"claimed!holds", "claimed!waits", "claimed!young"}
+        buffer.box(name, 100.0)
+    buffer.boxes["claimed!holds"].put(Item(1000.0, b"1", "", None))
+    buffer.boxes["claimed!waits"].waiters.append(Caller())
+    assert buffer.take(buffer.boxes["claimed!young"], 105.0, promised=False) is None
+    buffer.forget(110.0, 10.0)
+    assert set(buffer.boxes) == {"claimed!holds", "claimed!waits", "claimed!young"}
 
 
 @pytest.mark.parametrize("swept", [False, True], ids=["marker first", "sweep first"])

@@ -6,7 +6,7 @@ from enum import Enum
 
 import pytest
 
-from channel_layer.domain.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, Queue, minted_inbox
+from channel_layer.domain.names import LOCAL_LENGTH, ChannelName, GroupName, Kind, Queue, owned_inbox
 from channel_layer.errors import ChannelLayerError, InvalidName
 
 
@@ -98,7 +98,7 @@ def test_a_name_may_be_a_subclass_of_str_and_becomes_a_plain_one() -> None:
     ):
         assert parsed.name == "chat"
         assert type(parsed.name) is str
-    assert minted_inbox(Safe("chat"), "k7").name == "chat.k7!"
+    assert owned_inbox(Safe("chat"), "k7").name == "chat.k7!"
     assert str(GroupName.parse("chat")) == "chat"
 
 
@@ -112,15 +112,15 @@ def test_a_wrong_name_is_a_type_error_and_one_of_ours() -> None:
 def test_a_prefix_has_exactly_the_room_that_the_rest_leaves() -> None:
     """The longest prefix gives a channel of 100 characters; one more is refused with the number that fits."""
     room = 100 - len(".0123456789!") - LOCAL_LENGTH
-    inbox = minted_inbox("p" * room, "0123456789")
+    inbox = owned_inbox("p" * room, "0123456789")
     assert len(inbox.name) + LOCAL_LENGTH == 100
     assert inbox.kind is Kind.INBOX
     with pytest.raises(InvalidName, match=f"{room + 1} characters, at most {room} leave room"):
-        minted_inbox("p" * (room + 1), "0123456789")
+        owned_inbox("p" * (room + 1), "0123456789")
 
 
 @pytest.mark.parametrize("prefix", ["", "a!", "a?", "é", "a\n", None])
 def test_a_prefix_obeys_the_grammar_of_a_part(prefix: object) -> None:
     """A prefix for new channels is one part of a name: no marks, not empty, ASCII."""
     with pytest.raises(InvalidName, match="new channel prefix"):
-        minted_inbox(prefix, "client")
+        owned_inbox(prefix, "client")

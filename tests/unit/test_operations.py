@@ -39,16 +39,16 @@ HERE = TWO.ring.group(GROUP)
 
 def forgiven(channel: ChannelName, *shards: int) -> tuple[Step, object]:
     """Return the step in which a member that is added anew is forgiven what it let expire."""
-    return together(*(c.Forgive(shard, channel) for shard in shards)), (None,) * len(shards)
+    return together(*(c.ClearUnread(shard, channel) for shard in shards)), (None,) * len(shards)
 
 
-def minted(shard: int, local: str = "x") -> ChannelName:
+def owned(shard: int, local: str = "x") -> ChannelName:
     """Name a channel whose inbox is on that shard, of two."""
     names = (ChannelName.parse(f"specific.p{number}!{local}") for number in range(1000))
     return next(name for name in names if TWO.ring.queue(name.queue) == shard)
 
 
-NEAR, FAR = minted(HERE), minted(1 - HERE)
+NEAR, FAR = owned(HERE), owned(1 - HERE)
 
 
 def push(shard: int, name: str, capacity: int, *, to_member: bool = False) -> c.Push:
@@ -101,7 +101,7 @@ def test_a_share_of_nothing_is_not_asked() -> None:
 
 
 def test_a_group_that_the_store_served_at_once_needs_one_command() -> None:
-    """With one host, and members of minted inboxes only, a group send is one command; full inboxes are reported."""
+    """With one host, and members of owned inboxes only, a group send is one command; full inboxes are reported."""
     found = c.Published(3, done=True, inboxes=("specific.p1!",), others=(), full=("specific.p1!",))
     sent = groups.publish(ONE, GROUP, BODY, turn=0)
     assert play(sent, (c.Publish(0, GROUP, BODY, at_once=True), found)) == SentToGroup((), (), ("specific.p1!",), ())
@@ -109,8 +109,8 @@ def test_a_group_that_the_store_served_at_once_needs_one_command() -> None:
 
 def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
     """Members that somebody else added ride along with their inbox; all others get a message of their own."""
-    rider = minted(1 - HERE, "rider")
-    others = (rider.name, "resp?x")
+    extra_recipient = owned(1 - HERE, "extra_recipient")
+    others = (extra_recipient.name, "resp?x")
     found = c.Published(3, done=False, inboxes=(NEAR.queue.name, FAR.queue.name), others=others, full=())
     single = ChannelName.parse("resp?x")
     assert play(
@@ -119,7 +119,7 @@ def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
         (
             together(
                 c.Deliver(HERE, NEAR.queue, GROUP, (), BODY),
-                c.Deliver(1 - HERE, FAR.queue, GROUP, (rider.name,), BODY),
+                c.Deliver(1 - HERE, FAR.queue, GROUP, (extra_recipient.name,), BODY),
             ),
             (c.Delivery.FULL, c.Delivery.DONE),
         ),
@@ -127,9 +127,9 @@ def test_a_group_send_over_several_hosts_tells_each_inbox_once() -> None:
     ) == SentToGroup(("resp?",), (), (NEAR.queue.name,), (("resp?x", 2),))
 
 
-def test_riders_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned() -> None:
-    """An inbox without an owner is a queue like any other to riders; what its owner had added is removed."""
-    near, far = minted(HERE, "rider"), minted(1 - HERE, "rider")
+def test_extra_recipients_of_a_dead_inbox_get_their_own_message_and_its_members_are_pruned() -> None:
+    """An inbox without an owner is a queue like any other to extra_recipients; what its owner had added is removed."""
+    near, far = owned(HERE, "extra_recipient"), owned(1 - HERE, "extra_recipient")
     found = c.Published(3, done=False, inboxes=(NEAR.queue.name,), others=(near.name, far.name), full=())
     assert play(
         groups.publish(TWO, GROUP, BODY, turn=0),
@@ -165,11 +165,11 @@ def test_normal_members_are_tried_on_every_shard_in_step() -> None:
 
 
 def test_members_that_let_a_message_expire_unread_are_removed() -> None:
-    """A member that a push finds lapsed, on whichever shard, is neither sent to nor full: it is pruned."""
+    """A member that a push finds unread_expired, on whichever shard, is neither sent to nor full: it is pruned."""
     jobs = TWO.ring.order(ChannelName.parse("jobs").queue)
     single = ChannelName.parse("resp?x")
     found = c.Published(3, done=False, inboxes=(), others=("jobs", "resp?x"), full=())
-    lapsed = c.Pushed(False, 0, lapsed=True)
+    unread_expired = c.Pushed(False, 0, unread_expired=True)
     assert play(
         groups.publish(TWO, GROUP, BODY, turn=0),
         (c.Publish(HERE, GROUP, BODY, at_once=False), found),
@@ -178,9 +178,9 @@ def test_members_that_let_a_message_expire_unread_are_removed() -> None:
                 push(jobs[0], "jobs", 50, to_member=True),
                 push(TWO.ring.queue(single.queue), "resp?x", 100, to_member=True),
             ),
-            (c.Pushed(False, 1), lapsed),
+            (c.Pushed(False, 1), unread_expired),
         ),
-        (together(push(jobs[1], "jobs", 50, to_member=True)), (lapsed,)),
+        (together(push(jobs[1], "jobs", 50, to_member=True)), (unread_expired,)),
         (c.Prune(HERE, GROUP, 3, (), ("jobs", "resp?x")), None),
     ) == SentToGroup((), (), (), (("jobs", 1),))
 
@@ -266,20 +266,20 @@ def test_a_discard_that_came_too_late_tells_nobody() -> None:
 
 def test_members_of_dead_owners_are_not_listed() -> None:
     """Owners are asked about once a shard, each inbox once; the members of the dead are left out."""
-    second = minted(HERE, "y")
-    roster = c.Roster((NEAR.name, second.name, FAR.name), ("jobs",))
+    second = owned(HERE, "y")
+    members = c.GroupMembers((NEAR.name, second.name, FAR.name), ("jobs",))
     assert play(
         groups.group_channels(TWO, GROUP),
-        (c.Members(HERE, GROUP), roster),
+        (c.Members(HERE, GROUP), members),
         (together(c.Alive(HERE, (NEAR.queue,)), c.Alive(1 - HERE, (FAR.queue,))), ((True,), (False,))),
     ) == sorted([NEAR.name, second.name, "jobs"])
 
 
 def test_a_group_without_owned_members_asks_about_no_owner() -> None:
-    """A group whose members all stand outside minted inboxes is listed as it is."""
-    roster = c.Roster((), ("mail", "jobs"))
+    """A group whose members all stand outside owned inboxes is listed as it is."""
+    members = c.GroupMembers((), ("mail", "jobs"))
     listing = groups.group_channels(TWO, GROUP)
-    assert play(listing, (c.Members(HERE, GROUP), roster)) == ["jobs", "mail"]
+    assert play(listing, (c.Members(HERE, GROUP), members)) == ["jobs", "mail"]
 
 
 # -- statistics --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from channel_layer.domain import frames
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName, Queue
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
@@ -118,7 +118,7 @@ def test_a_pop_asks_for_messages_in_the_name_of_the_layer_object() -> None:
     ]
     # By the store's clock they are 20 s and 10 s old, and may live for 60 s.
     assert [each.deadline for _, each in taken.messages] == pytest.approx([1040.0, 1050.0], abs=0.1)
-    assert not state.ledger.dropped
+    assert not state.counters.dropped
 
 
 def test_a_pop_learns_what_the_stores_clock_shows() -> None:
@@ -134,7 +134,7 @@ def test_what_a_store_has_lost_is_counted() -> None:
     state = make()
     popped = c.Popped((), 1, now=520.0, flushed=2, lost=3)
     assert play(pop(state, 0, JOBS, 1), (c.Pop(0, JOBS, 1, "me"), popped)) == Taken(popped, ())
-    assert state.ledger.dropped == {"expired": 1, "flushed": 2, "store_lost": 3}
+    assert state.counters.dropped == {"expired": 1, "flushed": 2, "store_lost": 3}
 
 
 def test_what_cannot_be_delivered_is_counted_and_left_out() -> None:
@@ -143,7 +143,7 @@ def test_what_cannot_be_delivered_is_counted_and_left_out() -> None:
     entries = (c.Entry(500.0, b"garbage"), entry("jobs", b"good"), entry("jobs", b"old", 460.0))
     taken = play(pop(state, 0, JOBS, 3), (c.Pop(0, JOBS, 3, "me"), c.Popped(entries, 0, now=520.0)))
     assert [each.payload for _, each in taken.messages] == [b"good"]
-    assert state.ledger.dropped == {"undecodable": 1, "expired": 1}
+    assert state.counters.dropped == {"undecodable": 1, "expired": 1}
 
 
 def test_the_messages_of_a_claimed_inbox_have_names_of_their_own() -> None:
@@ -153,28 +153,28 @@ def test_the_messages_of_a_claimed_inbox_have_names_of_their_own() -> None:
     popped = c.Popped((*entries, entry("not a name", b"5")), 0, now=520.0)
     taken = play(pop(state, 0, CLAIMED, 9), (c.Pop(0, CLAIMED, 9, "me"), popped))
     assert [(name, each.payload) for name, each in taken.messages] == [("daemon!a", b"1"), ("daemon!b", b"4")]
-    assert state.ledger.dropped == {"undecodable": 3}
+    assert state.counters.dropped == {"undecodable": 3}
 
 
 def test_a_flush_empties_what_is_kept_of_a_claimed_inbox() -> None:
     """A pop that tells of a flush drops what this process had popped before it, once; its own messages are younger."""
     state = make()
-    tap = state.tap(CLAIMED)
-    tap.box("daemon!a", 1000.0).put(Item(2000.0, b"before", "", None))
+    buffer = state.buffer(CLAIMED)
+    buffer.box("daemon!a", 1000.0).put(Item(2000.0, b"before", "", None))
     popped = c.Popped((entry("daemon!a", b"after"),), 0, now=520.0, epoch="flush")
     for _ in range(2):
         taken = play(pop(state, 0, CLAIMED, 1), (c.Pop(0, CLAIMED, 1, "me"), popped))
         assert [each.payload for _, each in taken.messages] == [b"after"]
-    assert tap.epoch == "flush"
-    assert state.ledger.dropped == {"flushed": 1}
+    assert buffer.epoch == "flush"
+    assert state.counters.dropped == {"flushed": 1}
 
 
 # -- put_back
 
 
-def kept(tap: Tap) -> list[bytes]:
+def kept(buffer: QueueBuffer) -> list[bytes]:
     """Return what waits in the buffer of a queue."""
-    return [each.payload for each in tap.box("jobs", 0.0).items]
+    return [each.payload for each in buffer.box("jobs", 0.0).items]
 
 
 def put(shard: int, *items: Item) -> c.PutBack:
@@ -187,49 +187,49 @@ def test_messages_go_back_to_the_shards_that_they_came_from() -> None:
     state = make(2)
     items = [item(1, 1), item(2, 0), item(3, 1)]
     play(
-        put_back(state, state.tap(JOBS), items),
+        put_back(state, state.buffer(JOBS), items),
         (put(1, items[0], items[2]), c.Returned(expired=1, flushed=0)),
         (put(0, items[1]), c.Returned(expired=0, flushed=1)),
     )
-    assert kept(state.tap(JOBS)) == []
-    assert state.ledger.dropped == {"expired": 1, "flushed": 1}
+    assert kept(state.buffer(JOBS)) == []
+    assert state.counters.dropped == {"expired": 1, "flushed": 1}
 
 
 def test_nothing_to_put_back_is_no_step() -> None:
     """Without messages, or with those that came from no queue, the store is asked for nothing."""
     state = make()
-    assert play(put_back(state, state.tap(JOBS), [])) is None
-    assert play(put_back(state, state.tap(JOBS), [Item(2000.0, b"", "", None)])) is None
+    assert play(put_back(state, state.buffer(JOBS), [])) is None
+    assert play(put_back(state, state.buffer(JOBS), [Item(2000.0, b"", "", None)])) is None
 
 
 def test_what_could_not_go_back_is_kept() -> None:
     """Messages whose shard cannot be reached wait in the buffer, before what waits there, in order; others go back."""
     state = make(2)
-    tap, items = state.tap(JOBS), [item(1, 0), item(2, 1), item(3, 0)]
-    tap.box("jobs", 1000.0).put(item(4, 1))
-    play(put_back(state, tap, items), (put(0, items[0], items[2]), NOT_SENT), (put(1, items[1]), c.Returned(0, 0)))
-    assert kept(tap) == [b"1", b"3", b"4"]
-    assert not state.ledger.dropped
+    buffer, items = state.buffer(JOBS), [item(1, 0), item(2, 1), item(3, 0)]
+    buffer.box("jobs", 1000.0).put(item(4, 1))
+    play(put_back(state, buffer, items), (put(0, items[0], items[2]), NOT_SENT), (put(1, items[1]), c.Returned(0, 0)))
+    assert kept(buffer) == [b"1", b"3", b"4"]
+    assert not state.counters.dropped
 
 
 def test_what_may_have_gone_back_is_not_kept() -> None:
     """If nobody knows whether messages are back in their queue they count as lost: else they might come twice."""
     state = make()
     items = [item(1), item(2)]
-    play(put_back(state, state.tap(JOBS), items), (put(0, *items), UNKNOWN))
-    assert kept(state.tap(JOBS)) == []
-    assert state.ledger.dropped == {"store_lost": 2}
+    play(put_back(state, state.buffer(JOBS), items), (put(0, *items), UNKNOWN))
+    assert kept(state.buffer(JOBS)) == []
+    assert state.counters.dropped == {"store_lost": 2}
 
 
 def test_an_interruption_ends_only_after_the_other_shards() -> None:
     """Interrupted at one shard, what was for it is kept; the other shards still get theirs, and then it is raised."""
     state = make(2)
-    tap, items = state.tap(JOBS), [item(1, 0), item(2, 1)]
+    buffer, items = state.buffer(JOBS), [item(1, 0), item(2, 1)]
     with pytest.raises(KeyboardInterrupt):
         play(
-            put_back(state, tap, items),
+            put_back(state, buffer, items),
             (put(0, items[0]), KeyboardInterrupt()),
             (put(1, items[1]), c.Returned(0, 0)),
         )
-    assert kept(tap) == [b"1"]
-    assert not state.ledger.dropped
+    assert kept(buffer) == [b"1"]
+    assert not state.counters.dropped

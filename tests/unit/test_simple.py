@@ -61,9 +61,9 @@ class Slow:
         """Take note."""
         self._note("leave")
 
-    def members(self, _request: c.Members, /) -> c.Roster:
+    def members(self, _request: c.Members, /) -> c.GroupMembers:
         """List no member."""
-        return c.Roster((), ())
+        return c.GroupMembers((), ())
 
     def flush(self, _request: c.Flush, /) -> int:
         """Empty nothing."""

@@ -113,7 +113,7 @@ async def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leases", "lapses", "group_expiry", "every"),
+    ("leases", "tracks_unread", "group_expiry", "every"),
     [
         (True, True, 90.0, 30.0),
         (True, True, None, None),
@@ -124,10 +124,15 @@ async def test_an_error_in_the_block_is_the_one_that_comes_out() -> None:
     ],
 )
 def test_it_renews_as_often_as_the_store_makes_necessary(
-    monkeypatch: pytest.MonkeyPatch, *, leases: bool, lapses: bool, group_expiry: float | None, every: float | None
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    leases: bool,
+    tracks_unread: bool,
+    group_expiry: float | None,
+    every: float | None,
 ) -> None:
     """Three times while a membership lasts, and often enough where the store ends the membership of a slow reader."""
-    monkeypatch.setattr(SimpleBackend, "capabilities", Capabilities(leases=leases, lapses=lapses))
+    monkeypatch.setattr(SimpleBackend, "capabilities", Capabilities(leases=leases, tracks_unread=tracks_unread))
     rules = make_rules(group_expiry=group_expiry, expiry=20.0)
     layer = ChannelLayer(rules, SimpleBackend(lambda: simple_stores(WrongStore)(rules, VirtualClock()), "here"))
     assert layer.subscribe("room")._intake.renew_every == every

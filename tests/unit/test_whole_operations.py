@@ -74,14 +74,14 @@ def take_one(inbox: Inbox) -> None:
     assert inbox.take(inbox.boxes[OWN.name], 1000.0, promised=False) is not None
 
 
-def push(channel: ChannelName = OWN, shard: int = 0, *, if_attended: bool = False) -> c.Push:
+def push(channel: ChannelName = OWN, shard: int = 0, *, if_registered: bool = False) -> c.Push:
     """Ask to push the payload."""
-    return c.Push(shard, channel, 9, b"payload", if_attended=if_attended)
+    return c.Push(shard, channel, 9, b"payload", if_registered=if_registered)
 
 
-def give_back(serial: int, places: int = 1) -> c.GiveBack:
+def credits_command(serial: int, places: int = 1) -> c.ReturnCredits:
     """Ask to take credits of `OWN` back."""
-    return c.GiveBack(0, OWN.queue, "first", serial, ((OWN.name, places),))
+    return c.ReturnCredits(0, OWN.queue, "first", serial, ((OWN.name, places),))
 
 
 # -- credits
@@ -93,10 +93,10 @@ def test_credits_are_returned_until_none_are_left() -> None:
     inbox = own(state)
     take_one(inbox)
     returning = return_credits(state, inbox)
-    assert next(returning) == give_back(1)
+    assert next(returning) == credits_command(1)
     take_one(inbox)
     take_one(inbox)
-    assert returning.send(None) == give_back(2, 2)
+    assert returning.send(None) == credits_command(2, 2)
     with pytest.raises(StopIteration):
         returning.send(None)
     assert inbox.returning is None
@@ -110,11 +110,11 @@ def test_credits_that_may_not_have_been_heard_of_are_told_again(error: StoreErro
     inbox = own(state)
     take_one(inbox)
     with pytest.raises(StoreError):
-        play(return_one_batch(state, inbox), (give_back(1), error))
+        play(return_one_batch(state, inbox), (credits_command(1), error))
     take_one(inbox)
-    assert play(return_credits(state, inbox), (give_back(1), error)) is None
-    assert play(return_one_batch(state, inbox), (give_back(1), None)) is True
-    assert play(return_one_batch(state, inbox), (give_back(2), None)) is True
+    assert play(return_credits(state, inbox), (credits_command(1), error)) is None
+    assert play(return_one_batch(state, inbox), (credits_command(1), None)) is True
+    assert play(return_one_batch(state, inbox), (credits_command(2), None)) is True
 
 
 def test_a_batch_that_another_one_has_returned_meanwhile_is_not_forgotten_twice() -> None:
@@ -123,12 +123,12 @@ def test_a_batch_that_another_one_has_returned_meanwhile_is_not_forgotten_twice(
     inbox = own(state)
     take_one(inbox)
     first, second = return_one_batch(state, inbox), return_one_batch(state, inbox)
-    assert next(first) == next(second) == give_back(1)
+    assert next(first) == next(second) == credits_command(1)
     with pytest.raises(StopIteration):
         first.send(None)
     take_one(inbox)
     third = return_one_batch(state, inbox)
-    assert next(third) == give_back(2)
+    assert next(third) == credits_command(2)
     with pytest.raises(StopIteration):
         second.send(None)
     assert inbox.returning is not None
@@ -143,9 +143,9 @@ def test_a_send_is_counted() -> None:
     state = make()
     assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), c.Pushed(True, 2))) == Sent(True, 2)
     assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), FULL)) == Sent(False, 0)
-    ledger = state.ledger
-    assert (ledger.sent, ledger.refused, ledger.dropped) == (1, 1, {"expired": 2})
-    assert ledger.tally.take() == (("jobs", 1, 1),)
+    counters = state.counters
+    assert (counters.sent, counters.refused, counters.dropped) == (1, 1, {"expired": 2})
+    assert counters.pending_counts.take() == (("jobs", 1, 1),)
 
 
 def test_a_send_that_fails_counts_nothing() -> None:
@@ -153,7 +153,7 @@ def test_a_send_that_fails_counts_nothing() -> None:
     state = make()
     with pytest.raises(StoreError):
         play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), UNKNOWN))
-    assert (state.ledger.sent, state.ledger.refused, state.ledger.tally.take()) == (0, 0, ())
+    assert (state.counters.sent, state.counters.refused, state.counters.pending_counts.take()) == (0, 0, ())
 
 
 def test_a_full_inbox_of_this_process_gets_its_credits_back_first() -> None:
@@ -161,18 +161,18 @@ def test_a_full_inbox_of_this_process_gets_its_credits_back_first() -> None:
     state = make()
     take_one(own(state))
     sending = operations.send(state, OWN, b"payload", 0)
-    assert play(sending, (push(), FULL), (give_back(1), None), (push(), TAKEN)) == Sent(True, 0)
-    assert (state.ledger.sent, state.ledger.refused) == (1, 0)
+    assert play(sending, (push(), FULL), (credits_command(1), None), (push(), TAKEN)) == Sent(True, 0)
+    assert (state.counters.sent, state.counters.refused) == (1, 0)
 
 
 def test_a_full_inbox_without_free_places_is_full() -> None:
-    """If nothing is owed, the message is refused with one command; so is one to an inbox of another process."""
+    """If nothing is credits, the message is refused with one command; so is one to an inbox of another process."""
     state = make()
     own(state)
     assert play(operations.send(state, OWN, b"payload", 0), (push(), FULL)) == Sent(False, 0)
     other = ChannelName.parse("specific.other!x")
     assert play(operations.send(state, other, b"payload", 0), (push(other), FULL)) == Sent(False, 0)
-    assert state.ledger.refused == 2
+    assert state.counters.refused == 2
 
 
 def test_credits_that_were_returned_meanwhile_are_a_reason_to_try_again() -> None:
@@ -182,7 +182,7 @@ def test_credits_that_were_returned_meanwhile_are_a_reason_to_try_again() -> Non
     take_one(inbox)
     sending = operations.send(state, OWN, b"payload", 0)
     assert next(sending) == push()
-    play(return_one_batch(state, inbox), (give_back(1), None))
+    play(return_one_batch(state, inbox), (credits_command(1), None))
     assert sending.send(FULL) == push()
     with pytest.raises(StopIteration) as stop:
         sending.send(TAKEN)
@@ -194,15 +194,15 @@ def test_a_send_does_not_fail_for_credits_that_cannot_be_returned() -> None:
     state = make()
     take_one(own(state))
     sending = operations.send(state, OWN, b"payload", 0)
-    assert play(sending, (push(), FULL), (give_back(1), UNKNOWN), (push(), FULL)) == Sent(False, 0)
+    assert play(sending, (push(), FULL), (credits_command(1), UNKNOWN), (push(), FULL)) == Sent(False, 0)
 
 
 def test_what_was_left_in_the_local_store_is_moved_first() -> None:
     """Earlier messages that no process here reads are moved to the remote store, unbroken; then the message follows."""
     state = make(local=1)
     sending = operations.send(state, JOBS, b"payload", 0)
-    assert next(sending) == push(JOBS, 1, if_attended=True)
-    step = sending.send(c.Pushed(False, 0, unattended=2))
+    assert next(sending) == push(JOBS, 1, if_registered=True)
+    step = sending.send(c.Pushed(False, 0, orphaned=2))
     assert isinstance(step, Unbroken)
     left = c.Entry(90.0, b"left")
     play(
@@ -211,9 +211,9 @@ def test_what_was_left_in_the_local_store_is_moved_first() -> None:
         (c.Pop(1, JOBS.queue, 1 << 30, ""), c.Popped((left,), 1, now=100.0, flushed=1, lost=1)),
         (c.PutBack(0, JOBS.queue, (c.Entry(990.0, b"left"),)), c.Returned(expired=1, flushed=1)),
     )
-    assert state.ledger.dropped == {"expired": 2, "flushed": 2, "store_lost": 1}
-    assert sending.send(None) == push(JOBS, 1, if_attended=True)
-    assert sending.send(c.Pushed(False, 0, unattended=1)) == push(JOBS), "what came meanwhile is overtaken"
+    assert state.counters.dropped == {"expired": 2, "flushed": 2, "store_lost": 1}
+    assert sending.send(None) == push(JOBS, 1, if_registered=True)
+    assert sending.send(c.Pushed(False, 0, orphaned=1)) == push(JOBS), "what came meanwhile is overtaken"
     with pytest.raises(StopIteration) as stop:
         sending.send(TAKEN)
     assert stop.value.value == Sent(True, 0)
@@ -224,13 +224,13 @@ def test_all_that_no_process_reads_is_moved() -> None:
     state = make(local=1)
     play(
         operations.move_all_to_remote(state),
-        (c.Unattended(1), ("jobs", "mail")),
+        (c.FindOrphaned(1), ("jobs", "mail")),
         (together(c.Pop(0, JOBS.queue, 0, "")), [c.Popped((), 0, now=1000.0)]),
         (c.Pop(1, JOBS.queue, 1 << 30, ""), c.Popped((), 0, now=100.0)),
         (together(c.Pop(0, Queue.named("mail"), 0, "")), [c.Popped((), 0, now=1000.0)]),
         (c.Pop(1, Queue.named("mail"), 1 << 30, ""), c.Popped((), 3, now=100.0)),
     )
-    assert state.ledger.dropped == {"expired": 3}
+    assert state.counters.dropped == {"expired": 3}
 
 
 # -- groups
@@ -258,8 +258,8 @@ def test_a_membership_of_this_process_is_remembered() -> None:
 def test_the_membership_of_another_channel_is_not_remembered() -> None:
     """A channel that this process does not own is added to the group, and nothing is kept here."""
     state = make()
-    forgive, changed = together(c.Forgive(0, JOBS)), c.Changed(8, False, True, False)
-    play(operations.group_add(state, GROUP, JOBS), (forgive, [None]), (join(channel=JOBS, owned=False), changed))
+    clear_unread, changed = together(c.ClearUnread(0, JOBS)), c.Changed(8, False, True, False)
+    play(operations.group_add(state, GROUP, JOBS), (clear_unread, [None]), (join(channel=JOBS, owned=False), changed))
     play(operations.group_discard(state, GROUP, JOBS), (c.Leave(0, GROUP, JOBS, mark=False), changed))
     assert not state.inboxes
 
@@ -300,10 +300,10 @@ def test_a_group_send_is_counted() -> None:
         ),
     )
     assert (sent.others, sent.full, sent.inbox_full) == (("jobs",), ("mail",), ("specific.p!",))
-    ledger = state.ledger
-    assert (ledger.expanded, ledger.sent) == (3, 0)
-    assert ledger.dropped == {"full": 1, "inbox_full": 1, "expired": 1}
-    assert ledger.tally.take() == (("jobs", 1, 0),)
+    counters = state.counters
+    assert (counters.expanded, counters.sent) == (3, 0)
+    assert counters.dropped == {"full": 1, "inbox_full": 1, "expired": 1}
+    assert counters.pending_counts.take() == (("jobs", 1, 0),)
 
 
 # -- flush
@@ -312,7 +312,7 @@ def test_a_group_send_is_counted() -> None:
 def test_a_flush_waits_until_every_owner_has_acknowledged() -> None:
     """Every shard is flushed at once; then the owners that have not answered are asked for, in pauses that double."""
     state = make(local=1)
-    state.tap(JOBS.queue).box("jobs", 1000.0).put(_popped_item())
+    state.buffer(JOBS.queue).box("jobs", 1000.0).put(_popped_item())
     slow = ("specific.a!", "specific.b!")
     play(
         operations.flush(state, "g"),
@@ -324,7 +324,7 @@ def test_a_flush_waits_until_every_owner_has_acknowledged() -> None:
         (Sleep(0.008), None),
         (together(c.Unflushed(0, slow[1:], "g")), [()]),
     )
-    assert state.ledger.dropped == {"flushed": 1 + 2 + 3}
+    assert state.counters.dropped == {"flushed": 1 + 2 + 3}
     assert state.waiting() == 0
 
 
@@ -372,10 +372,10 @@ def test_a_flush_does_not_wait_for_the_thread_that_calls_it() -> None:
 def test_what_could_not_be_told_is_told_the_next_time() -> None:
     """Counts go to the store once; those of a report that was not sent are in the next one."""
     state = make()
-    state.ledger.tally.add("jobs", 2, 1)
+    state.counters.pending_counts.add("jobs", 2, 1)
     report = c.Report(0, (c.Count(JOBS.queue, 2, 1),), 2, 1)
     play(operations.report(state), (report, NOT_SENT))
-    state.ledger.tally.add("jobs", 1, 0)
+    state.counters.pending_counts.add("jobs", 1, 0)
     play(operations.report(state), (c.Report(0, (c.Count(JOBS.queue, 3, 1),), 3, 1), None))
     assert play(operations.report(state)) is None, "nothing is left to tell"
 
@@ -386,10 +386,10 @@ def test_statistics_count_what_this_process_has_not_told() -> None:
     inbox = own(state)
     take_one(inbox)
     inbox.apply([(470.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
-    state.ledger.tally.add("jobs", 1, 0)
+    state.counters.pending_counts.add("jobs", 1, 0)
     found = play(
         operations.read_statistics(state, None),
-        (give_back(1), None),
+        (credits_command(1), None),
         (c.Report(0, (c.Count(JOBS.queue, 1, 0),), 1, 0), None),
         (together(c.Reported(0, None)), [Rates(6, 1, 3, 0, 60.0)]),
         (together(c.Survey(0, None)), [c.Surveyed(2, 5.0)]),
@@ -411,26 +411,26 @@ def test_a_renewal_says_whether_the_lease_is_held() -> None:
     """A renewed lease lasts from what the store's clock shows; one whose claim had no known end is not held."""
     state = make()
     inbox = own(state)
-    renew = c.Renew(0, OWN.queue)
-    assert play(leases.renew_lease(state, inbox), (renew, c.Renewed(510.0, True, ""))) == Renewal(True, False)
+    renew = c.RenewLease(0, OWN.queue)
+    assert play(leases.renew_lease(state, inbox), (renew, c.LeaseRenewed(510.0, True, ""))) == Renewal(True, False)
     assert inbox.lease_until == 510.0 + state.lease
-    lost = (renew, c.Renewed(511.0, False, ""))
+    lost = (renew, c.LeaseRenewed(511.0, False, ""))
     assert play(leases.renew_lease(state, inbox), lost) == Renewal(False, False), "before its time"
-    over = (renew, c.Renewed(511.0 + state.lease, False, ""))
+    over = (renew, c.LeaseRenewed(511.0 + state.lease, False, ""))
     assert play(leases.renew_lease(state, inbox), over) == Renewal(False, True)
     inbox.generation = ""
-    assert play(leases.renew_lease(state, inbox), (renew, c.Renewed(512.0, True, ""))) == Renewal(False, False)
+    assert play(leases.renew_lease(state, inbox), (renew, c.LeaseRenewed(512.0, True, ""))) == Renewal(False, False)
 
 
 def test_a_first_lease_begins_at_the_position_that_the_store_says() -> None:
     """With the first claim nothing was lost: there is nothing to announce, and no flush to acknowledge."""
     state = make()
     inbox = state.make_inbox(OWN.queue)
-    claim = c.Claim(0, OWN.queue, "g", "", ())
-    play(leases.acquire_lease(state, inbox, "g"), (claim, c.Claimed(500.0, True, "epoch", 2)))
+    claim = c.AcquireLease(0, OWN.queue, "g", "", ())
+    play(leases.acquire_lease(state, inbox, "g"), (claim, c.LeaseAcquired(500.0, True, "epoch", 2)))
     assert (inbox.generation, inbox.epoch, inbox.lease_until) == ("g", "epoch", 500.0 + state.lease)
     assert (inbox.unannounced, inbox.flushed) == (False, None)
-    assert state.ledger.dropped == {"expired": 2}
+    assert state.counters.dropped == {"expired": 2}
     assert state.clocks[0].middle(1000.0) == 500.0
 
 
@@ -441,15 +441,15 @@ def test_a_lease_that_was_lost_is_acquired_with_what_is_held() -> None:
     take_one(inbox)
     inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
     inbox.position = "7"
-    claim = c.Claim(0, OWN.queue, "second", "7", ((OWN.name, 1),))
+    claim = c.AcquireLease(0, OWN.queue, "second", "7", ((OWN.name, 1),))
     acquiring = leases.acquire_lease(state, inbox, "second")
     assert next(acquiring) == claim
-    assert inbox.return_places() is None, "the count begins anew with the claim"
+    assert inbox.credit_batch() is None, "the count begins anew with the claim"
     with pytest.raises(StopIteration):
-        acquiring.send(c.Claimed(500.0, False, "", 0))
+        acquiring.send(c.LeaseAcquired(500.0, False, "", 0))
     assert (inbox.generation, inbox.position, inbox.flushed, inbox.unannounced) == ("second", "7", "second", True)
     assert inbox.count() == 1
-    assert inbox.owed == {}
+    assert inbox.credits == {}
 
 
 def test_a_lease_that_was_missed_drops_what_is_held() -> None:
@@ -458,10 +458,10 @@ def test_a_lease_that_was_missed_drops_what_is_held() -> None:
     inbox = own(state)
     inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
     inbox.position = "7"
-    claim = c.Claim(0, OWN.queue, "second", "7", ())
-    play(leases.acquire_lease(state, inbox, "second", missed=True), (claim, c.Claimed(700.0, True, "", 0)))
+    claim = c.AcquireLease(0, OWN.queue, "second", "7", ())
+    play(leases.acquire_lease(state, inbox, "second", missed=True), (claim, c.LeaseAcquired(700.0, True, "", 0)))
     assert inbox.position == "", "a new inbox is read from its beginning"
-    assert state.ledger.dropped == {"expired": 1}
+    assert state.counters.dropped == {"expired": 1}
 
 
 def test_a_flush_that_was_missed_is_applied_with_the_claim() -> None:
@@ -470,11 +470,11 @@ def test_a_flush_that_was_missed_is_applied_with_the_claim() -> None:
     inbox = own(state)
     inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
     inbox.groups.confirm("room", OWN.name, 8, 500.0)
-    claim = c.Claim(0, OWN.queue, "second", "", ((OWN.name, 1),))
-    play(leases.acquire_lease(state, inbox, "second"), (claim, c.Claimed(500.0, True, "flush", 0)))
+    claim = c.AcquireLease(0, OWN.queue, "second", "", ((OWN.name, 1),))
+    play(leases.acquire_lease(state, inbox, "second"), (claim, c.LeaseAcquired(500.0, True, "flush", 0)))
     assert inbox.epoch == "flush"
     assert inbox.groups.known() == []
-    assert state.ledger.dropped == {"flushed": 1}
+    assert state.counters.dropped == {"flushed": 1}
 
 
 def test_a_claim_that_fails_leaves_no_generation() -> None:
@@ -482,7 +482,7 @@ def test_a_claim_that_fails_leaves_no_generation() -> None:
     state = make()
     inbox = own(state)
     with pytest.raises(StoreError):
-        play(leases.acquire_lease(state, inbox, "second"), (c.Claim(0, OWN.queue, "second", "", ()), UNKNOWN))
+        play(leases.acquire_lease(state, inbox, "second"), (c.AcquireLease(0, OWN.queue, "second", "", ()), UNKNOWN))
     assert inbox.generation == ""
 
 
@@ -494,11 +494,11 @@ def test_a_flush_is_acknowledged_after_the_local_store_was_flushed() -> None:
     acknowledge = c.Acknowledge(0, OWN.queue, "g")
     flushed = (c.Flush(1, "g"), c.Flushing((), 4))
     play(leases.acknowledge_flush(state, inbox), flushed, (acknowledge, UNKNOWN))
-    assert (inbox.due_here, inbox.flushed) == (None, "g"), "it is told again"
+    assert (inbox.due_locally, inbox.flushed) == (None, "g"), "it is told again"
     play(leases.acknowledge_flush(state, inbox), (acknowledge, None))
     assert inbox.flushed is None
     assert play(leases.acknowledge_flush(state, inbox)) is None
-    assert state.ledger.dropped == {"flushed": 4}
+    assert state.counters.dropped == {"flushed": 4}
 
 
 def test_a_later_flush_is_not_taken_for_acknowledged() -> None:
@@ -580,10 +580,10 @@ def test_an_inbox_that_is_given_up_leaves_its_groups_first() -> None:
     play(
         operations.give_up(state, inbox),
         (leave, [c.Changed(9, True, True, True)]),
-        (c.Release(0, OWN.queue), 2),
+        (c.ReleaseLease(0, OWN.queue), 2),
     )
     assert inbox.groups.known() == []
-    assert state.ledger.dropped == {"closed": 3}
+    assert state.counters.dropped == {"closed": 3}
 
 
 def test_an_inbox_that_cannot_leave_its_groups_keeps_its_lease() -> None:
@@ -593,4 +593,4 @@ def test_an_inbox_that_cannot_leave_its_groups_keeps_its_lease() -> None:
     inbox.groups.confirm("room", OWN.name, 8, 500.0)
     with pytest.raises(StoreError):
         play(operations.give_up(state, inbox), (together(c.Leave(0, GROUP, OWN, mark=True)), [NOT_SENT]))
-    assert not state.ledger.dropped
+    assert not state.counters.dropped

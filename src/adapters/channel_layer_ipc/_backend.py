@@ -35,7 +35,7 @@ class IPCBackend:
         memory: bytes of messages and groups at most.
     """
 
-    capabilities: Capabilities = Capabilities(attends=True)
+    capabilities: Capabilities = Capabilities(registers_readers=True)
     identities: tuple[str, ...] = ("ipc",)
     connects: bool = True
     """Opening costs little, but leases have to be kept while no loop of this process runs."""

@@ -109,12 +109,12 @@ def prune(tx: Transaction, request: c.Prune) -> None:
     tx.groups.drop_if_empty(group)
 
 
-def members(tx: Transaction, request: c.Members) -> c.Roster:
+def members(tx: Transaction, request: c.Members) -> c.GroupMembers:
     """List the members."""
     group = tx.groups.get(request.group.name.encode("ascii"))
     if group is None:
-        return c.Roster((), ())
-    return c.Roster(_texts(tx.groups.members(group, k.OWNED)), _texts(tx.groups.members(group, k.OTHER)))
+        return c.GroupMembers((), ())
+    return c.GroupMembers(_texts(tx.groups.members(group, k.OWNED)), _texts(tx.groups.members(group, k.OTHER)))
 
 
 def touch(tx: Transaction, request: c.Touch) -> None:

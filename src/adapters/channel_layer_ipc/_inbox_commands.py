@@ -23,13 +23,13 @@ __all__ = (
     "claim",
     "deliver",
     "flush",
-    "give_back",
     "mark",
     "put",
     "put_marker",
     "read",
     "release",
     "renew",
+    "return_credits",
     "unflushed",
 )
 
@@ -46,7 +46,7 @@ _SURVIVORS: Final = (k.INBOX, k.CLAIM, k.READER, k.LEFT, k.WAITER, k.VERSION)
 # -- leases
 
 
-def claim(tx: Transaction, request: c.Claim) -> c.Claimed:
+def claim(tx: Transaction, request: c.AcquireLease) -> c.LeaseAcquired:
     """Take the lease of an inbox; what was sent to it while it had no owner comes in."""
     name = request.inbox.name.encode("ascii")
     inbox = tx.inboxes.get(name)
@@ -56,10 +56,10 @@ def claim(tx: Transaction, request: c.Claim) -> c.Claimed:
     inbox.until = tx.now + tx.times.lease
     inbox.generation, inbox.serial, inbox.changed = request.generation.encode("ascii"), 0, True
     _count_anew(tx, inbox, request)
-    return c.Claimed(tx.now, fresh, _epoch(tx), _take_over(tx, inbox))
+    return c.LeaseAcquired(tx.now, fresh, _epoch(tx), _take_over(tx, inbox))
 
 
-def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.Claim) -> None:
+def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.AcquireLease) -> None:
     """Count as unread what the owner holds, and what it has not read yet."""
     for channel in (*tx.inboxes.unread_channels(inbox), *inbox.counts):
         tx.inboxes.set_unread(inbox, channel, 0)
@@ -85,15 +85,15 @@ def _take_over(tx: Transaction, inbox: InboxRecord) -> int:
     return expired
 
 
-def renew(tx: Transaction, request: c.Renew) -> c.Renewed:
+def renew(tx: Transaction, request: c.RenewLease) -> c.LeaseRenewed:
     """Prolong a lease."""
     inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is not None:
         inbox.until, inbox.changed = tx.now + tx.times.lease, True
-    return c.Renewed(tx.now, inbox is not None, _epoch(tx))
+    return c.LeaseRenewed(tx.now, inbox is not None, _epoch(tx))
 
 
-def release(tx: Transaction, request: c.Release) -> int:
+def release(tx: Transaction, request: c.ReleaseLease) -> int:
     """Give an inbox up."""
     inbox = tx.inboxes.get(request.inbox.name.encode("ascii"))
     if inbox is None:
@@ -127,7 +127,7 @@ def read(tx: Transaction, request: c.Read) -> c.Batch | None:
     return c.Batch(tuple(entries), str(inbox.head + len(entries) - 1))
 
 
-def give_back(tx: Transaction, request: c.GiveBack) -> None:
+def return_credits(tx: Transaction, request: c.ReturnCredits) -> None:
     """Return credits, unless they are of an older generation or have been returned already."""
     inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is None or inbox.generation != request.generation.encode("ascii") or request.serial <= inbox.serial:
@@ -154,7 +154,7 @@ def put_marker(tx: Transaction, name: bytes, marker: MembershipMarker) -> bool:
 
 def deliver(tx: Transaction, request: c.Deliver) -> c.Delivery:
     """Put a group message into an inbox."""
-    frame = group_frame(request.group.name, request.riders, request.payload)
+    frame = group_frame(request.group.name, request.extra_recipients, request.payload)
     return put(tx, request.inbox.name.encode("ascii"), frame)
 
 

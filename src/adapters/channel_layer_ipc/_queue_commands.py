@@ -16,7 +16,7 @@ from channel_layer_ipc import _keys as k
 if TYPE_CHECKING:
     from channel_layer_ipc._transaction import Transaction
 
-__all__ = ("REFUSED", "forgive", "pending", "pop", "push", "put_back", "unattended", "unclaim")
+__all__ = ("REFUSED", "clear_unread", "orphaned", "pending", "pop", "push", "put_back", "release_claim")
 
 _TIME = struct.Struct(">d")
 _DOORBELL = struct.Struct(">Q")
@@ -24,7 +24,7 @@ _DOORBELL = struct.Struct(">Q")
 _ACCEPTED: Final = c.Pushed(accepted=True, expired=0)
 REFUSED: Final = c.Pushed(accepted=False, expired=0)
 """The reply to a push for which there is no room."""
-_LAPSED: Final = c.Pushed(accepted=False, expired=0, lapsed=True)
+_LAPSED: Final = c.Pushed(accepted=False, expired=0, unread_expired=True)
 
 
 def push(tx: Transaction, request: c.Push) -> c.Pushed:
@@ -39,8 +39,8 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
         tx.inboxes.set_unread(inbox, full, unread + 1)
         tx.inboxes.append(inbox, tx.now, frame)
         return _ACCEPTED
-    if request.if_attended and not _has_reader(tx, name):
-        return c.Pushed(accepted=False, expired=0, unattended=tx.queues.count(name))
+    if request.if_registered and not _has_reader(tx, name):
+        return c.Pushed(accepted=False, expired=0, orphaned=tx.queues.count(name))
     mark = k.below(k.GROUP_UNREAD, name, full)
     if request.to_member and _group_message_expired(tx, mark):
         return _LAPSED
@@ -67,7 +67,7 @@ def _group_message_expired(tx: Transaction, mark: bytes) -> bool:
     return record is not None and _TIME.unpack(record.rest)[0] + tx.times.expiry <= tx.now
 
 
-def forgive(tx: Transaction, request: c.Forgive) -> None:
+def clear_unread(tx: Transaction, request: c.ClearUnread) -> None:
     """Forget that a channel has a group message unread."""
     channel = request.channel
     tx.timed.remove(k.below(k.GROUP_UNREAD, channel.queue.name.encode("ascii"), channel.name.encode("ascii")))
@@ -76,13 +76,13 @@ def forgive(tx: Transaction, request: c.Forgive) -> None:
 def pop(tx: Transaction, request: c.Pop) -> c.Popped:
     """Take messages from the head of a queue; if more are left, another waiter is notified."""
     name = request.queue.name.encode("ascii")
-    if request.attend:
+    if request.register:
         _register_reader(tx, name, request)
     epoch = tx.timed.get(k.FLUSH)
     flushed = epoch.rest[_TIME.size :].decode("ascii") if epoch is not None else ""
     if request.queue.kind is Kind.INBOX:
         if tx.inboxes.living(name) is not None:
-            return c.Popped((), 0, tx.now, flushed, minted=True)
+            return c.Popped((), 0, tx.now, flushed, owned=True)
         key, claimant = k.single(k.CLAIM, name), request.claimant.encode()
         claim = tx.timed.get(key)
         if claim is not None and claim.rest != claimant:
@@ -121,7 +121,7 @@ def put_back(tx: Transaction, request: c.PutBack) -> c.Returned:
     return c.Returned(expired=len(fresh) - len(kept), flushed=len(request.entries) - len(fresh))
 
 
-def unclaim(tx: Transaction, request: c.Unclaim) -> None:
+def release_claim(tx: Transaction, request: c.ReleaseClaim) -> None:
     """Give up a claim, if it is still the claimant's; of any other queue, forget the claimant as a reader."""
     name = request.inbox.name.encode("ascii")
     if request.inbox.kind is not Kind.INBOX:
@@ -153,10 +153,10 @@ def _register_reader(tx: Transaction, name: bytes, request: c.Pop) -> None:
     """Note that the claimant reads a queue, and the doorbell by which others see that its process is alive."""
     tx.readers[name] = True
     key = k.below(k.READER, name, request.claimant.encode())
-    tx.timed.put(key, tx.now + request.attend, _DOORBELL.pack(tx.doorbell.bind()))
+    tx.timed.put(key, tx.now + request.register, _DOORBELL.pack(tx.doorbell.bind()))
 
 
-def unattended(tx: Transaction, _request: c.Unattended) -> tuple[str, ...]:
+def orphaned(tx: Transaction, _request: c.FindOrphaned) -> tuple[str, ...]:
     """Name the queues, inboxes left out, that hold messages and have no reader."""
     tx.save()
     holding = [name for name in tx.queues.names() if not name.endswith(b"!") and tx.queues.count(name)]

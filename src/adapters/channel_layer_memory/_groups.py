@@ -82,7 +82,9 @@ class GroupHandlers(InboxHandlers):
 
     def deliver(self, request: c.Deliver, /) -> c.Delivery:
         with self._lock:
-            return self._deliver(request.inbox.name, group_frame(request.group.name, request.riders, request.payload))
+            return self._deliver(
+                request.inbox.name, group_frame(request.group.name, request.extra_recipients, request.payload)
+            )
 
     def prune(self, request: c.Prune, /) -> None:
         with self._lock:
@@ -94,12 +96,12 @@ class GroupHandlers(InboxHandlers):
                     for name in request.others:
                         group.others.pop(name, None)
 
-    def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.GroupMembers:
         with self._lock:
             group = self._group(request.group, self._now())
             if group is None:
-                return c.Roster((), ())
-            return c.Roster(tuple(group.owned), tuple(group.others))
+                return c.GroupMembers((), ())
+            return c.GroupMembers(tuple(group.owned), tuple(group.others))
 
     def touch(self, request: c.Touch, /) -> None:
         """Do nothing: a group that is not used costs memory only, and ends with the process."""

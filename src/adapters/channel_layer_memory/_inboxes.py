@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import flush_frame, marker_frame
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 from channel_layer_memory._state import Handlers, OwnedInbox, append_entry
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ("InboxHandlers",)
 class InboxHandlers(Handlers):
     """What the owner of an inbox asks for, and what others put into it, as `channel_layer.commands` says."""
 
-    def claim(self, request: c.Claim, /) -> c.Claimed:
+    def claim(self, request: c.AcquireLease, /) -> c.LeaseAcquired:
         name = request.inbox.name
         with self._lock:
             now = self._now()
@@ -39,17 +39,17 @@ class InboxHandlers(Handlers):
             for entry in line.entries if line is not None else ():
                 append_entry(inbox, entry.stamp, entry.frame)
                 _count(inbox, entry.frame)
-            return c.Claimed(now, fresh, self._all.epoch, expired)
+            return c.LeaseAcquired(now, fresh, self._all.epoch, expired)
 
-    def renew(self, request: c.Renew, /) -> c.Renewed:
+    def renew(self, request: c.RenewLease, /) -> c.LeaseRenewed:
         with self._lock:
             now = self._now()
-            inbox = self._minted(request.inbox.name)
+            inbox = self._owned(request.inbox.name)
             if inbox is not None:
                 inbox.until = now + self._lease
-            return c.Renewed(now, inbox is not None, self._all.epoch)
+            return c.LeaseRenewed(now, inbox is not None, self._all.epoch)
 
-    def release(self, request: c.Release, /) -> int:
+    def release(self, request: c.ReleaseLease, /) -> int:
         with self._lock:
             inbox = self._all.inboxes.pop(request.inbox.name, None)
             return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
@@ -70,7 +70,7 @@ class InboxHandlers(Handlers):
                         inbox = self._drop_read(request)
                         if inbox is not None and inbox.entries:
                             return
-                        waiter = Receiver(asyncio.get_running_loop())
+                        waiter = ReceiveWaiter(asyncio.get_running_loop())
                         if inbox is not None:  # else it was released, and the read ends when its time is up
                             inbox.readers.append(waiter)
                     await waiter
@@ -83,9 +83,9 @@ class InboxHandlers(Handlers):
             inbox.entries.popleft()
         return inbox
 
-    def give_back(self, request: c.GiveBack, /) -> None:
+    def return_credits(self, request: c.ReturnCredits, /) -> None:
         with self._lock:
-            inbox = self._minted(request.inbox.name)
+            inbox = self._owned(request.inbox.name)
             if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
                 return
             inbox.serial = request.serial
@@ -102,7 +102,7 @@ class InboxHandlers(Handlers):
 
     def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
         with self._lock:
-            return tuple(self._minted(inbox.name) is not None for inbox in request.inboxes)
+            return tuple(self._owned(inbox.name) is not None for inbox in request.inboxes)
 
     # -- flush
 
@@ -117,7 +117,7 @@ class InboxHandlers(Handlers):
             self._all.meters.clear()
             self._all.epoch = request.generation
             self._all.flushed_at = self._now()
-            living = tuple(name for name in list(self._all.inboxes) if self._minted(name) is not None)
+            living = tuple(name for name in list(self._all.inboxes) if self._owned(name) is not None)
             for name, inbox in self._all.inboxes.items():
                 dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
                 inbox.entries.clear()
@@ -130,13 +130,13 @@ class InboxHandlers(Handlers):
 
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
         with self._lock:
-            found = ((name, self._minted(name)) for name in request.inboxes)
+            found = ((name, self._owned(name)) for name in request.inboxes)
             # An inbox has the generation of this flush, of a later one or of a new lease.
             return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
     def acknowledge(self, request: c.Acknowledge, /) -> None:
         with self._lock:
-            inbox = self._minted(request.inbox.name)
+            inbox = self._owned(request.inbox.name)
             if inbox is not None and inbox.generation == request.generation:
                 inbox.flushed = request.generation
 
@@ -144,7 +144,7 @@ class InboxHandlers(Handlers):
 
     def _mark(self, name: str, marker: MembershipMarker) -> bool:
         """Put a marker into an owned inbox, and return whether its owner is alive."""
-        inbox = self._minted(name)
+        inbox = self._owned(name)
         if inbox is None:
             return False
         append_entry(inbox, self._now(), marker_frame(marker))
@@ -152,7 +152,7 @@ class InboxHandlers(Handlers):
 
     def _deliver(self, name: str, frame: bytes) -> c.Delivery:
         """Put the frame of a group message into an owned inbox, if there is room."""
-        inbox = self._minted(name)
+        inbox = self._owned(name)
         if inbox is None:
             return c.Delivery.NO_OWNER
         if len(inbox.entries) >= self._rules.inbox_capacity:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 from channel_layer_memory._state import Handlers, append_entry, wake_next
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class QueueHandlers(Handlers):
         frame = message_frame(request.channel.name, request.payload)
         with self._lock:
             now = self._now()
-            inbox = self._minted(request.channel.queue.name)
+            inbox = self._owned(request.channel.queue.name)
             if inbox is not None:
                 unread = inbox.unread.get(request.channel.name, 0)
                 if unread >= request.capacity or len(inbox.entries) >= self._rules.inbox_capacity:
@@ -35,12 +35,12 @@ class QueueHandlers(Handlers):
                 inbox.unread[request.channel.name] = unread + 1
                 append_entry(inbox, now, frame)
                 return c.Pushed(accepted=True, expired=0)
-            if request.if_attended and not self._has_reader(request.channel.queue.name, now):
+            if request.if_registered and not self._has_reader(request.channel.queue.name, now):
                 left = self._all.lines.get(request.channel.queue.name)
                 orphaned = len(left.entries) if left is not None else 0
-                return c.Pushed(accepted=False, expired=0, unattended=orphaned)
+                return c.Pushed(accepted=False, expired=0, orphaned=orphaned)
             if request.to_member and self._unread_expired(request.channel, now):
-                return c.Pushed(accepted=False, expired=0, lapsed=True)
+                return c.Pushed(accepted=False, expired=0, unread_expired=True)
             line = self._line(request.channel.queue.name)
             expired = 0
             if len(line.entries) >= request.capacity:
@@ -54,7 +54,7 @@ class QueueHandlers(Handlers):
             wake_next(line)
             return c.Pushed(accepted=True, expired=expired)
 
-    def forgive(self, request: c.Forgive, /) -> None:
+    def clear_unread(self, request: c.ClearUnread, /) -> None:
         with self._lock:
             name = request.channel.queue.name
             channels = self._all.unread.get(name, {})
@@ -66,14 +66,14 @@ class QueueHandlers(Handlers):
         with self._lock:
             now = self._now()
             if request.queue.kind is Kind.INBOX:
-                if self._minted(name) is not None or name in self._all.parents:
-                    return c.Popped((), 0, now, self._all.epoch, minted=True)
+                if self._owned(name) is not None or name in self._all.parents:
+                    return c.Popped((), 0, now, self._all.epoch, owned=True)
                 claimant, until = self._all.claims.get(name, (request.claimant, now))
                 if claimant != request.claimant and until > now:
                     return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
                 self._all.claims[name] = (request.claimant, now + self._lease)
-            elif request.attend:
-                self._all.attending.setdefault(name, {})[request.claimant] = now + request.attend
+            elif request.register:
+                self._all.registered.setdefault(name, {})[request.claimant] = now + request.register
             line = self._line(name)
             expired = self._expire(line, now)
             count = min(request.count, len(line.entries))
@@ -92,9 +92,9 @@ class QueueHandlers(Handlers):
             wake_next(line)
             return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
 
-    def unclaim(self, request: c.Unclaim, /) -> None:
+    def release_claim(self, request: c.ReleaseClaim, /) -> None:
         with self._lock:
-            self._all.attending.get(request.inbox.name, {}).pop(request.claimant, None)
+            self._all.registered.get(request.inbox.name, {}).pop(request.claimant, None)
             claim = self._all.claims.get(request.inbox.name)
             if claim is not None and claim[0] == request.claimant:
                 del self._all.claims[request.inbox.name]
@@ -106,7 +106,7 @@ class QueueHandlers(Handlers):
             if line.wakeup_due:
                 line.wakeup_due = False
                 return
-            waiter = Receiver(asyncio.get_running_loop())
+            waiter = ReceiveWaiter(asyncio.get_running_loop())
             line.waiters.append(waiter)
         done = False
         try:
@@ -122,7 +122,7 @@ class QueueHandlers(Handlers):
                     wake_next(line)
                 self._remove_if_idle(name)
 
-    def unattended(self, _request: c.Unattended, /) -> tuple[str, ...]:
+    def orphaned(self, _request: c.FindOrphaned, /) -> tuple[str, ...]:
         with self._lock:
             now = self._now()
             filled = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
@@ -151,7 +151,7 @@ class QueueHandlers(Handlers):
     def pending(self, request: c.Pending, /) -> int:
         name = request.channel.name
         with self._lock:
-            inbox = self._minted(request.channel.queue.name)
+            inbox = self._owned(request.channel.queue.name)
             prefix = message_frame(name, b"")
             if inbox is not None:
                 return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
@@ -189,7 +189,7 @@ class QueueHandlers(Handlers):
             begins: what the frames of these messages begin with.
             now: the store's clock.
         """
-        inbox = self._minted(name)
+        inbox = self._owned(name)
         if inbox is not None:
             count = sum(unread for channel, unread in inbox.unread.items() if _is_for(channel, begins))
             stamps = [stamp for _, stamp, frame in inbox.entries if frame.startswith(begins)]
@@ -212,11 +212,11 @@ class QueueHandlers(Handlers):
 
     def _has_reader(self, name: str, now: float) -> bool:
         """Whether a queue has a registered reader; forget the registrations that have ended."""
-        readers = self._all.attending.get(name, {})
+        readers = self._all.registered.get(name, {})
         for reader in [reader for reader, until in readers.items() if until <= now]:
             del readers[reader]
         if not readers:
-            self._all.attending.pop(name, None)
+            self._all.registered.pop(name, None)
         return bool(readers)
 
     def _remove_if_idle(self, name: str) -> None:

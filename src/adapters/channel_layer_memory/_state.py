@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.mailbox import Waiter
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
-    from channel_layer.runtime.wakeups import Receiver
+    from channel_layer.runtime.wakeups import ReceiveWaiter
 
 __all__ = (
     "Group",
@@ -65,7 +65,7 @@ class OwnedInbox:
     unread: dict[str, int] = field(default_factory=dict[str, int])
     serial: int = 0
     flushed: str = ""
-    readers: deque[Receiver] = field(default_factory=deque["Receiver"])
+    readers: deque[ReceiveWaiter] = field(default_factory=deque["ReceiveWaiter"])
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class MemoryState:
         self.inboxes = {}
         self.claims: dict[str, tuple[str, float]] = {}
         """By inbox, its claimant and when the claim ends."""
-        self.attending: dict[str, dict[str, float]] = {}
+        self.registered: dict[str, dict[str, float]] = {}
         """By queue, its registered readers and when each registration ends."""
         self.groups: dict[str, Group] = {}
         self.version: int = 0
@@ -170,7 +170,7 @@ class Handlers:
             line = self._all.lines[name] = PoppedQueue()
         return line
 
-    def _minted(self, name: str) -> OwnedInbox | None:
+    def _owned(self, name: str) -> OwnedInbox | None:
         """Return an owned inbox, unless its lease has ended."""
         inbox = self._all.inboxes.get(name)
         if inbox is not None and inbox.until <= self._now():

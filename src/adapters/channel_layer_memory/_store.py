@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.ports import Capabilities
-from channel_layer.runtime.threads import Alarm
+from channel_layer.runtime.threads import ThreadEvent
 from channel_layer.stores.wrapper import execute_each, execute_each_blocking
 from channel_layer_memory._groups import GroupHandlers
 from channel_layer_memory._queues import QueueHandlers
@@ -32,7 +32,7 @@ R = TypeVar("R")
 class MemoryBackend(MemoryState):
     """One shared state for the stores of all event loops and threads of this process."""
 
-    capabilities: Capabilities = Capabilities(attends=True)
+    capabilities: Capabilities = Capabilities(registers_readers=True)
     identities: tuple[str, ...] = ("memory",)
     connects: bool = False
 
@@ -58,11 +58,11 @@ class MemoryStore(QueueHandlers, GroupHandlers):
         self._handlers: Mapping[type, Callable[[Any], Any]] = {
             c.Acknowledge: self.acknowledge,
             c.Alive: self.alive,
-            c.Claim: self.claim,
+            c.AcquireLease: self.claim,
             c.Deliver: self.deliver,
             c.Flush: self.flush,
-            c.Forgive: self.forgive,
-            c.GiveBack: self.give_back,
+            c.ClearUnread: self.clear_unread,
+            c.ReturnCredits: self.return_credits,
             c.Join: self.join,
             c.Leave: self.leave,
             c.Mark: self.mark,
@@ -74,14 +74,14 @@ class MemoryStore(QueueHandlers, GroupHandlers):
             c.Push: self.push,
             c.PutBack: self.put_back,
             c.Read: self.read,
-            c.Release: self.release,
-            c.Renew: self.renew,
+            c.ReleaseLease: self.release,
+            c.RenewLease: self.renew,
             c.Report: self.report,
             c.Reported: self.reported,
             c.Survey: self.survey,
             c.Touch: self.touch,
-            c.Unattended: self.unattended,
-            c.Unclaim: self.unclaim,
+            c.FindOrphaned: self.orphaned,
+            c.ReleaseClaim: self.release_claim,
             c.Unflushed: self.unflushed,
         }
 
@@ -152,7 +152,7 @@ class _Waiting:
         self.seconds: Final = request.block
         self._store = store
         self._queues = request.queues
-        self._event = Alarm()
+        self._event = ThreadEvent()
         for queue in request.queues:
             store.add_waiter(queue.name, self._event)
 

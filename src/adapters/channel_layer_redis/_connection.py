@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import hiredis
 
 from channel_layer.errors import StoreError
-from channel_layer.runtime.wakeups import Prompt, go_on
+from channel_layer.runtime.wakeups import InlineFuture, resume_all
 from channel_layer_redis._errors import connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._greeting import greeting, read_greeting
 from channel_layer_redis._packing import pack
@@ -61,14 +61,14 @@ class _MergedCommand:
         self._command = command
         self._label = label
         self._parts: list[bytes] = []
-        self._futures: list[Prompt] = []
+        self._futures: list[InlineFuture] = []
         self._room = _MERGED_BYTES
 
     def takes(self, command: MergeableCommand, part: bytes) -> bool:
         """Whether a request with this command in common can be added."""
         return self._command is command and len(part) <= self._room and len(self._parts) < _MERGED_PARTS
 
-    def add(self, part: bytes, future: Prompt) -> None:
+    def add(self, part: bytes, future: InlineFuture) -> None:
         """Add a request: its packed arguments, and the future that gets its part of the reply."""
         self._room -= len(part)
         self._parts.append(part)
@@ -89,7 +89,7 @@ class _MergedCommand:
             if not future.done():
                 future.set_exception(error)
 
-    def share(self, reply: object) -> list[Prompt]:
+    def share(self, reply: object) -> list[InlineFuture]:
         """Set the results of the futures, and return them; a single request gets the whole reply."""
         futures = self._futures
         parts = [reply] if len(futures) == 1 else reply
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
-        self._waiting: deque[tuple[asyncio.Future[object] | Prompt | _MergedCommand, float]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[object] | InlineFuture | _MergedCommand, float]] = deque()
         self._out: list[bytes | _MergedCommand] = []
         self._batched = 0.0
         """The time of the first of these, at most one tick of the event loop ago."""
@@ -158,16 +158,16 @@ class Connection(asyncio.Protocol):
         self._begin(command, future, limit, now=False)
         return future
 
-    def send_inline(self, command: bytes, *, limit: float | None = None) -> Prompt:
+    def send_inline(self, command: bytes, *, limit: float | None = None) -> InlineFuture:
         """Send a packed command for a task that resumes as soon as the reply is parsed, without a turn of the loop.
 
         If the connection is idle, the command is written at once, since the task has nothing else to do.
         """
-        future = Prompt(self._loop)
+        future = InlineFuture(self._loop)
         self._begin(command, future, limit, now=True)
         return future
 
-    def send_merged(self, command: MergeableCommand, part: bytes, *, limit: float | None = None) -> Prompt:
+    def send_merged(self, command: MergeableCommand, part: bytes, *, limit: float | None = None) -> InlineFuture:
         """Send a request that is merged with the ones just before it into one command, if they have it in common.
 
         Else it is sent as by `send_inline`.
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
             part: the packed arguments of this one.
             limit: seconds that it may take, as with `call`; that of the first request counts for all merged ones.
         """
-        future = Prompt(self._loop)
+        future = InlineFuture(self._loop)
         if not self.open:
             future.set_exception(self._gone("not_sent"))
         elif not self._waiting and not self._gathering:
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         return future
 
     def _begin(
-        self, command: bytes, answer: asyncio.Future[object] | Prompt, limit: float | None, *, now: bool
+        self, command: bytes, answer: asyncio.Future[object] | InlineFuture, limit: float | None, *, now: bool
     ) -> None:
         if not self.open:
             answer.set_exception(self._gone("not_sent"))
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
     def _put(
         self,
         command: bytes | _MergedCommand,
-        answer: asyncio.Future[object] | Prompt | _MergedCommand,
+        answer: asyncio.Future[object] | InlineFuture | _MergedCommand,
         limit: float | None,
         *,
         now: bool,
@@ -321,7 +321,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Match replies with commands; called by asyncio."""
         reader, waiting = self._reader, self._waiting
-        prompts: list[Prompt] = []
+        prompts: list[InlineFuture] = []
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
@@ -330,7 +330,7 @@ class Connection(asyncio.Protocol):
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     answer.set_exception(self._refusal(str(reply)))
-                elif isinstance(answer, Prompt):
+                elif isinstance(answer, InlineFuture):
                     answer.set_result(reply)
                     prompts.append(answer)
                 elif isinstance(answer, _MergedCommand):
@@ -346,7 +346,7 @@ class Connection(asyncio.Protocol):
         if prompts:
             self._gathering, self._gathered = True, 0
             try:
-                go_on(prompts)
+                resume_all(prompts)
             finally:
                 self._gathering = False
                 if self._out:

@@ -178,9 +178,9 @@ def _is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
 
 def _fault(value: object, depth: int) -> tuple[str, str] | None:
     """Find the first thing in *value* that no message may hold; return its path within *value*, and the reason."""
+    if depth == _MAX_DEPTH and (_is_dict(value) or _is_list(value)):
+        return "", _TOO_DEEP
     if _is_dict(value):
-        if depth == _MAX_DEPTH:
-            return "", _TOO_DEEP
         for key, item in value.items():
             if not isinstance(key, str):
                 return "", f"the key {key!r:.80} is {_kind(key)}; keys are str"
@@ -191,8 +191,6 @@ def _fault(value: object, depth: int) -> tuple[str, str] | None:
         fits = _INT_MIN <= value <= _INT_MAX
         return None if fits else ("", "an int that does not fit in 64 bits signed; send it as str")
     if _is_list(value):
-        if depth == _MAX_DEPTH:
-            return "", _TOO_DEEP
         if _SIMPLE.issuperset(map(type, value)):  # runs in C: long lists of floats are common
             return None
         for place, item in enumerate(value):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.names import Queue
 
-__all__ = ("Counts", "Ledger", "Reason", "Statistics", "Tally")
+__all__ = ("Counters", "Counts", "PendingCounts", "Reason", "Statistics")
 
 Reason = Literal[
     "closed", "expired", "flushed", "full", "inbox_full", "invalid", "store_lost", "unauthentic", "undecodable"
@@ -102,7 +102,7 @@ class Statistics:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-class Tally:
+class PendingCounts:
     """Counts of messages put into queues, and refused, that have not been reported to the store. Not thread-safe.
 
     Up to 1000 queues are counted separately; further ones only in the total.
@@ -150,7 +150,7 @@ class Tally:
         return tuple((family, messages, refused) for family, (messages, refused) in counts.items())
 
 
-class Ledger:
+class Counters:
     """The counters of one layer object. Not thread-safe: the caller holds the layer's lock."""
 
     __slots__ = (
@@ -161,9 +161,9 @@ class Ledger:
         "delivered",
         "dropped",
         "expanded",
+        "pending_counts",
         "refused",
         "sent",
-        "tally",
     )
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Ledger:
         self.expanded: int = 0
         self.delivered: int = 0
         self.dropped: Counter[Reason] = Counter()
-        self.tally: Tally = Tally()
+        self.pending_counts: PendingCounts = PendingCounts()
         self._worst: Counter[str] = Counter()
         self._unsaid: Counter[Reason] = Counter()
         self._warned_at: float | None = None

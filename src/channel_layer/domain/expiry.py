@@ -9,10 +9,10 @@ Source: Cristian, "Probabilistic clock synchronization" (1989).
 from __future__ import annotations
 
 __all__ = (
-    "ATTENDANCE",
     "COUNTS_LIFETIME",
     "GROUP_KEYS_LIFETIME",
     "LEASE_FACTOR",
+    "REGISTRATION",
     "RENEWALS_PER_EXPIRY",
     "StoreClock",
     "counts_lifetimes",
@@ -26,7 +26,7 @@ LEASE_FACTOR = 1.5
 RENEWALS_PER_EXPIRY = 2
 """How often an owner renews its lease in each ``expiry``."""
 
-ATTENDANCE = 0.5
+REGISTRATION = 0.5
 """For how long a process that has popped a queue is registered as its reader, as a share of ``expiry``. A message that
 comes in that time, for a reader that does not return, has as long again to be found by another process."""
 

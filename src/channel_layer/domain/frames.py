@@ -76,12 +76,13 @@ class GroupFrame:
 
     Attributes:
         group: the group's name.
-        riders: extra recipients: full names of members in this inbox that the inbox's owner did not add itself.
+        extra_recipients: extra recipients: full names of members in this inbox that the inbox's owner did not add
+            itself.
         payload: the encoded message.
     """
 
     group: str
-    riders: tuple[str, ...]
+    extra_recipients: tuple[str, ...]
     payload: bytes
 
 
@@ -121,10 +122,10 @@ def message_frame(channel: str, payload: bytes) -> bytes:
     return b"m%c%b%b" % (len(name), name, payload)
 
 
-def group_frame(group: str, riders: Iterable[str], payload: bytes) -> bytes:
+def group_frame(group: str, extra_recipients: Iterable[str], payload: bytes) -> bytes:
     """Address a payload to the members of a group that belong to one inbox."""
     name = group.encode("ascii")
-    names = "\n".join(riders).encode("ascii")
+    names = "\n".join(extra_recipients).encode("ascii")
     return b"g%c%b%b%b%b" % (len(name), name, len(names).to_bytes(4, "big"), names, payload)
 
 
@@ -177,8 +178,8 @@ def read_group(frame: bytes) -> GroupFrame:
     end = place + 4 + int.from_bytes(frame[place : place + 4], "big")
     if end > len(frame):
         raise BadFrame("a group frame is cut short")
-    riders = _ascii(frame[place + 4 : end])
-    return GroupFrame(group, tuple(riders.split("\n")) if riders else (), frame[end:])
+    extra_recipients = _ascii(frame[place + 4 : end])
+    return GroupFrame(group, tuple(extra_recipients.split("\n")) if extra_recipients else (), frame[end:])
 
 
 def read_marker(frame: bytes) -> MembershipMarker:

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from channel_layer.domain.capacity import CapacityTable
-    from channel_layer.domain.counters import Ledger, Reason
+    from channel_layer.domain.counters import Counters, Reason
     from channel_layer.domain.mailbox import Waiter
     from channel_layer.domain.names import Queue
 
-__all__ = ("Credits", "Inbox")
+__all__ = ("CreditBatch", "Inbox")
 
 
 @dataclass(frozen=True, slots=True)
-class Credits:
+class CreditBatch:
     """Credits to return to the store: how many messages of each channel were taken or dropped.
 
     Attributes:
@@ -54,7 +54,7 @@ class Inbox:
         queue: the inbox.
         shard: the shard that keeps it.
         capacity: the capacities of its channels.
-        ledger: where losses are counted.
+        counters: where losses are counted.
         expiry: seconds that a message may wait unread.
         group_expiry: seconds that a membership lasts after it was last made; None: it does not end by itself.
 
@@ -66,9 +66,9 @@ class Inbox:
         generation: the claim, or the later flush, that credits are counted from; "" while there is no lease.
         epoch: the last flush that is known.
         flushed: a flush that has been applied, or a lease taken after one, and has to be acknowledged.
-        due_here: a flush that has been applied, and has to be carried out on the local store, too.
+        due_locally: a flush that has been applied, and has to be carried out on the local store, too.
         unannounced: the store may have lost memberships of this inbox, and has not been told all of them again.
-        owed: credits to return, by channel.
+        credits: credits to return, by channel.
         returning: credits that are being returned; repeated unchanged until the store is known to have received them.
     """
 
@@ -77,7 +77,7 @@ class Inbox:
         queue: Queue,
         shard: int,
         capacity: CapacityTable,
-        ledger: Ledger,
+        counters: Counters,
         expiry: float,
         group_expiry: float | None,
     ) -> None:
@@ -92,17 +92,17 @@ class Inbox:
         self.generation: str = ""
         self.epoch: str = ""
         self.flushed: str | None = None
-        self.due_here: str | None = None
+        self.due_locally: str | None = None
         self.unannounced: bool = False
-        self.owed: dict[str, int] = {}
-        self.returning: Credits | None = None
+        self.credits: dict[str, int] = {}
+        self.returning: CreditBatch | None = None
         self._addressed: dict[bytes, Mailbox] = {}
         """Mailboxes to which messages have come, by the head of the frames of their messages."""
         self._serial = 0
         self._capacity = capacity
-        self._ledger = ledger
+        self._counters = counters
         self._expiry = expiry
-        self._lapsed: set[str] = set()
+        self._unread_expired: set[str] = set()
         """Channels with a message that expired unread since they joined, whose memberships have to end."""
 
     # -- mailboxes
@@ -119,18 +119,18 @@ class Inbox:
         items = box.items
         if items and items[0].deadline <= now:
             self._expire(box, now)
-            box.lapsed_at = -math.inf  # the channel has a reader, if a late one
+            box.unread_expired_at = -math.inf  # the channel has a reader, if a late one
         box.used_at = now
         if promised:  # as `Mailbox.take` does, without a call
             box.promised -= 1
         if len(items) <= box.promised:
             return None
         item = items.popleft()
-        self._ledger.delivered += 1
+        self._counters.delivered += 1
         if item.group:
             box.grouped -= 1
         else:
-            self._owe(box.name, 1)
+            self._add_credits(box.name, 1)
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
@@ -140,17 +140,17 @@ class Inbox:
             self._list(box)  # messages that come while a receiver waits are not listed
         return list(box.promise())
 
-    def return_places(self) -> Credits | None:
+    def credit_batch(self) -> CreditBatch | None:
         """Return the credits to send to the store: those that it may not have received, or else new ones, if any."""
         if not self.generation:
             return None  # the lease is being acquired again, and the store counts anew
         if self.returning is None or self.returning.generation != self.generation:
             self.returning = None
-            if self.owed:
+            if self.credits:
                 self._serial += 1
-                places = tuple(self.owed.items())
-                self.owed.clear()
-                self.returning = Credits(self.generation, self._serial, places)
+                places = tuple(self.credits.items())
+                self.credits.clear()
+                self.returning = CreditBatch(self.generation, self._serial, places)
         return self.returning
 
     @property
@@ -160,12 +160,12 @@ class Inbox:
 
     def urgent(self, box: Mailbox) -> bool:
         """Return whether the credits of a channel reach a quarter of its capacity, so that senders need them now."""
-        return _are_many(self.owed.get(box.name, 0), box.capacity)
+        return _are_many(self.credits.get(box.name, 0), box.capacity)
 
     @property
     def pressed(self) -> bool:
         """Whether the credits of any channel are urgent; see `urgent`."""
-        return any(_are_many(places, self._capacity.of(name)) for name, places in self.owed.items())
+        return any(_are_many(places, self._capacity.of(name)) for name, places in self.credits.items())
 
     def held(self) -> tuple[tuple[str, int], ...]:
         """Return how many direct messages wait in each mailbox."""
@@ -190,12 +190,12 @@ class Inbox:
                 del self.waiting[box.name]
             elif box.items[0].deadline <= now:
                 self._expire(box, now)
-                self._lapsed.add(box.name)
+                self._unread_expired.add(box.name)
         ending: list[tuple[str, str, int]] = []
-        for name in list(self._lapsed):
+        for name in list(self._unread_expired):
             member = self.boxes.get(name)
             if member is None or member.kept or not member.groups:
-                self._lapsed.discard(name)
+                self._unread_expired.discard(name)
             else:
                 ending += [(group, name, self.groups.latest(group)) for group in member.groups]
         return ending
@@ -203,7 +203,7 @@ class Inbox:
     def forget(self, now: float) -> None:
         """Forget mailboxes that were not used for ``expiry`` seconds, and old versions of members that have left."""
         for box in list(self.boxes.values()):
-            used_at = max(box.used_at, box.lapsed_at)  # a marker from before that time may still come
+            used_at = max(box.used_at, box.unread_expired_at)  # a marker from before that time may still come
             if box.idle and not (box.groups or box.kept) and now - used_at >= self._expiry:
                 del self.boxes[box.name]
                 self._addressed.pop(frames.message_frame(box.name, b""), None)
@@ -214,24 +214,24 @@ class Inbox:
         for box in self.boxes.values():
             dropped = box.clear()
             if dropped:
-                self._ledger.drop(reason, box.name, dropped)
+                self._counters.drop(reason, box.name, dropped)
         for box in self.waiting.values():
             box.listed = False
         self.waiting.clear()
-        self.owed.clear()
-        self._lapsed.clear()
+        self.credits.clear()
+        self._unread_expired.clear()
 
     def _expire(self, box: Mailbox, now: float) -> None:
         before = len(box.items)
         direct = box.expire(now)
         dropped = before - len(box.items)
         if dropped:
-            self._ledger.drop("expired", box.name, dropped)
+            self._counters.drop("expired", box.name, dropped)
         if direct:
-            self._owe(box.name, direct)
+            self._add_credits(box.name, direct)
 
-    def _owe(self, name: str, places: int) -> None:
-        self.owed[name] = self.owed.get(name, 0) + places
+    def _add_credits(self, name: str, places: int) -> None:
+        self.credits[name] = self.credits.get(name, 0) + places
 
     # -- what is read from the store
 
@@ -287,13 +287,13 @@ class Inbox:
                 else:
                     raise frames.BadFrame("unknown kind of frame")
             except frames.BadFrame:
-                self._ledger.drop("undecodable", self.queue.name)
+                self._counters.drop("undecodable", self.queue.name)
         return wake
 
     def _expand(self, frame: frames.GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
         members = self.groups.members(frame.group, stamp)
         item = Item(stamp + lifetime, frame.payload, frame.group, None)
-        full = self._ledger.dropped["full"]
+        full = self._counters.dropped["full"]
         for member in members.values():
             box = member.box
             if box.grouped >= box.capacity and not self._room(box, now):
@@ -307,7 +307,7 @@ class Inbox:
                 box.promised += 1
                 wake.append(box.waiters.popleft())
         count = len(members)
-        for name in frame.riders:
+        for name in frame.extra_recipients:
             if name in members:
                 continue
             count += 1
@@ -317,9 +317,9 @@ class Inbox:
             box.put(item)
             self._list(box)
             wake.extend(box.promise())
-        self._ledger.expanded += count
-        if accepted := count + full - self._ledger.dropped["full"]:
-            self._ledger.tally.add(self.queue.name, accepted)
+        self._counters.expanded += count
+        if accepted := count + full - self._counters.dropped["full"]:
+            self._counters.pending_counts.add(self.queue.name, accepted)
 
     def _list(self, box: Mailbox) -> None:
         box.listed = True
@@ -330,10 +330,10 @@ class Inbox:
         before = len(box.items)
         self._expire(box, now)
         if len(box.items) < before:
-            self._lapsed.add(box.name)
+            self._unread_expired.add(box.name)
         if box.grouped < box.capacity:
             return True
-        self._ledger.drop("full", box.name)
+        self._counters.drop("full", box.name)
         return False
 
     def _change(self, marker: frames.MembershipMarker, stamp: float, marked: float, now: float) -> None:
@@ -352,10 +352,10 @@ class Inbox:
             return
         box = self.box(marker.member, now)
         self._expire(box, now)
-        if box.lapsed_at > marked:
-            self._lapsed.add(marker.member)
+        if box.unread_expired_at > marked:
+            self._unread_expired.add(marker.member)
         else:  # messages that expired before the channel joined do not end this membership
-            self._lapsed.discard(marker.member)
+            self._unread_expired.discard(marker.member)
         self.groups.join(marker, box, stamp - marker.age / 1000)
 
     def _flush(self, generation: str) -> None:
@@ -365,7 +365,7 @@ class Inbox:
         self.groups.clear()
         self.generation = generation
         self.epoch = generation
-        self.flushed = self.due_here = generation
+        self.flushed = self.due_locally = generation
 
     # -- what the store confirmed, and is told again
 

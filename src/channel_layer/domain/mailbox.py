@@ -56,7 +56,7 @@ class Mailbox:
         groups: names of the groups that the channel is in, as far as the owner knows.
         listed: it is among `Inbox.waiting`.
         kept: a subscription uses it, so messages that expire unread do not end its memberships.
-        lapsed_at: local time, in seconds, at which a message last expired unread.
+        unread_expired_at: local time, in seconds, at which a message last expired unread.
         used_at: local time, in seconds, at which a ``receive()`` last took a message or ended.
     """
 
@@ -66,10 +66,10 @@ class Mailbox:
         "groups",
         "items",
         "kept",
-        "lapsed_at",
         "listed",
         "name",
         "promised",
+        "unread_expired_at",
         "used_at",
         "waiters",
     )
@@ -84,7 +84,7 @@ class Mailbox:
         self.groups: set[str] = set()
         self.listed: bool = False
         self.kept: bool = False
-        self.lapsed_at: float = -math.inf
+        self.unread_expired_at: float = -math.inf
         self.used_at: float = now
 
     @property
@@ -123,7 +123,7 @@ class Mailbox:
         items, direct = self.items, 0
         while items and items[0].deadline <= now:
             item = items.popleft()
-            self.lapsed_at = item.deadline
+            self.unread_expired_at = item.deadline
             if item.group:
                 self.grouped -= 1
             else:

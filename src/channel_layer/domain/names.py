@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from channel_layer.errors import InvalidName
 
-__all__ = ("LOCAL_LENGTH", "MAX_NAME_LENGTH", "ChannelName", "GroupName", "Kind", "Queue", "minted_inbox", "queue_name")
+__all__ = ("LOCAL_LENGTH", "MAX_NAME_LENGTH", "ChannelName", "GroupName", "Kind", "Queue", "owned_inbox", "queue_name")
 
 MAX_NAME_LENGTH = 100
 """Characters. The specification says "at least 100 bytes"; 100 is allowed here, 101 is not."""
@@ -153,7 +153,7 @@ def queue_name(channel: str) -> str:
     return head + bang
 
 
-def minted_inbox(prefix: object, client: str) -> Queue:
+def owned_inbox(prefix: object, client: str) -> Queue:
     """Return the inbox of one process, ``<prefix>.<client>!``.
 
     Args:

@@ -9,28 +9,28 @@ from channel_layer.domain.names import Kind
 
 if TYPE_CHECKING:
     from channel_layer.domain.capacity import CapacityTable
-    from channel_layer.domain.counters import Ledger
+    from channel_layer.domain.counters import Counters
     from channel_layer.domain.mailbox import Item, Waiter
     from channel_layer.domain.names import Queue
 
-__all__ = ("Tap",)
+__all__ = ("QueueBuffer",)
 
 
-class Tap:
+class QueueBuffer:
     """One queue that no process owns, as one of its readers sees it. Messages are popped only for waiting receivers.
 
     Args:
         queue: a normal or single-reader channel, or an inbox that is claimed by receiving from it.
         capacity: the capacities of its channels.
-        ledger: where losses are counted.
+        counters: where losses are counted.
     """
 
-    def __init__(self, queue: Queue, capacity: CapacityTable, ledger: Ledger) -> None:
+    def __init__(self, queue: Queue, capacity: CapacityTable, counters: Counters) -> None:
         self.queue: Queue = queue
         self.boxes: dict[str, Mailbox] = {}
         self.epoch: str = ""
         self._capacity = capacity
-        self._ledger = ledger
+        self._counters = counters
 
     def box(self, name: str, now: float) -> Mailbox:
         """Return the mailbox of a channel; create it if there is none."""
@@ -47,7 +47,7 @@ class Tap:
             return None  # it may have been flushed: the consumer asks the store before it promises messages
         item = box.take(promised=promised)
         if item is not None:
-            self._ledger.delivered += 1
+            self._counters.delivered += 1
         return item
 
     def abandon(self, box: Mailbox, waiter: Waiter) -> list[Waiter]:
@@ -60,7 +60,7 @@ class Tap:
         before = len(box.items)
         box.expire(now)
         if before > len(box.items):
-            self._ledger.drop("expired", box.name, before - len(box.items))
+            self._counters.drop("expired", box.name, before - len(box.items))
 
     def forget(self, now: float, after: float) -> None:
         """Forget mailboxes that have not been used for *after* seconds."""

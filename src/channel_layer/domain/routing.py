@@ -33,19 +33,19 @@ class Side(Enum):
 
 
 @cache
-def side(kind: Kind, otherwise: NoLocalReaderOption, *, attended: bool, to_member: bool = False) -> Side:
+def side(kind: Kind, otherwise: NoLocalReaderOption, *, registered: bool, to_member: bool = False) -> Side:
     """Return which store a message goes to.
 
     Args:
         kind: the kind of its queue. Only a normal channel may have readers on this machine: the one reader of a
             single-reader or process-specific channel may be on any machine.
         otherwise: what to do if the queue has no reader on this machine.
-        attended: whether it has one.
+        registered: whether it has one.
         to_member: whether the message goes to a member of a group, for which there is no error.
     """
     if kind is not Kind.NORMAL:
         return Side.REMOTE
-    if attended or otherwise == "queue":
+    if registered or otherwise == "queue":
         return Side.LOCAL
     return Side.REMOTE if otherwise == "remote" or to_member else Side.NEITHER
 

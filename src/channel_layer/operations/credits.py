@@ -36,10 +36,10 @@ def return_one_batch(state: LayerState, inbox: Inbox) -> Operation[bool]:
         StoreError: it may not have heard of it; the same batch comes first the next time.
     """
     with state.lock:
-        batch = inbox.return_places()
+        batch = inbox.credit_batch()
     if batch is None:
         return False
-    yield from execute(c.GiveBack(inbox.shard, inbox.queue, batch.generation, batch.serial, batch.places))
+    yield from execute(c.ReturnCredits(inbox.shard, inbox.queue, batch.generation, batch.serial, batch.places))
     with state.lock:
         if inbox.returning is batch:
             inbox.returning = None

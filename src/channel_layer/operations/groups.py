@@ -40,10 +40,10 @@ class SentToGroup:
     """What became of a group message.
 
     Attributes:
-        others: for each member that got it as a message of its own, in a queue outside any minted inbox, the family of
+        others: for each member that got it as a message of its own, in a queue outside any owned inbox, the family of
             that queue.
-        full: members outside any minted inbox whose channel had no room.
-        inbox_full: minted inboxes that had no room.
+        full: members outside any owned inbox whose channel had no room.
+        inbox_full: owned inboxes that had no room.
         expired: (channel, old messages that made room).
     """
 
@@ -64,17 +64,17 @@ def group_send(
 
 
 def _count(state: LayerState, sent: SentToGroup) -> None:
-    ledger = state.ledger
+    counters = state.counters
     with state.lock:
-        ledger.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
+        counters.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
         for family in sent.others:
-            ledger.tally.add(family, 1)
+            counters.pending_counts.add(family, 1)
         for member in sent.full:
-            ledger.drop("full", member)
+            counters.drop("full", member)
         for inbox in sent.inbox_full:
-            ledger.drop("inbox_full", inbox)
+            counters.drop("inbox_full", inbox)
         for member, count in sent.expired:
-            ledger.drop("expired", member, count)
+            counters.drop("expired", member, count)
 
 
 def publish(
@@ -110,12 +110,12 @@ def publish(
         if isinstance(outcome, Exception):
             raise outcome
         sent.append((member, outcome))
-    unread = tuple(member.name for member, outcome in sent if outcome.lapsed)
+    unread = tuple(member.name for member, outcome in sent if outcome.unread_expired)
     if in_inboxes.dead or unread:
         yield from execute(c.Prune(shard, group, found.version, in_inboxes.dead, unread))
     return SentToGroup(
         others=tuple(member.queue.family for member, outcome in sent if outcome.accepted),
-        full=tuple(member.name for member, outcome in sent if not (outcome.accepted or outcome.lapsed)),
+        full=tuple(member.name for member, outcome in sent if not (outcome.accepted or outcome.unread_expired)),
         inbox_full=in_inboxes.full,
         expired=tuple((member.name, outcome.expired) for member, outcome in sent if outcome.expired),
     )
@@ -223,7 +223,7 @@ def join(
         routes: where things are.
         group: the group.
         channel: the member; any valid channel.
-        owned: the caller owns the channel's minted inbox.
+        owned: the caller owns the channel's owned inbox.
         age: seconds ago that it joined, for a membership that is restored.
         restore: announce again what the store may have lost.
 
@@ -234,7 +234,7 @@ def join(
     home = routes.ring.queue(channel.queue)
     mark = channel.queue.kind is Kind.INBOX and home == shard
     if not owned:  # first: else a message to the group could meet what was, and remove the new member for it
-        yield from execute_all(c.Forgive(place, channel) for place in routes.shards(channel.queue))
+        yield from execute_all(c.ClearUnread(place, channel) for place in routes.shards(channel.queue))
     command = c.Join(shard, group, channel, owned=owned, age=age, restore=restore, mark=mark)
     changed = yield from execute(command)
     if changed.owned and changed.applied:
@@ -272,14 +272,14 @@ def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | 
 
 def group_channels(routes: Routes, group: GroupName) -> Operation[list[str]]:
     """List the members of a group, but for those whose owner is dead."""
-    roster = yield from execute(c.Members(routes.ring.group(group), group))
+    members = yield from execute(c.Members(routes.ring.group(group), group))
     inboxes: dict[str, Queue] = {}
-    for name in roster.owned:
+    for name in members.owned:
         queue = ChannelName.parse(name).queue
         inboxes[queue.name] = queue
     alive = yield from _living(routes, inboxes.values())
-    owned = [name for name in roster.owned if ChannelName.parse(name).queue.name in alive]
-    return sorted({*owned, *roster.others})
+    owned = [name for name in members.owned if ChannelName.parse(name).queue.name in alive]
+    return sorted({*owned, *members.others})
 
 
 def _living(routes: Routes, inboxes: Iterable[Queue]) -> Operation[set[str]]:

@@ -58,7 +58,7 @@ def renew_lease(state: LayerState, inbox: Inbox) -> Operation[Renewal]:
         StoreError: the store could not be reached.
     """
     sent = state.clock.now()
-    renewed = yield from execute(c.Renew(inbox.shard, inbox.queue))
+    renewed = yield from execute(c.RenewLease(inbox.shard, inbox.queue))
     with state.lock:
         state.clocks[inbox.shard].observe(sent, state.clock.now(), renewed.now)
     missed = not renewed.held and inbox.lease_until is not None and renewed.now >= inbox.lease_until
@@ -85,11 +85,11 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
     with state.lock:
         if missed:
             inbox.empty("expired")
-        inbox.owed.clear()
+        inbox.credits.clear()
         inbox.generation = ""  # nothing is given back until the count begins anew
         held = inbox.held()
     sent = state.clock.now()
-    claimed = yield from execute(c.Claim(inbox.shard, inbox.queue, generation, inbox.position, held))
+    claimed = yield from execute(c.AcquireLease(inbox.shard, inbox.queue, generation, inbox.position, held))
     with state.lock:
         now = state.clock.now()
         state.clocks[inbox.shard].observe(sent, now, claimed.now)
@@ -102,7 +102,7 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
             inbox.groups.clear()
         inbox.epoch = claimed.epoch or inbox.epoch
         inbox.apply_leavings(now)
-        state.ledger.drop("expired", inbox.queue.name, claimed.expired)
+        state.counters.drop("expired", inbox.queue.name, claimed.expired)
         if not first:
             inbox.flushed = generation  # a flush may be waiting for a marker that went with the old lease
             inbox.unannounced = True
@@ -113,11 +113,11 @@ def acknowledge_flush(state: LayerState, inbox: Inbox) -> Operation[None]:
 
     What cannot be told now is told with the next batch that is read, or with the next renewal.
     """
-    if (due := inbox.due_here) is not None:
+    if (due := inbox.due_locally) is not None:
         yield from _flush_local(state, due)
         with state.lock:
-            if inbox.due_here == due:
-                inbox.due_here = None
+            if inbox.due_locally == due:
+                inbox.due_locally = None
     if (generation := inbox.flushed) is None:
         return
     try:
@@ -139,7 +139,7 @@ def _flush_local(state: LayerState, generation: str) -> Operation[None]:
     except StoreError:
         return
     with state.lock:
-        state.ledger.drop("flushed", "the store", flushing.dropped)
+        state.counters.drop("flushed", "the store", flushing.dropped)
 
 
 def announce(state: LayerState, inbox: Inbox) -> Operation[None]:
@@ -231,8 +231,8 @@ def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-    waiting = yield from execute(c.Release(inbox.shard, inbox.queue))
+    waiting = yield from execute(c.ReleaseLease(inbox.shard, inbox.queue))
     with state.lock:
         inbox.empty("closed")
         inbox.groups.clear()
-        state.ledger.drop("closed", inbox.queue.name, waiting)
+        state.counters.drop("closed", inbox.queue.name, waiting)

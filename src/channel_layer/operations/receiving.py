@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.queue_buffer import Tap
+    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.domain.routing import Routes
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
@@ -119,25 +119,25 @@ def pop(state: LayerState, shard: int, queue: Queue, count: int, *, register: fl
     """
     sent = state.clock.now()
     popped = yield from execute(c.Pop(shard, queue, count, state.claimant, register))
-    ledger = state.ledger
+    counters = state.counters
     with state.lock:
-        now, tap = state.clock.now(), state.taps.get(queue.name)
+        now, buffer = state.clock.now(), state.buffers.get(queue.name)
         state.clocks[shard].observe(sent, now, popped.now)
-        ledger.drop("expired", queue.name, popped.expired)
-        ledger.drop("flushed", queue.name, popped.flushed)
-        ledger.drop("store_lost", queue.name, popped.lost)
-        if tap is not None and queue.kind is Kind.INBOX and popped.epoch != tap.epoch:
-            for box in tap.boxes.values():
-                ledger.drop("flushed", box.name, box.clear())
-            tap.epoch = popped.epoch
+        counters.drop("expired", queue.name, popped.expired)
+        counters.drop("flushed", queue.name, popped.flushed)
+        counters.drop("store_lost", queue.name, popped.lost)
+        if buffer is not None and queue.kind is Kind.INBOX and popped.epoch != buffer.epoch:
+            for box in buffer.boxes.values():
+                counters.drop("flushed", box.name, box.clear())
+            buffer.epoch = popped.epoch
         messages: list[tuple[str, Item]] = []
         for entry in popped.entries:
             over = deadline(entry.stamp, state.rules.expiry, state.offset(shard, now))
             channel, payload = _read(queue, entry.frame)
             if payload is None:
-                ledger.drop("undecodable", queue.name)
+                counters.drop("undecodable", queue.name)
             elif over <= now:
-                ledger.drop("expired", queue.name)
+                counters.drop("expired", queue.name)
             else:
                 messages.append((channel, Item(over, payload, "", (shard, entry))))
     return Taken(popped, tuple(messages))
@@ -154,40 +154,40 @@ def _read(queue: Queue, frame: bytes) -> tuple[str, bytes | None]:
         return queue.name, None
 
 
-def put_back(state: LayerState, tap: Tap, items: Iterable[Item]) -> Operation[None]:
+def put_back(state: LayerState, buffer: QueueBuffer, items: Iterable[Item]) -> Operation[None]:
     """Return messages to the heads of their queues; what cannot be put back now waits in the buffer.
 
     It goes on if the caller is cancelled, and ends with that.
 
     Args:
         state: of the layer.
-        tap: the buffer that they were in.
+        buffer: the buffer that they were in.
         items: oldest first.
     """
     by_shard: dict[int, list[tuple[Item, c.Entry]]] = {}
     for item in items:
         if item.origin is not None:
             by_shard.setdefault(item.origin[0], []).append((item, item.origin[1]))
-    ledger, name = state.ledger, tap.queue.name
+    counters, name = state.counters, buffer.queue.name
     interruption: BaseException | None = None
     for shard, some in by_shard.items():
         try:
-            returned = yield from execute(c.PutBack(shard, tap.queue, tuple(entry for _, entry in some)))
+            returned = yield from execute(c.PutBack(shard, buffer.queue, tuple(entry for _, entry in some)))
         except GeneratorExit:
             raise
         except BaseException as exc:  # noqa: BLE001 - a cancellation, too: the other shards' have yet to go
             with state.lock:
                 if isinstance(exc, StoreError) and exc.outcome == "unknown":
-                    ledger.drop("store_lost", name, len(some))
+                    counters.drop("store_lost", name, len(some))
                 else:
-                    box = tap.box(name, state.clock.now())
+                    box = buffer.box(name, state.clock.now())
                     box.items.extendleft(item for item, _ in reversed(some))
             if not isinstance(exc, StoreError):
                 interruption = exc
         else:
             with state.lock:
-                ledger.drop("expired", name, returned.expired)
-                ledger.drop("flushed", name, returned.flushed)
+                counters.drop("expired", name, returned.expired)
+                counters.drop("flushed", name, returned.flushed)
     if interruption is not None:
         raise interruption
 

@@ -30,19 +30,19 @@ class Sent:
     Attributes:
         accepted: it is in a queue.
         expired: old messages that made room for it.
-        lapsed: an earlier message to it as a member of a group has expired unread: it is no member any more.
-        stranded: it was not sent, because earlier ones wait on this machine and no process here reads them any more:
+        unread_expired: an earlier message to it as a member of a group has expired unread: it is no member any more.
+        orphaned: it was not sent, because earlier ones wait on this machine and no process here reads them any more:
             they have to be moved to the remote store first.
     """
 
     accepted: bool
     expired: int
-    lapsed: bool = False
-    stranded: bool = False
+    unread_expired: bool = False
+    orphaned: bool = False
 
 
 _SENT = Sent(accepted=True, expired=0)
-_ORPHANED = Sent(accepted=False, expired=0, stranded=True)
+_ORPHANED = Sent(accepted=False, expired=0, orphaned=True)
 
 
 def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> Operation[Sent]:
@@ -64,10 +64,10 @@ def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> 
     inbox = state.inboxes.get(channel.queue.name)
     known = inbox.returned if inbox is not None else 0
     sent = yield from push(state.routes, channel, payload, turn)
-    if sent.stranded:
+    if sent.orphaned:
         yield from unbroken(move_to_remote(state, channel.queue))
-        sent = yield from push(state.routes, channel, payload, turn, pass_stranded=True)
-    if not sent.accepted and inbox is not None and (inbox.owed or inbox.returned != known or inbox.returning):
+        sent = yield from push(state.routes, channel, payload, turn, pass_orphaned=True)
+    if not sent.accepted and inbox is not None and (inbox.credits or inbox.returned != known or inbox.returning):
         yield from return_credits(state, inbox)
         sent = yield from push(state.routes, channel, payload, turn)
     _count(state, channel, sent)
@@ -75,16 +75,16 @@ def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> 
 
 
 def _count(state: LayerState, channel: ChannelName, sent: Sent) -> None:
-    ledger = state.ledger
+    counters = state.counters
     with state.lock:
         if sent.expired:
-            ledger.drop("expired", channel.name, sent.expired)
+            counters.drop("expired", channel.name, sent.expired)
         if sent.accepted:
-            ledger.sent += 1
-            ledger.tally.count(channel.queue, 1, 0)
+            counters.sent += 1
+            counters.pending_counts.count(channel.queue, 1, 0)
         else:
-            ledger.refused += 1
-            ledger.tally.count(channel.queue, 0, 1)
+            counters.refused += 1
+            counters.pending_counts.count(channel.queue, 0, 1)
 
 
 def push(
@@ -94,7 +94,7 @@ def push(
     turn: int,
     *,
     to_member: bool = False,
-    pass_stranded: bool = False,
+    pass_orphaned: bool = False,
 ) -> Operation[Sent]:
     """Put a message into its channel's queue.
 
@@ -108,7 +108,7 @@ def push(
         payload: the encoded message.
         turn: any number that changes from call to call.
         to_member: it goes to the channel as a member of a group.
-        pass_stranded: overtake earlier messages that wait in the local store without a reader on this machine.
+        pass_orphaned: overtake earlier messages that wait in the local store without a reader on this machine.
 
     Raises:
         NoLocalReader: no process of this machine receives from it, and that is to be an error.
@@ -116,21 +116,21 @@ def push(
     capacity = routes.capacity.of(channel.name)
     queue = channel.queue
     if (local := routes.local_of(queue)) is not None:
-        other = side(queue.kind, routes.no_local_reader, attended=False, to_member=to_member)
+        other = side(queue.kind, routes.no_local_reader, registered=False, to_member=to_member)
         pushed = yield from execute(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
         if pushed.accepted and not pushed.expired:
             return _SENT
-        if pushed.unattended is None:
-            return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+        if pushed.orphaned is None:
+            return Sent(pushed.accepted, pushed.expired, pushed.unread_expired)
         if other is Side.NEITHER:
             raise NoLocalReader(channel.name)
-        if pushed.unattended and not (pass_stranded or to_member):
+        if pushed.orphaned and not (pass_orphaned or to_member):
             return _ORPHANED
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
         pushed = yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
         if pushed.accepted and not pushed.expired:
             return _SENT
-        return Sent(pushed.accepted, pushed.expired, pushed.lapsed)
+        return Sent(pushed.accepted, pushed.expired, pushed.unread_expired)
     parts = shares(capacity, routes.ring.order(queue))
     expired = 0
     for place in range(len(parts)):
@@ -138,8 +138,8 @@ def push(
         if share:
             pushed = yield from execute(c.Push(shard, channel, share, payload, to_member))
             expired += pushed.expired
-            if pushed.accepted or pushed.lapsed:
-                return Sent(pushed.accepted, expired, pushed.lapsed)
+            if pushed.accepted or pushed.unread_expired:
+                return Sent(pushed.accepted, expired, pushed.unread_expired)
     return Sent(False, expired)
 
 
@@ -166,7 +166,7 @@ def move_all_to_remote(state: LayerState) -> Operation[None]:
     """Move everything to the remote store that waits in the local one and that no process of this machine reads."""
     routes = state.routes
     if routes.local is not None and routes.no_local_reader == "remote":
-        for name in (yield from execute(c.Unattended(routes.local))):
+        for name in (yield from execute(c.FindOrphaned(routes.local))):
             yield from move_to_remote(state, ChannelName.parse(name).queue)
 
 
@@ -178,9 +178,9 @@ def move_to_remote(state: LayerState, queue: Queue) -> Operation[None]:
     """
     moved = yield from move(state.routes, queue)
     with state.lock:
-        state.ledger.drop("expired", queue.name, moved.expired)
-        state.ledger.drop("flushed", queue.name, moved.flushed)
-        state.ledger.drop("store_lost", queue.name, moved.lost)
+        state.counters.drop("expired", queue.name, moved.expired)
+        state.counters.drop("flushed", queue.name, moved.flushed)
+        state.counters.drop("store_lost", queue.name, moved.lost)
 
 
 def move(routes: Routes, queue: Queue) -> Operation[Moved]:

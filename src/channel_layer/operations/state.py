@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from channel_layer.domain.counters import Ledger
+from channel_layer.domain.counters import Counters
 from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
 from channel_layer.domain.inbox import Inbox
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +56,7 @@ class LayerState:
 
     Attributes:
         inboxes: those that this process owns, by name.
-        taps: buffers of the queues that are popped here, by name.
+        buffers: buffers of the queues that are popped here, by name.
         watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
         clocks: what is known of each shard's clock.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
@@ -69,9 +69,9 @@ class LayerState:
         self.clock: Clock = clock
         self.lock: Lock = lock
         self.claimant: str = claimant
-        self.ledger: Ledger = Ledger()
+        self.counters: Counters = Counters()
         self.inboxes: dict[str, Inbox] = {}
-        self.taps: dict[str, Tap] = {}
+        self.buffers: dict[str, QueueBuffer] = {}
         self.watchers: dict[str, list[Waiter]] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.run_ids: dict[int, str] = {}
@@ -88,7 +88,7 @@ class LayerState:
         """Make an inbox that this process is about to own."""
         rules = self.rules
         return Inbox(
-            queue, self.routes.ring.queue(queue), rules.capacity, self.ledger, rules.expiry, rules.group_expiry
+            queue, self.routes.ring.queue(queue), rules.capacity, self.counters, rules.expiry, rules.group_expiry
         )
 
     def owned_inboxes(self, shard: int | None = None) -> list[Inbox]:
@@ -96,18 +96,18 @@ class LayerState:
         with self.lock:
             return [inbox for inbox in self.inboxes.values() if shard is None or inbox.shard == shard]
 
-    def tap(self, queue: Queue) -> Tap:
+    def buffer(self, queue: Queue) -> QueueBuffer:
         """Return the buffer of a queue; make it if there is none."""
-        tap = self.taps.get(queue.name)
-        if tap is None:
-            tap = self.taps[queue.name] = Tap(queue, self.rules.capacity, self.ledger)
-        return tap
+        buffer = self.buffers.get(queue.name)
+        if buffer is None:
+            buffer = self.buffers[queue.name] = QueueBuffer(queue, self.rules.capacity, self.counters)
+        return buffer
 
-    def source(self, queue: Queue) -> Inbox | Tap:
+    def source(self, queue: Queue) -> Inbox | QueueBuffer:
         """Return what holds the messages of a queue in this process; make a buffer if there is nothing."""
-        return self.inboxes.get(queue.name) or self.tap(queue)
+        return self.inboxes.get(queue.name) or self.buffer(queue)
 
-    def place(self, name: ChannelName) -> tuple[Inbox | Tap, Mailbox]:
+    def place(self, name: ChannelName) -> tuple[Inbox | QueueBuffer, Mailbox]:
         """Return where the messages of a channel are waited for."""
         source = self.source(name.queue)
         return source, source.boxes.get(name.name) or source.box(name.name, self.clock.now())
@@ -118,7 +118,7 @@ class LayerState:
 
     def dismiss_all(self, error: Exception) -> list[Waiter]:
         """Tell every receiver that it will never get a message; return what watches queues, to be woken."""
-        sources: list[Inbox | Tap] = [*self.inboxes.values(), *self.taps.values()]
+        sources: list[Inbox | QueueBuffer] = [*self.inboxes.values(), *self.buffers.values()]
         for source in sources:
             for box in source.boxes.values():
                 for waiter in box.dismiss():
@@ -151,13 +151,13 @@ class LayerState:
 
     def waiting(self) -> int:
         """Return how many messages wait in this process."""
-        boxes = (box for tap in self.taps.values() for box in tap.boxes.values())
+        boxes = (box for buffer in self.buffers.values() for box in buffer.boxes.values())
         return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
 
     def count_flushed(self, begun: Iterable[Flushing]) -> None:
         """Drop what waits here outside the owned inboxes, and count what a flush has removed. Takes the lock."""
         with self.lock:
-            for tap in self.taps.values():
-                for box in tap.boxes.values():
-                    self.ledger.drop("flushed", box.name, box.clear())
-            self.ledger.drop("flushed", "the store", sum(flushing.dropped for flushing in begun))
+            for buffer in self.buffers.values():
+                for box in buffer.boxes.values():
+                    self.counters.drop("flushed", box.name, box.clear())
+            self.counters.drop("flushed", "the store", sum(flushing.dropped for flushing in begun))

@@ -26,12 +26,12 @@ __all__ = ("add_up", "read_statistics", "report", "report_counts")
 def report(state: LayerState) -> Operation[None]:
     """Tell the shards what this process has counted; what they could not be told is told the next time."""
     with state.lock:
-        counts = state.ledger.tally.take()
+        counts = state.counters.pending_counts.take()
     if counts:
         left = yield from report_counts(state.routes, counts)
         with state.lock:
             for family, messages, refused in left:
-                state.ledger.tally.add(family, messages, refused)
+                state.counters.pending_counts.add(family, messages, refused)
 
 
 def report_counts(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Operation[list[tuple[str, int, int]]]:
@@ -39,7 +39,7 @@ def report_counts(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Ope
 
     Args:
         routes: where things are.
-        counts: (family, messages, refused), see `channel_layer.domain.counters.Tally`.
+        counts: (family, messages, refused), see `channel_layer.domain.counters.PendingCounts`.
 
     Returns:
         What could not be told, and can be told later. What may have been told is not among it: a count that is once too

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.inbox import Inbox
     from channel_layer.domain.mailbox import Mailbox
-    from channel_layer.domain.queue_buffer import Tap
+    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
@@ -155,7 +155,7 @@ class Background:
 
     def _start_elsewhere(self) -> None:
         """Start the work in another loop, if there is anything to do."""
-        if self._state.closed or not (self._state.inboxes or self._state.taps):
+        if self._state.closed or not (self._state.inboxes or self._state.buffers):
             return
         if self._connects:
             self.start_for_threads()
@@ -223,20 +223,20 @@ class Background:
             else:
                 work.tasks.post(lambda: work.return_credits(inbox, soon=soon))
 
-    def consume(self, tap: Tap, *, now: bool = True) -> None:
+    def consume(self, buffer: QueueBuffer, *, now: bool = True) -> None:
         """Receivers of a queue have come or gone. Any thread may ask.
 
         Args:
-            tap: the queue's buffer.
+            buffer: the queue's buffer.
             now: at once if this is the loop of the work; else with its next turn.
         """
         work = self.work
         if work is None:
             return  # the next one begins with it
         if now and work.tasks.here:
-            work.consume(tap)
+            work.consume(buffer)
         else:
-            work.tasks.post(lambda: work.consume(tap))
+            work.tasks.post(lambda: work.consume(buffer))
 
     # -- for threads without an event loop
 

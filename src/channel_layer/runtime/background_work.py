@@ -28,7 +28,7 @@ from channel_layer.runtime.wakeups import WakeQueue
 if TYPE_CHECKING:
     from channel_layer.domain.inbox import Inbox
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.queue_buffer import Tap
+    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
 
@@ -73,13 +73,13 @@ class BackgroundWork:
         for keeper in self._keepers:
             self.tasks.start(keeper.keep())
         with self._state.lock:
-            taps = list(self._state.taps.values())
+            buffers = list(self._state.buffers.values())
         for inbox in self._state.owned_inboxes():
             reader = self._reader_of(inbox)
             reader.start()
             reader.return_credits(soon=True)
-        for tap in taps:
-            self.consume(tap)
+        for buffer in buffers:
+            self.consume(buffer)
 
     async def stop(self) -> None:
         """End all work; nothing that has arrived is lost."""
@@ -121,7 +121,7 @@ class BackgroundWork:
                             self._readers[queue.name] = reader
                 finally:
                     if state.closed:  # meanwhile, without knowing of this inbox
-                        await self.tasks.store.execute(c.Release(inbox.shard, queue))
+                        await self.tasks.store.execute(c.ReleaseLease(inbox.shard, queue))
                 if state.closed:
                     raise closed_error()
         reader = self._reader_of(inbox)
@@ -157,13 +157,13 @@ class BackgroundWork:
 
     # -- queues that are popped
 
-    def consume(self, tap: Tap) -> None:
+    def consume(self, buffer: QueueBuffer) -> None:
         """Receivers of a queue have come or gone: see that it is popped for them."""
         if self.tasks.stopping:
             return
-        consumer = self._consumers.get(tap.queue.name)
+        consumer = self._consumers.get(buffer.queue.name)
         if consumer is None:
-            consumer = self._consumers[tap.queue.name] = QueueConsumer(tap, self._state, self.tasks)
+            consumer = self._consumers[buffer.queue.name] = QueueConsumer(buffer, self._state, self.tasks)
             self.tasks.start(self._run_consumer(consumer))
         consumer.notify()
 
@@ -171,14 +171,14 @@ class BackgroundWork:
         try:
             await consumer.run()
         finally:
-            tap, state = consumer.tap, self._state
-            self._consumers.pop(tap.queue.name, None)
+            buffer, state = consumer.buffer, self._state
+            self._consumers.pop(buffer.queue.name, None)
             with state.lock:
-                over = tap.idle and not self._retired  # else the background work of another loop serves it by now
-                if over and state.taps.get(tap.queue.name) is tap:
-                    del state.taps[tap.queue.name]
+                over = buffer.idle and not self._retired  # else the background work of another loop serves it by now
+                if over and state.buffers.get(buffer.queue.name) is buffer:
+                    del state.buffers[buffer.queue.name]
             if not over and not self.tasks.stopping:  # a receiver came at the last moment
-                self.consume(tap)
+                self.consume(buffer)
 
     # -- what is done every so often
 
@@ -207,7 +207,7 @@ class BackgroundWork:
         report_at = state.clock.now()
         while True:
             await asyncio.sleep(period)
-            if state.ledger.tally and state.clock.now() >= report_at:
+            if state.counters.pending_counts and state.clock.now() >= report_at:
                 report_at = state.clock.now() + REPORT_SECONDS
                 self.tasks.start(self.tasks.run(report(state)))
             forget = state.clock.now() >= forget_at
@@ -230,13 +230,13 @@ class BackgroundWork:
                 ending.extend(inbox.sweep(now))
                 if forget:
                     inbox.forget(now)
-            for tap in state.taps.values():
-                for box in tap.boxes.values():
-                    tap.expire(box, now)
+            for buffer in state.buffers.values():
+                for box in buffer.boxes.values():
+                    buffer.expire(box, now)
                 if forget:
-                    tap.forget(now, state.rules.expiry)
+                    buffer.forget(now, state.rules.expiry)
         for inbox in inboxes:
-            if inbox.owed:
+            if inbox.credits:
                 self.return_credits(inbox, soon=True)
         with contextlib.suppress(StoreError):  # the next sweep finds them
             await self.tasks.run(move_all_to_remote(state))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
-from channel_layer.domain.expiry import ATTENDANCE
+from channel_layer.domain.expiry import REGISTRATION
 from channel_layer.domain.names import Kind, Queue
 from channel_layer.errors import StoreError
 from channel_layer.operations.receiving import (
@@ -28,7 +28,7 @@ from channel_layer.operations.receiving import (
 )
 from channel_layer.runtime.drivers import refuse, run_blocking
 from channel_layer.runtime.losses import log_losses
-from channel_layer.runtime.threads import Alarm, await_any
+from channel_layer.runtime.threads import ThreadEvent, await_any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.codec import Message
     from channel_layer.domain.inbox import Inbox
     from channel_layer.domain.mailbox import Item, Mailbox
-    from channel_layer.domain.queue_buffer import Tap
+    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.ports import BlockingStore, Waiting
     from channel_layer.runtime.background import Background
     from channel_layer.runtime.pipeline import MessagePipeline
@@ -54,13 +54,13 @@ class ReceiveMemory:
     Attributes:
         claims: inboxes that were claimed by popping them, and local queues of which this process is registered as a
             reader, by name.
-        attends_until: of such a queue, local seconds until when.
+        registered_until: of such a queue, local seconds until when.
         held_until: by the name of an inbox that another process has claimed, local seconds at which to give up.
         turns: by the names of its queues, where the next receive() begins to look.
     """
 
     claims: dict[str, Queue] = field(default_factory=dict[str, Queue])
-    attends_until: dict[str, float] = field(default_factory=dict[str, float])
+    registered_until: dict[str, float] = field(default_factory=dict[str, float])
     held_until: dict[str, float] = field(default_factory=dict[str, float])
     turns: dict[tuple[Queue, ...], Iterator[int]] = field(default_factory=dict[tuple[Queue, ...], "Iterator[int]"])
 
@@ -159,7 +159,7 @@ class BlockingReceive:
 
     def _order(self, queue: Queue) -> tuple[int, ...]:
         """Return the shards of a queue in the order in which to look."""
-        registered = self._memory.attends_until.get(queue.name, 0.0) > self._state.clock.now()
+        registered = self._memory.registered_until.get(queue.name, 0.0) > self._state.clock.now()
         return shard_order(self._state.routes, queue, self._turn, registered=registered)
 
     def _take_from_own(self, inbox: Inbox) -> tuple[str, Message] | None:
@@ -208,20 +208,20 @@ class BlockingReceive:
     def _has_kept(self, queue: Queue) -> bool:
         """Whether the buffer of a queue holds messages that are promised to no receiver."""
         with self._state.lock:
-            tap = self._state.taps.get(queue.name)
-            return tap is not None and any(len(box.items) > box.promised for box in tap.boxes.values())
+            buffer = self._state.buffers.get(queue.name)
+            return buffer is not None and any(len(box.items) > box.promised for box in buffer.boxes.values())
 
     def _take_kept(self, queue: Queue) -> tuple[str, Message] | None:
         while True:
             with self._state.lock:
-                tap = self._state.taps.get(queue.name)
-                if tap is None or (found := self._oldest(tap, list(tap.boxes.values()))) is None:
+                buffer = self._state.buffers.get(queue.name)
+                if buffer is None or (found := self._oldest(buffer, list(buffer.boxes.values()))) is None:
                     return None
             box, item = found
             if (message := self._pipeline.open(item, box.name)) is not None:
                 return box.name, message
 
-    def _oldest(self, source: Inbox | Tap, boxes: list[Mailbox]) -> tuple[Mailbox, Item] | None:
+    def _oldest(self, source: Inbox | QueueBuffer, boxes: list[Mailbox]) -> tuple[Mailbox, Item] | None:
         """Take the message that has waited longest in some mailboxes; under the lock."""
         now = self._state.clock.now()
         while ready := [box for box in boxes if len(box.items) > box.promised]:
@@ -245,8 +245,8 @@ class BlockingReceive:
             return False, None
         state, register = self._state, 0.0
         if shard == state.routes.local_of(queue):
-            register = state.rules.expiry * ATTENDANCE
-            self._memory.attends_until[queue.name] = state.clock.now() + register
+            register = state.rules.expiry * REGISTRATION
+            self._memory.registered_until[queue.name] = state.clock.now() + register
             self._memory.claims[queue.name] = queue
         try:
             taken = run_blocking(pop(state, shard, queue, count, register=register), self._store, refuse)
@@ -257,9 +257,9 @@ class BlockingReceive:
         self._away.pop(shard, None)
         self._called.discard((shard, queue))
         with state.lock:
-            state.ledger.delivered += len(taken.messages)
+            state.counters.delivered += len(taken.messages)
         log_losses(state)
-        if popped.minted:
+        if popped.owned:
             raise foreign_error(queue)
         if popped.held_for is not None:
             self._hold(queue, popped.held_for)
@@ -298,7 +298,7 @@ class BlockingReceive:
     def _wait(self, left: float) -> None:
         """Wait until there may be something to take, for some seconds at most."""
         block = min(left, BLOCK_SECONDS, self._state.rules.expiry / 3)
-        with Alarm() as alarm, contextlib.ExitStack() as stack:
+        with ThreadEvent() as alarm, contextlib.ExitStack() as stack:
             stack.callback(self._unwatch, alarm)
             if not self._watch(alarm):
                 return
@@ -317,7 +317,7 @@ class BlockingReceive:
             seconds += [moment - time.monotonic() for moment in moments]
             await_any(descriptors, min(seconds))
 
-    def _watch(self, alarm: Alarm) -> bool:
+    def _watch(self, alarm: ThreadEvent) -> bool:
         """Have the thread woken by what comes into this process; False if there is something already.
 
         Raises:
@@ -329,13 +329,13 @@ class BlockingReceive:
                 raise closed_error()
             for queue in self._queues:
                 state.watchers.setdefault(queue.name, []).append(alarm)
-                source = state.inboxes.get(queue.name) or state.taps.get(queue.name)
+                source = state.inboxes.get(queue.name) or state.buffers.get(queue.name)
                 boxes = source.boxes.values() if source is not None else ()
                 if any(len(box.items) > box.promised for box in boxes):
                     return self._held.get(queue, 0.0) > time.monotonic()
         return True
 
-    def _unwatch(self, alarm: Alarm) -> None:
+    def _unwatch(self, alarm: ThreadEvent) -> None:
         watchers = self._state.watchers
         with self._state.lock:
             for queue in self._queues:

@@ -212,5 +212,5 @@ class InboxReader:
                             break
             finally:
                 self._return_begun = False
-        if self.inbox.owed:
+        if self.inbox.credits:
             self.return_credits(soon=False)

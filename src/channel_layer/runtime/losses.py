@@ -15,9 +15,9 @@ _logger = logging.getLogger("channel_layer")
 
 def log_losses(state: LayerState) -> None:
     """Say in the log what was lost since the last warning, unless that was just now."""
-    if not state.ledger.has_news:
+    if not state.counters.has_news:
         return
     with state.lock:
-        warning = state.ledger.warning(state.clock.now())
+        warning = state.counters.warning(state.clock.now())
     if warning is not None:
         _logger.warning("%s", warning)

@@ -117,7 +117,7 @@ class MessagePipeline:
         """Encode a message, and seal it for a group.
 
         Returns:
-            The payload, and what makes one for a member outside any minted inbox, if that is another one.
+            The payload, and what makes one for a member outside any owned inbox, if that is another one.
 
         Raises:
             InvalidMessage: it is not a message.
@@ -138,12 +138,12 @@ class MessagePipeline:
             return self.codec.decode(payload if seal is None else seal.sealer.open(payload, "channel", channel))
         except BadFrame as exc:
             with self.state.lock:
-                ledger = self.state.ledger
-                ledger.delivered -= 1
+                counters = self.state.counters
+                counters.delivered -= 1
                 if isinstance(exc, Unauthentic):
-                    ledger.drop("unauthentic", channel, cause=str(exc))
+                    counters.drop("unauthentic", channel, cause=str(exc))
                 else:
-                    ledger.drop("undecodable", channel)
+                    counters.drop("undecodable", channel)
             return None
 
     def _open_first(self, item: Item) -> Message:

@@ -14,7 +14,7 @@ import random
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
-from channel_layer.domain.expiry import ATTENDANCE
+from channel_layer.domain.expiry import REGISTRATION
 from channel_layer.domain.names import Kind
 from channel_layer.errors import StoreError
 from channel_layer.operations.receiving import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
     from channel_layer.domain.mailbox import Item
-    from channel_layer.domain.queue_buffer import Tap
+    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.background_tasks import BackgroundTasks
 
@@ -51,16 +51,16 @@ class QueueConsumer:
     """One queue that is popped, as the background work in one event loop sees it.
 
     Args:
-        tap: the buffer, and the receivers.
+        buffer: the buffer, and the receivers.
         state: of the layer.
         tasks: of the background work.
 
     Attributes:
-        tap: the one given.
+        buffer: the one given.
     """
 
-    def __init__(self, tap: Tap, state: LayerState, tasks: BackgroundTasks) -> None:
-        self.tap: Tap = tap
+    def __init__(self, buffer: QueueBuffer, state: LayerState, tasks: BackgroundTasks) -> None:
+        self.buffer: QueueBuffer = buffer
         self._state = state
         self._tasks = tasks
         self._store = tasks.store
@@ -71,11 +71,11 @@ class QueueConsumer:
         """Shards whose wait is over and that have not been popped since."""
         self._passed = set[int]()
         """Shards that called when no receiver needed a message: the next one that does looks there, too."""
-        self._shards = state.routes.shards(tap.queue)
-        self._local = state.routes.local_of(tap.queue)
+        self._shards = state.routes.shards(buffer.queue)
+        self._local = state.routes.local_of(buffer.queue)
         self._backoffs = {shard: Backoff() for shard in self._shards}
         self._turn = random.randrange(len(self._shards))  # noqa: S311 - where to look first
-        self._registration = state.rules.expiry * ATTENDANCE
+        self._registration = state.rules.expiry * REGISTRATION
         """Seconds for which this process is registered as a reader of a local queue after each pop."""
         self._registered_until = -math.inf
         self._sated = False
@@ -122,20 +122,20 @@ class QueueConsumer:
 
     def _demand(self) -> int:
         with self._state.lock:
-            return self.tap.demand
+            return self.buffer.demand
 
     async def _release_claim(self) -> None:
         """Let another process claim this inbox at once, unless something of it waits here for another receiver.
 
         Of a local queue: let senders know that this process does not read it any more.
         """
-        state, tap = self._state, self.tap
-        shard = state.routes.ring.queue(tap.queue) if tap.queue.kind is Kind.INBOX else self._local
+        state, buffer = self._state, self.buffer
+        shard = state.routes.ring.queue(buffer.queue) if buffer.queue.kind is Kind.INBOX else self._local
         with state.lock:
-            over = tap.idle or state.closed
+            over = buffer.idle or state.closed
         if over and shard is not None:
             with contextlib.suppress(StoreError):  # the lease ends by itself
-                await self._store.execute(c.Unclaim(shard, tap.queue, state.claimant))
+                await self._store.execute(c.ReleaseClaim(shard, buffer.queue, state.claimant))
 
     # -- popping
 
@@ -161,8 +161,8 @@ class QueueConsumer:
         came = False
         self._turn += 1
         registered = not self._arrives
-        for shard in shard_order(self._state.routes, self.tap.queue, self._turn, registered=registered):
-            if shard in self._waits and not self.tap.held_back:
+        for shard in shard_order(self._state.routes, self.buffer.queue, self._turn, registered=registered):
+            if shard in self._waits and not self.buffer.held_back:
                 continue
             called = shard in self._called or shard in self._passed
             if shard != self._local and not called and self._registered:
@@ -182,12 +182,12 @@ class QueueConsumer:
         return came
 
     async def _pop(self, shard: int, demand: int) -> bool:
-        state, tap = self._state, self.tap
+        state, buffer = self._state, self.buffer
         now, register = state.clock.now(), 0.0
         if shard == self._local and demand and self._registered_until - now < self._registration * _RENEW_BELOW:
             register = self._registration
             self._registered_until = now + register
-        taken = await self._tasks.run(pop(state, shard, tap.queue, demand, register=register))
+        taken = await self._tasks.run(pop(state, shard, buffer.queue, demand, register=register))
         popped = taken.popped
         self._called.discard(shard)
         if demand:
@@ -195,25 +195,25 @@ class QueueConsumer:
         self._sated = len(popped.entries) + popped.flushed >= demand
         with state.lock:
             self._take_in(taken.messages, state.clock.now())
-            waiters = tap.promise()
-            waiters += state.watching(tap.queue.name)
+            waiters = buffer.promise()
+            waiters += state.watching(buffer.queue.name)
         wake_all(waiters)
         raise_cancellation()
-        if popped.minted:
-            self._fail(foreign_error(tap.queue))
+        if popped.owned:
+            self._fail(foreign_error(buffer.queue))
         elif popped.held_for is not None:
             await self._wait_for_claim(popped.held_for)
         else:
             self._held_until = None
-        return bool(popped.entries) or popped.flushed > 0 or popped.held_for is not None or popped.minted
+        return bool(popped.entries) or popped.flushed > 0 or popped.held_for is not None or popped.owned
 
     def _take_in(self, messages: Iterable[tuple[str, Item]], now: float) -> None:
-        tap = self.tap
-        claimed = tap.queue.kind is Kind.INBOX
+        buffer = self.buffer
+        claimed = buffer.queue.kind is Kind.INBOX
         for name, item in messages:
-            box = tap.box(name, now)
+            box = buffer.box(name, now)
             if claimed and len(box.items) >= max(box.capacity, box.promised + len(box.waiters)):
-                self._state.ledger.drop("full", name)  # it waits here for a channel that has no reader
+                self._state.counters.drop("full", name)  # it waits here for a channel that has no reader
             else:
                 box.put(item)
 
@@ -224,7 +224,7 @@ class QueueConsumer:
             self._held_until = now + self._state.lease
         if now >= self._held_until:
             self._held_until = None
-            self._fail(claimed_error(self.tap.queue))
+            self._fail(claimed_error(self.buffer.queue))
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(held_for, self._held_until - now) + 0.001):
@@ -234,22 +234,22 @@ class QueueConsumer:
 
     async def _return_surplus(self) -> None:
         """Put back what was popped for receivers that have gone since."""
-        if self.tap.queue.kind is Kind.INBOX:
+        if self.buffer.queue.kind is Kind.INBOX:
             return  # it waits for the other channels of the inbox
         with self._state.lock:
-            items = self.tap.surplus()
-        await self._tasks.run(put_back(self._state, self.tap, items))
+            items = self.buffer.surplus()
+        await self._tasks.run(put_back(self._state, self.buffer, items))
 
     def _fail(self, error: Exception) -> None:
         """Tell every receiver that it will never get a message."""
         with self._state.lock:
-            for waiter in self.tap.dismiss():
+            for waiter in self.buffer.dismiss():
                 waiter.fail(error)
 
     # -- waiting
 
     def _wait_for(self, shard: int) -> None:
-        self._watch(shard, self._store.wait(c.Wait(shard, self.tap.queue, self._block)))
+        self._watch(shard, self._store.wait(c.Wait(shard, self.buffer.queue, self._block)))
 
     def _watch(self, shard: int, work: Coroutine[object, object, None]) -> None:
         task = self._tasks.loop.create_task(work)
@@ -325,4 +325,4 @@ class QueueConsumer:
         answered = {shard for shard, task in self._waits.items() if not (task.cancelled() or task.exception())}
         for shard in self._called | answered:
             with contextlib.suppress(StoreError):
-                await self._store.execute(c.Pop(shard, self.tap.queue, 0, self._state.claimant))
+                await self._store.execute(c.Pop(shard, self.buffer.queue, 0, self._state.claimant))

@@ -11,11 +11,11 @@ import math
 from typing import TYPE_CHECKING
 
 from channel_layer.domain.inbox import Inbox
-from channel_layer.domain.queue_buffer import Tap
+from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.operations.receiving import closed_error
 from channel_layer.runtime import event_loops
 from channel_layer.runtime.losses import log_losses
-from channel_layer.runtime.wakeups import Receiver
+from channel_layer.runtime.wakeups import ReceiveWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from channel_layer.runtime.background import Background
     from channel_layer.runtime.loop_sessions import LoopSessions
     from channel_layer.runtime.pipeline import MessagePipeline
-    from channel_layer.runtime.wakeups import Prompt
+    from channel_layer.runtime.wakeups import InlineFuture
 
-    Place: TypeAlias = "tuple[Inbox | Tap, Mailbox]"
+    Place: TypeAlias = "tuple[Inbox | QueueBuffer, Mailbox]"
 
 __all__ = ("Receivers",)
 
@@ -67,7 +67,7 @@ class Receivers:
         try:
             if state.closed:
                 raise closed_error()
-            source: Inbox | Tap = state.inboxes.get(name.queue.name) or state.tap(name.queue)
+            source: Inbox | QueueBuffer = state.inboxes.get(name.queue.name) or state.buffer(name.queue)
             box = source.boxes.get(name.name) or source.box(name.name, clock.now())
             item = source.take(box, clock.now(), promised=False) if box.items else None
             waiter = self._join(box) if item is None else None
@@ -92,14 +92,14 @@ class Receivers:
                     item = source.take(box, clock.now(), promised=False)
                     waiter = self._join(box) if item is None else None
 
-    async def _wait(self, waiter: Receiver, source: Inbox | Tap) -> None:
+    async def _wait(self, waiter: ReceiveWaiter, source: Inbox | QueueBuffer) -> None:
         """Wait until a message has been promised to a receiver."""
         background, loop = self._background, waiter.loop
         if not background.serves(loop):
             await background.ensure()
         if not (self._connects or loop in self._sessions.by_loop):
             await self._sessions.enter()  # what this loop waits for is its to read, should the loop of the work end
-        if isinstance(source, Tap):
+        if isinstance(source, QueueBuffer):
             background.consume(source)
         work = background.work
         if work is None or not (work.session.loop is loop or work.session is self._sessions.in_thread):
@@ -134,12 +134,14 @@ class Receivers:
             if (message := self._pipeline.open(item, box.name)) is not None:
                 return box.name, message
 
-    async def _wait_at_any(self, places: Sequence[Place], waiters: Sequence[Receiver]) -> tuple[Place, Item] | None:
+    async def _wait_at_any(
+        self, places: Sequence[Place], waiters: Sequence[ReceiveWaiter]
+    ) -> tuple[Place, Item] | None:
         """Wait until a message has been promised to one of the receivers, and take it; the others leave."""
         left = dict(zip(waiters, places, strict=True))
         try:
             for source, _ in places:
-                if isinstance(source, Tap):
+                if isinstance(source, QueueBuffer):
                     self._background.consume(source)
             await self._wait_for_any(waiters)
             with self._state.lock:
@@ -155,11 +157,11 @@ class Receivers:
             for waiter, (source, box) in left.items():
                 self._leave(source, box, waiter)
 
-    async def _wait_for_any(self, waiters: Sequence[Receiver]) -> None:
+    async def _wait_for_any(self, waiters: Sequence[ReceiveWaiter]) -> None:
         """Wait until one is woken; the loop that does the background work may wait for this one meanwhile."""
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def note(_: Prompt) -> None:
+        def note(_: InlineFuture) -> None:
             if not woken.done():
                 woken.set_result(None)
 
@@ -176,7 +178,7 @@ class Receivers:
         item = source.take(box, self._clock.now(), promised=promised)
         return None if item is None else ((source, box), item)
 
-    def _join(self, box: Mailbox) -> Receiver:
+    def _join(self, box: Mailbox) -> ReceiveWaiter:
         """Join the receivers of a mailbox, in the running loop; under the lock.
 
         Raises:
@@ -184,11 +186,11 @@ class Receivers:
         """
         if self._state.closed:
             raise closed_error()
-        waiter = Receiver(asyncio.get_running_loop())
+        waiter = ReceiveWaiter(asyncio.get_running_loop())
         box.waiters.append(waiter)
         return waiter
 
-    def _leave(self, source: Inbox | Tap, box: Mailbox, waiter: Receiver) -> None:
+    def _leave(self, source: Inbox | QueueBuffer, box: Mailbox, waiter: ReceiveWaiter) -> None:
         """Leave without a message, and call the next receiver."""
         with self._state.lock:
             others = source.abandon(box, waiter) if waiter.error is None else []
@@ -197,7 +199,7 @@ class Receivers:
             box.used_at = self._clock.now()
         for other in others:
             other.wake()
-        if isinstance(source, Tap):
+        if isinstance(source, QueueBuffer):
             self._background.consume(source, now=False)
 
     # -- for subscriptions
@@ -218,6 +220,6 @@ class Receivers:
     def reject(self, channel: str, problem: str) -> None:
         """Count a message that was received as lost: it cannot be used (``invalid``)."""
         with self._state.lock:
-            self._state.ledger.delivered -= 1
-            self._state.ledger.drop("invalid", channel, cause=f"invalid on {channel}: {problem}")
+            self._state.counters.delivered -= 1
+            self._state.counters.drop("invalid", channel, cause=f"invalid on {channel}: {problem}")
         log_losses(self._state)

@@ -51,7 +51,7 @@ class Reporter:
 
     def _report_from(self, session: LoopSession) -> None:
         self._loop = None
-        if self._state.ledger.tally:
+        if self._state.counters.pending_counts:
             task = session.loop.create_task(run(report(self._state), session.store, refuse))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ("Alarm", "await_any")
+__all__ = ("ThreadEvent", "await_any")
 
 _MOST_SECONDS = 3600.0
 """Seconds that one system call waits at most; whoever has to wait for longer looks again."""
 
 
-class Alarm:
+class ThreadEvent:
     """Wakes a thread that waits for file descriptors; any thread may ring it, once. A context manager that closes it.
 
     Attributes:

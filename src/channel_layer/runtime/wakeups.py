@@ -2,7 +2,7 @@
 
 A turn is a good part of what a message costs, and asyncio's own futures take one for each task that awaits them: a
 callback is scheduled, with a handle of its own. Here a callback of the event loop, in which no task runs, lets any
-number of tasks go on one after the other (`go_on`).
+number of tasks go on one after the other (`resume_all`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.mailbox import Waiter
 
-__all__ = ("Prompt", "Receiver", "WakeQueue", "go_on", "wake_all")
+__all__ = ("InlineFuture", "ReceiveWaiter", "WakeQueue", "resume_all", "wake_all")
 
 
-class Prompt:
-    """What one task awaits, or one callback waits for. It comes in two steps: the result, and then `go_on`.
+class InlineFuture:
+    """What one task awaits, or one callback waits for. It comes in two steps: the result, and then `resume_all`.
 
     asyncio takes it for a future, as it does whatever has the attribute ``_asyncio_future_blocking``
     (`asyncio.isfuture`). It belongs to its loop's thread.
@@ -45,7 +45,7 @@ class Prompt:
         self._cancelled: asyncio.CancelledError | None = None
         self._done = False
         self._result: object = None
-        self._wake: Callable[[Prompt], object] | None = None
+        self._wake: Callable[[InlineFuture], object] | None = None
 
     # -- for who has the result
 
@@ -54,7 +54,7 @@ class Prompt:
         return self._done
 
     def set_result(self, result: object) -> None:
-        """Remember the result; `go_on` brings it."""
+        """Remember the result; `resume_all` brings it."""
         self._result = result
 
     def set_exception(self, error: Exception) -> None:
@@ -64,7 +64,7 @@ class Prompt:
         self._wake_soon()
 
     def resume(self) -> None:
-        """Let who waits go on, here and now, unless it is over; for callbacks of the event loop only (`go_on`)."""
+        """Let who waits go on, here and now, unless it is over; for callbacks of the event loop only (`resume_all`)."""
         if not self._done:
             self._done = True
             if self._wake is not None:
@@ -75,7 +75,7 @@ class Prompt:
 
     # -- for who waits
 
-    def __await__(self) -> Generator[Prompt, None, object]:
+    def __await__(self) -> Generator[InlineFuture, None, object]:
         """Wait for the result."""
         if self._done:
             return self.result()
@@ -85,7 +85,7 @@ class Prompt:
         yield self
         return self._result  # an error is raised by asyncio, which has asked for the `result`
 
-    def add_done_callback(self, fn: Callable[[Prompt], object], *, context: Context | None = None) -> None:
+    def add_done_callback(self, fn: Callable[[InlineFuture], object], *, context: Context | None = None) -> None:
         """Remember who waits; asyncio calls this for the task that awaits it."""
         self._wake = fn
         self._context = context
@@ -122,7 +122,7 @@ class Prompt:
             self.loop.call_soon(self._wake, self, context=self._context)
 
 
-class Receiver(Prompt):
+class ReceiveWaiter(InlineFuture):
     """Somebody who waits in one event loop for a message, and may be woken from any thread.
 
     Attributes:
@@ -154,19 +154,19 @@ class Receiver(Prompt):
 class _Turn(threading.local):
     """What runs in this thread's event loop at the moment."""
 
-    soon: list[Prompt] | None = None
-    """Who goes on before that is over, if it is `go_on`."""
+    soon: list[InlineFuture] | None = None
+    """Who goes on before that is over, if it is `resume_all`."""
 
 
 _turn = _Turn()
 
 
-def go_on(prompts: Sequence[Prompt]) -> None:
+def resume_all(prompts: Sequence[InlineFuture]) -> None:
     """Let tasks go on whose results are there, and then whoever they have woken; whom those wake goes on a turn later.
 
     No task may be running: this is for what the event loop itself calls.
     """
-    woken: list[Prompt] = []
+    woken: list[InlineFuture] = []
     _turn.soon = woken
     try:
         _resume(prompts)
@@ -176,7 +176,7 @@ def go_on(prompts: Sequence[Prompt]) -> None:
             _resume(woken)
 
 
-def _resume(prompts: Sequence[Prompt]) -> None:
+def _resume(prompts: Sequence[InlineFuture]) -> None:
     done = 0
     try:
         for prompt in prompts:
@@ -191,14 +191,14 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
     """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
     loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
     soon = _turn.soon
-    here: list[Prompt] = [] if soon is None else soon
+    here: list[InlineFuture] = [] if soon is None else soon
     for waiter in waiters:
-        if isinstance(waiter, Receiver) and waiter.loop is loop:
+        if isinstance(waiter, ReceiveWaiter) and waiter.loop is loop:
             here.append(waiter)
         else:
             waiter.wake()
     if here and soon is None:
-        loop.call_soon(go_on, here)
+        loop.call_soon(resume_all, here)
 
 
 _AT_ONCE = 128

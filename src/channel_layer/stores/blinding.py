@@ -165,8 +165,8 @@ class Tokens:
         return known + frame[len(head) :]
 
     def _read_group(self, sent: GroupFrame) -> bytes:
-        riders = (self.name(token) for token in sent.riders)
-        return envelope.group_frame(self.group_name(sent.group), riders, sent.payload)
+        extra_recipients = (self.name(token) for token in sent.extra_recipients)
+        return envelope.group_frame(self.group_name(sent.group), extra_recipients, sent.payload)
 
     def _read_marker(self, marker: MembershipMarker) -> bytes:
         group, member = self.group_name(marker.group), self.name(marker.member)
@@ -233,15 +233,15 @@ class _Translation:
             "others": _each(tokens.full),
             "places": _each(self._held),
             "queue": _unless_none(tokens.queue),
-            "riders": _each(tokens.full),
+            "extra_recipients": _each(tokens.full),
         }
         self._replies: Mapping[type, _Translate] = {
             c.Flush: lambda begun: replace(begun, inboxes=tokens.names(begun.inboxes)),
-            c.Members: lambda roster: c.Roster(tokens.names(roster.owned), tokens.names(roster.others)),
+            c.Members: lambda members: c.GroupMembers(tokens.names(members.owned), tokens.names(members.others)),
             c.Pop: self._popped,
             c.Publish: self._published,
             c.Read: self._batch,
-            c.Unattended: tokens.names,
+            c.FindOrphaned: tokens.names,
             c.Unflushed: tokens.names,
         }
         self._plans: dict[type, tuple[tuple[str, _Translate], ...]] = {}

@@ -28,26 +28,28 @@ class LocalAndRemote:
     """A backend of two.
 
     Args:
-        local: keeps the normal channels of this machine. One shard, which notes who attends to its queues
-            (`channel_layer.ports.Capabilities.attends`).
+        local: keeps the normal channels of this machine. One shard, which notes who registers_readers to its queues
+            (`channel_layer.ports.Capabilities.registers_readers`).
         remote: keeps everything else, and what nobody here reads.
 
     Raises:
-        ValueError: *local* has several shards, or does not note who attends.
+        ValueError: *local* has several shards, or does not note who registers_readers.
     """
 
     def __init__(self, local: Backend, remote: Backend) -> None:
-        if len(local.identities) != 1 or not local.capabilities.attends:
-            raise ValueError("the local store has one shard and notes who attends to its queues; this one does not")
+        if len(local.identities) != 1 or not local.capabilities.registers_readers:
+            raise ValueError(
+                "the local store has one shard and notes who registers_readers to its queues; this one does not"
+            )
         self._local = local
         self._remote = remote
         able, here = remote.capabilities, local.capabilities
         self.capabilities: Capabilities = replace(
             able,
             blocking=able.blocking and here.blocking,
-            lapses=able.lapses and here.lapses,
+            tracks_unread=able.tracks_unread and here.tracks_unread,
             statistics=able.statistics and here.statistics,
-            attends=False,
+            registers_readers=False,
             local=True,
         )
         self.identities: tuple[str, ...] = (*remote.identities, "local")

@@ -49,7 +49,7 @@ class SimpleBackend:
         identity: what names the place where everything is kept, the same in every process.
     """
 
-    capabilities: Capabilities = Capabilities(leases=False, blocking=False, lapses=False, statistics=False)
+    capabilities: Capabilities = Capabilities(leases=False, blocking=False, tracks_unread=False, statistics=False)
     connects = True
 
     def __init__(self, make: Callable[[], SimpleStore], identity: str) -> None:
@@ -138,13 +138,13 @@ _WITHOUT_STORE: Final[Mapping[type, Callable[[_ProcessRates, Any], Any]]] = {
     c.Acknowledge: lambda _rates, _request: None,
     c.Alive: lambda _rates, request: (False,) * len(request.inboxes),
     c.Deliver: lambda _rates, _request: c.Delivery.NO_OWNER,
-    c.Forgive: lambda _rates, _request: None,
+    c.ClearUnread: lambda _rates, _request: None,
     c.Mark: lambda _rates, _request: False,
     c.Prune: lambda _rates, _request: None,
     c.Report: lambda rates, request: rates.report(request),
     c.Reported: lambda rates, request: rates.reported(request),
     c.Touch: lambda _rates, _request: None,
-    c.Unclaim: lambda _rates, _request: None,
+    c.ReleaseClaim: lambda _rates, _request: None,
     c.Unflushed: lambda _rates, _request: (),
 }
 """What needs none: there are no leases, no owned inboxes and no claims, and statistics are those of this process."""

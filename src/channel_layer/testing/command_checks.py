@@ -30,8 +30,18 @@ _OWNED: Final = ChannelName.parse("specific.example!a")
 _OWNED_BY_THREADS: Final = ChannelName.parse("specific.threads!a")
 _CLAIMED: Final = ChannelName.parse("claimed.example!a")
 
-_NEED_LEASES: Final = (c.Acknowledge, c.Claim, c.Deliver, c.GiveBack, c.Mark, c.Read, c.Release, c.Renew, c.Touch)
-_NEED_READERS: Final = (c.Unattended,)
+_NEED_LEASES: Final = (
+    c.Acknowledge,
+    c.AcquireLease,
+    c.Deliver,
+    c.ReturnCredits,
+    c.Mark,
+    c.Read,
+    c.ReleaseLease,
+    c.RenewLease,
+    c.Touch,
+)
+_NEED_READERS: Final = (c.FindOrphaned,)
 
 
 _SEVERAL: Final = tuple(ChannelName.parse(f"example.{name}") for name in ("two", "none", "one"))
@@ -64,17 +74,17 @@ def example_commands(owned: ChannelName) -> tuple[c.Command[object], ...]:
         c.Survey(0, _JOBS),
         c.Report(0, (c.Count(_JOBS.queue, 1, 0),), 1, 0),
         c.Reported(0, _JOBS.queue),
-        c.Unattended(0),
+        c.FindOrphaned(0),
         c.Pop(0, _JOBS.queue, 1, "me"),
         c.PutBack(0, _JOBS.queue, ()),
-        c.Forgive(0, _JOBS),
-        c.Unclaim(0, _CLAIMED.queue, "me"),
-        c.Claim(0, inbox, "first", "", ()),
-        c.Renew(0, inbox),
+        c.ClearUnread(0, _JOBS),
+        c.ReleaseClaim(0, _CLAIMED.queue, "me"),
+        c.AcquireLease(0, inbox, "first", "", ()),
+        c.RenewLease(0, inbox),
         c.Alive(0, (inbox,)),
         c.Mark(0, inbox, marker),
         c.Read(0, inbox, "", 0.001),
-        c.GiveBack(0, inbox, "first", 1, ()),
+        c.ReturnCredits(0, inbox, "first", 1, ()),
         c.Join(0, _GROUP, _JOBS, owned=False, age=0.0, restore=False, mark=False),
         c.Members(0, _GROUP),
         c.Touch(0, (_GROUP,)),
@@ -84,7 +94,7 @@ def example_commands(owned: ChannelName) -> tuple[c.Command[object], ...]:
         c.Leave(0, _GROUP, _JOBS, mark=False),
         c.Unflushed(0, (inbox.name,), "none"),
         c.Acknowledge(0, inbox, "none"),
-        c.Release(0, inbox),
+        c.ReleaseLease(0, inbox),
         c.Flush(0, "end"),
     )
 
@@ -153,7 +163,7 @@ def _check_refusal(command: c.Command[object], exc: Exception, capabilities: Cap
     if isinstance(command, _NEED_LEASES):
         supported, needs = capabilities.leases, ", because the store has leases"
     elif isinstance(command, _NEED_READERS):
-        supported, needs = capabilities.attends, ", because the store keeps registered readers"
+        supported, needs = capabilities.registers_readers, ", because the store keeps registered readers"
     else:
         supported, needs = True, ""
     if supported:

@@ -498,7 +498,7 @@ class LayerMachine(RuleBasedStateMachine):
                         f"{left} more: a credit is never returned"
                     ) from None
                 for each in self._layers:
-                    await each.tend()
+                    await each.run_maintenance()
                 continue
             break
         if left <= 0:
@@ -791,7 +791,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._clock.advance(seconds)
         now = self._clock.offset
         for layer in self._layers:
-            await self._within(layer.tend(), "tend returns")
+            await self._within(layer.run_maintenance(), "run_maintenance returns")
         for channel in self._channels:
             over = [entry for entry in channel.entries if entry.sent + _EXPIRY <= now]
             channel.entries = [entry for entry in channel.entries if entry.sent + _EXPIRY > now]
@@ -827,7 +827,7 @@ class LayerMachine(RuleBasedStateMachine):
                 continue
             if member.by_owner and not missed:
                 del members[channel.name]
-            elif member.by_owner or channel.owned or (grouped and self._can.lapses):
+            elif member.by_owner or channel.owned or (grouped and self._can.tracks_unread):
                 member.unread = True
 
     # -- a fixed script

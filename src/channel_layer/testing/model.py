@@ -217,12 +217,12 @@ class Model:
             f"{unread} of {request.capacity} places of {name} are taken; the inbox holds {len(inbox.items)} of "
             f"{self.facts.inbox_capacity} entries, {ours} of them no markers",
         )
-        if any(reply.expired or reply.lapsed for reply in replies):
+        if any(reply.expired or reply.unread_expired for reply in replies):
             raise _violation(
                 "In an owned inbox no message expires, and no member's message counts as unread: its owner sees both",
                 request,
                 replies,
-                "expired=0, lapsed=False",
+                "expired=0, unread_expired=False",
             )
         for push, reply in asked:
             if reply.accepted:
@@ -234,27 +234,28 @@ class Model:
         """Check what a push says of the readers of its queue; return whether it goes on."""
         queue = request.channel.queue.name
         wanted: tuple[int, int] | None = None
-        if request.if_attended and not self._has_reader(queue, at):
+        if request.if_registered and not self._has_reader(queue, at):
             messages = self._queue(queue, at)
             wanted = sum(not self._is_gone(message, at) for message in messages), len(messages)
         for reply in replies:
-            left = reply.unattended
+            left = reply.orphaned
             right = left is None if wanted is None else left is not None and wanted[0] <= left <= wanted[1]
-            if not right or (wanted is not None and (reply.accepted or reply.lapsed or reply.expired)):
+            if not right or (wanted is not None and (reply.accepted or reply.unread_expired or reply.expired)):
                 raise _violation(
-                    "A push with if_attended is refused exactly while its queue has no registered reader, and says how "
+                    "A push with if_registered is refused exactly while its queue has no registered reader, and says "
+                    "how "
                     "many messages wait there",
                     request,
                     reply,
-                    "unattended=None" if wanted is None else f"accepted=False, unattended={wanted[0]} to {wanted[1]}",
+                    "orphaned=None" if wanted is None else f"accepted=False, orphaned={wanted[0]} to {wanted[1]}",
                 )
         return wanted is None
 
     def _has_reader(self, queue: str, at: Span) -> bool:
         return any(not has_passed(until, at) for until in self._readers.get(queue, {}).values())
 
-    def orphaned(self, request: c.Unattended, reply: tuple[str, ...], at: Span) -> None:
-        """Check the reply to an `Unattended`."""
+    def orphaned(self, request: c.FindOrphaned, reply: tuple[str, ...], at: Span) -> None:
+        """Check the reply to an `FindOrphaned`."""
         may = {name: self._queue(name, at) for name in self._queues if not name.endswith("!")}
         may = {name: messages for name, messages in may.items() if messages and not self._has_reader(name, at)}
         must = {name for name, messages in may.items() if any(not self._is_gone(message, at) for message in messages)}
@@ -306,25 +307,29 @@ class Model:
         queue, name = request.channel.queue.name, request.channel.name
         unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
-        if unread is not None and self.facts.capabilities.lapses:
+        if unread is not None and self.facts.capabilities.tracks_unread:
             may = has_passed(unread.since.plus(self.facts.expiry), at)
             forgotten = has_passed(unread.since.plus(self.facts.lifetime), at)
             must = may and not forgotten and not unread.doubtful
-            if may and not must and not replies[0].lapsed:
+            if may and not must and not replies[0].unread_expired:
                 del self._unread[queue][name]
         for reply in replies:
-            if (reply.lapsed and not may) or (must and not reply.lapsed) or (reply.lapsed and reply.accepted):
+            if (
+                (reply.unread_expired and not may)
+                or (must and not reply.unread_expired)
+                or (reply.unread_expired and reply.accepted)
+            ):
                 raise _violation(
                     "A push to a member is refused as unread exactly if an earlier one has expired, and nothing was "
                     "popped since",
                     request,
                     reply,
-                    "lapsed=True, accepted=False" if must else "lapsed=False",
+                    "unread_expired=True, accepted=False" if must else "unread_expired=False",
                 )
-        return replies[0].lapsed
+        return replies[0].unread_expired
 
-    def unread_cleared(self, request: c.Forgive) -> None:
-        """Take note of a `Forgive`."""
+    def unread_cleared(self, request: c.ClearUnread) -> None:
+        """Take note of a `ClearUnread`."""
         self._unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
 
     def popped(self, request: c.Pop, reply: c.Popped, at: Span) -> None:
@@ -381,8 +386,8 @@ class Model:
         is_inbox = request.queue.kind is Kind.INBOX
         self._check_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
         is_owned = is_inbox and self._owned(name, at) is not None
-        if reply.minted != is_owned:
-            raise _violation("A pop tells of the living owner of an owned inbox", request, reply, f"minted={is_owned}")
+        if reply.owned != is_owned:
+            raise _violation("A pop tells of the living owner of an owned inbox", request, reply, f"owned={is_owned}")
         claim = self._claims.get(name) if is_inbox and not is_owned else None
         may = claim is not None and claim.name != request.claimant and not self._claim_is_over(claim, at)
         must = may and claim is not None and not claim.doubtful and leases
@@ -406,8 +411,8 @@ class Model:
             return False
         if is_owned:
             return False
-        if request.attend and not is_inbox:
-            self._readers.setdefault(name, {})[request.claimant] = at.plus(request.attend)
+        if request.register and not is_inbox:
+            self._readers.setdefault(name, {})[request.claimant] = at.plus(request.register)
         if is_inbox:
             self._claims[name] = Claimant(request.claimant, at.plus(self.facts.lease))
         return True
@@ -428,8 +433,8 @@ class Model:
         self._remove_counted(returned, 0, reply.expired, reply.flushed, at, request, reply)
         messages[:0] = returned
 
-    def claim_released(self, request: c.Unclaim) -> None:
-        """Take note of an `Unclaim`."""
+    def claim_released(self, request: c.ReleaseClaim) -> None:
+        """Take note of an `ReleaseClaim`."""
         self._readers.get(request.inbox.name, {}).pop(request.claimant, None)
         claim = self._claims.get(request.inbox.name)
         if claim is not None and claim.name == request.claimant:
@@ -530,8 +535,8 @@ class Model:
 
     # -- owned inboxes
 
-    def claimed(self, request: c.Claim, reply: c.Claimed, at: Span) -> None:
-        """Check the reply to a `Claim`."""
+    def claimed(self, request: c.AcquireLease, reply: c.LeaseAcquired, at: Span) -> None:
+        """Check the reply to a `AcquireLease`."""
         name = request.inbox.name
         self._check_now(request, reply, reply.now, at)
         self._check_epoch(request, reply, reply.epoch, at)
@@ -561,8 +566,8 @@ class Model:
             inbox.unread[message.channel] += 1
         self._unread.pop(name, None)
 
-    def renewed(self, request: c.Renew, reply: c.Renewed, at: Span) -> None:
-        """Check the reply to a `Renew`."""
+    def renewed(self, request: c.RenewLease, reply: c.LeaseRenewed, at: Span) -> None:
+        """Check the reply to a `RenewLease`."""
         self._check_now(request, reply, reply.now, at)
         self._check_epoch(request, reply, reply.epoch, at)
         inbox = self._owned(request.inbox.name, at)
@@ -576,8 +581,8 @@ class Model:
         if inbox is not None:
             inbox.until = at.plus(self.facts.lease)
 
-    def released(self, request: c.Release, reply: int, at: Span) -> None:
-        """Check the reply to a `Release`."""
+    def released(self, request: c.ReleaseLease, reply: int, at: Span) -> None:
+        """Check the reply to a `ReleaseLease`."""
         lived = self._owned(request.inbox.name, at) is not None
         inbox = self._inboxes.pop(request.inbox.name)
         here = [bool(item.channel) for item in inbox.items]
@@ -613,8 +618,8 @@ class Model:
             self._slots += 1
             item.slot = self._slots
 
-    def credits_returned(self, request: c.GiveBack, at: Span) -> None:
-        """Take note of a `GiveBack`."""
+    def credits_returned(self, request: c.ReturnCredits, at: Span) -> None:
+        """Take note of a `ReturnCredits`."""
         inbox = self._owned(request.inbox.name, at)
         if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
             return
@@ -856,7 +861,7 @@ class Model:
                 "no owner" if inbox is None else "done or full",
             )
         if inbox is not None:
-            frame = _group_frame(request.group.name, request.riders, request.payload)
+            frame = _group_frame(request.group.name, request.extra_recipients, request.payload)
             self._deliver(inbox, frame, at, request, reply, full=reply is c.Delivery.FULL)
 
     def pruned(self, request: c.Prune, at: Span) -> None:
@@ -875,7 +880,7 @@ class Model:
                 elif name in group.others:  # something has changed, though not here
                     group.others[name].doubtful = True
 
-    def listed(self, request: c.Members, reply: c.Roster, at: Span) -> None:
+    def listed(self, request: c.Members, reply: c.GroupMembers, at: Span) -> None:
         """Check the reply to a `Members`."""
         group = self._group(request.group.name, at)
         self._check_names(request, reply, "owned", reply.owned, group.owned, at)

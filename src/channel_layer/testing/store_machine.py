@@ -111,7 +111,7 @@ class _Owner:
     held: Counter[str] = field(default_factory=Counter[str])
     """Messages to single channels that were read and not received."""
     serial: int = 0
-    returned: c.GiveBack | None = None
+    returned: c.ReturnCredits | None = None
     unacknowledged: str = ""
     """The generation that has yet to be acknowledged."""
 
@@ -220,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
     def topics(self) -> list[str]:
         """What an example can be about; there is most to say of what needs leases."""
         plain = ["queues", "claimed inboxes", "members", "everything"]
-        if self.traits.capabilities.attends:
+        if self.traits.capabilities.registers_readers:
             plain.append("readers")
         return [*plain, "owned inboxes", "owned inboxes", "groups", "groups"] if self.leases else plain
 
@@ -322,7 +322,7 @@ class StoreMachine(RuleBasedStateMachine):
         replies, at = self.ask_at_once(requests)
         self.models[requests[0].shard].pushed(list(zip(requests, replies, strict=True)), at)
 
-    @precondition(lambda self: self.traits.capabilities.lapses)
+    @precondition(lambda self: self.traits.capabilities.tracks_unread)
     @_about("members")
     @rule(channel=_channels)
     @_checked
@@ -330,7 +330,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Push a message that a channel gets as a member of a group."""
         self.push_one(channel, to_member=True)
 
-    @precondition(lambda self: self.traits.capabilities.lapses)
+    @precondition(lambda self: self.traits.capabilities.tracks_unread)
     @_about("members")
     @rule(channel=_channels)
     @_checked
@@ -341,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def clear_unread_once(self, name: ChannelName, shard: int) -> None:
         """Forget it on one shard."""
-        request = c.Forgive(shard, name)
+        request = c.ClearUnread(shard, name)
         self.ask(request)
         self.models[shard].unread_cleared(request)
 
@@ -361,9 +361,9 @@ class StoreMachine(RuleBasedStateMachine):
         queue = ChannelName.parse(channel).queue
         self.pop_some(queue, count, claimant, self.shard(queue))
 
-    def pop_some(self, queue: Queue, count: int, claimant: str, shard: int, attend: float = 0.0) -> None:
+    def pop_some(self, queue: Queue, count: int, claimant: str, shard: int, register: float = 0.0) -> None:
         """Pop once."""
-        request = c.Pop(shard, queue, count, claimant, attend)
+        request = c.Pop(shard, queue, count, claimant, register)
         reply, at = self.ask(request)
         self.models[request.shard].popped(request, reply, at)
         if reply.entries and queue.kind is not Kind.INBOX:  # what was in an inbox waits for its other channels
@@ -442,7 +442,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.push_one(channel)
         self.pop_once(channel, 2, "ben")
 
-    @precondition(lambda self: self.traits.capabilities.lapses)
+    @precondition(lambda self: self.traits.capabilities.tracks_unread)
     @_about("members")
     @rule(
         channel=_channels,
@@ -473,13 +473,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def release_claim_as(self, queue: Queue, claimant: str) -> None:
         """Release once; a store without leases and registered readers need not support it."""
-        if not (self.leases or self.traits.capabilities.attends):
+        if not (self.leases or self.traits.capabilities.registers_readers):
             return
-        request = c.Unclaim(self.shard(queue), queue, claimant)
+        request = c.ReleaseClaim(self.shard(queue), queue, claimant)
         self.ask(request)
         self.models[request.shard].claim_released(request)
 
-    @precondition(lambda self: self.traits.capabilities.attends)
+    @precondition(lambda self: self.traits.capabilities.registers_readers)
     @_about("readers")
     @rule(
         channel=_channels,
@@ -515,7 +515,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.push_if_read(channel)
         self.check_orphaned()
 
-    @precondition(lambda self: self.traits.capabilities.attends)
+    @precondition(lambda self: self.traits.capabilities.registers_readers)
     @_about("readers")
     @rule(channel=_channels)
     @_checked
@@ -529,14 +529,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     def push_if_read(self, channel: str) -> None:
         """Push a message that is refused if the queue has no registered reader."""
-        request = replace(self.push_request(channel), if_attended=True)
+        request = replace(self.push_request(channel), if_registered=True)
         reply, at = self.ask(request)
         self.models[request.shard].pushed([(request, reply)], at)
 
     def check_orphaned(self) -> None:
         """Ask on every shard which queues have no registered reader."""
         for shard, model in enumerate(self.models):
-            request = c.Unattended(shard)
+            request = c.FindOrphaned(shard)
             reply, at = self.ask(request)
             model.orphaned(request, reply, at)
 
@@ -613,7 +613,7 @@ class StoreMachine(RuleBasedStateMachine):
     def join(self, group: str, channel: str) -> None:
         """A process that does not own a channel adds it to a group."""
         name = ChannelName.parse(channel)
-        if self.traits.capabilities.lapses:
+        if self.traits.capabilities.tracks_unread:
             for shard in range(self.traits.shards) if name.queue.kind is Kind.NORMAL else [self.shard(name.queue)]:
                 self.clear_unread_once(name, shard)
         self.join_as(group, name, owned=False)
@@ -708,7 +708,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.number += 1
         generation = f"generation-{self.number}"
         held = tuple((+owner.held).items())
-        request = c.Claim(shard, owner.queue, generation, owner.position, held)
+        request = c.AcquireLease(shard, owner.queue, generation, owner.position, held)
         reply, at = self.ask(request)
         model.claimed(request, reply, at)
         if reply.fresh:
@@ -726,7 +726,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Keep a lease."""
         owner, shard, model = self.owner_of(inbox)
         if owner.claimed and not owner.released:
-            request = c.Renew(shard, owner.queue)
+            request = c.RenewLease(shard, owner.queue)
             reply, at = self.ask(request)
             model.renewed(request, reply, at)
 
@@ -738,7 +738,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Give an inbox up for good; not often."""
         owner, shard, model = self.owner_of(inbox)
         if owner.claimed and not owner.released and sure == 6:
-            request = c.Release(shard, owner.queue)
+            request = c.ReleaseLease(shard, owner.queue)
             reply, at = self.ask(request)
             model.released(request, reply, at)
             owner.released = True
@@ -787,7 +787,7 @@ class StoreMachine(RuleBasedStateMachine):
         if received:
             owner.held -= received
             owner.serial += 1
-            request = c.GiveBack(shard, owner.queue, owner.generation, owner.serial, tuple(received.items()))
+            request = c.ReturnCredits(shard, owner.queue, owner.generation, owner.serial, tuple(received.items()))
             _, at = self.ask(request)
             model.credits_returned(request, at)
             owner.returned = request
@@ -1116,7 +1116,7 @@ class StoreMachine(RuleBasedStateMachine):
         model.joined(join, changed, at)
         if self.leases:
             inbox = self.neighbours_channel()
-            claim = c.Claim(shard, inbox.queue, f"generation-{self.number}", "", ())
+            claim = c.AcquireLease(shard, inbox.queue, f"generation-{self.number}", "", ())
             claimed, at = self.ask_neighbour(claim)
             model.claimed(claim, claimed, at)
             push = c.Push(shard, inbox, 100, b"\x01neighbour", to_member=False)
@@ -1135,7 +1135,7 @@ class StoreMachine(RuleBasedStateMachine):
             read = c.Read(shard, inbox, "", 0.2)
             batch, at = self.ask_neighbour(read)
             model.read(read, batch, at)
-            release = c.Release(shard, inbox)
+            release = c.ReleaseLease(shard, inbox)
             waited, at = self.ask_neighbour(release)
             model.released(release, waited, at)
         pop = c.Pop(shard, ChannelName.parse("jobs").queue, 1, "neighbour")
@@ -1281,7 +1281,7 @@ class StoreMachine(RuleBasedStateMachine):
             for shard in range(self.traits.shards):
                 if self.leases and shard < self.traits.general_shards:
                     for owner in self.owners.values():
-                        await store.execute(c.Release(shard, owner.queue))
+                        await store.execute(c.ReleaseLease(shard, owner.queue))
                 await store.execute(c.Flush(shard, "end"))
 
     # -- asking

@@ -81,7 +81,7 @@ def _hand_over(state: StoreMachine) -> None:
 
 
 def _stop_reading(state: StoreMachine) -> None:
-    if state.traits.capabilities.lapses:
+    if state.traits.capabilities.tracks_unread:
         for channel, meanwhile, to in (
             ("jobs", "pop", "after"),
             ("reply?x", "clear unread", "after"),

@@ -105,7 +105,7 @@ class _TwoLeases:
         """Take both."""
         await self._store.execute(c.Pop(0, self._claimed, 0, "anna"))
         if self._leases:
-            await self._store.execute(c.Claim(0, self._owned, "generation-0", "", ()))
+            await self._store.execute(c.AcquireLease(0, self._owned, "generation-0", "", ()))
 
     async def look(self) -> tuple[bool, bool]:
         """Return whether the first still lives, and whether the second is still held."""

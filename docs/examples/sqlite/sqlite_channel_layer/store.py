@@ -106,7 +106,7 @@ class SQLiteStore:
             values = (self._prefix, request.group.name, request.channel.name)
             self._db.execute("DELETE FROM members WHERE prefix = ? AND team = ? AND channel = ?", values)
 
-    def members(self, request: c.Members, /) -> c.Roster:
+    def members(self, request: c.Members, /) -> c.GroupMembers:
         """List a group's members."""
         with self._step() as now:
             self._db.execute(
@@ -114,7 +114,7 @@ class SQLiteStore:
             )
             group = (self._prefix, request.group.name)
             rows = self._db.execute("SELECT channel FROM members WHERE prefix = ? AND team = ?", group)
-            return c.Roster(owned=(), others=tuple(name for (name,) in rows))
+            return c.GroupMembers(owned=(), others=tuple(name for (name,) in rows))
 
     def flush(self, request: c.Flush, /) -> int:
         """Empty everything of this prefix."""

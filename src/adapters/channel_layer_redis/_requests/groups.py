@@ -99,7 +99,7 @@ class GroupPlans:
 
     def deliver(self, command: c.Deliver) -> RequestPlan[c.Delivery]:
         """Deliver a message of a group to an inbox."""
-        frame = group_frame(command.group.name, command.riders, command.payload)
+        frame = group_frame(command.group.name, command.extra_recipients, command.payload)
         keys = self._keys.inbox(command.inbox.name)
         outcome = number(
             (yield from run_script(_DELIVER, keys, frame, self._settings.offset, self._settings.inbox_capacity))
@@ -111,7 +111,7 @@ class GroupPlans:
         keys = self._keys.group(command.group.name)[:3]
         yield from run_script(_PRUNE, keys, command.version, len(command.inboxes), *command.inboxes, *command.others)
 
-    def members(self, command: c.Members) -> RequestPlan[c.Roster]:
+    def members(self, command: c.Members) -> RequestPlan[c.GroupMembers]:
         """List the members."""
         owned, others, _, _ = self._keys.group(command.group.name)
         now = int((yield from read_clock(self._settings.offset)))
@@ -120,7 +120,7 @@ class GroupPlans:
             call_command("ZRANGEBYSCORE", owned, first, "+inf"),
             call_command("ZRANGEBYSCORE", others, f"({now - self._settings.group}", "+inf"),
         )
-        return c.Roster(texts(found[0]), texts(found[1]))
+        return c.GroupMembers(texts(found[0]), texts(found[1]))
 
     def touch(self, command: c.Touch) -> RequestPlan[None]:
         """Extend the lifetimes of groups."""

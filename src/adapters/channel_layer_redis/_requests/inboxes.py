@@ -42,14 +42,14 @@ class InboxPlans:
         return {
             c.Acknowledge: self.acknowledge,
             c.Alive: self.alive,
-            c.Claim: self.acquire_lease,
-            c.GiveBack: self.return_credits,
+            c.AcquireLease: self.acquire_lease,
+            c.ReturnCredits: self.return_credits,
             c.Mark: self.mark,
-            c.Release: self.release_lease,
-            c.Renew: self.renew_lease,
+            c.ReleaseLease: self.release_lease,
+            c.RenewLease: self.renew_lease,
         }
 
-    def acquire_lease(self, command: c.Claim) -> RequestPlan[c.Claimed]:
+    def acquire_lease(self, command: c.AcquireLease) -> RequestPlan[c.LeaseAcquired]:
         """Acquire the lease, and move into the inbox what was sent while it had no owner."""
         name = command.inbox.name
         keys = (*self._keys.inbox(name), *self._keys.taking(name))
@@ -64,22 +64,22 @@ class InboxPlans:
         )
         reply, last_flush = yield ScriptCall(_ACQUIRE_LEASE, keys, args), call_command("GET", self._keys.epoch)
         now, fresh, expired = numbers(reply)
-        return c.Claimed(now / 1000, fresh == 1, read_epoch(last_flush)[0], expired)
+        return c.LeaseAcquired(now / 1000, fresh == 1, read_epoch(last_flush)[0], expired)
 
-    def renew_lease(self, command: c.Renew) -> RequestPlan[c.Renewed]:
+    def renew_lease(self, command: c.RenewLease) -> RequestPlan[c.LeaseRenewed]:
         """Renew the lease."""
         renewal = ScriptCall(
             _RENEW_LEASE, self._keys.inbox(command.inbox.name), (self._settings.lease, self._settings.offset)
         )
         reply, last_flush = yield renewal, call_command("GET", self._keys.epoch)
         now, held = numbers(reply)
-        return c.Renewed(now / 1000, held == 1, read_epoch(last_flush)[0])
+        return c.LeaseRenewed(now / 1000, held == 1, read_epoch(last_flush)[0])
 
-    def release_lease(self, command: c.Release) -> RequestPlan[int]:
+    def release_lease(self, command: c.ReleaseLease) -> RequestPlan[int]:
         """Release the lease, and remove the inbox."""
         return number((yield from run_script(_RELEASE_LEASE, self._keys.inbox(command.inbox.name))))
 
-    def return_credits(self, command: c.GiveBack) -> RequestPlan[None]:
+    def return_credits(self, command: c.ReturnCredits) -> RequestPlan[None]:
         """Return credits."""
         credits_ = [part for channel, count in command.places for part in (channel, count)]
         keys = self._keys.inbox(command.inbox.name)[:1]

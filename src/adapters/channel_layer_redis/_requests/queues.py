@@ -48,12 +48,12 @@ class QueuePlans:
     def table(self) -> PlanTable:
         """The plan of each of these commands."""
         return {
-            c.Forgive: self.clear_unread,
+            c.ClearUnread: self.clear_unread,
             c.Pending: self.pending,
             c.Pop: self.pop,
             c.Push: self.push,
             c.PutBack: self.put_back,
-            c.Unclaim: self.release_claim,
+            c.ReleaseClaim: self.release_claim,
         }
 
     def queue_push(self, queue: Queue, capacity: int) -> ScriptCall:
@@ -84,7 +84,7 @@ class QueuePlans:
         (reply,) = yield (ScriptCall(call.script, (*call.keys, *unread), (*call.args, frame, self._settings.group)),)
         return read_pushed(reply)
 
-    def clear_unread(self, command: c.Forgive) -> RequestPlan[None]:
+    def clear_unread(self, command: c.ClearUnread) -> RequestPlan[None]:
         """Forget that a channel has an unread message of a group."""
         channel = command.channel
         yield from run_command("HDEL", self._keys.unread(channel.queue.name), channel.name)
@@ -130,7 +130,7 @@ class QueuePlans:
         )
         return c.Returned(expired, flushed=0)
 
-    def release_claim(self, command: c.Unclaim) -> RequestPlan[None]:
+    def release_claim(self, command: c.ReleaseClaim) -> RequestPlan[None]:
         """Give up a claim."""
         yield from run_script(_RELEASE_CLAIM, (self._keys.claim(command.inbox.name),), command.claimant)
 
@@ -145,9 +145,9 @@ class QueuePlans:
 
 
 def read_pushed(reply: object) -> c.Pushed:
-    """Return the reply of a push's script: the number of expired messages, or -1 minus it if full; nil if lapsed."""
+    """Return what a push's script replies: expired messages, or -1 minus them if full; nil if one expired unread."""
     if reply is None:
-        return c.Pushed(accepted=False, expired=0, lapsed=True)
+        return c.Pushed(accepted=False, expired=0, unread_expired=True)
     outcome = number(reply)
     if not outcome:
         return _ACCEPTED
@@ -159,7 +159,7 @@ def _popped(reply: object) -> tuple[c.Popped, bool]:
     moment, expired, *rest = list_of(reply)
     now = number(moment) / 1000
     if expired == -1:
-        return c.Popped((), 0, now, minted=True), False
+        return c.Popped((), 0, now, owned=True), False
     if expired == -2:
         return c.Popped((), 0, now, held_for=max(0, number(rest[0])) / 1000), False
     entries: list[c.Entry] = []

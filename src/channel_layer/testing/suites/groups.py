@@ -374,7 +374,7 @@ class GroupTests(LayerTests):
                 if env.capabilities.leases:
 
                     async def left() -> bool:
-                        await owner.tend()
+                        await owner.run_maintenance()
                         return not await other.group_channels("group")
 
                     await env.eventually(left, "a member whose message expired unread leaves its groups")
@@ -390,7 +390,7 @@ class GroupTests(LayerTests):
     ) -> None:
         """The next send to each of its groups removes it and does not reach it.
 
-        A normal channel on several hosts is noted on each of them. Without `Capabilities.lapses` it stays.
+        A normal channel on several hosts is noted on each of them. Without `Capabilities.tracks_unread` it stays.
         """
 
         async def expire_unread(env: LayerEnvironment, member: str) -> None:
@@ -460,7 +460,7 @@ class GroupTests(LayerTests):
                 env.clock.advance(20.1)
                 await sender.group_send("group", {"n": 2})
                 await sender.group_send("quiet", {"n": 3})
-                left = [] if env.capabilities.lapses else ["claimed!quiet"]
+                left = [] if env.capabilities.tracks_unread else ["claimed!quiet"]
                 await _listed(sender, left, "a message unread for expiry, and one more", "quiet")
                 await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
 
@@ -486,7 +486,7 @@ class GroupTests(LayerTests):
 
 async def _until_left(env: LayerEnvironment, sender: ChannelLayer, member: str) -> None:
     """Send to the group until a member that let its message expire has left it: at most once for each host."""
-    if not env.capabilities.lapses:
+    if not env.capabilities.tracks_unread:
         await sender.group_discard("group", member)
         return
 

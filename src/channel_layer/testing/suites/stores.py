@@ -239,7 +239,7 @@ class StoreSuite:
                     came = await sender.execute(c.Alive(0, (_OWNED.queue,)))
                     expect(came, (False,), "without leases no inbox is owned", "alive()")
                     return
-                await owner.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                await owner.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
                 position = ""
                 for n in range(10):
                     reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
@@ -256,7 +256,7 @@ class StoreSuite:
                     again = await stores.soon(owner.execute(c.Read(0, _OWNED.queue, position, _BLOCK)), rule)
                     expect(again, batch, "reading takes nothing away", "the same read() once more")
                     position = batch.position
-                await owner.execute(c.Release(0, _OWNED.queue))
+                await owner.execute(c.ReleaseLease(0, _OWNED.queue))
 
         run(body())
 
@@ -311,9 +311,9 @@ class StoreSuite:
         group, channel = GroupName.parse("g"), _QUEUES[0]
         commands: list[c.Command[object]] = [
             c.Push(0, channel, _ROOM, b"1"),
-            c.Forgive(0, channel),
+            c.ClearUnread(0, channel),
             c.Pending(0, channel),
-            c.Unclaim(0, _QUEUES[2].queue, "me"),
+            c.ReleaseClaim(0, _QUEUES[2].queue, "me"),
             c.Join(0, group, channel, owned=False, age=0.0, restore=False, mark=False),
             c.Members(0, group),
             c.Publish(0, group, b"1", at_once=False),
@@ -380,7 +380,7 @@ class StoreSuite:
 
         async def claim() -> None:
             async with stores.store() as store:
-                await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
 
         if self.capabilities.leases:
             run(claim())
@@ -412,7 +412,7 @@ class StoreSuite:
                     came = await _pop(store, channel, 0, len(payloads))
                     expect(came == payloads, True, _WHOLE, f"{len(payloads)} payloads of all bytes to {channel}")
                 if self.capabilities.leases:
-                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
                     for payload in payloads:
                         await sender.execute(c.Push(0, _OWNED, _ROOM, payload))
                         await sender.execute(c.Deliver(0, _OWNED.queue, GroupName.parse("g"), (), payload))
@@ -421,7 +421,7 @@ class StoreSuite:
                     grouped = [read_group(frame).payload for frame in frames[1::2]]
                     expect(direct == payloads, True, _WHOLE, f"payloads of all bytes to {_OWNED}")
                     expect(grouped == payloads, True, _WHOLE, "payloads of all bytes to a group")
-                    await store.execute(c.Release(0, _OWNED.queue))
+                    await store.execute(c.ReleaseLease(0, _OWNED.queue))
 
         run(body())
 
@@ -446,7 +446,7 @@ class StoreSuite:
                     asyncio.create_task(_execute(store, c.Pop(0, queue, 1, "me"))),
                 ]
                 if self.capabilities.leases:
-                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
                     flying.append(asyncio.create_task(_execute(store, c.Read(0, _OWNED.queue, "", block))))
                 for _ in range(turns):
                     await asyncio.sleep(0)
@@ -496,7 +496,7 @@ class StoreSuite:
                 seen: list[bytes] = []
                 readers = [asyncio.create_task(_work_patiently(store, channel, seen))]
                 if self.capabilities.leases:
-                    await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
                     readers.append(asyncio.create_task(_read_patiently(store, seen)))
                 sure: list[bytes] = []
                 maybe: list[bytes] = []
@@ -590,13 +590,13 @@ async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
     await store.execute(c.Leave(0, group, _QUEUES[0], mark=True))
     await store.execute(c.Publish(0, group, b"1", at_once=False))
     if capabilities.leases:
-        await store.execute(c.Claim(0, _OWNED.queue, "first", "", ()))
+        await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
         await store.execute(c.Join(0, group, _OWNED, owned=True, age=0.0, restore=False, mark=True))
         await store.execute(c.Mark(0, _OWNED.queue, MembershipMarker(group.name, _OWNED.name, True, 1, 0)))
         await store.execute(c.Push(0, _OWNED, 10, b"1"))
         await store.execute(c.Deliver(0, _OWNED.queue, group, (), b"1"))
-        await store.execute(c.GiveBack(0, _OWNED.queue, "first", 1, ((_OWNED.name, 1),)))
-        await store.execute(c.Renew(0, _OWNED.queue))
+        await store.execute(c.ReturnCredits(0, _OWNED.queue, "first", 1, ((_OWNED.name, 1),)))
+        await store.execute(c.RenewLease(0, _OWNED.queue))
         await store.execute(c.Touch(0, (group,)))
 
 

@@ -264,7 +264,7 @@ class LayerEnvironment(Patient):
         """Let time pass, and let some layers do what they do in the background meanwhile."""
         self.clock.advance(seconds)
         for layer in layers:
-            await layer.tend()
+            await layer.run_maintenance()
 
 
 async def make_channel(kind: str, owner: ChannelLayer, place: int = 0) -> str:

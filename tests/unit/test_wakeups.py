@@ -7,21 +7,21 @@ import contextvars
 
 import pytest
 
-from channel_layer.runtime.wakeups import Prompt, Receiver, go_on, wake_all
+from channel_layer.runtime.wakeups import InlineFuture, ReceiveWaiter, resume_all, wake_all
 
 
-async def _wait(prompt: Prompt) -> object:
+async def _wait(prompt: InlineFuture) -> object:
     return await prompt
 
 
-def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
-    """Have the event loop call `go_on`; the future returns what that raised."""
+def _soon(prompts: list[InlineFuture]) -> asyncio.Future[BaseException | None]:
+    """Have the event loop call `resume_all`; the future returns what that raised."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
 
     def call() -> None:
         try:
-            go_on(prompts)
+            resume_all(prompts)
         except SystemExit as exc:
             over.set_result(exc)
         else:
@@ -34,14 +34,14 @@ def _soon(prompts: list[Prompt]) -> asyncio.Future[BaseException | None]:
 async def test_woken_tasks_resume_in_the_same_cycle() -> None:
     """Tasks with results resume first, then tasks that these woke; tasks that those wake, a cycle later."""
     loop, said = asyncio.get_running_loop(), list[str]()
-    prompt, waiters = Prompt(loop), [Receiver(loop) for _ in range(3)]
+    prompt, waiters = InlineFuture(loop), [ReceiveWaiter(loop) for _ in range(3)]
 
     async def read() -> None:
         said.append(f"read {await prompt}")
         wake_all(waiters[:2])
         said.append("read on")
 
-    async def receive(place: int, other: Receiver | None) -> None:
+    async def receive(place: int, other: ReceiveWaiter | None) -> None:
         await waiters[place]
         said.append(f"received {place}")
         if other is not None:
@@ -60,8 +60,8 @@ async def test_woken_tasks_resume_in_the_same_cycle() -> None:
 
 
 async def test_without_results_the_event_loop_decides_the_order() -> None:
-    """Outside of `go_on`, a wake-up goes through the event loop."""
-    waiter, said = Receiver(asyncio.get_running_loop()), list[str]()
+    """Outside of `resume_all`, a wake-up goes through the event loop."""
+    waiter, said = ReceiveWaiter(asyncio.get_running_loop()), list[str]()
 
     async def receive() -> None:
         await waiter
@@ -79,7 +79,7 @@ async def test_without_results_the_event_loop_decides_the_order() -> None:
 async def test_a_task_cancelled_meanwhile_is_not_resumed() -> None:
     """A task that an earlier one has cancelled gets neither its result nor its wake-up."""
     loop = asyncio.get_running_loop()
-    first, second, waiter = Prompt(loop), Prompt(loop), Receiver(loop)
+    first, second, waiter = InlineFuture(loop), InlineFuture(loop), ReceiveWaiter(loop)
     others: list[asyncio.Task[object]] = []
 
     async def one() -> None:
@@ -101,7 +101,7 @@ async def test_a_task_cancelled_meanwhile_is_not_resumed() -> None:
 async def test_the_others_resume_if_one_task_ends_the_program(place: int) -> None:
     """`SystemExit` of one task is raised to the caller of the loop; if the loop runs on, the other tasks resume."""
     loop = asyncio.get_running_loop()
-    prompts, waiter = [Prompt(loop) for _ in range(3)], Receiver(loop)
+    prompts, waiter = [InlineFuture(loop) for _ in range(3)], ReceiveWaiter(loop)
 
     async def wait(number: int) -> object:
         result = await prompts[number]
@@ -128,7 +128,7 @@ async def test_the_others_resume_if_one_task_ends_the_program(place: int) -> Non
 async def test_a_result_is_kept_until_it_is_awaited() -> None:
     """A result, an error or a cancellation is kept until it is awaited, and does not change any more."""
     loop = asyncio.get_running_loop()
-    late, wrong, gone = Prompt(loop), Prompt(loop), Prompt(loop)
+    late, wrong, gone = InlineFuture(loop), InlineFuture(loop), InlineFuture(loop)
     late.set_result(1)
     assert not late.done()
     assert await _soon([late]) is None
@@ -149,7 +149,7 @@ async def test_a_result_is_kept_until_it_is_awaited() -> None:
 
 async def test_an_error_reaches_the_awaiting_task() -> None:
     """An error is raised in the awaiting task in the next cycle of the event loop."""
-    prompt, receiver = Prompt(asyncio.get_running_loop()), Receiver(asyncio.get_running_loop())
+    prompt, receiver = InlineFuture(asyncio.get_running_loop()), ReceiveWaiter(asyncio.get_running_loop())
     tasks = [asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(receiver))]
     await asyncio.sleep(0)
     prompt.set_exception(ValueError("no reply"))
@@ -162,7 +162,7 @@ async def test_an_error_reaches_the_awaiting_task() -> None:
 
 async def test_a_cancellation_keeps_its_reason() -> None:
     """A cancelled task stays cancelled, with its reason; a result that arrived meanwhile is discarded."""
-    receiver = Receiver(asyncio.get_running_loop())
+    receiver = ReceiveWaiter(asyncio.get_running_loop())
     task = asyncio.create_task(_wait(receiver))
     await asyncio.sleep(0)
     receiver.wake()
@@ -174,7 +174,7 @@ async def test_a_cancellation_keeps_its_reason() -> None:
 
     async def in_time() -> None:
         async with asyncio.timeout(0):
-            await Receiver(asyncio.get_running_loop())
+            await ReceiveWaiter(asyncio.get_running_loop())
 
     with pytest.raises(TimeoutError):
         await in_time()
@@ -184,7 +184,7 @@ async def test_a_task_goes_on_in_its_own_context() -> None:
     """A task resumes with its own context variables, whatever the resuming context has set."""
     place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="nowhere")
 
-    prompts = [Prompt(asyncio.get_running_loop()) for _ in range(3)]
+    prompts = [InlineFuture(asyncio.get_running_loop()) for _ in range(3)]
 
     async def wait(number: int) -> str:
         place.set(f"task {number}")
@@ -203,7 +203,7 @@ async def test_a_task_goes_on_in_its_own_context() -> None:
 
 async def test_only_one_task_may_wait() -> None:
     """A second waiting task is refused, because it would replace the first."""
-    prompt = Prompt(asyncio.get_running_loop())
+    prompt = InlineFuture(asyncio.get_running_loop())
     first, second = asyncio.create_task(_wait(prompt)), asyncio.create_task(_wait(prompt))
     with pytest.raises(RuntimeError, match="already"):
         await second
@@ -215,13 +215,13 @@ def test_a_task_is_woken_from_any_thread() -> None:
     """A wake-up from another thread resumes the task in its own loop; after the end of that loop it does nothing."""
 
     async def body() -> None:
-        receiver = Receiver(asyncio.get_running_loop())
+        receiver = ReceiveWaiter(asyncio.get_running_loop())
         task = asyncio.create_task(_wait(receiver))
         await asyncio.to_thread(receiver.wake)
         await task
-        receivers.append(Receiver(asyncio.get_running_loop()))
+        receivers.append(ReceiveWaiter(asyncio.get_running_loop()))
 
-    receivers: list[Receiver] = []
+    receivers: list[ReceiveWaiter] = []
     asyncio.run(body())
     receivers[0].wake()
 
@@ -231,7 +231,7 @@ async def test_plain_python_tasks_wait_in_the_same_way() -> None:
     make: type[asyncio.Task[object]] = vars(asyncio.tasks)["_PyTask"]
 
     loop = asyncio.get_running_loop()
-    prompt, gone = Prompt(loop), Prompt(loop)
+    prompt, gone = InlineFuture(loop), InlineFuture(loop)
     tasks = [make(_wait(prompt), loop=loop), make(_wait(gone), loop=loop)]
     await asyncio.sleep(0)
     prompt.set_result(1)

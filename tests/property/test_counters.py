@@ -1,4 +1,4 @@
-"""The ledger: over any run of losses and clock readings, every loss is told once, and seldom."""
+"""The counters: over any run of losses and clock readings, every loss is told once, and seldom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer.domain.counters import Ledger, Reason
+from channel_layer.domain.counters import Counters, Reason
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 LOSSES = st.tuples(st.sampled_from(REASONS), st.sampled_from(["chat", "chat!a", "chat!b", "room"]), st.integers(0, 50))
@@ -26,18 +26,18 @@ def test_every_loss_is_told_exactly_once_and_warnings_are_a_minute_apart(
     run: list[tuple[float, list[tuple[Reason, str, int]]]],
 ) -> None:
     """Warnings add up to the losses, and come just when there is news and a minute has passed."""
-    ledger, now = Ledger(), 0.0
+    counters, now = Counters(), 0.0
     lost, told, untold = Counter[str](), Counter[str](), Counter[str]()
     warned_at: float | None = None
     for elapsed, losses in run:
         now += elapsed
         for reason, where, count in losses:
-            ledger.drop(reason, where, count)
+            counters.drop(reason, where, count)
             lost[reason] += count
             untold[where] += count
-        assert ledger.has_news == (lost.total() > told.total())
+        assert counters.has_news == (lost.total() > told.total())
         due = warned_at is None or now - warned_at >= 60
-        warning = ledger.warning(now)
+        warning = counters.warning(now)
         assert (warning is not None) == (due and lost.total() > told.total())
         if warning is not None:
             told += counts_in(warning)
@@ -46,4 +46,4 @@ def test_every_loss_is_told_exactly_once_and_warnings_are_a_minute_apart(
             assert warning.endswith(f"; {lost.total()} in all since the start")
             assert f"({max(untold.values())})" in warning.split("most on ")[1].split(",")[0]
             untold.clear()
-    assert ledger.counts(0).dropped == +lost
+    assert counters.counts(0).dropped == +lost
