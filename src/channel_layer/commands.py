@@ -170,7 +170,7 @@ class Pop(Command[Popped]):
         claimant: the process that asks; an inbox belongs to its claimant for one lease after each pop. A store without
             leases may serve every claimant.
         register: seconds for which the claimant is registered as a reader of the queue, which is not an inbox, unless
-            it dies or unclaims the queue; 0: nothing changes. A flush does not end it. Only for a store with
+            it dies or releases its claim; 0: nothing changes. A flush does not end it. Only for a store with
             `channel_layer.ports.Capabilities.registers_readers`.
     """
 

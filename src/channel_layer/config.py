@@ -81,8 +81,8 @@ _SECONDS = Accepts("a number of seconds, more than 0 and at most 1e9")
 _Count = Annotated[int, Field(ge=1), COUNT]
 _Seconds = Annotated[float, Field(gt=0.0, le=_LONGEST)]
 
-_OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
-_OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
+_LOCAL_AND_REMOTE_ONLY = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
+_IPC_ONLY = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ class CommonConfig(BaseModel):
     )
 
     refused: ClassVar[Mapping[str, str]] = {
-        "local": _OF_HALVES,
-        "no_local_reader": _OF_HALVES,
-        "directory": _OF_IPC,
-        "memory": _OF_IPC,
+        "local": _LOCAL_AND_REMOTE_ONLY,
+        "no_local_reader": _LOCAL_AND_REMOTE_ONLY,
+        "directory": _IPC_ONLY,
+        "memory": _IPC_ONLY,
     }
     """Names that are not options of this model but are likely to be tried, and the text of the error about each."""
 

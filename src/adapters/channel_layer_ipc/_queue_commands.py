@@ -24,7 +24,7 @@ _DOORBELL = struct.Struct(">Q")
 _ACCEPTED: Final = c.Pushed(accepted=True, expired=0)
 REFUSED: Final = c.Pushed(accepted=False, expired=0)
 """The reply to a push for which there is no room."""
-_LAPSED: Final = c.Pushed(accepted=False, expired=0, unread_expired=True)
+_UNREAD_EXPIRED: Final = c.Pushed(accepted=False, expired=0, unread_expired=True)
 
 
 def push(tx: Transaction, request: c.Push) -> c.Pushed:
@@ -43,7 +43,7 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
         return c.Pushed(accepted=False, expired=0, orphaned=tx.queues.count(name))
     mark = k.below(k.GROUP_UNREAD, name, full)
     if request.to_member and _group_message_expired(tx, mark):
-        return _LAPSED
+        return _UNREAD_EXPIRED
     queue = tx.queues.get(name)
     expired = 0
     if queue is not None and queue.size >= request.capacity:
