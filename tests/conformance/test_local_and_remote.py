@@ -157,14 +157,19 @@ class _Held(MemoryStore):
 
     async def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command; before the first flush, wait until the caller has gone."""
-        if isinstance(command, c.Flush) and not _Holding.flushing.is_set():
-            _Holding.flushing.set()
-            await asyncio.Event().wait()
+        await _Holding.hold(command)
         return await super().execute(command)
 
 
 class _Holding(MemoryBackend):
     flushing = asyncio.Event()
+
+    @classmethod
+    async def hold(cls, command: object) -> None:
+        """Let the first flush wait for ever."""
+        if isinstance(command, c.Flush) and not cls.flushing.is_set():
+            cls.flushing.set()
+            await asyncio.Event().wait()
 
     def open(self) -> MemoryStore:
         """Make one."""

@@ -137,9 +137,10 @@ class Reads:
         """Let all reads through."""
         self._gate.set()
 
-    async def passed(self) -> None:
-        """Wait at the gate."""
-        await self._gate.wait()
+    async def passed(self, command: object) -> None:
+        """Wait at the gate if a command is a read."""
+        if isinstance(command, c.Read):
+            await self._gate.wait()
 
 
 def hold_reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
@@ -148,13 +149,11 @@ def hold_reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     in_memory, in_redis = MemoryStore.execute, RedisStore.execute
 
     async def execute_in_memory(self: MemoryStore, command: c.Command[R], /) -> R:
-        if isinstance(command, c.Read):
-            await reads.passed()
+        await reads.passed(command)
         return await in_memory(self, command)
 
     async def execute_in_redis(self: RedisStore, command: c.Command[R], /) -> R:
-        if isinstance(command, c.Read):
-            await reads.passed()
+        await reads.passed(command)
         return await in_redis(self, command)
 
     monkeypatch.setattr(MemoryStore, "execute", execute_in_memory)
