@@ -53,8 +53,8 @@ class IPCConfig(CommonConfig):
         default=None,
         description=(
             "Where the files are. It is made if it is missing, has to belong to the user who runs the processes, and "
-            "must not be accessible to other users. `None`: a private one in `/dev/shm` where there is such a place, else in "
-            "`$XDG_RUNTIME_DIR`, else in the directory for temporary files."
+            "must not be accessible to other users. `None`: a private one in `/dev/shm` where there is such a place, "
+            "else in `$XDG_RUNTIME_DIR`, else in the directory for temporary files."
         ),
     )
     memory: Annotated[

@@ -1,1 +1,1 @@
-"""Stores made of other stores, and what they have in common."""
+"""Stores made of other stores, and what they share."""

@@ -1,7 +1,7 @@
-"""Names as the store sees them: tokens, where names are to be hidden from who can read it.
+"""A store wrapper that hides names: the store sees tokens, and the core sees the names as the application wrote them.
 
-Only this module knows: it stands in front of a store, and on its other side the whole of the core works with names as
-their users wrote them. A token keeps the kind of its name (``!`` and ``?`` stay), so that a store need not know either.
+Neither the core nor the store knows of it. A token keeps the kind of its name (``!`` and ``?`` stay), so that a store
+can treat it like a name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ("BlindBackend", "BlindBlockingStore", "BlindStore", "Tokens")
 
 _REMEMBERED = 16384
-"""Names, tokens and heads of frames that are kept at hand, of each kind."""
+"""Entries of each cache of names, tokens and frame heads."""
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -33,11 +33,11 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 _GROUP, _NORMAL, _SINGLE, _INBOX = "group", "channel", "single-reader", "inbox"
-"""What a name is blinded as; a channel of an inbox is blinded within the name of that inbox, which ends in ``!``."""
+"""The scopes in which names are blinded; the scope of an inbox's channel is the name of the inbox, ending in ``!``."""
 
 
 class Tokens:
-    """Names to tokens and back, remembered. May be used by several threads at once.
+    """Translates names to tokens and back, with caches. Thread-safe.
 
     Args:
         blinder: makes and reads tokens.
@@ -55,7 +55,7 @@ class Tokens:
     # -- to tokens
 
     def queue(self, queue: Queue) -> Queue:
-        """Return what a queue is called in the store."""
+        """Return the token of a queue."""
         return self._queues.get(queue) or _remember(self._queues, queue, self._queue(queue))
 
     def _queue(self, queue: Queue) -> Queue:
@@ -69,7 +69,7 @@ class Tokens:
                 return Queue(blind(queue.name, _INBOX) + "!", queue.kind)
 
     def channel(self, channel: ChannelName) -> ChannelName:
-        """Return what a channel is called in the store."""
+        """Return the token of a channel."""
         return self._channels.get(channel.name) or _remember(self._channels, channel.name, self._channel(channel))
 
     def _channel(self, channel: ChannelName) -> ChannelName:
@@ -80,21 +80,21 @@ class Tokens:
         return ChannelName(queue.name + self._blinder.blind(channel.name.removeprefix(inbox), inbox), queue)
 
     def full(self, name: str) -> str:
-        """Return what a channel is called in the store, by its full name."""
+        """Return the token of a channel, given its full name."""
         known = self._channels.get(name)
         return (known or self.channel(ChannelName.parse(name))).name
 
     def inbox(self, inbox: Queue | str) -> Queue | str:
-        """Return what an inbox is called in the store; by its name, if that is given."""
+        """Return the token of an inbox, as a `Queue` or as text, whichever was given."""
         return self.queue(inbox) if isinstance(inbox, Queue) else self.queue(Queue(inbox, Kind.INBOX)).name
 
     def group(self, group: GroupName) -> GroupName:
-        """Return what a group is called in the store."""
+        """Return the token of a group."""
         known = self._groups.get(group.name)
         return known or _remember(self._groups, group.name, GroupName(self._blinder.blind(group.name, _GROUP)))
 
     def frame(self, frame: bytes) -> bytes:
-        """Return a message frame that `message` has revealed, as the store had it."""
+        """Return a message frame with the token of its channel: the reverse of `message`."""
         name, payload = envelope.read_message(frame)
         return envelope.message_frame(self.full(name), payload)
 
@@ -104,7 +104,7 @@ class Tokens:
         """Return the name of a channel or an inbox.
 
         Raises:
-            BadFrame: this is no token of ours.
+            BadFrame: *token* was not made with this key.
         """
         return self._names.get(token) or _remember(self._names, token, self._name(token))
 
@@ -120,13 +120,13 @@ class Tokens:
         """Return the name of a group.
 
         Raises:
-            BadFrame: this is no token of ours.
+            BadFrame: *token* was not made with this key.
         """
         known = self._group_names.get(token)
         return known or _remember(self._group_names, token, self._blinder.reveal(token, _GROUP))
 
     def names(self, tokens: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of channels or inboxes, but for tokens that are not ours: nobody here could mean those."""
+        """Return the names of channels or inboxes; leave out tokens that were not made with this key."""
         return tuple(self._known(tokens))
 
     def _known(self, tokens: Iterable[str]) -> Iterator[str]:
@@ -137,7 +137,7 @@ class Tokens:
                 continue
 
     def read(self, frame: bytes) -> bytes:
-        """Return a frame with its names; an empty one, which counts as undecodable, if they are not ours."""
+        """Return a frame with names for tokens; an empty, undecodable one if a token was not made with this key."""
         try:
             match frame[0] if frame else 0:
                 case envelope.MESSAGE:
@@ -152,10 +152,10 @@ class Tokens:
             return b""
 
     def message(self, frame: bytes) -> bytes:
-        """Return a message frame with its channel's name.
+        """Return a message frame with the name of its channel.
 
         Raises:
-            BadFrame: it is none, or its channel's name is no token of ours.
+            BadFrame: *frame* is no message frame, or the token in it was not made with this key.
         """
         head = envelope.message_head(frame)
         known = self._heads.get(head)
@@ -173,23 +173,23 @@ class Tokens:
         return envelope.marker_frame(replace(marker, group=group, member=member))
 
     def marker(self, marker: MembershipMarker) -> MembershipMarker:
-        """Return a marker as it goes to the store."""
+        """Return a marker with tokens for names."""
         return replace(marker, group=self.group(GroupName(marker.group)).name, member=self.full(marker.member))
 
 
-def _remember(where: dict[K, V], key: K, value: V) -> V:
-    if len(where) >= _REMEMBERED:
-        where.clear()
-    where[key] = value
+def _remember(cache: dict[K, V], key: K, value: V) -> V:
+    if len(cache) >= _REMEMBERED:
+        cache.clear()
+    cache[key] = value
     return value
 
 
 class BlindBackend(StoreWrapper):
-    """A backend in front of another one, which gets to see tokens instead of names.
+    """A backend that hides names from another one: that one sees tokens.
 
     Args:
-        backend: the one behind.
-        blinder: makes and reads tokens; the same in every process.
+        backend: the wrapped backend.
+        blinder: makes and reads tokens, with the same key in every process.
     """
 
     def __init__(self, backend: Backend, blinder: Blinder) -> None:
@@ -205,14 +205,14 @@ class BlindBackend(StoreWrapper):
         return BlindBlockingStore(self._backend.open_blocking(), self._translation)
 
 
-# Fields and replies of many types; each is handed to what translates its own type, and to nothing else.
+# Any, because the tables below hold functions for fields and replies of all types, each for one type.
 _Translate: TypeAlias = Callable[[Any], Any]
 
 
 class _Translation:
-    """Commands with tokens for names, and replies with names for tokens.
+    """Puts tokens for names into commands, and names for tokens into replies.
 
-    A field has the same meaning in every command that has it, so what it needs is known by its name.
+    A field has the same meaning in every command that has it, so one table by field name serves all commands.
 
     Args:
         tokens: names to tokens and back.
@@ -223,7 +223,7 @@ class _Translation:
         self._fields: Mapping[str, _Translate] = {
             "channel": _unless_none(tokens.channel),
             "counts": _each(self._count),
-            "entries": _each(self._entry_of_ours),
+            "entries": _each(self._entry),
             "group": tokens.group,
             "groups": _each(tokens.group),
             "held": _each(self._held),
@@ -245,22 +245,22 @@ class _Translation:
             c.Unflushed: tokens.names,
         }
         self._plans: dict[type, tuple[tuple[str, _Translate], ...]] = {}
-        """Of each type of command, its fields in their order, and what translates each."""
+        """By type of command, its fields in order and the translation of each."""
 
     def command(self, command: c.Command[R]) -> c.Command[R]:
-        """Return a command as it goes to the store."""
+        """Return a command with tokens for names."""
         kind: Callable[..., c.Command[R]] = type(command)
         plan = self._plans.get(type(command)) or self._plan(command)
         return kind(*[translate(getattr(command, name)) for name, translate in plan])
 
     def reply(self, command: c.Command[R], reply: R) -> R:
-        """Return the reply to a command as it goes to the core."""
+        """Return the reply to a command with names for tokens."""
         translate = self._replies.get(type(command))
         translated: R = reply if translate is None else translate(reply)
         return translated
 
     def replies(self, commands: Iterable[c.Command[R]], outcomes: Iterable[R | StoreError]) -> list[R | StoreError]:
-        """Return what came of several commands as it goes to the core."""
+        """Return the outcomes of several commands with names for tokens."""
         return [
             outcome if isinstance(outcome, StoreError) else self.reply(command, outcome)
             for command, outcome in zip(commands, outcomes, strict=True)
@@ -275,7 +275,7 @@ class _Translation:
     def _count(self, count: c.Count) -> c.Count:
         return replace(count, queue=self.tokens.queue(count.queue))
 
-    def _entry_of_ours(self, entry: c.Entry) -> c.Entry:
+    def _entry(self, entry: c.Entry) -> c.Entry:
         return c.Entry(entry.stamp, self.tokens.frame(entry.frame))
 
     def _held(self, held: tuple[str, int]) -> tuple[str, int]:
@@ -312,7 +312,7 @@ def _unless_none(translate: Callable[[T], V]) -> Callable[[T | None], V | None]:
 
 
 class BlindStore:
-    """The store port in front of another store, which gets to see tokens instead of names.
+    """A store that hides names from another one: that one sees tokens.
 
     Args:
         store: does the work.
@@ -342,16 +342,16 @@ class BlindStore:
         return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection is lost."""
+        """Return once the connection of a shard is lost."""
         await self._store.disconnected(shard)
 
     async def aclose(self) -> None:
-        """Let go of every connection."""
+        """Close the wrapped store."""
         await self._store.aclose()
 
 
 class BlindBlockingStore:
-    """The same for threads: see `BlindStore`.
+    """A blocking store that hides names from another one: see `BlindStore`.
 
     Args:
         store: does the work.
@@ -373,17 +373,22 @@ class BlindBlockingStore:
         return translation.replies(commands, self._store.execute_many([*map(translation.command, commands)]))
 
     def wait(self, request: c.WaitAny, /) -> _BlindWaiting:
-        """Begin to wait."""
+        """Start to wait for a message in one of several queues."""
         queues = {self._translation.tokens.queue(queue): queue for queue in request.queues}
         return _BlindWaiting(self._store.wait(replace(request, queues=tuple(queues))), queues)
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close the wrapped store."""
         self._store.close()
 
 
 class _BlindWaiting:
-    """See `channel_layer.ports.Waiting`."""
+    """A wait of the wrapped store, with names for tokens: see `channel_layer.ports.Waiting`.
+
+    Args:
+        waiting: the wait of the wrapped store.
+        queues: by token, the queues that are waited for.
+    """
 
     def __init__(self, waiting: Waiting, queues: Mapping[Queue, Queue]) -> None:
         self._waiting = waiting

@@ -1,6 +1,6 @@
-"""Faults on purpose, by chance or on demand, in front of any store: what networks and servers do on bad days.
+"""Injects faults into any store, at random or on demand: refused commands, lost replies, lost connections, delays.
 
-An application that runs with it for a while shows what it makes of errors before its users do. Seeded, so that a run
+They show how an application handles errors before its users meet one. The random generator is seeded, so that a run
 can be repeated.
 
 Source: the ASGI channel layer specification, which lets a layer have such a mode for testing resilience.
@@ -33,23 +33,23 @@ R = TypeVar("R")
 
 
 class _Disconnected(StoreError):
-    """The connection is lost, and with it all that is in flight."""
+    """The connection is lost, and every command in flight fails."""
 
 
 class FaultyBackend(StoreWrapper):
-    """A backend in front of another one, which it hinders.
+    """A backend that injects faults into another one.
 
     Args:
-        backend: the one that does the work.
-        faults: how often what goes wrong; None: nothing does by itself.
+        backend: the wrapped backend, which does the work.
+        faults: how often each kind of fault is injected; None: only on demand (`fail_once`, `cut`).
     """
 
     def __init__(self, backend: Backend, faults: Faults | None = None) -> None:
         super().__init__(backend)
         self.faults: Faults = faults if faults is not None else Faults()
-        self.random: random.Random = random.Random(self.faults.seed)  # noqa: S311 - to be repeated, not to be secret
+        self.random: random.Random = random.Random(self.faults.seed)  # noqa: S311 - repeatable, not secret
         self.planned: list[tuple[type[object], bool]] = []
-        """What is to fail once: a kind of request, and whether it is carried out."""
+        """The requests that fail once: the class, and whether the request is carried out."""
         self._planning = threading.Lock()
         self._stores: weakref.WeakSet[FaultyStore] = weakref.WeakSet()
 
@@ -64,24 +64,24 @@ class FaultyBackend(StoreWrapper):
         return FaultyBlockingStore(self, self._backend.open_blocking())
 
     def fail_once(self, request: type[object], *, acted: bool = False) -> None:
-        """Let the next request of a kind fail; called twice, the next two.
+        """Let the next request of a class fail; called twice, the next two.
 
         Args:
             request: a class of `channel_layer.commands`.
-            acted: it is carried out and its reply is lost; else it is not sent.
+            acted: the request is carried out and its reply is lost; else it is not sent.
         """
         self.planned.append((request, acted))
 
     def plan(self, request: object) -> bool | None:
-        """Return whether the reply to a request is to be lost; None: nothing was planned for it.
+        """Return whether `fail_once` asks to lose the reply to a request; None: it asks nothing.
 
         Raises:
-            StoreError: it is not sent.
+            StoreError: the request is not sent.
         """
         with self._planning:
-            for place, (kind, acted) in enumerate(self.planned):
+            for index, (kind, acted) in enumerate(self.planned):
                 if isinstance(request, kind):
-                    del self.planned[place]
+                    del self.planned[index]
                     if acted:
                         return True
                     raise _lost("the command was not sent", "not_sent")
@@ -92,36 +92,36 @@ class FaultyBackend(StoreWrapper):
         return self.random.uniform(0.0, self.faults.delay) if self.faults.delay else 0.0
 
     def chance(self) -> bool:
-        """Return whether the reply to the next command is to be lost.
+        """Return at random whether to lose the reply to the next command.
 
         Raises:
-            _Disconnected: the connection is lost, and it was not sent.
-            StoreError: it is not sent.
+            _Disconnected: the connection is lost, and the command is not sent.
+            StoreError: the command is not sent.
         """
         faults, chance = self.faults, self.random.random()
         if chance < faults.refuse:
             raise _lost("the command was not sent", "not_sent")
         if chance < faults.refuse + faults.disconnect:
-            raise _Disconnected("the connection was lost (a fault on purpose)", retryable=True, outcome="not_sent")
+            raise _Disconnected("the connection was lost (an injected fault)", retryable=True, outcome="not_sent")
         return chance < faults.refuse + faults.disconnect + faults.lose_reply
 
     def forked(self) -> None:
-        """Start anew in a child."""
+        """Use a new lock in a child process, and tell the wrapped backend."""
         self._planning = threading.Lock()
         super().forked()
 
     def cut(self) -> None:
-        """Lose every connection: what is in flight in any event loop fails at its next turn, carried out or not."""
+        """Lose every connection: commands in flight, in any event loop, fail, carried out or not."""
         for store in list(self._stores):
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 store.loop.call_soon_threadsafe(store.cut)
 
 
 class FaultyStore:
-    """The store port in front of another store.
+    """A store that injects faults into another one.
 
     Args:
-        backend: decides what goes wrong.
+        backend: decides which faults.
         store: does the work.
     """
 
@@ -137,10 +137,10 @@ class FaultyStore:
         self._cut = self.loop.create_future()
 
     async def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command, or not."""
+        """Carry out a command, unless a fault prevents it."""
         loses = await self._decide(command)
         reply = self._store.execute(command)
-        if isinstance(command, (c.Pop, c.PutBack)):  # which end by themselves: what they speak of is nowhere else
+        if isinstance(command, (c.Pop, c.PutBack)):  # never cut short: their messages are in no queue meanwhile
             return _reply(await reply, loses=loses)
         return _reply(await self._unless_cut(reply), loses=loses)
 
@@ -149,7 +149,7 @@ class FaultyStore:
         return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
-        """Wait for a queue, or not."""
+        """Wait for a queue, unless a fault prevents it."""
         loses = await self._decide(request)
         await self._unless_cut(self._store.wait(request))
         if loses:
@@ -160,19 +160,19 @@ class FaultyStore:
         return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection is lost."""
+        """Return once the connection of a shard is lost, also by an injected fault."""
         with contextlib.suppress(StoreError):
             await self._unless_cut(self._store.disconnected(shard))
 
     async def aclose(self) -> None:
-        """Let go of every connection."""
+        """Close the wrapped store."""
         await self._store.aclose()
 
     async def _unless_cut(self, work: Awaitable[R]) -> R:
         """Await *work*, unless the connection is lost first.
 
         Raises:
-            StoreError: it is lost.
+            StoreError: the connection is lost.
         """
         task = asyncio.ensure_future(work)
         cut = self._cut
@@ -187,16 +187,17 @@ class FaultyStore:
         return task.result()
 
     async def _decide(self, request: object) -> bool:
-        """Return whether the reply to a request is to be lost.
+        """Return whether to lose the reply to a request.
 
         Raises:
-            StoreError: it is not sent.
+            StoreError: the request is not sent.
         """
         backend = self._backend
         planned = backend.plan(request)
         if planned is not None:
             return planned
-        if not isinstance(request, c.PutBack) and (delay := backend.delay()):  # which is finished, cancelled or not
+        # A PutBack is never delayed: it has to be carried out even if its task is cancelled.
+        if not isinstance(request, c.PutBack) and (delay := backend.delay()):
             await asyncio.sleep(delay)
         try:
             return backend.chance()
@@ -206,10 +207,10 @@ class FaultyStore:
 
 
 class FaultyBlockingStore:
-    """The blocking store port in front of another store. A connection that is lost is that of one command.
+    """A blocking store that injects faults into another one. A lost connection fails one command only.
 
     Args:
-        backend: decides what goes wrong.
+        backend: decides which faults.
         store: does the work.
     """
 
@@ -218,7 +219,7 @@ class FaultyBlockingStore:
         self._store = store
 
     def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command, or not."""
+        """Carry out a command, unless a fault prevents it."""
         loses = self._decide(command)
         return _reply(self._store.execute(command), loses=loses)
 
@@ -227,20 +228,20 @@ class FaultyBlockingStore:
         return execute_each_blocking(self, commands)
 
     def wait(self, request: c.WaitAny, /) -> Waiting:
-        """Begin to wait, or not."""
+        """Start to wait, unless a fault prevents it."""
         if self._decide(request):
             raise _lost("the connection was lost", "unknown")
         return self._store.wait(request)
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close the wrapped store."""
         self._store.close()
 
     def _decide(self, request: object) -> bool:
-        """Return whether the reply to a request is to be lost.
+        """Return whether to lose the reply to a request.
 
         Raises:
-            StoreError: it is not sent.
+            StoreError: the request is not sent.
         """
         planned = self._backend.plan(request)
         if planned is not None:
@@ -253,7 +254,8 @@ class FaultyBlockingStore:
 def _reply(reply: R, *, loses: bool) -> R:
     """Return the reply to a command that was carried out, or lose it.
 
-    What was taken out of a queue is nowhere else: its loss is told, as by a store that finds out itself.
+    A lost reply to a `Pop` becomes a reply that counts the messages as lost, as from a store that lost them itself:
+    they are in no queue any more.
 
     Raises:
         StoreError: the reply is lost.
@@ -266,7 +268,7 @@ def _reply(reply: R, *, loses: bool) -> R:
 
 
 def _lost(what: str, outcome: Literal["not_sent", "unknown"]) -> StoreError:
-    return StoreError(f"{what} (a fault on purpose)", retryable=True, outcome=outcome)
+    return StoreError(f"{what} (an injected fault)", retryable=True, outcome=outcome)
 
 
 if TYPE_CHECKING:

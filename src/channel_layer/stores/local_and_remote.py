@@ -1,8 +1,7 @@
-"""Two stores as one: this machine's own, and one that all machines see.
+"""Two stores as one: a local store of this machine, and a remote store that all machines share.
 
-The core knows the local one as one more shard, the last; what may be there and when is said by
-`channel_layer.domain.routing`. So a wait for a channel that both may hold is one wait, at the speed of whichever
-answers first.
+The core sees the local store as one more shard, the last; `channel_layer.domain.routing` says which messages go there.
+So one wait covers a channel that both stores may hold, and returns when the first of them answers.
 """
 
 from __future__ import annotations
@@ -25,30 +24,30 @@ R = TypeVar("R")
 
 
 class LocalAndRemote:
-    """A backend of two.
+    """A backend of two: normal channels with a reader on this machine are local, everything else is remote.
 
     Args:
-        local: keeps the normal channels of this machine. One shard, which notes who registers_readers to its queues
+        local: keeps the normal channels that a task on this machine reads. It has one shard, and registers readers
             (`channel_layer.ports.Capabilities.registers_readers`).
-        remote: keeps everything else, and what nobody here reads.
+        remote: keeps everything else.
 
     Raises:
-        ValueError: *local* has several shards, or does not note who registers_readers.
+        ValueError: *local* has several shards, or does not register readers.
     """
 
     def __init__(self, local: Backend, remote: Backend) -> None:
         if len(local.identities) != 1 or not local.capabilities.registers_readers:
             raise ValueError(
-                "the local store has one shard and notes who registers_readers to its queues; this one does not"
+                "the local store must have one shard and `Capabilities.registers_readers`: give another store"
             )
         self._local = local
         self._remote = remote
-        able, here = remote.capabilities, local.capabilities
+        both = local.capabilities, remote.capabilities
         self.capabilities: Capabilities = replace(
-            able,
-            blocking=able.blocking and here.blocking,
-            tracks_unread=able.tracks_unread and here.tracks_unread,
-            statistics=able.statistics and here.statistics,
+            remote.capabilities,
+            blocking=all(each.blocking for each in both),
+            tracks_unread=all(each.tracks_unread for each in both),
+            statistics=all(each.statistics for each in both),
             registers_readers=False,
             local=True,
         )
@@ -56,7 +55,7 @@ class LocalAndRemote:
 
     @property
     def connects(self) -> bool:
-        """Whether opening either costs connections."""
+        """Whether opening either backend costs connections."""
         return self._local.connects or self._remote.connects
 
     def open(self) -> _LocalAndRemoteStore:
@@ -70,18 +69,18 @@ class LocalAndRemote:
         )
 
     def forked(self) -> None:
-        """Tell both."""
+        """Tell both backends that this process is a fork."""
         self._local.forked()
         self._remote.forked()
 
 
 class _LocalAndRemoteStore:
-    """The store port over two stores. Only what concerns normal channels can go to the local one.
+    """The store port over two stores. Only commands about normal channels go to the local one.
 
     Args:
-        local: this machine's.
-        remote: the one that all machines see.
-        shards: how many shards the remote one has.
+        local: the store of this machine.
+        remote: the store that all machines share.
+        shards: how many shards the remote store has.
     """
 
     def __init__(self, local: Store, remote: Store, shards: int) -> None:
@@ -96,7 +95,7 @@ class _LocalAndRemoteStore:
         return self._local.execute(command)
 
     async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands, those of each store together."""
+        """Carry out several commands: in one call if all are for the remote store, else each by itself."""
         if all(command.shard < self._shards for command in commands):
             return await self._remote.execute_many(commands)
         return await execute_each(self, commands)
@@ -113,11 +112,11 @@ class _LocalAndRemoteStore:
         return await (self._remote.run_id(shard) if shard < self._shards else self._local.run_id(0))
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection is lost."""
+        """Return once the connection of a shard is lost."""
         await (self._remote.disconnected(shard) if shard < self._shards else self._local.disconnected(0))
 
     async def aclose(self) -> None:
-        """Let go of both."""
+        """Close both stores."""
         try:
             await self._local.aclose()
         finally:
@@ -128,9 +127,9 @@ class _BlockingLocalAndRemoteStore:
     """The blocking store port over two stores: see `_LocalAndRemoteStore`.
 
     Args:
-        local: this machine's.
-        remote: the one that all machines see.
-        shards: how many shards the remote one has.
+        local: the store of this machine.
+        remote: the store that all machines share.
+        shards: how many shards the remote store has.
     """
 
     def __init__(self, local: BlockingStore, remote: BlockingStore, shards: int) -> None:
@@ -153,13 +152,13 @@ class _BlockingLocalAndRemoteStore:
         return [next(remote_outcomes if command.shard < self._shards else local_outcomes) for command in commands]
 
     def wait(self, request: c.WaitAny, /) -> Waiting:
-        """Begin to wait."""
+        """Start to wait for a message in one of several queues of a shard."""
         if request.shard < self._shards:
             return self._remote.wait(request)
         return self._local.wait(request)
 
     def close(self) -> None:
-        """Let go of both."""
+        """Close both stores."""
         try:
             self._local.close()
         finally:

@@ -1,6 +1,6 @@
-"""A whole store out of a simple one: what it lacks is done without, and what blocks is done in a thread.
+"""Makes a complete store from a simple one: missing features are done without, blocking calls run in a thread.
 
-So somebody who has queues and groups, in a database say, has a channel layer for a page of code.
+So queues and groups in a database, for example, become a channel layer with a page of code.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ("SimpleBackend",)
 
 R = TypeVar("R")
 
-_LOOK_FIRST, _LOOK_MOST = 0.002, 0.1
-"""Seconds between two looks at a queue: doubled while nothing is there, up to the most."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
+"""Seconds between two polls of a queue: the pause doubles after each poll of an empty queue, up to the longest."""
 
 _REMEMBERED = 4096
-"""Queues of which it is known how long they have been empty."""
+"""Queues whose pauses are remembered."""
 
 
 class SimpleBackend:
     """A backend with one shard over a simple store.
 
-    Its layer polls: a message that comes to a queue where nothing has come for a while is seen up to 0.1 s later. Its
-    statistics are those of this process.
+    Its layer polls: a message to a queue that has been empty for a while is received up to 0.1 s later. Its statistics
+    are those of this process.
 
     Args:
-        make: makes the store. Each one that it makes is used in the thread that made it, and in no other.
-        identity: what names the place where everything is kept, the same in every process.
+        make: makes a simple store. Each store is used only in the thread that made it.
+        identity: the name of the data that the stores share, the same in every process.
     """
 
     capabilities: Capabilities = Capabilities(leases=False, blocking=False, tracks_unread=False, statistics=False)
@@ -58,43 +58,43 @@ class SimpleBackend:
         self.forked()
 
     def open(self) -> Store:
-        """Make a store for the running event loop; the simple one is made when it is first asked for something."""
+        """Make a store for the running event loop; its simple store is made at the first command that needs it."""
         return _CompleteStore(self)
 
     def open_blocking(self) -> BlockingStore:
-        """Make a store for the threads of this process; each has a simple one of its own, as soon as it asks."""
+        """Make a store for the threads of this process; each thread gets a simple store at its first command."""
         return _CompleteBlockingStore(self)
 
     def forked(self) -> None:
-        """Count anew; nothing else here is shared with the parent."""
+        """Start the statistics at 0 in a child process; nothing else is shared with the parent."""
         self.rates: _ProcessRates = _ProcessRates()
 
 
 class _ProcessRates:
-    """What this process has sent, for all its event loops and threads."""
+    """The statistics of this process, for all its event loops and threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._meters = Meters(*counts_lifetimes(None))
 
     def report(self, request: c.Report) -> None:
-        """Add what was counted."""
+        """Add counts."""
         counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
         with self._lock:
             self._meters.add(time.monotonic(), counts, request.messages, request.refused)
 
     def reported(self, request: c.Reported) -> Rates:
-        """Tell it."""
+        """Return what has been reported."""
         with self._lock:
             return self._meters.read(time.monotonic(), None if request.queue is None else request.queue.name)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start at 0 again."""
         with self._lock:
             self._meters.clear()
 
 
-# -- what each command does with a simple store
+# -- the handlers of commands
 
 
 def _survey(store: SimpleStore, request: c.Survey) -> c.Surveyed:
@@ -119,8 +119,8 @@ def _publish(store: SimpleStore, request: c.Publish) -> c.Published:
 
 _CHANGED: Final = c.Changed(version=0, marked=False, applied=True, owned=False)
 
-# Two tables for commands of all types; each is handed to what is for its own type, and to nothing else.
-_IN_STORE: Final[Mapping[type, Callable[[SimpleStore, Any], Any]]] = {
+# Any, because each table holds the handlers of all its types of command: a key is the type that its handler takes.
+_IN_STORE: Mapping[type, Callable[[SimpleStore, Any], Any]] = {
     c.Flush: lambda store, request: c.Flushing((), store.flush(request)),
     c.Join: _join,
     c.Leave: _leave,
@@ -132,9 +132,9 @@ _IN_STORE: Final[Mapping[type, Callable[[SimpleStore, Any], Any]]] = {
     c.PutBack: lambda store, request: store.put_back(request),
     c.Survey: _survey,
 }
-"""What is done in the simple store."""
+"""The handlers of commands that need the simple store."""
 
-_WITHOUT_STORE: Final[Mapping[type, Callable[[_ProcessRates, Any], Any]]] = {
+_WITHOUT_STORE: Mapping[type, Callable[[_ProcessRates, Any], Any]] = {
     c.Acknowledge: lambda _rates, _request: None,
     c.Alive: lambda _rates, request: (False,) * len(request.inboxes),
     c.Deliver: lambda _rates, _request: c.Delivery.NO_OWNER,
@@ -147,25 +147,45 @@ _WITHOUT_STORE: Final[Mapping[type, Callable[[_ProcessRates, Any], Any]]] = {
     c.ReleaseClaim: lambda _rates, _request: None,
     c.Unflushed: lambda _rates, _request: (),
 }
-"""What needs none: there are no leases, no owned inboxes and no claims, and statistics are those of this process."""
+"""The handlers of the other commands: there are no leases, owned inboxes or claims, and statistics are per process."""
+
+
+def _reply_without_store(command: c.Command[R], rates: _ProcessRates) -> R:
+    """Carry out a command of `_WITHOUT_STORE`."""
+    reply: R = _WITHOUT_STORE[type(command)](rates, command)
+    return reply
+
+
+def _work_in_store(command: c.Command[R], rates: _ProcessRates) -> Callable[[SimpleStore], R]:
+    """Return what the simple store has to do for any other command. A flush clears the statistics at once.
+
+    Raises:
+        StoreError: a simple store does not support the command.
+    """
+    handler = _IN_STORE.get(type(command))
+    if handler is None:
+        raise unsupported(command)
+    if isinstance(command, c.Flush):
+        rates.clear()
+    return lambda store: handler(store, command)
 
 
 class _Pauses:
-    """How long to wait before the next look at each queue that was empty at the last one, in seconds."""
+    """How many seconds to pause before the next poll of each queue that was empty at the last poll."""
 
     def __init__(self) -> None:
         self._pauses: dict[Queue, float] = {}
 
     def next(self, queue: Queue) -> float:
-        """Return the pause before the next look at a queue; it is twice as long the next time, up to a limit."""
-        pause = self._pauses.pop(queue, _LOOK_FIRST)
-        self._pauses[queue] = min(_LOOK_MOST, pause * 2)
+        """Return the pause before the next poll of a queue; the one after it is twice as long, up to a limit."""
+        pause = self._pauses.pop(queue, _FIRST_PAUSE)
+        self._pauses[queue] = min(_LONGEST_PAUSE, pause * 2)
         while len(self._pauses) > _REMEMBERED:
             self._pauses.pop(next(iter(self._pauses)), None)
         return pause
 
     def note(self, command: c.Command[object], reply: object) -> None:
-        """Have a queue looked at soon, because something was pushed to it or popped from it."""
+        """Start again with the first pause for a queue to which a message was pushed, or from which one was popped."""
         if isinstance(command, c.Push):
             self._pauses.pop(command.channel.queue, None)
         elif isinstance(command, c.Pop) and isinstance(reply, c.Popped) and reply.entries:
@@ -173,7 +193,11 @@ class _Pauses:
 
 
 class _CompleteStore:
-    """The store port over a simple store: see `channel_layer.ports.Store`."""
+    """The store port over a simple store: see `channel_layer.ports.Store`.
+
+    Args:
+        backend: makes the simple store.
+    """
 
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
@@ -183,18 +207,11 @@ class _CompleteStore:
         self._pauses = _Pauses()
 
     async def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command, in the thread if the simple store has a part in it."""
-        kind = type(command)
-        reply: R
-        if (without := _WITHOUT_STORE.get(kind)) is not None:
-            reply = without(self._backend.rates, command)
-            return reply
-        if (work := _IN_STORE.get(kind)) is None:
-            raise unsupported(command)
-        if kind is c.Flush:
-            self._backend.rates.clear()
-        needed = kind in (c.Pop, c.PutBack)
-        reply = await self._call(lambda store: work(store, command), needed=needed)
+        """Carry out a command, in the thread if it needs the simple store."""
+        rates = self._backend.rates
+        if type(command) in _WITHOUT_STORE:
+            return _reply_without_store(command, rates)
+        reply = await self._call(_work_in_store(command, rates), needed=isinstance(command, (c.Pop, c.PutBack)))
         self._pauses.note(command, reply)
         return reply
 
@@ -203,11 +220,11 @@ class _CompleteStore:
         return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
-        """Wait for a while: nothing tells when a message comes."""
+        """Pause until the next poll: a simple store does not notify of messages."""
         await asyncio.sleep(min(self._pauses.next(request.queue), request.block))
 
     async def run_id(self, _shard: int, /) -> str:
-        """Return what names this run of the store, which is the only one that is known."""
+        """Return a constant: a simple store does not say when it was restarted."""
         return "simple"
 
     async def disconnected(self, _shard: int, /) -> None:
@@ -215,7 +232,7 @@ class _CompleteStore:
         await asyncio.shield(self._closed)
 
     async def aclose(self) -> None:
-        """Close the simple store, in its thread, and end that."""
+        """Close the simple store in its thread, and end the thread."""
         if self._closed.done():
             return
         if self._store is not None:
@@ -224,11 +241,11 @@ class _CompleteStore:
         self._thread.shutdown(wait=False)
 
     async def _call(self, work: Callable[[SimpleStore], R], *, needed: bool = False) -> R:
-        """Have *work* done in the thread; it is done although its caller is cancelled.
+        """Run *work* in the thread, to its end even if the caller is cancelled.
 
         Args:
             work: what to do with the simple store.
-            needed: the result has to come back: a cancellation is left to the caller, which sees it in its task.
+            needed: return the result even to a cancelled caller, which then has to check for the cancellation.
 
         Raises:
             StoreError: the store is closed.
@@ -236,11 +253,11 @@ class _CompleteStore:
         if self._closed.done():
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
-        done.add_done_callback(_see)
+        done.add_done_callback(_retrieve_error)
         while True:
             try:
                 return await asyncio.shield(done)
-            except asyncio.CancelledError:  # a loop that ends cancels everything, some of it twice
+            except asyncio.CancelledError:  # in a loop, because a task may be cancelled twice when its event loop ends
                 if not needed:
                     raise
                 if done.done():
@@ -256,7 +273,7 @@ class _CompleteBlockingStore:
     """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`.
 
     Args:
-        backend: makes simple stores.
+        backend: makes the simple stores.
     """
 
     def __init__(self, backend: SimpleBackend) -> None:
@@ -266,17 +283,11 @@ class _CompleteBlockingStore:
         self._closed = False
 
     def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command."""
-        kind = type(command)
-        reply: R
-        if (without := _WITHOUT_STORE.get(kind)) is not None:
-            reply = without(self._backend.rates, command)
-            return reply
-        if (work := _IN_STORE.get(kind)) is None:
-            raise unsupported(command)
-        if kind is c.Flush:
-            self._backend.rates.clear()
-        reply = work(self._store(), command)
+        """Carry out a command in the calling thread."""
+        rates = self._backend.rates
+        if type(command) in _WITHOUT_STORE:
+            return _reply_without_store(command, rates)
+        reply = _work_in_store(command, rates)(self._store())
         self._pauses.note(command, reply)
         return reply
 
@@ -285,16 +296,16 @@ class _CompleteBlockingStore:
         return execute_each_blocking(self, commands)
 
     def wait(self, request: c.WaitAny, /) -> _Pause:
-        """Begin to wait for a while: nothing tells when a message comes."""
+        """Return the pause until the next poll: a simple store does not notify of messages."""
         return _Pause(min(request.block, *map(self._pauses.next, request.queues)))
 
     def close(self) -> None:
-        """Close the calling thread's simple store; another thread's is closed by that one, when it asks or ends."""
+        """Close the calling thread's simple store; every other thread closes its own at its next command or its end."""
         self._closed = True
         self._drop()
 
     def _store(self) -> SimpleStore:
-        """Return the calling thread's.
+        """Return the simple store of the calling thread.
 
         Raises:
             StoreError: this store is closed.
@@ -314,7 +325,7 @@ class _CompleteBlockingStore:
 
 
 class _Keeper:
-    """Closes a simple store when its thread ends, or before: a thread's own objects go with it, in it."""
+    """Closes the simple store of a thread, at the latest when the thread ends and drops its thread-local objects."""
 
     __slots__ = ("__weakref__", "_finalizer", "store")
 
@@ -323,20 +334,20 @@ class _Keeper:
         self._finalizer = weakref.finalize(self, _close, store, os.getpid())
 
     def close(self) -> None:
-        """Close it now."""
+        """Close the store now."""
         self._finalizer()
 
 
 def _close(store: SimpleStore, process: int) -> None:
-    if process == os.getpid():  # else it is the parent's
+    if process == os.getpid():  # else it belongs to the parent process
         store.close()
 
 
 class _Pause:
-    """See `channel_layer.ports.Waiting`: nobody will call.
+    """A wait that only its time ends: see `channel_layer.ports.Waiting`.
 
     Args:
-        seconds: until the next look.
+        seconds: until the next poll.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -347,8 +358,8 @@ class _Pause:
         return ()
 
 
-def _see(done: asyncio.Future[R]) -> None:
-    """Take note of an error that nobody may be waiting for, so that asyncio does not complain of it."""
+def _retrieve_error(done: asyncio.Future[R]) -> None:
+    """Retrieve an error that no task may be waiting for, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()
 

@@ -1,4 +1,4 @@
-"""What stores have in common: commands that are carried out one by one, and a backend in front of another one."""
+"""What stores share: `execute_many` by one command at a time, and a backend that wraps another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 async def execute_each(store: Store, commands: Iterable[Command[R]]) -> list[R | StoreError]:
-    """Carry out commands at once, each by itself, for a store whose `Store.execute_many` can do no better."""
+    """Carry out commands concurrently, each by `Store.execute`, for a store that cannot send several in one write."""
     outcomes = await asyncio.gather(*map(store.execute, commands), return_exceptions=True)
     replies: list[R | StoreError] = []
     for outcome in outcomes:
@@ -30,7 +30,7 @@ async def execute_each(store: Store, commands: Iterable[Command[R]]) -> list[R |
 
 
 def execute_each_blocking(store: BlockingStore, commands: Iterable[Command[R]]) -> list[R | StoreError]:
-    """Carry out commands one after another, for a store whose `BlockingStore.execute_many` can do no better."""
+    """Carry out commands one after another, each by `BlockingStore.execute`: see `execute_each`."""
     outcomes: list[R | StoreError] = []
     for command in commands:
         try:
@@ -41,16 +41,16 @@ def execute_each_blocking(store: BlockingStore, commands: Iterable[Command[R]]) 
 
 
 def unsupported(command: Command[object]) -> StoreError:
-    """Return the error for a command that a store does not support: its `Capabilities` say so, too."""
+    """Return the error for a command that a store does not support, as its `Capabilities` say."""
     what = f"this store does not support {type(command).__name__}"
     return StoreError(what, retryable=False, outcome="not_sent")
 
 
 class StoreWrapper:
-    """All of a backend except for `Backend.open` and `Backend.open_blocking`, which a subclass adds.
+    """A backend that wraps another one; a subclass adds `Backend.open` and `Backend.open_blocking`.
 
     Args:
-        backend: the one behind, which does the work.
+        backend: the wrapped backend, which does the work.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -58,19 +58,19 @@ class StoreWrapper:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Those of the backend behind."""
+        """The capabilities of the wrapped backend."""
         return self._backend.capabilities
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """Those of the backend behind."""
+        """The identities of the wrapped backend."""
         return self._backend.identities
 
     @property
     def connects(self) -> bool:
-        """As the backend behind."""
+        """Whether opening the wrapped backend costs connections."""
         return self._backend.connects
 
     def forked(self) -> None:
-        """Tell the backend behind."""
+        """Tell the wrapped backend that this process is a fork."""
         self._backend.forked()
