@@ -141,7 +141,7 @@ class _Waiting:
     """See `channel_layer.ports.Waiting`: ``BLPOP`` on the signals of all queues, on a connection of its own.
 
     Args:
-        connection: it waits on it.
+        connection: the connection that the wait blocks.
         pool: its pool.
         signals: the queues, by the keys of their signals.
         seconds: the time after which the server ends the wait by itself.
