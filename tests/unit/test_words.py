@@ -14,7 +14,7 @@ _ROOT: Final = Path(__file__).parents[2]
 
 _TOPS: Final = ("src", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
-_SKIPPED: Final = ("docs/explanation/architecture.md", "docs/explanation/performance.md")
+_SKIPPED: Final = ("docs/explanation/performance.md",)
 
 _SUFFIXES: Final = frozenset({".html", ".json", ".lua", ".md", ".py", ".toml"})
 
