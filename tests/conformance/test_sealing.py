@@ -161,7 +161,7 @@ async def test_a_message_that_is_played_again_later_is_refused(
 @pytest.mark.parametrize(
     ("theirs", "ours", "cause"),
     [
-        ({}, SEALED, "plain text came in where all is to be sealed: a sender has no symmetric_encryption_keys"),
+        ({}, SEALED, "a message is plain text, but must be sealed: give its sender symmetric_encryption_keys"),
         (SEALED, {}, "a sealed message came in, and this process has no symmetric_encryption_keys"),
         (FERNET, {}, "a sealed message came in, and this process has no symmetric_encryption_keys"),
         (FERNET, SEALED, "sealed with another cipher: see the option encryption"),

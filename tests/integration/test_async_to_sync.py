@@ -312,11 +312,8 @@ def connect_once(_child: SyncChild, setup: Setup) -> int:
     """Make fifty calls of each kind, a loop for each; return how many files more are open after them."""
     layer = setup.layer()
     group_add, group_send = async_to_sync(layer.group_add), async_to_sync(layer.group_send)
-    send, receive, members = (
-        async_to_sync(layer.send),
-        async_to_sync(layer.receive),
-        async_to_sync(layer.group_channels),
-    )
+    send, receive = async_to_sync(layer.send), async_to_sync(layer.receive)
+    members = async_to_sync(layer.group_channels)
     before = 0
     for number in range(50):
         send("jobs", {"n": number})

@@ -215,7 +215,7 @@ def test_a_token_is_of_one_key_one_prefix_and_one_sort(name: str) -> None:
     ]
     for blinder, within in others:
         assert blinder.blind(name, within) != token
-        with pytest.raises(Unauthentic, match="no token of ours"):
+        with pytest.raises(Unauthentic, match="no token made with our key"):
             blinder.reveal(token, within)
 
 

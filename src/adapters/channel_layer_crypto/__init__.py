@@ -1,6 +1,6 @@
-"""Ciphers for any channel layer: messages and names that only who has a key can read.
+"""Ciphers for any channel layer: without the key, messages and names in the store cannot be read.
 
-The core finds them by their entry points; nobody has to import this package.
+The core finds the ciphers by their entry points; an application does not import this package.
 """
 
 from __future__ import annotations

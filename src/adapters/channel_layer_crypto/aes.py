@@ -1,12 +1,12 @@
-"""AES-256-GCM, with a key for each process and a nonce that counts.
+"""AES-256-GCM, with a derived key for each process and a counter as nonce.
 
 Random nonces of 96 bits are safe for 2**32 messages under one key, which a busy process sends in 20 hours. So every
-process draws a salt, derives a key of its own from it, and counts: then no nonce can come twice under one key, at any
-rate. A child after a fork, and a process that has counted to 2**32, draw a new salt.
+process draws a random salt, derives a key of its own from it, and counts its messages: no nonce is used twice under one
+key. A child after a fork, and a process that has counted to 2**32, draw a new salt.
 
 A sealed payload: format (1 byte, ``0x02``), key id (1), salt (16), milliseconds since 1970 (8), count (8), ciphertext,
-tag (16). All of it, and the place, is authenticated. The nonce is the last 12 bytes before the ciphertext; the count
-alone makes it unique.
+tag (16). All of it is authenticated, together with the channel or group. The nonce is the last 12 bytes before the
+ciphertext; the count alone makes it unique.
 
 Source: NIST SP 800-38D, sections 8.2.1 (deterministic nonces) and 8.3 (random ones).
 """
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from channel_layer.domain.codec import SEALED
 from channel_layer.domain.frames import Unauthentic
-from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, TOLERANCE, check_age, derive, refusal, scope_starts
+from channel_layer_crypto._binding import CUT_SHORT, NOT_OURS, TOLERANCE, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,15 +43,15 @@ _NONCE_START = _HEAD_END - 12
 _SHORTEST = _HEAD_END + 16
 
 _MESSAGES_A_KEY = 2**32
-"""Far below what a counted nonce allows; a bound that SP 800-38D has for every way to make them."""
+"""Messages under one derived key: the limit of SP 800-38D for random nonces, far below that for counted ones."""
 
 _REMEMBERED = 4096
-"""Senders whose keys are at hand; more of them cost a derivation a message (10 us)."""
+"""Senders whose derived keys are cached; without the cache, each message costs a derivation (10 us)."""
 
 _PURPOSE = b"aes-256-gcm"
 
 _forks = 0
-"""How often this process has been forked off, counted from the first one that had this module."""
+"""The number of forks between the process that imported this module and this process."""
 
 
 def _after_fork() -> None:
@@ -63,13 +63,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Sender:
-    """What one process seals with: a key of its own, and how often it has been used. Not for use after a fork.
+    """The derived key of one process, and the count of messages sealed with it. A forked child makes a new one.
 
     Attributes:
-        forks: how often this process had been forked when it was made.
-        encrypt: the cipher, with its key.
-        head: what its messages begin with.
-        count: messages that it has sealed; changed under the lock only, so that no two have the same.
+        forks: the value of `_forks` when this object was made.
+        encrypt: encrypts with the derived key.
+        head: what the messages of this sender begin with.
+        count: messages sealed so far; changed only under the lock, so that no two messages have the same count.
         lock: guards the count.
     """
 
@@ -104,12 +104,12 @@ class AesSealer:
             self._keys.setdefault(_key_id(key), []).append(key)
         self._sender = _Sender(self._first)
         self._senders: dict[bytes, AESGCM] = {}
-        """By key id and salt; only such as have sealed something, so that nobody else can fill it."""
+        """By key id and salt; added only after a message was authentic, so that forged messages cannot fill it."""
 
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
         """Seal a payload for the channel or group *name*. Thread-safe."""
         sender = self._sender
-        if sender.forks != _forks:  # before its lock: another thread may have held that when we were forked
+        if sender.forks != _forks:  # before taking the lock, which another thread may have held at the fork
             sender = self._sender = _Sender(self._first)
         with sender.lock:
             sender.count = number = sender.count + 1
@@ -123,7 +123,7 @@ class AesSealer:
         """Return the payload. Thread-safe.
 
         Raises:
-            Unauthentic: no one with a key has sealed these bytes for *name*, or it was too long ago.
+            Unauthentic: these bytes were not sealed with one of the keys for *name*, or too long ago.
         """
         if sealed[:1] != _FORMAT:
             raise refusal(sealed, SEALED)
@@ -147,10 +147,10 @@ class AesSealer:
         return payload
 
     def _open_first(self, sender: bytes, nonce: bytes, ciphertext: bytes, bound: bytes) -> bytes:
-        """Open the first message of a sender: find his key.
+        """Open the first message of a sender: find the key from which the sender derived its own.
 
         Raises:
-            Unauthentic: he has none of ours.
+            Unauthentic: the sender used none of the keys.
         """
         for key in self._keys.get(sender[:1], ()):
             aes = AESGCM(derive(key, sender[1:], _PURPOSE))
@@ -166,7 +166,7 @@ class AesSealer:
 
 
 def _key_id(key: Secret) -> bytes:
-    """Return the byte by which a key among several is found at once; it tells nothing of use of the key."""
+    """Return a byte that identifies a key among several; it reveals nothing useful about the key."""
     return hashlib.sha256(b"channel-layer key id" + key.get_secret_value()).digest()[:1]
 
 

@@ -1,10 +1,10 @@
-"""Fernet tokens, byte for byte as asgi_redis made them, and beside each what binds it to its place.
+"""Fernet tokens, byte for byte as asgi_redis made them, each with an HMAC that binds it to its channel or group.
 
-A Fernet token is authentic and has a time, but knows no channel. So a keyed hash over the place and the token goes
-before it; without that, who can write to the store could move a message to another channel.
+A Fernet token is authentic and has a time, but is not bound to a channel. Without the HMAC, an attacker who can write
+to the store could move a message to another channel.
 
-A sealed payload: format (1 byte, ``0x03``), HMAC-SHA-256 of place and token (its first 16 bytes), token. The token's
-content is the message as msgpack, and its key the SHA-256 of the configured one in URL-safe base64.
+A sealed payload: format (1 byte, ``0x03``), the first 16 bytes of the HMAC-SHA-256 of place and token, token. The
+token's content is the message as msgpack, and its key the SHA-256 of the configured key in URL-safe base64.
 
 Source: the asgi_redis README, "symmetric_encryption_keys"; the Fernet specification.
 """
@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from channel_layer.domain.codec import PLAIN, SEALED
 from channel_layer.domain.frames import Unauthentic
-from channel_layer_crypto._bonds import CUT_SHORT, NOT_OURS, check_age, derive, refusal, scope_starts
+from channel_layer_crypto._binding import CUT_SHORT, NOT_OURS, check_age, derive, refusal, scope_starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ("FernetSealer",)
 
 _FORMAT: Final = b"\x03"
-_BOND = 16
-_HEAD_END = 1 + _BOND
+_TAG = 16
+_HEAD_END = 1 + _TAG
 
 
 class FernetSealer:
@@ -55,23 +55,23 @@ class FernetSealer:
 
     def seal(self, payload: bytes, place: Place, name: str, /) -> bytes:
         """Seal a payload for the channel or group *name*. Thread-safe."""
-        bonds, fernet = self._keys[0]
+        tag_key, fernet = self._keys[0]
         token = fernet.encrypt_at_time(payload.removeprefix(PLAIN), int(self._now()))
-        return _FORMAT + _bond(bonds, self._starts[place] + name.encode(), token) + token
+        return _FORMAT + _make_tag(tag_key, self._starts[place] + name.encode(), token) + token
 
     def open(self, sealed: bytes, place: Place, name: str, /) -> bytes:
         """Return the payload. Thread-safe.
 
         Raises:
-            Unauthentic: no one with a key has sealed these bytes for *name*, or it was too long ago.
+            Unauthentic: these bytes were not sealed with one of the keys for *name*, or too long ago.
         """
         if sealed[:1] != _FORMAT:
             raise refusal(sealed, SEALED)
         if len(sealed) <= _HEAD_END:
             raise Unauthentic(CUT_SHORT)
-        token, bond, scope = sealed[_HEAD_END:], sealed[1:_HEAD_END], self._starts[place] + name.encode()
-        for bonds, fernet in self._keys:
-            if hmac.compare_digest(bond, _bond(bonds, scope, token)):
+        token, tag, scope = sealed[_HEAD_END:], sealed[1:_HEAD_END], self._starts[place] + name.encode()
+        for tag_key, fernet in self._keys:
+            if hmac.compare_digest(tag, _make_tag(tag_key, scope, token)):
                 return self._open(fernet, token)
         raise Unauthentic(NOT_OURS)
 
@@ -79,14 +79,14 @@ class FernetSealer:
         try:
             payload = PLAIN + fernet.decrypt(token)
             sealed_at = fernet.extract_timestamp(token)
-        except InvalidToken:  # only who has the key could have made this bond for what is no token
+        except InvalidToken:  # a sender with the key has made a tag for bytes that are no token
             raise Unauthentic(NOT_OURS) from None
         check_age(self._now() - sealed_at, self._expiry)
         return payload
 
 
-def _bond(key: bytes, scope: bytes, token: bytes) -> bytes:
-    return hmac.digest(key, len(scope).to_bytes(4, "big") + scope + token, "sha256")[:_BOND]
+def _make_tag(key: bytes, scope: bytes, token: bytes) -> bytes:
+    return hmac.digest(key, len(scope).to_bytes(4, "big") + scope + token, "sha256")[:_TAG]
 
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from channel_layer_django.checks import check_deployment, check_settings
 __all__ = ()
 
 
-class _Application(AppConfig):  # Django finds it by itself; Django has no types, so nobody's code should build on it
+class _Application(AppConfig):  # Django finds it; it has no types, so no code should build on it
     """Has ``manage.py check`` look at ``CHANNEL_LAYERS``."""
 
     name = "channel_layer_django"

@@ -178,7 +178,7 @@ class _WrongBackend(Exception):
 
 
 def _find(backend: str) -> type[ChannelLayer] | None:
-    """Return the layer of ours that a dotted path leads to; None: it is somebody else's.
+    """Return the layer of ours that a dotted path leads to; None: it is another package's.
 
     Of packages that announce no layer nothing is imported.
 

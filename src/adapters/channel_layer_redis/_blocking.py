@@ -33,6 +33,9 @@ __all__ = ("RedisBlockingStore",)
 
 R = TypeVar("R")
 
+_NEED_REPLY: Final = (c.Pop, c.PutBack)
+"""Commands whose replies are needed, although the thread is interrupted: what they speak of is nowhere else."""
+
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
 """Seconds between attempts to end a wait whose command the server may not have seen yet."""
 
@@ -53,14 +56,18 @@ class RedisBlockingStore:
 
     def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command."""
-        (outcome,) = self.execute_many((command,))
-        if isinstance(outcome, StoreError):
-            raise outcome
-        return outcome
+        interrupts: list[BaseException] | None = [] if type(command) in _NEED_REPLY else None
+        request = self._requests.begin(command)
+        while request.calls:
+            request.resume(self._send(command.shard, request.calls, interrupts))
+        if interrupts:
+            self._put_back((command,), (request.outcome,))
+            raise interrupts[0]
+        return request.result()
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
         """Carry out several commands in step: in each round all of them share one write to each server."""
-        needed = any(isinstance(command, c.Pop | c.PutBack) for command in commands)
+        needed = any(type(command) in _NEED_REPLY for command in commands)
         interrupts: list[BaseException] = []
         requests = [self._requests.begin(command) for command in commands]
         while unfinished := [request for request in requests if request.calls]:
@@ -88,6 +95,19 @@ class RedisBlockingStore:
         for pool in self._pools:
             pool.close()
 
+    def _send(self, shard: int, calls: Sequence[ScriptCall], interrupts: list[BaseException] | None) -> list[object]:
+        """Send calls in one write, and return the outcome of each: a reply, or a `StoreError`."""
+        pool = self._pools[shard]
+        try:
+            connection, deadline = pool.acquire()
+            try:
+                connection.send(_pack(calls))
+                return _read(connection, calls, deadline, interrupts)
+            finally:
+                pool.release(connection)
+        except StoreError as exc:
+            return [exc] * len(calls)
+
     def _exchange(self, requests: Sequence[PendingRequest[Any]], interrupts: list[BaseException] | None) -> None:
         """Send the next calls of some requests, in one write to each server, and only then wait for the replies.
 
@@ -103,7 +123,7 @@ class RedisBlockingStore:
                 try:
                     connection, deadline = pool.acquire()
                     stack.callback(pool.release, connection)
-                    connection.send(b"".join([pack(call.named()) for call in pipeline.calls]))
+                    connection.send(_pack(pipeline.calls))
                 except StoreError as exc:
                     pipeline.fail(exc)
                 else:
@@ -122,6 +142,10 @@ class RedisBlockingStore:
             if isinstance(command, c.Pop) and isinstance(outcome, c.Popped) and outcome.entries:
                 with contextlib.suppress(StoreError):
                     self.execute(c.PutBack(command.shard, command.queue, outcome.entries))
+
+
+def _pack(calls: Sequence[ScriptCall]) -> bytes:
+    return b"".join([pack(call.named()) for call in calls])
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""Event loops that come and go: sessions that end with them, calls from one to another, and the I/O thread."""
+"""Sessions that end with their event loop, calls from one event loop to another, and the I/O thread."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ __all__ = (
 R = TypeVar("R")
 
 SETTLE_SECONDS = 1.0
-"""A loop that has run for so long gets connections of its own. ``async_to_sync`` makes loops that live milliseconds."""
+"""A loop that has run for this long gets connections of its own; a loop of ``async_to_sync`` lives milliseconds."""
 
 UNRESPONSIVE_SECONDS = 1.0
-"""A loop that has not gone round for so long is taken to stand still: what blocks it may be waiting for us."""
+"""A loop that has not answered for this long counts as blocked: the code that blocks it may be waiting for this one."""
 
 THREAD_NAME = "channel-layer-io"
 
 _LOOK_SECONDS = 0.05
-"""How often somebody who waits for another event loop looks whether that one still runs."""
+"""Seconds between two checks whether the event loop that a task waits for still runs."""
 
 _STOP_SECONDS = 5.0
-"""How long the interpreter's exit waits for the I/O thread."""
+"""Seconds for which the interpreter's exit waits for the I/O thread."""
 
 
 _BOOT_TIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class SystemClock:
-    """The clock of production: monotonic, with no offset; where the system has it, one that counts its sleep too."""
+    """The clock of production: monotonic, without an offset. Where the system can, it counts suspended time too."""
 
     __slots__ = ()
 
@@ -65,20 +65,20 @@ class SystemClock:
 
 
 def ignore(future: asyncio.Future[R]) -> None:
-    """Take note of a result that nobody awaits, so that asyncio does not complain of it."""
+    """Retrieve the error of a future that no task awaits, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
 
 
 class LoopUnavailable(Exception):
-    """An event loop has ended, or does not respond, before it did what another one asked of it."""
+    """An event loop ended or stopped responding before it finished the work of another loop."""
 
 
 class LoopLiveness:
-    """Whether the event loop of another thread goes round. It is felt by asking, from any thread, now and again.
+    """Checks whether the event loop of another thread responds; any thread may ask, repeatedly.
 
     Args:
-        loop: of the other thread.
+        loop: the event loop of the other thread.
     """
 
     __slots__ = ("_asked", "_loop")
@@ -86,11 +86,11 @@ class LoopLiveness:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asked: float | None = None
-        """Since when it has not answered."""
+        """The time of the question that the loop has not answered yet."""
 
     @property
     def stopped(self) -> bool:
-        """Whether the loop does not run, or has given no answer for `UNRESPONSIVE_SECONDS`."""
+        """Whether the loop does not run, or has not answered for `UNRESPONSIVE_SECONDS`."""
         if not self._loop.is_running():
             return True
         now, asked = SystemClock().now(), self._asked  # which the other thread may set to None at any moment
@@ -110,20 +110,20 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     """Await *work* in the event loop of another thread; cancelling this cancels it there.
 
     Raises:
-        LoopUnavailable: that loop does not run, or has ceased to, or something keeps it from going round. The work may
-            have been begun, even done.
+        LoopUnavailable: that loop does not run, has ended or is blocked. The work may have been started, or even
+            finished.
     """
     outcome: Future[R] = Future()
     tasks: list[asyncio.Task[R]] = []
 
     def begin() -> None:
-        if not outcome.cancelled():  # else this loop stood still for a while, and nobody waits any more
+        if not outcome.cancelled():  # else the loop was blocked for a while, and the caller has given up
             task = loop.create_task(work())
             tasks.append(task)
             task.add_done_callback(report)
 
     def report(task: asyncio.Task[R]) -> None:
-        with contextlib.suppress(InvalidStateError):  # nobody waits any more
+        with contextlib.suppress(InvalidStateError):  # the caller has given up
             if task.cancelled():
                 outcome.cancel()
             elif (error := task.exception()) is not None:
@@ -138,12 +138,12 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
     wrapped = asyncio.wrap_future(outcome)
     liveness = LoopLiveness(loop)
     try:
-        # What a loop is given in its last moment is not even begun, and nobody is told of that.
+        # A loop that is ending drops its new callbacks without a notice, so check that it still runs.
         while not wrapped.done() and (not liveness.stopped or outcome.done()):
             await asyncio.wait((wrapped,), timeout=_LOOK_SECONDS)
     finally:
         if not wrapped.cancel() and not wrapped.cancelled():
-            wrapped.exception()  # seen, even if the caller has been cancelled
+            wrapped.exception()  # retrieved, even if the caller was cancelled, so that asyncio does not log it
         for task in tasks:
             if not task.done():
                 with contextlib.suppress(RuntimeError):  # closed
@@ -154,12 +154,12 @@ async def run_in(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[o
 
 
 class LoopSession:
-    """A layer's store in one event loop, which ends with the loop.
+    """A layer's store in one event loop, closed when the loop ends.
 
     Args:
         store: opened for the running loop.
-        on_close: awaited in the loop when it ends in good order (``asyncio.run`` and ``async_to_sync`` do so by closing
-            its asynchronous generators), or when the session is closed before.
+        on_close: awaited in the loop when the session is closed, or when the loop shuts down its asynchronous
+            generators, as ``asyncio.run`` and ``async_to_sync`` do at their end.
     """
 
     __slots__ = ("_guard", "_on_close", "loop", "store")
@@ -171,12 +171,12 @@ class LoopSession:
         self._guard: AsyncGenerator[None, None] | None = None
 
     async def begin(self) -> None:
-        """Have the loop close this session when it ends."""
+        """Register the session to be closed when the loop ends."""
         self._guard = self._guarded()
         await anext(self._guard)
 
     async def close(self) -> None:
-        """Close it now."""
+        """Close the session now."""
         guard, self._guard = self._guard, None
         if guard is not None:
             await guard.aclose()
@@ -189,10 +189,10 @@ class LoopSession:
 
 
 class IOThread:
-    """A daemon thread with an event loop that ends with the process.
+    """A daemon thread with an event loop that runs until the process exits.
 
-    Its loop ends before the interpreter goes away, in good order: tasks are cancelled, homes say farewell. Finalizers,
-    which take down what the loop has used, files and sockets, are called only then.
+    The loop is shut down before the interpreter exits: its tasks are cancelled and its sessions are closed. Only then
+    do finalizers close the files and sockets that the loop has used.
     """
 
     def __init__(self) -> None:
@@ -201,15 +201,17 @@ class IOThread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
         self._started.wait()
-        weakref.finalize(self, _nothing)  # the first in a process asks to be called at its end: before we do
+        # The first finalizer of a process registers an exit handler. Handlers run in reverse order, so register it
+        # before `stop`.
+        weakref.finalize(self, _nothing)
         atexit.register(self.stop)
 
     def run(self, coroutine: Coroutine[object, object, R]) -> asyncio.Future[R]:
-        """Run a coroutine in the thread; await the result in the calling loop. Cancelling it cancels the coroutine."""
+        """Run a coroutine in the thread; the future of the calling loop has its result, and cancels it if cancelled."""
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
 
     def stop(self) -> None:
-        """End the thread and wait for it, a few seconds at most."""
+        """End the thread, and wait for it a few seconds at most."""
         atexit.unregister(self.stop)
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
@@ -242,8 +244,8 @@ _parents: list[IOThread] = []
 
 
 def io_thread() -> IOThread:
-    """Return the process's I/O thread; start it if it does not run."""
-    global _thread  # noqa: PLW0603 - one thread a process is the point
+    """Return the I/O thread of the process; start it if it does not run."""
+    global _thread  # noqa: PLW0603 - one thread for the whole process
     with _lock:
         if _thread is None or _thread.loop.is_closed():
             _thread = IOThread()
@@ -256,12 +258,12 @@ def in_io_thread() -> bool:
 
 
 def _after_fork() -> None:
-    """Start anew in a child: the thread is not there, and its loop's file descriptors are the parent's."""
+    """Forget the thread in a child process: it does not run there, and its loop shares the parent's descriptors."""
     global _thread, _lock  # noqa: PLW0603
     _lock = threading.Lock()
     if _thread is not None:
         atexit.unregister(_thread.stop)
-        _parents.append(_thread)  # kept, never closed: closing would touch the epoll set that the parent waits on
+        _parents.append(_thread)  # referenced for ever: closing its loop would change the epoll set of the parent
         _thread = None
 
 

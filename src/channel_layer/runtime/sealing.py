@@ -1,6 +1,6 @@
-"""Finds the cipher that a configuration names, and opens what is sealed once for all who read it.
+"""Loads the cipher that a configuration names, and opens a sealed group message once for all its readers.
 
-Ciphers are plugged in: the core knows none, and takes them by name from those that are installed (the entry points
+Ciphers are plug-ins: the core knows none of them, and loads an installed one by its name (entry points
 ``channel_layer.ciphers`` and ``channel_layer.blinders``).
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("MakeBlinder", "MakeSealer", "Seal", "blinded", "make_seal")
 
 _REMEMBERED = 64
-"""Payloads of groups that are kept open; a group's members take the same few again and again."""
+"""Opened payloads of group messages that are cached; the members of a group receive the same few messages."""
 
 _BLINDER = "aes-siv"
 
@@ -42,7 +42,7 @@ class MakeSealer(Protocol):
             now: seconds since 1970.
 
         Raises:
-            ImportError: a package is missing; it says which.
+            ImportError: a package is missing; the error says which.
         """
         ...
 
@@ -56,7 +56,7 @@ class MakeBlinder(Protocol):
 
 
 class Seal:
-    """A sealer, and a memory for groups: their messages are opened once, however many members read them here.
+    """A sealer with a cache: a group message is opened once, however many members receive it in this process.
 
     Args:
         sealer: does the work.
@@ -70,7 +70,7 @@ class Seal:
     def __init__(self, sealer: Sealer) -> None:
         self.sealer: Sealer = sealer
         self._opened: dict[int, tuple[bytes, bytes]] = {}
-        """By the id of the sealed bytes: these, which keeps the id theirs, and their payload."""
+        """By the id of the sealed bytes: the bytes, a reference to which keeps the id valid, and their payload."""
 
     def for_channel(self, payload: bytes, name: str) -> bytes:
         """Seal a payload for one channel."""
@@ -81,10 +81,10 @@ class Seal:
         return self.sealer.seal(payload, "group", name)
 
     def open_shared(self, sealed: bytes, group: str) -> bytes:
-        """Return the payload that was sent to a group; the same object for all its members.
+        """Return the payload of a group message; the same object for all members of the group.
 
         Raises:
-            Unauthentic: it was not sealed with our keys for this group, or too long ago.
+            Unauthentic: the message was not sealed with one of the keys for this group, or too long ago.
         """
         known = self._opened.get(id(sealed))
         if known is not None:
@@ -97,10 +97,10 @@ class Seal:
 
 
 def make_seal(rules: Rules, clock: Clock) -> Seal | None:
-    """Make what a configuration asks for; None if it has no keys.
+    """Make the seal that a configuration asks for; None if it has no keys.
 
     Raises:
-        ConfigError: there is no such cipher.
+        ConfigError: the cipher is not installed.
         ImportError: the cipher needs a package that is missing.
     """
     encryption = rules.encryption
@@ -111,13 +111,13 @@ def make_seal(rules: Rules, clock: Clock) -> Seal | None:
         return time.time() + clock.offset
 
     make: MakeSealer = _find("channel_layer.ciphers", encryption.cipher, "encryption").load()
-    # The machine's clock, not the store's: who runs the store could set that back, and play old messages again.
+    # The machine's clock, not the store's: an attacker who controls the store could set that back and replay messages.
     moves = not isinstance(clock, SystemClock)
     return Seal(make(encryption.keys, prefix=rules.prefix, expiry=rules.expiry, now=now if moves else time.time))
 
 
 def blinded(backend: Backend, rules: Rules) -> Backend:
-    """Return *backend*, or one in front of it that hides names, if the configuration asks for that.
+    """Return *backend*, wrapped in one that hides names if the configuration asks for that.
 
     Raises:
         ImportError: a package is missing.

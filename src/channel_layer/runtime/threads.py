@@ -1,7 +1,7 @@
-"""Threads without an event loop: how they wait for several things at once.
+"""Lets a thread without an event loop wait for several events at once.
 
-The sibling of `channel_layer.runtime.event_loops`. Whatever may wake a thread is a file descriptor, so that servers,
-doorbells and this process's own mailboxes are waited for in one system call, without a helper thread for any of them.
+Every event is a file descriptor, so that one system call waits for servers, doorbells and the mailboxes of this
+process, without a helper thread.
 """
 
 from __future__ import annotations
@@ -20,67 +20,68 @@ if TYPE_CHECKING:
 __all__ = ("ThreadEvent", "await_any")
 
 _MOST_SECONDS = 3600.0
-"""Seconds that one system call waits at most; whoever has to wait for longer looks again."""
+"""The longest wait of one system call in seconds; the caller of a longer wait calls again."""
 
 
 class ThreadEvent:
-    """Wakes a thread that waits for file descriptors; any thread may ring it, once. A context manager that closes it.
+    """Wakes a thread that waits for file descriptors. Any thread may set it, once; leaving its context closes it.
 
     Attributes:
-        error: why nothing will ever come, once it was told so.
+        descriptor: readable once the event is set; -1 once it is closed.
+        error: why no message can come any more, if `fail` was called.
     """
 
-    __slots__ = ("_lock", "_ring", "_rung", "descriptor", "error")
+    __slots__ = ("_lock", "_set", "_write_end", "descriptor", "error")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rung = False
+        self._set = False
         self.error: Exception | None = None
-        ends = os.pipe()
-        self.descriptor: int = ends[0]
-        self._ring: int = ends[1]
+        self.descriptor: int
+        self._write_end: int
+        self.descriptor, self._write_end = os.pipe()
 
     def wake(self) -> None:
-        """Let the thread run. Harmless if it has gone."""
+        """Wake the thread. Does nothing if the event is set or closed."""
         with self._lock:
-            if not self._rung and self._ring >= 0:
-                self._rung = True
-                os.write(self._ring, b"!")
+            if not self._set and self._write_end >= 0:
+                self._set = True
+                os.write(self._write_end, b"!")
 
     def fail(self, error: Exception) -> None:
-        """Let the thread run, into an error."""
+        """Wake the thread with an error."""
         self.error = error
         self.wake()
 
     @property
     def rung(self) -> bool:
-        """Whether somebody has rung."""
-        return self._rung
+        """Whether the event is set."""
+        return self._set
 
     def close(self) -> None:
-        """Give the descriptors back to the system. Harmless if it is called twice."""
+        """Close the file descriptors. Does nothing if they are closed."""
         with self._lock:
-            if self._ring >= 0:
-                os.close(self._ring)
+            if self._write_end >= 0:
+                os.close(self._write_end)
                 os.close(self.descriptor)
-                self._ring = self.descriptor = -1
+                self._write_end = self.descriptor = -1
 
     def __enter__(self) -> Self:
-        """Return the alarm itself."""
+        """Return the event itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the file descriptors."""
         self.close()
 
 
 def await_any(descriptors: Iterable[int], seconds: float) -> None:
-    """Wait until one of these file descriptors is readable, or is none any more, or some seconds have passed."""
+    """Wait until one of these file descriptors is readable or closed, or *seconds* have passed."""
     poller = select.poll()
     for descriptor in descriptors:
         if descriptor < 0:
-            return  # it has been closed: look why
+            return  # it is closed: the caller finds out why
         poller.register(descriptor, select.POLLIN)
     poller.poll(math.ceil(1000 * min(max(0.0, seconds), _MOST_SECONDS)))

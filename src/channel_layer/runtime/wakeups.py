@@ -1,8 +1,8 @@
-"""Tasks that wait for something, and whoever lets them go on: without a turn of the event loop, where that can be.
+"""Futures that resume the tasks which await them without another turn of the event loop.
 
-A turn is a good part of what a message costs, and asyncio's own futures take one for each task that awaits them: a
-callback is scheduled, with a handle of its own. Here a callback of the event loop, in which no task runs, lets any
-number of tasks go on one after the other (`resume_all`).
+A turn is a good part of the cost of a message, and an asyncio future takes one for each task that awaits it: it
+schedules a callback, with a handle of its own. Here a callback of the event loop resumes any number of tasks, one after
+the other (`resume_all`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ("InlineFuture", "ReceiveWaiter", "WakeQueue", "resume_all", "wake_all
 
 
 class InlineFuture:
-    """What one task awaits, or one callback waits for. It comes in two steps: the result, and then `resume_all`.
+    """A future for one task or one callback, which is completed in two steps: `set_result`, then `resume_all`.
 
-    asyncio takes it for a future, as it does whatever has the attribute ``_asyncio_future_blocking``
-    (`asyncio.isfuture`). It belongs to its loop's thread.
+    asyncio accepts it as a future because it has the attribute ``_asyncio_future_blocking`` (`asyncio.isfuture`). It is
+    used only in the thread of its loop.
 
     Args:
-        loop: the one in which it is awaited.
+        loop: the event loop in which it is awaited.
 
     Attributes:
-        loop: the one given.
-        error: what it is to raise instead of bringing a result.
+        loop: the event loop given.
+        error: raised to the task instead of a result.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_done", "_result", "_wake", "error", "loop")
@@ -47,24 +47,24 @@ class InlineFuture:
         self._result: object = None
         self._wake: Callable[[InlineFuture], object] | None = None
 
-    # -- for who has the result
+    # -- for the producer of the result
 
     def done(self) -> bool:
-        """Whether it is over: it was let go on, or cancelled."""
+        """Whether the future was resumed or cancelled, or has an error."""
         return self._done
 
     def set_result(self, result: object) -> None:
-        """Remember the result; `resume_all` brings it."""
+        """Keep the result until `resume_all` resumes the task."""
         self._result = result
 
     def set_exception(self, error: Exception) -> None:
-        """Have this raised where it is awaited, soon; it is over with that."""
+        """Complete the future with an error, and schedule its task."""
         self._done = True
         self.error = error
         self._wake_soon()
 
     def resume(self) -> None:
-        """Let who waits go on, here and now, unless it is over; for callbacks of the event loop only (`resume_all`)."""
+        """Run the waiting task at once, unless the future is done; only for callbacks of the loop (`resume_all`)."""
         if not self._done:
             self._done = True
             if self._wake is not None:
@@ -73,27 +73,27 @@ class InlineFuture:
                 else:
                     self._context.run(self._wake, self)
 
-    # -- for who waits
+    # -- for the task that waits
 
     def __await__(self) -> Generator[InlineFuture, None, object]:
         """Wait for the result."""
         if self._done:
             return self.result()
         if self._wake is not None:
-            raise RuntimeError("somebody awaits this already")
+            raise RuntimeError("another task awaits this future already: only one task may await it")
         self._asyncio_future_blocking = True
         yield self
-        return self._result  # an error is raised by asyncio, which has asked for the `result`
+        return self._result  # asyncio has called `result` first, which raises an error
 
     def add_done_callback(self, fn: Callable[[InlineFuture], object], *, context: Context | None = None) -> None:
-        """Remember who waits; asyncio calls this for the task that awaits it."""
+        """Set the callback that resumes the waiting task; asyncio calls this for the task that awaits the future."""
         self._wake = fn
         self._context = context
         if self._done:
             self._wake_soon()
 
     def result(self) -> object:
-        """Return the result, or raise what there is instead; asyncio calls this before it lets the task go on."""
+        """Return the result or raise the error; asyncio calls this before it resumes the task."""
         if self._cancelled is not None:
             raise self._cancelled
         if self.error is not None:
@@ -101,10 +101,10 @@ class InlineFuture:
         return self._result
 
     def cancel(self, msg: object = None) -> bool:
-        """Let who waits go on into a cancellation, soon; asyncio calls this if the task is cancelled.
+        """Schedule the waiting task with a `CancelledError`; asyncio calls this if the task is cancelled.
 
         Returns:
-            Whether it was not over yet.
+            False if the future was done already.
         """
         if self._done:
             return False
@@ -114,7 +114,7 @@ class InlineFuture:
         return True
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the event loop; asyncio asks for it."""
+        """Return the event loop; asyncio calls this."""
         return self.loop
 
     def _wake_soon(self) -> None:
@@ -123,10 +123,10 @@ class InlineFuture:
 
 
 class ReceiveWaiter(InlineFuture):
-    """Somebody who waits in one event loop for a message, and may be woken from any thread.
+    """A task that waits for a message in one event loop, and may be woken from any thread.
 
     Attributes:
-        error: why he can never get one, once he was told so.
+        error: why no message can come any more, if `fail` was called.
     """
 
     __slots__ = ()
@@ -134,7 +134,7 @@ class ReceiveWaiter(InlineFuture):
     error: Exception | None
 
     def wake(self) -> None:
-        """Let him go on, soon."""
+        """Schedule the task in its event loop."""
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:  # called from a thread without a loop
@@ -142,29 +142,30 @@ class ReceiveWaiter(InlineFuture):
         if self.loop is here:
             self.loop.call_soon(self.resume)
         else:
-            with contextlib.suppress(RuntimeError):  # his loop is closed; nobody will take the message
+            with contextlib.suppress(RuntimeError):  # the task's loop is closed, and the task with it
                 self.loop.call_soon_threadsafe(self.resume)
 
     def fail(self, error: Exception) -> None:
-        """Let him go on, into an error."""
+        """Schedule the task with an error."""
         self.error = error
         self.wake()
 
 
 class _Turn(threading.local):
-    """What runs in this thread's event loop at the moment."""
+    """The state of the current turn of this thread's event loop."""
 
     soon: list[InlineFuture] | None = None
-    """Who goes on before that is over, if it is `resume_all`."""
+    """The futures that the running `resume_all` resumes before it returns; None outside of `resume_all`."""
 
 
 _turn = _Turn()
 
 
 def resume_all(prompts: Sequence[InlineFuture]) -> None:
-    """Let tasks go on whose results are there, and then whoever they have woken; whom those wake goes on a turn later.
+    """Resume tasks whose results are there, and then the tasks that these have woken.
 
-    No task may be running: this is for what the event loop itself calls.
+    A task that is woken by one of the latter runs in the next turn of the loop. No task may be running in the loop:
+    only a callback of the event loop may call this.
     """
     woken: list[InlineFuture] = []
     _turn.soon = woken
@@ -183,13 +184,15 @@ def _resume(prompts: Sequence[InlineFuture]) -> None:
             done += 1
             prompt.resume()
     finally:
-        for prompt in prompts[done:]:  # the program is to end, as one of them says
+        for prompt in prompts[
+            done:
+        ]:  # a task raised SystemExit or KeyboardInterrupt: the others run while the loop ends
             prompt.loop.call_soon(prompt.resume)
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:
-    """Let all of them run. The caller runs in an event loop, which is often theirs, too."""
-    loop = asyncio.get_running_loop()  # which is dear to find out: before Python 3.12 it is a system call
+    """Wake waiters of any event loop or thread; call it in an event loop, which is often their own."""
+    loop = asyncio.get_running_loop()  # once for all waiters: before Python 3.12 it costs a system call
     soon = _turn.soon
     here: list[InlineFuture] = [] if soon is None else soon
     for waiter in waiters:
@@ -202,19 +205,18 @@ def wake_all(waiters: Iterable[Waiter]) -> None:
 
 
 _AT_ONCE = 128
-"""Receivers that are let run in one turn of the loop: many enough to make a turn's cost small, few enough that what
-they make and drop stays under the garbage collector's threshold of 700 objects."""
+"""Receivers that run in one turn of the loop: enough to spread the cost of a turn, and few enough that the objects they
+allocate stay under the garbage collector's threshold of 700."""
 
 
 class WakeQueue:
-    """Wakes the receivers of a message, in turns if they are thousands.
+    """Wakes the receivers of a message, over several turns of the loop if there are many.
 
-    What each of them makes and drops is then gone before the next turn, where the garbage collector would otherwise
-    look through all of it, again and again; other tasks in the loop have their turns in between; and what comes in
-    meanwhile is there when they run.
+    So the garbage collector does not scan the temporary objects of thousands of tasks again and again, other tasks of
+    the loop run in between, and messages that come in meanwhile are there when the receivers run.
 
     Args:
-        loop: the one that wakes them.
+        loop: the event loop that wakes them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -222,26 +224,27 @@ class WakeQueue:
         self._waiters: deque[Waiter] = deque()
 
     def wake(self, waiters: Sequence[Waiter]) -> None:
-        """Let receivers run whose messages have come; called in the loop."""
+        """Wake the receivers of messages that have come; called in the loop."""
         if len(waiters) <= _AT_ONCE and not self._waiters:
             wake_all(waiters)
         elif waiters:
-            begun = bool(self._waiters)
+            scheduled = bool(self._waiters)
             self._waiters.extend(waiters)
-            if not begun:
-                self._wake_some()
+            if not scheduled:
+                self._wake_next()
 
-    def _wake_some(self) -> None:
-        some: list[Waiter] = []
-        with contextlib.suppress(IndexError):  # there are no more
-            while len(some) < _AT_ONCE:
-                some.append(self._waiters.popleft())
-        wake_all(some)
+    def _wake_next(self) -> None:
+        """Wake as many receivers as may run in one turn, and schedule the rest."""
+        batch: list[Waiter] = []
+        with contextlib.suppress(IndexError):  # the deque is empty, perhaps by `wake_rest` in another thread
+            while len(batch) < _AT_ONCE:
+                batch.append(self._waiters.popleft())
+        wake_all(batch)
         if self._waiters:
-            self._loop.call_soon(self._wake_some)
+            self._loop.call_soon(self._wake_next)
 
     def wake_rest(self) -> None:
-        """Let all of them run, because there will be no more turns; called in any thread."""
+        """Wake all remaining receivers, because the loop ends; called in any thread."""
         with contextlib.suppress(IndexError):
             while True:
                 self._waiters.popleft().wake()
