@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ def _path_on_page(heading: str) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def _calls() -> Iterator[list[tuple[str, str]]]:
+def _calls() -> Generator[list[tuple[str, str]]]:
     """Note each time that a function of ours begins or goes on: (file, qualified name)."""
     calls: list[tuple[str, str]] = []
 

@@ -13,7 +13,7 @@ from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
-from channel_layer.operations.receiving import Backoff, Taken, pop, put_back, rotated, shard_order
+from channel_layer.operations.receiving import Backoff, put_back, rotated, shard_order, take_in
 from channel_layer.operations.state import LayerState
 from channel_layer.testing import make_rules
 from tests.support.operations import make_state, play
@@ -105,26 +105,25 @@ def test_pauses_are_doubled_up_to_a_second_and_jittered() -> None:
 # -- pop
 
 
-def test_a_pop_asks_for_messages_in_the_name_of_the_layer_object() -> None:
-    """A pop says how many, who asks, and for how long it registers as a reader; what comes can go back to its shard."""
+def test_what_a_pop_brings_can_go_back_to_its_shard() -> None:
+    """Each message has the shard and the entry that it came from, and the local time until when it may live."""
     state = make(2)
     [first, second] = [entry("jobs", b"1"), entry("jobs", b"2", 510.0)]
     popped = c.Popped((first, second), 0, now=520.0)
-    taken = play(pop(state, 1, JOBS, 3, register=25.0), (c.Pop(1, JOBS, 3, "me", 25.0), popped))
-    assert taken.popped is popped
-    assert [(name, each.payload, each.origin) for name, each in taken.messages] == [
+    taken = take_in(state, 1, JOBS, 1000.0, popped)
+    assert [(name, each.payload, each.origin) for name, each in taken] == [
         ("jobs", b"1", (1, first)),
         ("jobs", b"2", (1, second)),
     ]
     # By the store's clock they are 20 s and 10 s old, and may live for 60 s.
-    assert [each.deadline for _, each in taken.messages] == pytest.approx([1040.0, 1050.0], abs=0.1)
+    assert [each.deadline for _, each in taken] == pytest.approx([1040.0, 1050.0], abs=0.1)
     assert not state.counters.dropped
 
 
 def test_a_pop_learns_what_the_stores_clock_shows() -> None:
     """The reply tells the time of the shard, which was at some moment between the request and the reply."""
     state = make()
-    play(pop(state, 0, JOBS, 1), (c.Pop(0, JOBS, 1, "me"), c.Popped((), 0, now=520.0)))
+    take_in(state, 0, JOBS, 1000.0, c.Popped((), 0, now=520.0))
     assert state.clocks[0].middle(1000.0) == 520.0
     assert state.offset(0, 1000.0) == -480.0
 
@@ -133,7 +132,7 @@ def test_what_a_store_has_lost_is_counted() -> None:
     """What the store dropped by itself, or cannot vouch for, is counted by its reason, as the queue's."""
     state = make()
     popped = c.Popped((), 1, now=520.0, flushed=2, lost=3)
-    assert play(pop(state, 0, JOBS, 1), (c.Pop(0, JOBS, 1, "me"), popped)) == Taken(popped, ())
+    assert take_in(state, 0, JOBS, 1000.0, popped) == []
     assert state.counters.dropped == {"expired": 1, "flushed": 2, "store_lost": 3}
 
 
@@ -141,8 +140,8 @@ def test_what_cannot_be_delivered_is_counted_and_left_out() -> None:
     """A frame that is no message, and one that has become too old by a late reply, are dropped; the others stay."""
     state = make()
     entries = (c.Entry(500.0, b"garbage"), entry("jobs", b"good"), entry("jobs", b"old", 460.0))
-    taken = play(pop(state, 0, JOBS, 3), (c.Pop(0, JOBS, 3, "me"), c.Popped(entries, 0, now=520.0)))
-    assert [each.payload for _, each in taken.messages] == [b"good"]
+    taken = take_in(state, 0, JOBS, 1000.0, c.Popped(entries, 0, now=520.0))
+    assert [each.payload for _, each in taken] == [b"good"]
     assert state.counters.dropped == {"undecodable": 1, "expired": 1}
 
 
@@ -151,8 +150,8 @@ def test_the_messages_of_a_claimed_inbox_have_names_of_their_own() -> None:
     state = make()
     entries = (entry("daemon!a", b"1"), entry("other!a", b"2"), entry("jobs", b"3"), entry("daemon!b", b"4"))
     popped = c.Popped((*entries, entry("not a name", b"5")), 0, now=520.0)
-    taken = play(pop(state, 0, CLAIMED, 9), (c.Pop(0, CLAIMED, 9, "me"), popped))
-    assert [(name, each.payload) for name, each in taken.messages] == [("daemon!a", b"1"), ("daemon!b", b"4")]
+    taken = take_in(state, 0, CLAIMED, 1000.0, popped)
+    assert [(name, each.payload) for name, each in taken] == [("daemon!a", b"1"), ("daemon!b", b"4")]
     assert state.counters.dropped == {"undecodable": 3}
 
 
@@ -163,8 +162,8 @@ def test_a_flush_empties_what_is_kept_of_a_claimed_inbox() -> None:
     buffer.box("daemon!a", 1000.0).put(Item(2000.0, b"before", "", None))
     popped = c.Popped((entry("daemon!a", b"after"),), 0, now=520.0, epoch="flush")
     for _ in range(2):
-        taken = play(pop(state, 0, CLAIMED, 1), (c.Pop(0, CLAIMED, 1, "me"), popped))
-        assert [each.payload for _, each in taken.messages] == [b"after"]
+        taken = take_in(state, 0, CLAIMED, 1000.0, popped)
+        assert [each.payload for _, each in taken] == [b"after"]
     assert buffer.epoch == "flush"
     assert state.counters.dropped == {"flushed": 1}
 

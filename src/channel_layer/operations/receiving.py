@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer import commands as c
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
 __all__ = (
     "BLOCK_SECONDS",
     "Backoff",
-    "Taken",
     "claimed_error",
     "closed_error",
     "foreign_error",
-    "pop",
     "put_back",
     "rotated",
     "shard_order",
+    "take_in",
 )
 
 T = TypeVar("T")
@@ -91,35 +89,21 @@ def rotated(things: tuple[T, ...], turn: int) -> tuple[T, ...]:
     return things[first:] + things[:first]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What one pop has brought.
-
-    Attributes:
-        popped: the store's reply.
-        messages: (full channel name, message), oldest first; what cannot be delivered is not among them.
-    """
-
-    popped: c.Popped
-    messages: tuple[tuple[str, Item], ...]
-
-
-def pop(state: LayerState, shard: int, queue: Queue, count: int, *, register: float = 0.0) -> Operation[Taken]:
-    """Pop from one shard, and count what is not to be delivered.
+def take_in(state: LayerState, shard: int, queue: Queue, sent: float, popped: c.Popped) -> list[tuple[str, Item]]:
+    """Count what a pop has brought that is not to be delivered, and return the rest.
 
     Args:
         state: of the layer.
-        shard: where.
+        shard: where it was popped.
         queue: which queue.
-        count: messages at most.
-        register: seconds for which this process is registered as a reader; 0: nothing changes.
+        sent: local seconds when the command was sent.
+        popped: the store's reply.
 
-    Raises:
-        StoreError: the shard could not be reached.
+    Returns:
+        (full channel name, message), oldest first.
     """
-    sent = state.clock.now()
-    popped = yield from execute(c.Pop(shard, queue, count, state.claimant, register))
     counters = state.counters
+    messages: list[tuple[str, Item]] = []
     with state.lock:
         now, buffer = state.clock.now(), state.buffers.get(queue.name)
         state.clocks[shard].observe(sent, now, popped.now)
@@ -130,7 +114,6 @@ def pop(state: LayerState, shard: int, queue: Queue, count: int, *, register: fl
             for box in buffer.boxes.values():
                 counters.drop("flushed", box.name, box.clear())
             buffer.epoch = popped.epoch
-        messages: list[tuple[str, Item]] = []
         for entry in popped.entries:
             over = deadline(entry.stamp, state.rules.expiry, state.offset(shard, now))
             channel, payload = _read(queue, entry.frame)
@@ -140,7 +123,7 @@ def pop(state: LayerState, shard: int, queue: Queue, count: int, *, register: fl
                 counters.drop("expired", queue.name)
             else:
                 messages.append((channel, Item(over, payload, "", (shard, entry))))
-    return Taken(popped, tuple(messages))
+    return messages
 
 
 def _read(queue: Queue, frame: bytes) -> tuple[str, bytes | None]:

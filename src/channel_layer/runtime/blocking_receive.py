@@ -22,11 +22,10 @@ from channel_layer.operations.receiving import (
     claimed_error,
     closed_error,
     foreign_error,
-    pop,
     rotated,
     shard_order,
+    take_in,
 )
-from channel_layer.runtime.drivers import refuse, run_blocking
 from channel_layer.runtime.losses import log_losses
 from channel_layer.runtime.threads import ThreadEvent, await_any
 
@@ -243,21 +242,21 @@ class BlockingReceive:
         """
         if (away := self._away.get(shard)) is not None and away.until > time.monotonic():
             return False, None
-        state, register = self._state, 0.0
+        state, sent, register = self._state, self._state.clock.now(), 0.0
         if shard == state.routes.local_of(queue):
             register = state.rules.expiry * REGISTRATION
-            self._memory.registered_until[queue.name] = state.clock.now() + register
+            self._memory.registered_until[queue.name] = sent + register
             self._memory.claims[queue.name] = queue
         try:
-            taken = run_blocking(pop(state, shard, queue, count, register=register), self._store, refuse)
+            popped = self._store.execute(c.Pop(shard, queue, count, state.claimant, register))
         except StoreError as exc:
             self._miss(shard, exc)
             return False, None
-        popped = taken.popped
+        messages = take_in(state, shard, queue, sent, popped)
         self._away.pop(shard, None)
         self._called.discard((shard, queue))
         with state.lock:
-            state.counters.delivered += len(taken.messages)
+            state.counters.delivered += len(messages)
         log_losses(state)
         if popped.owned:
             raise foreign_error(queue)
@@ -267,7 +266,7 @@ class BlockingReceive:
         if queue.kind is Kind.INBOX:
             self._memory.claims[queue.name] = queue
             self._memory.held_until.pop(queue.name, None)
-        return bool(popped.entries) or popped.flushed > 0, next(iter(taken.messages), None)
+        return bool(popped.entries) or popped.flushed > 0, next(iter(messages), None)
 
     def _hold(self, queue: Queue, held_for: float) -> None:
         """Note that another process has claimed this inbox. It may be dead: after one lease that is known.

@@ -22,9 +22,9 @@ from channel_layer.operations.receiving import (
     Backoff,
     claimed_error,
     foreign_error,
-    pop,
     put_back,
     shard_order,
+    take_in,
 )
 from channel_layer.runtime.background_tasks import raise_cancellation, wait_before_retry
 from channel_layer.runtime.wakeups import wake_all
@@ -183,18 +183,18 @@ class QueueConsumer:
 
     async def _pop(self, shard: int, demand: int) -> bool:
         state, buffer = self._state, self.buffer
-        now, register = state.clock.now(), 0.0
-        if shard == self._local and demand and self._registered_until - now < self._registration * _RENEW_BELOW:
+        sent, register = state.clock.now(), 0.0
+        if shard == self._local and demand and self._registered_until - sent < self._registration * _RENEW_BELOW:
             register = self._registration
-            self._registered_until = now + register
-        taken = await self._tasks.run(pop(state, shard, buffer.queue, demand, register=register))
-        popped = taken.popped
+            self._registered_until = sent + register
+        popped = await self._store.execute(c.Pop(shard, buffer.queue, demand, state.claimant, register))
+        messages = take_in(state, shard, buffer.queue, sent, popped)
         self._called.discard(shard)
         if demand:
             self._passed.discard(shard)
         self._sated = len(popped.entries) + popped.flushed >= demand
         with state.lock:
-            self._take_in(taken.messages, state.clock.now())
+            self._fill(messages, state.clock.now())
             waiters = buffer.promise()
             waiters += state.watching(buffer.queue.name)
         wake_all(waiters)
@@ -207,7 +207,7 @@ class QueueConsumer:
             self._held_until = None
         return bool(popped.entries) or popped.flushed > 0 or popped.held_for is not None or popped.owned
 
-    def _take_in(self, messages: Iterable[tuple[str, Item]], now: float) -> None:
+    def _fill(self, messages: Iterable[tuple[str, Item]], now: float) -> None:
         buffer = self.buffer
         claimed = buffer.queue.kind is Kind.INBOX
         for name, item in messages:
@@ -238,7 +238,8 @@ class QueueConsumer:
             return  # it waits for the other channels of the inbox
         with self._state.lock:
             items = self.buffer.surplus()
-        await self._tasks.run(put_back(self._state, self.buffer, items))
+        if items:
+            await self._tasks.run(put_back(self._state, self.buffer, items))
 
     def _fail(self, error: Exception) -> None:
         """Tell every receiver that it will never get a message."""
