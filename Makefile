@@ -1,13 +1,14 @@
-# The gate and the demo. A machine needs Python 3.11 or newer, its pip, and make; the rest is installed into .venv.
+# The gate and the demo. They need Python 3.11 or newer, pip and make; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-# The majors of redis-py between the lowest (make lowest) and the newest (make tests): they treat timeouts differently.
+# The major releases of redis-py between the lowest (make lowest) and the newest (make tests): they handle timeouts
+# differently.
 CLIENTS := redis-py-6 redis-py-7
 
-# The tests that meet other people's packages: what they prove depends on the versions that are installed.
+# The tests that use third-party packages: their result depends on the installed versions.
 ADAPTING := tests/unit tests/property/test_config.py \
 	$(addprefix tests/integration/test_,smoke.py transport.py channels.py channels_runworker.py)
 
@@ -15,7 +16,7 @@ ADAPTING := tests/unit tests/property/test_config.py \
 
 test: lint types imports tests docs wheel lowest clients
 
-# LAYER=redis, or a REDIS_URL, shows another layer than the one that needs no server.
+# By default the demo uses the IPC layer, which needs no server. LAYER=redis or a REDIS_URL selects another layer.
 demo: .venv/.demo$(if $(filter-out ipc,$(LAYER) $(if $(LAYER),,$(REDIS_URL))),-redis)
 	$(BIN)/python docs/examples/chat/demo.py
 
@@ -29,7 +30,7 @@ clean:
 	rm -rf .venv .venv-lowest build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
 
-# --- one gate each
+# --- the parts of the gate
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check
@@ -61,7 +62,7 @@ $(CLIENTS): %: .venv/%
 
 # --- environments
 
-# Made without ensurepip, which Debian's python3 lacks: the pip that is there puts the first one in.
+# Without ensurepip, which Debian's python3 lacks: the pip of $(PYTHON) installs pip into the new environment.
 .venv/bin/pip:
 	$(PYTHON) -m venv --without-pip .venv
 	$(PYTHON) -m pip --python .venv/bin/python install --quiet 'pip>=25.1'

@@ -1,4 +1,4 @@
-"""One build and two environments for all packaging tests: making them is what these tests cost."""
+"""One build and two environments for all packaging tests, because making them takes most of the time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.packaging.support import Environment, run
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
-    """What a release uploads."""
+    """The files that a release uploads."""
 
     sdist: Path
     wheel: Path
@@ -21,7 +21,7 @@ class Distributions:
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
-    """The sdist, and the wheel that is built from it and not from the working tree."""
+    """The sdist, and the wheel that is built from the sdist instead of the working tree."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
     [sdist] = folder.glob("*.tar.gz")

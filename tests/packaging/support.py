@@ -1,7 +1,6 @@
-"""Build the distribution and install it into environments of its own, as a user gets it.
+"""Builds the distribution and installs it into separate environments, as a user does.
 
-Tests of the working tree cannot see what a wheel lacks, what it ships too much of, or what it needs and does
-not declare; these can.
+Only tests of an installed wheel find missing files, superfluous files and undeclared dependencies.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PACKAGES = {
 
 
 def pyproject(kind: type[_T], *path: str) -> _T:
-    """Return what stands in pyproject.toml under the keys *path*; it has to be of *kind*."""
+    """Return the value in pyproject.toml under the keys *path*, which must be of the type *kind*."""
     value: object = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for key in path:
         value = TypeAdapter(dict[str, object]).validate_python(value)[key]
@@ -37,7 +36,7 @@ def pyproject(kind: type[_T], *path: str) -> _T:
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run *command* in *cwd* and return what it wrote; its output is the failure's text if it fails."""
+    """Run *command* in *cwd* and return its output; if it fails, the assertion error shows the output."""
     done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
@@ -45,7 +44,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A virtual environment with the built wheel and what it asked for, and nothing of the working tree."""
+    """A virtual environment with the built wheel and its dependencies, without the working tree."""
 
     path: Path
 
@@ -59,9 +58,9 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """The environment's interpreter."""
+        """The interpreter of the environment."""
         return self.path / "bin" / "python"
 
     def execute(self, code: str) -> str:
-        """Run *code* with warnings as errors, away from the working tree, and return its output."""
+        """Run *code* with warnings as errors, outside of the working tree, and return its output."""
         return run(self.python, "-I", "-W", "error", "-c", code, cwd=self.path)

@@ -1,4 +1,4 @@
-"""The SQLite layer of docs/examples, as a third party makes, installs and proves one: from the wheel, on its own."""
+"""The SQLite layer of docs/examples is built, installed and tested on its own, as a third party does it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.packaging.support import ROOT, Environment, run
 _EXAMPLE = ROOT / "docs" / "examples" / "sqlite"
 
 _MOST_LINES = 250
-"""Of a useful store and its tests together."""
+"""The limit for a useful store and its tests together."""
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's folder, out of reach of the working tree."""
+    """A copy of the example's folder, outside of the working tree."""
     folder = tmp_path_factory.mktemp("third-party") / "sqlite"
     shutil.copytree(_EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     return folder
@@ -39,12 +39,12 @@ def test_it_is_short() -> None:
 
 
 def test_its_own_tests_pass(third_party: Environment, copy: Path) -> None:
-    """The kit finds nothing in it."""
+    """The extension kit finds no fault in the example."""
     run(third_party.python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=copy)
 
 
 def test_it_is_found_by_its_entry_point(third_party: Environment) -> None:
-    """It stands beside our own layers under the entry points of the group."""
+    """The entry points of the group contain the example beside our own layers."""
     code = """
 from importlib.metadata import entry_points
 found = entry_points(group="channel_layer.adapters")
@@ -54,7 +54,7 @@ print(*(found[name].load().__name__ for name in ("sqlite", "memory")))
 
 
 def test_it_is_typed(third_party: Environment, copy: Path) -> None:
-    """mypy and pyright, both strict, find nothing in it and its tests."""
+    """mypy and pyright, both strict, find no error in the example and its tests."""
     python = ["--python-executable", str(third_party.python)]
     run(sys.executable, "-m", "mypy", "--strict", "--config-file=", *python, "sqlite_channel_layer", "tests", cwd=copy)
     config = {

@@ -1,4 +1,4 @@
-"""The wheel as a user meets it: in an environment that has only what the metadata asked for."""
+"""The wheel in an environment that has only the dependencies which its metadata declares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ try:
     import channel_layer_{extra}
 except ImportError as error:
     assert 'pip install "channel-layer[{extra}]"' in str(error), str(error)
-    assert error.__cause__ is not None, "the reason has to stay visible"
+    assert error.__cause__ is not None, "the original error must stay visible"
 else:
     raise SystemExit("imported without its extra")
 """
@@ -39,9 +39,9 @@ from hypothesis import settings
 from channel_layer import testing
 from channel_layer_memory import MemoryBackend
 
-worlds = {}
+backends = {}
 def make_store(rules, clock):
-    return worlds.setdefault(rules.prefix, MemoryBackend(rules, clock))
+    return backends.setdefault(rules.prefix, MemoryBackend(rules, clock))
 
 few = settings(max_examples=5, database=None)
 testing.run_async_conformance_test(make_store, settings=few)
@@ -76,7 +76,7 @@ def test_memory_layer_needs_no_extra(bare: Environment) -> None:
 
 @pytest.mark.parametrize("extra", ["ipc", "redis"])
 def test_a_layer_without_its_extra_says_what_to_install(bare: Environment, extra: str) -> None:
-    """Importing a layer without its extra ends in an ImportError that says the command."""
+    """Importing a layer without its extra raises an ImportError that says how to install the extra."""
     bare.execute(_EXPECT_HINT.format(missing=[], extra=extra))
 
 
@@ -87,7 +87,7 @@ def test_half_an_extra_says_the_same(full: Environment, missing: str) -> None:
 
 
 def test_the_command_needs_no_extra(bare: Environment, tmp_path: Path) -> None:
-    """Without any extra the command checks a configuration, describes one and makes a key for one."""
+    """Without any extra the command checks a configuration, prints a schema and makes a key."""
     command = bare.path / "bin" / "channel-layer"
     assert pyproject(str, "project", "version") in run(command, "--version")
     file = tmp_path / "layer.json"
@@ -98,7 +98,7 @@ def test_the_command_needs_no_extra(bare: Environment, tmp_path: Path) -> None:
 
 
 def test_the_benchmark_without_its_extra_says_what_to_install(bare: Environment) -> None:
-    """Without its extra the benchmark ends in the line that installs it."""
+    """Without its extra the benchmark prints the command that installs it, and fails."""
     command = bare.path / "bin" / "channel-layer"
     done = subprocess.run([command, "bench"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -106,7 +106,7 @@ def test_the_benchmark_without_its_extra_says_what_to_install(bare: Environment)
 
 
 def test_the_benchmark_runs_when_installed(full: Environment) -> None:
-    """With its extra the benchmark has its options and its own bars."""
+    """With its extra the benchmark has its options and finds its bars."""
     assert "--workload" in run(full.path / "bin" / "channel-layer", "bench", "--help")
     full.execute("from channel_layer_bench import bars; assert bars.load(bars.DEFAULT)")
 
@@ -118,7 +118,7 @@ def test_another_import_error_is_not_disguised(full: Environment, tmp_path: Path
 
 
 def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
-    """Stores and layers can be judged where pytest is not installed; only the suites ask for it."""
+    """Stores and layers can be tested where pytest is not installed; only the suites need it."""
     full.execute(_WITHOUT_PYTEST)
 
 
@@ -136,13 +136,13 @@ def test_the_machines_of_the_kit_need_no_pytest(full: Environment) -> None:
     ],
 )
 def test_importing_a_package_does_not_import_django(full: Environment, package: str) -> None:
-    """Channels and Django are used if they are in use, and never imported to find out."""
+    """No package imports Channels or Django; they are used only if the application has imported them."""
     found = full.execute(f"import sys, {package}; print([n for n in ('channels', 'django') if n in sys.modules])")
     assert found.strip() == "[]"
 
 
 def test_version_is_that_of_the_metadata(bare: Environment) -> None:
-    """The installed package says the version that was released."""
+    """The installed package has the version of pyproject.toml."""
     code = """
 import importlib.metadata, channel_layer
 print(channel_layer.__version__, importlib.metadata.version("channel-layer"))

@@ -1,4 +1,4 @@
-"""What is public is listed, and what is listed is there."""
+"""Every public name is in ``__all__``, and every name in ``__all__`` exists."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _PUBLIC = {
 
 
 def _modules() -> dict[str, Path]:
-    """Return the public modules, those with no leading underscore in any part of their name: name -> file."""
+    """Return the public modules, name -> file: no part of the name has a leading underscore."""
     found = {
         ".".join([name, *file.relative_to(folder).with_suffix("").parts]).removesuffix(".__init__"): file
         for name, folder in PACKAGES.items()
@@ -74,14 +74,14 @@ def _modules() -> dict[str, Path]:
 
 
 def _defined(module: str, file: Path) -> set[str]:
-    """Return the public names that *module* defines; a package also has those it takes from its modules."""
+    """Return the public names that *module* defines, or that a package imports from its own modules."""
     names: set[str] = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         match node:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 names.add(name)
             case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec" | "TypeVarTuple"))):
-                pass  # scaffolding of annotations, which need it public in no way
+                pass  # type variables are needed only in annotations of this module
             case ast.Assign(targets=targets):
                 names.update(target.id for target in targets if isinstance(target, ast.Name))
             case ast.AnnAssign(target=ast.Name(id=name)):
@@ -95,12 +95,12 @@ def _defined(module: str, file: Path) -> set[str]:
 
 
 def _listed(module: str) -> tuple[str, ...]:
-    """Return the ``__all__`` of *module*, which has to be a tuple of strings and nothing like it."""
+    """Return the ``__all__`` of *module*, which must be a tuple of strings and no other sequence."""
     return TypeAdapter(tuple[str, ...]).validate_python(importlib.import_module(module).__all__, strict=True)
 
 
 @pytest.mark.parametrize("name", _modules())
-def test_all_tells_the_truth(name: str) -> None:
+def test_all_is_complete(name: str) -> None:
     """``__all__`` is a tuple with each public name that the module defines, and each name in it exists."""
     listed = _listed(name)
     assert len(set(listed)) == len(listed)
@@ -110,5 +110,5 @@ def test_all_tells_the_truth(name: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_surface_is_the_documented_one(package: str) -> None:
-    """A package offers the names that its users were promised: a change here is a breaking one."""
+    """The public names of a package are those listed in this module: to remove one breaks its users."""
     assert set(_listed(package)) == _PUBLIC[package]

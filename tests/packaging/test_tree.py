@@ -1,4 +1,4 @@
-"""The project speaks of itself alone."""
+"""The files of the project name no machine, no package registry and no foreign package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from tests.packaging.support import ROOT
 
 _FOREIGN = re.compile(
-    # a path of somebody's machine
+    # a path of one machine
     r"(?<![\w.:~-])/(?:home|root|Users|opt|work|mnt|media|private)/"
-    # a registry of packages: which one is the installing machine's business
+    # a registry of packages: the machine that installs the project chooses it
     r"|\b(?:pypi|test\.pypi|npmjs|registry\.npmjs|anaconda|crates)\.(?:org|com|io)/|pythonhosted|--(?:extra-)?index-url|--find-links"
 )
 
@@ -24,7 +24,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
             try:
                 yield file, file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
-                continue  # a picture
+                continue  # an image
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
@@ -34,5 +34,5 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
 
 
 def test_src_adapters_stays_a_folder() -> None:
-    """``adapters`` is the name of somebody else's package, so the folder never becomes one."""
+    """The folder is no package, because another project installs a top-level package ``adapters``."""
     assert not (ROOT / "src" / "adapters" / "__init__.py").exists()

@@ -1,4 +1,4 @@
-"""What a type checker sees of the installed wheel."""
+"""Type checkers accept right uses of the installed wheel, and refuse wrong ones."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _BACKENDS = {
     "REDIS": "channel_layer_redis.RedisChannelLayer",
     "MEMORY": "channel_layer_memory.MemoryChannelLayer",
 }
-"""Stand-ins for what the settings below have to say in full."""
+"""Abbreviations in the settings below, and the value that replaces each."""
 
 _SETTINGS_ACCEPTED = {
     "no CONFIG": '{"BACKEND": REDIS}',
@@ -136,7 +136,7 @@ from channel_layer_django import ChannelLayersSetting
 
 
 class _MypyFinding(BaseModel):
-    """One line of what mypy writes as JSON."""
+    """One line of mypy's JSON output."""
 
     severity: str
     line: int
@@ -150,14 +150,14 @@ class _PyrightFinding(BaseModel):
 
 
 class _PyrightReport(BaseModel):
-    """What pyright writes as JSON."""
+    """The JSON output of pyright."""
 
     findings: list[_PyrightFinding] = Field(validation_alias="generalDiagnostics")
 
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
-    """A copy of the downstream application, out of reach of this project's own configuration."""
+    """A copy of the downstream application, outside of this project and its configuration."""
     shutil.copytree(_SAMPLE, tmp_path / "downstream")
     return tmp_path
 
@@ -180,7 +180,7 @@ def _pyright(environment: Environment, folder: Path, *options: str) -> list[str]
 
 
 def test_sample_uses_every_public_name() -> None:
-    """The application in tests/typing uses each name of each package: nothing escapes the checkers."""
+    """The application in tests/typing uses each public name of each package, so the checkers see all of them."""
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in _SAMPLE.glob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
@@ -190,7 +190,7 @@ def test_sample_uses_every_public_name() -> None:
 
 
 def test_sample_has_no_ignore() -> None:
-    """No line of the application asks a type checker to look away."""
+    """No line of the application ignores an error of a type checker."""
     for file in _SAMPLE.glob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not [word for word in ("type: ignore", "pyright:", "cast(", "Any") if word in text], file.name
@@ -207,7 +207,7 @@ def test_sample_passes_pyright(full: Environment, sample: Path) -> None:
 
 
 def test_sample_runs(full: Environment) -> None:
-    """The application does what its types say, on the installed wheel."""
+    """The application runs on the installed wheel, and its assertions hold."""
     full.execute(f"import runpy, sys; sys.path.insert(0, {str(_SAMPLE.parent)!r}); runpy.run_module('downstream')")
 
 
@@ -217,19 +217,19 @@ def test_the_typed_example_passes_mypy(full: Environment, tmp_path: Path) -> Non
 
 
 def test_the_typed_example_passes_pyright(full: Environment, tmp_path: Path) -> None:
-    """pyright, strict, finds nothing in it, either."""
+    """pyright, strict, finds nothing in the example of a web application with typed messages."""
     run(*_pyright(full, _example(tmp_path)), cwd=tmp_path)
 
 
 def _example(folder: Path) -> Path:
-    """Return a copy of the example, out of reach of this project's own configuration."""
+    """Return a copy of the example, outside of this project and its configuration."""
     return Path(shutil.copytree(_EXAMPLE, folder / "ticker", ignore=shutil.ignore_patterns("__pycache__")))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_type_is_known(full: Environment, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyright finds the type of each public symbol complete: no user sees an unknown."""
-    # --verifytypes looks for the package where `python` is, and takes no notice of a configuration
+    """pyright reports a complete type for each public symbol."""
+    # --verifytypes finds the package through the `python` on PATH, and ignores a configuration file.
     monkeypatch.setenv("PATH", str(full.python.parent), prepend=os.pathsep)
     monkeypatch.setenv("VIRTUAL_ENV", str(full.path))
     output = run(sys.executable, "-m", "pyright", "--ignoreexternal", "--verifytypes", package, cwd=full.path)
@@ -238,14 +238,14 @@ def test_every_public_type_is_known(full: Environment, package: str, monkeypatch
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
-    """A module with right and wrong calls, one a line, out of reach of this project's own configuration."""
+    """A module with right and wrong calls, one on each line, outside of this project and its configuration."""
     body = "".join(f"    {line}\n" for line in _LINES)
     (tmp_path / "calls.py").write_text(_PREAMBLE + body, encoding="utf-8")
     return tmp_path
 
 
 def _lines(numbers: set[int]) -> set[str]:
-    """Return the calls that stand in the lines *numbers*, counted from 1."""
+    """Return the calls in the lines *numbers*, counted from 1."""
     return {_LINES[number - _PREAMBLE.count("\n") - 1] for number in numbers}
 
 
@@ -277,7 +277,7 @@ def test_pyright_refuses_exactly_the_wrong_calls(full: Environment, calls: Path)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    """A settings module with a right or wrong CHANNEL_LAYERS in each line."""
+    """A settings module with a right or wrong CHANNEL_LAYERS on each line."""
     made = enumerate([*_SETTINGS_ACCEPTED.values(), *_SETTINGS_REFUSED.values()])
     body = "".join(f'A{n}: ChannelLayersSetting = {{"default": {layer}}}\n' for n, layer in made)
     for name, backend in _BACKENDS.items():
@@ -287,7 +287,7 @@ def settings(tmp_path: Path) -> Path:
 
 
 def _named(errors: set[int]) -> set[str]:
-    """Return what is wrong in the lines of the settings, or of its preamble."""
+    """Return the names of the settings that have errors, given their lines; "the preamble" for a line before them."""
     first = _SETTINGS_PREAMBLE.count("\n") + 1
     names = ["the preamble"] * first + [*_SETTINGS_ACCEPTED, *_SETTINGS_REFUSED]
     return {names[number] for number in errors}
@@ -305,7 +305,7 @@ def test_pyright_refuses_exactly_the_wrong_settings(full: Environment, settings:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """A copy of the settings of docs/examples, out of reach of the working tree."""
+    """A copy of the settings of docs/examples, outside of the working tree."""
     shutil.copy(_SETTINGS, tmp_path)
     return tmp_path
 

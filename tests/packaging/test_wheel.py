@@ -1,4 +1,4 @@
-"""The sdist and the wheel hold what they should, and nothing else."""
+"""The sdist and the wheel hold the files that they should, and no others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.packaging.support import PACKAGES, ROOT, pyproject, run
 
 
 def _contents(distributions: Distributions) -> set[str]:
-    """Return the files of the wheel, without its own records."""
+    """Return the files of the wheel, without its metadata."""
     with ZipFile(distributions.wheel) as wheel:
         return {name for name in wheel.namelist() if ".dist-info/" not in name}
 
 
 def test_wheel_is_the_source_file_by_file(distributions: Distributions) -> None:
-    """Each file of each package, Lua scripts too, is in the wheel under its import name; no other is."""
+    """The wheel has each file of each package, including Lua scripts, under its import name, and no other file."""
     source = {
         f"{name}/{file.relative_to(folder).as_posix()}"
         for name, folder in PACKAGES.items()
@@ -29,17 +29,17 @@ def test_wheel_is_the_source_file_by_file(distributions: Distributions) -> None:
 
 
 def test_wheel_has_exactly_our_top_level_names(distributions: Distributions) -> None:
-    """Nothing is installed beside our packages, least of all ``adapters``, another project's name."""
+    """The wheel installs only our packages; a top-level ``adapters`` would overwrite another project's."""
     assert {name.split("/")[0] for name in _contents(distributions)} == PACKAGES.keys()
 
 
 def test_every_package_says_that_it_is_typed(distributions: Distributions) -> None:
-    """Type checkers read the annotations of each package, because each has its ``py.typed``."""
+    """Each package has a ``py.typed``, without which type checkers ignore its annotations."""
     assert {f"{name}/py.typed" for name in PACKAGES} <= _contents(distributions)
 
 
 def test_lua_scripts_are_shipped(distributions: Distributions) -> None:
-    """The Redis layer finds its scripts where it is installed."""
+    """The wheel has every Lua script of the Redis layer."""
     shipped = {name for name in _contents(distributions) if name.endswith(".lua")}
     written = {f"channel_layer_redis/_scripts/{path.name}" for path in ROOT.glob("src/adapters/*/_scripts/*.lua")}
     assert shipped == written
@@ -52,12 +52,12 @@ def test_wheel_passes_the_guard(distributions: Distributions) -> None:
 
 
 def test_wheel_carries_the_license(distributions: Distributions) -> None:
-    """The terms of the licence travel with each copy, as it demands."""
+    """The wheel contains the licence, as the licence demands."""
     with ZipFile(distributions.wheel) as wheel:
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 
-def test_sdist_holds_the_project_and_no_litter(distributions: Distributions) -> None:
+def test_sdist_holds_the_project_and_no_other_file(distributions: Distributions) -> None:
     """The sdist has the sources, tests and docs, and no cache or stray file of the machine that built it."""
     with tarfile.open(distributions.sdist) as sdist:
         paths = [PurePosixPath(name).relative_to(PurePosixPath(name).parts[0]) for name in sdist.getnames()]

@@ -1,7 +1,6 @@
 """Writes docs/reference/layer.md from the docstrings and signatures of the public API.
 
-What the page says of a method, an attribute or an error is what the code says, so it cannot drift; a test
-compares. To write it anew: ``python -m tests.support.api``.
+So the page cannot contradict the code; a test compares them. To write it again: ``python -m tests.support.api``.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _METHODS = {
     "whole": ("flush", "statistics", "run_maintenance"),
     "end": ("aclose", "close_pools"),
 }
-"""Where each method stands on the page."""
+"""The methods by the part of the page in which they are described."""
 
 _PLAIN = ("subscribe", "reject")
 """Methods that are not awaited."""
@@ -65,7 +64,7 @@ _TYPED = {
     Group: "group",
     Subscription: "subscription",
 }
-"""The classes of typed messages, and what one of each is called in the examples of calls."""
+"""The classes of typed messages, and the variable name of an instance in the examples of calls."""
 
 _ERRORS = (
     ChannelLayerError,
@@ -163,7 +162,7 @@ $counts
 
 @dataclass(slots=True)
 class Doc:
-    """A docstring in Google style, taken apart.
+    """The parts of a docstring in Google style.
 
     Attributes:
         text: the paragraphs before the first section.
@@ -179,10 +178,10 @@ _ITEM = re.compile(r"(\w+): (.*)", re.DOTALL)
 
 
 def parse_doc(thing: object) -> Doc:
-    """Take the docstring of a class or function apart.
+    """Split the docstring of a class or function into its parts.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is no docstring.
     """
     raw = inspect.getdoc(thing)
     if raw is None:
@@ -218,7 +217,7 @@ def _joined(text: str) -> str:
 
 
 def _constant(module: object, name: str) -> str:
-    """Return the text below an assignment in a module."""
+    """Return the docstring below an assignment in a module."""
     if not inspect.ismodule(module):
         raise TypeError("not a module")
     body = ast.parse(inspect.getsource(module)).body
@@ -238,7 +237,7 @@ def _constant(module: object, name: str) -> str:
 
 
 def documented() -> set[str]:
-    """Return the names of all methods on the page."""
+    """Return the names of all methods that the page describes."""
     return {name for names in _METHODS.values() for name in names}
 
 
@@ -289,7 +288,7 @@ def _class(kind: type[object], called: str) -> str:
     """Describe a class and its methods."""
     doc = parse_doc(kind)
     made = f"`{kind.__name__}({_parameters(kind)})`\n\n"
-    if kind in (Subscription, BlockingChannelLayer):  # which nobody makes but a layer
+    if kind in (Subscription, BlockingChannelLayer):  # only a layer makes these
         made, doc = "", Doc(doc.text)
     methods: list[str] = []
     for name, thing in vars(kind).items():
@@ -307,7 +306,7 @@ def _raised(doc: Doc) -> str:
 
 
 def _parameters(thing: Callable[..., object]) -> str:
-    """Return the parameters of a call, without the types; without a default that only stands for none."""
+    """Return the parameters of a call without their types; of the defaults only those that are text."""
     shown: list[str] = []
     for parameter in inspect.signature(thing).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in shown:
@@ -377,7 +376,7 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Fill the paragraphs of *text* that are neither headings nor lists again."""
+    """Fill the paragraphs of *text* again, except for headings and lists."""
     parts = text.split("\n\n")
     return "\n\n".join(part if part.startswith(("#", "- ")) else _refilled(part) for part in parts)
 

@@ -1,6 +1,7 @@
-"""What a worker process of a `Fleet` runs: `python -m tests.support.child <file descriptor>`.
+"""The main module of a worker process of a `Fleet`: `python -m tests.support.child <file descriptor>`.
 
-A module of its own, so that the rest is imported under its real name and pickles alike on both sides.
+It is a module of its own so that `tests.support.processes` is imported under its real name, and objects pickled on one
+side can be unpickled on the other.
 """
 
 from __future__ import annotations

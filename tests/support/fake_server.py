@@ -1,7 +1,7 @@
-"""A server on 127.0.0.1 that says what a test tells it to.
+"""A server on 127.0.0.1 that sends the replies which a test gives it.
 
-Real servers are what everything else is tested with; this one plays those that nobody can install any more, and
-those that are no Redis at all.
+All other tests use real servers. This one stands for servers that cannot be installed any more, and for servers that
+are no Redis.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import hiredis
 __all__ = ("Answer", "fake_redis", "fake_server", "redis_of_version")
 
 Answer = Callable[[list[bytes]], bytes]
-"""Gives the reply, as it goes over the wire, to a command: its words."""
+"""Takes the words of a command, and returns the bytes of the reply."""
 
 
 @contextlib.asynccontextmanager
 async def fake_redis(answer: Answer) -> AsyncGenerator[int]:
-    """Answer commands as told; yields the port.
+    """Run a server that answers commands; yields its port.
 
     Args:
-        answer: gives the reply to each command.
+        answer: returns the reply to each command.
     """
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,12 +40,12 @@ async def fake_redis(answer: Answer) -> AsyncGenerator[int]:
 
 @contextlib.asynccontextmanager
 async def fake_server(*, greeting: bytes = b"", reply: bytes = b"", hang_up: bool = False) -> AsyncGenerator[int]:
-    """Say the same to everybody, whatever they want; yields the port.
+    """Run a server that sends the same bytes to every client; yields its port.
 
     Args:
-        greeting: said at once to who connects.
-        reply: said to whatever comes.
-        hang_up: whether to close the connection after that.
+        greeting: sent to a client when it connects.
+        reply: sent whenever the client has sent something.
+        hang_up: whether to close the connection after the first reply.
     """
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,10 +60,10 @@ async def fake_server(*, greeting: bytes = b"", reply: bytes = b"", hang_up: boo
 
 
 def redis_of_version(facts: str) -> Answer:
-    """Return the answers to the greeting of a client; other commands are unknown.
+    """Return an answer to HELLO and INFO; other commands are unknown.
 
     Args:
-        facts: what INFO says, such as ``redis_version:6.0.16``.
+        facts: the reply to INFO, such as ``redis_version:6.0.16``.
     """
 
     def answer(command: list[bytes]) -> bytes:

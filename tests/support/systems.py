@@ -1,6 +1,6 @@
-"""Several layer objects over one store, as several processes would have them, on every kind of store.
+"""Makes several layer objects over one store of any kind, as several processes would.
 
-Invariants are written once against a `System` and run on memory, on Redis with one host and with three.
+Tests of invariants are written once for a `System`, and run on memory and on Redis with one host and with three.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class System:
     Attributes:
         deployment: the hosts; None for memory.
         prefix: of all keys.
-        clock: moves every clock of the system.
+        clock: the clock of all layers and stores of the system.
         options: CONFIG options of every layer.
     """
 
@@ -42,7 +42,7 @@ class System:
     _memory: MemoryBackend | None = None
 
     def layer(self, **options: object) -> ChannelLayer:
-        """Make another layer object over the store, as another process would."""
+        """Make another layer object over the store, as another process would make it."""
         given = {"prefix": self.prefix, **self.options, **options}
         backend: Backend
         if self.deployment is None:
@@ -58,5 +58,5 @@ class System:
 
     @property
     def shards(self) -> int:
-        """How many hosts there are."""
+        """The number of shards: one for each host."""
         return 1 if self.deployment is None else len(self.deployment.hosts)

@@ -1,6 +1,6 @@
-"""Throw-away certificates for servers on 127.0.0.1.
+"""Issues throw-away certificates for servers on 127.0.0.1.
 
-`rediss://` is only proved by a real handshake against a certificate that a client must be told to trust.
+Only a real handshake with a certificate that the client has to be told to trust proves that `rediss://` works.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ("Certificates", "issue")
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files of one certificate authority and of one server certificate it signed.
+    """The PEM files of a certificate authority and of a server certificate that it signed.
 
     Attributes:
         ca_file: the authority's certificate, which a client trusts.
@@ -32,6 +32,9 @@ def issue(directory: Path) -> Certificates:
     """Write a new authority and a server certificate into `directory`.
 
     A call for another directory makes another authority, for a client that must *not* trust the server.
+
+    Args:
+        directory: an existing directory.
     """
     authority = trustme.CA()
     server = authority.issue_cert("127.0.0.1", "localhost")

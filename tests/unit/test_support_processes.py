@@ -234,7 +234,7 @@ def test_a_timeout_shows_where_every_worker_stands_and_ends_them() -> None:
 
 def test_a_result_is_not_waited_for_at_a_barrier() -> None:
     """Asking for the result of a worker that nobody let go is said to be the mistake it is."""
-    with Fleet() as fleet, pytest.raises(WorkerTimeout, match="stands at a barrier"):
+    with Fleet() as fleet, pytest.raises(WorkerTimeout, match="waits at a barrier"):
         fleet.spawn(add, Sum(1, 1)).result()
 
 

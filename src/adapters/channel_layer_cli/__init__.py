@@ -1,6 +1,6 @@
-"""The command `channel-layer`: tools for those who configure, run or compare channel layers.
+"""The command `channel-layer`: checks configurations, prints their schema, makes keys and runs benchmarks.
 
-It needs no extra. The benchmark does, so it is a package of its own and is imported only when it is asked for.
+It needs no extra. The benchmark does, so it is a package of its own, imported only by ``channel-layer bench``.
 """
 
 from __future__ import annotations

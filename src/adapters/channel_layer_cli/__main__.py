@@ -1,4 +1,4 @@
-"""``python -m channel_layer_cli``, for when the command is not on PATH."""
+"""Runs the command as ``python -m channel_layer_cli``, for when it is not on PATH."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The commands about a configuration: check one, describe what one may hold, make a key for one.
+"""The commands `check`, `schema` and `genkey`.
 
-What is wrong is found elsewhere, by what finds it for Django and for the layers as well; this prints it. Of the values
-of a configuration nothing is ever printed but plain numbers.
+`channel_layer_django.audit` finds the problems of a configuration, for Django's checks too; this module prints them. Of
+the values of a configuration it prints only plain numbers, so that no secret reaches the terminal.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ _KEY_BYTES: Final = 32
 
 
 class CommandError(Exception):
-    """A command cannot use what it was given; the message says why."""
+    """A command cannot use its arguments; the message says why."""
 
 
 # -- checking ------------------------------------------------------------------------------------------------
 
 
 def check(source: str, layer: str | None, *, deploy: bool) -> int:
-    """Check a configuration, print what is wrong with it, and return the exit code.
+    """Check a configuration, print the findings, and return the exit code.
 
     Args:
         source: the dotted path of a Django settings module, or the path of a TOML or JSON file.
         layer: the name of the entry point of the layer whose CONFIG the file is; None: it holds CHANNEL_LAYERS.
-        deploy: whether to warn of what matters in production only, too.
+        deploy: whether to warn also of what matters only in production.
 
     Raises:
-        CommandError: there is no configuration to check: it cannot be read, or there is no such layer.
+        CommandError: the configuration cannot be read, or the layer does not exist.
     """
     path = Path(source)
     if path.suffix in _FILES:
@@ -65,7 +65,7 @@ def check(source: str, layer: str | None, *, deploy: bool) -> int:
         if layer is not None:
             found = {_SETTING: {"default": {"BACKEND": _backend(layer), "CONFIG": found}}}
     elif layer is not None:
-        raise CommandError("--layer is for a file: the settings say themselves what their layers are")
+        raise CommandError("--layer is for a file: a settings module names the layers itself; remove the option")
     elif _DOTTED.fullmatch(source) and not path.is_file():
         found = _load(source)
     else:
@@ -79,11 +79,11 @@ def check(source: str, layer: str | None, *, deploy: bool) -> int:
 
 
 def _report(findings: Iterable[Finding], *, one_layer: bool) -> int:
-    """Print the findings, a line each, and return the exit code.
+    """Print the findings, one line each, and return the exit code.
 
     Args:
-        findings: what to print.
-        one_layer: the file is the CONFIG of one layer, so that paths begin at its options.
+        findings: the findings.
+        one_layer: whether the file is the CONFIG of one layer, so that paths begin at its options.
     """
     count = {"error": 0, "warning": 0, "skipped": 0}
     for finding in findings:
@@ -103,7 +103,7 @@ def _within(path: str) -> str:
 
 
 def _load(module: str) -> Mapping[str, object]:
-    """Import a settings module, from here as manage.py does."""
+    """Import a settings module, with the working directory in the import path, as manage.py does."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -111,14 +111,14 @@ def _load(module: str) -> Mapping[str, object]:
     except ModuleNotFoundError as exc:
         raise CommandError(f"{module} cannot be imported: {exc}") from None
     except ConfigError as exc:
-        text = str(exc)  # which is ours, and holds no secret
+        text = str(exc)  # our own error, which holds no secret
         raise CommandError(f"{module} cannot be imported: {text}") from None
-    except Exception as exc:  # noqa: BLE001 - whatever a settings module does
+    except Exception as exc:  # noqa: BLE001 - a settings module may raise anything
         where = [frame for frame in traceback.extract_tb(exc.__traceback__) if not frame.filename.startswith("<")][-1]
-        # The text of a stranger's error may repeat a value, as that of int("secret") does; a key is only a name.
+        # The text of any other error may hold a secret, as that of int("secret") does; a KeyError holds only a name.
         name = f" {exc}" if isinstance(exc, KeyError) else ""
-        place = f"{where.filename}:{where.lineno}"
-        raise CommandError(f"{module} cannot be imported: {type(exc).__name__}{name} at {place}") from None
+        location = f"{where.filename}:{where.lineno}"
+        raise CommandError(f"{module} cannot be imported: {type(exc).__name__}{name} at {location}") from None
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -140,7 +140,7 @@ def _read(path: Path) -> Mapping[str, object]:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse a key that is given twice, of which JSON would drop the first one silently."""
+    """Refuse a key that is given twice: the JSON parser would drop the first value silently."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -183,7 +183,7 @@ def layer_schema(name: str) -> dict[str, object]:
         name: of its entry point.
 
     Raises:
-        CommandError: there is no such layer, its extra is missing, or it does not say what options it has.
+        CommandError: the layer does not exist, its extra is missing, or it does not say what options it has.
     """
     _backend(name)
     model = _model(name)
@@ -193,14 +193,14 @@ def layer_schema(name: str) -> dict[str, object]:
 
 
 def settings_schema() -> dict[str, object]:
-    """Return the schema of a file with ``CHANNEL_LAYERS``, for all layers that are installed and say what they take."""
+    """Return the schema of a file with ``CHANNEL_LAYERS``, for all installed layers that say what options they have."""
     layers: list[object] = []
     definitions: dict[str, object] = {}
     for name in sorted(_adapters()):
         try:
             model = _model(name)
         except CommandError:
-            continue  # without its extra it cannot be configured
+            continue  # its extra is missing
         if model is None:
             continue
         described = json_schema(model)

@@ -1,4 +1,4 @@
-"""The command line: the options of every command but `bench`, which parses its own, and the exit codes."""
+"""The command line: the options of every command except `bench`, which parses its own, and the exit codes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BENCH_NEEDS: Final = ("asgiref", "matplotlib", "rich")
 """The import packages of the extra ``bench``."""
 
 _FAILED: Final = 1
-"""Exit code: a package is missing, or the run was broken off."""
+"""Exit code: a package is missing, or the run was interrupted."""
 
 _UNUSABLE: Final = 2
-"""Exit code: what the command was given cannot be used. argparse ends with the same for a wrong option."""
+"""Exit code: the command cannot use its arguments. argparse exits with the same code for a wrong option."""
 
 
 class _Options(argparse.Namespace):
-    """What the command line said; each command sets those that it has."""
+    """The parsed command line; each command sets the attributes of its own options."""
 
     command: str
     source: str
@@ -39,7 +39,7 @@ def main() -> None:
     """Run the command line in ``sys.argv``.
 
     Raises:
-        SystemExit: always; the code is the command's exit code.
+        SystemExit: always, with the exit code of the command.
     """
     try:
         code = _run(sys.argv[1:])
@@ -48,7 +48,7 @@ def main() -> None:
         print("Aborted!", file=sys.stderr)
         code = _FAILED
     except BrokenPipeError:
-        # The reader of the output has gone, as `head` does. Python flushes once more at its end, so give it a place.
+        # The reader of the pipe has exited, as `head` does. Python flushes stdout once more at its exit: redirect it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _FAILED
     sys.exit(code)
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("channel-layer", description="Tools for channel layers.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"channel-layer, version {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # Only listed here: `_run` hands the benchmark its arguments before they come to this parser.
+    # Only for the list of commands: `_run` passes the arguments of the benchmark to its own parser.
     commands.add_parser("bench", help="Measure channel layers side by side.", add_help=False)
 
     checking = commands.add_parser(
@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--layer",
         metavar="NAME",
-        help="The file is the CONFIG of this one layer: redis, ipc, memory, or another's name.",
+        help="The file is the CONFIG of this one layer: redis, ipc, memory, or the name of another layer.",
     )
-    checking.add_argument("--deploy", action="store_true", help="Also warn of what matters in production only.")
+    checking.add_argument("--deploy", action="store_true", help="Also warn of what matters only in production.")
 
     describing = commands.add_parser(
         "schema",
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     describing.add_argument(
-        "--layer", metavar="NAME", help="Of the CONFIG of this one layer: redis, ipc, memory, or another's name."
+        "--layer", metavar="NAME", help="For the CONFIG of this one layer: redis, ipc, memory, or the name of another."
     )
 
     commands.add_parser(

@@ -1,7 +1,7 @@
-"""What a Django project needs to have its channel layers checked: types for the settings, and system checks.
+"""Checks the channel layers of a Django project: types for the settings file, and system checks.
 
-Name it in ``INSTALLED_APPS`` for the checks. Importing it does not import Django, because a settings file does, and
-because ``channel-layer check`` finds the same things without it.
+Add it to ``INSTALLED_APPS`` for the system checks. It does not import Django: a settings file imports it for the types,
+and ``channel-layer check`` runs the same checks without Django.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Django application: it registers the checks when Django has loaded its applications, and does nothing else."""
+"""The Django application: it registers the system checks once Django has loaded the applications."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from channel_layer_django.checks import check_deployment, check_settings
 __all__ = ()
 
 
-class _Application(AppConfig):  # Django finds it; it has no types, so no code should build on it
-    """Has ``manage.py check`` look at ``CHANNEL_LAYERS``."""
+class _Application(AppConfig):  # private: Django finds it by itself, and its base class has no types
+    """Makes ``manage.py check`` check ``CHANNEL_LAYERS``."""
 
     name = "channel_layer_django"
     label = "channel_layer"

@@ -1,7 +1,7 @@
-"""All that is wrong or unwise in a ``CHANNEL_LAYERS``, each with the path of the setting.
+"""Finds everything that is wrong or unwise in a ``CHANNEL_LAYERS`` setting, each with its location and how to fix it.
 
-No layer is made for it and nothing is connected to: the models of the options are asked. Django's system checks and
-``channel-layer check`` both tell what is found here, so that they never differ.
+It only parses the options: it makes no layer and connects to no server. Django's system checks and
+``channel-layer check`` both report these findings, so that they never differ.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 
 from channel_layer import ChannelLayer, ConfigError
-from channel_layer.config import parse
+from channel_layer.config import describe_value, parse
 from channel_layer.discovery import backends, load_cipher
-from channel_layer.options import describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,25 +32,25 @@ _OPTION: Final = "channel_layer.E003"
 _MISSING: Final = "channel_layer.E004"
 
 _KEYS: Final = ("BACKEND", "CONFIG", "TEST_CONFIG")
-"""What Channels 4 reads of each layer."""
+"""The keys of each layer that Channels 4 reads."""
 
 _OURS: Final = "channel_layer"
-"""What the names of our packages begin with, those too that a typing error has made."""
+"""How the names of our packages begin, and most misspelt ones."""
 
 _ALIKE: Final = 0.9
-"""How much alike two dotted paths are that one person may have meant as one; channels_redis' and ours are 0.85."""
+"""Dotted paths with this similarity or more count as a misspelling; those of channels_redis and ours have 0.85."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check has to say.
+    """One result of a check.
 
     Attributes:
-        level: ``"error"``: no layer comes of this; ``"warning"``: one that its users will not like; ``"skipped"``: a
-            layer of others, which was not checked.
-        id: what it is silenced by: ``channel_layer.E001`` and so on.
-        path: where it is, as Python would reach it: ``CHANNEL_LAYERS["default"]["CONFIG"]["capacity"]``.
-        problem: what is wrong and how to mend it. Never holds a secret.
+        level: ``"error"``: the layer cannot be made; ``"warning"``: it can be made, but the setting is unwise;
+            ``"skipped"``: the layer is a third party's and was not checked.
+        id: the id by which Django silences it: ``channel_layer.E001`` and so on.
+        path: its location, as a Python expression: ``CHANNEL_LAYERS["default"]["CONFIG"]["capacity"]``.
+        problem: what is wrong and how to fix it. Never holds a secret.
     """
 
     level: Literal["error", "warning", "skipped"]
@@ -61,14 +60,14 @@ class Finding:
 
 
 def audit(setting: object, *, deploy: bool = False) -> list[Finding]:
-    """Check a ``CHANNEL_LAYERS``.
+    """Check a ``CHANNEL_LAYERS`` setting.
 
     Args:
-        setting: what stands there, unchecked.
-        deploy: also tell what matters in production only, as ``manage.py check --deploy`` does.
+        setting: the value of the setting, of any type.
+        deploy: also find what matters only in production, as ``manage.py check --deploy`` does.
 
     Returns:
-        all that was found, in the order of the setting.
+        The findings, in the order of the setting.
     """
     if not _is_mapping(setting):
         problem = f'must be a dict of layers, as in {{"default": {{"BACKEND": ...}}}}, not {describe_value(setting)}'
@@ -107,7 +106,7 @@ def _layer(layer: object, path: str, alias: object, *, deploy: bool) -> Iterator
     try:
         found = _find(backend)
     except (_WrongBackend, ImportError) as exc:
-        kind = _BACKEND if isinstance(exc, _WrongBackend) else _MISSING  # the text of ours says which extra
+        kind = _BACKEND if isinstance(exc, _WrongBackend) else _MISSING  # our ImportError names the missing extra
         yield Finding("error", kind, f'{path}["BACKEND"]', str(exc))
         return
     if found is None or found.config is None:
@@ -157,7 +156,7 @@ def _config(model: type[CommonConfig], config: object, path: str, *, deploy: boo
             load_cipher(checked.encryption)
         except ImportError as exc:
             yield Finding("error", _MISSING, _at(path, "symmetric_encryption_keys"), str(exc))
-    for concern in () if testing else checked.concerns():  # tests make layers small on purpose
+    for concern in () if testing else checked.concerns():  # layers for tests may be small
         if deploy or not concern.deploy:
             yield Finding("warning", concern.id, _at(path, concern.field), concern.problem)
 
@@ -174,17 +173,17 @@ def _at(path: str, field: str) -> str:
 
 
 class _WrongBackend(Exception):
-    """A BACKEND that leads nowhere, and was meant for one of ours; the text says what to write."""
+    """A BACKEND does not exist and looks like a misspelling of one of ours; the text says what to write."""
 
 
 def _find(backend: str) -> type[ChannelLayer] | None:
-    """Return the layer of ours that a dotted path leads to; None: it is another package's.
+    """Return the installed layer that a dotted path names; None: it is a third party's without an entry point.
 
-    Of packages that announce no layer nothing is imported.
+    A package without an entry point for a layer is not imported.
 
     Raises:
-        _WrongBackend: it leads nowhere, and is close to one of ours.
-        ImportError: an extra is missing; the text says which.
+        _WrongBackend: the path does not exist, and is similar to one of ours.
+        ImportError: an extra is missing; the error says which.
     """
     known = backends()
     module, _, name = backend.rpartition(".")

@@ -1,6 +1,6 @@
-"""Django's system checks of ``CHANNEL_LAYERS``, so that a wrong setting stops a release and not the first message.
+"""Django's system checks of ``CHANNEL_LAYERS``, so that a wrong setting is found before the first message.
 
-Neither of them makes a layer or connects to anything. The ids are described in docs/how-to/check-your-configuration.md.
+No check makes a layer or connects to a server. docs/how-to/check-your-configuration.md describes the ids.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ("check_deployment", "check_settings")
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None, **_: object) -> list[CheckMessage]:
-    """Report what is wrong or unwise anywhere.
+    """Report what is wrong or unwise in every environment.
 
     Args:
-        app_configs: the applications that are asked for; a setting belongs to none, so it is always checked.
+        app_configs: the applications to check; a setting belongs to none of them, so it is always checked.
     """
     del app_configs
     return list(_messages(audit(_setting())))

@@ -1,6 +1,6 @@
-"""The shape of ``CHANNEL_LAYERS``, so that a type checker finds a wrong key in a settings file.
+"""The types of ``CHANNEL_LAYERS``, so that a type checker finds a wrong key in a settings file.
 
-Each ``BACKEND`` is tied to the options of its layer; the options themselves are typed by the adapter they belong to.
+Each ``BACKEND`` is tied to the options of its layer; the adapter of the layer has the types of the options.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RedisLayerSetting(TypedDict):
 
 
 class RedisLocalLayerSetting(TypedDict):
-    """The setting of a layer over Redis or Valkey that keeps on a machine what need not leave it."""
+    """The setting of a layer over Redis or Valkey that keeps messages between processes of one machine on it."""
 
     BACKEND: Literal["channel_layer_redis.RedisLocalChannelLayer"]
     CONFIG: NotRequired[RedisLocalConfigDict]
@@ -56,4 +56,4 @@ class RedisLocalLayerSetting(TypedDict):
 ChannelLayersSetting: TypeAlias = dict[
     str, MemoryLayerSetting | IPCLayerSetting | RedisLayerSetting | RedisLocalLayerSetting
 ]
-"""The setting ``CHANNEL_LAYERS``: alias -> layer. With a layer of another package, write a union of your own."""
+"""The setting ``CHANNEL_LAYERS``: alias -> layer. For a layer of another package, write a union with its type."""

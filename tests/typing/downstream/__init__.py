@@ -1,5 +1,5 @@
-"""An application that depends on channel-layer, written as a user with strict type checkers writes it.
+"""An application that uses channel-layer, written for strict type checkers.
 
-It is checked by mypy and pyright, both strict, against the installed wheel; ``tests/packaging`` does that. It
-uses every public name and has no ignore: whatever forces one on this package would force it on every user.
+``tests/packaging`` checks it with mypy and pyright, both strict, against the installed wheel. It uses every public name
+and ignores no error: an error that it had to ignore, every user would have to ignore.
 """

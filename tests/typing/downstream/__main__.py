@@ -18,8 +18,8 @@ async def _main() -> None:
 
     async with in_memory(capacity=1) as layer:
         channel = await layer.new_channel()
-        await layer.group_add("everybody", channel)
-        await announce(layer, "everybody", Notice("ready", urgency=1))
+        await layer.group_add("readers", channel)
+        await announce(layer, "readers", Notice("ready", urgency=1))
         assert await await_notice(layer, channel) == Notice("ready", urgency=1)
         assert await offer(layer, channel, {"n": 1}) is Verdict.SENT
         assert await offer(layer, channel, {"n": 2}) is Verdict.LATER

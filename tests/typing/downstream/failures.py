@@ -19,7 +19,7 @@ from channel_layer import (
     StoreError,
 )
 
-__all__ = ("Verdict", "explain", "judge", "offer")
+__all__ = ("Verdict", "classify", "explain", "offer")
 
 
 class Verdict(enum.Enum):
@@ -32,7 +32,7 @@ class Verdict(enum.Enum):
 
 
 async def offer(layer: ChannelLayer, channel: str, message: Message) -> Verdict:
-    """Send *message* and judge the failure, if it comes to one."""
+    """Send *message*, and classify the error if there is one."""
     try:
         await layer.send(channel, message)
     except layer.ChannelFull:  # as code that is written against the specification catches it
@@ -40,12 +40,12 @@ async def offer(layer: ChannelLayer, channel: str, message: Message) -> Verdict:
     except layer.MessageTooLarge:
         return Verdict.NEVER
     except ChannelLayerError as error:
-        return judge(error)
+        return classify(error)
     return Verdict.SENT
 
 
-def judge(error: ChannelLayerError) -> Verdict:
-    """Say what an error means for the message that was to be sent."""
+def classify(error: ChannelLayerError) -> Verdict:
+    """Return what an error means for the message that was to be sent."""
     match error:
         case ChannelFull():
             assert_type(error.channel, str)

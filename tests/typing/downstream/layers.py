@@ -51,7 +51,7 @@ def in_memory(capacity: int = 100) -> ChannelLayer:
 
 
 def on_one_machine(directory: Path) -> list[ChannelLayer]:
-    """Return layers that meet other processes of this machine, configured in each way there is."""
+    """Return layers over a store that the processes of this machine share, configured in every way."""
     assert_type(reset(directory), int)
     rules = parse(CommonConfig, {"capacity": 10}).rules()
     store: Backend = IPCBackend(rules, SystemClock(), directory, 1 << 25)
@@ -65,14 +65,14 @@ def on_one_machine(directory: Path) -> list[ChannelLayer]:
 
 
 def over_one_store() -> tuple[ChannelLayer, ChannelLayer]:
-    """Return two layers that meet in one store, as two processes do."""
+    """Return two layers over one store, as two processes have them."""
     rules = parse(CommonConfig, {"capacity": 10}).rules()
     store: Backend = MemoryBackend(rules, SystemClock())
     return ChannelLayer(rules, store), ChannelLayer(rules, store)
 
 
 def on_redis(*urls: str) -> list[ChannelLayer]:
-    """Return layers over Redis, configured in each way there is."""
+    """Return layers over Redis, configured in every way."""
     return [
         RedisChannelLayer(),
         RedisChannelLayer(hosts=urls),
@@ -104,8 +104,8 @@ def configured() -> list[ChannelLayer]:
     options: IPCConfigDict = {"memory": 64 << 20, "directory": None}
     machine: IPCLayerSetting = {"BACKEND": "channel_layer_ipc.IPCChannelLayer", "CONFIG": options}
     local: LocalDict = {"memory": 64 << 20}
-    halves: RedisLocalConfigDict = {"hosts": servers, "local": local, "no_local_reader": "queue"}
-    both: RedisLocalLayerSetting = {"BACKEND": "channel_layer_redis.RedisLocalChannelLayer", "CONFIG": halves}
+    combined: RedisLocalConfigDict = {"hosts": servers, "local": local, "no_local_reader": "queue"}
+    both: RedisLocalLayerSetting = {"BACKEND": "channel_layer_redis.RedisLocalChannelLayer", "CONFIG": combined}
     settings: ChannelLayersSetting = {"default": remote, "here": memory, "machine": machine, "both": both}
     assert assert_type(audit(settings), list[Finding]) == []
     assert assert_type(channel_layer.config_from_url("memory://?capacity=7"), CommonConfig).capacity == 7
@@ -117,7 +117,7 @@ def configured() -> list[ChannelLayer]:
 
 
 def exercise_blocking(layer: BlockingChannelLayer) -> None:
-    """Call everything of the blocking half once, on a layer that nobody else uses."""
+    """Call every blocking method once, on a layer that no other task uses."""
     assert_type(layer.expiry, float)
     assert_type(layer.group_expiry, float | None)
     assert_type(layer.capacity, int)
@@ -141,7 +141,7 @@ def exercise_blocking(layer: BlockingChannelLayer) -> None:
 
 
 async def exercise(layer: ChannelLayer) -> Counts:
-    """Call everything once, on a layer that nobody else uses, and return what it counted."""
+    """Call every method once, on a layer that no other task uses, and return its counts."""
     assert_type(layer.expiry, float)
     assert_type(layer.group_expiry, float | None)
     assert_type(layer.capacity, int)

@@ -1,4 +1,4 @@
-"""Messages of the application, and how they look on the wire."""
+"""A message of the application, and its form in the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ("Notice", "announce", "await_notice", "text_of")
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that happened, for people to read."""
+    """An event, described for people."""
 
     text: str
     urgency: int = 0
@@ -46,7 +46,7 @@ def text_of(value: Value) -> str:
 
 
 async def announce(layer: ChannelLayer, group: str, notice: Notice) -> None:
-    """Tell everybody in *group*."""
+    """Send a notice to all members of *group*."""
     assert_type(await layer.group_send(group, notice.to_message()), None)
 
 

@@ -24,14 +24,14 @@ __all__ = ("Event", "Halt", "Order", "Receipt", "Tick", "trade", "watch")
 
 
 class Tick(BaseModel):
-    """A model."""
+    """A message as a Pydantic model."""
 
     type: Literal["tick"] = "tick"
     price: float
 
 
 class Halt(BaseModel):
-    """Another one."""
+    """Another message as a Pydantic model."""
 
     type: Literal["halt"] = "halt"
     reason: str
@@ -39,13 +39,13 @@ class Halt(BaseModel):
 
 @dataclass(frozen=True)
 class Order:
-    """A dataclass."""
+    """A message as a dataclass."""
 
     amount: int
 
 
 class Receipt(TypedDict):
-    """A TypedDict."""
+    """A message as a TypedDict."""
 
     number: int
 
@@ -54,7 +54,7 @@ Event: TypeAlias = Annotated[Tick | Halt, Field(discriminator="type")]
 
 
 async def watch(layer: ChannelLayer) -> list[str]:
-    """Receive from groups in each way there is."""
+    """Receive from groups in every way."""
     ticks = Group(layer, "ticks", Tick)
     halts = Group(layer, "halts", Halt, invalid="raise")
     events = Group(layer, "events", Event)
@@ -68,7 +68,7 @@ async def watch(layer: ChannelLayer) -> list[str]:
     assert_type(layer.subscribe(ticks, halts), Subscription[Tick | Halt])
     assert_type(layer.subscribe(ticks, halts, rooms), Subscription[Tick | Halt | Message])
     assert_type(layer.subscribe(ticks, halts, rooms, events), Subscription[Tick | Halt | Message])
-    either: list[Subscription[Tick | Halt]] = [layer.subscribe(ticks)]  # what gives ticks gives events
+    either: list[Subscription[Tick | Halt]] = [layer.subscribe(ticks)]  # a subscription is covariant
     assert_type(aiter(either[0]), AsyncIterator[Tick | Halt])
     assert_type(await ticks.send(Tick(price=1)), None)
 
@@ -80,7 +80,7 @@ async def watch(layer: ChannelLayer) -> list[str]:
         await halts.send(Halt(reason="news"))
         async for message in messages:
             assert_type(message, Tick | Halt)
-            seen.append(tell(message))
+            seen.append(describe(message))
             if len(seen) == 2:
                 break
         await layer.group_send("halts", {"type": "halt"})
@@ -97,8 +97,8 @@ async def watch(layer: ChannelLayer) -> list[str]:
     return seen
 
 
-def tell(event: Tick | Halt) -> str:
-    """Say what has happened; the match covers every type of event."""
+def describe(event: Tick | Halt) -> str:
+    """Return an event as text; the match covers every type of event."""
     match event:
         case Tick():
             return f"{event.price:g}"
@@ -109,19 +109,19 @@ def tell(event: Tick | Halt) -> str:
 
 
 async def trade(layer: ChannelLayer) -> Receipt:
-    """Send an order to a worker, and wait for its receipt on a channel of one's own."""
+    """Send an order to a worker, and wait for its receipt on a channel of this task."""
     orders = Channel(layer, "orders", Order)
     receipts = Channel(layer, await layer.new_channel(), Receipt)
     assert_type(orders, Channel[Order])
     assert_type(receipts, Channel[Receipt])
     assert_type(Channel(layer, "plain"), Channel[Message])
-    everybody = Group(layer, "receipts", Receipt)
-    assert_type(await everybody.add(receipts), None)
+    readers = Group(layer, "receipts", Receipt)
+    assert_type(await readers.add(receipts), None)
     assert_type(await orders.send(Order(amount=3)), None)
     async for order in orders:
         assert_type(order, Order)
         await receipts.send({"number": order.amount})
         break
-    assert_type(await everybody.discard(receipts), None)
-    assert_type(everybody.load({"number": 1}), Receipt)
+    assert_type(await readers.discard(receipts), None)
+    assert_type(readers.load({"number": 1}), Receipt)
     return assert_type(await receipts.receive(), Receipt)

@@ -1,4 +1,4 @@
-"""Layers whose messages only this application can read, and ciphers used by hand."""
+"""Layers with encryption, and ciphers used without a layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("ciphers", "names", "sealed")
 
 
 def sealed(key: str, old: bytes) -> list[MemoryChannelLayer | RedisChannelLayer]:
-    """Return layers with keys, in each way to write them."""
+    """Return layers with keys, written in every way."""
     warnings.simplefilter("error", ConfigWarning)
     return [
         MemoryChannelLayer(symmetric_encryption_keys=[key, old], blind_names=old),
@@ -41,7 +41,7 @@ def ciphers(key: bytes) -> list[Message]:
 
 
 def names(key: bytes) -> str:
-    """Hide a name and find it again."""
+    """Blind a name and reveal it again."""
     make: MakeBlinder = SivBlinder
     blinder: Blinder = make(SecretBytes(key), prefix="app:")
     return assert_type(blinder.reveal(blinder.blind("jobs", "channel"), "channel"), str)
