@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 from channel_layer import ChannelFull, ChannelLayer
-from channel_layer.runtime import wakeups
+from channel_layer.runtime import inbox_reader, wakeups
 from channel_layer.runtime.wakeups import ReceiveWaiter
 from tests.support.systems import System
 
@@ -172,3 +172,27 @@ async def test_sending_without_a_pause_lets_receivers_run(system: System) -> Non
         assert sent == _MEMBERS
         await consuming
         assert sorted(map(str, got)) == sorted(map(str, range(_MEMBERS)))
+
+
+async def test_a_process_yields_its_processor_before_it_hands_a_message_to_many(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may need this processor to answer the sender. A message to few channels is handed over at once."""
+    yielded: list[int] = []
+    got: list[object] = []
+    monkeypatch.setattr(inbox_reader, "_MANY", 3)
+    monkeypatch.setattr(inbox_reader, "yield_processor", lambda: yielded.append(len(got)))
+    async with system.layer() as layer:
+        names = await _join(layer)
+        for name in names[:2]:
+            await layer.group_add("pair", name)
+        for count, sending in (
+            (1, layer.send(names[0], {"n": 1})),
+            (2, layer.group_send("pair", {"n": 2})),
+            (_MEMBERS, layer.group_send("group", {"n": 3})),
+        ):
+            await sending
+            async with asyncio.timeout(_SOON):
+                got.extend(await asyncio.gather(*(layer.receive(name) for name in names[:count])))
+    assert len(got) == _MEMBERS + 3
+    assert yielded == [3]

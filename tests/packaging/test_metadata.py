@@ -13,7 +13,7 @@ from tests.packaging.support import PACKAGES, ROOT, pyproject
 
 _IMPURE = {
     *("__init__", "blocking", "config", "discovery", "layer", "schema", "subscription", "typed"),
-    *("runtime", "stores", "testing"),
+    *("runtime", "stores", "testing", "validators"),
 }
 """The modules and packages of the core that may use event loops, threads, clocks, randomness or Pydantic."""
 

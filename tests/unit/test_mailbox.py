@@ -444,12 +444,12 @@ def test_an_inbox_tells_how_many_members_a_batch_reaches(inbox: Inbox) -> None:
     inbox.box(A, 0.0)
     inbox.box(B, 0.0)
     both = (0.0, envelope.group_frame("g", (), b"1"))
-    assert inbox.reach([both]) == 0
+    assert inbox.largest_group([both]) == 0
     inbox.apply([(0.0, joined(1)), (0.0, joined(2, B))], 0.0, 0.0)
     inbox.apply([(0.0, envelope.marker_frame(envelope.MembershipMarker("h", A, True, 3, 0)))], 0.0, 0.0)
     one = (0.0, envelope.group_frame("h", (), b"1"))
     other = (0.0, message(b"1"))
     none = (0.0, envelope.group_frame("nobody", (), b"1"))
-    assert inbox.reach([one]) == 1
-    assert inbox.reach([other, none, both, one, (0.0, b""), (0.0, both[1][:2])]) == 2
-    assert inbox.reach([other, none, (0.0, both[1][:2])]) == 0
+    assert inbox.largest_group([one]) == 1
+    assert inbox.largest_group([other, none, both, one, (0.0, b""), (0.0, both[1][:2])]) == 2
+    assert inbox.largest_group([other, none, (0.0, both[1][:2])]) == 0

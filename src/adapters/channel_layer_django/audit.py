@@ -16,8 +16,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 
 from channel_layer import ChannelLayer, ConfigError
-from channel_layer.config import describe_value, parse
+from channel_layer.config import parse
 from channel_layer.discovery import backends, load_cipher
+from channel_layer.options import describe_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

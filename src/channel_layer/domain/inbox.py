@@ -235,7 +235,7 @@ class Inbox:
 
     # -- what is read from the store
 
-    def reach(self, entries: Iterable[tuple[float, bytes]]) -> int:
+    def largest_group(self, entries: Iterable[tuple[float, bytes]]) -> int:
         """Return the size, in this inbox, of the largest group that entries, (stamp, frame) pairs, are sent to."""
         most = 0
         for _, frame in entries:

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -30,6 +31,7 @@ __all__ = (
     "in_io_thread",
     "io_thread",
     "run_in",
+    "yield_processor",
 )
 
 R = TypeVar("R")
@@ -68,6 +70,12 @@ def ignore(future: asyncio.Future[R]) -> None:
     """Retrieve the error of a future that no task awaits, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
+
+
+def yield_processor() -> None:
+    """Let processes that wait for this processor run first. It returns at once if there are none."""
+    if sys.platform != "win32":
+        os.sched_yield()
 
 
 class LoopUnavailable(Exception):

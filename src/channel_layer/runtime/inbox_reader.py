@@ -18,6 +18,7 @@ from channel_layer.operations.credits import return_one_batch
 from channel_layer.operations.leases import acknowledge_flush, acquire_lease, announce, renew_lease
 from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
 from channel_layer.runtime.background_tasks import wait_before_retry
+from channel_layer.runtime.event_loops import yield_processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,10 @@ _logger = logging.getLogger("channel_layer")
 
 _CREDIT_SECONDS = 0.02
 """How long credits may wait to be returned while they are fewer than a quarter of a channel's capacity."""
+
+_MANY = 8
+"""A message to so many channels of this process keeps its processor busy. The server may have woken the process on the
+processor that it needs itself to answer the sender: it gets that back first."""
 
 
 class InboxReader:
@@ -103,6 +108,11 @@ class InboxReader:
                 await wait_before_retry(backoff)
                 continue
             backoff.reset()
+            if len(inbox.boxes) >= _MANY:
+                with state.lock:
+                    members = inbox.largest_group(batch.entries)
+                if members >= _MANY:
+                    yield_processor()
             with state.lock:
                 if self._tasks.stopping:  # the next background work reads this again, or has done so
                     return

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from channel_layer.testing.factories import MakeStore
     from channel_layer.testing.store_traits import Traits
 
-__all__ = ("RunCounts", "StoreMachine")
+__all__ = ("EXAMPLE_SECONDS", "RunCounts", "StoreMachine")
 
 P = ParamSpec("P")
 R = TypeVar("R")
