@@ -24,7 +24,7 @@ from tests.support.processes import Fleet, is_alive, wait_for_end
 from tests.support.scenarios_delivery import Flow, eventually, site, work
 from tests.support.scenarios_workers import Shipment, die_when_called, ship
 from tests.support.servers import Deployment
-from tests.support.systems import System, run
+from tests.support.systems import System
 
 MESSAGES = 20_000
 PATIENCE = 120.0
@@ -116,7 +116,7 @@ async def _waits(deployment: Deployment, workers: int) -> None:
 
 
 @pytest.mark.parametrize("steps", range(4))
-def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: System, steps: int) -> None:
+async def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: System, steps: int) -> None:
     """Messages on their way back to every host are there again, though a cancellation meets them on the way.
 
     The servers have just lost their scripts, which makes the way longer.
@@ -124,65 +124,59 @@ def test_what_is_being_put_back_arrives_though_its_worker_ends(redis_system: Sys
     deployment = redis_system.deployment
     assert deployment is not None
 
-    async def body() -> None:
-        shards = range(redis_system.shards)
-        queue = ChannelName.parse("jobs").queue
-        async with redis_system.layer() as layer, redis_system.layer() as other:
-            await receive_or_none(layer, "jobs")  # which leaves a consumer that lingers, in this loop
-            store = layer._backend.open()
-            for n in shards:
-                await layer.send("jobs", {"n": n})  # on each host in turn
-            buffer = QueueBuffer(queue, layer._rules.capacity, layer._state.counters)
-            for shard in shards:
-                popped = await store.execute(c.Pop(shard, queue, 1, "me"))
-                await store.execute(c.PutBack(shard, queue, ()))  # there is a connection
-                for entry in popped.entries:
-                    _, payload = read_message(entry.frame)
-                    buffer.box("jobs", 0.0).put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
-            assert sum(len(box.items) for box in buffer.boxes.values()) == len(shards)
-            for host in deployment.hosts:
-                await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
-            consumer = QueueConsumer(buffer, layer._state, BackgroundTasks(store))
-            returning = asyncio.create_task(consumer._return_surplus())
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            if steps:
-                returning.cancel()
-            await asyncio.gather(returning, return_exceptions=True)
-            assert sorted(await drain(other, "jobs")) == list(shards)
-            await store.aclose()
-
-    run(body())
+    shards = range(redis_system.shards)
+    queue = ChannelName.parse("jobs").queue
+    async with redis_system.layer() as layer, redis_system.layer() as other:
+        await receive_or_none(layer, "jobs")  # which leaves a consumer that lingers, in this loop
+        store = layer._backend.open()
+        for n in shards:
+            await layer.send("jobs", {"n": n})  # on each host in turn
+        buffer = QueueBuffer(queue, layer._rules.capacity, layer._state.counters)
+        for shard in shards:
+            popped = await store.execute(c.Pop(shard, queue, 1, "me"))
+            await store.execute(c.PutBack(shard, queue, ()))  # there is a connection
+            for entry in popped.entries:
+                _, payload = read_message(entry.frame)
+                buffer.box("jobs", 0.0).put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
+        assert sum(len(box.items) for box in buffer.boxes.values()) == len(shards)
+        for host in deployment.hosts:
+            await asyncio.to_thread(host.command, "SCRIPT", "FLUSH")
+        consumer = QueueConsumer(buffer, layer._state, BackgroundTasks(store))
+        returning = asyncio.create_task(consumer._return_surplus())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if steps:
+            returning.cancel()
+        await asyncio.gather(returning, return_exceptions=True)
+        assert sorted(await drain(other, "jobs")) == list(shards)
+        await store.aclose()
 
 
-def test_background_work_that_is_ended_twice_returns_what_it_holds(
+async def test_background_work_that_is_ended_twice_returns_what_it_holds(
     redis_system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message popped for a receiver that has gone is put back, though aclose() comes while the work is moving."""
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
     queue = ChannelName.parse("jobs").queue
 
-    async def body() -> None:
-        async with redis_system.layer() as other:
-            for steps in range(12):
-                layer = redis_system.layer()
-                await receive_or_none(layer, "jobs", 0.02)  # which leaves a consumer that lingers
-                work = layer._background.work
-                assert work is not None
-                await other.send("jobs", {"n": steps})
-                for shard in range(redis_system.shards):
-                    popped = await work.session.store.execute(c.Pop(shard, queue, 1, "me"))
-                    for entry in popped.entries:
-                        _, payload = read_message(entry.frame)
-                        box = layer._state.buffers["jobs"].box("jobs", 0.0)
-                        box.put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
-                first = asyncio.create_task(work.stop())
-                for _ in range(steps):
-                    await asyncio.sleep(0)
-                first.cancel()
-                await work.stop()
-                await asyncio.gather(first, return_exceptions=True)
-                assert await receive_or_none(other, "jobs", 3.0) == {"n": steps}
-                await layer.aclose()
-
-    run(body())
+    async with redis_system.layer() as other:
+        for steps in range(12):
+            layer = redis_system.layer()
+            await receive_or_none(layer, "jobs", 0.02)  # which leaves a consumer that lingers
+            work = layer._background.work
+            assert work is not None
+            await other.send("jobs", {"n": steps})
+            for shard in range(redis_system.shards):
+                popped = await work.session.store.execute(c.Pop(shard, queue, 1, "me"))
+                for entry in popped.entries:
+                    _, payload = read_message(entry.frame)
+                    box = layer._state.buffers["jobs"].box("jobs", 0.0)
+                    box.put(Item(layer._pipeline.clock.now() + 60, payload, "", (shard, entry)))
+            first = asyncio.create_task(work.stop())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            first.cancel()
+            await work.stop()
+            await asyncio.gather(first, return_exceptions=True)
+            assert await receive_or_none(other, "jobs", 3.0) == {"n": steps}
+            await layer.aclose()

@@ -22,7 +22,6 @@ from channel_layer_redis.config import RedisConfig
 from tests.support.leaks import Resources
 from tests.support.scenarios_groups import eventually, is_true
 from tests.support.servers import Server
-from tests.support.systems import run
 
 _TICKS = 60
 """Turns of the event loop; a connection with TLS is made within a third of them."""
@@ -55,80 +54,69 @@ def _open(server: Server, prefix: str, *, tls: bool = False) -> RedisStore:
 
 @calls
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_no_socket_outlives_the_end_whenever_it_comes(
+async def test_no_socket_outlives_the_end_whenever_it_comes(
     tls_server: Server, prefix: str, call: Callable[[RedisStore], Awaitable[object]], *, tls: bool
 ) -> None:
     """At whatever moment of its making a connection is: once `aclose` is done its socket is closed."""
-
-    async def body() -> None:
-        answered = 0
-        for ticks in range(_TICKS):
-            store = _open(tls_server, prefix, tls=tls)
-            before = Resources.now()
-            calling = asyncio.ensure_future(call(store))
-            for _ in range(ticks):
-                await asyncio.sleep(0)
-            await store.aclose()
-            assert Resources.now().sockets == before.sockets, ticks
-            outcome, *_ = await asyncio.gather(calling, return_exceptions=True)
-            assert isinstance(outcome, str | StoreError), (ticks, outcome)
-            answered += isinstance(outcome, str) or outcome.outcome != "not_sent"
-        assert answered  # the last of them had a connection
-
-    run(body())
+    answered = 0
+    for ticks in range(_TICKS):
+        store = _open(tls_server, prefix, tls=tls)
+        before = Resources.now()
+        calling = asyncio.ensure_future(call(store))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        await store.aclose()
+        assert Resources.now().sockets == before.sockets, ticks
+        outcome, *_ = await asyncio.gather(calling, return_exceptions=True)
+        assert isinstance(outcome, str | StoreError), (ticks, outcome)
+        answered += isinstance(outcome, str) or outcome.outcome != "not_sent"
+    assert answered  # the last of them had a connection
 
 
 @calls
-def test_whoever_needs_a_connection_after_the_end_is_told(
+async def test_whoever_needs_a_connection_after_the_end_is_told(
     server: Server, prefix: str, call: Callable[[RedisStore], Awaitable[object]]
 ) -> None:
     """A store that is closed makes no connection any more."""
-
-    async def body() -> None:
-        store = _open(server, prefix)
-        await store.aclose()
-        before = Resources.now()
-        with pytest.raises(StoreError, match="has let go of its connections") as caught:
-            await call(store)
-        assert caught.value.outcome == "not_sent"
-        assert Resources.now().sockets == before.sockets
-
-    run(body())
+    store = _open(server, prefix)
+    await store.aclose()
+    before = Resources.now()
+    with pytest.raises(StoreError, match="has let go of its connections") as caught:
+        await call(store)
+    assert caught.value.outcome == "not_sent"
+    assert Resources.now().sockets == before.sockets
 
 
-def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
+async def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A receiver that is cancelled while its connection is made leaves that to the next, not to nobody."""
     made: list[_connection.Connection] = []
     greet = _connection._greet
 
-    async def body() -> None:
-        store = _open(server, prefix)
-        begun, gate = asyncio.Event(), asyncio.Event()
+    store = _open(server, prefix)
+    begun, gate = asyncio.Event(), asyncio.Event()
 
-        async def greet_later(address: ServerAddress, connection: _connection.Connection) -> None:
-            made.append(connection)
-            begun.set()
-            await gate.wait()
-            await greet(address, connection)
+    async def greet_later(address: ServerAddress, connection: _connection.Connection) -> None:
+        made.append(connection)
+        begun.set()
+        await gate.wait()
+        await greet(address, connection)
 
-        monkeypatch.setattr(_connection, "_greet", greet_later)
-        cancelled = asyncio.ensure_future(_wait(store))
-        await begun.wait()
-        cancelled.cancel()
-        await asyncio.wait([cancelled])
-        assert cancelled.cancelled()
-        gate.set()
-        await eventually(lambda: is_true(store._clients[0]._spare == made))
-        waiting = asyncio.ensure_future(_wait(store))
-        await eventually(lambda: is_true(not made[0].usable))
-        assert len(made) == 1
-        await store.aclose()
-        with pytest.raises(StoreError):
-            await waiting
-
-    run(body())
+    monkeypatch.setattr(_connection, "_greet", greet_later)
+    cancelled = asyncio.ensure_future(_wait(store))
+    await begun.wait()
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    assert cancelled.cancelled()
+    gate.set()
+    await eventually(lambda: is_true(store._clients[0]._spare == made))
+    waiting = asyncio.ensure_future(_wait(store))
+    await eventually(lambda: is_true(not made[0].usable))
+    assert len(made) == 1
+    await store.aclose()
+    with pytest.raises(StoreError):
+        await waiting
 
 
 def _works_in(layer: RedisChannelLayer, loop: asyncio.AbstractEventLoop) -> bool:
@@ -136,7 +124,7 @@ def _works_in(layer: RedisChannelLayer, loop: asyncio.AbstractEventLoop) -> bool
     return work is not None and work.session.loop is loop
 
 
-def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
+async def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop that has sent on connections of its own receives on them too; a second store would be lost to its end."""
@@ -150,26 +138,23 @@ def test_a_loop_has_one_store_when_the_background_work_moves_into_it(
     monkeypatch.setattr(RedisBackend, "open", note)
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0)
 
-    async def body() -> None:
-        async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
-            name = await layer.new_channel()
-            monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
-            await layer.send(name, {"n": 1})
-            assert await layer.receive(name) == {"n": 1}
-            waiting = asyncio.create_task(layer.receive(name))  # who finds a message at once leaves things as they are
-            await eventually(lambda: is_true(_works_in(layer, asyncio.get_running_loop())))
-            await layer.send(name, {"n": 2})
-            assert await waiting == {"n": 2}
-            assert opened.count(asyncio.get_running_loop()) == 1
-
-    run(body())
+    async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
+        name = await layer.new_channel()
+        monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
+        await layer.send(name, {"n": 1})
+        assert await layer.receive(name) == {"n": 1}
+        waiting = asyncio.create_task(layer.receive(name))  # who finds a message at once leaves things as they are
+        await eventually(lambda: is_true(_works_in(layer, asyncio.get_running_loop())))
+        await layer.send(name, {"n": 2})
+        assert await waiting == {"n": 2}
+        assert opened.count(asyncio.get_running_loop()) == 1
 
 
 # -- what is read, and what is asked for next
 
 
 @pytest.mark.usefixtures("settled")
-def test_receivers_go_before_the_next_read_of_an_inbox_is_sent(
+async def test_receivers_go_before_the_next_read_of_an_inbox_is_sent(
     server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next read, which also trims the inbox, is written once the receivers of the last one have run."""
@@ -183,20 +168,17 @@ def test_receivers_go_before_the_next_read_of_an_inbox_is_sent(
 
     monkeypatch.setattr(_connection.Connection, "_write", note)
 
-    async def body() -> None:
-        async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
-            name = await layer.new_channel()
+    async with RedisChannelLayer(hosts=[server.url], prefix=prefix) as layer:
+        name = await layer.new_channel()
 
-            async def receive(number: int) -> None:
-                assert await layer.receive(name) == {"n": number}
-                events.append("received")
+        async def receive(number: int) -> None:
+            assert await layer.receive(name) == {"n": number}
+            events.append("received")
 
-            for number in range(3):
-                receiving = asyncio.create_task(receive(number))
-                await asyncio.sleep(0)  # else it finds the message and need not wait
-                await layer.send(name, {"n": number})
-                await receiving
-            await eventually(lambda: is_true(events[-1] == "read"))
-            assert events == ["received", "read"] * 3
-
-    run(body())
+        for number in range(3):
+            receiving = asyncio.create_task(receive(number))
+            await asyncio.sleep(0)  # else it finds the message and need not wait
+            await layer.send(name, {"n": number})
+            await receiving
+        await eventually(lambda: is_true(events[-1] == "read"))
+        assert events == ["received", "read"] * 3

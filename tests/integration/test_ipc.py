@@ -214,7 +214,7 @@ def test_the_last_one_removes_the_files(directory: Path) -> None:
     assert files(directory) == []
 
 
-def test_after_all_were_killed_the_next_one_starts_empty(directory: Path, backend: IPCBackend) -> None:
+async def test_after_all_were_killed_the_next_one_starts_empty(directory: Path, backend: IPCBackend) -> None:
     """The next process clears the files of processes that were killed, with what was in them."""
     with Fleet() as fleet:
         keeper = fleet.spawn_sync(keep_open, Keep(str(directory)))
@@ -222,11 +222,8 @@ def test_after_all_were_killed_the_next_one_starts_empty(directory: Path, backen
         keeper.kill9()
     assert ".mdb" in files(directory)
 
-    async def body() -> None:
-        async with aclosing(backend.open()) as store:
-            assert await pop(store) == []
-
-    asyncio.run(body())
+    async with aclosing(backend.open()) as store:
+        assert await pop(store) == []
 
 
 def remove_all(directory: Path) -> None:
@@ -235,73 +232,62 @@ def remove_all(directory: Path) -> None:
         file.unlink()
 
 
-def test_removed_files_are_missed(directory: Path) -> None:
+async def test_removed_files_are_missed(directory: Path) -> None:
     """A process whose files were removed notices it, raises errors, and uses the same new files as others."""
     clock = VirtualClock()
     one = IPCBackend(make_rules(prefix="t:"), clock, directory, 16 << 20)
 
-    async def body() -> None:
-        async with aclosing(one.open()) as store:
-            await push(store)
-            before = await store.run_id(0)
-            gone = asyncio.create_task(store.disconnected(0))
-            waiting = asyncio.create_task(store.wait(c.Wait(0, ChannelName.parse("other").queue, 60)))
-            await asyncio.sleep(0)
-            remove_all(directory)
-            clock.advance(5)
-            await push(store)
-            await gone
-            with pytest.raises(StoreError, match="removed"):
-                await waiting
-            assert await store.run_id(0) != before
-            async with aclosing(make_backend(directory).open()) as other:
-                await push(other, b"new")
-                assert len(await pop(store, 5)) == 1
-
-    asyncio.run(body())
+    async with aclosing(one.open()) as store:
+        await push(store)
+        before = await store.run_id(0)
+        gone = asyncio.create_task(store.disconnected(0))
+        waiting = asyncio.create_task(store.wait(c.Wait(0, ChannelName.parse("other").queue, 60)))
+        await asyncio.sleep(0)
+        remove_all(directory)
+        clock.advance(5)
+        await push(store)
+        await gone
+        with pytest.raises(StoreError, match="removed"):
+            await waiting
+        assert await store.run_id(0) != before
+        async with aclosing(make_backend(directory).open()) as other:
+            await push(other, b"new")
+            assert len(await pop(store, 5)) == 1
 
 
-def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+async def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
     """A directory whose path is longer than a socket's may be works, where the system has a way around that."""
     backend = make_backend(tmp_path / ("d" * 120))
 
-    async def body() -> None:
-        async with aclosing(backend.open()) as store, aclosing(backend.open()) as sender:
-            waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 60)))
-            await push(sender, name="other")
-            await push(sender)
-            await asyncio.wait_for(waiting, 20)
-
-    asyncio.run(body())
+    async with aclosing(backend.open()) as store, aclosing(backend.open()) as sender:
+        waiting = asyncio.create_task(store.wait(c.Wait(0, JOBS.queue, 60)))
+        await push(sender, name="other")
+        await push(sender)
+        await asyncio.wait_for(waiting, 20)
 
 
 # -- memory
 
 
-def test_full_memory_refuses_and_recovers(directory: Path) -> None:
+async def test_full_memory_refuses_and_recovers(directory: Path) -> None:
     """When the memory is used up a push is refused, and nothing else; what is popped makes room again."""
     backend = make_backend(directory, memory=4 << 20)
 
-    async def body() -> None:
-        async with aclosing(backend.open()) as store:
-            for _ in range(3):
-                accepted = 0
-                while await push(store, bytes(1000)):
-                    accepted += 1
-                assert 2000 < accepted < 4000
-                assert await push(store, b"") is False
-                await store.execute(
-                    c.Join(0, GroupName.parse("g"), JOBS, owned=False, age=0.0, restore=False, mark=False)
-                )
-                taken = 0
-                while some := await pop(store, 100):
-                    taken += len(some)
-                assert taken == accepted
-            for _ in range(10):  # what the last transactions have freed is free after them
-                await push(store)
-            assert await push(store, bytes(1 << 20))  # a quarter finds room where small ones have been
-
-    asyncio.run(body())
+    async with aclosing(backend.open()) as store:
+        for _ in range(3):
+            accepted = 0
+            while await push(store, bytes(1000)):
+                accepted += 1
+            assert 2000 < accepted < 4000
+            assert await push(store, b"") is False
+            await store.execute(c.Join(0, GroupName.parse("g"), JOBS, owned=False, age=0.0, restore=False, mark=False))
+            taken = 0
+            while some := await pop(store, 100):
+                taken += len(some)
+            assert taken == accepted
+        for _ in range(10):  # what the last transactions have freed is free after them
+            await push(store)
+        assert await push(store, bytes(1 << 20))  # a quarter finds room where small ones have been
 
 
 def test_a_disk_that_is_full_is_memory_that_is_full(directory: Path) -> None:
@@ -338,7 +324,7 @@ def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
 # -- crashes
 
 
-def test_a_transaction_ends_with_its_process(directory: Path, backend: IPCBackend) -> None:
+async def test_a_transaction_ends_with_its_process(directory: Path, backend: IPCBackend) -> None:
     """A process that is killed in the midst of a transaction has done nothing, and stops no other process."""
     reference = backend.acquire_environment()
     with Fleet() as fleet:
@@ -351,7 +337,7 @@ def test_a_transaction_ends_with_its_process(directory: Path, backend: IPCBacken
                 assert await pop(store, 10) == []
                 assert await push(store)
 
-        asyncio.run(body())
+        await body()
     reference.release()
 
 
@@ -365,7 +351,7 @@ def die_in_a_transaction(child: SyncChild, params: Keep) -> None:
         signal.pause()
 
 
-def test_a_notification_of_a_killed_waiter_goes_to_another(directory: Path, backend: IPCBackend) -> None:
+async def test_a_notification_of_a_killed_waiter_goes_to_another(directory: Path, backend: IPCBackend) -> None:
     """When the process that has waited for longest was killed, the next one is notified in its place."""
     reference = backend.acquire_environment()
     with Fleet() as fleet:
@@ -380,7 +366,7 @@ def test_a_notification_of_a_killed_waiter_goes_to_another(directory: Path, back
                 await push(sender)
                 await asyncio.wait_for(waiting, 20)
 
-        asyncio.run(body())
+        await body()
     reference.release()
 
 
@@ -454,25 +440,21 @@ def _timers() -> list[asyncio.TimerHandle]:
     return found
 
 
-def test_commands_of_one_turn_share_a_transaction(backend: IPCBackend) -> None:
+async def test_commands_of_one_turn_share_a_transaction(backend: IPCBackend) -> None:
     """A hundred sends at once are one transaction, whether they are asked for one by one or together."""
-
-    async def body() -> None:
-        async with aclosing(backend.open()) as store:
-            await push(store)
-            before = store.transactions
-            await asyncio.gather(*(push(store) for _ in range(100)))
-            assert store.transactions == before + 1
-            await store.execute_many([c.Push(0, JOBS, ROOM, b"1") for _ in range(100)])
-            assert store.transactions == before + 2
-
-    asyncio.run(body())
+    async with aclosing(backend.open()) as store:
+        await push(store)
+        before = store.transactions
+        await asyncio.gather(*(push(store) for _ in range(100)))
+        assert store.transactions == before + 1
+        await store.execute_many([c.Push(0, JOBS, ROOM, b"1") for _ in range(100)])
+        assert store.transactions == before + 2
 
 
 # -- the layer
 
 
-def test_a_layer_between_processes(directory: Path) -> None:
+async def test_a_layer_between_processes(directory: Path) -> None:
     """What one process sends another one receives, in order, and a group has members in both."""
     with Fleet() as fleet:
         worker = fleet.spawn_sync(answer, Keep(str(directory)))
@@ -488,7 +470,7 @@ def test_a_layer_between_processes(directory: Path) -> None:
                 came = [(await layer.receive(mine))["n"] for _ in range(300)]
                 assert came == list(range(300))
 
-        asyncio.run(body())
+        await body()
         worker.result()
     assert files(directory) == []
 
