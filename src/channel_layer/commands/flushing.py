@@ -1,0 +1,58 @@
+"""Commands about a flush, and their replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from channel_layer.commands.command import Command
+
+if TYPE_CHECKING:
+    from channel_layer.domain.names import Queue
+
+__all__ = (
+    "Acknowledge",
+    "Flush",
+    "Flushing",
+    "Unflushed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flushing:
+    """The reply to a `Flush`: the flush has begun.
+
+    Attributes:
+        inboxes: owned inboxes whose owners are alive and have to acknowledge.
+        dropped: messages that were removed.
+    """
+
+    inboxes: tuple[str, ...]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Command[Flushing]):
+    """Remove everything of this prefix on one shard, and put a flush marker into every inbox whose owner is alive.
+
+    Attributes:
+        generation: a name that is unique to the flush.
+    """
+
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unflushed(Command[tuple[str, ...]]):
+    """Return which inboxes have a live owner that has acknowledged neither this flush nor a later generation."""
+
+    inboxes: tuple[str, ...]
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge(Command[None]):
+    """Acknowledge that the owner of an inbox has dropped what it held before a flush."""
+
+    inbox: Queue
+    generation: str
