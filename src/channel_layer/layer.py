@@ -23,7 +23,7 @@ from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.domain.names import LOCAL_LENGTH, GroupName, owned_inbox
 from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
 from channel_layer.operations.receiving import closed_error
-from channel_layer.operations.steps import EnsureReading, execute_all
+from channel_layer.operations.steps import execute_all
 from channel_layer.runtime.background import Background
 from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import SystemClock
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from channel_layer.operations.steps import Operation
     from channel_layer.options import ChannelPattern
     from channel_layer.ports import Backend, Clock
-    from channel_layer.runtime.drivers import RuntimeStep
     from channel_layer.runtime.event_loops import LoopSession
 
 __all__ = ("ChannelLayer",)
@@ -449,15 +448,15 @@ class ChannelLayer:
         try:
             for inbox in inboxes:
                 with contextlib.suppress(StoreError):  # the lease ends by itself
-                    await self._run_last(operations.give_up(state, inbox))
+                    await self._run(operations.give_up(state, inbox), last=True)
             if self._blocking is not None and (claims := self._blocking.let_go()):
                 with contextlib.suppress(StoreError):  # they end by themselves
-                    await self._run_last(execute_all(claims))
+                    await self._run(execute_all(claims), last=True)
         finally:
             await self._background.stop()
             if self._sessions:
                 with contextlib.suppress(StoreError):  # it waits here for another process, or expires
-                    await self._run_last(operations.move_all_to_remote(state))
+                    await self._run(operations.move_all_to_remote(state), last=True)
             with state.lock:
                 for buffer in state.buffers.values():
                     for box in buffer.boxes.values():
@@ -476,31 +475,23 @@ class ChannelLayer:
 
     # -- where operations run
 
-    async def _run(self, operation: Operation[R]) -> R:
+    async def _run(self, operation: Operation[R], *, last: bool = False) -> R:
         """Run an operation in the event loop that carries the calls of the running one.
+
+        Args:
+            operation: what to run.
+            last: it is part of closing the layer, and so runs though the layer is closed.
 
         Raises:
             StoreError: the layer is closed.
         """
-        if self._state.closed:
+        if self._state.closed and not last:
             operation.close()
             raise closed_error()
-        return await self._run_last(operation)
-
-    async def _run_last(self, operation: Operation[R]) -> R:
-        """Run an operation, of the end of a layer that is closed too."""
         session = self._sessions.by_loop.get(asyncio.get_running_loop())
         if session is None:
-            return await self._sessions.run(operation, self._perform)
-        return await run(operation, session.store, self._perform)
-
-    async def _perform(self, step: RuntimeStep) -> object:
-        """Do what an operation asks of the runtime."""
-        if isinstance(step, EnsureReading):
-            await self._background.ensure_responsive()
-            return frozenset[str]()
-        inbox = step.inbox
-        return await self._background.call(lambda work: work.ensure_lease(inbox))
+            return await self._sessions.run(operation, self._background.perform)
+        return await run(operation, session.store, self._background.perform)
 
     async def _session_closed(self, session: LoopSession) -> None:
         """An event loop ends, or lets go of its connections."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.errors import StoreError
 from channel_layer.operations.receiving import closed_error
+from channel_layer.operations.steps import EnsureReading
 from channel_layer.runtime.background_work import BackgroundWork
 from channel_layer.runtime.event_loops import LoopUnavailable, io_thread, run_in
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.mailbox import Mailbox
     from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.operations.state import LayerState
+    from channel_layer.runtime.drivers import RuntimeStep
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
 
@@ -210,6 +212,14 @@ class Background:
             if self.work is work:
                 return result
             # Else the work has moved meanwhile; doing it again there is harmless.
+
+    async def perform(self, step: RuntimeStep) -> object:
+        """Do what an operation asks of the runtime."""
+        if isinstance(step, EnsureReading):
+            await self.ensure_responsive()
+            return frozenset[str]()
+        inbox = step.inbox
+        return await self.call(lambda work: work.ensure_lease(inbox))
 
     def return_credits(self, inbox: Inbox, box: Mailbox) -> None:
         """Have the store told that a message of a mailbox was taken. Any thread may ask."""
