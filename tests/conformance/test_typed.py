@@ -116,7 +116,7 @@ async def test_what_is_not_of_the_type_is_a_counted_drop(system: System, caplog:
         assert counted.delivered == 1
         assert await _balance(layer) == 0
         [told] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert f"invalid on {ticks.name}: the message is no Tick: price: should be a valid number" in told
+        assert f"invalid on {ticks.name}: the message is not of type Tick: price: should be a valid number" in told
         assert "secret" not in told
 
 
