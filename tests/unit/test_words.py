@@ -14,8 +14,6 @@ _ROOT: Final = Path(__file__).parents[2]
 
 _TOPS: Final = ("src", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
-_SKIPPED: Final = ("docs/explanation/performance.md",)
-
 _SUFFIXES: Final = frozenset({".html", ".json", ".lua", ".md", ".py", ".toml"})
 
 
@@ -123,7 +121,7 @@ def _files(top: str) -> Iterator[tuple[str, str]]:
     path = _ROOT / top
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         name = file.relative_to(_ROOT).as_posix()
-        if file.suffix in _SUFFIXES and not any(fnmatch(name, skipped) for skipped in _SKIPPED):
+        if file.suffix in _SUFFIXES:
             yield name, file.read_text(encoding="utf-8")
 
 
