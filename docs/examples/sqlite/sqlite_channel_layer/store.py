@@ -109,9 +109,8 @@ class SQLiteStore:
     def members(self, request: c.Members, /) -> c.GroupMembers:
         """List a group's members."""
         with self._step() as now:
-            self._db.execute(
-                "DELETE FROM members WHERE joined <= ? AND prefix = ?", (now - self._lifetime, self._prefix)
-            )
+            over = (self._prefix, now - self._lifetime)
+            self._db.execute("DELETE FROM members WHERE prefix = ? AND joined <= ?", over)
             group = (self._prefix, request.group.name)
             rows = self._db.execute("SELECT channel FROM members WHERE prefix = ? AND team = ?", group)
             return c.GroupMembers(owned=(), others=tuple(name for (name,) in rows))
@@ -156,8 +155,8 @@ class SQLiteStore:
         self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _flushed(self) -> tuple[str, float]:
-        row: tuple[str, float] | None
-        row = self._db.execute("SELECT epoch, at FROM flushes WHERE prefix = ?", (self._prefix,)).fetchone()
+        found = self._db.execute("SELECT epoch, at FROM flushes WHERE prefix = ?", (self._prefix,))
+        row: tuple[str, float] | None = found.fetchone()
         return row or ("", 0.0)
 
 
