@@ -434,7 +434,7 @@ class ChannelLayer:
         """End this layer object: its channels leave their groups, its inbox and its leases are given up.
 
         Receivers that wait get a `StoreError`, as does every later call. Unread messages of its own channels are
-        counted as ``closed``. Closing twice is harmless.
+        counted as ``closed``; those of other channels go to other processes. Closing twice is harmless.
         """
         state = self._state
         with state.lock:
@@ -455,6 +455,7 @@ class ChannelLayer:
         finally:
             await self._background.stop()
             if self._sessions:
+                await self._run(operations.put_back_all(state), last=True)
                 with contextlib.suppress(StoreError):  # it waits here for another process, or expires
                     await self._run(operations.move_all_to_remote(state), last=True)
             with state.lock:

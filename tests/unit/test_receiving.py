@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from channel_layer import commands as c
 from channel_layer.domain import frames
 from channel_layer.domain.capacity import CapacityTable
-from channel_layer.domain.mailbox import Item
+from channel_layer.domain.mailbox import Item, Waiter
 from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
-from channel_layer.operations.receiving import Backoff, put_back, rotated, shard_order, take_in
+from channel_layer.operations.receiving import (
+    Backoff,
+    put_back,
+    put_back_all,
+    rotated,
+    shard_order,
+    take_in,
+)
 from channel_layer.operations.state import LayerState
-from channel_layer.testing import make_rules
+from channel_layer.runtime import queue_consumer
+from channel_layer.testing import layers_over, make_rules
 from tests.support.operations import make_state, play
+from tests.support.stores import memory_stores
 
 JOBS, CLAIMED = Queue.named("jobs"), ChannelName.parse("daemon!x").queue
 NOT_SENT = StoreError("away", retryable=True, outcome="not_sent")
@@ -232,3 +243,42 @@ def test_an_interruption_ends_only_after_the_other_shards() -> None:
         )
     assert kept(buffer) == [b"1"]
     assert not state.counters.dropped
+
+
+# -- closing
+
+
+def test_all_that_was_not_taken_goes_back() -> None:
+    """At the end, messages go back though they are promised to receivers; those of a claimed inbox stay."""
+    state = make()
+    box, items = state.buffer(JOBS).box("jobs", 1000.0), [item(1), item(2)]
+    for each in items:
+        box.put(each)
+    box.promised = 1
+    own = state.buffer(CLAIMED).box("daemon!x", 1000.0)
+    own.put(Item(2000.0, b"own", "", (0, entry("daemon!x", b"own"))))
+    play(put_back_all(state), (put(0, *items), c.Returned(0, 0)))
+    assert (kept(state.buffer(JOBS)), len(own.items)) == ([], 1)
+    assert box.take(promised=True) is None
+
+
+async def test_a_layer_that_closes_puts_back_what_a_receiver_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that was popped for a receiver which has no time to take it goes to another process."""
+    make_layer, rules = layers_over(memory_stores()), make_rules()
+    async with make_layer(rules, Clock()) as other:
+        layer = make_layer(rules, Clock())
+        promised = asyncio.Event()
+
+        def note(waiters: list[Waiter]) -> None:
+            if waiters:
+                promised.set()  # and the receiver does not run
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue_consumer, "wake_all", note)
+            receiving = asyncio.create_task(layer.receive("jobs"))
+            await other.send("jobs", {"n": 1})
+            await promised.wait()
+            await layer.aclose()
+            receiving.cancel()
+        assert not layer.counts().dropped
+        assert await other.receive("jobs") == {"n": 1}

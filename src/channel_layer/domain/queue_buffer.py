@@ -99,3 +99,10 @@ class QueueBuffer:
                 extra.append(box.items.pop())
         extra.reverse()
         return extra
+
+    def drain(self) -> list[Item]:
+        """Remove and return all messages, oldest first; a receiver that was promised one finds none."""
+        items = [item for box in self.boxes.values() for item in box.items]
+        for box in self.boxes.values():
+            box.clear()
+        return items

@@ -28,6 +28,7 @@ __all__ = (
     "closed_error",
     "foreign_error",
     "put_back",
+    "put_back_all",
     "rotated",
     "shard_order",
     "take_in",
@@ -173,6 +174,17 @@ def put_back(state: LayerState, buffer: QueueBuffer, items: Iterable[Item]) -> O
                 counters.drop("flushed", name, returned.flushed)
     if interruption is not None:
         raise interruption
+
+
+def put_back_all(state: LayerState) -> Operation[None]:
+    """Return every message that was popped and not taken, so that another process receives it; for a layer that closes.
+
+    Those of a claimed inbox are unread messages of its own channels, and stay.
+    """
+    with state.lock:
+        drained = [(buffer, buffer.drain()) for buffer in state.buffers.values() if buffer.queue.kind is not Kind.INBOX]
+    for buffer, items in drained:
+        yield from put_back(state, buffer, items)
 
 
 # -- errors that end a receive()
