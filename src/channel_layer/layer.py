@@ -496,9 +496,11 @@ class ChannelLayer:
 
     async def _session_closed(self, session: LoopSession) -> None:
         """An event loop ends, or lets go of its connections."""
-        await self._background.session_closed(session)
-        await self._reporter.report_last(session)
-        await session.store.aclose()
+        try:
+            await self._background.session_closed(session)
+            await self._reporter.report_last(session)
+        finally:
+            await session.store.aclose()
 
     def after_fork(self) -> None:
         """Start anew in a child process; called there by itself.

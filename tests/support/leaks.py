@@ -21,8 +21,9 @@ __all__ = ("Resources",)
 IO_THREAD: Final = "channel-layer-io"
 """The one thread that the library keeps: a daemon for calls from short-lived event loops."""
 
-_GRACE: Final = 1.0
-"""Seconds for a resource that is about to go: a thread past its last statement, a socket that another loop closes."""
+_GRACE: Final = 5.0
+"""Seconds for a resource that is about to go, on a busy machine, too: a thread past its last statement, a socket that
+another loop closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Resources:
         return cls(frozenset(threading.enumerate()), frozenset(_children()), frozenset(_sockets()))
 
     def left_since(self, *, allowed_processes: Collection[int] = ()) -> list[str]:
-        """Return what has been added since, and stays after a garbage collection and a second of grace.
+        """Return what has been added since, and stays after a garbage collection and some seconds of grace.
 
         Args:
             allowed_processes: ids of child processes that are meant to stay.

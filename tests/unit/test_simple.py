@@ -172,6 +172,29 @@ def test_a_closed_store_refuses_to_work() -> None:
     asyncio.run(body(), debug=True)
 
 
+def test_what_is_being_made_when_the_store_closes_is_closed() -> None:
+    """A simple store that is not there yet when the store is closed, because it takes long to make, is closed, too."""
+    simple, making, gate = Slow(), threading.Event(), threading.Event()
+
+    def make() -> Slow:
+        making.set()
+        assert gate.wait(10)
+        return simple
+
+    async def body() -> None:
+        store = SimpleBackend(make, "here").open()
+        push = asyncio.ensure_future(store.execute(_PUSH))
+        await asyncio.to_thread(making.wait, 10)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        gate.set()
+        await push
+        await closing
+
+    asyncio.run(body(), debug=True)
+    assert simple.calls == ["push", "close"]
+
+
 def test_looks_become_rarer_until_something_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pause between two looks at an empty queue doubles up to 0.1 s, and begins anew with a message."""
     pauses = list[float]()

@@ -30,6 +30,7 @@ __all__ = (
     "ignore",
     "in_io_thread",
     "io_thread",
+    "io_thread_started",
     "run_in",
     "yield_processor",
 )
@@ -89,26 +90,36 @@ class LoopLiveness:
         loop: the event loop of the other thread.
     """
 
-    __slots__ = ("_asked", "_loop")
+    __slots__ = ("_asked", "_late", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asked: float | None = None
         """The time of the question that the loop has not answered yet."""
+        self._late = False
+        """Half of the time is over without an answer."""
 
     @property
     def stopped(self) -> bool:
-        """Whether the loop does not run, or has not answered for `UNRESPONSIVE_SECONDS`."""
+        """Whether the loop does not run, or has not answered for `UNRESPONSIVE_SECONDS`.
+
+        It has half of that time, and then as much again: the first may pass at once if this whole process was
+        suspended or got no processor.
+        """
         if not self._loop.is_running():
             return True
         now, asked = SystemClock().now(), self._asked  # which the other thread may set to None at any moment
         if asked is None:
-            self._asked = asked = now
+            self._asked, self._late = now, False
             try:
                 self._loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # closed just now
                 return True
-        return now - asked > UNRESPONSIVE_SECONDS
+        elif now - asked > UNRESPONSIVE_SECONDS / 2:
+            if self._late:
+                return True
+            self._asked, self._late = now, True
+        return False
 
     def _answer(self) -> None:
         self._asked = None
@@ -258,6 +269,11 @@ def io_thread() -> IOThread:
         if _thread is None or _thread.loop.is_closed():
             _thread = IOThread()
         return _thread
+
+
+def io_thread_started() -> bool:
+    """Whether this process has an I/O thread."""
+    return _thread is not None and not _thread.loop.is_closed()
 
 
 def in_io_thread() -> bool:

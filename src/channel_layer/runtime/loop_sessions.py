@@ -13,6 +13,7 @@ import contextlib
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
+from channel_layer.operations.receiving import closed_error
 from channel_layer.runtime import event_loops
 from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import (
@@ -21,6 +22,7 @@ from channel_layer.runtime.event_loops import (
     SystemClock,
     in_io_thread,
     io_thread,
+    io_thread_started,
     run_in,
 )
 
@@ -73,6 +75,7 @@ class LoopSessions:
         self._backend = backend
         self._connects = backend.connects
         self._on_close = on_close
+        self._closed = False
         self._known: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _KnownLoop] = weakref.WeakKeyDictionary()
 
     def __bool__(self) -> bool:
@@ -106,12 +109,17 @@ class LoopSessions:
         return await run(operation, session.store, perform)
 
     async def enter(self) -> LoopSession | None:
-        """Return the running loop's session, a new one if the loop is settled; None if it is not."""
+        """Return the running loop's session, a new one if the loop is settled; None if it is not.
+
+        Raises:
+            StoreError: the layer is closed.
+        """
         loop = asyncio.get_running_loop()
         if (session := self.by_loop.get(loop)) is not None:
             return session
         if in_io_thread():
             return await self.open_in_thread()
+        self._refuse_if_closed()
         if not self.settled:
             return None
         if self._connects and self._know(loop).interrupted:
@@ -126,15 +134,13 @@ class LoopSessions:
         await session.begin()
         return session
 
-    async def enter_thread(self) -> LoopSession:
-        """Return the session in the I/O thread, a new one if there is none; called in any loop."""
-        session = self.in_thread
-        if session is None or session.loop.is_closed():
-            session = await io_thread().run(self.open_in_thread())
-        return session
-
     async def open_in_thread(self) -> LoopSession:
-        """Return the session in the I/O thread, a new one if there is none; called in that thread."""
+        """Return the session in the I/O thread, a new one if there is none; called in that thread.
+
+        Raises:
+            StoreError: the layer is closed.
+        """
+        self._refuse_if_closed()
         if self.in_thread is None or self.in_thread.loop.is_closed():
             self.in_thread = LoopSession(self._backend.open(), self._on_close)
             await self.in_thread.begin()
@@ -147,15 +153,31 @@ class LoopSessions:
             self.in_thread = None
 
     async def close_all(self) -> None:
-        """Close the sessions in all loops."""
-        for session in [*self.by_loop.values(), *([self.in_thread] if self.in_thread is not None else [])]:
+        """Close the sessions in all loops, for good."""
+        self._closed = True
+        for session in list(self.by_loop.values()):
             if session.loop.is_closed():
                 self.forget(session)
             elif session.loop is asyncio.get_running_loop():
                 await session.close()
             else:
-                with contextlib.suppress(LoopUnavailable):
+                with contextlib.suppress(LoopUnavailable):  # it is closed when its loop ends
                     await run_in(session.loop, session.close)
+        if in_io_thread():
+            await self._close_in_thread()
+        elif io_thread_started():
+            with contextlib.suppress(LoopUnavailable):  # the process ends
+                await run_in(io_thread().loop, self._close_in_thread)
+
+    async def _close_in_thread(self) -> None:
+        """Close the session in the I/O thread; called there, after all that was begun there and may have made it."""
+        session = self.in_thread
+        if session is not None and session.loop is asyncio.get_running_loop():
+            await session.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise closed_error()
 
     def _know(self, loop: asyncio.AbstractEventLoop) -> _KnownLoop:
         return self._known.get(loop) or self._known.setdefault(loop, _KnownLoop())

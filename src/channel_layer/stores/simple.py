@@ -202,6 +202,8 @@ class _CompleteStore:
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
         self._store: SimpleStore | None = None
+        self._started = False
+        """The thread was asked for something, so that there may be a simple store to close."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="channel-layer-store")  # which starts at the first call
         self._closed = asyncio.get_running_loop().create_future()
         self._pauses = _Pauses()
@@ -235,10 +237,12 @@ class _CompleteStore:
         """Close the simple store in its thread, and end the thread."""
         if self._closed.done():
             return
-        if self._store is not None:
-            await self._call(lambda store: store.close())
-        self._closed.set_result(None)
-        self._thread.shutdown(wait=False)
+        try:
+            if self._started:  # after all that was asked for before
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._close))
+        finally:
+            self._closed.set_result(None)
+            self._thread.shutdown(wait=False)
 
     async def _call(self, work: Callable[[SimpleStore], R], *, needed: bool = False) -> R:
         """Run *work* in the thread, to its end even if the caller is cancelled.
@@ -252,6 +256,7 @@ class _CompleteStore:
         """
         if self._closed.done():
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
+        self._started = True
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
         done.add_done_callback(_retrieve_error)
         while True:
@@ -267,6 +272,10 @@ class _CompleteStore:
         if self._store is None:
             self._store = self._backend.make()
         return work(self._store)
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
 
 class _CompleteBlockingStore:
