@@ -21,7 +21,6 @@ __all__ = (
     "MESSAGE",
     "BadFrame",
     "Entry",
-    "Flush",
     "GroupFrame",
     "MembershipMarker",
     "Unauthentic",
@@ -105,17 +104,6 @@ class MembershipMarker:
     age: int
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """A flush: everything before this point is gone.
-
-    Attributes:
-        generation: the generation of the inbox from here on; credits that are returned carry it.
-    """
-
-    generation: str
-
-
 def message_frame(channel: str, payload: bytes) -> bytes:
     """Address a payload to one channel."""
     name = channel.encode("ascii")
@@ -196,15 +184,17 @@ def read_marker(frame: bytes) -> MembershipMarker:
     return MembershipMarker(group, member, frame[0] == JOIN, _number(version), _number(age))
 
 
-def read_flush(frame: bytes) -> Flush:
-    """Read a flush marker.
+def read_flush(frame: bytes) -> str:
+    """Return the generation of a flush marker: that of the inbox from here on, which credits that are returned carry.
 
     Raises:
-        BadFrame: this is not a flush marker, or it is not ASCII.
+        BadFrame: this is not a flush marker, it is cut short, or it is not ASCII.
     """
     if frame[:1] != b"f":
         raise BadFrame(f"not a flush marker: {frame[:1]!r}")
-    return Flush(_ascii(frame[1:]))
+    if not (generation := _ascii(frame[1:])):
+        raise BadFrame("a flush marker is cut short")
+    return generation
 
 
 def _group(frame: bytes) -> tuple[str, int]:

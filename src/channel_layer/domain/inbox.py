@@ -280,10 +280,7 @@ class Inbox:
                     _require_own(marker, self.queue)
                     self._change(marker, stamp, stamp - offset + doubt, now)
                 elif kind == frames.FLUSH:
-                    generation = frames.read_flush(frame).generation
-                    if not generation:
-                        raise frames.BadFrame("a flush marker is cut short")
-                    self._flush(generation)
+                    self._flush(frames.read_flush(frame))
                 else:
                     raise frames.BadFrame("unknown kind of frame")
             except frames.BadFrame:
