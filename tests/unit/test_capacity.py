@@ -8,7 +8,6 @@ import re
 import pytest
 
 from channel_layer.domain.capacity import CapacityTable, compile_glob, shares
-from channel_layer.domain.names import ChannelName
 
 
 @pytest.mark.parametrize(
@@ -56,8 +55,8 @@ def test_the_first_pattern_that_matches_wins_in_the_order_given() -> None:
 def test_a_capacity_is_that_of_the_full_name() -> None:
     """A process-specific channel is looked up by its full name, not by that of its inbox."""
     table = CapacityTable(100, [(compile_glob("*!slow"), 5)])
-    assert table(ChannelName.parse("specific.abc!slow")) == 5
-    assert table(ChannelName.parse("specific.abc!fast")) == 100
+    assert table.of("specific.abc!slow") == 5
+    assert table.of("specific.abc!fast") == 100
 
 
 def test_answers_are_remembered_in_bounded_memory_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from channel_layer.domain.names import ChannelName
     from channel_layer.options import ChannelPattern
 
 __all__ = ("CapacityTable", "compile_glob", "compile_pattern", "pattern_problem", "shares")
@@ -106,10 +105,6 @@ class CapacityTable:
         self._default = default
         self._exceptions = tuple(exceptions)
         self._known: dict[str, int] = {}
-
-    def __call__(self, channel: ChannelName) -> int:
-        """Return how many unread messages *channel* may hold."""
-        return self.of(channel.name)
 
     def of(self, name: str) -> int:
         """Return how many unread messages the channel of this full name may hold."""

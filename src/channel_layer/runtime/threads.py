@@ -53,11 +53,6 @@ class ThreadEvent:
         self.error = error
         self.wake()
 
-    @property
-    def rung(self) -> bool:
-        """Whether the event is set."""
-        return self._set
-
     def close(self) -> None:
         """Close the file descriptors. Does nothing if they are closed."""
         with self._lock:
