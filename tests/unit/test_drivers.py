@@ -16,12 +16,11 @@ from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError
 from channel_layer.operations.steps import (
     EnsureReading,
-    ensure_reading,
+    RestoreLease,
+    Sleep,
+    Unbroken,
     execute,
     execute_all,
-    restore_lease,
-    sleep,
-    unbroken,
 )
 from channel_layer.runtime.drivers import refuse, run, run_blocking
 from channel_layer.testing import VirtualClock, make_rules
@@ -100,8 +99,8 @@ def use() -> Operation[tuple[int, list[object], frozenset[str]]]:
     yield from execute(PUSH)
     waiting = yield from execute(PENDING)
     several: list[object] = list((yield from execute_all([PENDING, PENDING])))
-    yield from sleep(0.001)
-    unread = yield from ensure_reading()
+    yield Sleep(0.001)
+    unread: frozenset[str] = yield EnsureReading()
     return waiting, several, unread
 
 
@@ -125,7 +124,7 @@ def move() -> Operation[None]:
 
 def move_and_look() -> Operation[int]:
     """Take those steps unbroken, and one more."""
-    yield from unbroken(move())
+    yield Unbroken(move())
     return (yield from execute(PENDING))
 
 
@@ -226,10 +225,14 @@ async def test_an_unbroken_operation_that_fails_unseen_is_not_complained_about()
 async def test_what_the_runtime_does_not_do_is_refused() -> None:
     """An operation that asks for something that it cannot have where it runs fails, and says for what."""
     inbox = make_state(Routes(Ring(["a"]), CapacityTable(10))).make_inbox(Queue("specific.me!", Kind.INBOX))
+
+    def ask(step: RuntimeStep) -> Operation[None]:
+        yield step
+
     with pytest.raises(TypeError, match="cannot ask for RestoreLease"):
-        await run(restore_lease(inbox), Store(), refuse)
+        await run(ask(RestoreLease(inbox)), Store(), refuse)
     with pytest.raises(TypeError, match="cannot ask for EnsureReading"):
-        run_blocking(ensure_reading(), BlockingStore(), refuse)
+        run_blocking(ask(EnsureReading()), BlockingStore(), refuse)
 
 
 # -- in threads

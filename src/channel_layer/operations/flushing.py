@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
-from channel_layer.operations.steps import ensure_reading, execute_all, sleep
+from channel_layer.operations.steps import EnsureReading, Sleep, execute_all
 
 if TYPE_CHECKING:
     from channel_layer.operations.state import LayerState
@@ -36,7 +36,7 @@ def flush(state: LayerState, generation: str) -> Operation[None]:
     while left := {
         shard: waiting for shard, inboxes in left.items() if (waiting := tuple(i for i in inboxes if i not in unread))
     }:
-        yield from sleep(pause)
+        yield Sleep(pause)
         pause = min(_POLL_MOST, pause * 2)
         unread = yield from _own_unread(state)
         still = yield from execute_all(c.Unflushed(shard, inboxes, generation) for shard, inboxes in left.items())
@@ -45,4 +45,7 @@ def flush(state: LayerState, generation: str) -> Operation[None]:
 
 def _own_unread(state: LayerState) -> Operation[frozenset[str]]:
     """See that the inboxes of this process are read, and return the names of those that cannot be meanwhile."""
-    return (yield from ensure_reading()) if state.inboxes else frozenset()
+    if not state.inboxes:
+        return frozenset()
+    unread: frozenset[str] = yield EnsureReading()
+    return unread

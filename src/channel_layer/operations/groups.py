@@ -10,7 +10,7 @@ from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.errors import StoreError
 from channel_layer.operations.sending import push
-from channel_layer.operations.steps import execute, execute_all, restore_lease, run_together
+from channel_layer.operations.steps import RestoreLease, execute, execute_all, run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -174,7 +174,7 @@ def group_add(state: LayerState, group: GroupName, channel: ChannelName) -> Oper
             joined = yield from join(state.routes, group, channel, owned=inbox is not None)
         except NoOwner:
             if inbox is not None:
-                yield from restore_lease(inbox)
+                yield RestoreLease(inbox)
             continue
         if inbox is not None:
             with state.lock:

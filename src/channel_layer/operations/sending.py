@@ -12,7 +12,7 @@ from channel_layer.domain.names import ChannelName, Kind
 from channel_layer.domain.routing import Side, side
 from channel_layer.errors import NoLocalReader, StoreError
 from channel_layer.operations.credits import return_credits
-from channel_layer.operations.steps import execute, execute_all, unbroken
+from channel_layer.operations.steps import Unbroken, execute, execute_all
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
@@ -65,7 +65,7 @@ def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> 
     known = inbox.returned if inbox is not None else 0
     sent = yield from push(state.routes, channel, payload, turn)
     if sent.orphaned:
-        yield from unbroken(move_to_remote(state, channel.queue))
+        yield Unbroken(move_to_remote(state, channel.queue))
         sent = yield from push(state.routes, channel, payload, turn, pass_orphaned=True)
     if not sent.accepted and inbox is not None and (inbox.credits or inbox.returned != known or inbox.returning):
         yield from return_credits(state, inbox)

@@ -25,13 +25,9 @@ __all__ = (
     "Step",
     "Together",
     "Unbroken",
-    "ensure_reading",
     "execute",
     "execute_all",
-    "restore_lease",
     "run_together",
-    "sleep",
-    "unbroken",
 )
 
 R = TypeVar("R")
@@ -60,7 +56,10 @@ class Unbroken:
 
 @dataclass(frozen=True, slots=True)
 class RestoreLease:
-    """The lease of an inbox of this process is gone: have it acquired again, and wait for that."""
+    """The lease of an inbox of this process is gone: have it acquired again, and wait for that.
+
+    A `StoreError` is thrown into the operation if it was not, in time.
+    """
 
     inbox: Inbox
 
@@ -77,7 +76,7 @@ Step: TypeAlias = "Command[Any] | Together | Sleep | Unbroken | RestoreLease | E
 """What an operation may yield."""
 
 # A generator has one type for all that is sent into it, and each command has a reply type of its own, so the middle one
-# cannot be said. `execute` and `execute_all` give every reply its type back; operations never see the Any.
+# cannot be said. `execute` and `execute_all` give the reply to every command its type back.
 Operation: TypeAlias = "Generator[Step, Any, R]"
 """A use case: yields steps, is sent their replies, returns *R*."""
 
@@ -108,31 +107,6 @@ def execute_all(commands: Iterable[Command[R]]) -> Operation[list[R]]:
             raise outcome
         replies.append(outcome)
     return replies
-
-
-def sleep(seconds: float) -> Operation[None]:
-    """Wait for a while."""
-    yield Sleep(seconds)
-
-
-def unbroken(operation: Operation[None]) -> Operation[None]:
-    """Run an operation to its end even if the caller is cancelled meanwhile."""
-    yield Unbroken(operation)
-
-
-def restore_lease(inbox: Inbox) -> Operation[None]:
-    """Have the lease of an inbox of this process acquired again.
-
-    Raises:
-        StoreError: it was not, in time.
-    """
-    yield RestoreLease(inbox)
-
-
-def ensure_reading() -> Operation[frozenset[str]]:
-    """Have the inboxes of this process read; return the names of those that are not: see `EnsureReading`."""
-    unread: frozenset[str] = yield EnsureReading()
-    return unread
 
 
 def run_together(operations: Iterable[Operation[R]]) -> Operation[list[R | Exception]]:
