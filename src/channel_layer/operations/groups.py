@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from channel_layer.operations.steps import Operation
 
 __all__ = (
-    "Joined",
     "NoOwner",
     "SentToGroup",
     "group_add",
@@ -201,23 +200,10 @@ class NoOwner(Exception):
     """The inbox that the caller owns has no lease in the store: it has to be acquired again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A membership that the store has confirmed.
-
-    Attributes:
-        version: the group's version with it.
-        applied: False when it was to be restored, but the member has left.
-    """
-
-    version: int
-    applied: bool
-
-
 def join(
     routes: Routes, group: GroupName, channel: ChannelName, *, owned: bool, age: float = 0.0, restore: bool = False
-) -> Operation[Joined]:
-    """Add a channel to a group.
+) -> Operation[c.Changed]:
+    """Add a channel to a group; return what the group's shard replied.
 
     Args:
         routes: where things are.
@@ -244,7 +230,7 @@ def join(
             marked = yield from execute(c.Mark(home, channel.queue, marker))
         if owned and not marked:
             raise NoOwner(channel.queue.name)
-    return Joined(changed.version, changed.applied)
+    return changed
 
 
 def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Operation[int]:
