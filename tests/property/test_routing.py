@@ -139,10 +139,10 @@ def test_what_is_moved_is_in_one_half_or_counted(
     routes = Routes(Ring(hosts), CapacityTable(capacity), local=len(hosts))
     before = [c.Entry(40.0 + n, b"%d" % n) for n in range(waiting)]
     shards = Shards(list(before), [[] for _ in hosts], list(failures))
-    lost = 0
+    state = make_state(routes)
     outcome = "done"
     try:
-        lost = _drive(sending.move(routes, _JOBS.queue), shards).lost
+        _drive(sending.move_to_remote(state, _JOBS.queue), shards)
     except StoreError as error:
         outcome = error.outcome
     except KeyboardInterrupt:
@@ -151,7 +151,7 @@ def test_what_is_moved_is_in_one_half_or_counted(
     arrived = [entry for queue in shards.there for entry in queue]
     frames = [entry.frame for entry in (*arrived, *shards.here)]
     assert sorted(frames, key=int) == [entry.frame for entry in before]
-    assert lost == 0 or "unknown" in failures
+    assert state.counters.dropped["store_lost"] == 0 or "unknown" in failures
     for queue in (*shards.there, shards.here):
         assert [entry.frame for entry in queue] == sorted((entry.frame for entry in queue), key=int)
     for entry in arrived:
@@ -194,5 +194,7 @@ def test_there_is_nothing_to_move_with_one_half(local: int | None, policy: NoLoc
 
 
 def test_a_layer_of_one_store_has_nothing_to_move_from() -> None:
-    """Without a local store nothing is asked, and nothing was moved."""
-    assert play(sending.move(Routes(Ring(["a"]), CapacityTable(10)), _JOBS.queue)) == sending.Moved()
+    """Without a local store nothing is asked, and nothing is counted."""
+    state = make_state(Routes(Ring(["a"]), CapacityTable(10)))
+    play(sending.move_to_remote(state, _JOBS.queue))
+    assert not state.counters.dropped

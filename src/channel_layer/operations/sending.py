@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.capacity import shares
-from channel_layer.domain.expiry import moved as moved_stamp
+from channel_layer.domain.expiry import moved
 from channel_layer.domain.names import ChannelName, Kind
 from channel_layer.domain.routing import Side, side
 from channel_layer.errors import NoLocalReader, StoreError
@@ -15,12 +16,13 @@ from channel_layer.operations.credits import return_credits
 from channel_layer.operations.steps import Unbroken, execute, execute_all
 
 if TYPE_CHECKING:
+    from channel_layer.domain.counters import Reason
     from channel_layer.domain.names import Queue
     from channel_layer.domain.routing import Routes
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
 
-__all__ = ("Moved", "Sent", "move", "move_all_to_remote", "move_to_remote", "push", "send")
+__all__ = ("Sent", "move_all_to_remote", "move_to_remote", "push", "send")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +145,6 @@ def push(
     return Sent(False, expired)
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What became of messages in the local store that have no reader on this machine any more.
-
-    Attributes:
-        expired: those that were too old.
-        flushed: those that a flush would have removed.
-        lost: those of which it is unknown whether they have arrived.
-    """
-
-    expired: int = 0
-    flushed: int = 0
-    lost: int = 0
-
-
 _ALL = 1 << 30
 """Messages to take out of a queue: more than any holds."""
 
@@ -171,54 +158,47 @@ def move_all_to_remote(state: LayerState) -> Operation[None]:
 
 
 def move_to_remote(state: LayerState, queue: Queue) -> Operation[None]:
-    """Move what waits in the local store for a queue to the remote one, and count what is lost over it.
-
-    Raises:
-        StoreError: the remote store cannot be reached; nothing was moved, or not all.
-    """
-    moved = yield from move(state.routes, queue)
-    with state.lock:
-        state.counters.drop("expired", queue.name, moved.expired)
-        state.counters.drop("flushed", queue.name, moved.flushed)
-        state.counters.drop("store_lost", queue.name, moved.lost)
-
-
-def move(routes: Routes, queue: Queue) -> Operation[Moved]:
     """Move what waits in the local store for a queue to the remote store, ahead of what waits there.
 
-    Each message keeps its age. They are spread as the queue's capacity is, and count towards it.
+    Each message keeps its age. They are spread as the queue's capacity is, and count towards it. What is lost over it
+    is counted: ``store_lost`` if it is unknown whether it has arrived.
 
     Raises:
         StoreError: the remote store cannot be reached; nothing was moved, or not all.
     """
-    if routes.local is None:
-        return Moved()
+    routes, local = state.routes, state.routes.local
+    if local is None:
+        return
     capacity = routes.capacity.of(queue.name)
     parts = [(shard, share) for shard, share in shares(capacity, routes.ring.order(queue)) if share]
     # The clocks there: asked first, so that nothing is in hand if they do not answer, and no message gets younger.
     looks = yield from execute_all(c.Pop(shard, queue, 0, "") for shard, _ in parts)
-    taken = yield from execute(c.Pop(routes.local, queue, _ALL, ""))
-    expired, flushed, lost = taken.expired, taken.flushed, taken.lost
+    taken = yield from execute(c.Pop(local, queue, _ALL, ""))
+    dropped: Counter[Reason] = Counter({"expired": taken.expired, "flushed": taken.flushed, "store_lost": taken.lost})
     left = taken.entries
-    for (shard, share), look in zip(parts, looks, strict=True):
-        count = share if shard != parts[-1][0] else len(left)
-        entries = tuple(c.Entry(moved_stamp(entry.stamp, taken.now, look.now), entry.frame) for entry in left[:count])
-        if not entries:
-            break
-        try:
-            returned = yield from execute(c.PutBack(shard, queue, entries))
-        except GeneratorExit:
-            raise
-        except BaseException as exc:
-            if isinstance(exc, StoreError) and exc.outcome == "unknown":
-                lost += len(entries)
-                left = left[count:]
-            if left:
-                returned = yield from execute(c.PutBack(routes.local, queue, left))
-                expired, flushed = expired + returned.expired, flushed + returned.flushed
-            if not (isinstance(exc, StoreError) and (expired or flushed or lost)):
+    try:
+        for (shard, share), look in zip(parts, looks, strict=True):
+            count = share if shard != parts[-1][0] else len(left)
+            entries = tuple(c.Entry(moved(entry.stamp, taken.now, look.now), entry.frame) for entry in left[:count])
+            if not entries:
+                break
+            try:
+                returned = yield from execute(c.PutBack(shard, queue, entries))
+            except GeneratorExit:
                 raise
-            return Moved(expired, flushed, lost)
-        left = left[count:]
-        expired, flushed = expired + returned.expired, flushed + returned.flushed
-    return Moved(expired, flushed, lost)
+            except BaseException as exc:
+                if isinstance(exc, StoreError) and exc.outcome == "unknown":
+                    dropped["store_lost"] += len(entries)
+                    left = left[count:]
+                if left:
+                    returned = yield from execute(c.PutBack(local, queue, left))
+                    dropped.update(expired=returned.expired, flushed=returned.flushed)
+                if not (isinstance(exc, StoreError) and dropped.total()):
+                    raise
+                return
+            left = left[count:]
+            dropped.update(expired=returned.expired, flushed=returned.flushed)
+    finally:
+        with state.lock:
+            for reason, messages in dropped.items():
+                state.counters.drop(reason, queue.name, messages)
