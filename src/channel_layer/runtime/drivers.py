@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 from channel_layer.commands import Command
 from channel_layer.operations.steps import EnsureReading, RestoreLease, Sleep, Together, Unbroken
 from channel_layer.runtime.event_loops import ignore
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from channel_layer.operations.steps import Operation
     from channel_layer.ports import BlockingStore, Store
@@ -27,21 +27,11 @@ R = TypeVar("R")
 RuntimeStep: TypeAlias = "RestoreLease | EnsureReading"
 """What an operation may ask of the runtime that it runs in."""
 
+Perform: TypeAlias = "Callable[[RuntimeStep], Awaitable[object]]"
+"""Does what an operation asks of the runtime, and returns the reply."""
 
-class Perform(Protocol):
-    """Does what an operation asks of the runtime, and returns the reply."""
-
-    def __call__(self, step: RuntimeStep, /) -> Awaitable[object]:
-        """Do it."""
-        ...
-
-
-class PerformBlocking(Protocol):
-    """The same in a thread without an event loop."""
-
-    def __call__(self, step: RuntimeStep, /) -> object:
-        """Do it."""
-        ...
+PerformBlocking: TypeAlias = "Callable[[RuntimeStep], object]"
+"""The same in a thread without an event loop."""
 
 
 def refuse(step: RuntimeStep) -> NoReturn:
@@ -58,13 +48,7 @@ _unbroken: set[asyncio.Task[None]] = set()
 
 
 async def run(operation: Operation[R], store: Store, perform: Perform) -> R:
-    """Run an operation with a store of the running event loop.
-
-    Args:
-        operation: what to do.
-        store: carries out its commands.
-        perform: what it asks of the runtime.
-    """
+    """Run an operation with a store of the running event loop."""
     try:
         step = next(operation)
         while True:
@@ -98,13 +82,7 @@ async def _run_unbroken(operation: Operation[None], store: Store, perform: Perfo
 
 
 def run_blocking(operation: Operation[R], store: BlockingStore, perform: PerformBlocking) -> R:
-    """Run an operation with a store in the calling thread.
-
-    Args:
-        operation: what to do.
-        store: carries out its commands.
-        perform: what it asks of the runtime.
-    """
+    """Run an operation with a store in the calling thread."""
     try:
         step = next(operation)
         while True:
