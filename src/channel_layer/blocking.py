@@ -21,10 +21,9 @@ from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelNam
 from channel_layer.errors import ChannelFull, InvalidName, MessageTooLarge, StoreError
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading
-from channel_layer.runtime.background_work import REPORT_SECONDS
 from channel_layer.runtime.blocking_receive import BlockingReceive, ReceiveMemory
 from channel_layer.runtime.drivers import run_blocking
-from channel_layer.runtime.losses import log_losses
+from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

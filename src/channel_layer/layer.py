@@ -28,11 +28,10 @@ from channel_layer.runtime.background import Background
 from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import SystemClock
 from channel_layer.runtime.loop_sessions import LoopSessions
-from channel_layer.runtime.losses import log_losses
 from channel_layer.runtime.member_changes import MemberChanges
 from channel_layer.runtime.pipeline import MessagePipeline
 from channel_layer.runtime.receivers import Receivers
-from channel_layer.runtime.reporting import Reporter
+from channel_layer.runtime.reporting import Reporter, log_losses
 from channel_layer.runtime.sealing import blinded
 from channel_layer.stores.faults import FaultyBackend
 from channel_layer.subscription import Intake, Source, Subscription

@@ -21,8 +21,8 @@ from channel_layer.runtime.background_tasks import BackgroundTasks
 from channel_layer.runtime.event_loops import LoopLiveness
 from channel_layer.runtime.inbox_reader import InboxReader
 from channel_layer.runtime.lease_keeper import LeaseKeeper
-from channel_layer.runtime.losses import log_losses
 from channel_layer.runtime.queue_consumer import QueueConsumer
+from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses
 from channel_layer.runtime.wakeups import WakeQueue
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
 
-__all__ = ("REPORT_SECONDS", "BackgroundWork")
-
-REPORT_SECONDS = 1.0
-"""How long the store may not have been told what was counted."""
+__all__ = ("BackgroundWork",)
 
 
 class BackgroundWork:

@@ -26,7 +26,7 @@ from channel_layer.operations.receiving import (
     shard_order,
     take_in,
 )
-from channel_layer.runtime.losses import log_losses
+from channel_layer.runtime.reporting import log_losses
 from channel_layer.runtime.threads import ThreadEvent, await_any
 
 if TYPE_CHECKING:

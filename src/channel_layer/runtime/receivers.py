@@ -14,7 +14,7 @@ from channel_layer.domain.inbox import Inbox
 from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.operations.receiving import closed_error
 from channel_layer.runtime import event_loops
-from channel_layer.runtime.losses import log_losses
+from channel_layer.runtime.reporting import log_losses
 from channel_layer.runtime.wakeups import ReceiveWaiter
 
 if TYPE_CHECKING:

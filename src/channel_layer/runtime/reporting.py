@@ -1,13 +1,13 @@
-"""Has the store told, within a second, of what a layer has counted in this process."""
+"""What was counted in this process: told to the store within a second; and losses, to the log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from channel_layer.operations.statistics import report
-from channel_layer.runtime.background_work import REPORT_SECONDS
 from channel_layer.runtime.drivers import refuse, run
 
 if TYPE_CHECKING:
@@ -15,19 +15,29 @@ if TYPE_CHECKING:
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
 
-__all__ = ("Reporter",)
+__all__ = ("REPORT_SECONDS", "Reporter", "log_losses")
+
+_logger = logging.getLogger("channel_layer")
+
+REPORT_SECONDS = 1.0
+"""How long the store may not have been told what was counted."""
 
 _LAST_SECONDS = 1.0
 """How long a loop's end waits, at most, for the store to be told what was counted."""
 
 
-class Reporter:
-    """Tells the store what the asynchronous facade has counted, while there is no background work that does.
+def log_losses(state: LayerState) -> None:
+    """Say in the log what was lost since the last warning: at the first loss, then at most once a minute."""
+    if not state.counters.has_news:
+        return
+    with state.lock:
+        warning = state.counters.warning(state.clock.now())
+    if warning is not None:
+        _logger.warning("%s", warning)
 
-    Args:
-        state: of the layer.
-        sessions: of the layer.
-    """
+
+class Reporter:
+    """Tells the store what the asynchronous facade has counted, while there is no background work that does."""
 
     def __init__(self, state: LayerState, sessions: LoopSessions) -> None:
         self._state = state
