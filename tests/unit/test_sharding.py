@@ -100,4 +100,4 @@ def test_places_are_remembered_in_bounded_memory_and_stay_right(monkeypatch: pyt
         assert ring.order(queue) == fresh.order(queue)
         assert ring.group(group) == fresh.group(group)
     remembered = [len(held) for held in gc.get_referents(ring) if hasattr(held, "keys")]
-    assert remembered == [23, 23, 23]
+    assert remembered == [46]

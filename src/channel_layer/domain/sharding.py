@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ("Ring",)
 
 _REMEMBERED = 65536
-"""Names whose shard is cached; a full cache is emptied."""
+"""Names whose shards are cached; a full cache is emptied."""
 
 
 class Ring:
@@ -29,13 +29,11 @@ class Ring:
         identities: one string for each host, all different; shard *i* is the host of ``identities[i]``.
     """
 
-    __slots__ = ("_groups", "_identities", "_keys", "_orders", "_queues")
+    __slots__ = ("_identities", "_keys", "_orders")
 
     def __init__(self, identities: Sequence[str]) -> None:
         self._identities = tuple(identity.encode() for identity in identities)
         self._keys = tuple(blake2b(identity, digest_size=16).digest() for identity in self._identities)
-        self._queues: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
@@ -47,35 +45,21 @@ class Ring:
 
     def queue(self, queue: Queue) -> int:
         """Return the shard that keeps *queue*. It takes a `Queue`, so that a full name cannot be routed by mistake."""
-        return self._place(self._queues, queue.name)
+        return 0 if len(self._identities) == 1 else self.order(queue)[0]
 
     def group(self, group: GroupName) -> int:
         """Return the shard that keeps *group*."""
-        return self._place(self._groups, group.name)
+        return 0 if len(self._identities) == 1 else (self._orders.get(group.name) or self._rank(group.name))[0]
 
     def order(self, queue: Queue) -> tuple[int, ...]:
         """Return all shards, the one that `queue` returns first: for a normal channel, which is spread over all."""
-        known = self._orders.get(queue.name)
-        if known is None:
-            known = self._rank(queue.name)
-            if len(self._orders) >= _REMEMBERED:
-                self._orders = {}
-            self._orders[queue.name] = known
-        return known
-
-    def _place(self, memory: dict[str, int], name: str) -> int:
-        if len(self._identities) == 1:
-            return 0
-        known = memory.get(name)
-        if known is None:
-            known = self._rank(name)[0]
-            if len(memory) >= _REMEMBERED:
-                memory.clear()
-            memory[name] = known
-        return known
+        return self._orders.get(queue.name) or self._rank(queue.name)
 
     def _rank(self, name: str) -> tuple[int, ...]:
         text = name.encode()
         weights = [blake2b(text, digest_size=8, key=key).digest() for key in self._keys]
         ranked = sorted(zip(weights, self._identities, range(len(weights)), strict=True), reverse=True)
-        return tuple(shard for _, _, shard in ranked)
+        if len(self._orders) >= _REMEMBERED:
+            self._orders = {}
+        order = self._orders[name] = tuple(shard for _, _, shard in ranked)
+        return order
