@@ -20,10 +20,6 @@ _POLL_FIRST, _POLL_MOST = 0.002, 0.1
 def flush(state: LayerState, generation: str) -> Operation[None]:
     """Remove every message and every membership of this prefix, on all shards and in all processes.
 
-    Args:
-        state: of the layer.
-        generation: a name that no other flush has.
-
     Raises:
         StoreError: the store could not be reached.
     """

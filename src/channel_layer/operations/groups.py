@@ -84,14 +84,8 @@ def publish(
     A member that no process owns, and that has let an earlier message to it expire unread, is removed.
 
     With one shard and no other members it is one step in the store. Otherwise the group's shard says who the members
-    are, and then every shard is told at once.
-
-    Args:
-        routes: where things are.
-        group: the group.
-        payload: the encoded message, for the owners of members.
-        turn: any number that changes from call to call.
-        for_channel: makes the payload for a member outside any owned inbox, if it is another one.
+    are, and then every shard is told at once. *for_channel* makes the payload for a member outside any owned inbox, if
+    that is another one.
     """
     shard = routes.ring.group(group)
     found = yield from execute(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
@@ -203,15 +197,7 @@ class NoOwner(Exception):
 def join(
     routes: Routes, group: GroupName, channel: ChannelName, *, owned: bool, age: float = 0.0, restore: bool = False
 ) -> Operation[c.Changed]:
-    """Add a channel to a group; return what the group's shard replied.
-
-    Args:
-        routes: where things are.
-        group: the group.
-        channel: the member; any valid channel.
-        owned: the caller owns the channel's owned inbox.
-        age: seconds ago that it joined, for a membership that is restored.
-        restore: announce again what the store may have lost.
+    """Add a channel to a group, as a `Join` does; return what the group's shard replied.
 
     Raises:
         NoOwner: the caller's inbox has no lease.
@@ -234,14 +220,7 @@ def join(
 
 
 def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | None = None) -> Operation[int]:
-    """Remove a channel from a group, also one that another process added; without effect if it is no member.
-
-    Args:
-        routes: where things are.
-        group: the group.
-        channel: the member.
-        latest: the owner of the channel's inbox ends an old membership, and knows of joins up to this version: a
-            later join is kept.
+    """Remove a channel from a group, as a `Leave` does; without effect if it is no member.
 
     Returns:
         The group's version after it.

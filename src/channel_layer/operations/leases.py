@@ -72,12 +72,6 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
 
     The inbox must not be read meanwhile: what comes in after the claim could be taken for what was there before it.
 
-    Args:
-        state: of the layer.
-        inbox: it.
-        generation: a name that no other claim has.
-        missed: the last lease has ended before it was renewed.
-
     Raises:
         StoreError: the store could not be reached.
     """
@@ -189,12 +183,7 @@ def _announce(state: LayerState, memberships: Sequence[tuple[Inbox, str, str, fl
 
 
 def end_memberships(state: LayerState, ending: Sequence[tuple[str, str, int]]) -> Operation[None]:
-    """End memberships whose messages have expired unread; what fails, or is refused, comes again.
-
-    Args:
-        state: of the layer.
-        ending: (group, member, the latest version in which a channel of its inbox is known to have joined).
-    """
+    """End memberships that `Inbox.sweep` has returned; what fails, or is refused, comes again."""
     for start in range(0, len(ending), _AT_ONCE):
         yield from run_together(
             leave(state.routes, GroupName.parse(group), ChannelName.parse(member), latest)

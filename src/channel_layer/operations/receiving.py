@@ -56,11 +56,7 @@ class Backoff:
         self._next = _BACKOFF_FIRST
 
     def pause(self, chance: float) -> float:
-        """Return how many seconds to wait now.
-
-        Args:
-            chance: a random number from 0 to 1.
-        """
+        """Return how many seconds to wait now; *chance* is a random number from 0 to 1."""
         seconds, self._next = self._next, min(_BACKOFF_MOST, self._next * 2)
         return seconds * (0.5 + chance / 2)
 
@@ -71,12 +67,6 @@ def shard_order(routes: Routes, queue: Queue, turn: int, *, registered: bool) ->
     A process that is not registered yet as a reader of the local store's queue looks there last, and not before the
     remote store is empty: what was sent while no process here read is older than what will be sent from now on, and
     counts towards the same capacity.
-
-    Args:
-        routes: where things are.
-        queue: what to receive from.
-        turn: any number that changes from look to look.
-        registered: this process is registered as a reader of the queue in the local store.
     """
     shards, local = routes.shards(queue), routes.local_of(queue)
     if local is None or registered:
@@ -91,17 +81,10 @@ def rotated(things: tuple[T, ...], turn: int) -> tuple[T, ...]:
 
 
 def take_in(state: LayerState, shard: int, queue: Queue, sent: float, popped: c.Popped) -> list[tuple[str, Item]]:
-    """Count what a pop has brought that is not to be delivered, and return the rest.
-
-    Args:
-        state: of the layer.
-        shard: where it was popped.
-        queue: which queue.
-        sent: local seconds when the command was sent.
-        popped: the store's reply.
+    """Count what a pop, sent at the local time *sent*, in seconds, has brought that is not to be delivered.
 
     Returns:
-        (full channel name, message), oldest first.
+        (full channel name, message) of the rest, oldest first.
     """
     counters = state.counters
     messages: list[tuple[str, Item]] = []
@@ -139,14 +122,9 @@ def _read(queue: Queue, frame: bytes) -> tuple[str, bytes | None]:
 
 
 def put_back(state: LayerState, buffer: QueueBuffer, items: Iterable[Item]) -> Operation[None]:
-    """Return messages to the heads of their queues; what cannot be put back now waits in the buffer.
+    """Return messages, oldest first, to the heads of their queues; what cannot be put back now waits in the buffer.
 
     It goes on if the caller is cancelled, and ends with that.
-
-    Args:
-        state: of the layer.
-        buffer: the buffer that they were in.
-        items: oldest first.
     """
     by_shard: dict[int, list[tuple[Item, c.Entry]]] = {}
     for item in items:

@@ -53,12 +53,6 @@ def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> 
     What waits for it in the local store though no process of this machine reads it any more is moved to the remote
     store first. An inbox of this process that is full gets back the credits that its store has not heard of.
 
-    Args:
-        state: of the layer.
-        channel: whom it is for.
-        payload: the encoded message.
-        turn: any number that changes from call to call.
-
     Raises:
         NoLocalReader: no process of this machine receives from it, and that is to be an error.
         StoreError: the store could not be reached.

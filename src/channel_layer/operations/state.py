@@ -47,14 +47,8 @@ class Lock(Protocol):
 class LayerState:
     """What a layer object holds in this process. Guarded by `lock`.
 
-    Args:
-        rules: the configuration.
-        routes: where things are.
-        clock: local time.
-        lock: guards it.
-        claimant: names this layer object in this process, for claims.
-
     Attributes:
+        claimant: names this layer object in this process, for claims.
         inboxes: those that this process owns, by name.
         buffers: buffers of the queues that are popped here, by name.
         watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
@@ -136,12 +130,7 @@ class LayerState:
         return self.clocks[shard].latest(now) - self.clocks[shard].earliest(now)
 
     def ages(self, inboxes: Iterable[Inbox], channel: ChannelName | None) -> Iterator[float]:
-        """Yield for how many seconds messages have waited in mailboxes that came by ``send``.
-
-        Args:
-            inboxes: where to look.
-            channel: for which one; None: for any.
-        """
+        """Yield the ages, in seconds, of messages of one channel, or of all, that came by ``send`` into mailboxes."""
         now = self.clock.now()
         for inbox in inboxes:
             for box in inbox.boxes.values() if channel is None else filter(None, [inbox.boxes.get(channel.name)]):

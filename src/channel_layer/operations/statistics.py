@@ -35,11 +35,7 @@ def report(state: LayerState) -> Operation[None]:
 
 
 def report_counts(routes: Routes, counts: Iterable[tuple[str, int, int]]) -> Operation[list[tuple[str, int, int]]]:
-    """Tell the shards what was counted; of each family the one that it prefers.
-
-    Args:
-        routes: where things are.
-        counts: (family, messages, refused), see `channel_layer.domain.counters.PendingCounts`.
+    """Tell the shards what `PendingCounts.take` has returned; of each family the one that it prefers.
 
     Returns:
         What could not be told, and can be told later. What may have been told is not among it: a count that is once too
@@ -68,12 +64,7 @@ def _counted_on(routes: Routes, queue: Queue) -> int:
 
 
 def read_statistics(state: LayerState, channel: ChannelName | None) -> Operation[Statistics]:
-    """Tell the shards what this process knows, and add up what they know of all processes.
-
-    Args:
-        state: of the layer.
-        channel: of which channel; None: of all.
-    """
+    """Tell the shards what this process knows, and add up what they know of one channel, or of all."""
     inboxes = [each for each in state.owned_inboxes() if channel is None or each.queue == channel.queue]
     for inbox in inboxes:
         yield from return_credits(state, inbox)
@@ -85,12 +76,7 @@ def read_statistics(state: LayerState, channel: ChannelName | None) -> Operation
 
 
 def add_up(routes: Routes, channel: ChannelName | None) -> Operation[Statistics]:
-    """Add up what the shards know.
-
-    Args:
-        routes: where things are.
-        channel: of which channel; None: of all.
-    """
+    """Add up what the shards know: of one channel, or of all."""
     if channel is None:
         counting = tuple(c.Reported(shard, None) for shard in routes.all_shards)
     else:

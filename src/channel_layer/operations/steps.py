@@ -126,9 +126,6 @@ def run_together(operations: Iterable[Operation[R]]) -> Operation[list[R | Excep
 class _Running(Generic[R]):
     """An operation that runs beside others.
 
-    Args:
-        operation: it.
-
     Attributes:
         commands: what it asks for next; nothing if it has ended.
         outcome: what came of it, once it has ended.

@@ -38,11 +38,6 @@ R = TypeVar("R")
 class Background:
     """Where the background work of one layer object is done.
 
-    Args:
-        state: of the layer.
-        sessions: the loops in which it can be done.
-        connects: opening a store costs connections, so that a loop which was just made cannot do it.
-
     Attributes:
         work: that of the loop that does it now, if one does.
     """

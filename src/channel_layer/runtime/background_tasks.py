@@ -28,12 +28,7 @@ _logger = logging.getLogger("channel_layer")
 class BackgroundTasks:
     """The tasks of the background work in the running event loop, and the store that they use.
 
-    Args:
-        store: of the running loop.
-
     Attributes:
-        store: the one given.
-        loop: the running loop.
         stopping: no more work is begun.
     """
 

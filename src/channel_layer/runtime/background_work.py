@@ -38,12 +38,7 @@ __all__ = ("BackgroundWork",)
 class BackgroundWork:
     """The background work in one event loop.
 
-    Args:
-        state: of the layer.
-        session: the loop and its store.
-
     Attributes:
-        session: the one given.
         tasks: what it consists of.
         liveness: for other loops that need what this one does.
     """

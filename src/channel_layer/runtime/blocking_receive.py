@@ -89,15 +89,7 @@ class _Away:
 
 
 class BlockingReceive:
-    """One call of `BlockingChannelLayer.receive`.
-
-    Args:
-        queues: what to receive from.
-        pipeline: the rules, and what the layer holds in this process.
-        store: the store.
-        background: of the layer.
-        memory: what is remembered from call to call.
-    """
+    """One call of `BlockingChannelLayer.receive`."""
 
     def __init__(
         self,

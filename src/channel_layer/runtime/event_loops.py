@@ -84,11 +84,7 @@ class LoopUnavailable(Exception):
 
 
 class LoopLiveness:
-    """Checks whether the event loop of another thread responds; any thread may ask, repeatedly.
-
-    Args:
-        loop: the event loop of the other thread.
-    """
+    """Checks whether the event loop of another thread responds; any thread may ask, repeatedly."""
 
     __slots__ = ("_asked", "_late", "_loop")
 

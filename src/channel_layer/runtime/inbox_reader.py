@@ -41,18 +41,7 @@ processor that it needs itself to answer the sender: it gets that back first."""
 
 
 class InboxReader:
-    """One owned inbox, as the background work in one event loop sees it.
-
-    Args:
-        inbox: it.
-        state: of the layer.
-        tasks: of the background work.
-        wakeups: what receivers are woken by.
-        look_soon: has the keeper of the inbox's shard look at its leases at once.
-
-    Attributes:
-        inbox: the one given.
-    """
+    """One owned inbox, as the background work in one event loop sees it."""
 
     def __init__(
         self,
@@ -67,6 +56,7 @@ class InboxReader:
         self._tasks = tasks
         self._wakeups = wakeups
         self._look_soon = look_soon
+        """Has the keeper of the inbox's shard look at its leases at once."""
         self._reading: asyncio.Task[None] | None = None
         self._leasing = asyncio.Lock()
         self._acknowledging = asyncio.Lock()

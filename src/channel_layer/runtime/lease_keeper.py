@@ -27,14 +27,7 @@ _TOUCH_SECONDS = 3600.0
 
 
 class LeaseKeeper:
-    """The leases on one shard, as the background work in one event loop keeps them.
-
-    Args:
-        shard: which one.
-        state: of the layer.
-        tasks: of the background work.
-        reader_of: returns what reads an inbox.
-    """
+    """The leases on one shard, as the background work in one event loop keeps them."""
 
     def __init__(
         self, shard: int, state: LayerState, tasks: BackgroundTasks, reader_of: Callable[[Inbox], InboxReader]

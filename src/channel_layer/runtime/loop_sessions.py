@@ -60,10 +60,6 @@ class _KnownLoop:
 class LoopSessions:
     """The sessions of one layer object: one in each settled event loop, and one in the I/O thread for all others.
 
-    Args:
-        backend: the store.
-        on_close: awaited in a session's loop when that ends, before its connections are let go.
-
     Attributes:
         by_loop: the sessions in settled loops.
         in_thread: the one in the I/O thread, if there is one.
@@ -89,12 +85,7 @@ class LoopSessions:
         return loop in self.by_loop or not self._connects or self._know(loop).settled
 
     async def run(self, operation: Operation[R], perform: Perform) -> R:
-        """Run an operation with a session of the running loop, or in the I/O thread if the loop is to have none.
-
-        Args:
-            operation: what to do.
-            perform: what it asks of the runtime.
-        """
+        """Run an operation with a session of the running loop, or in the I/O thread if the loop is to have none."""
         session = await self.enter()
         if session is not None:
             return await run(operation, session.store, perform)

@@ -47,19 +47,9 @@ _SMALL = 4096
 class MessagePipeline:
     """The codec and the cipher of one layer object, and its state in this process. Any thread may use it.
 
-    Args:
-        rules: the configuration.
-        backend: the store.
-        clock: local time.
-
     Attributes:
-        rules: the configuration.
-        clock: local time.
-        routes: where things are.
-        codec: messages to bytes and back.
         seal: encrypts; None: nothing is encrypted.
         turns: numbers that change from call to call.
-        state: what the layer holds in this process.
 
     Raises:
         ConfigError: there is no such cipher.

@@ -48,16 +48,7 @@ of a third of ``expiry`` in between, it never ends for a process that waits."""
 
 
 class QueueConsumer:
-    """One queue that is popped, as the background work in one event loop sees it.
-
-    Args:
-        buffer: the buffer, and the receivers.
-        state: of the layer.
-        tasks: of the background work.
-
-    Attributes:
-        buffer: the one given.
-    """
+    """One queue that is popped, as the background work in one event loop sees it."""
 
     def __init__(self, buffer: QueueBuffer, state: LayerState, tasks: BackgroundTasks) -> None:
         self.buffer: QueueBuffer = buffer

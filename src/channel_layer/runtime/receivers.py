@@ -35,14 +35,7 @@ __all__ = ("Receivers",)
 
 
 class Receivers:
-    """What receives from the channels of one layer object, in any of its event loops.
-
-    Args:
-        pipeline: opens messages.
-        sessions: of the layer.
-        background: of the layer.
-        connects: opening a store costs connections.
-    """
+    """What receives from the channels of one layer object, in any of its event loops."""
 
     def __init__(
         self, pipeline: MessagePipeline, sessions: LoopSessions, background: Background, *, connects: bool

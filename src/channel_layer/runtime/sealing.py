@@ -56,14 +56,7 @@ class MakeBlinder(Protocol):
 
 
 class Seal:
-    """A sealer with a cache: a group message is opened once, however many members receive it in this process.
-
-    Args:
-        sealer: does the work.
-
-    Attributes:
-        sealer: does the work.
-    """
+    """A sealer with a cache: a group message is opened once, however many members receive it in this process."""
 
     __slots__ = ("_opened", "sealer")
 

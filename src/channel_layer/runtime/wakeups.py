@@ -28,11 +28,8 @@ class InlineFuture:
     asyncio accepts it as a future because it has the attribute ``_asyncio_future_blocking`` (`asyncio.isfuture`). It is
     used only in the thread of its loop.
 
-    Args:
-        loop: the event loop in which it is awaited.
-
     Attributes:
-        loop: the event loop given.
+        loop: the event loop in which it is awaited.
         error: raised to the task instead of a result.
     """
 
@@ -123,15 +120,9 @@ class InlineFuture:
 
 
 class ReceiveWaiter(InlineFuture):
-    """A task that waits for a message in one event loop, and may be woken from any thread.
-
-    Attributes:
-        error: why no message can come any more, if `fail` was called.
-    """
+    """A task that waits for a message in one event loop, and may be woken from any thread."""
 
     __slots__ = ()
-
-    error: Exception | None
 
     def wake(self) -> None:
         """Schedule the task in its event loop."""
@@ -214,9 +205,6 @@ class WakeQueue:
 
     So the garbage collector does not scan the temporary objects of thousands of tasks again and again, other tasks of
     the loop run in between, and messages that come in meanwhile are there when the receivers run.
-
-    Args:
-        loop: the event loop that wakes them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
