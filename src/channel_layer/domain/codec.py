@@ -73,12 +73,7 @@ class MsgpackCodec:
         self._packer = msgpack.Packer()
 
     def encode(self, message: object, /) -> bytes:
-        """Turn a message into bytes.
-
-        Raises:
-            InvalidMessage: it is not a dict of the allowed types; the text holds the path of the wrong value.
-            MessageTooLarge: its size exceeds the limit.
-        """
+        """Turn a message into bytes: see `channel_layer.ports.Codec`. An error holds the path of the wrong value."""
         plain = _is_plain(message)
         if not plain:
             _check(message)
@@ -93,15 +88,7 @@ class MsgpackCodec:
         return PLAIN + packed
 
     def decode(self, payload: bytes, /, *, shared: bool = False) -> Message:
-        """Turn bytes into a message that is not shared with any other recipient.
-
-        Args:
-            payload: the bytes.
-            shared: they were sent to a group, so the same bytes object is decoded repeatedly and checked only once.
-
-        Raises:
-            BadFrame: these bytes are not an encoded message.
-        """
+        """Turn bytes into a message: see `channel_layer.ports.Codec`."""
         if shared and self._checked.get(id(payload)) is payload:
             copy: Message = _unpack(payload[1:])
             return copy

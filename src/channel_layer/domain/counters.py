@@ -126,13 +126,7 @@ class PendingCounts:
             counts[1] += refused
 
     def add(self, family: str, messages: int, refused: int = 0) -> None:
-        """Count what was sent to the queues of a family.
-
-        Args:
-            family: the family of the queue; see `channel_layer.domain.names.Queue.family`.
-            messages: how many were put into it.
-            refused: how many were refused because it was full.
-        """
+        """Count how many messages were put into the queues of a family, and how many were refused by full ones."""
         counts = self._counts.get(family)
         if counts is None:
             if len(self._counts) >= _FAMILIES_AT_ONCE:

@@ -50,14 +50,6 @@ class Inbox:
     Only markers change memberships, when `apply` meets them, so that changes and messages keep the order that the store
     gave them. (`retract` stands for a marker that could not be written.)
 
-    Args:
-        queue: the inbox.
-        shard: the shard that keeps it.
-        capacity: the capacities of its channels.
-        counters: where losses are counted.
-        expiry: seconds that a message may wait unread.
-        group_expiry: seconds that a membership lasts after it was last made; None: it does not end by itself.
-
     Attributes:
         boxes: the mailboxes, by the full name of the channel.
         waiting: mailboxes that may hold a message: those to look at when time has passed.

@@ -54,9 +54,6 @@ _NO_MEMBERS: Final[Mapping[str, Member]] = MappingProxyType({})
 class Memberships:
     """The memberships of all channels of one inbox.
 
-    Args:
-        group_expiry: seconds that a membership lasts after it was last made; None: it does not end by itself.
-
     Attributes:
         mirrors: by the name of the group.
         unseen: changes of (group, member) that the store has confirmed and whose markers have not been met: the
@@ -108,10 +105,6 @@ class Memberships:
         """Note the version of a marker that has been met; return whether it changes anything.
 
         It does not if a later change of the same member has been met before.
-
-        Args:
-            marker: what has changed.
-            now: local time.
         """
         key = (marker.group, marker.member)
         unseen = self.unseen.get(key)
@@ -127,13 +120,7 @@ class Memberships:
         return True
 
     def join(self, marker: MembershipMarker, box: Mailbox, joined: float) -> None:
-        """Make or renew the membership that an accepted marker tells of.
-
-        Args:
-            marker: what has changed.
-            box: the mailbox of the member.
-            joined: when, by the store's clock.
-        """
+        """Make or renew the membership that an accepted marker tells of, *joined* by the store's clock."""
         mirror = self.mirrors.get(marker.group)
         if mirror is None:
             mirror = self.mirrors[marker.group] = Mirror(joined, marker.version)

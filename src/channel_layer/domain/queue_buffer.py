@@ -17,13 +17,7 @@ __all__ = ("QueueBuffer",)
 
 
 class QueueBuffer:
-    """One queue that no process owns, as one of its readers sees it. Messages are popped only for waiting receivers.
-
-    Args:
-        queue: a normal or single-reader channel, or an inbox that is claimed by receiving from it.
-        capacity: the capacities of its channels.
-        counters: where losses are counted.
-    """
+    """One queue that no process owns, as one of its readers sees it. Messages are popped only for waiting receivers."""
 
     def __init__(self, queue: Queue, capacity: CapacityTable, counters: Counters) -> None:
         self.queue: Queue = queue

@@ -54,13 +54,7 @@ class Meter:
     slices: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
     def add(self, now: float, messages: int, refused: int) -> None:
-        """Add to the counts.
-
-        Args:
-            now: the time, in seconds.
-            messages: how many messages.
-            refused: how many messages were refused.
-        """
+        """Add to the counts at the time *now*, in seconds."""
         self.messages += messages
         self.refused += refused
         number = int(now // SLICE_SECONDS)
