@@ -37,11 +37,7 @@ _GROUP, _NORMAL, _SINGLE, _INBOX = "group", "channel", "single-reader", "inbox"
 
 
 class Tokens:
-    """Translates names to tokens and back, with caches. Thread-safe.
-
-    Args:
-        blinder: makes and reads tokens.
-    """
+    """Translates names to tokens and back, with caches. Thread-safe."""
 
     def __init__(self, blinder: Blinder) -> None:
         self._blinder = blinder
@@ -197,11 +193,9 @@ class BlindBackend(StoreWrapper):
         self._translation = _Translation(Tokens(blinder))
 
     def open(self) -> BlindStore:
-        """Make a store for the running event loop."""
         return BlindStore(self._backend.open(), self._translation)
 
     def open_blocking(self) -> BlindBlockingStore:
-        """Make a store for the threads of this process."""
         return BlindBlockingStore(self._backend.open_blocking(), self._translation)
 
 
@@ -213,9 +207,6 @@ class _Translation:
     """Puts tokens for names into commands, and names for tokens into replies.
 
     A field has the same meaning in every command that has it, so one table by field name serves all commands.
-
-    Args:
-        tokens: names to tokens and back.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -312,87 +303,63 @@ def _unless_none(translate: Callable[[T], V]) -> Callable[[T | None], V | None]:
 
 
 class BlindStore:
-    """A store that hides names from another one: that one sees tokens.
-
-    Args:
-        store: does the work.
-        translation: of commands and replies.
-    """
+    """A store that hides names from another one: that one sees tokens."""
 
     def __init__(self, store: Store, translation: _Translation) -> None:
         self._store = store
         self._translation = translation
 
     async def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command."""
         translation = self._translation
         return translation.reply(command, await self._store.execute(translation.command(command)))
 
     async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands."""
         translation = self._translation
         return translation.replies(commands, await self._store.execute_many([*map(translation.command, commands)]))
 
     async def wait(self, request: c.Wait, /) -> None:
-        """Wait for a queue."""
         await self._store.wait(replace(request, queue=self._translation.tokens.queue(request.queue)))
 
     async def run_id(self, shard: int, /) -> str:
-        """Return what names this run of the server."""
         return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection of a shard is lost."""
         await self._store.disconnected(shard)
 
     async def aclose(self) -> None:
-        """Close the wrapped store."""
         await self._store.aclose()
 
 
 class BlindBlockingStore:
-    """A blocking store that hides names from another one: see `BlindStore`.
-
-    Args:
-        store: does the work.
-        translation: of commands and replies.
-    """
+    """A blocking store that hides names from another one: see `BlindStore`."""
 
     def __init__(self, store: BlockingStore, translation: _Translation) -> None:
         self._store = store
         self._translation = translation
 
     def execute(self, command: c.Command[R], /) -> R:
-        """Carry out a command."""
         translation = self._translation
         return translation.reply(command, self._store.execute(translation.command(command)))
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands."""
         translation = self._translation
         return translation.replies(commands, self._store.execute_many([*map(translation.command, commands)]))
 
     def wait(self, request: c.WaitAny, /) -> _BlindWaiting:
-        """Start to wait for a message in one of several queues."""
         queues = {self._translation.tokens.queue(queue): queue for queue in request.queues}
         return _BlindWaiting(self._store.wait(replace(request, queues=tuple(queues))), queues)
 
     def close(self) -> None:
-        """Close the wrapped store."""
         self._store.close()
 
 
 class _BlindWaiting:
-    """A wait of the wrapped store, with names for tokens: see `channel_layer.ports.Waiting`.
-
-    Args:
-        waiting: the wait of the wrapped store.
-        queues: by token, the queues that are waited for.
-    """
+    """A wait of the wrapped store, with names for tokens: see `channel_layer.ports.Waiting`."""
 
     def __init__(self, waiting: Waiting, queues: Mapping[Queue, Queue]) -> None:
         self._waiting = waiting
         self._queues = queues
+        """By token, the queues that are waited for."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:

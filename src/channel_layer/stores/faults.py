@@ -54,13 +54,11 @@ class FaultyBackend(StoreWrapper):
         self._stores: weakref.WeakSet[FaultyStore] = weakref.WeakSet()
 
     def open(self) -> FaultyStore:
-        """Make a store for the running event loop."""
         store = FaultyStore(self, self._backend.open())
         self._stores.add(store)
         return store
 
     def open_blocking(self) -> FaultyBlockingStore:
-        """Make a store for the threads of this process."""
         return FaultyBlockingStore(self, self._backend.open_blocking())
 
     def fail_once(self, request: type[object], *, acted: bool = False) -> None:
@@ -118,12 +116,7 @@ class FaultyBackend(StoreWrapper):
 
 
 class FaultyStore:
-    """A store that injects faults into another one.
-
-    Args:
-        backend: decides which faults.
-        store: does the work.
-    """
+    """A store that injects faults into another one."""
 
     def __init__(self, backend: FaultyBackend, store: Store) -> None:
         self._backend = backend
@@ -156,7 +149,6 @@ class FaultyStore:
             raise _lost("the reply was lost", "unknown")
 
     async def run_id(self, shard: int, /) -> str:
-        """Return what names this run of the server."""
         return await self._store.run_id(shard)
 
     async def disconnected(self, shard: int, /) -> None:
@@ -165,7 +157,6 @@ class FaultyStore:
             await self._unless_cut(self._store.disconnected(shard))
 
     async def aclose(self) -> None:
-        """Close the wrapped store."""
         await self._store.aclose()
 
     async def _unless_cut(self, work: Awaitable[R]) -> R:
@@ -207,12 +198,7 @@ class FaultyStore:
 
 
 class FaultyBlockingStore:
-    """A blocking store that injects faults into another one. A lost connection fails one command only.
-
-    Args:
-        backend: decides which faults.
-        store: does the work.
-    """
+    """A blocking store that injects faults into another one. A lost connection fails one command only."""
 
     def __init__(self, backend: FaultyBackend, store: BlockingStore) -> None:
         self._backend = backend
@@ -234,7 +220,6 @@ class FaultyBlockingStore:
         return self._store.wait(request)
 
     def close(self) -> None:
-        """Close the wrapped store."""
         self._store.close()
 
     def _decide(self, request: object) -> bool:

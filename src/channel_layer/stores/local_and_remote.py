@@ -55,33 +55,23 @@ class LocalAndRemote:
 
     @property
     def connects(self) -> bool:
-        """Whether opening either backend costs connections."""
         return self._local.connects or self._remote.connects
 
     def open(self) -> _LocalAndRemoteStore:
-        """Make a store for the running event loop."""
         return _LocalAndRemoteStore(self._local.open(), self._remote.open(), len(self._remote.identities))
 
     def open_blocking(self) -> _BlockingLocalAndRemoteStore:
-        """Make a store for the threads of this process."""
         return _BlockingLocalAndRemoteStore(
             self._local.open_blocking(), self._remote.open_blocking(), len(self._remote.identities)
         )
 
     def forked(self) -> None:
-        """Tell both backends that this process is a fork."""
         self._local.forked()
         self._remote.forked()
 
 
 class _LocalAndRemoteStore:
-    """The store port over two stores. Only commands about normal channels go to the local one.
-
-    Args:
-        local: the store of this machine.
-        remote: the store that all machines share.
-        shards: how many shards the remote store has.
-    """
+    """The store port over two stores. Only commands about normal channels go to the local one."""
 
     def __init__(self, local: Store, remote: Store, shards: int) -> None:
         self._local = local
@@ -101,22 +91,18 @@ class _LocalAndRemoteStore:
         return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
-        """Wait for a queue."""
         if request.shard < self._shards:
             await self._remote.wait(request)
         else:
             await self._local.wait(request)
 
     async def run_id(self, shard: int, /) -> str:
-        """Return what names this run of the server."""
         return await (self._remote.run_id(shard) if shard < self._shards else self._local.run_id(0))
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection of a shard is lost."""
         await (self._remote.disconnected(shard) if shard < self._shards else self._local.disconnected(0))
 
     async def aclose(self) -> None:
-        """Close both stores."""
         try:
             await self._local.aclose()
         finally:
@@ -124,13 +110,7 @@ class _LocalAndRemoteStore:
 
 
 class _BlockingLocalAndRemoteStore:
-    """The blocking store port over two stores: see `_LocalAndRemoteStore`.
-
-    Args:
-        local: the store of this machine.
-        remote: the store that all machines share.
-        shards: how many shards the remote store has.
-    """
+    """The blocking store port over two stores: see `_LocalAndRemoteStore`."""
 
     def __init__(self, local: BlockingStore, remote: BlockingStore, shards: int) -> None:
         self._local = local
@@ -152,13 +132,11 @@ class _BlockingLocalAndRemoteStore:
         return [next(remote_outcomes if command.shard < self._shards else local_outcomes) for command in commands]
 
     def wait(self, request: c.WaitAny, /) -> Waiting:
-        """Start to wait for a message in one of several queues of a shard."""
         if request.shard < self._shards:
             return self._remote.wait(request)
         return self._local.wait(request)
 
     def close(self) -> None:
-        """Close both stores."""
         try:
             self._local.close()
         finally:

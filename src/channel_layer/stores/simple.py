@@ -193,11 +193,7 @@ class _Pauses:
 
 
 class _CompleteStore:
-    """The store port over a simple store: see `channel_layer.ports.Store`.
-
-    Args:
-        backend: makes the simple store.
-    """
+    """The store port over a simple store: see `channel_layer.ports.Store`."""
 
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
@@ -218,7 +214,6 @@ class _CompleteStore:
         return reply
 
     async def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands."""
         return await execute_each(self, commands)
 
     async def wait(self, request: c.Wait, /) -> None:
@@ -279,11 +274,7 @@ class _CompleteStore:
 
 
 class _CompleteBlockingStore:
-    """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`.
-
-    Args:
-        backend: makes the simple stores.
-    """
+    """The blocking store port over simple stores, one for each thread: see `channel_layer.ports.BlockingStore`."""
 
     def __init__(self, backend: SimpleBackend) -> None:
         self._backend = backend
@@ -301,7 +292,6 @@ class _CompleteBlockingStore:
         return reply
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
-        """Carry out several commands."""
         return execute_each_blocking(self, commands)
 
     def wait(self, request: c.WaitAny, /) -> _Pause:
@@ -353,11 +343,7 @@ def _close(store: SimpleStore, process: int) -> None:
 
 
 class _Pause:
-    """A wait that only its time ends: see `channel_layer.ports.Waiting`.
-
-    Args:
-        seconds: until the next poll.
-    """
+    """A wait that only its time ends: see `channel_layer.ports.Waiting`."""
 
     def __init__(self, seconds: float) -> None:
         self.descriptors: tuple[int, ...] = ()

@@ -58,19 +58,15 @@ class StoreWrapper:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The capabilities of the wrapped backend."""
         return self._backend.capabilities
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """The identities of the wrapped backend."""
         return self._backend.identities
 
     @property
     def connects(self) -> bool:
-        """Whether opening the wrapped backend costs connections."""
         return self._backend.connects
 
     def forked(self) -> None:
-        """Tell the wrapped backend that this process is a fork."""
         self._backend.forked()
