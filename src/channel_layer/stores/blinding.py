@@ -35,6 +35,9 @@ V = TypeVar("V")
 _GROUP, _NORMAL, _SINGLE, _INBOX = "group", "channel", "single-reader", "inbox"
 """The scopes in which names are blinded; the scope of an inbox's channel is the name of the inbox, ending in ``!``."""
 
+_QUEUES = {Kind.NORMAL: (_NORMAL, ""), Kind.SINGLE_READER: (_SINGLE, "?"), Kind.INBOX: (_INBOX, "!")}
+"""By the kind of a queue, the scope of its name and the end of its token."""
+
 
 class Tokens:
     """Translates names to tokens and back, with caches. Thread-safe."""
@@ -55,14 +58,8 @@ class Tokens:
         return self._queues.get(queue) or _remember(self._queues, queue, self._queue(queue))
 
     def _queue(self, queue: Queue) -> Queue:
-        blind = self._blinder.blind
-        match queue.kind:
-            case Kind.NORMAL:
-                return Queue(blind(queue.name, _NORMAL), queue.kind)
-            case Kind.SINGLE_READER:
-                return Queue(blind(queue.name, _SINGLE) + "?", queue.kind)
-            case Kind.INBOX:
-                return Queue(blind(queue.name, _INBOX) + "!", queue.kind)
+        scope, end = _QUEUES[queue.kind]
+        return Queue(self._blinder.blind(queue.name, scope) + end, queue.kind)
 
     def channel(self, channel: ChannelName) -> ChannelName:
         """Return the token of a channel."""
