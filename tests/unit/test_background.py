@@ -30,8 +30,7 @@ async def test_work_that_its_host_leaves_undone_is_done_by_the_next(
         asked += 1
         if asked == 1:
             if goes:
-                await work.stop()
-                layer._background.work = None
+                layer._background.drop(work)
             raise StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
         await adopt(work, queue)
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from channel_layer.errors import StoreError
 from channel_layer.operations.receiving import closed_error
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from channel_layer.runtime.loop_sessions import LoopSessions
 
 __all__ = ("Background",)
-
-R = TypeVar("R")
 
 
 class Background:
@@ -185,8 +183,10 @@ class Background:
 
     # -- what the work is asked for
 
-    async def call(self, do: Callable[[BackgroundWork], Coroutine[object, object, R]]) -> R:
+    async def call(self, do: Callable[[BackgroundWork], Coroutine[object, object, None]]) -> None:
         """Await something in the loop of the work, and in the next one's too if the work moves meanwhile.
+
+        It goes on if the caller is cancelled.
 
         Args:
             do: something that may be done twice.
@@ -195,8 +195,9 @@ class Background:
             if self._state.closed:
                 raise closed_error()
             work = await self.ensure()
+            finish = partial(_finish, do, work)
             try:
-                result = await (do(work) if work.tasks.here else run_in(work.session.loop, partial(do, work)))
+                await (finish() if work.tasks.here else run_in(work.session.loop, finish))
             except LoopUnavailable:
                 self.drop(work)
                 continue
@@ -205,7 +206,7 @@ class Background:
                     raise
                 continue  # its loop has let go of its connections meanwhile
             if self.work is work:
-                return result
+                return
             # Else the work has moved meanwhile; doing it again there is harmless.
 
     async def perform(self, step: RuntimeStep) -> object:
@@ -214,7 +215,8 @@ class Background:
             await self.ensure_responsive()
             return frozenset[str]()
         inbox = step.inbox
-        return await self.call(lambda work: work.ensure_lease(inbox))
+        await self.call(lambda work: work.ensure_lease(inbox))
+        return None
 
     def return_credits(self, inbox: Inbox, box: Mailbox) -> None:
         """Have the store told that a message of a mailbox was taken. Any thread may ask."""
@@ -269,3 +271,7 @@ class Background:
         work = self.work
         loop = io_thread().loop if work is None else work.session.loop
         return asyncio.run_coroutine_threadsafe(self.call(lambda work: work.ensure_lease(inbox)), loop)
+
+
+async def _finish(do: Callable[[BackgroundWork], Coroutine[object, object, None]], work: BackgroundWork) -> None:
+    await work.tasks.finish(do(work))

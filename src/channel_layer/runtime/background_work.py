@@ -90,15 +90,11 @@ class BackgroundWork:
     # -- owned inboxes
 
     async def adopt(self, queue: Queue) -> None:
-        """Claim a new inbox and begin to read it, unless that has been done; it goes on if the caller is cancelled.
+        """Claim a new inbox and begin to read it, unless that has been done.
 
         Raises:
             StoreError: the store cannot be reached.
-            LoopUnavailable: this work has ended; the next one has to do it.
         """
-        await self.tasks.finish(self._adopt(queue))
-
-    async def _adopt(self, queue: Queue) -> None:
         state = self._state
         async with self._adopting:
             inbox = state.inboxes.get(queue.name)
@@ -121,13 +117,12 @@ class BackgroundWork:
             reader.start()
 
     async def ensure_lease(self, inbox: Inbox) -> None:
-        """Acquire the lease of an inbox again if it is gone; it goes on if the caller is cancelled.
+        """Acquire the lease of an inbox again if it is gone.
 
         Raises:
             StoreError: the store cannot be reached.
-            LoopUnavailable: this work has ended; the next one has to do it.
         """
-        await self.tasks.finish(self._reader_of(inbox).ensure_lease())
+        await self._reader_of(inbox).ensure_lease()
 
     def is_returning(self, inbox: Inbox, *, soon: bool) -> bool:
         """Whether credits of an inbox are on their way to the store already, or will be. Any thread may ask."""
@@ -179,11 +174,7 @@ class BackgroundWork:
 
         Raises:
             StoreError: the store cannot be reached.
-            LoopUnavailable: this work has ended; the next one has to do it.
         """
-        await self.tasks.finish(self._run_maintenance())
-
-    async def _run_maintenance(self) -> None:
         for keeper in self._keepers:
             await keeper.look()
         await self._sweep(forget=True)
