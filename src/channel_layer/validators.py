@@ -1,7 +1,7 @@
 """Validators for the options of a CONFIG whose types do not say everything.
 
 Each function takes a value as it was written and returns it as the model holds it; `channel_layer.config` passes them
-to Pydantic.
+to Pydantic. A wrong value is a `ValueError`; if it can be wrong in several places, a `ConfigError` that names them all.
 """
 
 from __future__ import annotations
@@ -68,11 +68,7 @@ FAULTS_SCHEMA: Final[dict[str, object]] = {
 
 
 def check_prefix(value: str) -> str:
-    """Return a valid ``prefix``.
-
-    Raises:
-        ValueError: it holds a brace or a lone surrogate.
-    """
+    """Return a valid ``prefix``: without braces and lone surrogates."""
     braces = [character for character in "{}" if character in value]
     if braces:
         raise ValueError(
@@ -96,13 +92,9 @@ def _pattern_problem(pattern: object) -> str | None:
 
 
 def read_channel_capacity(value: object) -> Mapping[ChannelPattern, int]:
-    """Read ``channel_capacity``: patterns and capacities, in the order in which they were written.
-
-    Raises:
-        ConfigError: a pattern or a capacity is wrong; it names every one.
-    """
+    """Read ``channel_capacity``: patterns and capacities, in the order in which they were written."""
     if not _is_mapping(value):
-        raise ConfigError([FieldError("channel_capacity", CAPACITIES.problem(value))])
+        raise ValueError(CAPACITIES.problem(value))
     errors: list[FieldError] = []
     capacities: dict[ChannelPattern, int] = {}
     for pattern, capacity in value.items():
@@ -133,17 +125,12 @@ def _secret(key: object) -> bytes | str:
 
 
 def read_keys(value: object) -> tuple[SecretBytes, ...]:
-    """Read ``symmetric_encryption_keys``: a list of keys.
-
-    Raises:
-        ConfigError: it is no list, or a key in it is wrong; it names every one, and repeats none.
-    """
+    """Read ``symmetric_encryption_keys``: a list of keys. No error repeats a key."""
     if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
         problem = "must be a list of keys, as in symmetric_encryption_keys=[KEY], not a single one"
-        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+        raise ValueError(problem)  # noqa: TRY004 - Pydantic reports only a ValueError
     if not is_sequence(value):
-        problem = f"must be a list of keys, not of type {type(value).__name__}"
-        raise ConfigError([FieldError("symmetric_encryption_keys", problem)])
+        raise ValueError(f"must be a list of keys, not of type {type(value).__name__}")
     errors: list[FieldError] = []
     keys: dict[bytes, int] = {}
     for place, each in enumerate(value):
@@ -161,45 +148,32 @@ def read_keys(value: object) -> tuple[SecretBytes, ...]:
 
 
 def read_cipher(value: object) -> str:
-    """Read ``encryption``: the name of a cipher that is installed.
-
-    Raises:
-        ConfigError: there is no such cipher.
-    """
+    """Read ``encryption``: the name of a cipher that is installed."""
     if not isinstance(value, str):
-        raise ConfigError([FieldError("encryption", ENCRYPTION.problem(value))])
+        raise ValueError(ENCRYPTION.problem(value))  # noqa: TRY004 - Pydantic reports only a ValueError
     if value not in CIPHERS and value not in (names := entry_points(group="channel_layer.ciphers").names):
-        known = ", ".join(sorted({*CIPHERS, *names}))
-        raise ConfigError([FieldError("encryption", f"there is no such cipher; there are {known}")])
+        raise ValueError(f"there is no such cipher; there are {', '.join(sorted({*CIPHERS, *names}))}")
     return value
 
 
 def read_blind_names(value: object) -> bool | SecretBytes:
-    """Read ``blind_names``: a switch, or the key that names are blinded with.
-
-    Raises:
-        ConfigError: it is neither.
-    """
+    """Read ``blind_names``: a switch, or the key that names are blinded with."""
     if isinstance(value, bool):
         return value
     key = _secret(value)
     if isinstance(key, bytes):
         return SecretBytes(key)
     if isinstance(value, (str, bytes, SecretStr, SecretBytes)):
-        raise ConfigError([FieldError("blind_names", f"this key {key}")])
-    raise ConfigError([FieldError("blind_names", f"must be {BLIND_NAMES.text}, not of type {type(value).__name__}")])
+        raise ValueError(f"this key {key}")  # noqa: TRY004 - Pydantic reports only a ValueError
+    raise ValueError(f"must be {BLIND_NAMES.text}, not of type {type(value).__name__}")
 
 
 def read_faults(value: object) -> Faults | None:
-    """Read ``faults``: None, or how often each fault happens.
-
-    Raises:
-        ConfigError: a fault or its share is wrong; it names every one.
-    """
+    """Read ``faults``: None, or how often each fault happens."""
     if value is None or isinstance(value, Faults):
         return value
     if not _is_mapping(value):
-        raise ConfigError([FieldError("faults", FAULTS.problem(value))])
+        raise ValueError(FAULTS.problem(value))
     errors: list[FieldError] = []
     found: dict[str, float] = {}
     seed = 0
