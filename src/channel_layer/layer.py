@@ -459,8 +459,7 @@ class ChannelLayer:
                     await self._run(operations.move_all_to_remote(state), last=True)
             with state.lock:
                 for buffer in state.buffers.values():
-                    for box in buffer.boxes.values():
-                        state.counters.drop("closed", box.name, box.clear())
+                    buffer.empty("closed")
             await self._sessions.close_all()
 
     async def __aenter__(self) -> Self:

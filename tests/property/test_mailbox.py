@@ -57,6 +57,7 @@ class Caller:
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.woken = False
+        self.error: Exception | None = None
         self.losses = 0
         """What its channel had lost when a message was promised to it."""
 
@@ -66,7 +67,10 @@ class Caller:
         self.woken = True
 
     def fail(self, error: Exception) -> None:
-        """Nothing fails here: who is dismissed is forgotten."""
+        """Note it; who was woken is not told, nor any receiver twice."""
+        assert not self.woken
+        assert self.error is None
+        self.error = error
 
 
 @dataclass
@@ -631,7 +635,9 @@ class TapMachine(RuleBasedStateMachine):
     @rule()
     def dismiss(self) -> None:
         """All who wait are told of an error; who was woken before gets his message all the same."""
-        assert self.buffer.dismiss() == self.asleep
+        gone = RuntimeError("gone")
+        self.buffer.dismiss(gone)
+        assert all(caller.error is gone for caller in self.asleep)
         self.asleep.clear()
 
     @rule()

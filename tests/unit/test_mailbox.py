@@ -22,11 +22,15 @@ OLD, YOUNG = 100.0, 105.0
 class Caller:
     """A receiver that waits."""
 
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
     def wake(self) -> None:
         """Nothing: the tests read who is to be woken."""
 
     def fail(self, error: Exception) -> None:
-        """Nothing, either."""
+        """Note the error."""
+        self.errors.append(error)
 
 
 @pytest.fixture
@@ -369,7 +373,9 @@ def test_nothing_is_promised_to_who_was_dismissed(counters: Counters) -> None:
     box = buffer.boxes.get("jobs") or buffer.box("jobs", 0.0)
     waiting = Caller()
     box.waiters.append(waiting)
-    assert buffer.dismiss() == [waiting]
+    gone = RuntimeError("gone")
+    buffer.dismiss(gone)
+    assert waiting.errors == [gone]
     assert buffer.demand == 0
     box.put(Item(OLD, b"1", "", (0, Entry(0.0, b"1"))))  # a pop that was on its way
     assert buffer.promise() == []

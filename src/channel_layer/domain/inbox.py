@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer.domain import frames
 from channel_layer.domain.expiry import deadline
-from channel_layer.domain.mailbox import Item, Mailbox
+from channel_layer.domain.mailbox import Item, Mailboxes
 from channel_layer.domain.memberships import Memberships
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import InvalidName
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.capacity import CapacityTable
     from channel_layer.domain.counters import Counters, Reason
-    from channel_layer.domain.mailbox import Waiter
+    from channel_layer.domain.mailbox import Mailbox, Waiter
     from channel_layer.domain.names import Queue
 
 __all__ = ("CreditBatch", "Inbox")
@@ -44,14 +44,13 @@ class CreditBatch:
     places: tuple[tuple[str, int], ...]
 
 
-class Inbox:
+class Inbox(Mailboxes):
     """An owned inbox, as its owner sees it: mailboxes, memberships, credits, and the position of the reader.
 
     Only markers change memberships, when `apply` meets them, so that changes and messages keep the order that the store
     gave them. (`retract` stands for a marker that could not be written.)
 
     Attributes:
-        boxes: the mailboxes, by the full name of the channel.
         waiting: mailboxes that may hold a message: those to look at when time has passed.
         groups: the memberships of its channels.
         position: the position in the store up to which the inbox has been read.
@@ -73,9 +72,8 @@ class Inbox:
         expiry: float,
         group_expiry: float | None,
     ) -> None:
-        self.queue: Queue = queue
+        super().__init__(queue, capacity, counters)
         self.shard: int = shard
-        self.boxes: dict[str, Mailbox] = {}
         self.waiting: dict[str, Mailbox] = {}
         self.groups: Memberships = Memberships(group_expiry)
         self.position: str = ""
@@ -91,20 +89,11 @@ class Inbox:
         self._addressed: dict[bytes, Mailbox] = {}
         """Mailboxes to which messages have come, by the head of the frames of their messages."""
         self._serial = 0
-        self._capacity = capacity
-        self._counters = counters
         self._expiry = expiry
         self._unread_expired: set[str] = set()
         """Channels with a message that expired unread since they joined, whose memberships have to end."""
 
     # -- mailboxes
-
-    def box(self, name: str, now: float) -> Mailbox:
-        """Return the mailbox of a channel; create it if there is none."""
-        box = self.boxes.get(name)
-        if box is None:
-            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
-        return box
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, after dropping those that are too old."""
@@ -163,10 +152,6 @@ class Inbox:
         """Return how many direct messages wait in each mailbox."""
         return tuple((box.name, box.direct) for box in self.boxes.values() if box.direct)
 
-    def count(self) -> int:
-        """Return how many messages wait here."""
-        return sum(len(box.items) for box in self.boxes.values())
-
     def sweep(self, now: float) -> list[tuple[str, str, int]]:
         """Drop messages that are too old at local time *now*; return the memberships that have to end because of that.
 
@@ -203,10 +188,7 @@ class Inbox:
 
     def empty(self, reason: Reason) -> None:
         """Drop every message, and the credits of earlier ones."""
-        for box in self.boxes.values():
-            dropped = box.clear()
-            if dropped:
-                self._counters.drop(reason, box.name, dropped)
+        super().empty(reason)
         for box in self.waiting.values():
             box.listed = False
         self.waiting.clear()

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from channel_layer.domain.capacity import CapacityTable
+    from channel_layer.domain.counters import Counters, Reason
     from channel_layer.domain.frames import Entry
+    from channel_layer.domain.names import Queue
 
-__all__ = ("Item", "Mailbox", "Waiter")
+__all__ = ("Item", "Mailbox", "Mailboxes", "Waiter")
 
 
 class Waiter(Protocol):
@@ -143,11 +146,10 @@ class Mailbox:
             self.promised += 1
             yield self.waiters.popleft()
 
-    def dismiss(self) -> list[Waiter]:
-        """Remove and return all waiting receivers, for the caller to fail; none of them has been promised a message."""
-        waiters = list(self.waiters)
-        self.waiters.clear()
-        return waiters
+    def dismiss(self, error: Exception) -> None:
+        """Remove all waiting receivers, and end their waits with an error; none has been promised a message."""
+        while self.waiters:
+            self.waiters.popleft().fail(error)
 
     def leave(self, waiter: Waiter) -> None:
         """Remove a receiver that was cancelled, and not dismissed; a message promised to it becomes free."""
@@ -155,3 +157,39 @@ class Mailbox:
             self.waiters.remove(waiter)
         except ValueError:  # it was woken before it was cancelled
             self.promised -= 1
+
+
+class Mailboxes:
+    """The mailboxes of one queue: what an owned inbox and the buffer of a queue that is popped have in common.
+
+    Attributes:
+        queue: the queue.
+        boxes: the mailboxes, by the full name of the channel.
+    """
+
+    def __init__(self, queue: Queue, capacity: CapacityTable, counters: Counters) -> None:
+        self.queue: Queue = queue
+        self.boxes: dict[str, Mailbox] = {}
+        self._capacity = capacity
+        self._counters = counters
+
+    def box(self, name: str, now: float) -> Mailbox:
+        """Return the mailbox of a channel; create it if there is none."""
+        box = self.boxes.get(name)
+        if box is None:
+            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
+        return box
+
+    def count(self) -> int:
+        """Return how many messages wait here."""
+        return sum(len(box.items) for box in self.boxes.values())
+
+    def empty(self, reason: Reason) -> None:
+        """Drop every message."""
+        for box in self.boxes.values():
+            self._counters.drop(reason, box.name, box.clear())
+
+    def dismiss(self, error: Exception) -> None:
+        """End the waits of all receivers with an error."""
+        for box in self.boxes.values():
+            box.dismiss(error)

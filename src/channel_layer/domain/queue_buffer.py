@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from channel_layer.domain.mailbox import Mailbox
+from channel_layer.domain.mailbox import Mailboxes
 from channel_layer.domain.names import Kind
 
 if TYPE_CHECKING:
     from channel_layer.domain.capacity import CapacityTable
     from channel_layer.domain.counters import Counters
-    from channel_layer.domain.mailbox import Item, Waiter
+    from channel_layer.domain.mailbox import Item, Mailbox, Waiter
     from channel_layer.domain.names import Queue
 
 __all__ = ("QueueBuffer",)
 
 
-class QueueBuffer:
+class QueueBuffer(Mailboxes):
     """One queue that no process owns, as one of its readers sees it. Messages are popped only for waiting receivers."""
 
     def __init__(self, queue: Queue, capacity: CapacityTable, counters: Counters) -> None:
-        self.queue: Queue = queue
-        self.boxes: dict[str, Mailbox] = {}
+        super().__init__(queue, capacity, counters)
         self.epoch: str = ""
-        self._capacity = capacity
-        self._counters = counters
-
-    def box(self, name: str, now: float) -> Mailbox:
-        """Return the mailbox of a channel; create it if there is none."""
-        box = self.boxes.get(name)
-        if box is None:
-            box = self.boxes[name] = Mailbox(name, self._capacity.of(name), now)
-        return box
 
     def take(self, box: Mailbox, now: float, *, promised: bool) -> Item | None:
         """Take a message for a receiver, after dropping those that are too old."""
@@ -80,10 +70,6 @@ class QueueBuffer:
     def promise(self) -> list[Waiter]:
         """Promise the messages to waiting receivers; return the receivers to wake."""
         return [waiter for box in self.boxes.values() for waiter in box.promise()]
-
-    def dismiss(self) -> list[Waiter]:
-        """Remove and return all waiting receivers, for the caller to fail."""
-        return [waiter for box in self.boxes.values() for waiter in box.dismiss()]
 
     def surplus(self) -> list[Item]:
         """Remove and return, oldest first, the messages that no receiver waits for, to be put back in their queue."""

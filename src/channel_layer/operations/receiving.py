@@ -95,8 +95,7 @@ def take_in(state: LayerState, shard: int, queue: Queue, sent: float, popped: c.
         counters.drop("flushed", queue.name, popped.flushed)
         counters.drop("store_lost", queue.name, popped.lost)
         if buffer is not None and queue.kind is Kind.INBOX and popped.epoch != buffer.epoch:
-            for box in buffer.boxes.values():
-                counters.drop("flushed", box.name, box.clear())
+            buffer.empty("flushed")
             buffer.epoch = popped.epoch
         for entry in popped.entries:
             over = deadline(entry.stamp, state.rules.expiry, state.offset(shard, now))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from channel_layer.commands import Flushing
-    from channel_layer.domain.mailbox import Mailbox, Waiter
+    from channel_layer.domain.mailbox import Mailbox, Mailboxes, Waiter
     from channel_layer.domain.names import ChannelName, Queue
     from channel_layer.domain.routing import Routes
     from channel_layer.domain.rules import Rules
@@ -101,6 +101,10 @@ class LayerState:
         """Return what holds the messages of a queue in this process; make a buffer if there is nothing."""
         return self.inboxes.get(queue.name) or self.buffer(queue)
 
+    def _sources(self) -> Iterator[Mailboxes]:
+        yield from self.inboxes.values()
+        yield from self.buffers.values()
+
     def place(self, name: ChannelName) -> tuple[Inbox | QueueBuffer, Mailbox]:
         """Return where the messages of a channel are waited for."""
         source = self.source(name.queue)
@@ -112,11 +116,8 @@ class LayerState:
 
     def dismiss_all(self, error: Exception) -> list[Waiter]:
         """Tell every receiver that it will never get a message; return what watches queues, to be woken."""
-        sources: list[Inbox | QueueBuffer] = [*self.inboxes.values(), *self.buffers.values()]
-        for source in sources:
-            for box in source.boxes.values():
-                for waiter in box.dismiss():
-                    waiter.fail(error)
+        for source in self._sources():
+            source.dismiss(error)
         return [watcher for queue in list(self.watchers) for watcher in self.watching(queue)]
 
     # -- clocks
@@ -140,13 +141,11 @@ class LayerState:
 
     def waiting(self) -> int:
         """Return how many messages wait in this process."""
-        boxes = (box for buffer in self.buffers.values() for box in buffer.boxes.values())
-        return sum(inbox.count() for inbox in self.inboxes.values()) + sum(len(box.items) for box in boxes)
+        return sum(source.count() for source in self._sources())
 
     def count_flushed(self, begun: Iterable[Flushing]) -> None:
         """Drop what waits here outside the owned inboxes, and count what a flush has removed. Takes the lock."""
         with self.lock:
             for buffer in self.buffers.values():
-                for box in buffer.boxes.values():
-                    self.counters.drop("flushed", box.name, box.clear())
+                buffer.empty("flushed")
             self.counters.drop("flushed", "the store", sum(flushing.dropped for flushing in begun))

@@ -235,8 +235,7 @@ class QueueConsumer:
     def _fail(self, error: Exception) -> None:
         """Tell every receiver that it will never get a message."""
         with self._state.lock:
-            for waiter in self.buffer.dismiss():
-                waiter.fail(error)
+            self.buffer.dismiss(error)
 
     # -- waiting
 

@@ -207,8 +207,7 @@ class Receivers:
         with self._state.lock:
             _, box = self._state.place(self._pipeline.channel(channel))
             box.kept = False
-            for waiter in box.dismiss():
-                waiter.fail(error)
+            box.dismiss(error)
 
     def reject(self, channel: str, problem: str) -> None:
         """Count a message that was received as lost: it cannot be used (``invalid``)."""
