@@ -20,7 +20,6 @@ from channel_layer.errors import StoreError
 from channel_layer.operations import leases
 from channel_layer.operations.credits import return_credits, return_one_batch
 from channel_layer.operations.leases import Renewal
-from channel_layer.operations.sending import Sent
 from channel_layer.operations.steps import EnsureReading, RestoreLease, Sleep, Unbroken
 from channel_layer.testing import make_rules
 from tests.support.operations import make_state, play, together
@@ -141,8 +140,8 @@ def test_a_batch_that_another_one_has_returned_meanwhile_is_not_forgotten_twice(
 def test_a_send_is_counted() -> None:
     """A message that was taken, one that was refused, and old ones that made room, are counted by what they are."""
     state = make()
-    assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), c.Pushed(True, 2))) == Sent(True, 2)
-    assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), FULL)) == Sent(False, 0)
+    assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), c.Pushed(True, 2))) == c.Pushed(True, 2)
+    assert play(operations.send(state, JOBS, b"payload", 0), (push(JOBS), FULL)) == c.Pushed(False, 0)
     counters = state.counters
     assert (counters.sent, counters.refused, counters.dropped) == (1, 1, {"expired": 2})
     assert counters.pending_counts.take() == (("jobs", 1, 1),)
@@ -161,7 +160,7 @@ def test_a_full_inbox_of_this_process_gets_its_credits_back_first() -> None:
     state = make()
     take_one(own(state))
     sending = operations.send(state, OWN, b"payload", 0)
-    assert play(sending, (push(), FULL), (credits_command(1), None), (push(), TAKEN)) == Sent(True, 0)
+    assert play(sending, (push(), FULL), (credits_command(1), None), (push(), TAKEN)) == c.Pushed(True, 0)
     assert (state.counters.sent, state.counters.refused) == (1, 0)
 
 
@@ -169,9 +168,9 @@ def test_a_full_inbox_without_free_places_is_full() -> None:
     """If nothing is credits, the message is refused with one command; so is one to an inbox of another process."""
     state = make()
     own(state)
-    assert play(operations.send(state, OWN, b"payload", 0), (push(), FULL)) == Sent(False, 0)
+    assert play(operations.send(state, OWN, b"payload", 0), (push(), FULL)) == c.Pushed(False, 0)
     other = ChannelName.parse("specific.other!x")
-    assert play(operations.send(state, other, b"payload", 0), (push(other), FULL)) == Sent(False, 0)
+    assert play(operations.send(state, other, b"payload", 0), (push(other), FULL)) == c.Pushed(False, 0)
     assert state.counters.refused == 2
 
 
@@ -186,7 +185,7 @@ def test_credits_that_were_returned_meanwhile_are_a_reason_to_try_again() -> Non
     assert sending.send(FULL) == push()
     with pytest.raises(StopIteration) as stop:
         sending.send(TAKEN)
-    assert stop.value.value == Sent(True, 0)
+    assert stop.value.value == c.Pushed(True, 0)
 
 
 def test_a_send_does_not_fail_for_credits_that_cannot_be_returned() -> None:
@@ -194,7 +193,7 @@ def test_a_send_does_not_fail_for_credits_that_cannot_be_returned() -> None:
     state = make()
     take_one(own(state))
     sending = operations.send(state, OWN, b"payload", 0)
-    assert play(sending, (push(), FULL), (credits_command(1), UNKNOWN), (push(), FULL)) == Sent(False, 0)
+    assert play(sending, (push(), FULL), (credits_command(1), UNKNOWN), (push(), FULL)) == c.Pushed(False, 0)
 
 
 def test_what_was_left_in_the_local_store_is_moved_first() -> None:
@@ -216,7 +215,7 @@ def test_what_was_left_in_the_local_store_is_moved_first() -> None:
     assert sending.send(c.Pushed(False, 0, orphaned=1)) == push(JOBS), "what came meanwhile is overtaken"
     with pytest.raises(StopIteration) as stop:
         sending.send(TAKEN)
-    assert stop.value.value == Sent(True, 0)
+    assert stop.value.value == c.Pushed(True, 0)
 
 
 def test_all_that_no_process_reads_is_moved() -> None:

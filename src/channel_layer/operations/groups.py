@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.names import GroupName
     from channel_layer.domain.routing import Routes
-    from channel_layer.operations.sending import Sent
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
 
@@ -98,7 +97,7 @@ def publish(
     outcomes = yield from run_together(
         push(routes, member, each, turn, to_member=True) for member, each in zip(outside, payloads, strict=True)
     )
-    sent: list[tuple[ChannelName, Sent]] = []
+    sent: list[tuple[ChannelName, c.Pushed]] = []
     for member, outcome in zip(outside, outcomes, strict=True):
         if isinstance(outcome, Exception):
             raise outcome

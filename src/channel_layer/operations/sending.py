@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
@@ -22,32 +21,10 @@ if TYPE_CHECKING:
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
 
-__all__ = ("Sent", "move_all_to_remote", "move_to_remote", "push", "send")
+__all__ = ("move_all_to_remote", "move_to_remote", "push", "send")
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of a message.
-
-    Attributes:
-        accepted: it is in a queue.
-        expired: old messages that made room for it.
-        unread_expired: an earlier message to it as a member of a group has expired unread: it is no member any more.
-        orphaned: it was not sent, because earlier ones wait on this machine and no process here reads them any more:
-            they have to be moved to the remote store first.
-    """
-
-    accepted: bool
-    expired: int
-    unread_expired: bool = False
-    orphaned: bool = False
-
-
-_SENT = Sent(accepted=True, expired=0)
-_ORPHANED = Sent(accepted=False, expired=0, orphaned=True)
-
-
-def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> Operation[Sent]:
+def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> Operation[c.Pushed]:
     """Send a message to a channel, and count what became of it.
 
     What waits for it in the local store though no process of this machine reads it any more is moved to the remote
@@ -70,7 +47,7 @@ def send(state: LayerState, channel: ChannelName, payload: bytes, turn: int) -> 
     return sent
 
 
-def _count(state: LayerState, channel: ChannelName, sent: Sent) -> None:
+def _count(state: LayerState, channel: ChannelName, sent: c.Pushed) -> None:
     counters = state.counters
     with state.lock:
         if sent.expired:
@@ -91,7 +68,7 @@ def push(
     *,
     to_member: bool = False,
     pass_orphaned: bool = False,
-) -> Operation[Sent]:
+) -> Operation[c.Pushed]:
     """Put a message into its channel's queue.
 
     A normal channel that is spread over several shards starts at shard *turn* and tries all the others before it
@@ -106,6 +83,10 @@ def push(
         to_member: it goes to the channel as a member of a group.
         pass_orphaned: overtake earlier messages that wait in the local store without a reader on this machine.
 
+    Returns:
+        The reply of the shard that decided, with the old messages that made room on all shards. If ``orphaned`` is over
+        0, nothing was sent: earlier messages have to be moved to the remote store first.
+
     Raises:
         NoLocalReader: no process of this machine receives from it, and that is to be an error.
     """
@@ -114,19 +95,14 @@ def push(
     if (local := routes.local_of(queue)) is not None:
         other = side(queue.kind, routes.no_local_reader, registered=False, to_member=to_member)
         pushed = yield from execute(c.Push(local, channel, capacity, payload, to_member, other is not Side.LOCAL))
-        if pushed.accepted and not pushed.expired:
-            return _SENT
         if pushed.orphaned is None:
-            return Sent(pushed.accepted, pushed.expired, pushed.unread_expired)
+            return pushed
         if other is Side.NEITHER:
             raise NoLocalReader(channel.name)
         if pushed.orphaned and not (pass_orphaned or to_member):
-            return _ORPHANED
+            return pushed
     if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
-        pushed = yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member))
-        if pushed.accepted and not pushed.expired:
-            return _SENT
-        return Sent(pushed.accepted, pushed.expired, pushed.unread_expired)
+        return (yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member)))
     parts = shares(capacity, routes.ring.order(queue))
     expired = 0
     for place in range(len(parts)):
@@ -135,8 +111,8 @@ def push(
             pushed = yield from execute(c.Push(shard, channel, share, payload, to_member))
             expired += pushed.expired
             if pushed.accepted or pushed.unread_expired:
-                return Sent(pushed.accepted, expired, pushed.unread_expired)
-    return Sent(False, expired)
+                return c.Pushed(pushed.accepted, expired, pushed.unread_expired)
+    return c.Pushed(False, expired)
 
 
 _ALL = 1 << 30
