@@ -1,4 +1,7 @@
-"""Every use case, written once as a generator that yields steps and knows no I/O."""
+"""Every use case, written once as a generator that yields steps and knows no I/O.
+
+Where a docstring does not say more, a `StoreError` means that the store could not be reached.
+"""
 
 from __future__ import annotations
 

@@ -18,11 +18,7 @@ _POLL_FIRST, _POLL_MOST = 0.002, 0.1
 
 
 def flush(state: LayerState, generation: str) -> Operation[None]:
-    """Remove every message and every membership of this prefix, on all shards and in all processes.
-
-    Raises:
-        StoreError: the store could not be reached.
-    """
+    """Remove every message and every membership of this prefix, on all shards and in all processes."""
     shards = state.routes.all_shards
     unread = yield from _own_unread(state)
     begun = yield from execute_all(c.Flush(shard, generation) for shard in shards)

@@ -177,11 +177,7 @@ def group_add(state: LayerState, group: GroupName, channel: ChannelName) -> Oper
 
 
 def group_discard(state: LayerState, group: GroupName, channel: ChannelName) -> Operation[None]:
-    """Remove a channel from a group, and forget the membership if this process owns its inbox.
-
-    Raises:
-        StoreError: the store could not be reached.
-    """
+    """Remove a channel from a group, and forget the membership if this process owns its inbox."""
     version = yield from leave(state.routes, group, channel)
     inbox = state.inboxes.get(channel.queue.name)
     if inbox is not None:

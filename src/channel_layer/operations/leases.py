@@ -52,11 +52,7 @@ class Renewal:
 
 
 def renew_lease(state: LayerState, inbox: Inbox) -> Operation[Renewal]:
-    """Renew the lease of an inbox.
-
-    Raises:
-        StoreError: the store could not be reached.
-    """
+    """Renew the lease of an inbox."""
     sent = state.clock.now()
     renewed = yield from execute(c.RenewLease(inbox.shard, inbox.queue))
     with state.lock:
@@ -71,9 +67,6 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
     """Acquire the lease of an inbox, for the first time or again.
 
     The inbox must not be read meanwhile: what comes in after the claim could be taken for what was there before it.
-
-    Raises:
-        StoreError: the store could not be reached.
     """
     first = inbox.lease_until is None
     with state.lock:
@@ -192,11 +185,7 @@ def end_memberships(state: LayerState, ending: Sequence[tuple[str, str, int]]) -
 
 
 def keep_groups_alive(state: LayerState, shard: int) -> Operation[None]:
-    """Keep the groups of a shard alive whose members never expire because this process owns them.
-
-    Raises:
-        StoreError: the store could not be reached.
-    """
+    """Keep the groups of a shard alive whose members never expire because this process owns them."""
     with state.lock:
         groups = {group for inbox in state.inboxes.values() for group, _, _ in inbox.groups.known()}
     names = tuple(name for name in map(GroupName.parse, groups) if state.routes.ring.group(name) == shard)

@@ -50,10 +50,6 @@ class MessagePipeline:
     Attributes:
         seal: encrypts; None: nothing is encrypted.
         turns: numbers that change from call to call.
-
-    Raises:
-        ConfigError: there is no such cipher.
-        ImportError: the cipher needs a package that is missing.
     """
 
     def __init__(self, rules: Rules, backend: Backend, clock: Clock) -> None:
@@ -94,12 +90,7 @@ class MessagePipeline:
         return name
 
     def for_channel(self, message: object, name: ChannelName) -> bytes:
-        """Encode a message, and seal it for its channel.
-
-        Raises:
-            InvalidMessage: it is not a message.
-            MessageTooLarge: it is too large.
-        """
+        """Encode a message, and seal it for its channel."""
         payload = self._encode(message)
         return payload if self.seal is None else self.seal.for_channel(payload, name.name)
 
@@ -108,10 +99,6 @@ class MessagePipeline:
 
         Returns:
             The payload, and what makes one for a member outside any owned inbox, if that is another one.
-
-        Raises:
-            InvalidMessage: it is not a message.
-            MessageTooLarge: it is too large.
         """
         payload = self._encode(message)
         if self.seal is None:
@@ -150,6 +137,7 @@ class MessagePipeline:
         return for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name))
 
     def _encode(self, message: object) -> bytes:
+        """Encode a message: see `channel_layer.ports.Codec`."""
         try:
             return self.codec.encode(message)
         except MessageTooLarge as exc:

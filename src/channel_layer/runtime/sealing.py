@@ -74,11 +74,7 @@ class Seal:
         return self.sealer.seal(payload, "group", name)
 
     def open_shared(self, sealed: bytes, group: str) -> bytes:
-        """Return the payload of a group message; the same object for all members of the group.
-
-        Raises:
-            Unauthentic: the message was not sealed with one of the keys for this group, or too long ago.
-        """
+        """Return the payload of a group message; the same object for all members of the group."""
         known = self._opened.get(id(sealed))
         if known is not None:
             return known[1]

@@ -223,11 +223,7 @@ class FaultyBlockingStore:
         self._store.close()
 
     def _decide(self, request: object) -> bool:
-        """Return whether to lose the reply to a request.
-
-        Raises:
-            StoreError: the request is not sent.
-        """
+        """Return whether to lose the reply to a request: see `FaultyStore`."""
         planned = self._backend.plan(request)
         if planned is not None:
             return planned
