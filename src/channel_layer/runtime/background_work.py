@@ -19,8 +19,7 @@ from channel_layer.operations.sending import move_all_to_remote
 from channel_layer.operations.statistics import report
 from channel_layer.runtime.background_tasks import BackgroundTasks
 from channel_layer.runtime.event_loops import LoopLiveness
-from channel_layer.runtime.inbox_reader import InboxReader
-from channel_layer.runtime.lease_keeper import LeaseKeeper
+from channel_layer.runtime.inbox_reader import InboxReader, LeaseKeeper
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses
 from channel_layer.runtime.wakeups import WakeQueue

@@ -1,4 +1,4 @@
-"""Reads one owned inbox, in one event loop: its lease, its position, its credits, and its acknowledgements of flushes.
+"""Reads owned inboxes, in one event loop, and keeps their leases.
 
 All state lives in the `Inbox`, which belongs to the layer in this process. So the reading can end at any moment, and
 another loop goes on where it was: what was read is either in a mailbox or still in the store.
@@ -13,9 +13,17 @@ import secrets
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
+from channel_layer.domain.expiry import RENEWALS_PER_EXPIRY
 from channel_layer.errors import StoreError
 from channel_layer.operations.credits import return_one_batch
-from channel_layer.operations.leases import acknowledge_flush, acquire_lease, announce, renew_lease
+from channel_layer.operations.leases import (
+    acknowledge_flush,
+    acquire_lease,
+    announce,
+    announce_groups,
+    keep_groups_alive,
+    renew_lease,
+)
 from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
 from channel_layer.runtime.background_tasks import wait_before_retry
 from channel_layer.runtime.event_loops import yield_processor
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from channel_layer.runtime.background_tasks import BackgroundTasks
     from channel_layer.runtime.wakeups import WakeQueue
 
-__all__ = ("InboxReader",)
+__all__ = ("InboxReader", "LeaseKeeper")
 
 _logger = logging.getLogger("channel_layer")
 
@@ -39,9 +47,15 @@ _MANY = 8
 """A message to so many channels of this process keeps its processor busy. The server may have woken the process on the
 processor that it needs itself to answer the sender: it gets that back first."""
 
+_TOUCH_SECONDS = 3600.0
+"""How often groups without a group_expiry are kept alive by the owners of their members."""
+
 
 class InboxReader:
-    """One owned inbox, as the background work in one event loop sees it."""
+    """One owned inbox, as the background work in one event loop sees it.
+
+    Its lease, its position, its credits, and its acknowledgements of flushes.
+    """
 
     def __init__(
         self,
@@ -214,3 +228,64 @@ class InboxReader:
                 self._return_begun = False
         if self.inbox.credits:
             self.return_credits(soon=False)
+
+
+class LeaseKeeper:
+    """Keeps the leases on one shard, in one event loop, and notices when the shard's server has restarted."""
+
+    def __init__(
+        self, shard: int, state: LayerState, tasks: BackgroundTasks, reader_of: Callable[[Inbox], InboxReader]
+    ) -> None:
+        self._shard = shard
+        self._state = state
+        self._tasks = tasks
+        self._reader_of = reader_of
+        self._pause: asyncio.Timeout | None = None
+        """The end of the wait before the next look."""
+        self._touched_at = state.clock.now()
+
+    async def keep(self) -> None:
+        """Keep the leases for ever."""
+        state = self._state
+        period = state.rules.expiry / RENEWALS_PER_EXPIRY
+        backoff = Backoff()
+        while True:
+            try:
+                await self.look()
+                backoff.reset()
+            except StoreError as exc:
+                if not exc.retryable:
+                    self._tasks.complain(f"cannot keep the leases on {state.routes.name(self._shard)}: {exc}")
+                await wait_before_retry(backoff)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period) as self._pause:
+                    await self._tasks.store.disconnected(self._shard)
+
+    def look_soon(self) -> None:
+        """End the wait before the next look."""
+        if self._pause is not None:
+            with contextlib.suppress(RuntimeError):  # it is over, and the keeper at work
+                self._pause.reschedule(self._tasks.loop.time())
+
+    async def look(self) -> None:
+        """Renew the leases, and announce what the server may have lost.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        state, shard = self._state, self._shard
+        run_id = await self._tasks.store.run_id(shard)
+        restarted = state.run_ids.setdefault(shard, run_id) != run_id
+        for inbox in state.owned_inboxes(shard):
+            reader = self._reader_of(inbox)
+            await reader.ensure_lease()
+            await reader.acknowledge()
+            if not reader.begun:  # the inbox came while the work moved here
+                reader.start()
+        if restarted:
+            await self._tasks.run(announce_groups(state, lambda group: state.routes.ring.group(group) == shard))
+        if state.rules.group_expiry is None and state.clock.now() - self._touched_at >= _TOUCH_SECONDS:
+            self._touched_at = state.clock.now()
+            await self._tasks.run(keep_groups_alive(state, shard))
+        state.run_ids[shard] = run_id
