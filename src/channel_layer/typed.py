@@ -62,7 +62,7 @@ class Channel(Generic[T]):
     """A channel whose messages are of one type.
 
     Make one where it is used, in any number of processes: it is a name, a type and a layer, and has no state. Making
-    one does no I/O.
+    one does no I/O. The arguments are its attributes; ``type`` is None if messages are dicts.
 
     Args:
         layer: the layer that carries the messages.
@@ -77,12 +77,6 @@ class Channel(Generic[T]):
         InvalidName: *name* is not a valid channel name.
         InvalidMessage: Pydantic cannot read *type*.
         ValueError: *invalid* is neither ``"drop"`` nor ``"raise"``.
-
-    Attributes:
-        layer: the layer that carries the messages.
-        name: the full channel name.
-        type: the type of the messages; None: any message, as a dict.
-        invalid: what `receive` does with a message that does not fit the type.
     """
 
     __slots__ = ("_schema", "invalid", "layer", "name", "type")
@@ -149,7 +143,8 @@ class Channel(Generic[T]):
 class Group(Generic[T]):
     """A group whose messages are of one type. `ChannelLayer.subscribe` receives them.
 
-    It is a name, a type and a layer, and has no state. Making one does no I/O.
+    It is a name, a type and a layer, and has no state. Making one does no I/O. The arguments are its attributes;
+    ``type`` is None if messages are dicts.
 
     Args:
         layer: the layer that carries the messages.
@@ -164,12 +159,6 @@ class Group(Generic[T]):
         InvalidName: *name* is not a valid group name.
         InvalidMessage: Pydantic cannot read *type*.
         ValueError: *invalid* is neither ``"drop"`` nor ``"raise"``.
-
-    Attributes:
-        layer: the layer that carries the messages.
-        name: the group's name.
-        type: the type of the messages; None: any message, as a dict.
-        invalid: what a subscription does with a message that does not fit the type.
     """
 
     __slots__ = ("_schema", "invalid", "layer", "name", "type")
