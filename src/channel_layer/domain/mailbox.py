@@ -107,11 +107,7 @@ class Mailbox:
             self.grouped += 1
 
     def take(self, *, promised: bool) -> Item | None:
-        """Remove and return the oldest message, unless all are promised to other receivers.
-
-        Args:
-            promised: the receiver was woken for it.
-        """
+        """Remove and return the oldest message, unless all are promised to receivers other than a *promised* one."""
         if promised:
             self.promised -= 1
         if len(self.items) <= self.promised:

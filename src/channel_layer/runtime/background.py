@@ -186,10 +186,7 @@ class Background:
     async def call(self, do: Callable[[BackgroundWork], Coroutine[object, object, None]]) -> None:
         """Await something in the loop of the work, and in the next one's too if the work moves meanwhile.
 
-        It goes on if the caller is cancelled.
-
-        Args:
-            do: something that may be done twice.
+        So *do* may be called twice. What it does goes on if the caller is cancelled.
         """
         while True:
             if self._state.closed:

@@ -198,11 +198,7 @@ class BackgroundWork:
             await self._sweep(forget=forget)
 
     async def _sweep(self, *, forget: bool) -> None:
-        """Drop what was not read in time, end memberships over it, and say in the log what was lost.
-
-        Args:
-            forget: also forget what is not used.
-        """
+        """Drop what was not read in time, end memberships over it, and log losses; *forget* also what is not used."""
         state = self._state
         now = state.clock.now()
         ending: list[tuple[str, str, int]] = []

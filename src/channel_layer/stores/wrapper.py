@@ -47,11 +47,7 @@ def unsupported(command: Command[object]) -> StoreError:
 
 
 class StoreWrapper:
-    """A backend that wraps another one; a subclass adds `Backend.open` and `Backend.open_blocking`.
-
-    Args:
-        backend: the wrapped backend, which does the work.
-    """
+    """A backend that wraps another one; a subclass adds `Backend.open` and `Backend.open_blocking`."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend: Backend = backend
