@@ -14,9 +14,8 @@ import pytest
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import read_message
-from channel_layer.domain.mailbox import Item
+from channel_layer.domain.mailbox import Item, QueueBuffer
 from channel_layer.domain.names import ChannelName
-from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.runtime.background_tasks import BackgroundTasks
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.testing.suites.tools import drain, receive_or_none

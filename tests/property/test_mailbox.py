@@ -19,9 +19,8 @@ from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.counters import Counters
 from channel_layer.domain.expiry import deadline
 from channel_layer.domain.inbox import CreditBatch, Inbox
-from channel_layer.domain.mailbox import Item, Mailbox
+from channel_layer.domain.mailbox import Item, Mailbox, QueueBuffer
 from channel_layer.domain.names import Kind, Queue
-from channel_layer.domain.queue_buffer import QueueBuffer
 
 EXPIRY = 10.0
 GROUP_EXPIRY = 25.0

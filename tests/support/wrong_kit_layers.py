@@ -16,9 +16,8 @@ from channel_layer.domain.codec import MsgpackCodec
 from channel_layer.domain.counters import Counters, Reason
 from channel_layer.domain.frames import GroupFrame, MembershipMarker, marker_frame
 from channel_layer.domain.inbox import CreditBatch, Inbox
-from channel_layer.domain.mailbox import Item, Mailbox, Waiter
+from channel_layer.domain.mailbox import Item, Mailbox, QueueBuffer, Waiter
 from channel_layer.domain.names import ChannelName, Kind, Queue
-from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.rules import Rules
 from channel_layer.operations import sending
 from channel_layer.operations.state import LayerState

@@ -11,9 +11,8 @@ from channel_layer.domain import frames as envelope
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.counters import Counters
 from channel_layer.domain.inbox import Inbox
-from channel_layer.domain.mailbox import Item
+from channel_layer.domain.mailbox import Item, QueueBuffer
 from channel_layer.domain.names import Kind, Queue
-from channel_layer.domain.queue_buffer import QueueBuffer
 
 A, B = "specific.me!a", "specific.me!b"
 OLD, YOUNG = 100.0, 105.0

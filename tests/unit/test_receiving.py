@@ -9,9 +9,8 @@ import pytest
 from channel_layer import commands as c
 from channel_layer.domain import frames
 from channel_layer.domain.capacity import CapacityTable
-from channel_layer.domain.mailbox import Item, Waiter
+from channel_layer.domain.mailbox import Item, QueueBuffer, Waiter
 from channel_layer.domain.names import ChannelName, Queue
-from channel_layer.domain.queue_buffer import QueueBuffer
 from channel_layer.domain.routing import Routes
 from channel_layer.domain.sharding import Ring
 from channel_layer.errors import StoreError

@@ -15,8 +15,8 @@ from channel_layer.operations.steps import execute
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from channel_layer.domain.mailbox import QueueBuffer
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.domain.routing import Routes
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation

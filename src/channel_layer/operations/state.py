@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from channel_layer.domain.counters import Counters
 from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
 from channel_layer.domain.inbox import Inbox
-from channel_layer.domain.queue_buffer import QueueBuffer
+from channel_layer.domain.mailbox import QueueBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -97,17 +97,13 @@ class LayerState:
             buffer = self.buffers[queue.name] = QueueBuffer(queue, self.rules.capacity, self.counters)
         return buffer
 
-    def source(self, queue: Queue) -> Inbox | QueueBuffer:
-        """Return what holds the messages of a queue in this process; make a buffer if there is nothing."""
-        return self.inboxes.get(queue.name) or self.buffer(queue)
-
     def _sources(self) -> Iterator[Mailboxes]:
         yield from self.inboxes.values()
         yield from self.buffers.values()
 
     def place(self, name: ChannelName) -> tuple[Inbox | QueueBuffer, Mailbox]:
         """Return where the messages of a channel are waited for."""
-        source = self.source(name.queue)
+        source: Inbox | QueueBuffer = self.inboxes.get(name.queue.name) or self.buffer(name.queue)
         return source, source.boxes.get(name.name) or source.box(name.name, self.clock.now())
 
     def watching(self, queue: str) -> list[Waiter]:

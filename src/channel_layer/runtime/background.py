@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from channel_layer.domain.inbox import Inbox
-    from channel_layer.domain.mailbox import Mailbox
-    from channel_layer.domain.queue_buffer import QueueBuffer
+    from channel_layer.domain.mailbox import Mailbox, QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.drivers import RuntimeStep
     from channel_layer.runtime.event_loops import LoopSession

@@ -26,8 +26,8 @@ from channel_layer.runtime.wakeups import WakeQueue
 
 if TYPE_CHECKING:
     from channel_layer.domain.inbox import Inbox
+    from channel_layer.domain.mailbox import QueueBuffer
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.queue_buffer import QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
 

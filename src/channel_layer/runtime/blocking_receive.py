@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from channel_layer.domain.codec import Message
     from channel_layer.domain.inbox import Inbox
-    from channel_layer.domain.mailbox import Item, Mailbox
-    from channel_layer.domain.queue_buffer import QueueBuffer
+    from channel_layer.domain.mailbox import Item, Mailbox, QueueBuffer
     from channel_layer.ports import BlockingStore, Waiting
     from channel_layer.runtime.background import Background
     from channel_layer.runtime.pipeline import MessagePipeline

@@ -32,8 +32,7 @@ from channel_layer.runtime.wakeups import wake_all
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
-    from channel_layer.domain.mailbox import Item
-    from channel_layer.domain.queue_buffer import QueueBuffer
+    from channel_layer.domain.mailbox import Item, QueueBuffer
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.background_tasks import BackgroundTasks
 

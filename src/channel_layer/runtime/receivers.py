@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from channel_layer.domain.inbox import Inbox
-from channel_layer.domain.queue_buffer import QueueBuffer
+from channel_layer.domain.mailbox import QueueBuffer
 from channel_layer.operations.receiving import closed_error
 from channel_layer.runtime import event_loops
 from channel_layer.runtime.reporting import log_losses
