@@ -46,7 +46,7 @@ class CallsNobodyElse(WrongStore):
 
     async def wait(self, request: c.Wait, /) -> None:
         """Wait, and take the call along."""
-        line = self._line(request.queue.name)
+        line = self._all.lines[request.queue.name]
         if line.wakeup_due:
             line.wakeup_due = False
             return

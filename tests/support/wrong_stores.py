@@ -94,7 +94,7 @@ class WrongStore(MemoryStore):
 
     def entries(self, queue: Queue) -> deque[c.Entry]:
         """Return what is in a queue."""
-        return self._line(queue.name).entries
+        return self._all.lines[queue.name].entries
 
     def has_owner(self, queue: Queue) -> bool:
         """Whether a queue is an inbox with a living owner."""

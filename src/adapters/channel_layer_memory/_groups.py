@@ -22,86 +22,80 @@ class GroupHandlers(InboxHandlers):
 
     def join(self, request: c.Join, /) -> c.Changed:
         name = request.channel.name
-        with self._lock:
-            now = self._now()
-            self._forget_left(now)
-            if request.restore and (request.group.name, name) in self._all.left:
-                return c.Changed(self._all.version, marked=False, applied=False, owned=False)
-            group = self._group(request.group, now) or Group()
-            self._all.groups[request.group.name] = group
-            self._all.version = version = self._all.version + 1
-            self._all.left.pop((request.group.name, name), None)
-            joined = now - request.age
-            owned = request.owned or name in group.owned
-            if owned:
-                group.others.pop(name, None)
-                group.join(group.owned, name, joined)
-                group.inboxes[request.channel.queue.name] = version
-            else:
-                group.join(group.others, name, joined)
-            marker = MembershipMarker(request.group.name, name, True, version, round(request.age * 1000))
-            marked = owned and request.mark and self._mark(request.channel.queue.name, marker)
-            return c.Changed(version, marked, applied=True, owned=owned)
+        now = self._now()
+        self._forget_left(now)
+        if request.restore and (request.group.name, name) in self._all.left:
+            return c.Changed(self._all.version, marked=False, applied=False, owned=False)
+        group = self._group(request.group, now) or Group()
+        self._all.groups[request.group.name] = group
+        self._all.version = version = self._all.version + 1
+        self._all.left.pop((request.group.name, name), None)
+        joined = now - request.age
+        owned = request.owned or name in group.owned
+        if owned:
+            group.others.pop(name, None)
+            group.join(group.owned, name, joined)
+            group.inboxes[request.channel.queue.name] = version
+        else:
+            group.join(group.others, name, joined)
+        marker = MembershipMarker(request.group.name, name, True, version, round(request.age * 1000))
+        marked = owned and request.mark and self._mark(request.channel.queue.name, marker)
+        return c.Changed(version, marked, applied=True, owned=owned)
 
     def leave(self, request: c.Leave, /) -> c.Changed:
         name = request.channel.name
-        with self._lock:
-            now = self._now()
-            self._forget_left(now)
-            group = self._all.groups.get(request.group.name)
-            if request.latest is not None:
-                last = group.inboxes.get(request.channel.queue.name) if group is not None else None
-                if group is None or name not in group.owned or last is None or last > request.latest:
-                    return c.Changed(self._all.version, marked=False, applied=False, owned=False)
-            self._all.version = version = self._all.version + 1
-            if group is not None:
-                group.others.pop(name, None)
-                if group.owned.pop(name, None) is not None:
-                    forget_empty_inboxes(group, [request.channel.queue.name])
-                self._group(request.group, now)
-            if request.channel.queue.kind is Kind.INBOX:
-                self._all.left.pop((request.group.name, name), None)
-                self._all.left[request.group.name, name] = now
-            marker = MembershipMarker(request.group.name, name, False, version, 0)
-            marked = request.mark and self._mark(request.channel.queue.name, marker)
-            return c.Changed(version, marked, applied=True, owned=False)
+        now = self._now()
+        self._forget_left(now)
+        group = self._all.groups.get(request.group.name)
+        if request.latest is not None:
+            last = group.inboxes.get(request.channel.queue.name) if group is not None else None
+            if group is None or name not in group.owned or last is None or last > request.latest:
+                return c.Changed(self._all.version, marked=False, applied=False, owned=False)
+        self._all.version = version = self._all.version + 1
+        if group is not None:
+            group.others.pop(name, None)
+            if group.owned.pop(name, None) is not None:
+                forget_empty_inboxes(group, [request.channel.queue.name])
+            self._group(request.group, now)
+        if request.channel.queue.kind is Kind.INBOX:
+            self._all.left.pop((request.group.name, name), None)
+            self._all.left[request.group.name, name] = now
+        marker = MembershipMarker(request.group.name, name, False, version, 0)
+        marked = request.mark and self._mark(request.channel.queue.name, marker)
+        return c.Changed(version, marked, applied=True, owned=False)
 
     def publish(self, request: c.Publish, /) -> c.Published:
-        with self._lock:
-            version = self._all.version
-            group = self._group(request.group, self._now())
-            if group is None:
-                return c.Published(version, done=True, inboxes=(), others=(), full=())
-            if group.others or not request.at_once:
-                return c.Published(version, False, tuple(group.inboxes), tuple(group.others), ())
-            frame = group_frame(request.group.name, (), request.payload)
-            outcomes = {name: self._deliver(name, frame) for name in group.inboxes}
-            _drop_inboxes(group, [name for name, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER])
-            full = tuple(name for name, outcome in outcomes.items() if outcome is c.Delivery.FULL)
-            return c.Published(version, done=True, inboxes=(), others=(), full=full)
+        version = self._all.version
+        group = self._group(request.group, self._now())
+        if group is None:
+            return c.Published(version, done=True, inboxes=(), others=(), full=())
+        if group.others or not request.at_once:
+            return c.Published(version, False, tuple(group.inboxes), tuple(group.others), ())
+        frame = group_frame(request.group.name, (), request.payload)
+        outcomes = {name: self._deliver(name, frame) for name in group.inboxes}
+        _drop_inboxes(group, [name for name, outcome in outcomes.items() if outcome is c.Delivery.NO_OWNER])
+        full = tuple(name for name, outcome in outcomes.items() if outcome is c.Delivery.FULL)
+        return c.Published(version, done=True, inboxes=(), others=(), full=full)
 
     def deliver(self, request: c.Deliver, /) -> c.Delivery:
-        with self._lock:
-            return self._deliver(
-                request.inbox.name, group_frame(request.group.name, request.extra_recipients, request.payload)
-            )
+        return self._deliver(
+            request.inbox.name, group_frame(request.group.name, request.extra_recipients, request.payload)
+        )
 
     def prune(self, request: c.Prune, /) -> None:
-        with self._lock:
-            group = self._all.groups.get(request.group.name)
-            if group is not None:
-                version = request.version
-                _drop_inboxes(group, [n for n in request.inboxes if group.inboxes.get(n, version + 1) <= version])
-                if self._all.version == version:
-                    for name in request.others:
-                        group.others.pop(name, None)
+        group = self._all.groups.get(request.group.name)
+        if group is not None:
+            version = request.version
+            _drop_inboxes(group, [n for n in request.inboxes if group.inboxes.get(n, version + 1) <= version])
+            if self._all.version == version:
+                for name in request.others:
+                    group.others.pop(name, None)
 
     def members(self, request: c.Members, /) -> c.GroupMembers:
-        with self._lock:
-            group = self._group(request.group, self._now())
-            if group is None:
-                return c.GroupMembers((), ())
-            return c.GroupMembers(tuple(group.owned), tuple(group.others))
+        group = self._group(request.group, self._now())
+        if group is None:
+            return c.GroupMembers((), ())
+        return c.GroupMembers(tuple(group.owned), tuple(group.others))
 
     def touch(self, request: c.Touch, /) -> None:
         """Do nothing: a group that is not used costs memory only, and ends with the process."""

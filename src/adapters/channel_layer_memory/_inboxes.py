@@ -22,44 +22,40 @@ class InboxHandlers(Handlers):
 
     def claim(self, request: c.AcquireLease, /) -> c.LeaseAcquired:
         name = request.inbox.name
-        with self._lock:
-            now = self._now()
-            inbox = self._all.inboxes.get(name)
-            fresh = inbox is None
-            if inbox is None:
-                inbox = self._all.inboxes[name] = OwnedInbox(now + self._lease, request.generation)
-            inbox.until, inbox.generation = now + self._lease, request.generation
-            inbox.unread, inbox.serial = dict(request.held), 0
-            for number, _, frame in inbox.entries:
-                if number > int(request.after or "0"):
-                    _count(inbox, frame)
-            self._all.unread.pop(name, None)
-            line = self._all.lines.pop(name, None)
-            expired = self._expire(line, now) if line is not None else 0
-            for entry in line.entries if line is not None else ():
-                append_entry(inbox, entry.stamp, entry.frame)
-                _count(inbox, entry.frame)
-            return c.LeaseAcquired(now, fresh, self._all.epoch, expired)
+        now = self._now()
+        inbox = self._all.inboxes.get(name)
+        fresh = inbox is None
+        if inbox is None:
+            inbox = self._all.inboxes[name] = OwnedInbox(now + self._lease, request.generation)
+        inbox.until, inbox.generation = now + self._lease, request.generation
+        inbox.unread, inbox.serial = dict(request.held), 0
+        for number, _, frame in inbox.entries:
+            if number > int(request.after or "0"):
+                _count(inbox, frame)
+        self._all.unread.pop(name, None)
+        line = self._all.lines.pop(name, None)
+        expired = self._expire(line, now) if line is not None else 0
+        for entry in line.entries if line is not None else ():
+            append_entry(inbox, entry.stamp, entry.frame)
+            _count(inbox, entry.frame)
+        return c.LeaseAcquired(now, fresh, self._all.epoch, expired)
 
     def renew(self, request: c.RenewLease, /) -> c.LeaseRenewed:
-        with self._lock:
-            now = self._now()
-            inbox = self._owned(request.inbox.name)
-            if inbox is not None:
-                inbox.until = now + self._lease
-            return c.LeaseRenewed(now, inbox is not None, self._all.epoch)
+        now = self._now()
+        inbox = self._owned(request.inbox.name)
+        if inbox is not None:
+            inbox.until = now + self._lease
+        return c.LeaseRenewed(now, inbox is not None, self._all.epoch)
 
     def release(self, request: c.ReleaseLease, /) -> int:
-        with self._lock:
-            inbox = self._all.inboxes.pop(request.inbox.name, None)
-            return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
+        inbox = self._all.inboxes.pop(request.inbox.name, None)
+        return sum(frame[:1] == b"m" for _, _, frame in inbox.entries) if inbox is not None else 0
 
     def read(self, request: c.Read, /) -> c.Batch:
-        with self._lock:
-            inbox = self._drop_read(request)
-            if inbox is None or not inbox.entries:
-                return c.Batch((), request.after)
-            return c.Batch(tuple((stamp, frame) for _, stamp, frame in inbox.entries), str(inbox.last))
+        inbox = self._drop_read(request)
+        if inbox is None or not inbox.entries:
+            return c.Batch((), request.after)
+        return c.Batch(tuple((stamp, frame) for _, stamp, frame in inbox.entries), str(inbox.last))
 
     async def _wait_for_entries(self, request: c.Read) -> None:
         """Wait until a read of an inbox would bring an entry, or its time is up."""
@@ -84,61 +80,55 @@ class InboxHandlers(Handlers):
         return inbox
 
     def return_credits(self, request: c.ReturnCredits, /) -> None:
-        with self._lock:
-            inbox = self._owned(request.inbox.name)
-            if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
-                return
-            inbox.serial = request.serial
-            for name, places in request.places:
-                left = inbox.unread.get(name, 0) - places
-                if left > 0:
-                    inbox.unread[name] = left
-                else:
-                    inbox.unread.pop(name, None)
+        inbox = self._owned(request.inbox.name)
+        if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
+            return
+        inbox.serial = request.serial
+        for name, places in request.places:
+            left = inbox.unread.get(name, 0) - places
+            if left > 0:
+                inbox.unread[name] = left
+            else:
+                inbox.unread.pop(name, None)
 
     def mark(self, request: c.Mark, /) -> bool:
-        with self._lock:
-            return self._mark(request.inbox.name, request.marker)
+        return self._mark(request.inbox.name, request.marker)
 
     def alive(self, request: c.Alive, /) -> tuple[bool, ...]:
-        with self._lock:
-            return tuple(self._owned(inbox.name) is not None for inbox in request.inboxes)
+        return tuple(self._owned(inbox.name) is not None for inbox in request.inboxes)
 
     # -- flush
 
     def flush(self, request: c.Flush, /) -> c.Flushing:
-        with self._lock:
-            dropped = sum(len(line.entries) for line in self._all.lines.values())
-            for line in self._all.lines.values():
-                line.entries.clear()
-                line.wakeup_due = False
-            self._all.unread.clear()
-            self._all.groups.clear()
-            self._all.meters.clear()
-            self._all.epoch = request.generation
-            self._all.flushed_at = self._now()
-            living = tuple(name for name in list(self._all.inboxes) if self._owned(name) is not None)
-            for name, inbox in self._all.inboxes.items():
-                dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
-                inbox.entries.clear()
-                if name not in living:  # an owner that comes back learns of the flush from the epoch
-                    continue
-                inbox.unread.clear()
-                inbox.generation, inbox.serial = request.generation, 0
-                append_entry(inbox, self._now(), flush_frame(request.generation))
-            return c.Flushing(living, dropped)
+        dropped = sum(len(line.entries) for line in self._all.lines.values())
+        for line in self._all.lines.values():
+            line.entries.clear()
+            line.wakeup_due = False
+        self._all.unread.clear()
+        self._all.groups.clear()
+        self._all.meters.clear()
+        self._all.epoch = request.generation
+        self._all.flushed_at = self._now()
+        living = tuple(name for name in list(self._all.inboxes) if self._owned(name) is not None)
+        for name, inbox in self._all.inboxes.items():
+            dropped += sum(frame[:1] == b"m" for _, _, frame in inbox.entries)
+            inbox.entries.clear()
+            if name not in living:  # an owner that comes back learns of the flush from the epoch
+                continue
+            inbox.unread.clear()
+            inbox.generation, inbox.serial = request.generation, 0
+            append_entry(inbox, self._now(), flush_frame(request.generation))
+        return c.Flushing(living, dropped)
 
     def unflushed(self, request: c.Unflushed, /) -> tuple[str, ...]:
-        with self._lock:
-            found = ((name, self._owned(name)) for name in request.inboxes)
-            # An inbox has the generation of this flush, of a later one or of a new lease.
-            return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
+        found = ((name, self._owned(name)) for name in request.inboxes)
+        # An inbox has the generation of this flush, of a later one or of a new lease.
+        return tuple(name for name, inbox in found if inbox is not None and inbox.flushed != inbox.generation)
 
     def acknowledge(self, request: c.Acknowledge, /) -> None:
-        with self._lock:
-            inbox = self._owned(request.inbox.name)
-            if inbox is not None and inbox.generation == request.generation:
-                inbox.flushed = request.generation
+        inbox = self._owned(request.inbox.name)
+        if inbox is not None and inbox.generation == request.generation:
+            inbox.flushed = request.generation
 
     # -- under the lock
 

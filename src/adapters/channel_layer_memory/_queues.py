@@ -25,84 +25,79 @@ class QueueHandlers(Handlers):
 
     def push(self, request: c.Push, /) -> c.Pushed:
         frame = message_frame(request.channel.name, request.payload)
-        with self._lock:
-            now = self._now()
-            inbox = self._owned(request.channel.queue.name)
-            if inbox is not None:
-                unread = inbox.unread.get(request.channel.name, 0)
-                if unread >= request.capacity or len(inbox.entries) >= self._rules.inbox_capacity:
-                    return c.Pushed(accepted=False, expired=0)
-                inbox.unread[request.channel.name] = unread + 1
-                append_entry(inbox, now, frame)
-                return c.Pushed(accepted=True, expired=0)
-            if request.if_registered and not self._has_reader(request.channel.queue.name, now):
-                left = self._all.lines.get(request.channel.queue.name)
-                orphaned = len(left.entries) if left is not None else 0
-                return c.Pushed(accepted=False, expired=0, orphaned=orphaned)
-            if request.to_member and self._unread_expired(request.channel, now):
-                return c.Pushed(accepted=False, expired=0, unread_expired=True)
-            line = self._line(request.channel.queue.name)
-            expired = 0
+        now = self._now()
+        inbox = self._owned(request.channel.queue.name)
+        if inbox is not None:
+            unread = inbox.unread.get(request.channel.name, 0)
+            if unread >= request.capacity or len(inbox.entries) >= self._rules.inbox_capacity:
+                return c.Pushed(accepted=False, expired=0)
+            inbox.unread[request.channel.name] = unread + 1
+            append_entry(inbox, now, frame)
+            return c.Pushed(accepted=True, expired=0)
+        if request.if_registered and not self._has_reader(request.channel.queue.name, now):
+            left = self._all.lines.get(request.channel.queue.name)
+            orphaned = len(left.entries) if left is not None else 0
+            return c.Pushed(accepted=False, expired=0, orphaned=orphaned)
+        if request.to_member and self._unread_expired(request.channel, now):
+            return c.Pushed(accepted=False, expired=0, unread_expired=True)
+        line = self._all.lines[request.channel.queue.name]
+        expired = 0
+        if len(line.entries) >= request.capacity:
+            expired = self._expire(line, now)
             if len(line.entries) >= request.capacity:
-                expired = self._expire(line, now)
-                if len(line.entries) >= request.capacity:
-                    return c.Pushed(accepted=False, expired=expired)
-            line.entries.append(c.Entry(now, frame))
-            if request.to_member:
-                channels = self._all.unread.setdefault(request.channel.queue.name, {})
-                channels.setdefault(request.channel.name, now)
-            wake_next(line)
-            return c.Pushed(accepted=True, expired=expired)
+                return c.Pushed(accepted=False, expired=expired)
+        line.entries.append(c.Entry(now, frame))
+        if request.to_member:
+            channels = self._all.unread.setdefault(request.channel.queue.name, {})
+            channels.setdefault(request.channel.name, now)
+        wake_next(line)
+        return c.Pushed(accepted=True, expired=expired)
 
     def clear_unread(self, request: c.ClearUnread, /) -> None:
-        with self._lock:
-            name = request.channel.queue.name
-            channels = self._all.unread.get(name, {})
-            if channels.pop(request.channel.name, None) is not None and not channels:
-                del self._all.unread[name]
+        name = request.channel.queue.name
+        channels = self._all.unread.get(name, {})
+        if channels.pop(request.channel.name, None) is not None and not channels:
+            del self._all.unread[name]
 
     def pop(self, request: c.Pop, /) -> c.Popped:
         name = request.queue.name
-        with self._lock:
-            now = self._now()
-            if request.queue.kind is Kind.INBOX:
-                if self._owned(name) is not None or name in self._all.parents:
-                    return c.Popped((), 0, now, self._all.epoch, owned=True)
-                claimant, until = self._all.claims.get(name, (request.claimant, now))
-                if claimant != request.claimant and until > now:
-                    return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
-                self._all.claims[name] = (request.claimant, now + self._lease)
-            elif request.register:
-                self._all.registered.setdefault(name, {})[request.claimant] = now + request.register
-            line = self._line(name)
-            expired = self._expire(line, now)
-            count = min(request.count, len(line.entries))
-            entries = tuple(line.entries.popleft() for _ in range(count))
-            if entries:
-                self._all.unread.pop(name, None)
-            wake_next(line)
-            self._remove_if_idle(name)
-            return c.Popped(entries, expired, now, self._all.epoch)
+        now = self._now()
+        if request.queue.kind is Kind.INBOX:
+            if self._owned(name) is not None or name in self._all.parents:
+                return c.Popped((), 0, now, self._all.epoch, owned=True)
+            claimant, until = self._all.claims.get(name, (request.claimant, now))
+            if claimant != request.claimant and until > now:
+                return c.Popped((), 0, now, self._all.epoch, held_for=until - now)
+            self._all.claims[name] = (request.claimant, now + self._lease)
+        elif request.register:
+            self._all.registered.setdefault(name, {})[request.claimant] = now + request.register
+        line = self._all.lines[name]
+        expired = self._expire(line, now)
+        count = min(request.count, len(line.entries))
+        entries = tuple(line.entries.popleft() for _ in range(count))
+        if entries:
+            self._all.unread.pop(name, None)
+        wake_next(line)
+        self._remove_if_idle(name)
+        return c.Popped(entries, expired, now, self._all.epoch)
 
     def put_back(self, request: c.PutBack, /) -> c.Returned:
-        with self._lock:
-            line = self._line(request.queue.name)
-            entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
-            line.entries.extendleft(reversed(entries))
-            wake_next(line)
-            return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
+        line = self._all.lines[request.queue.name]
+        entries = [entry for entry in request.entries if entry.stamp >= self._all.flushed_at]
+        line.entries.extendleft(reversed(entries))
+        wake_next(line)
+        return c.Returned(expired=0, flushed=len(request.entries) - len(entries))
 
     def release_claim(self, request: c.ReleaseClaim, /) -> None:
-        with self._lock:
-            self._all.registered.get(request.inbox.name, {}).pop(request.claimant, None)
-            claim = self._all.claims.get(request.inbox.name)
-            if claim is not None and claim[0] == request.claimant:
-                del self._all.claims[request.inbox.name]
+        self._all.registered.get(request.inbox.name, {}).pop(request.claimant, None)
+        claim = self._all.claims.get(request.inbox.name)
+        if claim is not None and claim[0] == request.claimant:
+            del self._all.claims[request.inbox.name]
 
     async def wait(self, request: c.Wait, /) -> None:
         name = request.queue.name
         with self._lock:
-            line = self._line(name)
+            line = self._all.lines[name]
             if line.wakeup_due:
                 line.wakeup_due = False
                 return
@@ -123,15 +118,14 @@ class QueueHandlers(Handlers):
                 self._remove_if_idle(name)
 
     def orphaned(self, _request: c.FindOrphaned, /) -> tuple[str, ...]:
-        with self._lock:
-            now = self._now()
-            filled = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
-            return tuple(name for name in filled if not self._has_reader(name, now))
+        now = self._now()
+        filled = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
+        return tuple(name for name in filled if not self._has_reader(name, now))
 
     def add_waiter(self, queue: str, waiter: Waiter) -> None:
         """Have *waiter* woken when a queue may hold a message, which may be at once."""
         with self._lock:
-            line = self._line(queue)
+            line = self._all.lines[queue]
             if line.wakeup_due:
                 line.wakeup_due = False
                 waiter.wake()
@@ -150,32 +144,28 @@ class QueueHandlers(Handlers):
 
     def pending(self, request: c.Pending, /) -> int:
         name = request.channel.name
-        with self._lock:
-            inbox = self._owned(request.channel.queue.name)
-            prefix = message_frame(name, b"")
-            if inbox is not None:
-                return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
-            line = self._all.lines.get(request.channel.queue.name)
-            return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
+        inbox = self._owned(request.channel.queue.name)
+        prefix = message_frame(name, b"")
+        if inbox is not None:
+            return sum(frame.startswith(prefix) for _, _, frame in inbox.entries)
+        line = self._all.lines.get(request.channel.queue.name)
+        return sum(entry.frame.startswith(prefix) for entry in line.entries) if line is not None else 0
 
     # -- statistics
 
     def report(self, request: c.Report, /) -> None:
-        with self._lock:
-            counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
-            self._all.meters.add(self._now(), counts, request.messages, request.refused)
+        counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
+        self._all.meters.add(self._now(), counts, request.messages, request.refused)
 
     def reported(self, request: c.Reported, /) -> Rates:
-        with self._lock:
-            return self._all.meters.read(self._now(), None if request.queue is None else request.queue.name)
+        return self._all.meters.read(self._now(), None if request.queue is None else request.queue.name)
 
     def survey(self, request: c.Survey, /) -> c.Surveyed:
         channel = request.channel
-        with self._lock:
-            now = self._now()
-            names = {*self._all.lines, *self._all.inboxes} if channel is None else {channel.queue.name}
-            begins = b"m" if channel is None else message_frame(channel.name, b"")
-            found = [self._count_waiting(name, begins, now) for name in names]
+        now = self._now()
+        names = {*self._all.lines, *self._all.inboxes} if channel is None else {channel.queue.name}
+        begins = b"m" if channel is None else message_frame(channel.name, b"")
+        found = [self._count_waiting(name, begins, now) for name in names]
         count = sum(pending for pending, _ in found)
         stamps = [stamp for _, stamp in found if stamp is not None]
         oldest = max(0.0, now - min(stamps)) if stamps else None
@@ -191,7 +181,8 @@ class QueueHandlers(Handlers):
         """
         inbox = self._owned(name)
         if inbox is not None:
-            count = sum(unread for channel, unread in inbox.unread.items() if _is_for(channel, begins))
+            channels = (channel for channel in inbox.unread if message_frame(channel, b"").startswith(begins))
+            count = sum(inbox.unread[channel] for channel in channels)
             stamps = [stamp for _, stamp, frame in inbox.entries if frame.startswith(begins)]
             return count, min(stamps, default=None) if count else None
         line = self._all.lines.get(name)
@@ -224,8 +215,3 @@ class QueueHandlers(Handlers):
         line = self._all.lines.get(name)
         if line is not None and not line.entries and not line.waiters:
             del self._all.lines[name]
-
-
-def _is_for(channel: str, begins: bytes) -> bool:
-    """Whether the frames of messages to *channel* begin with *begins*."""
-    return message_frame(channel, b"").startswith(begins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -128,7 +128,7 @@ class MemoryState:
     def forked(self) -> None:
         """Start empty in a child process: the parent keeps what it holds."""
         self.lock: threading.Lock = threading.Lock()
-        self.lines: dict[str, PoppedQueue] = {}
+        self.lines: defaultdict[str, PoppedQueue] = defaultdict(PoppedQueue)
         self.unread: dict[str, dict[str, float]] = {}
         """By queue, the channels that got a group message since the queue was last popped, and when each got it."""
         self.parents.update(self.inboxes)
@@ -150,6 +150,8 @@ class MemoryState:
 class Handlers:
     """The base of the classes that handle commands: the state, and what several of the classes need.
 
+    A handler runs under the lock: see `MemoryStore.carry_out`. Methods that take the lock themselves are no handlers.
+
     Args:
         state: what the handlers read and change.
     """
@@ -164,18 +166,10 @@ class Handlers:
     def _now(self) -> float:
         return self._all.clock.now()
 
-    def _line(self, name: str) -> PoppedQueue:
-        line = self._all.lines.get(name)
-        if line is None:
-            line = self._all.lines[name] = PoppedQueue()
-        return line
-
     def _owned(self, name: str) -> OwnedInbox | None:
         """Return an owned inbox, unless its lease has ended."""
         inbox = self._all.inboxes.get(name)
-        if inbox is not None and inbox.until <= self._now():
-            return None
-        return inbox
+        return inbox if inbox is not None and inbox.until > self._now() else None
 
     def _expire(self, line: PoppedQueue, now: float) -> int:
         """Remove the entries of a queue that are too old, and return how many there were."""

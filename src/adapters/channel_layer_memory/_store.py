@@ -98,8 +98,9 @@ class MemoryStore(QueueHandlers, GroupHandlers):
 
     def carry_out(self, command: c.Command[R]) -> R:
         """Carry out a command at once."""
-        reply: R = self._handlers[type(command)](command)
-        return reply
+        with self._lock:
+            reply: R = self._handlers[type(command)](command)
+            return reply
 
     # -- there is no connection
 
