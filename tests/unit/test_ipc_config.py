@@ -69,4 +69,5 @@ def test_making_a_layer_touches_no_file(tmp_path: Path) -> None:
 def test_no_two_kinds_of_records_share_a_letter() -> None:
     """A letter says what a record is: each kind has one of its own."""
     letters = [value for value in vars(_keys).values() if isinstance(value, bytes) and len(value) == 1]
-    assert len(letters) == len(set(letters)) == len(_keys.KINDS)
+    assert letters
+    assert len(letters) == len(set(letters))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from channel_layer.errors import StoreError
 from channel_layer_ipc._doorbell import Doorbell, remove_dead
 from channel_layer_ipc._handlers import Call, Handler, handler_of
-from channel_layer_ipc._waiters import add_waiter, remove_waiter
 from channel_layer_ipc._writer import Writer
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ class _Waiting:
         """Record that a thread waits for those queues that are empty; return the keys of the records."""
         names = {queue: queue.name.encode("ascii") for queue in request.queues}
         return {
-            queue: add_waiter(tx, name, self._doorbell.number)
+            queue: tx.add_waiter(name, self._doorbell.number)
             for queue, name in names.items()
             if not tx.queues.count(name)
         }
@@ -222,7 +221,7 @@ class _Waiting:
 
 def _end(tx: Transaction, keys: dict[Queue, bytes]) -> tuple[Queue, ...]:
     """Remove these records; return the queues whose record was removed before, to notify the thread."""
-    return tuple(queue for queue, key in keys.items() if not remove_waiter(tx, key))
+    return tuple(queue for queue, key in keys.items() if not tx.remove_timed(key))
 
 
 if TYPE_CHECKING:

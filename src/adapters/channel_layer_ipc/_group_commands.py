@@ -16,7 +16,6 @@ from channel_layer_ipc import _keys as k
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from channel_layer_ipc._records import GroupRecord
     from channel_layer_ipc._transaction import Transaction
 
 __all__ = ("join", "leave", "members", "prune", "publish", "touch")
@@ -26,14 +25,14 @@ def join(tx: Transaction, request: c.Join) -> c.Changed:
     """Add a member, or refresh it."""
     name, member = request.group.name.encode("ascii"), request.channel.name.encode("ascii")
     inbox = request.channel.queue.name.encode("ascii")
-    left = k.below(k.LEFT, name, member)
-    if request.restore and tx.timed.get(left) is not None:
+    left = k.key(k.LEFT, name, member)
+    if request.restore and tx.get_timed(left) is not None:
         return c.Changed(tx.groups.last_version(), marked=False, applied=False, owned=False)
-    tx.timed.remove(left)
+    tx.remove_timed(left)
     group = tx.groups.get_or_make(name)
     group.version = version = tx.groups.next_version()
     joined = tx.now - request.age
-    owned = request.owned or tx.groups.has_member(group, k.OWNED, member)
+    owned = request.owned or tx.groups.is_owned(group, member)
     if owned:
         tx.groups.add_owned(group, inbox, member, joined)
     else:
@@ -48,8 +47,10 @@ def leave(tx: Transaction, request: c.Leave) -> c.Changed:
     name, member = request.group.name.encode("ascii"), request.channel.name.encode("ascii")
     inbox = request.channel.queue.name.encode("ascii")
     group = tx.groups.get(name)
-    if request.latest is not None and not _is_owned_since(tx, group, inbox, member, request.latest):
-        return c.Changed(tx.groups.last_version(), marked=False, applied=False, owned=False)
+    if request.latest is not None:
+        owned = group is not None and tx.groups.is_owned(group, member)
+        if group is None or not owned or not tx.groups.is_unchanged(group, inbox, request.latest):
+            return c.Changed(tx.groups.last_version(), marked=False, applied=False, owned=False)
     version = tx.groups.next_version()
     if group is not None:
         group.version, group.changed = version, True
@@ -57,18 +58,10 @@ def leave(tx: Transaction, request: c.Leave) -> c.Changed:
         tx.groups.remove_owned(group, member)
         tx.groups.drop_if_empty(group)
     if request.channel.queue.kind is Kind.INBOX:
-        tx.timed.put(k.below(k.LEFT, name, member), tx.now + tx.times.left)
+        tx.put_timed(k.key(k.LEFT, name, member), tx.now + tx.times.left)
     marker = MembershipMarker(request.group.name, request.channel.name, False, version, 0)
     marked = request.mark and inboxes.put_marker(tx, inbox, marker)
     return c.Changed(version, marked, applied=True, owned=False)
-
-
-def _is_owned_since(tx: Transaction, group: GroupRecord | None, inbox: bytes, member: bytes, version: int) -> bool:
-    """Return whether a channel is an owned member, and no channel of its inbox has joined since a version."""
-    if group is None or not tx.groups.has_member(group, k.OWNED, member):
-        return False
-    found = tx.groups.inbox(group, inbox)
-    return found is not None and found.version <= version
 
 
 def publish(tx: Transaction, request: c.Publish) -> c.Published:
@@ -97,13 +90,11 @@ def prune(tx: Transaction, request: c.Prune) -> None:
     group = tx.groups.get(request.group.name.encode("ascii"))
     if group is None:
         return
-    unchanged = group.version <= request.version
     for name in request.inboxes:
         inbox = name.encode("ascii")
-        found = tx.groups.inbox(group, inbox)
-        if found is not None and found.version <= request.version:
+        if tx.groups.is_unchanged(group, inbox, request.version):
             tx.groups.drop_inbox(group, inbox)
-    if unchanged:
+    if group.version <= request.version:
         for name in request.others:
             tx.groups.remove_member(group, k.OTHER, name.encode("ascii"))
     tx.groups.drop_if_empty(group)

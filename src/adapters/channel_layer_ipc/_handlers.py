@@ -14,7 +14,7 @@ from channel_layer_ipc import _group_commands as groups
 from channel_layer_ipc import _inbox_commands as inboxes
 from channel_layer_ipc import _queue_commands as queues
 from channel_layer_ipc import _statistics_commands as statistics
-from channel_layer_ipc._room import RECORD, entry_need
+from channel_layer_ipc._transaction import RECORD, entry_need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,9 +121,9 @@ class Call(Generic[R]):
 
     def perform(self, tx: Transaction) -> None:
         """Carry out the request, or refuse it if there is no room."""
-        self._refused = self.need is not None and not tx.room.has(self.need)
+        self._refused = self.need is not None and not tx.has_room(self.need)
         if self._refused:
-            tx.room.exhausted = True
+            tx.exhausted = True
         else:
             self._reply = self._handler.work(tx, self._request)
 

@@ -61,18 +61,19 @@ def claim(tx: Transaction, request: c.AcquireLease) -> c.LeaseAcquired:
 
 def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.AcquireLease) -> None:
     """Count as unread what the owner holds, and what it has not read yet."""
-    for channel in (*tx.inboxes.unread_channels(inbox), *inbox.counts):
+    for channel in (*tx.parts(k.UNREAD_COUNT, inbox.name), *inbox.counts):
         tx.inboxes.set_unread(inbox, channel, 0)
     for full, held in request.held:
         tx.inboxes.set_unread(inbox, full.encode("ascii"), held)
-    for _, frame in tx.inboxes.all_entries(inbox, int(request.after or "0") + 1):
+    read = max(0, int(request.after or "0") + 1 - inbox.head)
+    for _, frame in tx.inboxes.entries(inbox)[read:]:
         _count_unread(tx, inbox, frame)
 
 
 def _take_over(tx: Transaction, inbox: InboxRecord) -> int:
     """Move what was sent to an inbox without an owner into it; return how many messages are too old."""
-    for mark, _ in tx.values.scan(k.below(k.GROUP_UNREAD, inbox.name)):
-        tx.timed.remove(mark)
+    for mark, _ in tx.scan(k.key(k.GROUP_UNREAD, inbox.name)):
+        tx.remove_timed(mark)
     queue = tx.queues.get(inbox.name)
     if queue is None:
         return 0
@@ -163,7 +164,7 @@ def put(tx: Transaction, name: bytes, frame: bytes) -> c.Delivery:
     inbox = tx.inboxes.living(name)
     if inbox is None:
         return c.Delivery.NO_OWNER
-    if inbox.size >= tx.times.inbox_capacity or not tx.room.take(len(frame)):
+    if inbox.size >= tx.times.inbox_capacity or not tx.take_room(len(frame)):
         return c.Delivery.FULL
     tx.inboxes.append(inbox, tx.now, frame)
     return c.Delivery.DONE
@@ -182,8 +183,8 @@ def flush(tx: Transaction, request: c.Flush) -> c.Flushing:
     dropped = sum(queue.size for queue in queues) + sum(_count_messages(tx, inbox) for inbox in inboxes)
     # An owner whose lease has ended may come back: the epoch tells it what happened, and its counts hold until then.
     ended = [inbox.name for inbox in inboxes if inbox.until <= tx.now]
-    tx.clear_except([*_SURVIVORS, *(k.below(k.UNREAD_COUNT, name) for name in ended)])
-    tx.timed.put(k.FLUSH, tx.now + max(tx.times.left, tx.times.group), pack_entry(tx.now, generation))
+    tx.clear_except([*_SURVIVORS, *(k.key(k.UNREAD_COUNT, name) for name in ended)])
+    tx.put_timed(k.FLUSH, tx.now + max(tx.times.left, tx.times.group), pack_entry(tx.now, generation))
     living: list[str] = []
     for name in names:
         inbox = tx.inboxes.get(name)
@@ -215,7 +216,7 @@ def acknowledge(tx: Transaction, request: c.Acknowledge) -> None:
 
 
 def _epoch(tx: Transaction) -> str:
-    record = tx.timed.get(k.FLUSH)
+    record = tx.get_timed(k.FLUSH)
     return split_entry(record.rest)[1].decode("ascii") if record is not None else ""
 
 
@@ -226,4 +227,4 @@ def _count_unread(tx: Transaction, inbox: InboxRecord, frame: bytes) -> None:
 
 
 def _count_messages(tx: Transaction, inbox: InboxRecord) -> int:
-    return sum(frame[:1] == b"m" for _, frame in tx.inboxes.all_entries(inbox))
+    return sum(frame[:1] == b"m" for _, frame in tx.inboxes.entries(inbox))

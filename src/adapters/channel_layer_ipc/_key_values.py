@@ -1,37 +1,82 @@
-"""Bytes under keys, as one LMDB transaction sees them, and the index of what is due."""
+"""Bytes under keys, as one LMDB transaction sees them, small records among them, and the index of what is due."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
+from channel_layer_ipc._records import TimedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import lmdb
 
-__all__ = ("DueIndex", "KeyValues")
+    from channel_layer.domain.rules import Rules
+
+__all__ = ("KeyValues", "Times")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things live, in seconds, and how much an inbox holds.
+
+    Attributes:
+        expiry: a message.
+        lease: a lease, and a claim.
+        group: a member that the owner of its inbox did not add; a group without a ``group_expiry`` that is not touched.
+        owned: a member that the owner of its inbox added; None: as long as the owner is alive.
+        left: how long it is remembered which members have left.
+        inbox_capacity: entries that an owned inbox may hold.
+        all_counts: the statistics of all queues, after they have last changed.
+        counts: the same for the statistics of one queue.
+    """
+
+    expiry: float
+    lease: float
+    group: float
+    owned: float | None
+    left: float
+    inbox_capacity: int
+    all_counts: float
+    counts: float
+
+    @classmethod
+    def of(cls, rules: Rules) -> Times:
+        """Return what follows from a configuration."""
+        lease = rules.expiry * LEASE_FACTOR
+        group = rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME
+        counts = counts_lifetimes(rules.group_expiry)
+        return cls(rules.expiry, lease, group, rules.group_expiry, 2 * lease, rules.inbox_capacity, *counts)
 
 
 class KeyValues:
     """The keys and values of one transaction.
 
+    Some are *timed*: small records that end by themselves. An index holds the keys of timed records, queues, inboxes
+    and groups by the time at which each has to be looked at: sweeping costs as much as there is to remove, and no more.
+
     Args:
         handle: the transaction; it may write.
         database: holds all records.
+        times: how long things live.
+        now: what time it is, for all that is done in it.
 
     Attributes:
         wrote: something was written or removed, so the transaction has to be committed.
     """
 
-    __slots__ = ("_database", "_handle", "_scanner", "wrote")
+    __slots__ = ("_database", "_handle", "_scanner", "now", "times", "wrote")
 
-    def __init__(self, handle: lmdb.Transaction[bytes], database: lmdb._Database) -> None:
+    def __init__(self, handle: lmdb.Transaction[bytes], database: lmdb._Database, times: Times, now: float) -> None:
         self._handle = handle
         self._database = database
         self._scanner: lmdb.Cursor[bytes] | None = None
-        self.wrote = False
+        self.times: Times = times
+        self.now: float = now
+        self.wrote: bool = False
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, if there is one."""
@@ -47,10 +92,10 @@ class KeyValues:
         self.wrote = True
         return self._handle.pop(key)
 
-    def remove(self, key: bytes) -> bool:
-        """Remove a key; return whether there was one."""
+    def remove(self, key: bytes) -> None:
+        """Remove a key, if it is there."""
         self.wrote = True
-        return self._handle.delete(key)
+        self._handle.delete(key)
 
     def scan(self, prefix: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """Return the keys that begin with a prefix, in their order, and their values.
@@ -76,6 +121,11 @@ class KeyValues:
         cursor.set_range(key)
         return cursor.iternext(keys=False, values=True)
 
+    def parts(self, kind: bytes, name: bytes, prefix: bytes = b"") -> list[bytes]:
+        """Return what follows the name in the keys of a kind and a name, if it begins with a prefix."""
+        start = len(name) + 2
+        return [key[start:] for key, _ in self.scan(k.key(kind, name, prefix))]
+
     def clear(self, prefix: bytes) -> None:
         """Remove all keys that begin with a prefix."""
         for key, _ in self.scan(prefix):
@@ -93,39 +143,54 @@ class KeyValues:
             cursor = self._scanner = self._handle.cursor()
         return cursor
 
+    # -- what is due
 
-class DueIndex:
-    """The keys of records that have to be looked at when their time has come, in the order of time.
-
-    With it, sweeping costs as much as there is to remove, and no more.
-
-    Args:
-        values: holds it.
-        now: what time it is.
-    """
-
-    __slots__ = ("_now", "_values")
-
-    def __init__(self, values: KeyValues, now: float) -> None:
-        self._values = values
-        self._now = now
-
-    def add(self, due: float, key: bytes) -> None:
+    def add_due(self, due: float, key: bytes) -> None:
         """Have a record looked at."""
-        self._values.put(k.due_key(due, key), b"")
+        self.put(k.due_key(due, key), b"")
 
-    def remove(self, due: float, key: bytes) -> None:
-        """Undo `add`."""
-        self._values.remove(k.due_key(due, key))
+    def remove_due(self, due: float, key: bytes) -> None:
+        """Undo `add_due`."""
+        self.remove(k.due_key(due, key))
 
-    def pop(self) -> bytes | None:
+    def pop_due(self) -> bytes | None:
         """Remove the entry that has been due for longest, and return its record's key; None if nothing is due."""
-        first = self._values.scan(k.DUE, 1)
-        if not first:
-            return None
-        entry = first[0][0]
-        when, key = k.due_target(entry)
-        if when > k.moment(self._now):
-            return None
-        self._values.remove(entry)
-        return key
+        for entry, _ in self.scan(k.DUE, 1):
+            when, key = k.due_target(entry)
+            if when <= k.moment(self.now):
+                self.remove(entry)
+                return key
+        return None
+
+    # -- timed records
+
+    def get_timed(self, key: bytes) -> TimedRecord | None:
+        """Return a record, unless it has ended."""
+        record = self.peek_timed(key)
+        return record if record is not None and record.until > self.now else None
+
+    def peek_timed(self, key: bytes) -> TimedRecord | None:
+        """Return a record, even if it has ended but is still there."""
+        data = self.get(key)
+        return TimedRecord.unpack(data) if data is not None else None
+
+    def put_timed(self, key: bytes, until: float, rest: bytes = b"") -> None:
+        """Write a record; one that is there already is looked at when that would have been."""
+        old = self.peek_timed(key)
+        if old is None:
+            self.add_due(until, key)
+        due = old.due if old is not None else until
+        self.put(key, TimedRecord(due, until, rest).pack())
+
+    def remove_timed(self, key: bytes) -> bool:
+        """Remove a record; return whether there was one."""
+        data = self.take(key)
+        if data is None:
+            return False
+        self.remove_due(TimedRecord.unpack(data).due, key)
+        return True
+
+    def postpone_timed(self, key: bytes, record: TimedRecord, until: float) -> None:
+        """Have a record end later, which is not in the index at present."""
+        self.add_due(until, key)
+        self.put(key, TimedRecord(until, until, record.rest).pack())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_ipc._handlers import Handler
-from channel_layer_ipc._waiters import add_waiter, has_waiter, remove_waiter
 
 if TYPE_CHECKING:
     from channel_layer.errors import StoreError
@@ -108,10 +107,10 @@ class LoopWaiters:
         key = tx.waiter_keys.get(name, waiters.key)
         if not staying:
             if key is not None:
-                remove_waiter(tx, key)
+                tx.remove_timed(key)
                 key = None
-        elif key is None or not has_waiter(tx, key):
-            key = add_waiter(tx, queue, tx.doorbell.bind())
+        elif key is None or tx.get(key) is None:
+            key = tx.add_waiter(queue, tx.doorbell.bind())
         tx.waiter_keys[name] = key
         tx.after_commit.append(partial(self._wake, name, woken, key))
 
@@ -124,7 +123,7 @@ class LoopWaiters:
         if waiters is not None:
             key = tx.waiter_keys.get(name, waiters.key)
             if key is not None:
-                remove_waiter(tx, key)
+                tx.remove_timed(key)
             tx.waiter_keys[name] = None
             tx.after_commit.append(partial(self._drop, name, waiters))
         queue = name.encode("ascii")

@@ -34,14 +34,14 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
     frame = b"m%c%b%b" % (len(full), full, request.payload)  # as `message_frame` writes it, in half the time
     if channel.queue.kind is Kind.INBOX and (inbox := tx.inboxes.living(name)) is not None:
         unread = tx.inboxes.unread(inbox, full)
-        if unread >= request.capacity or inbox.size >= tx.times.inbox_capacity or not tx.room.take(len(frame)):
+        if unread >= request.capacity or inbox.size >= tx.times.inbox_capacity or not tx.take_room(len(frame)):
             return REFUSED
         tx.inboxes.set_unread(inbox, full, unread + 1)
         tx.inboxes.append(inbox, tx.now, frame)
         return _ACCEPTED
     if request.if_registered and not _has_reader(tx, name):
         return c.Pushed(accepted=False, expired=0, orphaned=tx.queues.count(name))
-    mark = k.below(k.GROUP_UNREAD, name, full)
+    mark = k.key(k.GROUP_UNREAD, name, full)
     if request.to_member and _group_message_expired(tx, mark):
         return _UNREAD_EXPIRED
     queue = tx.queues.get(name)
@@ -50,12 +50,12 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
         expired = tx.queues.expire(queue)
         if queue.size >= request.capacity:
             return c.Pushed(accepted=False, expired=expired)
-    if not tx.room.take(len(frame)):
+    if not tx.take_room(len(frame)):
         return c.Pushed(accepted=False, expired=expired)
     queue = tx.queues.get_or_make(name, tx.now + tx.times.expiry)
     tx.queues.append(queue, tx.now, frame)
-    if request.to_member and tx.timed.get(mark) is None:
-        tx.timed.put(mark, tx.now + tx.times.group, _TIME.pack(tx.now))
+    if request.to_member and tx.get_timed(mark) is None:
+        tx.put_timed(mark, tx.now + tx.times.group, _TIME.pack(tx.now))
         queue.group_unread = True
     tx.queues.notify_waiters(name, 1)
     return c.Pushed(accepted=True, expired=expired) if expired else _ACCEPTED
@@ -63,14 +63,14 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
 
 def _group_message_expired(tx: Transaction, mark: bytes) -> bool:
     """Return whether a group message to a channel has expired, and nothing was taken from its queue since it came."""
-    record = tx.timed.get(mark)
+    record = tx.get_timed(mark)
     return record is not None and _TIME.unpack(record.rest)[0] + tx.times.expiry <= tx.now
 
 
 def clear_unread(tx: Transaction, request: c.ClearUnread) -> None:
     """Forget that a channel has a group message unread."""
     channel = request.channel
-    tx.timed.remove(k.below(k.GROUP_UNREAD, channel.queue.name.encode("ascii"), channel.name.encode("ascii")))
+    tx.remove_timed(k.key(k.GROUP_UNREAD, channel.queue.name.encode("ascii"), channel.name.encode("ascii")))
 
 
 def pop(tx: Transaction, request: c.Pop) -> c.Popped:
@@ -78,16 +78,16 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
     name = request.queue.name.encode("ascii")
     if request.register:
         _register_reader(tx, name, request)
-    epoch = tx.timed.get(k.FLUSH)
+    epoch = tx.get_timed(k.FLUSH)
     flushed = epoch.rest[_TIME.size :].decode("ascii") if epoch is not None else ""
     if request.queue.kind is Kind.INBOX:
         if tx.inboxes.living(name) is not None:
             return c.Popped((), 0, tx.now, flushed, owned=True)
-        key, claimant = k.single(k.CLAIM, name), request.claimant.encode()
-        claim = tx.timed.get(key)
+        key, claimant = k.key(k.CLAIM, name), request.claimant.encode()
+        claim = tx.get_timed(key)
         if claim is not None and claim.rest != claimant:
             return c.Popped((), 0, tx.now, flushed, held_for=claim.until - tx.now)
-        tx.timed.put(key, tx.now + tx.times.lease, claimant)
+        tx.put_timed(key, tx.now + tx.times.lease, claimant)
     queue = tx.queues.get(name)
     if queue is None:
         return c.Popped((), 0, tx.now, flushed)
@@ -102,14 +102,14 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
 
 
 def _forget_group_messages(tx: Transaction, name: bytes) -> None:
-    for mark, _ in tx.values.scan(k.below(k.GROUP_UNREAD, name)):
-        tx.timed.remove(mark)
+    for mark, _ in tx.scan(k.key(k.GROUP_UNREAD, name)):
+        tx.remove_timed(mark)
 
 
 def put_back(tx: Transaction, request: c.PutBack) -> c.Returned:
     """Return messages to the head of their queue, but for those that are too old or were flushed."""
     name = request.queue.name.encode("ascii")
-    epoch = tx.timed.get(k.FLUSH)
+    epoch = tx.get_timed(k.FLUSH)
     flushed_at: float = _TIME.unpack_from(epoch.rest)[0] if epoch is not None else float("-inf")
     fresh = [entry for entry in request.entries if entry.stamp >= flushed_at]
     kept = [entry for entry in fresh if entry.stamp + tx.times.expiry > tx.now]
@@ -125,13 +125,13 @@ def release_claim(tx: Transaction, request: c.ReleaseClaim) -> None:
     """Give up a claim, if it is still the claimant's; of any other queue, forget the claimant as a reader."""
     name = request.inbox.name.encode("ascii")
     if request.inbox.kind is not Kind.INBOX:
-        tx.timed.remove(k.below(k.READER, name, request.claimant.encode()))
+        tx.remove_timed(k.key(k.READER, name, request.claimant.encode()))
         tx.readers.clear()
         return
-    key = k.single(k.CLAIM, name)
-    claim = tx.timed.get(key)
+    key = k.key(k.CLAIM, name)
+    claim = tx.get_timed(key)
     if claim is not None and claim.rest == request.claimant.encode():
-        tx.timed.remove(key)
+        tx.remove_timed(key)
 
 
 def pending(tx: Transaction, request: c.Pending) -> int:
@@ -140,9 +140,9 @@ def pending(tx: Transaction, request: c.Pending) -> int:
     name = queue.name.encode("ascii")
     head = message_frame(request.channel.name, b"")
     if queue.kind is Kind.INBOX and (inbox := tx.inboxes.living(name)) is not None:
-        entries = tx.inboxes.all_entries(inbox)
+        entries = tx.inboxes.entries(inbox)
     else:
-        entries = tx.queues.entries(name)
+        entries = tx.queues.fresh_entries(name)
     return sum(frame.startswith(head) for _, frame in entries)
 
 
@@ -152,8 +152,8 @@ def pending(tx: Transaction, request: c.Pending) -> int:
 def _register_reader(tx: Transaction, name: bytes, request: c.Pop) -> None:
     """Note that the claimant reads a queue, and the doorbell by which others see that its process is alive."""
     tx.readers[name] = True
-    key = k.below(k.READER, name, request.claimant.encode())
-    tx.timed.put(key, tx.now + request.register, _DOORBELL.pack(tx.doorbell.bind()))
+    key = k.key(k.READER, name, request.claimant.encode())
+    tx.put_timed(key, tx.now + request.register, _DOORBELL.pack(tx.doorbell.bind()))
 
 
 def orphaned(tx: Transaction, _request: c.FindOrphaned) -> tuple[str, ...]:
@@ -173,13 +173,13 @@ def _has_reader(tx: Transaction, name: bytes) -> bool:
 
 def _find_reader(tx: Transaction, name: bytes) -> bool:
     """Look for a reader that is alive; the records of the others are removed."""
-    prefix = k.below(k.READER, name)
+    prefix = k.key(k.READER, name)
     for limit in (1, None):  # mostly the first one will do
-        for key, _ in tx.values.scan(prefix, limit):
-            record = tx.timed.get(key)
+        for key, _ in tx.scan(prefix, limit):
+            record = tx.get_timed(key)
             if record is None:
                 continue
             if tx.doorbell.has_listener(_DOORBELL.unpack(record.rest)[0]):
                 return True
-            tx.timed.remove(key)
+            tx.remove_timed(key)
     return False

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = (
     "MAX_READERS",
-    "GroupInbox",
     "GroupRecord",
     "InboxRecord",
     "QueueRecord",
     "Record",
+    "SequenceRecord",
     "TimedRecord",
     "pack_entry",
     "split_entry",
@@ -32,14 +32,10 @@ _QUEUE = struct.Struct(">ddQQQ?")
 _INBOX = struct.Struct(">ddQQQQBBB")
 _GROUP = struct.Struct(">ddQII")
 _TIMED = struct.Struct(">dd")
-_GROUP_INBOX = struct.Struct(">QI")
 _STAMP = struct.Struct(">d")
 
 MAX_READERS: Final = 16
 """Doorbells that an inbox remembers; those of processes that were killed go with the next notification."""
-
-_MIDDLE: Final = 2**63
-"""The number of a queue's first entry: what is put back at the head counts down from it."""
 
 
 @dataclass(slots=True)
@@ -48,7 +44,7 @@ class Record(ABC):
 
     Attributes:
         name: of the queue, the inbox or the group.
-        due: when the record is to be looked at, see `channel_layer_ipc._key_values.DueIndex`.
+        due: when the record is to be looked at, see `channel_layer_ipc._key_values.KeyValues`.
         until: when it ends, unless it is prolonged.
         stored: it is in the store, and in the index under `due`.
         changed: it has to be written.
@@ -66,7 +62,7 @@ class Record(ABC):
     @property
     def key(self) -> bytes:
         """The key of the record."""
-        return k.single(self.kind, self.name)
+        return k.key(self.kind, self.name)
 
     @abstractmethod
     def pack(self) -> bytes:
@@ -83,45 +79,54 @@ class Record(ABC):
 
 
 @dataclass(slots=True)
-class QueueRecord(Record):
-    """A queue that is popped. It ends when everything that may be in it is too old.
+class SequenceRecord(Record):
+    """What a queue and an inbox have in common: entries, whose numbers have no gap.
 
     Attributes:
         head: the number of its first entry.
         tail: the number that its next entry gets.
-        expired: messages that were swept from it, and that no command has counted yet.
-        group_unread: some of its channels may have a `channel_layer_ipc._keys.GROUP_UNREAD`.
     """
 
-    kind: ClassVar[bytes] = k.QUEUE
+    entry_kind: ClassVar[bytes]
+    """The kind of the keys of its entries."""
 
-    head: int = _MIDDLE
-    tail: int = _MIDDLE
-    expired: int = 0
-    group_unread: bool = False
+    head: int
+    tail: int
 
     @property
     def size(self) -> int:
         """How many entries it holds."""
         return self.tail - self.head
 
+
+@dataclass(slots=True)
+class QueueRecord(SequenceRecord):
+    """A queue that is popped. It ends when everything that may be in it is too old.
+
+    Attributes:
+        expired: messages that were swept from it, and that no command has counted yet.
+        group_unread: some of its channels may have a `channel_layer_ipc._keys.GROUP_UNREAD`.
+    """
+
+    kind: ClassVar[bytes] = k.QUEUE
+    entry_kind: ClassVar[bytes] = k.ENTRY
+
+    expired: int = 0
+    group_unread: bool = False
+
     def pack(self) -> bytes:
-        """Return it as bytes."""
         return _QUEUE.pack(self.due, self.until, self.head, self.tail, self.expired, self.group_unread)
 
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
-        """Make it from such bytes."""
         return cls(name, *_QUEUE.unpack(data), stored=True)
 
 
 @dataclass(slots=True)
-class InboxRecord(Record):
+class InboxRecord(SequenceRecord):
     """An owned inbox. It ends with its lease.
 
     Attributes:
-        head: the number of its first entry.
-        tail: the number that its next entry gets.
         serial: of the last credits that were returned.
         owner: the doorbell of the last reader; 0: there was none.
         readers: the doorbells of the readers that wait for more. Mostly that is one, but an owner goes from one event
@@ -132,9 +137,8 @@ class InboxRecord(Record):
     """
 
     kind: ClassVar[bytes] = k.INBOX
+    entry_kind: ClassVar[bytes] = k.FRAME
 
-    head: int
-    tail: int
     serial: int = 0
     owner: int = 0
     readers: tuple[int, ...] = ()
@@ -142,13 +146,7 @@ class InboxRecord(Record):
     flushed: bytes = b""
     counts: dict[bytes, tuple[int, bool]] = field(default_factory=dict[bytes, tuple[int, bool]])
 
-    @property
-    def size(self) -> int:
-        """How many entries it holds."""
-        return self.tail - self.head
-
     def pack(self) -> bytes:
-        """Return it as bytes, without the counts, which have records of their own."""
         lengths = len(self.generation), len(self.flushed), len(self.readers)
         head = _INBOX.pack(self.due, self.until, self.head, self.tail, self.serial, self.owner, *lengths)
         readers = struct.pack(f">{len(self.readers)}Q", *self.readers)
@@ -156,7 +154,6 @@ class InboxRecord(Record):
 
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
-        """Make it from such bytes."""
         due, until, head, tail, serial, owner, one, two, three = _INBOX.unpack_from(data)
         readers = struct.unpack_from(f">{three}Q", data, _INBOX.size)
         start = _INBOX.size + 8 * three
@@ -181,12 +178,10 @@ class GroupRecord(Record):
     others: int = 0
 
     def pack(self) -> bytes:
-        """Return it as bytes."""
         return _GROUP.pack(self.due, self.until, self.version, self.owned, self.others)
 
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
-        """Make it from such bytes."""
         return cls(name, *_GROUP.unpack(data), stored=True)
 
 
@@ -205,36 +200,12 @@ class TimedRecord:
     rest: bytes = b""
 
     def pack(self) -> bytes:
-        """Return it as bytes."""
         return _TIMED.pack(self.due, self.until) + self.rest
 
     @classmethod
     def unpack(cls, data: bytes) -> TimedRecord:
-        """Make it from such bytes."""
         due, until = _TIMED.unpack_from(data)
         return cls(due, until, data[_TIMED.size :])
-
-
-@dataclass(frozen=True, slots=True)
-class GroupInbox:
-    """An inbox with members of a group that its owner added.
-
-    Attributes:
-        version: of the last one that joined.
-        members: how many there are.
-    """
-
-    version: int
-    members: int
-
-    def pack(self) -> bytes:
-        """Return it as bytes."""
-        return _GROUP_INBOX.pack(self.version, self.members)
-
-    @classmethod
-    def unpack(cls, data: bytes) -> GroupInbox:
-        """Make it from such bytes."""
-        return cls(*_GROUP_INBOX.unpack(data))
 
 
 def pack_entry(stamp: float, frame: bytes) -> bytes:

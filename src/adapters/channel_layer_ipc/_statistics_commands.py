@@ -62,19 +62,19 @@ def survey(tx: Transaction, request: c.Survey) -> c.Surveyed:
 
 def _unread_in_inbox(tx: Transaction, inbox: InboxRecord, prefix: bytes) -> tuple[int, float | None]:
     """Return how many messages of an inbox are unread, and since when the oldest waits that is still in the store."""
-    channels = tx.inboxes.unread_channels(inbox, prefix[2:])
+    channels = tx.parts(k.UNREAD_COUNT, inbox.name, prefix[2:])
     if len(prefix) > 1:
         channels = [channel for channel in channels if channel == prefix[2:]]
     count = sum(tx.inboxes.unread(inbox, channel) for channel in channels)
     if not count:
         return 0, None
-    entries = tx.inboxes.all_entries(inbox)
+    entries = tx.inboxes.entries(inbox)
     return count, next((stamp for stamp, frame in entries if frame.startswith(prefix)), None)
 
 
 def _waiting_in_queue(tx: Transaction, name: bytes, prefix: bytes) -> tuple[int, float | None]:
     """Return how many messages wait in a queue that is popped, and since when."""
-    stamps = [stamp for stamp, frame in tx.queues.entries(name) if frame.startswith(prefix)]
+    stamps = [stamp for stamp, frame in tx.queues.fresh_entries(name) if frame.startswith(prefix)]
     return len(stamps), min(stamps, default=None)
 
 
@@ -86,11 +86,11 @@ def _add(tx: Transaction, name: bytes, messages: int, refused: int, lifetime: fl
     meter.add(tx.now, messages, refused)
     parts = [_METER.pack(meter.messages, meter.refused)]
     parts += [_SLICE.pack(number, min(_MOST, some), min(_MOST, none)) for number, (some, none) in meter.slices.items()]
-    tx.timed.put(k.single(k.METER, name), tx.now + lifetime, b"".join(parts))
+    tx.put_timed(k.key(k.METER, name), tx.now + lifetime, b"".join(parts))
 
 
 def _meter(tx: Transaction, name: bytes) -> Meter:
-    record = tx.timed.get(k.single(k.METER, name))
+    record = tx.get_timed(k.key(k.METER, name))
     if record is None:
         return Meter()
     messages, refused = _METER.unpack_from(record.rest)

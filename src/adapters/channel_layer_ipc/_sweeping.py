@@ -26,7 +26,7 @@ def sweep(tx: Transaction, limit: int) -> bool:
         Whether there may be more.
     """
     for _ in range(limit):
-        key = tx.due_index.pop()
+        key = tx.pop_due()
         if key is None:
             return False
         kind, name = key[:1], key[1:-1]
@@ -35,7 +35,8 @@ def sweep(tx: Transaction, limit: int) -> bool:
         elif kind == k.INBOX:
             _review_inbox(tx, name)
         elif kind == k.GROUP:
-            _review_group(tx, name)
+            if (group := tx.groups.get(name)) is not None:
+                tx.groups.review(group)
         else:
             _review_timed(tx, key)
     return True
@@ -48,37 +49,22 @@ def _review_queue(tx: Transaction, name: bytes) -> None:
     if queue.until <= tx.now and queue.size:
         # The next command that reads or fills the queue counts what has expired, unless there is none for long.
         tx.queues.sweep(queue, tx.now + _UNCOUNTED * tx.times.expiry)
-    if queue.until > tx.now:
-        queue.postpone(queue.until)
-    else:
-        tx.queues.drop(queue)
+    tx.queues.review(queue)
 
 
 def _review_inbox(tx: Transaction, name: bytes) -> None:
     inbox = tx.inboxes.get(name)
     if inbox is None:
         return
-    if inbox.until > tx.now:
-        inbox.postpone(inbox.until)
-    elif inbox.owner and tx.doorbell.has_listener(inbox.owner):
+    if inbox.until <= tx.now and inbox.owner and tx.doorbell.has_listener(inbox.owner):
         # Its owner was held up, or the machine slept: it comes back, and there is news of its groups in the inbox.
         inbox.postpone(tx.now + tx.times.lease)
     else:
-        tx.inboxes.drop(inbox)
-
-
-def _review_group(tx: Transaction, name: bytes) -> None:
-    group = tx.groups.get(name)
-    if group is None:
-        return
-    if group.until > tx.now:
-        group.postpone(group.until)
-    else:
-        tx.groups.drop(group)
+        tx.inboxes.review(inbox)
 
 
 def _review_timed(tx: Transaction, key: bytes) -> None:
-    record = tx.timed.peek(key)
+    record = tx.peek_timed(key)
     if record is None:
         return
     until = record.until
@@ -86,6 +72,6 @@ def _review_timed(tx: Transaction, key: bytes) -> None:
         # A waiter's timer runs by another clock, which stands still while the machine sleeps: it may still be there.
         until = tx.now + tx.times.lease
     if until > tx.now:
-        tx.timed.postpone(key, record, until)
+        tx.postpone_timed(key, record, until)
     else:
-        tx.values.remove(key)
+        tx.remove(key)

@@ -1,4 +1,4 @@
-"""What the tables of queues, inboxes and groups have in common, and the table of small records that end by themselves.
+"""The queues and the owned inboxes, as one transaction sees them, and what tables of records have in common.
 
 A table is the view that one transaction has of records of one kind: they are read once, changed as objects, and written
 at the end.
@@ -6,49 +6,60 @@ at the end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+import struct
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from channel_layer_ipc import _keys as k
-from channel_layer_ipc._records import Record, TimedRecord
+from channel_layer_ipc._records import (
+    MAX_READERS,
+    InboxRecord,
+    QueueRecord,
+    Record,
+    SequenceRecord,
+    pack_entry,
+    split_entry,
+)
 
 if TYPE_CHECKING:
-    from channel_layer_ipc._key_values import DueIndex, KeyValues
+    from channel_layer_ipc._key_values import KeyValues
 
-__all__ = ("Table", "TimedTable")
+__all__ = ("InboxTable", "QueueTable", "Table")
 
 RecordT = TypeVar("RecordT", bound=Record)
+SequenceT = TypeVar("SequenceT", bound=SequenceRecord)
+
+_COUNT = struct.Struct(">I")
+
+_MIDDLE: Final = 2**63
+"""The number of a queue's first entry: what is put back at the head counts down from it."""
 
 
 class Table(Generic[RecordT]):
     """The records of one kind.
 
     Args:
-        record_type: of the records.
         values: holds them.
-        due_index: says when to look at them.
-        now: what time it is.
     """
 
-    __slots__ = ("_due_index", "_now", "_record_type", "_records", "_values")
+    __slots__ = ("_records", "_values")
 
-    def __init__(self, record_type: type[RecordT], values: KeyValues, due_index: DueIndex, now: float) -> None:
-        self._record_type = record_type
+    record_type: type[RecordT]
+
+    def __init__(self, values: KeyValues) -> None:
         self._values = values
-        self._due_index = due_index
-        self._now = now
         self._records: dict[bytes, RecordT | None] = {}
 
     def get(self, name: bytes) -> RecordT | None:
         """Return the record of a name, if there is one."""
         if name in self._records:
             return self._records[name]
-        data = self._values.get(k.single(self._record_type.kind, name))
-        record = self._records[name] = self._record_type.unpack(name, data) if data is not None else None
+        data = self._values.get(k.key(self.record_type.kind, name))
+        record = self._records[name] = self.record_type.unpack(name, data) if data is not None else None
         return record
 
     def names(self) -> list[bytes]:
         """Return the names of all records; those that are not saved yet are missing."""
-        return [key[1:-1] for key, _ in self._values.scan(self._record_type.kind)]
+        return [key[1:-1] for key, _ in self._values.scan(self.record_type.kind)]
 
     def save(self) -> None:
         """Write all records that have changed."""
@@ -60,63 +71,221 @@ class Table(Generic[RecordT]):
         """Forget all that was read: the records in the store are others now."""
         self._records = {}
 
+    def drop(self, record: RecordT) -> None:
+        """Remove a record."""
+        if record.stored:
+            self._values.remove(record.key)
+            self._values.remove_due(record.due, record.key)
+        self._records[record.name] = None
+
+    def review(self, record: RecordT) -> None:
+        """Drop a record that was due if it has ended, else have it looked at again when it ends."""
+        if record.until > self._values.now:
+            record.postpone(record.until)
+        else:
+            self.drop(record)
+
     def _save_record(self, record: RecordT) -> None:
         record.changed = False
         if not record.stored:
-            self._due_index.add(record.due, record.key)
+            self._values.add_due(record.due, record.key)
             record.stored = True
         self._values.put(record.key, record.pack())
 
-    def _drop_record(self, record: RecordT) -> None:
-        if record.stored:
-            self._values.remove(record.key)
-            self._due_index.remove(record.due, record.key)
-        self._records[record.name] = None
+
+class _SequenceTable(Table[SequenceT]):
+    """Records with entries: times, and frames."""
+
+    __slots__ = ()
+
+    def append(self, record: SequenceT, stamp: float, frame: bytes) -> None:
+        """Put an entry at the end."""
+        self._values.put(k.numbered(record.entry_kind, record.name, record.tail), pack_entry(stamp, frame))
+        record.tail, record.changed = record.tail + 1, True
+
+    def entries(self, record: SequenceT) -> list[tuple[float, bytes]]:
+        """Return all entries."""
+        return [split_entry(data) for _, data in self._values.scan(k.key(record.entry_kind, record.name))]
+
+    def trim(self, record: SequenceT, head: int) -> None:
+        """Remove the entries that come before a number."""
+        head = min(head, record.tail)
+        if head > record.head:
+            for number in range(record.head, head):
+                self._values.remove(k.numbered(record.entry_kind, record.name, number))
+            record.head, record.changed = head, True
+
+    def drop(self, record: SequenceT) -> None:
+        """Remove a record with its entries."""
+        self.trim(record, record.tail)
+        super().drop(record)
 
 
-class TimedTable:
-    """The small records that end by themselves, of all kinds, by key.
+class QueueTable(_SequenceTable[QueueRecord]):
+    """The queues that are popped: channels, and inboxes that are not owned.
 
-    Args:
-        values: holds them.
-        due_index: says when to look at them.
-        now: what time it is.
+    Attributes:
+        to_notify: how many waiters of which queue are to be notified.
     """
 
-    __slots__ = ("_due_index", "_now", "_values")
+    __slots__ = ("to_notify",)
 
-    def __init__(self, values: KeyValues, due_index: DueIndex, now: float) -> None:
-        self._values = values
-        self._due_index = due_index
-        self._now = now
+    record_type = QueueRecord
 
-    def get(self, key: bytes) -> TimedRecord | None:
-        """Return a record, unless it has ended."""
-        record = self.peek(key)
-        return record if record is not None and record.until > self._now else None
+    def __init__(self, values: KeyValues) -> None:
+        super().__init__(values)
+        self.to_notify: dict[bytes, int] = {}
 
-    def peek(self, key: bytes) -> TimedRecord | None:
-        """Return a record, even if it has ended but is still there."""
-        data = self._values.get(key)
-        return TimedRecord.unpack(data) if data is not None else None
+    def get_or_make(self, name: bytes, until: float) -> QueueRecord:
+        """Return a queue, a new one if there is none, that lives until then at least."""
+        queue = self.get(name)
+        if queue is None:
+            group_unread = bool(self._values.scan(k.key(k.GROUP_UNREAD, name), 1))
+            queue = QueueRecord(name, until, until, _MIDDLE, _MIDDLE, group_unread=group_unread)
+            self._records[name] = queue
+        queue.until = max(queue.until, until)
+        queue.changed = True
+        return queue
 
-    def put(self, key: bytes, until: float, rest: bytes = b"") -> None:
-        """Write a record; one that is there already is looked at when that would have been."""
-        old = self.peek(key)
-        if old is None:
-            self._due_index.add(until, key)
-        due = old.due if old is not None else until
-        self._values.put(key, TimedRecord(due, until, rest).pack())
+    def count(self, name: bytes) -> int:
+        """Return how many messages a queue may hold."""
+        queue = self.get(name)
+        return queue.size if queue is not None and queue.until > self._values.now else 0
 
-    def remove(self, key: bytes) -> bool:
-        """Remove a record; return whether there was one."""
-        data = self._values.take(key)
-        if data is None:
-            return False
-        self._due_index.remove(TimedRecord.unpack(data).due, key)
-        return True
+    def fresh_entries(self, name: bytes) -> list[tuple[float, bytes]]:
+        """Return the entries of a queue that are not too old."""
+        queue = self.get(name)
+        entries = self.entries(queue) if queue is not None else []
+        return [(stamp, frame) for stamp, frame in entries if stamp > self._limit()]
 
-    def postpone(self, key: bytes, record: TimedRecord, until: float) -> None:
-        """Have a record end later, which is not in the index at present."""
-        self._due_index.add(until, key)
-        self._values.put(key, TimedRecord(until, until, record.rest).pack())
+    def prepend(self, queue: QueueRecord, stamp: float, frame: bytes) -> None:
+        """Put an entry at the head of a queue."""
+        queue.head, queue.changed = queue.head - 1, True
+        self._values.put(k.numbered(k.ENTRY, queue.name, queue.head), pack_entry(stamp, frame))
+
+    def take(self, queue: QueueRecord) -> tuple[float, bytes]:
+        """Remove the entry at the head of a queue, which is not empty, and return it."""
+        data = self._values.take(k.numbered(k.ENTRY, queue.name, queue.head))
+        queue.head, queue.changed = queue.head + 1, True
+        return split_entry(data) if data is not None else (self._values.now, b"")
+
+    def expire(self, queue: QueueRecord) -> int:
+        """Remove from the head of a queue what is too old; return how many messages expired since the last call."""
+        limit = self._limit()
+        head = queue.head
+        while head < queue.tail:
+            data = self._values.get(k.numbered(k.ENTRY, queue.name, head))
+            if data is not None and split_entry(data)[0] > limit:
+                break
+            head += 1
+        expired = queue.expired + head - queue.head
+        if expired:
+            self.trim(queue, head)
+            queue.expired, queue.changed = 0, True
+        return expired
+
+    def sweep(self, queue: QueueRecord, until: float) -> None:
+        """Remove all that is in a queue, and remember until then how many messages that were."""
+        queue.expired += queue.size
+        self.trim(queue, queue.tail)
+        queue.until, queue.changed = until, True
+
+    def notify_waiters(self, name: bytes, count: int) -> None:
+        """Have so many of those notified that wait for a queue."""
+        self.to_notify[name] = self.to_notify.get(name, 0) + count
+
+    def _limit(self) -> float:
+        return self._values.now - self._values.times.expiry
+
+
+class InboxTable(_SequenceTable[InboxRecord]):
+    """The owned inboxes.
+
+    Attributes:
+        to_notify: the doorbells of readers that are to be notified.
+    """
+
+    __slots__ = ("to_notify",)
+
+    record_type = InboxRecord
+
+    def __init__(self, values: KeyValues) -> None:
+        super().__init__(values)
+        self.to_notify: set[int] = set()
+
+    def living(self, name: bytes) -> InboxRecord | None:
+        """Return an inbox whose owner is alive."""
+        inbox = self.get(name)
+        return inbox if inbox is not None and inbox.until > self._values.now else None
+
+    def make(self, name: bytes) -> InboxRecord:
+        """Make a new inbox, whose owner is alive."""
+        now = self._values.now
+        until = now + self._values.times.lease
+        # No number is given twice, not even to entries of an inbox that was here before.
+        first = max(1, round(now * 1e6))
+        inbox = self._records[name] = InboxRecord(name, until, until, first, first, changed=True)
+        return inbox
+
+    def drop(self, record: InboxRecord) -> None:
+        """Remove an inbox with all that belongs to it."""
+        self._values.clear(k.key(k.UNREAD_COUNT, record.name))
+        super().drop(record)
+
+    def append(self, record: InboxRecord, stamp: float, frame: bytes) -> None:
+        """Put an entry into an inbox; its readers are notified."""
+        super().append(record, stamp, frame)
+        if record.readers:
+            self.to_notify.update(record.readers)
+            record.readers = ()
+
+    def first_entries(self, inbox: InboxRecord, count: int, size: int) -> list[tuple[float, bytes]]:
+        """Return the first entries of an inbox.
+
+        Args:
+            inbox: the inbox; it holds one at least.
+            count: entries at most.
+            size: bytes after which there is no further one.
+        """
+        left = min(count, inbox.size)
+        found: list[tuple[float, bytes]] = []
+        for data in self._values.values_from(k.numbered(k.FRAME, inbox.name, inbox.head)):
+            found.append(split_entry(data))
+            left -= 1
+            size -= len(data)
+            if left <= 0 or size <= 0:
+                break
+        return found
+
+    def add_reader(self, inbox: InboxRecord, doorbell: int) -> None:
+        """Have a reader notified of the next entry."""
+        if doorbell not in inbox.readers:
+            inbox.readers, inbox.changed = (*inbox.readers, doorbell)[-MAX_READERS:], True
+
+    # -- unread messages
+
+    def unread(self, inbox: InboxRecord, channel: bytes) -> int:
+        """Return how many messages of a channel are unread."""
+        known = inbox.counts.get(channel)
+        if known is not None:
+            return known[0]
+        data = self._values.get(k.key(k.UNREAD_COUNT, inbox.name, channel))
+        count = int(_COUNT.unpack(data)[0]) if data is not None else 0
+        inbox.counts[channel] = count, False
+        return count
+
+    def set_unread(self, inbox: InboxRecord, channel: bytes, count: int) -> None:
+        """Set how many messages of a channel are unread."""
+        inbox.counts[channel] = max(0, count), True
+        inbox.changed = True
+
+    def _save_record(self, record: InboxRecord) -> None:
+        super()._save_record(record)
+        for channel, (count, changed) in record.counts.items():
+            if changed:
+                record.counts[channel] = count, False
+                key = k.key(k.UNREAD_COUNT, record.name, channel)
+                if count > 0:
+                    self._values.put(key, _COUNT.pack(count))
+                else:
+                    self._values.remove(key)

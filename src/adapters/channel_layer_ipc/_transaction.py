@@ -1,64 +1,41 @@
-"""One transaction, as those that carry out commands in it see it: queues, inboxes, groups, room, and the time."""
+"""One transaction, as those that carry out commands in it see it: queues, inboxes, groups, room, and the time.
+
+A waiter that finds nothing is recorded in the same transaction that looked. A command that brings something removes
+the record and notifies the waiter before its transaction is committed: there is no moment at which its process can be
+killed and leave a message of which no waiter was told. The waiter that was notified looks, for which it has to wait for
+that transaction.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._group_table import GroupTable
-from channel_layer_ipc._inbox_table import InboxTable
-from channel_layer_ipc._key_values import DueIndex, KeyValues
-from channel_layer_ipc._queue_table import QueueTable
-from channel_layer_ipc._room import Room
-from channel_layer_ipc._tables import TimedTable
+from channel_layer_ipc._key_values import KeyValues
+from channel_layer_ipc._tables import InboxTable, QueueTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import lmdb
 
-    from channel_layer.domain.rules import Rules
     from channel_layer_ipc._doorbell import Doorbell
+    from channel_layer_ipc._key_values import Times
 
-__all__ = ("Times", "Transaction")
+__all__ = ("RECORD", "Transaction", "entry_need")
 
+RECORD: Final = 8192 - (256 << 10)
+"""Room that a command needs that writes a record: it may use half of what messages leave. A command that takes
+something away finds enough at any time."""
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """How long things live, in seconds, and how much an inbox holds.
+_PER_ENTRY: Final = 128
+"""Bytes of room that an entry takes beside its own: its key, its place in a page, and that pages are not full."""
 
-    Attributes:
-        expiry: a message.
-        lease: a lease, and a claim.
-        group: a member that the owner of its inbox did not add; a group without a ``group_expiry`` that is not touched.
-        owned: a member that the owner of its inbox added; None: as long as the owner is alive.
-        left: how long it is remembered which members have left.
-        inbox_capacity: entries that an owned inbox may hold.
-        all_counts: the statistics of all queues, after they have last changed.
-        counts: the same for the statistics of one queue.
-    """
-
-    expiry: float
-    lease: float
-    group: float
-    owned: float | None
-    left: float
-    inbox_capacity: int
-    all_counts: float
-    counts: float
-
-    @classmethod
-    def of(cls, rules: Rules) -> Times:
-        """Return what follows from a configuration."""
-        lease = rules.expiry * LEASE_FACTOR
-        group = rules.group_expiry if rules.group_expiry is not None else GROUP_KEYS_LIFETIME
-        counts = counts_lifetimes(rules.group_expiry)
-        return cls(rules.expiry, lease, group, rules.group_expiry, 2 * lease, rules.inbox_capacity, *counts)
+_PAGE: Final = 4096
 
 
-class Transaction:
+class Transaction(KeyValues):
     """What is done in one LMDB transaction.
 
     Args:
@@ -66,17 +43,12 @@ class Transaction:
         database: holds all records.
         times: how long things live.
         now: what time it is, for all that is done in it.
-        measure: returns how many bytes messages may take, given how many are wanted.
+        measure: returns how many bytes messages may take, given how many are wanted. It is called when a command first
+            needs some.
         doorbell: the one of the store that carries this out.
 
     Attributes:
-        values: all records, as bytes.
-        due_index: says which of them to look at, and when.
-        queues: the queues that are popped.
-        inboxes: the owned inboxes.
-        groups: the groups.
-        timed: the small records that end by themselves.
-        room: what memory leaves for messages.
+        exhausted: a command was refused because there was not enough room.
         readers: whether a queue has a registered reader, as far as that is known.
         waiter_keys: of the queues that tasks of the store's event loop wait for, the keys of their waiter records, as
             this transaction leaves them.
@@ -84,18 +56,15 @@ class Transaction:
     """
 
     __slots__ = (
+        "_left",
+        "_measure",
         "after_commit",
         "doorbell",
-        "due_index",
+        "exhausted",
         "groups",
         "inboxes",
-        "now",
         "queues",
         "readers",
-        "room",
-        "timed",
-        "times",
-        "values",
         "waiter_keys",
     )
 
@@ -108,16 +77,14 @@ class Transaction:
         measure: Callable[[int], int],
         doorbell: Doorbell,
     ) -> None:
-        self.times: Times = times
-        self.now: float = now
+        super().__init__(handle, database, times, now)
+        self._measure = measure
+        self._left: int | None = None
+        self.exhausted: bool = False
         self.doorbell: Doorbell = doorbell
-        self.values: KeyValues = KeyValues(handle, database)
-        self.due_index: DueIndex = DueIndex(self.values, now)
-        self.timed: TimedTable = TimedTable(self.values, self.due_index, now)
-        self.queues: QueueTable = QueueTable(self.values, self.due_index, now, times.expiry)
-        self.inboxes: InboxTable = InboxTable(self.values, self.due_index, now, times.lease)
-        self.groups: GroupTable = GroupTable(self.values, self.due_index, now, times.group, times.owned)
-        self.room: Room = Room(measure)
+        self.queues: QueueTable = QueueTable(self)
+        self.inboxes: InboxTable = InboxTable(self)
+        self.groups: GroupTable = GroupTable(self)
         self.readers: dict[bytes, bool] = {}
         self.waiter_keys: dict[str, bytes | None] = {}
         self.after_commit: list[Callable[[], None]] = []
@@ -131,12 +98,71 @@ class Transaction:
     def clear_except(self, prefixes: Iterable[bytes]) -> None:
         """Remove all records but those whose keys begin so, which stay in the index of what is due."""
         self.save()
-        kept = [item for prefix in prefixes for item in self.values.scan(prefix)]
+        kept = [item for prefix in prefixes for item in self.scan(prefix)]
         keys = {key for key, _ in kept}
-        kept += [item for item in self.values.scan(k.DUE) if k.due_target(item[0])[1] in keys]
-        self.values.clear_all()
+        kept += [item for item in self.scan(k.DUE) if k.due_target(item[0])[1] in keys]
+        self.clear_all()
         for key, value in kept:
-            self.values.put(key, value)
+            self.put(key, value)
         self.queues.forget()
         self.inboxes.forget()
         self.groups.forget()
+
+    # -- room
+
+    def has_room(self, need: int) -> bool:
+        """Return whether there are so many bytes."""
+        left = self._left
+        if left is None:
+            left = self._left = self._measure(need)
+        return need <= left
+
+    def take_room(self, size: int) -> bool:
+        """Take the room for a message of *size* bytes; return False if there is not enough."""
+        need = entry_need(size)
+        if not self.has_room(need):
+            self.exhausted = True
+            return False
+        self._left = (self._left or 0) - need
+        return True
+
+    # -- waiters
+
+    def add_waiter(self, queue: bytes, number: int) -> bytes:
+        """Record that a process or thread waits for a queue; return the key of the record.
+
+        Args:
+            queue: the name of the queue.
+            number: of the doorbell by which to notify the waiter.
+        """
+        key = k.waiter_key(queue, self.now, number)
+        self.put_timed(key, self.now + self.times.lease)
+        return key
+
+    def notify(self) -> bool:
+        """Notify the readers and waiters for which there is something; return whether one is of this store."""
+        doorbell, readers = self.doorbell, self.inboxes.to_notify
+        own = False
+        for number in readers:
+            if number == doorbell.number:
+                own = True
+            else:
+                doorbell.notify(number)
+        for queue, count in self.queues.to_notify.items():
+            left = count
+            while left > 0 and (found := self.scan(k.key(k.WAITER, queue), left)):
+                for key, _ in found:  # those that have waited for longest
+                    self.remove_timed(key)
+                    number = k.waiter_doorbell(key)
+                    if number == doorbell.number:
+                        own = True
+                    elif number not in readers and not doorbell.notify(number):
+                        continue  # its process was killed: another one is notified in its place
+                    left -= 1
+        return own
+
+
+def entry_need(size: int) -> int:
+    """Return the room that a message of *size* bytes takes: a large one has whole pages to itself."""
+    need = size + _PER_ENTRY
+    return need if need < _PAGE // 2 else (need // _PAGE + 2) * _PAGE

@@ -14,9 +14,9 @@ import lmdb
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import SystemClock
+from channel_layer_ipc._key_values import Times
 from channel_layer_ipc._sweeping import sweep
-from channel_layer_ipc._transaction import Times, Transaction
-from channel_layer_ipc._waiters import notify
+from channel_layer_ipc._transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,15 +117,15 @@ class Writer:
                 swept = not sweep(tx, _SWEEP_LIMIT)
                 self.sweep_at = now + self._period if swept else now
             for call in calls:
-                if done and call.need is not None and not tx.room.has(call.need):
+                if done and call.need is not None and not tx.has_room(call.need):
                     break
                 call.perform(tx)
                 done += 1
             tx.save()
-            notified = notify(tx)
-            if tx.values.wrote:
+            notified = tx.notify()
+            if tx.wrote:
                 handle.commit()
-        if tx.room.exhausted:
+        if tx.exhausted:
             self._warn()
         for each in tx.after_commit:
             each()
