@@ -10,9 +10,9 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer.errors import StoreError
-from channel_layer_ipc._doorbell import Doorbell, remove_dead
+from channel_layer_ipc._doorbell import Doorbell
 from channel_layer_ipc._handlers import Call, Handler, handler_of
-from channel_layer_ipc._writer import Writer
+from channel_layer_ipc._writer import CALLS_PER_TRANSACTION, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import BlockingStore, Clock
-    from channel_layer_ipc._environment import Environment, EnvironmentReference
+    from channel_layer_ipc._environment import EnvironmentReference
     from channel_layer_ipc._transaction import Transaction
 
 __all__ = ("IPCBlockingStore",)
 
 Q = TypeVar("Q")
 R = TypeVar("R")
-
-_CALLS_PER_TRANSACTION: Final = 512
-"""Calls that share a transaction at most."""
 
 _SPARE: Final = 8
 """Doorbells that are kept for the next threads that wait."""
@@ -46,12 +43,9 @@ class IPCBlockingStore:
     """
 
     def __init__(self, rules: Rules, clock: Clock, acquire_environment: Callable[[], EnvironmentReference]) -> None:
-        self._writer = Writer(rules, clock)
-        self._acquire_environment = acquire_environment
+        # The writer's doorbell notifies others; it is bound once this process is a registered reader of a queue.
+        self._writer = Writer(rules, clock, acquire_environment, Doorbell)
         self._lock = threading.Lock()
-        self._reference: EnvironmentReference | None = None
-        self._doorbell: Doorbell | None = None
-        """Notifies others; it is bound once this process is a registered reader of a queue."""
         self._spare: list[Doorbell] = []
         self._closed = False
 
@@ -85,7 +79,10 @@ class IPCBlockingStore:
         """Let go of the files."""
         with self._lock:
             self._closed = True
-            self._release()
+            for doorbell in self._spare:
+                doorbell.close()
+            self._spare.clear()
+        self._writer.close(_refuse_to_open)
 
     # -- transactions
 
@@ -107,26 +104,20 @@ class IPCBlockingStore:
         """Give each of these calls its outcome."""
         done = 0
         while done < len(calls):
-            try:
-                environment, doorbell = self._open()
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the replies raise it
-                for call in calls[done:]:
-                    self._writer.fail(call, None, exc)
-                return
-            progress = self._writer.carry_out(environment, doorbell, calls[done : done + _CALLS_PER_TRANSACTION])
-            done += progress.done
-            if progress.swept:
-                self._check_files(environment)
+            done += self._writer.carry_out(calls[done : done + CALLS_PER_TRANSACTION]).done
 
     # -- doorbells
 
     def _take_doorbell(self) -> Doorbell:
         """Return a bound doorbell that no other thread uses."""
-        environment, _ = self._open()
+        environment, _ = self._writer.open()
         with self._lock:
-            doorbell = self._spare.pop() if self._spare else None
-        if doorbell is None:
-            doorbell = Doorbell(environment.process_lock)
+            while self._spare:
+                doorbell = self._spare.pop()
+                if doorbell.process_lock is environment.process_lock:
+                    return doorbell
+                doorbell.close()  # of files that were removed
+        doorbell = Doorbell(environment.process_lock)
         doorbell.bind()
         return doorbell
 
@@ -134,52 +125,10 @@ class IPCBlockingStore:
         """Keep a doorbell that its thread does not use any more for the next one, or close it."""
         doorbell.drain()
         with self._lock:
-            process_lock = self._reference.environment.process_lock if self._reference is not None else None
-            keep = doorbell.process_lock is process_lock and len(self._spare) < _SPARE
-            if keep:
+            if not self._closed and len(self._spare) < _SPARE:
                 self._spare.append(doorbell)
-        if not keep:
-            doorbell.close()
-
-    # -- the files
-
-    def _open(self) -> tuple[Environment, Doorbell]:
-        """Return the environment, and the doorbell that notifies others; open them if this is the first time.
-
-        Raises:
-            StoreError: they cannot be opened.
-        """
-        reference, doorbell = self._reference, self._doorbell
-        if reference is not None and doorbell is not None:
-            return reference.environment, doorbell
-        with self._lock:
-            if self._closed:
-                raise StoreError("this store is closed", retryable=False, outcome="not_sent")
-            if self._reference is None or self._doorbell is None:
-                reference = self._acquire_environment()
-                process_lock = reference.environment.process_lock
-                remove_dead(process_lock)
-                self._reference, self._doorbell = reference, Doorbell(process_lock)
-                self._writer.sweep_at = 0.0
-            return self._reference.environment, self._doorbell
-
-    def _release(self) -> None:
-        for doorbell in self._spare:
-            doorbell.close()
-        self._spare.clear()
-        if self._doorbell is not None:
-            self._doorbell.close()
-            self._doorbell = None
-        if self._reference is not None:
-            self._reference.release()
-            self._reference = None
-
-    def _check_files(self, environment: Environment) -> None:
-        """Notice that the files were removed: processes that come now meet in a new shared store, so go there, too."""
-        if not environment.process_lock.is_current:
-            with self._lock:
-                if self._reference is not None and self._reference.environment is environment:
-                    self._release()
+                return
+        doorbell.close()
 
 
 class _Waiting:
@@ -222,6 +171,10 @@ class _Waiting:
 def _end(tx: Transaction, keys: dict[Queue, bytes]) -> tuple[Queue, ...]:
     """Remove these records; return the queues whose record was removed before, to notify the thread."""
     return tuple(queue for queue, key in keys.items() if not tx.remove_timed(key))
+
+
+def _refuse_to_open() -> EnvironmentReference:
+    raise StoreError("this store is closed", retryable=False, outcome="not_sent")
 
 
 if TYPE_CHECKING:

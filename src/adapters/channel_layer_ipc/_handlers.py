@@ -103,7 +103,7 @@ class Call(Generic[R]):
         need: bytes of room that it needs; None: none.
     """
 
-    __slots__ = ("_error", "_handler", "_refused", "_reply", "_request", "need")
+    __slots__ = ("_error", "_handler", "_reply", "_request", "need")
 
     _reply: R
 
@@ -111,25 +111,25 @@ class Call(Generic[R]):
         self.need: int | None = handler.need(request) if handler.need is not None else None
         self._handler = handler
         self._request = request
-        self._refused = False
         self._error: Exception | None = None
-
-    @property
-    def may_be_refused(self) -> bool:
-        """Whether there is a reply for the case that there is no room."""
-        return self._handler.refusal is not None
 
     def perform(self, tx: Transaction) -> None:
         """Carry out the request, or refuse it if there is no room."""
-        self._refused = self.need is not None and not tx.has_room(self.need)
-        if self._refused:
-            tx.exhausted = True
-        else:
+        self._error = None  # of a transaction that another call has spoiled
+        if self.need is None or tx.has_room(self.need):
             self._reply = self._handler.work(tx, self._request)
+            return
+        tx.exhausted = True
+        if not self.refuse():
+            what = "channel_layer_ipc: the memory is full: raise memory, or read what waits"
+            self._error = StoreError(what, retryable=True, outcome="not_sent")
 
-    def refuse(self) -> None:
-        """Note that there was no room."""
-        self._refused = True
+    def refuse(self) -> bool:
+        """Give the reply for the case that there is no room; return False if there is none."""
+        if self._handler.refusal is None:
+            return False
+        self._reply = self._handler.refusal
+        return True
 
     def fail(self, error: Exception) -> None:
         """Note that it was not carried out."""
@@ -143,13 +143,4 @@ class Call(Generic[R]):
         """
         if self._error is not None:
             raise self._error
-        if not self._refused:
-            return self._reply
-        if not self.may_be_refused:
-            raise StoreError(
-                "channel_layer_ipc: the memory is full: raise memory, or read what waits",
-                retryable=True,
-                outcome="not_sent",
-            )
-        refusal: R = self._handler.refusal
-        return refusal
+        return self._reply

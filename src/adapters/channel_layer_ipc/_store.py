@@ -7,33 +7,28 @@ A transaction costs more than what most commands do in it, so those that come to
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer.stores.wrapper import execute_each
 from channel_layer_ipc import _inbox_commands as inboxes
-from channel_layer_ipc._doorbell import LoopDoorbell, remove_dead
+from channel_layer_ipc._doorbell import LoopDoorbell
 from channel_layer_ipc._handlers import Call, Handler, handler_of
 from channel_layer_ipc._loop_waiters import LoopWaiters
-from channel_layer_ipc._writer import Writer
+from channel_layer_ipc._writer import CALLS_PER_TRANSACTION, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock, Store
-    from channel_layer_ipc._environment import Environment, EnvironmentReference
+    from channel_layer_ipc._environment import EnvironmentReference
+    from channel_layer_ipc._process_lock import ProcessLock
 
 __all__ = ("IPCStore",)
 
 R = TypeVar("R")
-
-_logger = logging.getLogger("channel_layer")
-
-_CALLS_PER_TRANSACTION: Final = 512
-"""Calls that share a transaction at most: enough to make its cost small, few enough that no process waits for long."""
 
 _TURN_SECONDS: Final = 0.005
 """How long one turn of the loop may go on with transactions; the calls that are left wait for the next turn."""
@@ -58,13 +53,10 @@ class _AwaitedCall(Call[R]):
         """Give the future the outcome, unless it was cancelled."""
         if self.future.done():
             return
-        if self._error is None and not self._refused:
+        if self._error is None:
             self.future.set_result(self._reply)
-            return
-        try:
-            self.future.set_result(self.reply())
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is raised where the future is awaited
-            self.future.set_exception(exc)
+        else:
+            self.future.set_exception(self._error)
 
 
 class _PendingRead(_AwaitedCall[c.Batch | None]):
@@ -91,11 +83,8 @@ class IPCStore:
     """
 
     def __init__(self, rules: Rules, clock: Clock, acquire_environment: Callable[[], EnvironmentReference]) -> None:
-        self._acquire_environment = acquire_environment
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(rules, clock)
-        self._reference: EnvironmentReference | None = None
-        self._doorbell: LoopDoorbell | None = None
+        self._writer = Writer(rules, clock, acquire_environment, self._make_doorbell)
         self._calls: list[_AwaitedCall[Any]] = []
         self._special: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
             c.Pop: self._pop,
@@ -123,7 +112,7 @@ class IPCStore:
 
     async def run_id(self, _shard: int, /) -> str:
         """Return what names the shared store: it is another one after its files were removed."""
-        environment, _ = self._open()
+        environment, _ = self._writer.open()
         return environment.process_lock.shared_store.run_id
 
     async def disconnected(self, _shard: int, /) -> None:
@@ -141,9 +130,7 @@ class IPCStore:
         while self._calls:
             self._turn()
         self._closed = True
-        self._release()
-        # A store is a part of reference cycles: the backend, and with it the files, must not wait for their collection.
-        self._acquire_environment = _refuse_to_open
+        self._writer.close(_refuse_to_open)
 
     @property
     def transactions(self) -> int:
@@ -212,27 +199,23 @@ class IPCStore:
 
     def _carry_out_some(self) -> None:
         """Carry out some of what was asked for, in one transaction if that succeeds."""
-        calls = [call for call in self._calls[:_CALLS_PER_TRANSACTION] if not call.future.done()]
-        del self._calls[:_CALLS_PER_TRANSACTION]
+        calls = [call for call in self._calls[:CALLS_PER_TRANSACTION] if not call.future.done()]
+        del self._calls[:CALLS_PER_TRANSACTION]
         if not calls:
             return
-        try:
-            environment, doorbell = self._open()
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the futures raise it
-            for call in calls:
-                self._writer.fail(call, None, exc)
-                call.settle()
-            return
-        progress = self._writer.carry_out(environment, doorbell, calls)
+        progress = self._writer.carry_out(calls)
         self._calls[:0] = calls[progress.done :]
         for call in calls[: progress.done]:
             call.settle()
         if progress.notified:
             self._loop.call_soon(self._look)
-        if progress.swept:
-            self._check_files()
+        if progress.lost:
+            self._on_files_lost()
 
     # -- waiting
+
+    def _make_doorbell(self, process_lock: ProcessLock) -> LoopDoorbell:
+        return LoopDoorbell(process_lock, self._loop, self._on_notified)
 
     def _on_notified(self) -> None:
         """Look at once."""
@@ -251,39 +234,8 @@ class IPCStore:
             if not read.future.done():
                 read.future.set_exception(error)
 
-    # -- the files
-
-    def _open(self) -> tuple[Environment, LoopDoorbell]:
-        """Return the environment, and the doorbell of this loop; open them if this is the first time.
-
-        Raises:
-            StoreError: they cannot be opened.
-        """
-        if self._reference is None or self._doorbell is None:
-            reference = self._acquire_environment()
-            process_lock = reference.environment.process_lock
-            remove_dead(process_lock)
-            self._reference, self._doorbell = reference, LoopDoorbell(process_lock, self._loop, self._on_notified)
-            self._writer.sweep_at = 0.0
-        return self._reference.environment, self._doorbell
-
-    def _release(self) -> None:
-        if self._doorbell is not None:
-            self._doorbell.close()
-            self._doorbell = None
-        if self._reference is not None:
-            self._reference.release()
-            self._reference = None
-
-    def _check_files(self) -> None:
-        """Notice that the files were removed: processes that come now meet in a new shared store, so go there, too."""
-        if self._reference is None or self._reference.environment.process_lock.is_current:
-            return
-        _logger.error(
-            "the files of the channel layer in %s were removed while they were in use; what was in them is lost",
-            self._reference.environment.process_lock.data.parent,
-        )
-        self._release()
+    def _on_files_lost(self) -> None:
+        """End what waits in files that were removed."""
         self._end_waits(StoreError("channel_layer_ipc: the files were removed", retryable=True, outcome="not_sent"))
         self._waiters.forget()
         if self._lost is not None and not self._lost.done():

@@ -1,35 +1,43 @@
 """Carries out calls in transactions, notifies the readers and waiters for which that brings something, and sweeps.
 
-The store for event loops and the store for threads share it; where calls come from and where outcomes go is theirs.
+The store for event loops and the store for threads share it, and the files that it opens; where calls come from and
+where outcomes go is theirs.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import lmdb
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import SystemClock
+from channel_layer_ipc._doorbell import Doorbell, remove_dead
 from channel_layer_ipc._key_values import Times
 from channel_layer_ipc._sweeping import sweep
 from channel_layer_ipc._transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Clock
-    from channel_layer_ipc._doorbell import Doorbell
-    from channel_layer_ipc._environment import Environment
+    from channel_layer_ipc._environment import Environment, EnvironmentReference
     from channel_layer_ipc._handlers import Call
+    from channel_layer_ipc._process_lock import ProcessLock
 
-__all__ = ("Progress", "Writer")
+__all__ = ("CALLS_PER_TRANSACTION", "Progress", "Writer")
+
+DoorbellT = TypeVar("DoorbellT", bound=Doorbell)
 
 _logger = logging.getLogger("channel_layer")
+
+CALLS_PER_TRANSACTION: Final = 512
+"""Calls that share a transaction at most: enough to make its cost small, few enough that no process waits for long."""
 
 _SWEEP_SECONDS: Final = 1.0
 """How often a store that is in use removes what has ended, at least."""
@@ -49,60 +57,115 @@ class Progress:
     Attributes:
         done: how many of the calls have an outcome; they are the first ones.
         notified: there is something for a reader or waiter of the store's own doorbell.
-        swept: all that has ended was removed.
+        lost: it was noticed that the files were removed, and they were let go of: processes that come now meet in a new
+            shared store, and the next calls go there, too.
     """
 
     done: int
     notified: bool
-    swept: bool
+    lost: bool
 
 
-class Writer:
+class Writer(Generic[DoorbellT]):
     """Carries out calls in transactions. May be used by several threads at once.
 
     Args:
         rules: the configuration.
         clock: its offset is added to the machine's clock.
+        acquire_environment: opens the environment.
+        make_doorbell: makes the store's own doorbell, which notifies others.
 
     Attributes:
-        sweep_at: when to remove what has ended.
         transactions: how many there have been, for tests of what something costs.
     """
 
-    def __init__(self, rules: Rules, clock: Clock) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        clock: Clock,
+        acquire_environment: Callable[[], EnvironmentReference],
+        make_doorbell: Callable[[ProcessLock], DoorbellT],
+    ) -> None:
         self._clock = clock
         self._times = Times.of(rules)
+        self._acquire_environment = acquire_environment
+        self._make_doorbell = make_doorbell
+        self._lock = threading.Lock()
+        self._opened: tuple[EnvironmentReference, DoorbellT] | None = None
         self._period = min(_SWEEP_SECONDS, rules.expiry / 20)
+        self._sweep_at = 0.0
         self._warn_at = float("-inf")
-        self.sweep_at: float = 0.0
         self.transactions: int = 0
 
-    def carry_out(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call[Any]]) -> Progress:
+    def open(self) -> tuple[Environment, DoorbellT]:
+        """Return the environment, and the store's own doorbell; open them if this is the first time.
+
+        Raises:
+            StoreError: they cannot be opened.
+        """
+        opened = self._opened
+        if opened is None:
+            with self._lock:
+                opened = self._opened
+                if opened is None:
+                    reference = self._acquire_environment()
+                    process_lock = reference.environment.process_lock
+                    remove_dead(process_lock)
+                    opened = self._opened = reference, self._make_doorbell(process_lock)
+                    self._sweep_at = 0.0
+        return opened[0].environment, opened[1]
+
+    def close(self, refuse: Callable[[], EnvironmentReference]) -> None:
+        """Let go of the files.
+
+        Args:
+            refuse: raises the error for calls that come later. A store is a part of reference cycles: the backend, and
+                with it the files, must not wait for their collection.
+        """
+        with self._lock:
+            self._acquire_environment = refuse
+            self._release()
+
+    def carry_out(self, calls: Sequence[Call[Any]]) -> Progress:
         """Carry out the first of these calls, as many as there is room for, in one transaction if that succeeds.
 
         It raises nothing: the calls note what went wrong. If one of them spoils a transaction for all, each gets a
         transaction of its own.
 
         Args:
-            environment: the environment.
-            doorbell: the store's own.
-            calls: one at least.
+            calls: one at least, and not more than `CALLS_PER_TRANSACTION`.
         """
+        try:
+            environment, doorbell = self.open()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the replies raise it
+            for call in calls:
+                self._fail(call, None, exc)
+            return Progress(len(calls), notified=False, lost=False)
+        progress = self._write_or_fail(environment, doorbell, calls)
+        if progress.lost:
+            _logger.error(
+                "the files of the channel layer in %s were removed while they were in use; what was in them is lost",
+                environment.process_lock.data.parent,
+            )
+            with self._lock:
+                if self._opened is not None and self._opened[0].environment is environment:
+                    self._release()
+        return progress
+
+    def _write_or_fail(self, environment: Environment, doorbell: Doorbell, calls: Sequence[Call[Any]]) -> Progress:
         try:
             return self._write(environment, doorbell, calls)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the call's reply raises it
             if len(calls) == 1:
-                self.fail(calls[0], environment, exc)
-                return Progress(1, notified=False, swept=False)
-        parts = [self.carry_out(environment, doorbell, (call,)) for call in calls]
-        notified, swept = any(part.notified for part in parts), any(part.swept for part in parts)
-        return Progress(len(calls), notified, swept)
+                self._fail(calls[0], environment, exc)
+                return Progress(1, notified=False, lost=False)
+        parts = [self._write_or_fail(environment, doorbell, (call,)) for call in calls]
+        return Progress(len(calls), any(part.notified for part in parts), any(part.lost for part in parts))
 
-    def fail(self, call: Call[Any], environment: Environment | None, error: Exception) -> None:
+    def _fail(self, call: Call[Any], environment: Environment | None, error: Exception) -> None:
         """Note in a call that its transaction failed, or that there could be none."""
-        if _is_full(error) and call.may_be_refused:
+        if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) and call.refuse():
             self._warn()
-            call.refuse()
         else:
             call.fail(_failure(environment, error))
 
@@ -113,9 +176,9 @@ class Writer:
             now = self._now()
             measure = partial(environment.room, handle)
             tx = Transaction(handle, environment.database, self._times, now, measure, doorbell)
-            if now >= self.sweep_at:
+            if now >= self._sweep_at:
                 swept = not sweep(tx, _SWEEP_LIMIT)
-                self.sweep_at = now + self._period if swept else now
+                self._sweep_at = now + self._period if swept else now
             for call in calls:
                 if done and call.need is not None and not tx.has_room(call.need):
                     break
@@ -129,7 +192,14 @@ class Writer:
             self._warn()
         for each in tx.after_commit:
             each()
-        return Progress(done, notified, swept)
+        return Progress(done, notified, lost=swept and not environment.process_lock.is_current)
+
+    def _release(self) -> None:
+        if self._opened is not None:
+            reference, doorbell = self._opened
+            self._opened = None
+            doorbell.close()
+            reference.release()
 
     def _warn(self) -> None:
         """Say that the memory is full, unless that was said just now."""
@@ -142,11 +212,6 @@ class Writer:
 
     def _now(self) -> float:
         return _clock.now() + self._clock.offset
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether a transaction failed for want of room."""
-    return isinstance(error, (lmdb.MapFullError, lmdb.DiskError))
 
 
 def _failure(environment: Environment | None, error: Exception) -> Exception:
