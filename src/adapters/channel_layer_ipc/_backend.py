@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from channel_layer.ports import Capabilities
 from channel_layer_ipc._blocking import IPCBlockingStore
 from channel_layer_ipc._directory import default_directory
-from channel_layer_ipc._environment import EnvironmentLocation, EnvironmentReference
+from channel_layer_ipc._environment import EnvironmentReference, open_environment
 from channel_layer_ipc._store import IPCStore
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class IPCBackend:
             if self._reference is None or not self._reference.environment.process_lock.is_current:
                 self._release()
                 directory = self._directory if self._directory is not None else default_directory()
-                self._location = EnvironmentLocation(directory, self._rules.prefix, self._memory, self._rules.timeout)
-                self._reference = EnvironmentReference(self._location)
+                self._reference = open_environment(directory, self._rules.prefix, self._memory, self._rules.timeout)
                 memory = self._reference.environment.process_lock.shared_store.memory
                 if memory != self._memory:
                     _logger.warning(
@@ -84,7 +83,7 @@ class IPCBackend:
                         self._memory,
                         memory,
                     )
-            return EnvironmentReference(self._location)
+            return EnvironmentReference(self._reference.environment)
 
     def _release(self) -> None:
         old, self._reference = self._reference, None

@@ -7,13 +7,10 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Final
 
 from channel_layer.errors import StoreError
 
 __all__ = ("default_directory", "how_to_reset", "open_private", "prepare", "refuse")
-
-_HOW_TO_RESET: Final = "stop the processes that use it, then call channel_layer_ipc.reset({directory!r})"
 
 
 def default_directory() -> Path:
@@ -62,7 +59,7 @@ def _check_private(what: str, found: os.stat_result, mode: str) -> None:
 
 def how_to_reset(directory: Path) -> str:
     """Return how to remove files that no process can use."""
-    return _HOW_TO_RESET.format(directory=str(directory))
+    return f"stop the processes that use it, then call channel_layer_ipc.reset({str(directory)!r})"
 
 
 def refuse(problem: str) -> StoreError:

@@ -21,7 +21,6 @@ import os
 import resource
 import threading
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from channel_layer_ipc._process_lock import ProcessLock
 
-__all__ = ("MIN_MEMORY", "Environment", "EnvironmentLocation", "EnvironmentReference", "largest_message")
+__all__ = ("MIN_MEMORY", "Environment", "EnvironmentReference", "largest_message", "open_environment")
 
 _GROWTH: Final = 4 << 20
 """Bytes by which the file grows. They are allocated at once, so that no write within them can fail."""
@@ -59,28 +58,6 @@ def largest_message(memory: int) -> int:
     return memory // 4
 
 
-@dataclass(frozen=True, slots=True)
-class EnvironmentLocation:
-    """Says which environment to open.
-
-    Attributes:
-        directory: of its files.
-        prefix: of the layers that use it.
-        memory: bytes at most, if it is made.
-        timeout: seconds to wait at most for a process that makes or removes it.
-    """
-
-    directory: Path
-    prefix: str
-    memory: int
-    timeout: float
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The same for all locations of one environment."""
-        return os.path.realpath(self.directory), self.prefix
-
-
 class Environment:
     """An environment that is open in this process.
 
@@ -90,6 +67,7 @@ class Environment:
     Attributes:
         process_lock: of the shared store.
         lock: held during a transaction: no thread of this process forks in the midst of one.
+        database: what holds all records.
         references: how many `EnvironmentReference` objects keep it open.
 
     Raises:
@@ -120,21 +98,23 @@ class Environment:
                     max_dbs=0,
                 )
                 self._page = self._handle.stat()["psize"]
-                self._database = self._handle.open_db()
+                self.database: lmdb._Database = self._handle.open_db()
                 self._check()
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         except lmdb.Error as exc:
             os.close(self._descriptor)
-            raise self._failed_to_open(exc) from exc
+            if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+                raise process_lock.damaged_error(str(exc)) from exc
+            raise StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent") from exc
         except BaseException:
             os.close(self._descriptor)
             raise
 
     @property
-    def database(self) -> lmdb._Database:
-        """What holds all records."""
-        return self._database
+    def place(self) -> tuple[str, str]:
+        """Its directory, whatever links lead there, and the prefix of the layers that use it."""
+        return os.path.realpath(self.process_lock.data.parent), self.process_lock.shared_store.prefix
 
     @contextlib.contextmanager
     def write(self) -> Generator[lmdb.Transaction[bytes]]:
@@ -172,7 +152,7 @@ class Environment:
         if room >= wanted:
             return room
         # It cannot grow: what has been removed is used again.
-        found = transaction.stat(self._database)
+        found = transaction.stat(self.database)
         used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * self._page
         return max(room, min(self._size, self.process_lock.shared_store.memory) - _RESERVE - used - used // 32)
 
@@ -216,11 +196,6 @@ class Environment:
         self._size += more
         return True
 
-    def _failed_to_open(self, exc: lmdb.Error) -> StoreError:
-        if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
-            return self.process_lock.damaged_error(str(exc))
-        return StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent")
-
 
 def _allocate(descriptor: int, start: int, size: int) -> None:
     """Let a file grow, and allocate the room.
@@ -243,37 +218,26 @@ def _allocate(descriptor: int, start: int, size: int) -> None:
 _guard = threading.RLock()
 """Held while the environments of this process change; a finalizer may run in the midst of that, in the same thread."""
 
-_open: dict[tuple[str, str], Environment] = {}
-_others: list[Environment] = []
-"""Those whose files were removed, and that are still in use in this process."""
+_environments: list[Environment] = []
+"""Those that are in use in this process, also if their files were removed."""
 
 
 class EnvironmentReference:
     """Keeps an environment open: it is closed with the last reference in this process.
 
     Args:
-        location: says which one.
+        environment: the environment.
 
     Attributes:
         environment: the environment.
-
-    Raises:
-        StoreError: it cannot be opened.
     """
 
     __slots__ = ("__weakref__", "_finalizer", "environment")
 
-    def __init__(self, location: EnvironmentLocation) -> None:
-        with _guard:
-            environment = _open.get(location.key)
-            if environment is not None and not environment.process_lock.is_current:
-                del _open[location.key]
-                _others.append(environment)
-                environment = None
-            if environment is None:
-                environment = _open[location.key] = _open_new(location)
-            environment.references += 1
+    def __init__(self, environment: Environment) -> None:
         self.environment: Environment = environment
+        with _guard:
+            environment.references += 1
         self._finalizer = weakref.finalize(self, _release, environment, os.getpid())
 
     def release(self) -> None:
@@ -281,13 +245,25 @@ class EnvironmentReference:
         self._finalizer()
 
 
-def _open_new(location: EnvironmentLocation) -> Environment:
-    process_lock = acquire(location.directory, location.prefix, location.memory, location.timeout)
-    try:
-        return Environment(process_lock)
-    except BaseException:
-        process_lock.release()
-        raise
+def open_environment(directory: Path, prefix: str, memory: int, timeout: float) -> EnvironmentReference:
+    """Return a reference to an environment, which is opened if this process has not opened it: see `acquire`.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    place = os.path.realpath(directory), prefix
+    with _guard:
+        for environment in _environments:
+            if environment.place == place and environment.process_lock.is_current:
+                return EnvironmentReference(environment)
+        process_lock = acquire(directory, prefix, memory, timeout)
+        try:
+            environment = Environment(process_lock)
+        except BaseException:
+            process_lock.release()
+            raise
+        _environments.append(environment)
+        return EnvironmentReference(environment)
 
 
 def _release(environment: Environment, process: int) -> None:
@@ -295,14 +271,9 @@ def _release(environment: Environment, process: int) -> None:
         return  # a child of the process that had it
     with _guard:
         environment.references -= 1
-        if environment.references:
-            return
-        for key, each in list(_open.items()):
-            if each is environment:
-                del _open[key]
-        if environment in _others:
-            _others.remove(environment)
-        environment.close()
+        if not environment.references:
+            _environments.remove(environment)
+            environment.close()
 
 
 # -- forks
@@ -313,7 +284,7 @@ _forking: list[Environment] = []
 
 def _before_fork() -> None:
     _guard.acquire()
-    _forking.extend([*_open.values(), *_others])
+    _forking.extend(_environments)
     for environment in _forking:
         environment.lock.acquire()
 
@@ -329,8 +300,7 @@ def _after_fork_in_child() -> None:
     _guard = threading.RLock()
     while _forking:
         _forking.pop().close_in_child()
-    _open.clear()
-    _others.clear()
+    _environments.clear()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from channel_layer import commands as c
 from channel_layer.domain.frames import MESSAGE, flush_frame, group_frame, marker_frame
 from channel_layer_ipc import _keys as k
-from channel_layer_ipc._records import pack_entry, split_entry
+from channel_layer_ipc._records import pack_entry
 
 if TYPE_CHECKING:
     from channel_layer.domain.frames import MembershipMarker
@@ -56,7 +56,7 @@ def claim(tx: Transaction, request: c.AcquireLease) -> c.LeaseAcquired:
     inbox.until = tx.now + tx.times.lease
     inbox.generation, inbox.serial, inbox.changed = request.generation.encode("ascii"), 0, True
     _count_anew(tx, inbox, request)
-    return c.LeaseAcquired(tx.now, fresh, _epoch(tx), _take_over(tx, inbox))
+    return c.LeaseAcquired(tx.now, fresh, tx.last_flush()[1], _take_over(tx, inbox))
 
 
 def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.AcquireLease) -> None:
@@ -72,8 +72,7 @@ def _count_anew(tx: Transaction, inbox: InboxRecord, request: c.AcquireLease) ->
 
 def _take_over(tx: Transaction, inbox: InboxRecord) -> int:
     """Move what was sent to an inbox without an owner into it; return how many messages are too old."""
-    for mark, _ in tx.scan(k.key(k.GROUP_UNREAD, inbox.name)):
-        tx.remove_timed(mark)
+    tx.clear_timed(k.key(k.GROUP_UNREAD, inbox.name))
     queue = tx.queues.get(inbox.name)
     if queue is None:
         return 0
@@ -91,7 +90,7 @@ def renew(tx: Transaction, request: c.RenewLease) -> c.LeaseRenewed:
     inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is not None:
         inbox.until, inbox.changed = tx.now + tx.times.lease, True
-    return c.LeaseRenewed(tx.now, inbox is not None, _epoch(tx))
+    return c.LeaseRenewed(tx.now, inbox is not None, tx.last_flush()[1])
 
 
 def release(tx: Transaction, request: c.ReleaseLease) -> int:
@@ -213,11 +212,6 @@ def acknowledge(tx: Transaction, request: c.Acknowledge) -> None:
     generation = request.generation.encode("ascii")
     if inbox is not None and inbox.generation == generation:
         inbox.flushed, inbox.changed = generation, True
-
-
-def _epoch(tx: Transaction) -> str:
-    record = tx.get_timed(k.FLUSH)
-    return split_entry(record.rest)[1].decode("ascii") if record is not None else ""
 
 
 def _count_unread(tx: Transaction, inbox: InboxRecord, frame: bytes) -> None:

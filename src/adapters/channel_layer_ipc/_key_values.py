@@ -190,6 +190,11 @@ class KeyValues:
         self.remove_due(TimedRecord.unpack(data).due, key)
         return True
 
+    def clear_timed(self, prefix: bytes) -> None:
+        """Remove all records whose keys begin with a prefix."""
+        for key, _ in self.scan(prefix):
+            self.remove_timed(key)
+
     def postpone_timed(self, key: bytes, record: TimedRecord, until: float) -> None:
         """Have a record end later, which is not in the index at present."""
         self.add_due(until, key)

@@ -15,15 +15,13 @@ import secrets
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Never
+from typing import Final
 
 from channel_layer.errors import StoreError
 from channel_layer_ipc._directory import default_directory, how_to_reset, open_private, prepare, refuse
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ("ProcessLock", "SharedStore", "acquire", "reset")
 
@@ -98,16 +96,14 @@ class ProcessLock:
     def __init__(self, stem: Path, descriptor: int, shared_store: SharedStore) -> None:
         self._stem = stem
         self._descriptor = descriptor
-        self._identity = _identity(os.fstat(descriptor))
         self._directory: int | None = None
-        self._socket_stem: str | None = None
         self.shared_store: SharedStore = shared_store
-        self.data: Path = stem.with_name(stem.name + _DATA)
+        self.data: Path = stem.with_suffix(_DATA)
 
     @property
     def is_current(self) -> bool:
         """Whether a process that comes now would use the same shared store: False if its files were removed."""
-        return _is_at(self._stem, self._identity)
+        return _is_at(self._stem, self._descriptor)
 
     def doorbell_path(self, number: int, *, draft: bool = False) -> str:
         """Return the path of a doorbell's socket.
@@ -119,7 +115,7 @@ class ProcessLock:
         Raises:
             StoreError: it is longer than the path of a socket may be.
         """
-        return f"{self._doorbell_prefix()}{'-' if draft else '.'}{number:0{_DOORBELL}x}"
+        return f"{self._doorbell_prefix}{'-' if draft else '.'}{number:0{_DOORBELL}x}"
 
     def doorbells(self) -> list[int]:
         """Return the numbers of the doorbells that there are, those of killed processes included."""
@@ -127,25 +123,21 @@ class ProcessLock:
         names = (file.name[len(stem) + 1 :] for file in self._stem.parent.glob(f"{stem}.{'?' * _DOORBELL}"))
         return [int(name, 16) for name in names if set(name) <= _HEXADECIMAL]
 
+    @cached_property
     def _doorbell_prefix(self) -> str:
-        """Return what the paths of all doorbells begin with."""
-        if self._socket_stem is None:
-            path = str(self._stem)
-            limit = _SUN_PATH - 1 - _DOORBELL
-            if len(os.fsencode(path)) > limit:
-                path = f"{self._short_directory(limit - 1 - len(self._stem.name))}/{self._stem.name}"
-            self._socket_stem = path
-        return self._socket_stem
-
-    def _short_directory(self, limit: int) -> str:
+        """What the paths of all doorbells begin with."""
+        path = str(self._stem)
+        limit = _SUN_PATH - 1 - _DOORBELL
+        if len(os.fsencode(path)) <= limit:
+            return path
         self._directory = os.open(self._stem.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         short = f"/proc/self/fd/{self._directory}"
         if not Path(short).exists():  # Linux alone has that
             raise refuse(
                 f"the path of the directory {str(self._stem.parent)!r} is too long for a socket in it: "
-                f"give one of at most {limit} bytes"
+                f"give one of at most {limit - 1 - len(self._stem.name)} bytes"
             )
-        return short
+        return f"{short}/{self._stem.name}"
 
     def damaged_error(self, problem: str) -> StoreError:
         """Return the error for files that are not what they should be."""
@@ -188,7 +180,7 @@ def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> Proces
     stem = directory / blake2b(prefix.encode(), digest_size=_STEM // 2).hexdigest()
     end = time.monotonic() + timeout
     while True:
-        descriptor = open_private(stem.with_name(stem.name + _LOCK))
+        descriptor = open_private(stem.with_suffix(_LOCK))
         try:
             process_lock = _try_acquire(stem, descriptor, SharedStore(prefix, memory, secrets.token_urlsafe(12)))
         except OSError as exc:
@@ -215,13 +207,13 @@ def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> Proces
 
 def _try_acquire(stem: Path, descriptor: int, new: SharedStore) -> ProcessLock | None:
     """Lock a shared store; None if that has to be tried again."""
-    if _lock(descriptor, fcntl.LOCK_EX) and _is_at(stem, _identity(os.fstat(descriptor))):
+    if _lock(descriptor, fcntl.LOCK_EX) and _is_at(stem, descriptor):
         _check_leftovers(stem, descriptor)
         _remove_data(stem)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, new.pack(), 0)
     # This gives up the exclusive lock first, so that another process may come in between, and make the store again.
-    if not _lock(descriptor, fcntl.LOCK_SH) or not _is_at(stem, _identity(os.fstat(descriptor))):
+    if not _lock(descriptor, fcntl.LOCK_SH) or not _is_at(stem, descriptor):
         return None
     content = _content(descriptor)
     shared_store = SharedStore.unpack(content)
@@ -244,19 +236,13 @@ def _check_leftovers(stem: Path, descriptor: int) -> None:
         StoreError: they were not.
     """
     content = _content(descriptor)
-    if content and not content.startswith(_FAMILY):
-        _refuse_foreign(stem, _LOCK)
-    if content:
+    lock, data = stem.with_suffix(_LOCK), stem.with_suffix(_DATA)
+    if content.startswith(_FAMILY):
         return
     # An empty lock file is left by a process that was killed when it had just made it.
-    file = stem.with_name(stem.name + _DATA)
-    if file.exists() and file.stat().st_size:
-        _refuse_foreign(stem, _DATA)
-
-
-def _refuse_foreign(stem: Path, suffix: str) -> Never:
-    path = str(stem.with_name(stem.name + suffix))
-    raise refuse(f"{path!r} is no file of this library: {how_to_reset(stem.parent)}")
+    if content or (data.exists() and data.stat().st_size):
+        foreign = str(lock if content else data)
+        raise refuse(f"{foreign!r} is no file of this library: {how_to_reset(stem.parent)}")
 
 
 def reset(directory: str | os.PathLike[str] | None = None) -> int:
@@ -279,7 +265,8 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
     prepare(folder)
     removed = 0
     used: list[str] = []
-    for stem in sorted(_stems(folder)):
+    stems = {file.name[:_STEM] for file in folder.iterdir()}
+    for stem in sorted(stem for stem in stems if len(stem) == _STEM and set(stem) <= _HEXADECIMAL):
         lock = folder / (stem + _LOCK)
         descriptor: int | None = None
         if lock.exists() and not lock.is_symlink():
@@ -303,19 +290,10 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
     return removed
 
 
-def _stems(folder: Path) -> Iterator[str]:
-    seen: set[str] = set()
-    for file in folder.iterdir():
-        stem = file.name[:_STEM]
-        if len(stem) == _STEM and set(stem) <= _HEXADECIMAL and stem not in seen:
-            seen.add(stem)
-            yield stem
-
-
 def _remove(stem: Path) -> None:
     """Remove everything, the lock file last: if the process is killed before that, it says what the others are."""
     _remove_data(stem)
-    stem.with_name(stem.name + _LOCK).unlink(missing_ok=True)
+    stem.with_suffix(_LOCK).unlink(missing_ok=True)
 
 
 def _remove_data(stem: Path) -> None:
@@ -337,13 +315,9 @@ def _content(descriptor: int) -> bytes:
     return os.pread(descriptor, 65536, 0)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
-def _is_at(stem: Path, identity: tuple[int, int]) -> bool:
-    """Return whether the lock file of a shared store is still that file."""
+def _is_at(stem: Path, descriptor: int) -> bool:
+    """Return whether the lock file of a shared store is still the open one."""
     try:
-        return _identity(stem.with_name(stem.name + _LOCK).lstat()) == identity
+        return os.path.samestat(stem.with_suffix(_LOCK).lstat(), os.fstat(descriptor))
     except OSError:
         return False

@@ -78,8 +78,7 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
     name = request.queue.name.encode("ascii")
     if request.register:
         _register_reader(tx, name, request)
-    epoch = tx.get_timed(k.FLUSH)
-    flushed = epoch.rest[_TIME.size :].decode("ascii") if epoch is not None else ""
+    _, flushed = tx.last_flush()
     if request.queue.kind is Kind.INBOX:
         if tx.inboxes.living(name) is not None:
             return c.Popped((), 0, tx.now, flushed, owned=True)
@@ -95,22 +94,16 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
     entries = tuple(c.Entry(*tx.queues.take(queue)) for _ in range(min(request.count, queue.size)))
     if entries and queue.group_unread:
         queue.group_unread = False
-        _forget_group_messages(tx, name)
+        tx.clear_timed(k.key(k.GROUP_UNREAD, name))
     if queue.size:
         tx.queues.notify_waiters(name, 1)
     return c.Popped(entries, expired, tx.now, flushed)
 
 
-def _forget_group_messages(tx: Transaction, name: bytes) -> None:
-    for mark, _ in tx.scan(k.key(k.GROUP_UNREAD, name)):
-        tx.remove_timed(mark)
-
-
 def put_back(tx: Transaction, request: c.PutBack) -> c.Returned:
     """Return messages to the head of their queue, but for those that are too old or were flushed."""
     name = request.queue.name.encode("ascii")
-    epoch = tx.get_timed(k.FLUSH)
-    flushed_at: float = _TIME.unpack_from(epoch.rest)[0] if epoch is not None else float("-inf")
+    flushed_at, _ = tx.last_flush()
     fresh = [entry for entry in request.entries if entry.stamp >= flushed_at]
     kept = [entry for entry in fresh if entry.stamp + tx.times.expiry > tx.now]
     if kept:

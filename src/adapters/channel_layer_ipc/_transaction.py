@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._group_table import GroupTable
 from channel_layer_ipc._key_values import KeyValues
+from channel_layer_ipc._records import split_entry
 from channel_layer_ipc._tables import InboxTable, QueueTable
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ class Transaction(KeyValues):
         self.readers: dict[bytes, bool] = {}
         self.waiter_keys: dict[str, bytes | None] = {}
         self.after_commit: list[Callable[[], None]] = []
+
+    def last_flush(self) -> tuple[float, str]:
+        """Return when the last flush was, and its epoch."""
+        record = self.get_timed(k.FLUSH)
+        if record is None:
+            return float("-inf"), ""
+        stamp, epoch = split_entry(record.rest)
+        return stamp, epoch.decode("ascii")
 
     def save(self) -> None:
         """Write all records that have changed."""
