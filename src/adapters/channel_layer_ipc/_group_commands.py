@@ -69,9 +69,9 @@ def publish(tx: Transaction, request: c.Publish) -> c.Published:
     group = tx.groups.get(request.group.name.encode("ascii"))
     if group is None:
         return c.Published(tx.groups.last_version(), done=True, inboxes=(), others=(), full=())
-    names = tx.groups.inboxes(group)
+    names = tx.parts(k.GROUP_INBOX, group.name)
     if group.others or not request.at_once:
-        others = tx.groups.members(group, k.OTHER)
+        others = tx.parts(k.OTHER, group.name)
         return c.Published(group.version, done=False, inboxes=_texts(names), others=_texts(others), full=())
     frame = group_frame(request.group.name, (), request.payload)
     full: list[bytes] = []
@@ -102,10 +102,10 @@ def prune(tx: Transaction, request: c.Prune) -> None:
 
 def members(tx: Transaction, request: c.Members) -> c.GroupMembers:
     """List the members."""
-    group = tx.groups.get(request.group.name.encode("ascii"))
-    if group is None:
+    name = request.group.name.encode("ascii")
+    if tx.groups.get(name) is None:
         return c.GroupMembers((), ())
-    return c.GroupMembers(_texts(tx.groups.members(group, k.OWNED)), _texts(tx.groups.members(group, k.OTHER)))
+    return c.GroupMembers(_texts(tx.parts(k.OWNED, name)), _texts(tx.parts(k.OTHER, name)))
 
 
 def touch(tx: Transaction, request: c.Touch) -> None:

@@ -78,14 +78,7 @@ class GroupTable(Table[GroupRecord]):
     # -- members
 
     def add_member(self, group: GroupRecord, kind: bytes, member: bytes, joined: float) -> bool:
-        """Add a member, or refresh it; return whether it is new.
-
-        Args:
-            group: the group.
-            kind: `OWNED` or `OTHER`.
-            member: the full name.
-            joined: when it joined.
-        """
+        """Add a member of a kind, `OWNED` or `OTHER`, or refresh it; return whether it is new."""
         new = not self.remove_member(group, kind, member)
         self._values.put(k.key(kind, group.name, member), pack_entry(joined, b""))
         self._values.put(_joined_key(group, kind, member, joined), b"")
@@ -104,10 +97,6 @@ class GroupTable(Table[GroupRecord]):
     def is_owned(self, group: GroupRecord, member: bytes) -> bool:
         """Return whether a channel is an owned member."""
         return self._values.get(k.key(k.OWNED, group.name, member)) is not None
-
-    def members(self, group: GroupRecord, kind: bytes) -> list[bytes]:
-        """Return the full names of the members."""
-        return self._values.parts(kind, group.name)
 
     def _end_memberships(self, group: GroupRecord) -> None:
         times, ended = self._values.times, False
@@ -129,10 +118,6 @@ class GroupTable(Table[GroupRecord]):
             self.drop_if_empty(group)
 
     # -- inboxes with owned members
-
-    def inboxes(self, group: GroupRecord) -> list[bytes]:
-        """Return the inboxes that hold owned members."""
-        return self._values.parts(k.GROUP_INBOX, group.name)
 
     def is_unchanged(self, group: GroupRecord, inbox: bytes, version: int) -> bool:
         """Return whether an inbox holds owned members, none of which has joined since a version."""

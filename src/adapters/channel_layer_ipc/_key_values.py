@@ -66,9 +66,20 @@ class KeyValues:
 
     Attributes:
         wrote: something was written or removed, so the transaction has to be committed.
+        readers_to_notify: the doorbells of readers of inboxes that are to be notified.
+        waiters_to_notify: how many waiters of which queue are to be notified.
     """
 
-    __slots__ = ("_database", "_handle", "_scanner", "now", "times", "wrote")
+    __slots__ = (
+        "_database",
+        "_handle",
+        "_scanner",
+        "now",
+        "readers_to_notify",
+        "times",
+        "waiters_to_notify",
+        "wrote",
+    )
 
     def __init__(self, handle: lmdb.Transaction[bytes], database: lmdb._Database, times: Times, now: float) -> None:
         self._handle = handle
@@ -77,6 +88,8 @@ class KeyValues:
         self.times: Times = times
         self.now: float = now
         self.wrote: bool = False
+        self.readers_to_notify: set[int] = set()
+        self.waiters_to_notify: dict[bytes, int] = {}
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, if there is one."""
@@ -98,12 +111,7 @@ class KeyValues:
         self._handle.delete(key)
 
     def scan(self, prefix: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        """Return the keys that begin with a prefix, in their order, and their values.
-
-        Args:
-            prefix: the prefix.
-            limit: how many at most; None: all.
-        """
+        """Return the keys that begin with a prefix, all or so many of them, in their order, and their values."""
         cursor = self._cursor()
         found: list[tuple[bytes, bytes]] = []
         more = cursor.set_range(prefix)

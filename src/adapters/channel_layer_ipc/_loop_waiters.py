@@ -65,10 +65,10 @@ class LoopWaiters:
             returned = True
         finally:
             timer.cancel()
-            if waiter in waiters.tasks:  # its time is over, or it was cancelled before it was woken
+            waits = waiter in waiters.tasks  # its time is over, or it was cancelled before it was woken
+            if waits:
                 waiters.tasks.remove(waiter)
-                self._leave(name)
-            elif not returned:  # it was woken, and cancelled before it returned
+            if waits or not returned:  # or it was woken, and cancelled before it returned
                 self._leave(name)
 
     def look(self) -> None:
@@ -116,19 +116,11 @@ class LoopWaiters:
 
     def _pass_on(self, tx: Transaction, name: str) -> None:
         """Notify another waiter if there is something: one that may have been notified does not wait any more."""
+        self._look(tx, name)
         waiters = self._queues.get(name)
-        if waiters is not None and waiters.tasks:
-            self._look(tx, name)
-            return
-        if waiters is not None:
-            key = tx.waiter_keys.get(name, waiters.key)
-            if key is not None:
-                tx.remove_timed(key)
-            tx.waiter_keys[name] = None
-            tx.after_commit.append(partial(self._drop, name, waiters))
         queue = name.encode("ascii")
-        if count := tx.queues.count(queue):
-            tx.queues.notify_waiters(queue, count)
+        if (waiters is None or not waiters.tasks) and (count := tx.queues.count(queue)):
+            tx.notify_waiters(queue, count)
 
     # -- after it
 
@@ -142,11 +134,6 @@ class LoopWaiters:
                 waiters.tasks.remove(waiter)
             _finish(waiter)
         if not waiters.tasks and key is None:
-            del self._queues[name]
-
-    def _drop(self, name: str, waiters: _QueueWaiters) -> None:
-        waiters.key = None
-        if not waiters.tasks and self._queues.get(name) is waiters:
             del self._queues[name]
 
     def _leave(self, name: str) -> None:

@@ -57,7 +57,7 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
     if request.to_member and tx.get_timed(mark) is None:
         tx.put_timed(mark, tx.now + tx.times.group, _TIME.pack(tx.now))
         queue.group_unread = True
-    tx.queues.notify_waiters(name, 1)
+    tx.notify_waiters(name, 1)
     return c.Pushed(accepted=True, expired=expired) if expired else _ACCEPTED
 
 
@@ -96,7 +96,7 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
         queue.group_unread = False
         tx.clear_timed(k.key(k.GROUP_UNREAD, name))
     if queue.size:
-        tx.queues.notify_waiters(name, 1)
+        tx.notify_waiters(name, 1)
     return c.Popped(entries, expired, tx.now, flushed)
 
 
@@ -110,7 +110,7 @@ def put_back(tx: Transaction, request: c.PutBack) -> c.Returned:
         queue = tx.queues.get_or_make(name, kept[-1].stamp + tx.times.expiry)
         for entry in reversed(kept):
             tx.queues.prepend(queue, entry.stamp, entry.frame)
-        tx.queues.notify_waiters(name, 1)
+        tx.notify_waiters(name, 1)
     return c.Returned(expired=len(fresh) - len(kept), flushed=len(request.entries) - len(fresh))
 
 

@@ -28,9 +28,6 @@ __all__ = (
     "split_entry",
 )
 
-_QUEUE = struct.Struct(">ddQQQ?")
-_INBOX = struct.Struct(">ddQQQQBBB")
-_GROUP = struct.Struct(">ddQII")
 _TIMED = struct.Struct(">dd")
 _STAMP = struct.Struct(">d")
 
@@ -52,6 +49,8 @@ class Record(ABC):
 
     kind: ClassVar[bytes]
     """The kind of its key."""
+    layout: ClassVar[struct.Struct]
+    """Of the bytes."""
 
     name: bytes
     due: float
@@ -69,9 +68,9 @@ class Record(ABC):
         """Return it as bytes."""
 
     @classmethod
-    @abstractmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
         """Make it from such bytes."""
+        return cls(name, *cls.layout.unpack(data), stored=True)
 
     def postpone(self, due: float) -> None:
         """Have it looked at later; it is not in the index at present."""
@@ -110,16 +109,13 @@ class QueueRecord(SequenceRecord):
 
     kind: ClassVar[bytes] = k.QUEUE
     entry_kind: ClassVar[bytes] = k.ENTRY
+    layout: ClassVar[struct.Struct] = struct.Struct(">ddQQQ?")
 
     expired: int = 0
     group_unread: bool = False
 
     def pack(self) -> bytes:
-        return _QUEUE.pack(self.due, self.until, self.head, self.tail, self.expired, self.group_unread)
-
-    @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> Self:
-        return cls(name, *_QUEUE.unpack(data), stored=True)
+        return self.layout.pack(self.due, self.until, self.head, self.tail, self.expired, self.group_unread)
 
 
 @dataclass(slots=True)
@@ -138,6 +134,7 @@ class InboxRecord(SequenceRecord):
 
     kind: ClassVar[bytes] = k.INBOX
     entry_kind: ClassVar[bytes] = k.FRAME
+    layout: ClassVar[struct.Struct] = struct.Struct(">ddQQQQBBB")
 
     serial: int = 0
     owner: int = 0
@@ -148,15 +145,15 @@ class InboxRecord(SequenceRecord):
 
     def pack(self) -> bytes:
         lengths = len(self.generation), len(self.flushed), len(self.readers)
-        head = _INBOX.pack(self.due, self.until, self.head, self.tail, self.serial, self.owner, *lengths)
+        head = self.layout.pack(self.due, self.until, self.head, self.tail, self.serial, self.owner, *lengths)
         readers = struct.pack(f">{len(self.readers)}Q", *self.readers)
         return b"%b%b%b%b" % (head, readers, self.generation, self.flushed)
 
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
-        due, until, head, tail, serial, owner, one, two, three = _INBOX.unpack_from(data)
-        readers = struct.unpack_from(f">{three}Q", data, _INBOX.size)
-        start = _INBOX.size + 8 * three
+        due, until, head, tail, serial, owner, one, two, three = cls.layout.unpack_from(data)
+        readers = struct.unpack_from(f">{three}Q", data, cls.layout.size)
+        start = cls.layout.size + 8 * three
         generation, flushed = data[start : start + one], data[start + one : start + one + two]
         return cls(name, due, until, head, tail, serial, owner, readers, generation, flushed, stored=True)
 
@@ -172,17 +169,14 @@ class GroupRecord(Record):
     """
 
     kind: ClassVar[bytes] = k.GROUP
+    layout: ClassVar[struct.Struct] = struct.Struct(">ddQII")
 
     version: int = 0
     owned: int = 0
     others: int = 0
 
     def pack(self) -> bytes:
-        return _GROUP.pack(self.due, self.until, self.version, self.owned, self.others)
-
-    @classmethod
-    def unpack(cls, name: bytes, data: bytes) -> Self:
-        return cls(name, *_GROUP.unpack(data), stored=True)
+        return self.layout.pack(self.due, self.until, self.version, self.owned, self.others)
 
 
 @dataclass(frozen=True, slots=True)

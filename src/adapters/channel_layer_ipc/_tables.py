@@ -35,11 +35,7 @@ _MIDDLE: Final = 2**63
 
 
 class Table(Generic[RecordT]):
-    """The records of one kind.
-
-    Args:
-        values: holds them.
-    """
+    """The records of one kind."""
 
     __slots__ = ("_records", "_values")
 
@@ -122,19 +118,11 @@ class _SequenceTable(Table[SequenceT]):
 
 
 class QueueTable(_SequenceTable[QueueRecord]):
-    """The queues that are popped: channels, and inboxes that are not owned.
+    """The queues that are popped: channels, and inboxes that are not owned."""
 
-    Attributes:
-        to_notify: how many waiters of which queue are to be notified.
-    """
-
-    __slots__ = ("to_notify",)
+    __slots__ = ()
 
     record_type = QueueRecord
-
-    def __init__(self, values: KeyValues) -> None:
-        super().__init__(values)
-        self.to_notify: dict[bytes, int] = {}
 
     def get_or_make(self, name: bytes, until: float) -> QueueRecord:
         """Return a queue, a new one if there is none, that lives until then at least."""
@@ -190,28 +178,16 @@ class QueueTable(_SequenceTable[QueueRecord]):
         self.trim(queue, queue.tail)
         queue.until, queue.changed = until, True
 
-    def notify_waiters(self, name: bytes, count: int) -> None:
-        """Have so many of those notified that wait for a queue."""
-        self.to_notify[name] = self.to_notify.get(name, 0) + count
-
     def _limit(self) -> float:
         return self._values.now - self._values.times.expiry
 
 
 class InboxTable(_SequenceTable[InboxRecord]):
-    """The owned inboxes.
+    """The owned inboxes."""
 
-    Attributes:
-        to_notify: the doorbells of readers that are to be notified.
-    """
-
-    __slots__ = ("to_notify",)
+    __slots__ = ()
 
     record_type = InboxRecord
-
-    def __init__(self, values: KeyValues) -> None:
-        super().__init__(values)
-        self.to_notify: set[int] = set()
 
     def living(self, name: bytes) -> InboxRecord | None:
         """Return an inbox whose owner is alive."""
@@ -236,7 +212,7 @@ class InboxTable(_SequenceTable[InboxRecord]):
         """Put an entry into an inbox; its readers are notified."""
         super().append(record, stamp, frame)
         if record.readers:
-            self.to_notify.update(record.readers)
+            self._values.readers_to_notify.update(record.readers)
             record.readers = ()
 
     def first_entries(self, inbox: InboxRecord, count: int, size: int) -> list[tuple[float, bytes]]:

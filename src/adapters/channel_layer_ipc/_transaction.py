@@ -138,26 +138,25 @@ class Transaction(KeyValues):
     # -- waiters
 
     def add_waiter(self, queue: bytes, number: int) -> bytes:
-        """Record that a process or thread waits for a queue; return the key of the record.
-
-        Args:
-            queue: the name of the queue.
-            number: of the doorbell by which to notify the waiter.
-        """
+        """Record that a process or thread waits for a queue, by the number of its doorbell; return the record's key."""
         key = k.waiter_key(queue, self.now, number)
         self.put_timed(key, self.now + self.times.lease)
         return key
 
+    def notify_waiters(self, queue: bytes, count: int) -> None:
+        """Have so many of those notified that wait for a queue."""
+        self.waiters_to_notify[queue] = self.waiters_to_notify.get(queue, 0) + count
+
     def notify(self) -> bool:
         """Notify the readers and waiters for which there is something; return whether one is of this store."""
-        doorbell, readers = self.doorbell, self.inboxes.to_notify
+        doorbell, readers = self.doorbell, self.readers_to_notify
         own = False
         for number in readers:
             if number == doorbell.number:
                 own = True
             else:
                 doorbell.notify(number)
-        for queue, count in self.queues.to_notify.items():
+        for queue, count in self.waiters_to_notify.items():
             left = count
             while left > 0 and (found := self.scan(k.key(k.WAITER, queue), left)):
                 for key, _ in found:  # those that have waited for longest
