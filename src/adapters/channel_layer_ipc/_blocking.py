@@ -34,13 +34,7 @@ _SPARE: Final = 8
 
 
 class IPCBlockingStore:
-    """See `channel_layer.ports.BlockingStore`.
-
-    Args:
-        rules: the configuration.
-        clock: its offset is added to the machine's clock.
-        acquire_environment: opens the environment.
-    """
+    """See `channel_layer.ports.BlockingStore`; for its arguments see `Writer`."""
 
     def __init__(self, rules: Rules, clock: Clock, acquire_environment: Callable[[], EnvironmentReference]) -> None:
         # The writer's doorbell notifies others; it is bound once this process is a registered reader of a queue.
@@ -132,13 +126,7 @@ class IPCBlockingStore:
 
 
 class _Waiting:
-    """See `channel_layer.ports.Waiting`.
-
-    Args:
-        store: the store that has the queues.
-        doorbell: is notified when there is something in one of them.
-        request: says which those are.
-    """
+    """See `channel_layer.ports.Waiting`."""
 
     def __init__(self, store: IPCBlockingStore, doorbell: Doorbell, request: c.WaitAny) -> None:
         self._store = store

@@ -35,9 +35,6 @@ _REMEMBERED: Final = 1024
 class Doorbell:
     """A socket: it notifies other doorbells, and is notified itself once it is bound.
 
-    Args:
-        process_lock: of the shared store.
-
     Attributes:
         process_lock: of the shared store.
         number: its address; 0 until it is bound.
@@ -131,13 +128,7 @@ def _close(doorbell: socket.socket, paths: list[str], process: int) -> None:
 
 
 class LoopDoorbell(Doorbell):
-    """The doorbell of one event loop.
-
-    Args:
-        process_lock: of the shared store.
-        loop: the event loop.
-        on_notified: called in the loop when it was notified.
-    """
+    """The doorbell of one event loop, in which *on_notified* is called when it was notified."""
 
     __slots__ = ("_loop", "_on_notified")
 

@@ -61,9 +61,6 @@ def largest_message(memory: int) -> int:
 class Environment:
     """An environment that is open in this process.
 
-    Args:
-        process_lock: of the shared store.
-
     Attributes:
         process_lock: of the shared store.
         lock: held during a transaction: no thread of this process forks in the midst of one.
@@ -83,7 +80,8 @@ class Environment:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                self._discard_incomplete_file()
+                if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
+                    os.ftruncate(self._descriptor, 0)  # the process that began the first two pages was killed
                 self._handle = lmdb.open(
                     str(process_lock.data),
                     subdir=False,
@@ -173,11 +171,6 @@ class Environment:
         os.close(self._descriptor)
         self.process_lock.close_in_child()
 
-    def _discard_incomplete_file(self) -> None:
-        """Empty a file that lacks its first two pages: the process that began it was killed."""
-        if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
-            os.ftruncate(self._descriptor, 0)
-
     def _check(self) -> None:
         """Check that the file has all its pages: the system ends a process that reads one that is missing."""
         info = self._handle.info()
@@ -223,14 +216,7 @@ _environments: list[Environment] = []
 
 
 class EnvironmentReference:
-    """Keeps an environment open: it is closed with the last reference in this process.
-
-    Args:
-        environment: the environment.
-
-    Attributes:
-        environment: the environment.
-    """
+    """Keeps an environment open: it is closed with the last reference in this process."""
 
     __slots__ = ("__weakref__", "_finalizer", "environment")
 

@@ -98,9 +98,6 @@ class Call(Generic[R]):
     Args:
         handler: carries out the request; its reply is an ``R``.
         request: the request, mostly a command.
-
-    Attributes:
-        need: bytes of room that it needs; None: none.
     """
 
     __slots__ = ("_error", "_handler", "_reply", "_request", "need")

@@ -38,12 +38,7 @@ class _QueueWaiters:
 
 
 class LoopWaiters:
-    """The tasks of one event loop that wait for queues.
-
-    Args:
-        loop: the event loop.
-        ask: has a request carried out in the next transaction.
-    """
+    """The tasks of one event loop that wait for queues."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ask: _Ask) -> None:
         self._loop = loop

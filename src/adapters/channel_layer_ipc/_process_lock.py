@@ -87,10 +87,6 @@ class ProcessLock:
         stem: what the paths of all files begin with.
         descriptor: of the lock file, on which this holds a shared lock.
         shared_store: what the lock file says.
-
-    Attributes:
-        shared_store: what the lock file says.
-        data: the path of the data.
     """
 
     def __init__(self, stem: Path, descriptor: int, shared_store: SharedStore) -> None:
@@ -106,11 +102,7 @@ class ProcessLock:
         return _is_at(self._stem, self._descriptor)
 
     def doorbell_path(self, number: int, *, draft: bool = False) -> str:
-        """Return the path of a doorbell's socket.
-
-        Args:
-            number: of the doorbell.
-            draft: the path that the socket has while it is made.
+        """Return the path of a doorbell's socket, or the one that it has while it is made.
 
         Raises:
             StoreError: it is longer than the path of a socket may be.

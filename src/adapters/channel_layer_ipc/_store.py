@@ -35,13 +35,7 @@ _TURN_SECONDS: Final = 0.005
 
 
 class _AwaitedCall(Call[R]):
-    """A call whose outcome a future gets.
-
-    Args:
-        handler: carries out the request.
-        request: the request.
-        future: gets the outcome.
-    """
+    """A call whose outcome a future gets."""
 
     __slots__ = ("future",)
 
@@ -74,13 +68,7 @@ _READ: Final = Handler(inboxes.read)
 
 
 class IPCStore:
-    """See `channel_layer.ports.Store`.
-
-    Args:
-        rules: the configuration.
-        clock: its offset is added to the machine's clock.
-        acquire_environment: opens the environment.
-    """
+    """See `channel_layer.ports.Store`; for its arguments see `Writer`."""
 
     def __init__(self, rules: Rules, clock: Clock, acquire_environment: Callable[[], EnvironmentReference]) -> None:
         self._loop = asyncio.get_running_loop()

@@ -16,15 +16,7 @@ _UNCOUNTED: Final = 10
 
 
 def sweep(tx: Transaction, limit: int) -> bool:
-    """Remove what has ended.
-
-    Args:
-        tx: the transaction.
-        limit: how many records to look at.
-
-    Returns:
-        Whether there may be more.
-    """
+    """Look at so many records at most, and remove what has ended; return whether there may be more."""
     for _ in range(limit):
         key = tx.pop_due()
         if key is None:

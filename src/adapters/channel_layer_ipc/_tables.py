@@ -216,13 +216,7 @@ class InboxTable(_SequenceTable[InboxRecord]):
             record.readers = ()
 
     def first_entries(self, inbox: InboxRecord, count: int, size: int) -> list[tuple[float, bytes]]:
-        """Return the first entries of an inbox.
-
-        Args:
-            inbox: the inbox; it holds one at least.
-            count: entries at most.
-            size: bytes after which there is no further one.
-        """
+        """Return the first entries of an inbox that is not empty: so many at most, and none after so many bytes."""
         left = min(count, inbox.size)
         found: list[tuple[float, bytes]] = []
         for data in self._values.values_from(k.numbered(k.FRAME, inbox.name, inbox.head)):

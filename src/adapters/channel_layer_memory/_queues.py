@@ -174,10 +174,7 @@ class QueueHandlers(Handlers):
     def _count_waiting(self, name: str, begins: bytes, now: float) -> tuple[int, float | None]:
         """Return how many messages wait in a queue, and the stamp of the oldest of them that the store still holds.
 
-        Args:
-            name: of the queue.
-            begins: what the frames of these messages begin with.
-            now: the store's clock.
+        Only messages count whose frames begin with *begins*.
         """
         inbox = self._owned(name)
         if inbox is not None:

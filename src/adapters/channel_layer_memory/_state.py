@@ -90,13 +90,7 @@ class Group:
         self.oldest = min(joined, self.oldest)
 
     def remove_ended(self, now: float, owned: float, others: float) -> None:
-        """Remove the memberships that have ended.
-
-        Args:
-            now: the store's clock.
-            owned: seconds that a membership in `owned` lasts.
-            others: seconds that a membership in `others` lasts.
-        """
+        """Remove the memberships that have ended: those that lasted for so many seconds."""
         if now - self.oldest < min(owned, others):
             return
         for member in [member for member, at in self.others.items() if now - at >= others]:
@@ -112,9 +106,7 @@ class Group:
 class MemoryState:
     """What all event loops and threads of this process share. The lock guards everything except `rules` and `clock`.
 
-    Args:
-        rules: the configuration.
-        clock: both the local clock and the store's.
+    The clock is both the local one and the store's.
     """
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
@@ -151,9 +143,6 @@ class Handlers:
     """The base of the classes that handle commands: the state, and what several of the classes need.
 
     A handler runs under the lock: see `MemoryStore.carry_out`. Methods that take the lock themselves are no handlers.
-
-    Args:
-        state: what the handlers read and change.
     """
 
     def __init__(self, state: MemoryState) -> None:

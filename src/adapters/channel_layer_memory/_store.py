@@ -46,11 +46,7 @@ class MemoryBackend(MemoryState):
 
 
 class MemoryStore(QueueHandlers, GroupHandlers):
-    """The store port over a `MemoryBackend`.
-
-    Args:
-        backend: the shared state.
-    """
+    """The store port over a `MemoryBackend`."""
 
     def __init__(self, backend: MemoryBackend) -> None:
         super().__init__(backend)
@@ -117,11 +113,7 @@ class MemoryStore(QueueHandlers, GroupHandlers):
 
 
 class MemoryBlockingStore:
-    """The blocking store port over a `MemoryBackend`.
-
-    Args:
-        store: carries out the commands.
-    """
+    """The blocking store port over a `MemoryBackend`."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -143,12 +135,7 @@ class MemoryBlockingStore:
 
 
 class _Waiting:
-    """A wait of a thread for a message in one of several queues: see `channel_layer.ports.Waiting`.
-
-    Args:
-        store: the store of the queues.
-        request: the queues, and for how long to wait.
-    """
+    """A wait of a thread for a message in one of several queues: see `channel_layer.ports.Waiting`."""
 
     def __init__(self, store: MemoryStore, request: c.WaitAny) -> None:
         self.seconds: Final = request.block
