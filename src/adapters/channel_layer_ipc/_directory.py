@@ -10,7 +10,7 @@ from pathlib import Path
 
 from channel_layer.errors import StoreError
 
-__all__ = ("default_directory", "how_to_reset", "open_private", "prepare", "refuse")
+__all__ = ("default_directory", "how_to_reset", "open_private", "prepare", "refuse", "unavailable")
 
 
 def default_directory() -> Path:
@@ -65,6 +65,11 @@ def how_to_reset(directory: Path) -> str:
 def refuse(problem: str) -> StoreError:
     """Return the error for files that cannot be used."""
     return StoreError(f"channel_layer_ipc: {problem}", retryable=False, outcome="not_sent")
+
+
+def unavailable(problem: str) -> StoreError:
+    """Return the error for files that cannot be used at this moment."""
+    return StoreError(f"channel_layer_ipc: {problem}", retryable=True, outcome="not_sent")
 
 
 def open_private(path: Path) -> int:

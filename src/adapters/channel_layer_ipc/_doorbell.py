@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from channel_layer.errors import StoreError
+from channel_layer_ipc._directory import unavailable
 
 if TYPE_CHECKING:
     import asyncio
@@ -67,8 +67,7 @@ class Doorbell:
             try:
                 self.number = self._bind_new()
             except OSError as exc:
-                what = f"channel_layer_ipc: cannot make a socket: {exc.strerror}"
-                raise StoreError(what, retryable=True, outcome="not_sent") from exc
+                raise unavailable(f"cannot make a socket: {exc.strerror}") from exc
         return self.number
 
     def _bind_new(self) -> int:

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from channel_layer.errors import StoreError
-from channel_layer_ipc._directory import open_private
+from channel_layer_ipc._directory import open_private, unavailable
 from channel_layer_ipc._process_lock import acquire
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Environment:
             os.close(self._descriptor)
             if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
                 raise process_lock.damaged_error(str(exc)) from exc
-            raise StoreError(f"channel_layer_ipc: {exc}", retryable=True, outcome="not_sent") from exc
+            raise unavailable(str(exc)) from exc
         except BaseException:
             os.close(self._descriptor)
             raise

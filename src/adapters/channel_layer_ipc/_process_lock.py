@@ -14,14 +14,17 @@ import os
 import secrets
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from channel_layer.errors import StoreError
-from channel_layer_ipc._directory import default_directory, how_to_reset, open_private, prepare, refuse
+from channel_layer_ipc._directory import default_directory, how_to_reset, open_private, prepare, refuse, unavailable
+
+if TYPE_CHECKING:
+    from channel_layer.errors import StoreError
 
 __all__ = ("ProcessLock", "SharedStore", "acquire", "reset")
 
@@ -172,28 +175,18 @@ def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> Proces
     stem = directory / blake2b(prefix.encode(), digest_size=_STEM // 2).hexdigest()
     end = time.monotonic() + timeout
     while True:
-        descriptor = open_private(stem.with_suffix(_LOCK))
-        try:
-            process_lock = _try_acquire(stem, descriptor, SharedStore(prefix, memory, secrets.token_urlsafe(12)))
-        except OSError as exc:
-            os.close(descriptor)
-            raise StoreError(
-                f"channel_layer_ipc: cannot make files in {str(directory)!r}: {exc.strerror}",
-                retryable=True,
-                outcome="not_sent",
-            ) from exc
-        except BaseException:
-            os.close(descriptor)
-            raise
-        if process_lock is not None:
-            return process_lock
-        os.close(descriptor)
+        with ExitStack() as undo:
+            descriptor = open_private(stem.with_suffix(_LOCK))
+            undo.callback(os.close, descriptor)
+            try:
+                process_lock = _try_acquire(stem, descriptor, SharedStore(prefix, memory, secrets.token_urlsafe(12)))
+            except OSError as exc:
+                raise unavailable(f"cannot make files in {str(directory)!r}: {exc.strerror}") from exc
+            if process_lock is not None:
+                undo.pop_all()
+                return process_lock
         if time.monotonic() > end:
-            raise StoreError(
-                f"channel_layer_ipc: a process that opens or closes the files in {str(directory)!r} stands still",
-                retryable=True,
-                outcome="not_sent",
-            )
+            raise unavailable(f"a process that opens or closes the files in {str(directory)!r} stands still")
         time.sleep(_LOOK_SECONDS)
 
 
@@ -255,29 +248,22 @@ def reset(directory: str | os.PathLike[str] | None = None) -> int:
     if not folder.is_dir():
         return 0
     prepare(folder)
-    removed = 0
-    used: list[str] = []
+    removed = used = 0
     stems = {file.name[:_STEM] for file in folder.iterdir()}
     for stem in sorted(stem for stem in stems if len(stem) == _STEM and set(stem) <= _HEXADECIMAL):
         lock = folder / (stem + _LOCK)
-        descriptor: int | None = None
-        if lock.exists() and not lock.is_symlink():
-            descriptor = open_private(lock)
-        try:
-            if descriptor is None or _lock(descriptor, fcntl.LOCK_EX):
-                _remove(folder / stem)
-                removed += 1
-            else:
-                used.append(stem)
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        with ExitStack() as after:
+            if lock.exists() and not lock.is_symlink():
+                descriptor = open_private(lock)
+                after.callback(os.close, descriptor)
+                if not _lock(descriptor, fcntl.LOCK_EX):
+                    used += 1
+                    continue
+            _remove(folder / stem)
+            removed += 1
     if used:
-        raise StoreError(
-            f"channel_layer_ipc: {len(used)} of the shared stores in {str(folder)!r} are in use by processes that are "
-            "running: stop them first",
-            retryable=True,
-            outcome="not_sent",
+        raise unavailable(
+            f"{used} of the shared stores in {str(folder)!r} are in use by processes that are running: stop them first"
         )
     return removed
 

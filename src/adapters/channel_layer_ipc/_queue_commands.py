@@ -12,13 +12,13 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
 from channel_layer_ipc import _keys as k
+from channel_layer_ipc._records import pack_entry, split_entry
 
 if TYPE_CHECKING:
     from channel_layer_ipc._transaction import Transaction
 
 __all__ = ("REFUSED", "clear_unread", "orphaned", "pending", "pop", "push", "put_back", "release_claim")
 
-_TIME = struct.Struct(">d")
 _DOORBELL = struct.Struct(">Q")
 
 _ACCEPTED: Final = c.Pushed(accepted=True, expired=0)
@@ -55,7 +55,7 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
     queue = tx.queues.get_or_make(name, tx.now + tx.times.expiry)
     tx.queues.append(queue, tx.now, frame)
     if request.to_member and tx.get_timed(mark) is None:
-        tx.put_timed(mark, tx.now + tx.times.group, _TIME.pack(tx.now))
+        tx.put_timed(mark, tx.now + tx.times.group, pack_entry(tx.now, b""))
         queue.group_unread = True
     tx.notify_waiters(name, 1)
     return c.Pushed(accepted=True, expired=expired) if expired else _ACCEPTED
@@ -64,7 +64,7 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
 def _group_message_expired(tx: Transaction, mark: bytes) -> bool:
     """Return whether a group message to a channel has expired, and nothing was taken from its queue since it came."""
     record = tx.get_timed(mark)
-    return record is not None and _TIME.unpack(record.rest)[0] + tx.times.expiry <= tx.now
+    return record is not None and split_entry(record.rest)[0] + tx.times.expiry <= tx.now
 
 
 def clear_unread(tx: Transaction, request: c.ClearUnread) -> None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import lmdb
 
-from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import SystemClock
+from channel_layer_ipc import _keys as k
+from channel_layer_ipc._directory import unavailable
 from channel_layer_ipc._doorbell import Doorbell, remove_dead
 from channel_layer_ipc._key_values import Times
-from channel_layer_ipc._sweeping import sweep
 from channel_layer_ipc._transaction import Transaction
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ _SWEEP_SECONDS: Final = 1.0
 
 _SWEEP_LIMIT: Final = 200
 """Records that are looked at then, within one transaction; the next one goes on."""
+
+_UNCOUNTED: Final = 10
+"""Times ``expiry`` for which it is known how many messages were swept from a queue that is not used."""
 
 _WARN_SECONDS: Final = 60.0
 
@@ -177,7 +180,7 @@ class Writer(Generic[DoorbellT]):
             measure = partial(environment.room, handle)
             tx = Transaction(handle, environment.database, self._times, now, measure, doorbell)
             if now >= self._sweep_at:
-                swept = not sweep(tx, _SWEEP_LIMIT)
+                swept = not _sweep(tx, _SWEEP_LIMIT)
                 self._sweep_at = now + self._period if swept else now
             for call in calls:
                 if done and call.need is not None and not tx.has_room(call.need):
@@ -224,6 +227,63 @@ def _failure(environment: Environment | None, error: Exception) -> Exception:
             return failure
     elif not isinstance(error, OSError):
         return error
-    failure = StoreError(f"channel_layer_ipc: {error}", retryable=True, outcome="not_sent")
+    failure = unavailable(str(error))
     failure.__cause__ = error
     return failure
+
+
+# -- what has ended
+
+
+def _sweep(tx: Transaction, limit: int) -> bool:
+    """Look at so many records at most, and remove what has ended; return whether there may be more."""
+    for _ in range(limit):
+        key = tx.pop_due()
+        if key is None:
+            return False
+        kind, name = key[:1], key[1:-1]
+        if kind == k.QUEUE:
+            _review_queue(tx, name)
+        elif kind == k.INBOX:
+            _review_inbox(tx, name)
+        elif kind == k.GROUP:
+            if (group := tx.groups.get(name)) is not None:
+                tx.groups.review(group)
+        else:
+            _review_timed(tx, key)
+    return True
+
+
+def _review_queue(tx: Transaction, name: bytes) -> None:
+    queue = tx.queues.get(name)
+    if queue is None:
+        return
+    if queue.until <= tx.now and queue.size:
+        # The next command that reads or fills the queue counts what has expired, unless there is none for long.
+        tx.queues.sweep(queue, tx.now + _UNCOUNTED * tx.times.expiry)
+    tx.queues.review(queue)
+
+
+def _review_inbox(tx: Transaction, name: bytes) -> None:
+    inbox = tx.inboxes.get(name)
+    if inbox is None:
+        return
+    if inbox.until <= tx.now and inbox.owner and tx.doorbell.has_listener(inbox.owner):
+        # Its owner was held up, or the machine slept: it comes back, and there is news of its groups in the inbox.
+        inbox.postpone(tx.now + tx.times.lease)
+    else:
+        tx.inboxes.review(inbox)
+
+
+def _review_timed(tx: Transaction, key: bytes) -> None:
+    record = tx.peek_timed(key)
+    if record is None:
+        return
+    until = record.until
+    if until <= tx.now and key[:1] == k.WAITER and tx.doorbell.has_listener(k.waiter_doorbell(key)):
+        # A waiter's timer runs by another clock, which stands still while the machine sleeps: it may still be there.
+        until = tx.now + tx.times.lease
+    if until > tx.now:
+        tx.postpone_timed(key, record, until)
+    else:
+        tx.remove(key)
