@@ -45,8 +45,9 @@ class IPCBlockingStore:
 
     def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command in a transaction of its own."""
-        reply: R = self._ask(handler_of(command), command)
-        return reply
+        call: Call[R] = Call(handler_of(command), command)
+        self._carry_out([call])
+        return call.reply()
 
     def execute_many(self, commands: Sequence[c.Command[R]], /) -> list[R | StoreError]:
         """Carry out several commands, in one transaction if none of them spoils it."""
@@ -86,11 +87,7 @@ class IPCBlockingStore:
         Raises:
             StoreError: it was not done.
         """
-        reply: R = self._ask(Handler(work), request)
-        return reply
-
-    def _ask(self, handler: Handler, request: object) -> Any:
-        call: Call[Any] = Call(handler, request)
+        call: Call[R] = Call(Handler(work), request)
         self._carry_out([call])
         return call.reply()
 

@@ -22,7 +22,6 @@ __all__ = ("join", "leave", "members", "prune", "publish", "touch")
 
 
 def join(tx: Transaction, request: c.Join) -> c.Changed:
-    """Add a member, or refresh it."""
     name, member = request.group.name.encode("ascii"), request.channel.name.encode("ascii")
     inbox = request.channel.queue.name.encode("ascii")
     left = k.key(k.LEFT, name, member)
@@ -43,7 +42,6 @@ def join(tx: Transaction, request: c.Join) -> c.Changed:
 
 
 def leave(tx: Transaction, request: c.Leave) -> c.Changed:
-    """Remove a member, and remember for a while that it has left."""
     name, member = request.group.name.encode("ascii"), request.channel.name.encode("ascii")
     inbox = request.channel.queue.name.encode("ascii")
     group = tx.groups.get(name)
@@ -101,7 +99,6 @@ def prune(tx: Transaction, request: c.Prune) -> None:
 
 
 def members(tx: Transaction, request: c.Members) -> c.GroupMembers:
-    """List the members."""
     name = request.group.name.encode("ascii")
     if tx.groups.get(name) is None:
         return c.GroupMembers((), ())
@@ -109,7 +106,6 @@ def members(tx: Transaction, request: c.Members) -> c.GroupMembers:
 
 
 def touch(tx: Transaction, request: c.Touch) -> None:
-    """Keep groups alive."""
     for each in request.groups:
         group = tx.groups.get(each.name.encode("ascii"))
         if group is not None:

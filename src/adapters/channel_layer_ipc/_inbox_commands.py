@@ -86,7 +86,6 @@ def _take_over(tx: Transaction, inbox: InboxRecord) -> int:
 
 
 def renew(tx: Transaction, request: c.RenewLease) -> c.LeaseRenewed:
-    """Prolong a lease."""
     inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     if inbox is not None:
         inbox.until, inbox.changed = tx.now + tx.times.lease, True
@@ -94,7 +93,6 @@ def renew(tx: Transaction, request: c.RenewLease) -> c.LeaseRenewed:
 
 
 def release(tx: Transaction, request: c.ReleaseLease) -> int:
-    """Give an inbox up."""
     inbox = tx.inboxes.get(request.inbox.name.encode("ascii"))
     if inbox is None:
         return 0
@@ -104,7 +102,6 @@ def release(tx: Transaction, request: c.ReleaseLease) -> int:
 
 
 def alive(tx: Transaction, request: c.Alive) -> tuple[bool, ...]:
-    """Say which inboxes have an owner that is alive."""
     return tuple(tx.inboxes.living(inbox.name.encode("ascii")) is not None for inbox in request.inboxes)
 
 
@@ -139,7 +136,6 @@ def return_credits(tx: Transaction, request: c.ReturnCredits) -> None:
 
 
 def mark(tx: Transaction, request: c.Mark) -> bool:
-    """Put a marker into an inbox."""
     return put_marker(tx, request.inbox.name.encode("ascii"), request.marker)
 
 
@@ -153,7 +149,6 @@ def put_marker(tx: Transaction, name: bytes, marker: MembershipMarker) -> bool:
 
 
 def deliver(tx: Transaction, request: c.Deliver) -> c.Delivery:
-    """Put a group message into an inbox."""
     frame = group_frame(request.group.name, request.extra_recipients, request.payload)
     return put(tx, request.inbox.name.encode("ascii"), frame)
 
@@ -207,7 +202,6 @@ def unflushed(tx: Transaction, request: c.Unflushed) -> tuple[str, ...]:
 
 
 def acknowledge(tx: Transaction, request: c.Acknowledge) -> None:
-    """Note that an owner has dropped what it held before a flush."""
     inbox = tx.inboxes.living(request.inbox.name.encode("ascii"))
     generation = request.generation.encode("ascii")
     if inbox is not None and inbox.generation == generation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
@@ -113,15 +114,9 @@ class KeyValues:
     def scan(self, prefix: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """Return the keys that begin with a prefix, all or so many of them, in their order, and their values."""
         cursor = self._cursor()
-        found: list[tuple[bytes, bytes]] = []
-        more = cursor.set_range(prefix)
-        while more and (limit is None or len(found) < limit):
-            key, value = cursor.item()
-            if not key.startswith(prefix):
-                break
-            found.append((key, value))
-            more = cursor.next()
-        return found
+        if not cursor.set_range(prefix):
+            return []
+        return list(takewhile(lambda item: item[0].startswith(prefix), islice(cursor.iternext(), limit)))
 
     def values_from(self, key: bytes) -> Iterator[bytes]:
         """Iterate over the values of a key and of all keys after it; nothing else may be scanned meanwhile."""

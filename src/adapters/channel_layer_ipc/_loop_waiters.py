@@ -6,22 +6,18 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_ipc._handlers import Handler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from channel_layer.errors import StoreError
     from channel_layer_ipc._transaction import Transaction
 
 __all__ = ("LoopWaiters",)
-
-
-class _Ask(Protocol):
-    """Has a request carried out in the next transaction."""
-
-    def __call__(self, handler: Handler, request: str, /) -> asyncio.Future[None]: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +36,7 @@ class _QueueWaiters:
 class LoopWaiters:
     """The tasks of one event loop that wait for queues."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ask: _Ask) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ask: Callable[[Handler, str], asyncio.Future[None]]) -> None:
         self._loop = loop
         self._ask = ask
         self._looking = Handler(self._look)

@@ -68,7 +68,6 @@ def _group_message_expired(tx: Transaction, mark: bytes) -> bool:
 
 
 def clear_unread(tx: Transaction, request: c.ClearUnread) -> None:
-    """Forget that a channel has a group message unread."""
     channel = request.channel
     tx.remove_timed(k.key(k.GROUP_UNREAD, channel.queue.name.encode("ascii"), channel.name.encode("ascii")))
 
@@ -128,7 +127,6 @@ def release_claim(tx: Transaction, request: c.ReleaseClaim) -> None:
 
 
 def pending(tx: Transaction, request: c.Pending) -> int:
-    """Count what waits for one channel."""
     queue = request.channel.queue
     name = queue.name.encode("ascii")
     head = message_frame(request.channel.name, b"")
@@ -150,7 +148,6 @@ def _register_reader(tx: Transaction, name: bytes, request: c.Pop) -> None:
 
 
 def orphaned(tx: Transaction, _request: c.FindOrphaned) -> tuple[str, ...]:
-    """Name the queues, inboxes left out, that hold messages and have no reader."""
     tx.save()
     holding = [name for name in tx.queues.names() if not name.endswith(b"!") and tx.queues.count(name)]
     return tuple(name.decode("ascii") for name in holding if not _has_reader(tx, name))

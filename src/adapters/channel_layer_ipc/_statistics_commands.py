@@ -29,20 +29,17 @@ _MOST: Final = 2**32 - 1
 
 
 def report(tx: Transaction, request: c.Report) -> None:
-    """Add to the statistics of each queue, and to those of all."""
     for each in request.counts:
         _add(tx, each.queue.name.encode("ascii"), each.messages, each.refused, tx.times.counts)
     _add(tx, b"", request.messages, request.refused, tx.times.all_counts)
 
 
 def reported(tx: Transaction, request: c.Reported) -> Rates:
-    """Tell what was counted."""
     name = b"" if request.queue is None else request.queue.name.encode("ascii")
     return _meter(tx, name).read(tx.now)
 
 
 def survey(tx: Transaction, request: c.Survey) -> c.Surveyed:
-    """Tell what waits."""
     channel = request.channel
     tx.save()
     if channel is None:

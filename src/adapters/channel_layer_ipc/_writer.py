@@ -219,15 +219,12 @@ class Writer(Generic[DoorbellT]):
 
 def _failure(environment: Environment | None, error: Exception) -> Exception:
     """Return the error for a call whose transaction failed, so that nothing of it was done."""
-    if isinstance(error, lmdb.Error):
-        damaged = (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)
-        if environment is not None and isinstance(error, damaged):
-            failure = environment.process_lock.damaged_error(str(error))
-            failure.__cause__ = error
-            return failure
-    elif not isinstance(error, OSError):
+    if environment is not None and isinstance(error, (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)):
+        failure = environment.process_lock.damaged_error(str(error))
+    elif isinstance(error, (lmdb.Error, OSError)):
+        failure = unavailable(str(error))
+    else:
         return error
-    failure = unavailable(str(error))
     failure.__cause__ = error
     return failure
 
