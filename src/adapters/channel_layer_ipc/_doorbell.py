@@ -63,26 +63,22 @@ class Doorbell:
         Raises:
             StoreError: there can be no socket in this directory, or the system gives none.
         """
-        if not self.number:
-            try:
-                self.number = self._bind_new()
-            except OSError as exc:
-                raise unavailable(f"cannot make a socket: {exc.strerror}") from exc
+        try:
+            while not self.number:
+                number = secrets.randbits(32) or 1
+                draft = self.process_lock.doorbell_path(number, draft=True)
+                path = self.process_lock.doorbell_path(number)
+                if Path(path).exists():
+                    continue  # it is another one's
+                self._socket.bind(draft)
+                # A socket has its path a moment before it can be notified, and would look like a killed process's.
+                Path(draft).chmod(0o600)
+                Path(draft).rename(path)
+                self._paths.append(path)
+                self.number = number
+        except OSError as exc:
+            raise unavailable(f"cannot make a socket: {exc.strerror}") from exc
         return self.number
-
-    def _bind_new(self) -> int:
-        while True:
-            number = secrets.randbits(32) or 1
-            draft = self.process_lock.doorbell_path(number, draft=True)
-            path = self.process_lock.doorbell_path(number)
-            if Path(path).exists():
-                continue  # it is another one's
-            self._socket.bind(draft)
-            # A socket has its path a moment before it can be notified, and would look like that of a killed process.
-            Path(draft).chmod(0o600)
-            Path(draft).rename(path)
-            self._paths.append(path)
-            return number
 
     def notify(self, number: int) -> bool:
         """Notify another doorbell; return False if it has no listener any more."""
@@ -103,10 +99,10 @@ class Doorbell:
             return True
         if len(self._seen) >= _REMEMBERED:
             self._seen.clear()
-        self._seen[number] = now
         if _remove_if_dead(self.process_lock, number):
-            del self._seen[number]
+            self._seen.pop(number, None)
             return False
+        self._seen[number] = now
         return True
 
     def drain(self) -> None:

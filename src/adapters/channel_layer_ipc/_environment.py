@@ -76,7 +76,8 @@ class Environment:
         self.references: int = 0
         self._size = 0
         self._descriptor = open_private(process_lock.data)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._descriptor)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
                 if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
@@ -97,16 +98,13 @@ class Environment:
                 self._page = self._handle.stat()["psize"]
                 self.database: lmdb._Database = self._handle.open_db()
                 self._check()
+            except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as exc:
+                raise process_lock.damaged_error(str(exc)) from exc
+            except lmdb.Error as exc:
+                raise unavailable(str(exc)) from exc
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        except lmdb.Error as exc:
-            os.close(self._descriptor)
-            if isinstance(exc, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
-                raise process_lock.damaged_error(str(exc)) from exc
-            raise unavailable(str(exc)) from exc
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+            undo.pop_all()
 
     @property
     def place(self) -> tuple[str, str]:

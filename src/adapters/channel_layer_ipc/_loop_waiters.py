@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_ipc._handlers import Handler
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from channel_layer.errors import StoreError
     from channel_layer_ipc._transaction import Transaction
 
-__all__ = ("LoopWaiters",)
+__all__ = ("LoopWaiters", "finish")
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +50,7 @@ class LoopWaiters:
         waiters = self._queues.setdefault(name, _QueueWaiters())
         waiter: asyncio.Future[None] = self._loop.create_future()
         waiters.tasks.append(waiter)
-        timer = self._loop.call_later(block, _finish, waiter)
+        timer = self._loop.call_later(block, finish, waiter)
         returned = False
         try:
             await self._ask(self._looking, name)
@@ -123,7 +125,7 @@ class LoopWaiters:
         for waiter in woken:
             if waiter in waiters.tasks:
                 waiters.tasks.remove(waiter)
-            _finish(waiter)
+            finish(waiter)
         if not waiters.tasks and key is None:
             del self._queues[name]
 
@@ -139,6 +141,7 @@ class LoopWaiters:
                 waiter.set_exception(error)
 
 
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def finish(future: asyncio.Future[T | None]) -> None:
+    """Give a future None, unless it is done."""
+    if not future.done():
+        future.set_result(None)

@@ -13,9 +13,10 @@ from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer.stores.wrapper import execute_each
 from channel_layer_ipc import _inbox_commands as inboxes
+from channel_layer_ipc._directory import unavailable
 from channel_layer_ipc._doorbell import LoopDoorbell
 from channel_layer_ipc._handlers import Call, Handler, handler_of
-from channel_layer_ipc._loop_waiters import LoopWaiters
+from channel_layer_ipc._loop_waiters import LoopWaiters, finish
 from channel_layer_ipc._writer import CALLS_PER_TRANSACTION, Writer
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class IPCStore:
         """Return what comes into an inbox, or nothing after ``request.block`` seconds."""
         read = _PendingRead(_READ, request, self._loop.create_future())
         self._reads.add(read)
-        timer = self._loop.call_later(request.block, _end_read, read)
+        timer = self._loop.call_later(request.block, finish, read.future)
         self._add(read)
         try:
             found = await read.future
@@ -224,15 +225,10 @@ class IPCStore:
 
     def _on_files_lost(self) -> None:
         """End what waits in files that were removed."""
-        self._end_waits(StoreError("channel_layer_ipc: the files were removed", retryable=True, outcome="not_sent"))
+        self._end_waits(unavailable("the files were removed"))
         self._waiters.forget()
         if self._lost is not None and not self._lost.done():
             self._lost.set_result(None)
-
-
-def _end_read(read: _PendingRead) -> None:
-    if not read.future.done():
-        read.future.set_result(None)
 
 
 def _refuse_to_open() -> EnvironmentReference:

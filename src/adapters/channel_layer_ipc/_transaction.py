@@ -37,13 +37,9 @@ _PAGE: Final = 4096
 
 
 class Transaction(KeyValues):
-    """What is done in one LMDB transaction.
+    """What is done in one LMDB transaction; for the arguments that are not here see `KeyValues`.
 
     Args:
-        handle: the LMDB transaction; it may write.
-        database: holds all records.
-        times: how long things live.
-        now: what time it is, for all that is done in it.
         measure: returns how many bytes messages may take, given how many are wanted. It is called when a command first
             needs some.
         doorbell: the one of the store that carries this out.
