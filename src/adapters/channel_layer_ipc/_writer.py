@@ -119,11 +119,9 @@ class Writer(Generic[DoorbellT]):
         return opened[0].environment, opened[1]
 
     def close(self, refuse: Callable[[], EnvironmentReference]) -> None:
-        """Let go of the files.
+        """Let go of the files; calls that come later get the error that *refuse* raises.
 
-        Args:
-            refuse: raises the error for calls that come later. A store is a part of reference cycles: the backend, and
-                with it the files, must not wait for their collection.
+        A store is a part of reference cycles: the backend, and with it the files, must not wait for their collection.
         """
         with self._lock:
             self._acquire_environment = refuse
@@ -146,12 +144,13 @@ class Writer(Generic[DoorbellT]):
             return Progress(len(calls), notified=False, lost=False)
         progress = self._write_or_fail(environment, doorbell, calls)
         if progress.lost:
-            _logger.error(
-                "the files of the channel layer in %s were removed while they were in use; what was in them is lost",
-                environment.process_lock.data.parent,
-            )
             with self._lock:
                 if self._opened is not None and self._opened[0].environment is environment:
+                    _logger.error(
+                        "the files of the channel layer in %s were removed while they were in use; "
+                        "what was in them is lost",
+                        environment.process_lock.data.parent,
+                    )
                     self._release()
         return progress
 
