@@ -143,8 +143,9 @@ class QueueTable(_SequenceTable[QueueRecord]):
     def fresh_entries(self, name: bytes) -> list[tuple[float, bytes]]:
         """Return the entries of a queue that are not too old."""
         queue = self.get(name)
+        limit = self._limit()
         entries = self.entries(queue) if queue is not None else []
-        return [(stamp, frame) for stamp, frame in entries if stamp > self._limit()]
+        return [(stamp, frame) for stamp, frame in entries if stamp > limit]
 
     def prepend(self, queue: QueueRecord, stamp: float, frame: bytes) -> None:
         """Put an entry at the head of a queue."""
