@@ -96,13 +96,9 @@ class QueueHandlers(Handlers):
 
     async def wait(self, request: c.Wait, /) -> None:
         name = request.queue.name
-        with self._lock:
-            line = self._all.lines[name]
-            if line.wakeup_due:
-                line.wakeup_due = False
-                return
-            waiter = ReceiveWaiter(asyncio.get_running_loop())
-            line.waiters.append(waiter)
+        waiter = ReceiveWaiter(asyncio.get_running_loop())
+        if not self.add_waiter(name, waiter):
+            return
         done = False
         try:
             with contextlib.suppress(TimeoutError):
@@ -110,27 +106,25 @@ class QueueHandlers(Handlers):
                     await waiter
             done = True
         finally:
-            with self._lock:
-                if waiter in line.waiters:
-                    line.waiters.remove(waiter)
-                elif not done:  # woken, and cancelled before it ran: the entry is for the next waiter
-                    wake_next(line)
-                self._remove_if_idle(name)
+            if self.remove_waiter(name, waiter) and not done:  # cancelled before it ran: the entry is for the next one
+                with self._lock:
+                    wake_next(self._all.lines[name])
+                    self._remove_if_idle(name)
 
     def orphaned(self, _request: c.FindOrphaned, /) -> tuple[str, ...]:
         now = self._now()
         filled = [name for name, line in self._all.lines.items() if line.entries and not name.endswith("!")]
         return tuple(name for name in filled if not self._has_reader(name, now))
 
-    def add_waiter(self, queue: str, waiter: Waiter) -> None:
-        """Have *waiter* woken when a queue may hold a message, which may be at once."""
+    def add_waiter(self, queue: str, waiter: Waiter) -> bool:
+        """Have *waiter* woken when a queue may hold a message; return False if it may hold one now."""
         with self._lock:
             line = self._all.lines[queue]
             if line.wakeup_due:
                 line.wakeup_due = False
-                waiter.wake()
-            else:
-                line.waiters.append(waiter)
+                return False
+            line.waiters.append(waiter)
+            return True
 
     def remove_waiter(self, queue: str, waiter: Waiter) -> bool:
         """Stop having *waiter* woken for a queue, and return whether it was woken."""

@@ -143,7 +143,8 @@ class _Waiting:
         self._queues = request.queues
         self._event = ThreadEvent()
         for queue in request.queues:
-            store.add_waiter(queue.name, self._event)
+            if not store.add_waiter(queue.name, self._event):
+                self._event.wake()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
