@@ -236,7 +236,7 @@ def open_environment(directory: Path, prefix: str, memory: int, timeout: float) 
     """
     place = os.path.realpath(directory), prefix
     with _guard:
-        for environment in _environments:
+        for environment in tuple(_environments):  # a finalizer may remove one meanwhile
             if environment.place == place and environment.process_lock.is_current:
                 return EnvironmentReference(environment)
         process_lock = acquire(directory, prefix, memory, timeout)
