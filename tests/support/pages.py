@@ -46,8 +46,8 @@ from pydantic import TypeAdapter
 from sybil import Document, Example, Region, Sybil
 from sybil.integration.pytest import SybilFile, SybilItem
 
+from channel_layer_bench import bars
 from channel_layer_bench.command import parse as parse_benchmark
-from channel_layer_bench.inputs import Unreadable, read_bars
 from tests.support import reaper
 from tests.support.servers import Server, free_ports, fresh_prefix
 
@@ -316,8 +316,8 @@ def _toml(page: Page, block: _Block, _: dict[str, object]) -> str | None:
     if _saved(page, block) is not None:
         return None
     try:
-        read_bars(block.source)
-    except Unreadable as exc:
+        bars.read(block.source)
+    except bars.Unreadable as exc:
         return str(exc)
     return None
 

@@ -12,7 +12,8 @@ from channel_layer_bench.contenders import (
     fill,
     parse_contender,
 )
-from channel_layer_bench.context import make_layer
+from channel_layer_bench.context import Context, Settings
+from channel_layer_bench.plan import Plan
 
 _URLS = ["redis://127.0.0.1:7001/0", "redis://127.0.0.1:7002/0", "redis://127.0.0.1:7003/0"]
 
@@ -32,7 +33,8 @@ def test_every_configuration_is_one_that_its_layer_takes(name: str) -> None:
     """The layer of each can be made with its filled configuration; nothing is connected to."""
     contender = BUILT_IN[name]
     config = fill(contender.config, urls=_URLS[: contender.hosts], prefix="bench-1:", capacity=77)
-    layer = make_layer(contender.backend, config)
+    settings = Settings(contender.backend, config, Plan(), single_process=True, blocking=False, profile="")
+    layer = Context(settings, repr).layer
     assert getattr(layer, "capacity", 77) == 77 if name != "pubsub" else layer
 
 

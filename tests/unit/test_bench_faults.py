@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_layer_bench.faults import Faults, ReceiverChecks, SequenceChecker
+from channel_layer_bench.context import wait_for
+from channel_layer_bench.faults import Faults, Receipts, SequenceChecker
 
 
 def _checked(numbers: list[int]) -> SequenceChecker:
@@ -43,8 +44,8 @@ def test_a_message_that_nobody_sent_counts_as_doubled() -> None:
 
 def test_a_message_at_the_wrong_place_is_disorder() -> None:
     """What belongs to another channel is noticed even if nothing is missing."""
-    checks = ReceiverChecks(2)
-    checks.misdelivered(1)
+    checks = Receipts(2)
+    checks.checkers[1].misdelivered()
     assert checks.faults([0, 0]) == Faults(0, disordered=1)
 
 
@@ -54,23 +55,35 @@ def test_a_message_without_its_number_is_an_error() -> None:
         SequenceChecker().add(None)
 
 
-def test_a_book_knows_when_all_have_come() -> None:
-    """It says so with the message that makes it complete, and duplicates do not stand in for what is missing."""
-    checks = ReceiverChecks(2)
-    assert not checks.add(0, 0)
-    assert not checks.expect(3)
-    assert not checks.add(0, 0)
-    assert not checks.add(0, 0)
-    assert not checks.add(1, 0)
-    assert checks.add(1, 1)
-    assert checks.faults([1, 2]) == Faults(3, doubled=2)
+async def test_duplicates_do_not_stand_in_for_what_is_missing() -> None:
+    """A process counts different messages, of all its receivers together."""
+    receipts = Receipts(2)
+    for receiver, number in ((0, 0), (0, 0), (0, 0), (1, 0)):
+        receipts.checkers[receiver].add(number)
+    assert await receipts.received() == 2
+    receipts.checkers[1].add(1)
+    assert await receipts.received() == 3
+    assert receipts.faults([1, 2]) == Faults(3, doubled=2)
 
 
-def test_a_book_knows_that_all_had_come_before() -> None:
-    """If the number is told after the last message, the telling says so."""
-    checks = ReceiverChecks(1)
-    checks.add(0, 0)
-    assert checks.expect(1)
+def test_the_first_arrival_of_a_message_is_told_from_others() -> None:
+    """Adding a message returns its number, also if it comes late, and -1 if it has come before."""
+    checker = SequenceChecker()
+    assert [checker.add(number) for number in (1, 0, 1, 2)] == [1, 0, -1, 2]
+
+
+async def test_a_wait_ends_when_all_is_there_or_nothing_comes() -> None:
+    """What is waited for is looked at until it is enough, or has not changed for so long."""
+    counts = iter(range(10))
+
+    async def arriving() -> int:
+        return next(counts)
+
+    async def stuck() -> int:
+        return 3
+
+    assert await wait_for(arriving, 5, 1.0) == 5
+    assert await wait_for(stuck, 5, 0.05) == 3
 
 
 @pytest.mark.parametrize(

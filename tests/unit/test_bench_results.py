@@ -13,12 +13,11 @@ from rich.console import Console
 
 from channel_layer_bench import bars, report
 from channel_layer_bench.contenders import BUILT_IN
+from channel_layer_bench.context import padding
 from channel_layer_bench.faults import Faults
-from channel_layer_bench.inputs import Record, Unreadable, read_bars
 from channel_layer_bench.metrics import METRICS, number, percentile
 from channel_layer_bench.plan import Plan
 from channel_layer_bench.results import Figure, Results, Run
-from channel_layer_bench.roles.messages import padding
 from channel_layer_bench.workloads import UnknownWorkload, choose
 
 _RATE = "messages_per_second"
@@ -170,7 +169,7 @@ def _bar(line: str) -> str:
 def test_a_bar_is_met_or_missed_or_not_measured(line: str, met: bool | None) -> None:  # noqa: FBT001 - the verdict
     """Absolute bars and ratios are judged by medians; a bar that nobody ran for is neither met nor missed."""
     results = _results({"redis": [100.0], "core": [4.0]})
-    [spec] = read_bars(_bar(line))
+    [spec] = bars.read(_bar(line))
     assert bars.evaluate(spec, results).met is met
 
 
@@ -179,7 +178,7 @@ def test_a_bar_against_another_workload_of_the_same_layer() -> None:
     results = _results({"redis": [100.0]})
     results.workloads = ["direct", "latency"]
     results.runs.append(Run("latency", "redis", 0, {_RATE: 50.0}, Faults()))
-    [spec] = read_bars(_bar('against = { workload = "latency" }\nat_most = 1.9'))
+    [spec] = bars.read(_bar('against = { workload = "latency" }\nat_most = 1.9'))
     outcome = bars.evaluate(spec, results)
     assert outcome.met is False
     assert "measured 2.00 x" in outcome.text
@@ -188,7 +187,7 @@ def test_a_bar_against_another_workload_of_the_same_layer() -> None:
 def test_a_bar_against_a_wrong_layer_is_moot() -> None:
     """A wrong layer scores nothing, not even as a base; what its figure would make is said beside it."""
     results = _results({"redis": [100.0], "core": [5.0]}, {"core": Faults(350, doubled=241)})
-    [spec] = read_bars(_bar('base = "core"\nat_least = 10'))
+    [spec] = bars.read(_bar('base = "core"\nat_least = 10'))
     outcome = bars.evaluate(spec, results)
     assert outcome.met is None
     assert "doubled 241 of 350" in outcome.text
@@ -210,8 +209,8 @@ def test_a_bar_against_a_wrong_layer_is_moot() -> None:
 )
 def test_a_wrong_file_of_bars_is_refused(text: str) -> None:
     """A bar that would check nothing is an error, not a bar that is always met."""
-    with pytest.raises(Unreadable):
-        read_bars(text)
+    with pytest.raises(bars.Unreadable):
+        bars.read(text)
 
 
 def test_the_bars_of_the_package_are_about_what_there_is() -> None:
@@ -272,24 +271,3 @@ def test_padding_makes_a_message_as_long_as_was_asked() -> None:
         text = padding(payload, n=100_000)
         packed = msgpack.packb({"type": "bench.message", "n": 100_000, "text": text})
         assert abs(len(packed) - payload) <= 2
-
-
-# --- what processes say to one another
-
-
-def test_what_is_said_arrives() -> None:
-    """A line of one process gives the same facts in another."""
-    record = Record.parse(Record({"n": 1, "x": 1.5, "c": ["a"], "k": [1], "d": [0.5], "b": True}).line())
-    assert (record.integer("n"), record.real("x"), record.texts("c")) == (1, 1.5, ["a"])
-    assert (record.integers("k"), record.reals("d"), record.flag("b")) == ([1], [0.5], True)
-
-
-def test_what_is_not_as_it_should_be_is_an_error() -> None:
-    """A fact that is missing or of another kind is named."""
-    record = Record({"n": "1"})
-    with pytest.raises(Unreadable, match="n: "):
-        record.integer("n")
-    with pytest.raises(Unreadable, match="m is missing"):
-        record.integer("m")
-    with pytest.raises(Unreadable):
-        Record.parse(b"[1]\n")

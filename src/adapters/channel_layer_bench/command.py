@@ -22,7 +22,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from channel_layer_bench import bars, plot, report
 from channel_layer_bench.contenders import BUILT_IN, DEFAULT, Contender, UnknownContender, parse_contender
-from channel_layer_bench.inputs import Unreadable
 from channel_layer_bench.metrics import FAMILIES
 from channel_layer_bench.plan import WINDOW_MOST, Plan
 from channel_layer_bench.runner import count_runs, run_all
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from channel_layer_bench.inputs import BarSpec
+    from channel_layer_bench.bars import Bar
     from channel_layer_bench.results import Results
     from channel_layer_bench.workloads import Workload
 
@@ -76,7 +75,7 @@ class Request:
     contenders: Sequence[Contender]
     workloads: Sequence[Workload]
     base: str
-    bars: Sequence[BarSpec]
+    bars: Sequence[Bar]
     json_file: Path | None
     plot_file: Path | None
 
@@ -130,7 +129,7 @@ class _Options(argparse.Namespace):
     base: str | None
     json_file: Path | None
     plot_file: Path | None
-    bars: list[BarSpec]
+    bars: list[Bar]
     loop: str
     members: list[int] | None
     receivers: list[int] | None
@@ -361,10 +360,10 @@ def _contender(text: str) -> Contender:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
-def _bars(name: str) -> list[BarSpec]:
+def _bars(name: str) -> list[Bar]:
     try:
         return bars.load(name)
-    except (OSError, Unreadable) as exc:
+    except (OSError, bars.Unreadable) as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
@@ -422,7 +421,7 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
 
 
-def _check_bars(specs: Sequence[BarSpec], results: Results, console: Console) -> bool:
+def _check_bars(specs: Sequence[Bar], results: Results, console: Console) -> bool:
     """Print what became of each bar; return whether one was missed, or not a single one measured."""
     outcomes = [bars.evaluate(spec, results) for spec in specs]
     if outcomes:

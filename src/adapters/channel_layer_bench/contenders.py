@@ -7,12 +7,11 @@ imported where another one is measured.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeGuard
-
-from channel_layer_bench.inputs import Unreadable, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +20,9 @@ __all__ = ("BUILT_IN", "DEFAULT", "FLOOR", "Contender", "UnknownContender", "fil
 
 FLOOR: Final = "floor"
 """The contender that is no layer: what the server and the event loop can do without one."""
+
+_SERVERLESS: Final = frozenset({"pending"})
+"""What a layer without a server lacks."""
 
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -36,7 +38,7 @@ class Contender:
 
     Attributes:
         name: in the results.
-        backend: the dotted path of its class; empty for the floor.
+        backend: the dotted path of its class.
         config: the keyword arguments of the class, with placeholders that `fill` fills.
         hosts: how many servers it needs.
         spans: whether it connects processes although it has no server.
@@ -67,7 +69,6 @@ class Contender:
 def _known() -> tuple[Contender, ...]:
     ours: dict[str, object] = {"prefix": "{prefix}", "capacity": "{capacity}", "inbox_capacity": "{capacity}"}
     redis = "channel_layer_redis.RedisChannelLayer"
-    serverless = frozenset({"pending"})
     extra = ("redis", '"channel-layer[redis]"')
     peers = ("channels_redis", "channels_redis")
     sealed = {**ours, "hosts": "{urls}", "symmetric_encryption_keys": ["a key for measurements, known to all"]}
@@ -84,7 +85,7 @@ def _known() -> tuple[Contender, ...]:
             {**ours, "memory": 1 << 30},  # a server has no limit
             hosts=0,
             spans=True,
-            lacks=serverless,
+            lacks=_SERVERLESS,
             needs=("lmdb", '"channel-layer[ipc]"'),
         ),
         Contender(
@@ -93,7 +94,7 @@ def _known() -> tuple[Contender, ...]:
             {**ours, "hosts": "{urls}", "local": {"memory": 1 << 30}},
             needs=("lmdb", '"channel-layer[ipc,redis]"'),
         ),
-        Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=serverless),
+        Contender("memory", "channel_layer_memory.MemoryChannelLayer", ours, hosts=0, lacks=_SERVERLESS),
         Contender(
             "core",
             "channels_redis.core.RedisChannelLayer",
@@ -118,12 +119,12 @@ def _known() -> tuple[Contender, ...]:
             "channels.layers.InMemoryChannelLayer",
             {"capacity": "{capacity}"},
             hosts=0,
-            lacks=serverless | {"blocking", "sync"},  # its queues belong to one event loop
+            lacks=_SERVERLESS | {"blocking", "sync"},  # its queues belong to one event loop
             needs=("channels", '"channel-layer[django]"'),
         ),
         Contender(
             FLOOR,
-            "",
+            "builtins.object",  # its roles use no layer
             {},
             lacks=frozenset({"fanout", "worker", "sync", "churn", "large", "pending", "idle"}),
             needs=("hiredis", '"channel-layer[redis]"'),
@@ -164,17 +165,14 @@ def parse_contender(text: str) -> Contender:
     if not _PATH.fullmatch(backend):
         raise UnknownContender(f"{backend!r} is not the dotted path of a class")
     try:
-        options = read_object(config) if colon else {}
-    except Unreadable as exc:
-        raise UnknownContender(f"the configuration of {name!r} is no JSON object: {exc}") from exc
-    served = _mentions(options, "{url}") or _mentions(options, "{urls}")
-    return Contender(
-        name, backend, options, hosts=1 if served else 0, lacks=frozenset() if served else frozenset({"pending"})
-    )
-
-
-def _mentions(value: object, placeholder: str) -> bool:
-    return placeholder in repr(value)
+        options: object = json.loads(config) if colon else {}
+    except json.JSONDecodeError as exc:
+        raise UnknownContender(f"the configuration of {name!r} is no JSON: {exc}") from exc
+    if not _is_dict(options):
+        raise UnknownContender(f"the configuration of {name!r} is no JSON object")
+    if "{url}" in config or "{urls}" in config:
+        return Contender(name, backend, options)
+    return Contender(name, backend, options, hosts=0, lacks=_SERVERLESS)
 
 
 def fill(config: Mapping[str, object], *, urls: Sequence[str], prefix: str, capacity: int) -> dict[str, object]:
@@ -187,25 +185,13 @@ def fill(config: Mapping[str, object], *, urls: Sequence[str], prefix: str, capa
         prefix: what keys begin with.
         capacity: messages that a channel may hold.
     """
-    return {name: _filled(value, urls, prefix, capacity) for name, value in config.items()}
-
-
-def _filled(value: object, urls: Sequence[str], prefix: str, capacity: int) -> object:
-    if value == "{urls}":
-        return list(urls)
-    if value == "{capacity}":
-        return capacity
-    if isinstance(value, str):
-        return value.replace("{url}", urls[0] if urls else "").replace("{prefix}", prefix)
-    if _is_list(value):
-        return [_filled(each, urls, prefix, capacity) for each in value]
-    if _is_dict(value):
-        return {name: _filled(each, urls, prefix, capacity) for name, each in value.items()}
-    return value
-
-
-def _is_list(value: object) -> TypeGuard[list[object]]:
-    return isinstance(value, list)
+    text = json.dumps(dict(config))
+    for placeholder, value in {"{urls}": urls, "{capacity}": capacity}.items():
+        text = text.replace(f'"{placeholder}"', json.dumps(value))
+    for placeholder, inner in {"{url}": next(iter(urls), ""), "{prefix}": prefix}.items():
+        text = text.replace(placeholder, json.dumps(inner)[1:-1])
+    filled: dict[str, object] = json.loads(text)
+    return filled
 
 
 def _is_dict(value: object) -> TypeGuard[dict[str, object]]:

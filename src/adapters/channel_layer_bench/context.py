@@ -1,107 +1,181 @@
-"""What a role is given: a layer, the connection to the coordinator, and a set of tasks.
+"""What a role is given, and what its process and the coordinator send to each other.
 
-Everything here lives in the processes that are measured. Every wait is bounded, because a layer that loses a message
-would otherwise be waited for forever.
+A role is a generator: it yields its reports, and each `yield` returns the next instruction of the coordinator. One that
+is asynchronous runs in an event loop, any other one in the main thread of its process, without an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import queue
 import sys
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import msgpack
 
 from channel_layer import ChannelFull
-from channel_layer_bench.inputs import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
+
+    from channel_layer_bench.plan import Plan
 
 __all__ = (
+    "AT_ONCE",
     "GRACE",
-    "BlockingContext",
-    "BlockingFacade",
     "Context",
+    "Failed",
     "HasBlocking",
+    "Instruction",
     "Layer",
-    "RoleTasks",
+    "Report",
+    "Role",
+    "Settings",
     "Stalled",
-    "make_layer",
+    "Start",
+    "padding",
     "refusals",
+    "wait_for",
     "warm_up",
 )
+
+_Sent = TypeVar("_Sent")
 
 GRACE: Final = 0.2
 """Seconds for which receivers go on when they have everything, to find duplicates."""
 
+AT_ONCE: Final = 50
+"""Calls that prepare a run and are made at once."""
+
 _WARM_TRIES: Final = 30
 
+_LOOK_SECONDS: Final = 0.02
+"""Between two looks at what has arrived; when the last message came is noted by what receives it."""
 
-class Stalled(Exception):
-    """What a role waits for did not happen in time."""
+Role: TypeAlias = AsyncGenerator[object, _Sent] | Generator[object, _Sent, None]
+"""What runs in a process, and what it is sent."""
+
+
+# -- what a process is sent, and what it sends -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a process is told first.
+
+    Attributes:
+        backend: the dotted path of the class of its layer.
+        config: the keyword arguments of the class.
+        plan: the options of the benchmark.
+        single_process: whether all roles of the run are in this process, so that a sender has to yield to the
+            receivers.
+        blocking: whether its main thread is kept for code without an event loop.
+        profile: how the names of its profiles begin; empty: it writes none.
+    """
+
+    backend: str
+    config: Mapping[str, object]
+    plan: Plan
+    single_process: bool
+    blocking: bool
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Starts a role under a number, from 1 on."""
+
+    number: int
+    role: Callable[..., Role[Any]]  # `Coordinator.start` checks what it is sent
+    arguments: tuple[object, ...]
+    named: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """The next instruction of a role; 0 is the process itself, which reports the processor time that it has used."""
+
+    number: int
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a role has yielded; 0 is the process itself."""
+
+    number: int
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A process cannot go on; the reason is a traceback."""
+
+    reason: str
+
+
+# -- what a role works with ------------------------------------------------------------------------------------
 
 
 class Layer(Protocol):
     """The Channels 4 contract, as far as it is measured."""
 
-    async def send(self, channel: str, message: dict[str, object]) -> None:
-        """Send to a channel."""
-        ...
-
-    async def receive(self, channel: str) -> dict[str, object]:
-        """Wait for a channel's next message."""
-        ...
-
-    async def new_channel(self) -> str:
-        """Make a channel of this process."""
-        ...
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group."""
-        ...
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group."""
-        ...
-
-    async def group_send(self, group: str, message: dict[str, object]) -> None:
-        """Send to every member."""
-        ...
+    send: Callable[[str, dict[str, object]], Awaitable[None]]
+    receive: Callable[[str], Awaitable[dict[str, object]]]
+    new_channel: Callable[[], Awaitable[str]]
+    group_add: Callable[[str, str], Awaitable[None]]
+    group_discard: Callable[[str, str], Awaitable[None]]
+    group_send: Callable[[str, dict[str, object]], Awaitable[None]]
 
 
-class BlockingFacade(Protocol):
+class _BlockingFacade(Protocol):
     """The part of a layer that is called without an event loop, as far as it is measured."""
 
-    def send(self, channel: str, message: dict[str, object]) -> None:
-        """Send to a channel."""
-        ...
-
-    def group_send(self, group: str, message: dict[str, object]) -> None:
-        """Send to every member."""
-        ...
+    send: Callable[[str, dict[str, object]], None]
+    group_send: Callable[[str, dict[str, object]], None]
 
 
 @runtime_checkable
 class HasBlocking(Protocol):
     """A layer that can be called without an event loop."""
 
-    @property
-    def blocking(self) -> BlockingFacade:
-        """The facade for such calls."""
-        ...
+    blocking: _BlockingFacade
 
 
-def make_layer(backend: str, config: Mapping[str, object]) -> Layer:
-    """Make a layer.
+class Stalled(Exception):
+    """What a role waits for did not happen in time."""
+
+
+class Context:
+    """What the roles of one process share: their layer, and some of the `Settings`.
 
     Args:
-        backend: the dotted path of its class.
-        config: its keyword arguments.
+        settings: of the process.
+        fail: called with an error that ends the run.
     """
-    module, _, name = backend.rpartition(".")
-    make: Callable[..., Layer] = getattr(importlib.import_module(module), name)
-    return make(**config)
+
+    def __init__(self, settings: Settings, fail: Callable[[BaseException], object]) -> None:
+        module, _, name = settings.backend.rpartition(".")
+        make: Callable[..., Layer] = getattr(importlib.import_module(module), name)
+        self.layer: Layer = make(**settings.config)
+        self.plan: Plan = settings.plan
+        self.single_process: bool = settings.single_process
+        self._fail = fail
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, body: Coroutine[object, object, None]) -> None:
+        """Start a task, whose error ends the run. It is never cancelled: some layers then lose a message."""
+        task = asyncio.get_running_loop().create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
 
 def refusals() -> tuple[type[Exception], ...]:
@@ -111,162 +185,25 @@ def refusals() -> tuple[type[Exception], ...]:
     return (ChannelFull, theirs) if isinstance(theirs, type) and issubclass(theirs, Exception) else (ChannelFull,)
 
 
-class Context:
-    """The context of a role that runs in an event loop.
+def padding(payload: int, **fields: object) -> str:
+    """Return the text that fills a message up to a size, packed by msgpack, or an empty one if it is larger."""
+    packed = msgpack.packb({"type": "bench.message", **fields, "text": ""})
+    return "x" * max(0, payload - len(packed or b"") - 1)
 
-    Args:
-        layer: the layer; shared with the other roles of this process.
-        params: the parameters of the role.
-        single_process: whether all roles of the run are in this process.
-        warmup: seconds.
-        patience: seconds.
-        send: sends a report to the coordinator.
 
-    Attributes:
-        params: the parameters of the role.
-        single_process: whether all roles of the run are in this process, so that a sender has to yield to
-            the receivers.
-        warmup: seconds that the role runs before it is measured.
-        patience: seconds without any progress after which what is still missing counts as lost.
+async def wait_for(arrived: Callable[[], Awaitable[int]], enough: float, patience: float) -> int:
+    """Wait until so many messages have arrived, or no other one has for *patience* seconds; return how many have.
+
+    Every wait is bounded, because a layer that loses a message would otherwise be waited for forever.
     """
-
-    def __init__(
-        self,
-        layer: Layer | None,
-        params: Record,
-        *,
-        single_process: bool,
-        warmup: float,
-        patience: float,
-        send: Callable[[Record], None],
-    ) -> None:
-        self._layer = layer
-        self.params = params
-        self.single_process = single_process
-        self.warmup = warmup
-        self.patience = patience
-        self._send = send
-        self._instructions: asyncio.Queue[Record] = asyncio.Queue()
-
-    @property
-    def layer(self) -> Layer:
-        """The layer.
-
-        Raises:
-            LookupError: there is none: the roles of the floor have no layer.
-        """
-        return _present(self._layer)
-
-    def report(self, **facts: object) -> None:
-        """Send a report to the coordinator."""
-        self._send(Record(facts))
-
-    def deliver(self, instruction: Record) -> None:
-        """Add an instruction of the coordinator; call it in the event loop of the role."""
-        self._instructions.put_nowait(instruction)
-
-    async def next_instruction(self) -> Record:
-        """Wait for the next instruction of the coordinator; if its process ends, so does this one."""
-        return await self._instructions.get()
-
-
-def _present(layer: Layer | None) -> Layer:
-    if layer is None:
-        raise LookupError("this role has no layer")
-    return layer
-
-
-class BlockingContext:
-    """The context of a role that runs in the main thread, without an event loop.
-
-    Arguments and attributes are those of `Context`.
-    """
-
-    def __init__(self, layer: Layer | None, params: Record, *, warmup: float, send: Callable[[Record], None]) -> None:
-        self._layer = layer
-        self.params = params
-        self.warmup = warmup
-        self._send = send
-        self._instructions: queue.SimpleQueue[Record] = queue.SimpleQueue()
-
-    @property
-    def layer(self) -> Layer:
-        """The layer; see `Context.layer`."""
-        return _present(self._layer)
-
-    def report(self, **facts: object) -> None:
-        """Send a report to the coordinator."""
-        self._send(Record(facts))
-
-    def deliver(self, instruction: Record) -> None:
-        """Add an instruction of the coordinator; call it in any thread."""
-        self._instructions.put(instruction)
-
-    def next_instruction(self) -> Record:
-        """Wait for the next instruction of the coordinator; if its process ends, so does this one."""
-        return self._instructions.get()
-
-
-class RoleTasks:
-    """The tasks of one role. None is ever cancelled: some layers lose a message when `receive` is cancelled."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
-        self._error: BaseException | None = None
-
-    def start(self, body: Coroutine[object, object, None]) -> None:
-        """Start a task."""
-        task = asyncio.get_running_loop().create_task(body)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and self._error is None:
-            self._error = error
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Make `wait_until` look again."""
-        self._wake.set()
-
-    def check(self) -> None:
-        """Raise the first error that ended a task."""
-        if self._error is not None:
-            raise self._error
-
-    async def wait_until(self, done: Callable[[], bool], progress: Callable[[], object], within: float) -> bool:
-        """Wait until a condition holds; it is looked at whenever a task ends or calls `wake`.
-
-        Args:
-            done: the condition.
-            progress: how far the tasks are; the wait goes on while this changes.
-            within: seconds for which it may stay the same.
-
-        Returns:
-            Whether the condition holds; if not, there was no progress for too long.
-        """
-        seen = progress()
-        while True:
-            self.check()
-            if done():
-                return True
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(within):
-                    await self._wake.wait()
-            except TimeoutError:
-                if (now := progress()) == seen:
-                    return done()
-                seen = now
-
-    async def finish(self) -> None:
-        """Wait until every task has ended."""
-        while self._tasks:
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
-            self.check()
-        self.check()
+    before, deadline = -1, 0.0
+    while (now := await arrived()) < enough:
+        if now != before:
+            before, deadline = now, time.monotonic() + patience
+        elif time.monotonic() >= deadline:
+            break
+        await asyncio.sleep(_LOOK_SECONDS)
+    return now
 
 
 async def warm_up(context: Context, width: int = 1) -> None:
@@ -275,16 +212,14 @@ async def warm_up(context: Context, width: int = 1) -> None:
     A layer may serve an event loop that is younger than a second by other means than one that stays, as this project's
     Redis layer does. The workload `sync` measures such loops.
 
-    Args:
-        context: of the role.
-        width: messages at once, so that a pool of connections has as many as will be needed.
+    It exchanges *width* messages at once, so that a pool of connections has as many as will be needed.
 
     Raises:
         Stalled: no message arrives.
     """
     channel = await context.layer.new_channel()
     await _exchange(context.layer, channel, 1)
-    await asyncio.sleep(context.warmup)
+    await asyncio.sleep(context.plan.warmup)
     await _exchange(context.layer, channel, width)
 
 

@@ -6,11 +6,9 @@ checker says what went wrong.
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 
-__all__ = ("Faults", "ReceiverChecks", "SequenceChecker")
+__all__ = ("Faults", "Receipts", "Sample", "SequenceChecker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +39,22 @@ class Faults:
         )
 
     def __str__(self) -> str:
-        parts = [
-            f"{word} {count}"
-            for word, count in (("lost", self.lost), ("doubled", self.doubled), ("disordered", self.disordered))
-            if count
-        ]
+        counts = {"lost": self.lost, "doubled": self.doubled, "disordered": self.disordered}
+        parts = [f"{word} {count}" for word, count in counts.items() if count]
         return f"{', '.join(parts)} of {self.sent}" if parts else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The result of one run.
+
+    Attributes:
+        metrics: figures by name; worth nothing if there are faults.
+        faults: what went wrong with the messages.
+    """
+
+    metrics: dict[str, float]
+    faults: Faults
 
 
 class SequenceChecker:
@@ -64,17 +72,15 @@ class SequenceChecker:
         self._doubled = 0
         self._disordered = 0
 
-    def add(self, number: object) -> None:
-        """Add the number of a message.
+    def add(self, number: object) -> int:
+        """Add the number of a message; return it, or -1 if it had arrived before.
 
         Raises:
             TypeError: it is no number: the layer has changed the message.
         """
-        if number == self.next:
-            self.next += 1
-        elif not isinstance(number, int):
+        if not isinstance(number, int):
             raise TypeError(f"a message came with the number {number!r}")
-        elif number > self.next:
+        if number >= self.next:
             self._missing.update(range(self.next, number))
             self.next = number + 1
         elif number in self._missing:
@@ -82,6 +88,8 @@ class SequenceChecker:
             self._disordered += 1
         else:
             self._doubled += 1
+            return -1
+        return number
 
     def misdelivered(self) -> None:
         """Count a message that was sent to another receiver."""
@@ -102,8 +110,11 @@ class SequenceChecker:
         return Faults(sent, lost, self._doubled + max(0, self.next - sent), self._disordered)
 
 
-class ReceiverChecks:
-    """The checkers of all receivers in one process.
+class Receipts:
+    """What has arrived at the receivers of one process.
+
+    Args:
+        receivers: how many there are.
 
     Attributes:
         checkers: one for each receiver.
@@ -113,28 +124,9 @@ class ReceiverChecks:
     def __init__(self, receivers: int) -> None:
         self.checkers: list[SequenceChecker] = [SequenceChecker() for _ in range(receivers)]
         self.last: float = 0.0
-        self._added = 0
-        self._expected = sys.maxsize
 
-    def add(self, receiver: int, number: object) -> bool:
-        """Add the number of a message; return whether all that are expected have arrived."""
-        self.checkers[receiver].add(number)
-        self.last = time.monotonic()
-        self._added += 1
-        return self._added >= self._expected and self.received >= self._expected
-
-    def misdelivered(self, receiver: int) -> None:
-        """Count a message that arrived at the wrong receiver."""
-        self.checkers[receiver].misdelivered()
-
-    def expect(self, total: int) -> bool:
-        """Set how many messages are expected in total; return whether all have arrived."""
-        self._expected = total
-        return self.received >= total
-
-    @property
-    def received(self) -> int:
-        """How many different messages have arrived."""
+    async def received(self) -> int:
+        """Return how many different messages have arrived."""
         return sum(checker.received for checker in self.checkers)
 
     def faults(self, sent: list[int]) -> Faults:

@@ -8,76 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from hashlib import sha1
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from channel_layer_bench.context import Stalled
-from channel_layer_bench.metrics import percentile
+from channel_layer_bench.faults import Faults, Sample
+from channel_layer_bench.metrics import one_way
+from channel_layer_bench.roles.blocking import Calls
+from channel_layer_bench.servers import connect
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
     import hiredis
 
-    from channel_layer_bench.context import BlockingContext, Context
+    from channel_layer_bench.context import Context
 
 __all__ = ("call", "ping", "push")
 
-_PUSH = b"return redis.call('RPUSH', KEYS[1], ARGV[1])"
+_PUSH = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
 
 _CLEAR_EVERY = 200
 """Batches of pushes after which the list is dropped, so that a long run does not fill the server."""
 
 
-@runtime_checkable
-class _Transport(Protocol):
-    """What is used of a transport; the one of uvloop is no `asyncio.Transport`."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-
-class _Connection(asyncio.Protocol):
+class _Connection:
     """A connection that counts replies."""
 
-    def __init__(self, reader: hiredis.Reader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, parser: hiredis.Reader) -> None:
         self._reader = reader
-        self._transport: _Transport | None = None
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._replies = 0
+        self._writer = writer
+        self._parser = parser
+        self._missing = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, _Transport):
-            self._transport = transport
+    def write(self, commands: bytes) -> None:
+        """Write commands."""
+        self._writer.write(commands)
 
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        replies = self._replies
-        while (reply := self._reader.gets()) is not False:
-            if isinstance(reply, Exception):
-                self.connection_lost(reply)
-                return
-            replies += 1
-        while self._waiting and self._waiting[0][0] <= replies:
-            wanted, done = self._waiting.popleft()
-            replies -= wanted
-            if not done.done():
-                done.set_result(None)
-        self._replies = replies
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        while self._waiting:
-            _, done = self._waiting.popleft()
-            if not done.done():
-                done.set_exception(exc or ConnectionResetError("the server closed the connection"))
-
-    def request(self, data: bytes, replies: int) -> asyncio.Future[None]:
-        """Write commands; the future is done when their replies have come."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._transport is None:
-            raise ConnectionResetError("there is no connection")
-        self._waiting.append((replies, done))
-        self._transport.write(data)
-        return done
+    async def replies(self, count: int) -> None:
+        """Wait for so many replies more."""
+        self._missing += count
+        while self._missing > 0:
+            data = await self._reader.read(1 << 16)
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            self._parser.feed(data)
+            while (reply := self._parser.gets()) is not False:
+                if isinstance(reply, Exception):
+                    raise reply
+                self._missing -= 1
 
 
 def _command(*words: str) -> bytes:
@@ -94,91 +72,67 @@ async def _connect(url: str) -> _Connection:
     address = urlsplit(url)
     if address.scheme not in ("redis", "valkey"):
         raise ValueError(f"the floor is measured over redis:// only, not over {address.scheme}://")
-    loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(
-        lambda: _Connection(hiredis.Reader()), address.hostname or "localhost", address.port or 6379
-    )
+    streams = await asyncio.open_connection(address.hostname or "localhost", address.port or 6379)
+    connection = _Connection(*streams, hiredis.Reader())
     if address.password:
         user = [unquote(address.username)] if address.username else []
-        await connection.request(_command("AUTH", *user, unquote(address.password)), 1)
+        connection.write(_command("AUTH", *user, unquote(address.password)))
+        await connection.replies(1)
     if address.path.strip("/"):
-        await connection.request(_command("SELECT", address.path.strip("/")), 1)
+        connection.write(_command("SELECT", address.path.strip("/")))
+        await connection.replies(1)
     return connection
 
 
-async def push(context: Context) -> None:
+async def push(context: Context, url: str, key: str, tasks: int) -> AsyncGenerator[Sample | None, None]:
     """Push the payload onto a list, in batches of as many commands as the workload has tasks."""
-    tasks, seconds, key = context.params.integer("tasks"), context.params.real("seconds"), context.params.text("key")
-    connection = await _connect(context.params.text("url"))
-    batch = _command("RPUSH", key, "x" * context.params.integer("payload")) * tasks
-    drop = _command("UNLINK", key)
-    await connection.request(batch, tasks)
-    await asyncio.sleep(context.warmup)
-    context.report(ready=True)
-    await context.next_instruction()
+    connection = await _connect(url)
+    batch, drop = _command("RPUSH", key, "x" * context.plan.payload) * tasks, _command("UNLINK", key)
+    connection.write(batch)
+    await connection.replies(tasks)
+    await asyncio.sleep(context.plan.warmup)
+    yield None
     first, batches = time.monotonic(), 0
-    ahead = deque([connection.request(batch, tasks)])
-    while time.monotonic() < first + seconds:
+    connection.write(batch)
+    while time.monotonic() < first + context.plan.seconds:
         # One batch is written while the server works on the other, so that neither side waits.
-        ahead.append(connection.request(batch, tasks))
-        await _bounded(context, ahead.popleft())
+        connection.write(batch)
+        await connection.replies(tasks)
         batches += 1
         if batches % _CLEAR_EVERY == 0:
-            await _bounded(context, connection.request(drop, 1))
-    await _bounded(context, ahead.popleft())
-    last = time.monotonic()
-    await _bounded(context, connection.request(drop, 1))
-    context.report(first=first, last=last, count=(batches + 1) * tasks)
+            connection.write(drop)
+            await connection.replies(1)
+    await connection.replies(tasks)
+    seconds, count = time.monotonic() - first, (batches + 1) * tasks
+    connection.write(drop)
+    await connection.replies(1)
+    yield Sample({"messages_per_second": count / seconds}, Faults(count))
 
 
-async def ping(context: Context) -> None:
+async def ping(context: Context, url: str) -> AsyncGenerator[Sample | None, None]:
     """Wait for the reply to each PING before the next one."""
-    seconds = context.params.real("seconds")
-    connection = await _connect(context.params.text("url"))
-    command = _command("PING")
-    await connection.request(command, 1)
-    await asyncio.sleep(context.warmup)
-    context.report(ready=True)
-    await context.next_instruction()
+    connection, command = await _connect(url), _command("PING")
+    connection.write(command)
+    await connection.replies(1)
+    await asyncio.sleep(context.plan.warmup)
+    yield None
     trips: list[float] = []
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + context.plan.seconds
     while (began := time.monotonic()) < deadline:
-        await connection.request(command, 1)
+        connection.write(command)
+        await connection.replies(1)
         trips.append(time.monotonic() - began)
-    context.report(p50=percentile(trips, 0.5) / 2, p99=percentile(trips, 0.99) / 2, count=len(trips))
+    yield Sample(one_way(trips), Faults(len(trips)))
 
 
-def call(context: BlockingContext) -> None:
+def call(context: Context, url: str, key: str) -> Generator[Calls | None, None, None]:
     """Run a script that pushes the payload onto a list, one call after another, with redis-py."""
-    import redis  # noqa: PLC0415 - of the extra `redis`, which only Redis layers need
-
-    seconds, key = context.params.real("seconds"), context.params.text("key")
-    payload = b"x" * context.params.integer("payload")
-    address = urlsplit(context.params.text("url"))
-    client = redis.Redis(
-        host=address.hostname or "localhost",
-        port=address.port or 6379,
-        db=int(address.path.strip("/") or 0),
-        password=unquote(address.password) if address.password else None,
-    )
-    sha = sha1(_PUSH, usedforsecurity=False).hexdigest()
-    client.script_load(_PUSH)
+    client, payload = connect(url), "x" * context.plan.payload
+    sha = client.script_load(_PUSH)
     client.evalsha(sha, 1, key, payload)
-    context.report(ready=True)
-    context.next_instruction()
-    time.sleep(context.warmup)
-    count, began = 0, time.monotonic()
-    while (now := time.monotonic()) < began + seconds or not count:
-        client.evalsha(sha, 1, key, payload)
-        count += 1
+    yield None
+    time.sleep(context.plan.warmup)
+    calls = Calls()
+    calls.repeat(context.plan.seconds / 2, lambda _: client.evalsha(sha, 1, key, payload))
     client.unlink(key)
-    client.close()
-    context.report(count=count, rate=count / (now - began))
-
-
-async def _bounded(context: Context, done: asyncio.Future[None]) -> None:
-    try:
-        async with asyncio.timeout(context.patience):
-            await done
-    except TimeoutError as exc:
-        raise Stalled("the server does not answer") from exc
+    yield calls

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("FAMILIES", "METRICS", "Metric", "family", "number", "percentile")
+__all__ = ("FAMILIES", "METRICS", "Metric", "family", "number", "one_way", "percentile", "rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,16 @@ def family(workload: str) -> str:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that is not below *share* of all; of none, NaN."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
+
+
+def one_way(trips: Sequence[float]) -> dict[str, float]:
+    """Return the percentiles of half of each round trip, given in seconds."""
+    return {"p50_ms": percentile(trips, 0.5) / 2 * 1e3, "p99_ms": percentile(trips, 0.99) / 2 * 1e3}
+
+
+def rate(count: float, seconds: float) -> float:
+    """Return how many a second; 0 if the time is that of a message that never came."""
+    return count / seconds if seconds > 0 else 0.0
 
 
 def number(value: float) -> str:

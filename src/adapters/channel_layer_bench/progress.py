@@ -28,23 +28,18 @@ class ProgressSender:
     """The receivers' end of the socket.
 
     Args:
-        path: of the socket.
+        path: of the socket; it has to be there by the first report.
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.connect(path)
         self._unsent: dict[int, int] = {}
         self._loop = asyncio.get_running_loop()
 
     def send(self, receiver: int, count: int) -> None:
-        """Report how many messages have arrived; a later report replaces those before it.
-
-        Args:
-            receiver: the number of the receiver.
-            count: messages that have arrived at it.
-        """
+        """Report how many messages have arrived at a receiver; a later report replaces those before it."""
         if self._unsent:
             self._unsent[receiver] = count  # after the reports that wait already
         elif not self._try_send(receiver, count):
@@ -53,7 +48,7 @@ class ProgressSender:
 
     def _try_send(self, receiver: int, count: int) -> bool:
         try:
-            self._socket.send(_PROGRESS.pack(receiver, count))
+            self._socket.sendto(_PROGRESS.pack(receiver, count), self._path)
         except OSError as exc:
             if exc.errno not in _FULL:
                 raise
@@ -70,10 +65,6 @@ class ProgressSender:
 
 class ProgressListener:
     """The sender's end of the socket; a context manager.
-
-    Args:
-        path: where to make the socket.
-        receivers: how many report to it.
 
     Attributes:
         counts: messages that have arrived at each receiver.

