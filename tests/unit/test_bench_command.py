@@ -54,7 +54,21 @@ def test_what_is_not_said_is_as_the_plan_has_it() -> None:
     """Each option that is left out has the default of the plan; those that may be repeated replace it."""
     assert parse(["--layer", "memory"]).plan == Plan()
     repeated = parse(["--layer", "memory", "--members", "3", "--members", "5", "--receivers", "2"]).plan
-    assert (repeated.members, repeated.receivers) == ((3, 5), (2,))
+    assert (repeated.members, repeated.receivers) == ([3, 5], [2])
+
+
+@pytest.mark.parametrize(
+    ("layers", "more", "base"),
+    [
+        (["memory", "core"], [], "core"),
+        (["memory", "ipc"], [], "memory"),
+        (["memory", "core"], ["--base", "memory"], "memory"),
+    ],
+)
+def test_the_base_is_core_unless_said_otherwise(layers: list[str], more: list[str], base: str) -> None:
+    """Without --base the layer that most projects use is compared with, or the first one."""
+    chosen = [word for layer in layers for word in ("--layer", layer)]
+    assert parse([*chosen, *more]).base == base
 
 
 def test_every_layer_and_workload_is_named_in_the_help() -> None:

@@ -128,15 +128,6 @@ def test_json_has_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "wanted", "base"),
-    [(["a", "core"], None, "core"), (["a", "b"], None, "a"), (["a", "core"], "a", "a")],
-)
-def test_the_base_is_core_unless_said_otherwise(names: list[str], wanted: str | None, base: str) -> None:
-    """Without --base the layer that most projects use is compared with, or the first one."""
-    assert report.choose_base(names, wanted) == base
-
-
-@pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (0.05049, "0.0505"), (1.004, "1.00"), (12.34, "12.3"), (123.4, "123"), (1234567.8, "1 234 568")],
 )

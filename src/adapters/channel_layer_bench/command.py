@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import signal
@@ -22,9 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from channel_layer_bench import bars, plot, report
 from channel_layer_bench.contenders import BUILT_IN, DEFAULT, Contender, UnknownContender, parse_contender
-from channel_layer_bench.metrics import FAMILIES
+from channel_layer_bench.metrics import FAMILIES, family
 from channel_layer_bench.plan import WINDOW_MOST, Plan
-from channel_layer_bench.runner import count_runs, run_all
+from channel_layer_bench.runner import run_all
 from channel_layer_bench.servers import NoServer
 from channel_layer_bench.workloads import UnknownWorkload, choose
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ("Request", "parse", "run")
 
 _N = TypeVar("_N", int, float)
+_T = TypeVar("_T")
 
 _PROGRAM: Final = "channel-layer bench"
 
@@ -97,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     console = _console(stderr=False)
     console.print(report.heading(results), soft_wrap=not console.is_terminal)
     for workload in results.workloads:
-        console.print(f"\n{report.title(workload)}", style="bold")
+        console.print(f"\n{workload}: {FAMILIES[family(workload)]}", style="bold")
         console.print(report.table(results, workload, request.base))
     if request.json_file is not None:
         request.json_file.write_text(report.as_json(results, request.base), encoding="utf-8")
@@ -117,26 +119,14 @@ def _fail(problem: str) -> int:
 
 
 class _Options(argparse.Namespace):
-    """What the command line said."""
+    """What the command line said, beside the fields of a `Plan`."""
 
-    contenders: list[Contender] | None
-    workloads: list[str]
-    seconds: float
-    repeat: int
-    payload: int
-    capacity: int
-    urls: list[str]
-    base: str | None
-    json_file: Path | None
-    plot_file: Path | None
-    bars: list[Bar]
-    loop: str
-    members: list[int] | None
-    receivers: list[int] | None
-    window: int
-    warmup: float
-    patience: float
-    profiles: str | None
+    contenders: list[Contender] | None = None
+    workloads: list[str] | None = None
+    base: str | None = None
+    bars: Sequence[Bar] = ()
+    json_file: Path | None = None
+    plot_file: Path | None = None
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -149,26 +139,14 @@ def parse(arguments: Sequence[str]) -> Request:
         SystemExit: an option is wrong (code 2), or a layer that it names is not installed (code 1). Standard error
             says what to do.
     """
-    parser, defaults = _parser(), Plan()
+    parser = _parser()
     options = parser.parse_args(arguments, _Options())
-    plan = Plan(
-        seconds=options.seconds,
-        repeat=options.repeat,
-        payload=options.payload,
-        capacity=options.capacity,
-        warmup=options.warmup,
-        patience=options.patience,
-        loop=options.loop,
-        members=tuple(options.members or defaults.members),
-        receivers=tuple(options.receivers or defaults.receivers),
-        urls=tuple(options.urls),
-        window=options.window,
-        profiles=options.profiles or "",
-    )
+    fields = {field.name for field in dataclasses.fields(Plan)}
+    plan = Plan(**{name: value for name, value in vars(options).items() if name in fields})
     contenders = options.contenders or _installed_by_default()
     names = [contender.name for contender in contenders]
     try:
-        workloads = choose(options.workloads, plan)
+        workloads = choose(options.workloads or (), plan)
     except UnknownWorkload as exc:
         parser.error(f"argument --workload: {exc}")
     if len(set(names)) < len(names):
@@ -180,7 +158,7 @@ def parse(arguments: Sequence[str]) -> Request:
     missing = [problem for contender in contenders if (problem := contender.missing()) is not None]
     if missing or not contenders:
         sys.exit(_fail("; ".join(missing) or 'there is nothing to measure: pip install "channel-layer[redis]"'))
-    base = report.choose_base(names, options.base)
+    base = options.base or ("core" if "core" in names else names[0])
     return Request(plan, contenders, workloads, base, options.bars, options.json_file, options.plot_file)
 
 
@@ -193,126 +171,104 @@ def _installed_by_default() -> list[Contender]:
     return [contender for contender, missing in known if missing is None]
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Adds the default of each option that has one, and keeps the paragraphs at the end."""
+
+
 def _parser() -> argparse.ArgumentParser:
-    plan = Plan()
+    paragraphs = (
+        f"Layers: {', '.join(BUILT_IN)}.",
+        f"Workloads: {', '.join(FAMILIES)}, fanout-MEMBERSxPROCESSES.",
+        "Exit codes: 0 all is well, 1 a bar was missed or nothing could be run, 2 a layer was wrong or an option is.",
+    )
     parser = argparse.ArgumentParser(
         _PROGRAM,
         usage="%(prog)s [OPTIONS]",
         description="Measure channel layers side by side, and check each run for loss, duplicates and order.",
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n\n".join(textwrap.fill(text, _HELP_WIDTH, break_on_hyphens=False) for text in paragraphs),
+        formatter_class=_Help,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    count = _number(int, lambda number: number >= 1, "a whole number, 1 or more")
+    window = _number(int, lambda number: 1 <= number <= WINDOW_MOST, f"a whole number from 1 to {WINDOW_MOST}")
+    seconds = _number(float, lambda number: 0 < number < math.inf, "a number of seconds above 0")
+    pause = _number(float, lambda number: 0 <= number < math.inf, "a number of seconds, 0 or more")
+    plan, option = Plan(), parser.add_argument
+    option(
         "--layer",
         dest="contenders",
         action="append",
-        type=_contender,
+        type=_reading(parse_contender),
         metavar="NAME[=CLASS[:JSON]]",
         help="A layer to measure: one of those below, or any class by its dotted path, with its configuration. "
         f"May be repeated (default: {', '.join(DEFAULT)}).",
     )
-    parser.add_argument(
+    option(
         "--workload",
         dest="workloads",
         action="append",
-        default=[],
         metavar="NAME",
         help="What to measure: one of those below. May be repeated (default: all).",
     )
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=plan.seconds,
-        metavar="SECONDS",
-        help="How long a run sends (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--repeat",
-        type=_count,
-        default=plan.repeat,
-        metavar="RUNS",
-        help="Runs, of which medians are made (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--payload",
-        type=_count,
-        default=plan.payload,
-        metavar="BYTES",
-        help="Bytes of a message (default: %(default)s).",
-    )
-    parser.add_argument(
-        "--capacity",
-        type=_count,
-        default=plan.capacity,
-        metavar="MESSAGES",
-        help="Of each layer that has one (default: %(default)s).",
-    )
-    parser.add_argument(
+    option("--seconds", type=seconds, default=plan.seconds, metavar="SECONDS", help="How long a run sends")
+    option("--repeat", type=count, default=plan.repeat, metavar="RUNS", help="Runs, of which medians are made")
+    option("--payload", type=count, default=plan.payload, metavar="BYTES", help="Bytes of a message")
+    option("--capacity", type=count, default=plan.capacity, metavar="MESSAGES", help="Of each layer that has one")
+    option(
         "--url",
         dest="urls",
         action="append",
-        default=[],
         metavar="URL",
         help="A server to measure on, never flushed. May be repeated (default: a fresh one for each run).",
     )
-    parser.add_argument(
-        "--base",
-        metavar="NAME",
-        help="The layer that the others are compared with (default: core, or else the first).",
-    )
-    parser.add_argument("--json", dest="json_file", type=_file, metavar="FILE", help="Write everything to a file.")
-    parser.add_argument("--plot", dest="plot_file", type=_file, metavar="FILE", help="Draw a picture, .svg or .png.")
-    parser.add_argument(
+    option("--base", metavar="NAME", help="The layer that the others are compared with (default: core, or the first).")
+    option("--json", dest="json_file", type=_file, metavar="FILE", help="Write everything to a file.")
+    option("--plot", dest="plot_file", type=_file, metavar="FILE", help="Draw a picture, .svg or .png.")
+    option(
         "--assert",
         dest="bars",
-        type=_bars,
-        default=[],
+        type=_reading(bars.load),
         metavar="FILE",
         help="Check the bars of a TOML file; 'default': those of this project.",
     )
-    parser.add_argument(
-        "--loop",
-        choices=("asyncio", "uvloop"),
-        default=plan.loop,
-        help="The event loop to run on (default: %(default)s).",
-    )
-    parser.add_argument(
+    option("--loop", choices=("asyncio", "uvloop"), default=plan.loop, help="The event loop to run on")
+    option(
         "--members",
         action="append",
-        type=_count,
+        type=count,
         metavar="MEMBERS",
-        help=f"Of a group. May be repeated (default: {_listed(plan.members)}).",
+        help=f"Of a group. May be repeated (default: {', '.join(map(str, plan.members))}).",
     )
-    parser.add_argument(
+    option(
         "--receivers",
         action="append",
-        type=_count,
+        type=count,
         metavar="PROCESSES",
-        help=f"Processes that the members live in. May be repeated (default: {_listed(plan.receivers)}).",
+        help=f"Processes that the members live in. May be repeated (default: {', '.join(map(str, plan.receivers))}).",
     )
-    parser.add_argument(
+    option(
         "--window",
-        type=_window,
+        type=window,
         default=plan.window,
         metavar="MESSAGES",
-        help=f"Group messages that may be on their way at once, {WINDOW_MOST} at most (default: %(default)s).",
+        help=f"Group messages that may be on their way at once, {WINDOW_MOST} at most",
     )
-    parser.add_argument(
+    option(
         "--warmup",
-        type=_pause,
+        type=pause,
         default=plan.warmup,
         metavar="SECONDS",
-        help="How long a process lives before it is measured (default: %(default)s).",
+        help="How long a process lives before it is measured",
     )
-    parser.add_argument(
+    option(
         "--patience",
-        type=_seconds,
+        type=seconds,
         default=plan.patience,
         metavar="SECONDS",
-        help="How long nothing may progress before what is missing counts as lost (default: %(default)s).",
+        help="How long nothing may progress before what is missing counts as lost",
     )
-    parser.add_argument(
+    option(
         "--profile",
         dest="profiles",
         type=_folder,
@@ -320,19 +276,6 @@ def _parser() -> argparse.ArgumentParser:
         help="Where every process writes a profile for pstats; it slows them down.",
     )
     return parser
-
-
-def _epilog() -> str:
-    paragraphs = (
-        f"Layers: {', '.join(BUILT_IN)}.",
-        f"Workloads: {', '.join(FAMILIES)}, fanout-MEMBERSxPROCESSES.",
-        "Exit codes: 0 all is well, 1 a bar was missed or nothing could be run, 2 a layer was wrong or an option is.",
-    )
-    return "\n\n".join(textwrap.fill(text, _HELP_WIDTH, break_on_hyphens=False) for text in paragraphs)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
 
 
 def _number(kind: Callable[[str], _N], allowed: Callable[[_N], bool], wanted: str) -> Callable[[str], _N]:
@@ -347,24 +290,16 @@ def _number(kind: Callable[[str], _N], allowed: Callable[[_N], bool], wanted: st
     return read
 
 
-_count: Final = _number(int, lambda number: number >= 1, "a whole number, 1 or more")
-_window: Final = _number(int, lambda number: 1 <= number <= WINDOW_MOST, f"a whole number from 1 to {WINDOW_MOST}")
-_seconds: Final = _number(float, lambda number: 0 < number < math.inf, "a number of seconds above 0")
-_pause: Final = _number(float, lambda number: 0 <= number < math.inf, "a number of seconds, 0 or more")
+def _reading(make: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Return what reads an option by a function whose errors say what is wrong with the text."""
 
+    def read(text: str) -> _T:
+        try:
+            return make(text)
+        except (OSError, UnknownContender, bars.Unreadable) as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
 
-def _contender(text: str) -> Contender:
-    try:
-        return parse_contender(text)
-    except UnknownContender as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
-
-
-def _bars(name: str) -> list[Bar]:
-    try:
-        return bars.load(name)
-    except (OSError, bars.Unreadable) as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return read
 
 
 def _file(text: str) -> Path:
@@ -394,18 +329,14 @@ def _measure(request: Request) -> Results:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    plan, contenders, workloads = request.plan, request.contenders, request.workloads
     # Drawn seldom: the processor time of this process is missing from those that are measured.
     with Progress(*columns, console=_console(stderr=True), transient=True, refresh_per_second=2) as progress:
-        task = progress.add_task("", total=count_runs(plan, contenders, workloads), start=True)
-        begun = False
+        task = progress.add_task("", total=None)
 
-        def on_run(workload: str, layer: str) -> None:
-            nonlocal begun
-            progress.update(task, advance=int(begun), description=f"{workload} · {layer}")
-            begun = True
+        def on_run(workload: str, layer: str, place: int, total: int) -> None:
+            progress.update(task, completed=place, total=total, description=f"{workload} · {layer}")
 
-        return asyncio.run(run_all(plan, contenders, workloads, on_run))
+        return asyncio.run(run_all(request.plan, request.contenders, request.workloads, on_run))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

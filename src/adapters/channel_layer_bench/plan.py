@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("WINDOW_MOST", "Plan")
 
@@ -38,8 +41,8 @@ class Plan:
     warmup: float = 1.2
     patience: float = 10.0
     loop: str = "asyncio"
-    members: tuple[int, ...] = (100, 1000, 10_000)
-    receivers: tuple[int, ...] = (2, 8)
-    urls: tuple[str, ...] = ()
+    members: Sequence[int] = (100, 1000, 10_000)
+    receivers: Sequence[int] = (2, 8)
+    urls: Sequence[str] = ()
     window: int = 16
     profiles: str = ""

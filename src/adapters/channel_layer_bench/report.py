@@ -9,25 +9,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from channel_layer_bench.metrics import FAMILIES, METRICS, family, number
+from channel_layer_bench.metrics import METRICS, family, number
 from channel_layer_bench.results import machine
 
 if TYPE_CHECKING:
     from channel_layer_bench.results import Cell, Results
 
-__all__ = ("as_json", "choose_base", "heading", "table", "title")
-
-
-def choose_base(names: list[str], wanted: str | None) -> str:
-    """Return the layer that the others are compared with.
-
-    Args:
-        names: of the layers that are measured.
-        wanted: the one that was asked for; None: ``core`` if it is measured, or else the first.
-    """
-    if wanted is not None:
-        return wanted
-    return "core" if "core" in names else names[0]
+__all__ = ("as_json", "heading", "table")
 
 
 def heading(results: Results) -> str:
@@ -43,19 +31,8 @@ def heading(results: Results) -> str:
     )
 
 
-def title(workload: str) -> str:
-    """Return the title of the table of a workload."""
-    return f"{workload}: {FAMILIES[family(workload)]}"
-
-
 def table(results: Results, workload: str, base: str) -> Table:
-    """Return the table of one workload.
-
-    Args:
-        results: everything.
-        workload: its name.
-        base: the layer that the others are compared with.
-    """
+    """Return the table of one workload, where *base* is the layer that the others are compared with."""
     cells = {layer.name: results.cell(workload, layer.name) for layer in results.layers}
     metrics = [name for name in METRICS if any(name in cell.figures for cell in cells.values())]
     made = Table()
@@ -89,12 +66,7 @@ def _row(results: Results, workload: str, layer: str, base: str, cell: Cell, met
 
 
 def as_json(results: Results, base: str) -> str:
-    """Return everything: options, machine, every run, and medians with ratios.
-
-    Args:
-        results: everything.
-        base: the layer that the others are compared with.
-    """
+    """Return everything: options, machine, every run, and medians with ratios to those of *base*."""
     summary = [
         {
             "workload": workload,

@@ -16,35 +16,20 @@ from channel_layer_bench.results import Results, Run
 from channel_layer_bench.servers import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from channel_layer_bench.contenders import Contender
     from channel_layer_bench.plan import Plan
     from channel_layer_bench.workloads import Workload
 
-__all__ = ("count_runs", "run_all")
-
-
-def _order(
-    plan: Plan, layers: Sequence[Contender], workloads: Sequence[Workload]
-) -> Iterator[tuple[int, Workload, Contender]]:
-    for workload in workloads:
-        for turn in range(plan.repeat):
-            for layer in layers:
-                if family(workload.name) not in layer.lacks:
-                    yield turn, workload, layer
-
-
-def count_runs(plan: Plan, layers: Sequence[Contender], workloads: Sequence[Workload]) -> int:
-    """Return how many runs there will be."""
-    return sum(1 for _ in _order(plan, layers, workloads))
+__all__ = ("run_all",)
 
 
 async def run_all(
     plan: Plan,
     layers: Sequence[Contender],
     workloads: Sequence[Workload],
-    on_run: Callable[[str, str], object],
+    on_run: Callable[[str, str, int, int], object],
 ) -> Results:
     """Run everything.
 
@@ -52,15 +37,23 @@ async def run_all(
         plan: the options.
         layers: what to measure.
         workloads: what to measure them in.
-        on_run: called before each run with the names of the workload and the layer.
+        on_run: called before each run with the names of the workload and the layer, how many runs are over, and how
+            many there are.
 
     Raises:
         NoServer: there is no server to measure on.
     """
     results = Results(plan, layers, [workload.name for workload in workloads])
     wrong: set[tuple[str, str]] = set()
-    for turn, workload, layer in _order(plan, layers, workloads):
-        on_run(workload.name, layer.name)
+    runs = [
+        (workload, turn, layer)
+        for workload in workloads
+        for turn in range(plan.repeat)
+        for layer in layers
+        if family(workload.name) not in layer.lacks
+    ]
+    for place, (workload, turn, layer) in enumerate(runs):
+        on_run(workload.name, layer.name, place, len(runs))
         if (workload.name, layer.name) in wrong:
             continue  # it was wrong already, and the next run may wait for lost messages, too
         run = await _run(plan, layer, workload, turn, results)
