@@ -21,16 +21,12 @@ _PANEL = (5.2, 3.2)
 """Inches."""
 
 
-class _Bars(Protocol):
-    """What is used of matplotlib's bars; the types of its optional arguments are not known."""
-
-
 class _Axes(Protocol):
     """What is used of matplotlib's axes."""
 
-    def bar(self, x: list[float], height: list[float], width: float, *, color: str) -> _Bars: ...
+    def bar(self, x: list[float], height: list[float], width: float, *, color: str) -> object: ...
     def bar_label(
-        self, container: _Bars, labels: list[str], *, fontsize: int, rotation: int, padding: int
+        self, container: object, labels: list[str], *, fontsize: int, rotation: int, padding: int
     ) -> object: ...
     def set_yscale(self, value: str) -> None: ...
     def set_xlim(self, left: float, right: float) -> object: ...
@@ -50,18 +46,17 @@ class _Figure(Protocol):
 def draw(results: Results, path: Path) -> None:
     """Write a picture: for each family of workloads and each main figure a panel with a bar for each layer.
 
-    Args:
-        results: everything.
-        path: where to; its suffix says in which format, such as ``.svg`` or ``.png``.
+    The suffix of the path says in which format, such as ``.svg`` or ``.png``.
     """
     panels = _panels(results)
     columns = max(1, min(_COLUMNS, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    figure = _figure(_PANEL[0] * columns, _PANEL[1] * rows)
+    size = (_PANEL[0] * columns, _PANEL[1] * rows)
+    figure: _Figure = _matplotlib("figure", "Figure")(figsize=size, layout="constrained")
     names = [layer.name for layer in results.layers]
     for place, (metric, workloads) in enumerate(panels):
         _panel(figure.add_subplot(rows, columns, place + 1), results, names, metric, workloads)
-    handles = [_patch(f"C{index}", name) for index, name in enumerate(names)]
+    handles = [_matplotlib("patches", "Patch")(color=f"C{index}", label=name) for index, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(names))
     figure.savefig(path)
 
@@ -87,17 +82,7 @@ def _panel(axes: _Axes, results: Results, names: list[str], metric: str, workloa
     axes.set_title(f"{family(workloads[0])}: {METRICS[metric].title} ({better})", fontsize=9)
 
 
-def _figure(width: float, height: float) -> _Figure:
-    make: Callable[..., _Figure] = _from_matplotlib("figure", "Figure")
-    return make(figsize=(width, height), layout="constrained")
-
-
-def _patch(color: str, label: str) -> object:
-    make: Callable[..., object] = _from_matplotlib("patches", "Patch")
-    return make(color=color, label=label)
-
-
-def _from_matplotlib(module: str, name: str) -> Callable[..., Any]:
+def _matplotlib(module: str, name: str) -> Callable[..., Any]:
     # By name: a strict type checker does not accept matplotlib's own types, of which many are unknown.
     made: Callable[..., Any] = getattr(importlib.import_module(f"matplotlib.{module}"), name)
     return made
