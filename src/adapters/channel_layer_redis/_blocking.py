@@ -16,7 +16,7 @@ from channel_layer_redis._blocking_connection import Pool
 from channel_layer_redis._errors import UnknownScript
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import list_of, text
-from channel_layer_redis._requests import Requests
+from channel_layer_redis._requests import RequestSettings, begin
 from channel_layer_redis._requests.calls import Pipeline
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class RedisBlockingStore:
     """
 
     def __init__(self, locators: Sequence[Locator], rules: Rules, clock: Clock) -> None:
-        self._requests = Requests(rules, clock)
+        self._settings = RequestSettings(rules, clock)
         self._timeout = rules.timeout
         self._pools = tuple(Pool(locator, rules.timeout) for locator in locators)
 
     def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command."""
         interrupts: list[BaseException] | None = [] if type(command) in _NEED_REPLY else None
-        request = self._requests.begin(command)
+        request = begin(self._settings, command)
         while request.calls:
             request.resume(self._send(command.shard, request.calls, interrupts))
         if interrupts:
@@ -69,7 +69,7 @@ class RedisBlockingStore:
         """Carry out several commands in step: in each round all of them share one write to each server."""
         needed = any(type(command) in _NEED_REPLY for command in commands)
         interrupts: list[BaseException] = []
-        requests = [self._requests.begin(command) for command in commands]
+        requests = [begin(self._settings, command) for command in commands]
         while unfinished := [request for request in requests if request.calls]:
             self._exchange(unfinished, interrupts if needed else None)
         outcomes = [request.outcome for request in requests]
@@ -81,7 +81,7 @@ class RedisBlockingStore:
     def wait(self, request: c.WaitAny, /) -> _Waiting:
         """Begin to wait for a signal of the queues; the one that is taken stands for no message."""
         pool = self._pools[request.shard]
-        signals = {self._requests.keys.queue(queue.name)[1]: queue for queue in request.queues}
+        signals = {self._settings.keys.queue(queue.name)[1]: queue for queue in request.queues}
         connection = pool.borrow()
         try:
             connection.send(pack(("BLPOP", *signals, f"{max(0.001, request.block):.3f}")))

@@ -21,8 +21,8 @@ from channel_layer_redis._errors import UnknownScript
 from channel_layer_redis._locators import FixedLocator
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
 from channel_layer_redis._replies import list_of, text, unexpected
-from channel_layer_redis._requests import Requests
-from channel_layer_redis._requests.queues import read_pushed
+from channel_layer_redis._requests import RequestSettings, begin
+from channel_layer_redis._requests.queues import inbox_push, queue_push, read_pushed, signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -90,7 +90,7 @@ class RedisStore:
         rules = backend.rules
         self._clock = backend.clock
         self._timeout = rules.timeout
-        self._requests = Requests(rules, backend.clock)
+        self._settings = RequestSettings(rules, backend.clock)
         self._clients = [ServerClient(locator, rules.timeout) for locator in backend.locators]
         self._ending_waits: set[asyncio.Task[None]] = set()
         self._queue_pushes: dict[tuple[str, int, float], bytes] = {}
@@ -117,7 +117,7 @@ class RedisStore:
 
     async def _carry_out(self, command: c.Command[R]) -> R:
         client = self._clients[command.shard]
-        request = self._requests.begin(command)
+        request = begin(self._settings, command)
         while request.calls:
             request.resume(await client.send(request.calls))
         return request.result()
@@ -125,7 +125,7 @@ class RedisStore:
     async def _carry_out_shielded(self, command: c.Command[R]) -> R:
         """Carry out a command whose reply is needed, although the caller is cancelled once it may have been sent."""
         connection = await self._clients[command.shard].connection()
-        request = self._requests.begin(command)
+        request = begin(self._settings, command)
         while request.calls:
             request.resume(await send_calls(connection, request.calls, shielded=True))
         return request.result()
@@ -157,12 +157,12 @@ class RedisStore:
 
     def _queue_push(self, queue: Queue, capacity: int, offset: float) -> bytes:
         """Return all of a push command but its frame: it is the same each time, and packing it takes long."""
-        head = pack_head(*self._requests.queues.queue_push(queue, capacity).named())
+        head = pack_head(*queue_push(self._settings, queue, capacity).named())
         return _cached(self._queue_pushes, (queue.name, capacity, offset), head)
 
     def _inbox_push(self, inbox: Queue, offset: float) -> MergeableCommand:
         """Return what all pushes into one inbox have in common; see `_queue_push`."""
-        mergeable = MergeableCommand(*self._requests.queues.inbox_push(inbox).named(), each=2)
+        mergeable = MergeableCommand(*inbox_push(self._settings, inbox).named(), each=2)
         return _cached(self._inbox_pushes, (inbox.name, offset), mergeable)
 
     async def _read(self, command: c.Read) -> c.Batch:
@@ -191,7 +191,7 @@ class RedisStore:
 
     def _read_command(self, command: c.Read) -> tuple[bytes, bytes]:
         """Return all of the two commands of a read but what changes from one read to the next; see `_queue_push`."""
-        stream, block = self._requests.keys.inbox(command.inbox.name)[1], max(1, round(command.block * 1000))
+        stream, block = self._settings.keys.inbox(command.inbox.name)[1], max(1, round(command.block * 1000))
         heads = (
             pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
             pack_head("XTRIM", stream, "MINID"),
@@ -203,9 +203,9 @@ class RedisStore:
     async def wait(self, request: c.Wait, /) -> None:
         """Wait for a signal of the queue; the one that is taken stands for no message. See `Store.wait`."""
         client = self._clients[request.shard]
-        signal = self._requests.keys.queue(request.queue.name)[1]
+        key = self._settings.keys.queue(request.queue.name)[1]
         connection = await client.borrow()
-        reply = connection.call("BLPOP", signal, f"{request.block:.3f}", limit=request.block + self._timeout)
+        reply = connection.call("BLPOP", key, f"{request.block:.3f}", limit=request.block + self._timeout)
         try:
             await asyncio.shield(reply)
         except asyncio.CancelledError:
@@ -229,7 +229,7 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if reply.result() is not None:
-                await client.send((self._requests.queues.signal(request.queue),))
+                await client.send((signal(self._settings, request.queue),))
         except StoreError:
             pass  # one connection or the other is gone, and the wait with it
         finally:

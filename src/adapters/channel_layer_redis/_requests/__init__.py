@@ -6,58 +6,57 @@ event loops, and that of threads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from channel_layer import commands as c
 from channel_layer.stores.wrapper import unsupported
-from channel_layer_redis._requests.calls import PendingRequest
-from channel_layer_redis._requests.flushing import FlushPlans
-from channel_layer_redis._requests.groups import GroupPlans
-from channel_layer_redis._requests.inboxes import InboxPlans
-from channel_layer_redis._requests.queues import QueuePlans
+from channel_layer_redis._requests import groups, inboxes, queues, statistics
+from channel_layer_redis._requests.calls import PendingRequest, RequestPlan
 from channel_layer_redis._requests.settings import RequestSettings
-from channel_layer_redis._requests.statistics import StatisticsPlans
 
 if TYPE_CHECKING:
-    from channel_layer.commands import Command
-    from channel_layer.domain.rules import Rules
-    from channel_layer.ports import Clock
-    from channel_layer_redis._keys import Keys
-    from channel_layer_redis._requests.calls import PlanTable, RequestPlan
+    from collections.abc import Callable, Mapping
 
-__all__ = ("Requests",)
+__all__ = ("RequestSettings", "begin")
 
 R = TypeVar("R")
 
+# One table for commands of all types; each is handed to the plan for its own type, and to no other.
+_PLANS: Final[Mapping[type, Callable[[RequestSettings, Any], RequestPlan[Any]]]] = {
+    c.Acknowledge: inboxes.acknowledge,
+    c.AcquireLease: inboxes.acquire_lease,
+    c.Alive: inboxes.alive,
+    c.ClearUnread: queues.clear_unread,
+    c.Deliver: groups.deliver,
+    c.Flush: inboxes.flush,
+    c.Join: groups.join,
+    c.Leave: groups.leave,
+    c.Mark: inboxes.mark,
+    c.Members: groups.members,
+    c.Pending: queues.pending,
+    c.Pop: queues.pop,
+    c.Prune: groups.prune,
+    c.Publish: groups.publish,
+    c.Push: queues.push,
+    c.PutBack: queues.put_back,
+    c.ReleaseClaim: queues.release_claim,
+    c.ReleaseLease: inboxes.release_lease,
+    c.RenewLease: inboxes.renew_lease,
+    c.Report: statistics.report,
+    c.Reported: statistics.reported,
+    c.ReturnCredits: inboxes.return_credits,
+    c.Survey: statistics.survey,
+    c.Touch: groups.touch,
+    c.Unflushed: inboxes.unflushed,
+}
+"""All but `Read`, which only the store for event loops supports, and `FindOrphaned`: no server knows its readers."""
 
-class Requests:
-    """The plan of each command, under one configuration.
 
-    Args:
-        rules: the configuration.
-        clock: its offset is added to the servers' clocks.
-
-    Attributes:
-        keys: the names of all keys.
-        queues: the plans about messages.
-    """
-
-    def __init__(self, rules: Rules, clock: Clock) -> None:
-        settings = RequestSettings(rules, clock)
-        self.keys: Keys = settings.keys
-        self.queues: QueuePlans = QueuePlans(settings)
-        self._plans: PlanTable = {
-            **self.queues.table,
-            **InboxPlans(settings).table,
-            **GroupPlans(settings).table,
-            **FlushPlans(settings).table,
-            **StatisticsPlans(settings).table,
-        }
-
-    def begin(self, command: Command[R]) -> PendingRequest[R]:
-        """Begin to carry out a command."""
-        return PendingRequest(command.shard, self._plans.get(type(command), _refuse)(command))
+def begin(settings: RequestSettings, command: c.Command[R]) -> PendingRequest[R]:
+    """Begin to carry out a command."""
+    return PendingRequest(command.shard, _PLANS.get(type(command), _refuse)(settings, command))
 
 
-def _refuse(command: Command[object]) -> RequestPlan[object]:
+def _refuse(_settings: RequestSettings, command: c.Command[object]) -> RequestPlan[object]:
     yield ()
     raise unsupported(command)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from channel_layer.errors import StoreError
+from channel_layer_redis._keys import SCAN_COUNT, split
+from channel_layer_redis._replies import list_of, text, texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from channel_layer_redis._packing import Arg
+    from channel_layer_redis._requests.settings import RequestSettings
     from channel_layer_redis._scripts import Script
 
 __all__ = (
     "PendingRequest",
     "Pipeline",
-    "PlanTable",
     "RequestPlan",
     "ScriptCall",
     "call_command",
+    "read_clock",
+    "read_epoch",
     "run_command",
     "run_script",
+    "scan",
 )
 
 R = TypeVar("R")
@@ -60,10 +65,6 @@ RequestPlan: TypeAlias = Generator[tuple[ScriptCall, ...], list[Any], R]
 """How a command is carried out: yields calls that may go out in one write, is sent their replies, returns the reply to
 the command. If some of the calls fail, the first error is thrown in, once all of them are done."""
 
-# One table for commands of all types; each is handed to the plan for its own type, and to no other.
-PlanTable: TypeAlias = Mapping[type, Callable[[Any], RequestPlan[Any]]]
-"""The plan of each type of command."""
-
 
 def call_command(*args: Arg) -> ScriptCall:
     """Return the call of a command of the server's own."""
@@ -82,6 +83,33 @@ def run_script(script: Script, keys: tuple[str, ...], *args: Arg) -> RequestPlan
     (reply,) = yield (ScriptCall(script, keys, args),)
     result: object = reply
     return result
+
+
+def read_clock(settings: RequestSettings) -> RequestPlan[float]:
+    """Return the server's time in milliseconds, to the microsecond, with the offset of the configuration."""
+    seconds, micros = texts((yield from run_command("TIME")))
+    return int(seconds) * 1000 + int(micros) / 1000 + settings.offset
+
+
+def read_epoch(reply: object) -> tuple[str, float]:
+    """Return the name of the last flush, and when it began: what is older than that has been flushed."""
+    name, _, began = text(reply).partition(" ")
+    return name, float(began or "-inf")
+
+
+def scan(settings: RequestSettings, cursor: str) -> RequestPlan[tuple[str, list[tuple[str, str]]]]:
+    """Look at the next keys of this prefix, of which the server may name one twice.
+
+    Args:
+        settings: with the prefix.
+        cursor: from the step before; "" to begin.
+
+    Returns:
+        The next cursor, "0" at the end, and the kind and name of each key.
+    """
+    step = yield from run_command("SCAN", cursor or "0", "MATCH", settings.keys.pattern, "COUNT", SCAN_COUNT)
+    head, keys = list_of(step)
+    return text(head), [split(settings.keys.prefix, key) for key in texts(keys)]
 
 
 class PendingRequest(Generic[R]):
