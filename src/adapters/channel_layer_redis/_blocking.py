@@ -7,20 +7,19 @@ to every server on which it does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer_redis._blocking_connection import Pool
-from channel_layer_redis._errors import UnknownScript
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import list_of, text
 from channel_layer_redis._requests import RequestSettings, begin
-from channel_layer_redis._requests.calls import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from channel_layer.domain.names import Queue
     from channel_layer.domain.rules import Rules
@@ -96,13 +95,13 @@ class RedisBlockingStore:
             pool.close()
 
     def _send(self, shard: int, calls: Sequence[ScriptCall], interrupts: list[BaseException] | None) -> list[object]:
-        """Send calls in one write, and return the outcome of each: a reply, or a `StoreError`."""
+        """Send calls in one write, and return the outcome of each: a reply, a `StoreError` or `UnknownScript`."""
         pool = self._pools[shard]
         try:
             connection, deadline = pool.acquire()
             try:
                 connection.send(_pack(calls))
-                return _read(connection, calls, deadline, interrupts)
+                return connection.read(len(calls), deadline, interrupts)
             finally:
                 pool.release(connection)
         except StoreError as exc:
@@ -116,25 +115,25 @@ class RedisBlockingStore:
             interrupts: see `BlockingConnection.read`.
         """
         with contextlib.ExitStack() as stack:
-            sent: list[tuple[Pipeline, BlockingConnection, float]] = []
+            sent: list[tuple[list[PendingRequest[Any]], BlockingConnection, float]] = []
             for shard in sorted({request.shard for request in requests}):  # else two threads could wait for each other
-                pipeline = Pipeline([request for request in requests if request.shard == shard])
+                together = [request for request in requests if request.shard == shard]
                 pool = self._pools[shard]
                 try:
                     connection, deadline = pool.acquire()
                     stack.callback(pool.release, connection)
-                    connection.send(_pack(pipeline.calls))
+                    connection.send(b"".join([_pack(request.calls) for request in together]))
                 except StoreError as exc:
-                    pipeline.fail(exc)
+                    _resume(together, itertools.repeat(exc))
                 else:
-                    sent.append((pipeline, connection, deadline))
-            for pipeline, connection, deadline in sent:
+                    sent.append((together, connection, deadline))
+            for together, connection, deadline in sent:
                 try:
-                    outcomes = _read(connection, pipeline.calls, deadline, interrupts)
+                    outcomes = connection.read(sum(len(each.calls) for each in together), deadline, interrupts)
                 except StoreError as exc:
-                    pipeline.fail(exc)
+                    _resume(together, itertools.repeat(exc))
                 else:
-                    pipeline.resume(outcomes)
+                    _resume(together, iter(outcomes))
 
     def _put_back(self, commands: Iterable[c.Command[object]], outcomes: Iterable[object]) -> None:
         """Return the messages that were popped to their queues."""
@@ -148,17 +147,10 @@ def _pack(calls: Sequence[ScriptCall]) -> bytes:
     return b"".join([pack(call.named()) for call in calls])
 
 
-def _read(
-    connection: BlockingConnection, calls: Sequence[ScriptCall], deadline: float, interrupts: list[BaseException] | None
-) -> list[object]:
-    """Return the outcome of each call; scripts that the server does not know are sent once more, with their text."""
-    outcomes = connection.read(len(calls), deadline, interrupts)
-    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]
-    if unknown:
-        connection.send(b"".join([pack(calls[place].whole()) for place in unknown]))
-        for place, outcome in zip(unknown, connection.read(len(unknown), deadline, interrupts), strict=True):
-            outcomes[place] = outcome
-    return outcomes
+def _resume(requests: Iterable[PendingRequest[Any]], outcomes: Iterator[object]) -> None:
+    """Let each request go on with the outcomes of its calls."""
+    for request in requests:
+        request.resume(list(itertools.islice(outcomes, len(request.calls))))
 
 
 class _Waiting:

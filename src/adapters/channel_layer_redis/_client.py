@@ -44,7 +44,7 @@ class ServerClient:
         self._closed = False
 
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
-        """Send calls in one write, and return the outcome of each: a reply, or a `StoreError`."""
+        """Send calls in one write, and return the outcome of each; see `send_calls`."""
         connection, limit = self.ready, None
         if connection is None:
             try:
@@ -152,7 +152,7 @@ class ServerClient:
 async def send_calls(
     connection: Connection, calls: Sequence[ScriptCall], *, limit: float | None = None, shielded: bool = False
 ) -> list[object]:
-    """Send calls in one write, and those of scripts that the server does not know once more, with their text.
+    """Send calls in one write.
 
     Args:
         connection: the connection to send them on.
@@ -161,18 +161,9 @@ async def send_calls(
         shielded: see `_shielded`.
 
     Returns:
-        the outcome of each: a reply, or a `StoreError`.
+        the outcome of each: a reply, a `StoreError` or `UnknownScript`.
     """
-    outcomes = await _outcomes([connection.call(*call.named(), limit=limit) for call in calls], shielded=shielded)
-    unknown = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]
-    if unknown:
-        again = [connection.call(*calls[place].whole(), limit=limit) for place in unknown]
-        for place, outcome in zip(unknown, await _outcomes(again, shielded=shielded), strict=True):
-            outcomes[place] = outcome
-    return outcomes
-
-
-async def _outcomes(replies: Sequence[asyncio.Future[object]], *, shielded: bool) -> list[object]:
+    replies = [connection.call(*call.named(), limit=limit) for call in calls]
     if len(replies) > 1:
         joined: asyncio.Future[list[object]] = asyncio.gather(*replies, return_exceptions=True)
         return await (_shielded(joined) if shielded else joined)

@@ -22,6 +22,7 @@ from channel_layer_redis._locators import FixedLocator
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
 from channel_layer_redis._replies import list_of, text, unexpected
 from channel_layer_redis._requests import RequestSettings, begin
+from channel_layer_redis._requests.calls import PendingRequest
 from channel_layer_redis._requests.queues import inbox_push, queue_push, read_pushed, signal
 
 if TYPE_CHECKING:
@@ -229,7 +230,9 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if reply.result() is not None:
-                await client.send((signal(self._settings, request.queue),))
+                passing = PendingRequest(request.shard, signal(self._settings, request.queue))
+                while passing.calls:
+                    passing.resume(await client.send(passing.calls))
         except StoreError:
             pass  # one connection or the other is gone, and the wait with it
         finally:

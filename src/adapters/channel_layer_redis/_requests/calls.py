@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from channel_layer.errors import StoreError
+from channel_layer_redis._errors import UnknownScript
 from channel_layer_redis._keys import SCAN_COUNT, split
 from channel_layer_redis._replies import list_of, text, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
 
     from channel_layer_redis._packing import Arg
     from channel_layer_redis._requests.settings import RequestSettings
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "PendingRequest",
-    "Pipeline",
     "RequestPlan",
     "ScriptCall",
     "call_command",
@@ -53,11 +52,11 @@ class ScriptCall:
             return self.args
         return (b"EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
-    def whole(self) -> tuple[Arg, ...]:
-        """Return the command, with a script by its text, for a server that does not know it."""
+    def whole(self) -> ScriptCall:
+        """Return the call of a script with its text, for a server that does not know it."""
         if self.script is None:
-            return self.args
-        return (b"EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+            return self
+        return call_command(b"EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
 
 # As in `channel_layer.operations.steps`: one generator, replies of many types; they are checked where they are read.
@@ -125,7 +124,7 @@ class PendingRequest(Generic[R]):
         outcome: the reply to the command, or its error, once it is done.
     """
 
-    __slots__ = ("_plan", "calls", "outcome", "shard")
+    __slots__ = ("_outcomes", "_plan", "_unknown", "calls", "outcome", "shard")
 
     outcome: R | StoreError
 
@@ -133,14 +132,28 @@ class PendingRequest(Generic[R]):
         self.shard: int = shard
         self.calls: tuple[ScriptCall, ...] = ()
         self._plan = plan
+        self._outcomes: list[object] = []
+        self._unknown: list[int] = []
+        """The places of outcomes that are still to come, as the server did not know these scripts."""
         self._advance(plan.send, None)
 
-    def resume(self, outcomes: Sequence[object]) -> None:
-        """Go on with the outcome of each call: a reply, or a `StoreError`."""
+    def resume(self, outcomes: list[object]) -> None:
+        """Go on with the outcome of each call: a reply, a `StoreError`, or `UnknownScript`.
+
+        Scripts that the server does not know are called once more, with their text.
+        """
+        if self._unknown:
+            for place, outcome in zip(self._unknown, outcomes, strict=True):
+                self._outcomes[place] = outcome
+            outcomes, self._unknown = self._outcomes, []
+        elif unknown := [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]:
+            self._outcomes, self._unknown = outcomes, unknown
+            self.calls = tuple(self.calls[place].whole() for place in unknown)
+            return None
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 return self._advance(self._plan.throw, outcome)
-        return self._advance(self._plan.send, list(outcomes))
+        return self._advance(self._plan.send, outcomes)
 
     def result(self) -> R:
         """Return the reply, once the command is done.
@@ -163,32 +176,3 @@ class PendingRequest(Generic[R]):
             self.calls, self.outcome = (), exc
         else:
             self.calls = calls
-
-
-class Pipeline:
-    """What several requests to one shard send next, in one write.
-
-    Args:
-        requests: none of them is done.
-
-    Attributes:
-        calls: those of all requests, in their order.
-    """
-
-    __slots__ = ("_requests", "calls")
-
-    def __init__(self, requests: list[PendingRequest[Any]]) -> None:
-        self.calls: list[ScriptCall] = [call for request in requests for call in request.calls]
-        self._requests = requests
-
-    def resume(self, outcomes: list[object]) -> None:
-        """Let each request go on with the outcomes of its calls."""
-        place = 0
-        for request in self._requests:
-            count = len(request.calls)
-            request.resume(outcomes[place : place + count])
-            place += count
-
-    def fail(self, error: StoreError) -> None:
-        """Let each request go on with an error."""
-        self.resume([error] * len(self.calls))

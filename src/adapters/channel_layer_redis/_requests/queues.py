@@ -107,9 +107,9 @@ def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
     return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
 
 
-def signal(settings: RequestSettings, queue: Queue) -> ScriptCall:
-    """Return the call that signals another reader, if the queue holds anything."""
-    return ScriptCall(_POP, settings.keys.taking(queue.name), (0, settings.expiry, settings.offset))
+def signal(settings: RequestSettings, queue: Queue) -> RequestPlan[object]:
+    """Signal another reader, if the queue holds anything."""
+    return run_script(_POP, settings.keys.taking(queue.name), 0, settings.expiry, settings.offset)
 
 
 def put_back(settings: RequestSettings, command: c.PutBack) -> RequestPlan[c.Returned]:
