@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
-from channel_layer_redis._errors import connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._greeting import greeting, read_greeting
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import INCOMPLETE
+from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:

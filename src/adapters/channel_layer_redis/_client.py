@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._connection import Connection, connect
-from channel_layer_redis._errors import UnknownScript
+from channel_layer_redis._replies import UnknownScript
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

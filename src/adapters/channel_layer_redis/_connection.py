@@ -15,10 +15,9 @@ import hiredis
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.wakeups import InlineFuture, resume_all
-from channel_layer_redis._errors import connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._greeting import greeting, read_greeting
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import INCOMPLETE, is_list
+from channel_layer_redis._replies import INCOMPLETE, connect_error, is_list, is_replica, protocol_error, refusal
 from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:

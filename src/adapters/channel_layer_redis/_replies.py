@@ -1,17 +1,24 @@
-"""Replies of a server, as the types that they have to have."""
+"""What a server or the network answers: replies as the types that they have to have, refusals as errors of the port."""
 
 from __future__ import annotations
 
+import re
+import ssl
 from typing import Final, TypeGuard
 
-from channel_layer.errors import StoreError
+from channel_layer.errors import ConfigError, StoreError
 
 __all__ = (
     "INCOMPLETE",
+    "UnknownScript",
+    "connect_error",
     "is_list",
+    "is_replica",
     "list_of",
     "number",
     "numbers",
+    "protocol_error",
+    "refusal",
     "text",
     "texts",
     "unexpected",
@@ -19,6 +26,27 @@ __all__ = (
 
 INCOMPLETE: Final = object()
 """What hiredis's reader returns while a reply is not whole."""
+
+_NOT_CARRIED_OUT = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+)
+"""Refusals that pass by themselves; the command has had no effect."""
+
+_MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
+"""Refusals that end only when the configuration is changed; the command has had no effect."""
+
+_IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
+
+
+class UnknownScript(Exception):
+    """The server does not know the script of this SHA; nothing was done."""
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -64,3 +92,50 @@ def texts(reply: object) -> tuple[str, ...]:
 def unexpected(reply: object) -> StoreError:
     """Return the error to raise for a reply that is not as it has to be."""
     return StoreError(f"unexpected reply: {reply!r:.100}", retryable=False, outcome="unknown")
+
+
+def is_replica(answer: str) -> bool:
+    """Whether a server refuses because it has become a replica."""
+    return _code(answer) in ("READONLY", "MASTERDOWN")
+
+
+def refusal(label: str, answer: str) -> StoreError | UnknownScript:
+    """Return the error to raise when the server *label* answers with one."""
+    code = _code(answer)
+    if code == "NOSCRIPT":
+        return UnknownScript(answer)
+    if code in _NOT_CARRIED_OUT:
+        return StoreError(f"{label} refused: {answer}", retryable=True, outcome="not_sent")
+    if code in _MISCONFIGURED:
+        return StoreError(f"{label} refused: {answer}", retryable=False, outcome="not_sent")
+    return StoreError(f"{label} answered with an error: {answer}", retryable=False, outcome="unknown")
+
+
+def protocol_error(label: str) -> StoreError:
+    """Return the error to raise when a server is neither Redis nor Valkey."""
+    return StoreError(f"{label} does not speak Redis's protocol", retryable=False, outcome="unknown")
+
+
+def connect_error(label: str, timeout: float, error: BaseException) -> StoreError | None:
+    """Return the error to raise when a connection cannot be made within *timeout* seconds; None: the one given."""
+    match error:
+        case TimeoutError():
+            return StoreError(f"cannot connect to {label} within {timeout:g} s", retryable=True, outcome="not_sent")
+        case ssl.SSLCertVerificationError():
+            what = (
+                f"cannot trust {label}: certificate verify failed: {error.verify_message}; give the authority that "
+                f"signed it as ssl_ca_certs in hosts, and the host by a name that is in the certificate"
+            )
+            return StoreError(what, retryable=False, outcome="not_sent")
+        case ConfigError():  # a file that a TLS option names
+            return StoreError(str(error), retryable=False, outcome="not_sent")
+        case OSError():
+            what = f"cannot connect to {label}: {error.strerror or error}; is a server running there?"
+            return StoreError(what, retryable=True, outcome="not_sent")
+        case _:
+            return None
+
+
+def _code(answer: str) -> str:
+    found = _IN_SCRIPT.search(answer)  # Redis 6.2 wraps an error that a script met
+    return answer.split(" ", 1)[0] if found is None else found[1]

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from channel_layer.errors import StoreError
-from channel_layer_redis._errors import UnknownScript
 from channel_layer_redis._keys import SCAN_COUNT, split
-from channel_layer_redis._replies import list_of, text, texts
+from channel_layer_redis._replies import UnknownScript, list_of, text, texts
 
 if TYPE_CHECKING:
-
     from channel_layer_redis._packing import Arg
     from channel_layer_redis._requests.settings import RequestSettings
     from channel_layer_redis._scripts import Script

@@ -14,12 +14,10 @@ class Script:
     """A script and the name by which a server knows it.
 
     Attributes:
-        name: the file's, without its ending.
         source: the text.
         sha: its SHA-1 in hexadecimal.
     """
 
-    name: str
     source: bytes
     sha: bytes
 
@@ -27,4 +25,4 @@ class Script:
 def load(name: str) -> Script:
     """Read one script from the package."""
     source = files(__name__).joinpath(f"{name}.lua").read_bytes()
-    return Script(name, source, sha1(source, usedforsecurity=False).hexdigest().encode())
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest().encode())
