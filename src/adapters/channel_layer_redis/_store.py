@@ -7,6 +7,7 @@ and others for what blocks: one for each inbox that is read, and one for each qu
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
@@ -27,7 +28,6 @@ from channel_layer_redis._requests.queues import inbox_push, queue_push, read_pu
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from channel_layer.domain.names import Queue
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_redis._connection import Connection
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ("RedisBackend", "RedisStore")
 
-K = TypeVar("K")
 R = TypeVar("R")
-V = TypeVar("V")
 
 _READ_COUNT: Final = 256
 """Entries that one read of an inbox brings at most: enough to make a round trip cheap, few enough to stay small."""
@@ -93,9 +91,10 @@ class RedisStore:
         self._settings = RequestSettings(rules, backend.clock)
         self._clients = [ServerClient(locator, rules.timeout) for locator in backend.locators]
         self._ending_waits: set[asyncio.Task[None]] = set()
-        self._queue_pushes: dict[tuple[str, int, float], bytes] = {}
-        self._inbox_pushes: dict[tuple[str, float], MergeableCommand] = {}
-        self._read_commands: dict[tuple[str, float], tuple[bytes, bytes]] = {}
+        cached = lru_cache(_CACHE_SIZE)
+        self._queue_push: Callable[[str, int, float], bytes] = cached(partial(_queue_push, self._settings))
+        self._inbox_push: Callable[[str, float], MergeableCommand] = cached(partial(_inbox_push, self._settings))
+        self._read_command: Callable[[str, float], tuple[bytes, bytes]] = cached(partial(_read_command, self._settings))
         # What event loops do in a way of their own; `_carry_out` does the rest. One table for commands of all types;
         # each is handed to the method for its own type, and to no other.
         self._handlers: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
@@ -144,33 +143,22 @@ class RedisStore:
             connection, limit = await client.connected()
         try:
             if queue.kind is Kind.INBOX:
-                mergeable = self._inbox_pushes.get((queue.name, offset)) or self._inbox_push(queue, offset)
+                mergeable = self._inbox_push(queue.name, offset)
                 part = b"%b$%d\r\n%b\r\n" % (pack_argument(command.capacity), len(frame), frame)
                 reply = await connection.send_merged(mergeable, part, limit=limit)
             else:
-                key = (queue.name, command.capacity, offset)
-                head = self._queue_pushes.get(key) or self._queue_push(queue, command.capacity, offset)
+                head = self._queue_push(queue.name, command.capacity, offset)
                 reply = await connection.send_inline(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), limit=limit)
         except UnknownScript:
             return await self._carry_out(command)
         return read_pushed(reply)
-
-    def _queue_push(self, queue: Queue, capacity: int, offset: float) -> bytes:
-        """Return all of a push command but its frame: it is the same each time, and packing it takes long."""
-        head = pack_head(*queue_push(self._settings, queue, capacity).named())
-        return _cached(self._queue_pushes, (queue.name, capacity, offset), head)
-
-    def _inbox_push(self, inbox: Queue, offset: float) -> MergeableCommand:
-        """Return what all pushes into one inbox have in common; see `_queue_push`."""
-        mergeable = MergeableCommand(*inbox_push(self._settings, inbox).named(), each=2)
-        return _cached(self._inbox_pushes, (inbox.name, offset), mergeable)
 
     async def _read(self, command: c.Read) -> c.Batch:
         """Read an inbox on a connection of its own, and remove what was read before."""
         client, after = self._clients[command.shard], command.after
         connection = client.take_spare() or await client.borrow()
         try:
-            read, trim = self._read_commands.get((command.inbox.name, command.block)) or self._read_command(command)
+            read, trim = self._read_command(command.inbox.name, command.block)
             place = after.encode() or b"0-0"
             sent = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
             if after:
@@ -188,15 +176,6 @@ class RedisStore:
         finally:
             client.give(connection)
         return _batch(reply, after)
-
-    def _read_command(self, command: c.Read) -> tuple[bytes, bytes]:
-        """Return all of the two commands of a read but what changes from one read to the next; see `_queue_push`."""
-        stream, block = self._settings.keys.inbox(command.inbox.name)[1], max(1, round(command.block * 1000))
-        heads = (
-            pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", block, "STREAMS", stream),
-            pack_head("XTRIM", stream, "MINID"),
-        )
-        return _cached(self._read_commands, (command.inbox.name, command.block), heads)
 
     # -- waiting
 
@@ -262,11 +241,27 @@ class RedisStore:
         await asyncio.gather(*(client.aclose() for client in self._clients))
 
 
-def _cached(cache: dict[K, V], key: K, value: V) -> V:
-    if len(cache) >= _CACHE_SIZE:
-        cache.clear()
-    cache[key] = value
-    return value
+# What follows is the same in command after command, and packing it takes long. The clock's offset, which the settings
+# hold, is an argument so that it is a part of the key.
+
+
+def _queue_push(settings: RequestSettings, queue: str, capacity: int, _offset: float) -> bytes:
+    """Return all of a push into a queue but its frame."""
+    return pack_head(*queue_push(settings, queue, capacity).named())
+
+
+def _inbox_push(settings: RequestSettings, inbox: str, _offset: float) -> MergeableCommand:
+    """Return what all pushes into one inbox have in common."""
+    return MergeableCommand(*inbox_push(settings, inbox).named(), each=2)
+
+
+def _read_command(settings: RequestSettings, inbox: str, block: float) -> tuple[bytes, bytes]:
+    """Return all of the two commands of a read but the positions: reading, and removing what was read before."""
+    stream, milliseconds = settings.keys.inbox(inbox)[1], max(1, round(block * 1000))
+    return (
+        pack_head("XREAD", "COUNT", _READ_COUNT, "BLOCK", milliseconds, "STREAMS", stream),
+        pack_head("XTRIM", stream, "MINID"),
+    )
 
 
 def _batch(reply: object, after: str) -> c.Batch:

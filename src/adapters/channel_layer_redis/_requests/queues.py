@@ -43,14 +43,14 @@ _RELEASE_CLAIM = _scripts.load("release_claim")
 _ACCEPTED = c.Pushed(accepted=True, expired=0)
 
 
-def queue_push(settings: RequestSettings, queue: Queue, capacity: int) -> ScriptCall:
+def queue_push(settings: RequestSettings, queue: str, capacity: int) -> ScriptCall:
     """Return a push into a queue without its last argument, which is the frame."""
-    return ScriptCall(_PUSH_QUEUE, settings.keys.queue(queue.name), (capacity, settings.expiry, settings.offset))
+    return ScriptCall(_PUSH_QUEUE, settings.keys.queue(queue), (capacity, settings.expiry, settings.offset))
 
 
-def inbox_push(settings: RequestSettings, inbox: Queue) -> ScriptCall:
+def inbox_push(settings: RequestSettings, inbox: str) -> ScriptCall:
     """Return a push into an inbox without its last arguments: the capacity and the frame of each message."""
-    keys = (*settings.keys.inbox(inbox.name), *settings.keys.queue(inbox.name))
+    keys = (*settings.keys.inbox(inbox), *settings.keys.queue(inbox))
     return ScriptCall(
         _PUSH_INBOX,
         keys,
@@ -64,10 +64,10 @@ def push(settings: RequestSettings, command: c.Push) -> RequestPlan[c.Pushed]:
     frame = message_frame(command.channel.name, command.payload)
     unread = (settings.keys.unread(queue.name),) if command.to_member else ()
     if queue.kind is Kind.INBOX:
-        call = inbox_push(settings, queue)
+        call = inbox_push(settings, queue.name)
         (reply,) = yield (ScriptCall(call.script, (*call.keys, *unread), (*call.args, command.capacity, frame)),)
         return read_pushed(reply)
-    call = queue_push(settings, queue, command.capacity)
+    call = queue_push(settings, queue.name, command.capacity)
     (reply,) = yield (ScriptCall(call.script, (*call.keys, *unread), (*call.args, frame, settings.group)),)
     return read_pushed(reply)
 
