@@ -31,11 +31,7 @@ _PLACES: dict[Place, bytes] = {"channel": b"c", "group": b"g"}
 
 
 def scope_starts(prefix: str) -> dict[Place, bytes]:
-    """Return, by kind of place, the bytes that identify a place when its name is appended.
-
-    Args:
-        prefix: of the layer.
-    """
+    """Return, by kind of place, the bytes that identify a place under a layer's prefix when its name is appended."""
     text = prefix.encode()
     # The length comes first, so that no two pairs of prefix and name give the same bytes.
     return {place: kind + len(text).to_bytes(4, "big") + text for place, kind in _PLACES.items()}
@@ -47,11 +43,7 @@ def derive(key: Secret, salt: bytes | None, purpose: bytes, length: int = 32) ->
 
 
 def check_age(age: float, expiry: float) -> None:
-    """Check that a message was sealed neither too long ago nor in the future.
-
-    Args:
-        age: seconds since it was sealed.
-        expiry: seconds that a message may wait unread.
+    """Check that a message that was sealed *age* seconds ago was sealed neither too long ago nor in the future.
 
     Raises:
         Unauthentic: the message is too old to be delivered, or was sealed in the future.
@@ -68,9 +60,7 @@ def check_age(age: float, expiry: float) -> None:
 def refusal(sealed: bytes, known: frozenset[bytes]) -> Unauthentic:
     """Return the error for a payload that does not begin with the format byte of the cipher in use.
 
-    Args:
-        sealed: the payload.
-        known: the format bytes of all ciphers.
+    *known* are the format bytes of all ciphers.
     """
     if sealed[:1] in known:
         return Unauthentic("a message was sealed with another cipher: see the option encryption")

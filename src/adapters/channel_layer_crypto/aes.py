@@ -67,10 +67,8 @@ class _Sender:
 
     Attributes:
         forks: the value of `_forks` when this object was made.
-        encrypt: encrypts with the derived key.
         head: what the messages of this sender begin with.
         count: messages sealed so far; changed only under the lock, so that no two messages have the same count.
-        lock: guards the count.
     """
 
     __slots__ = ("count", "encrypt", "forks", "head", "lock")

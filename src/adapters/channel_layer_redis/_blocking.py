@@ -108,12 +108,7 @@ class RedisBlockingStore:
             return [exc] * len(calls)
 
     def _exchange(self, requests: Sequence[PendingRequest[Any]], interrupts: list[BaseException] | None) -> None:
-        """Send the next calls of some requests, in one write to each server, and only then wait for the replies.
-
-        Args:
-            requests: none of them is done.
-            interrupts: see `BlockingConnection.read`.
-        """
+        """Send the next calls of some requests, in one write to each server, and only then wait for the replies."""
         with contextlib.ExitStack() as stack:
             sent: list[tuple[list[PendingRequest[Any]], BlockingConnection, float]] = []
             for shard in sorted({request.shard for request in requests}):  # else two threads could wait for each other
@@ -156,12 +151,8 @@ def _resume(requests: Iterable[PendingRequest[Any]], outcomes: Iterator[object])
 class _Waiting:
     """See `channel_layer.ports.Waiting`: ``BLPOP`` on the signals of all queues, on a connection of its own.
 
-    Args:
-        connection: the connection that the wait blocks.
-        pool: its pool.
-        signals: the queues, by the keys of their signals.
-        seconds: the time after which the server ends the wait by itself.
-        timeout: seconds that ending it may take.
+    *signals* are the queues by the keys of their signals. The server ends the wait by itself after so many seconds;
+    ending it may take *timeout* seconds.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class BlockingConnection:
 
     Args:
         address: the server's.
-        timeout: seconds to wait for a connection, and for a command, at most.
+        timeout: seconds that connecting, or sending a command, may take.
 
     Attributes:
         client_id: by which another connection can name this one to the server.
@@ -115,7 +115,7 @@ class BlockingConnection:
             raise self._lost(exc) from exc
 
     def read(self, count: int, deadline: float, interrupts: list[BaseException] | None = None) -> list[object]:
-        """Return the outcomes of so many commands. If that fails, or is interrupted, the connection is closed.
+        """Return the outcomes of *count* commands. If that fails, or is interrupted, the connection is closed.
 
         Args:
             count: how many have been sent.

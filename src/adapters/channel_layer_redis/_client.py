@@ -79,17 +79,17 @@ class ServerClient:
 
     def take_spare(self) -> Connection | None:
         """Return an idle connection for a command that blocks, for the caller alone; None: there is none."""
-        connection = self._spare.pop() if self._spare else None
-        return connection if connection is not None and connection.open else None
+        while self._spare:
+            connection = self._spare.pop()
+            if connection.open:
+                return connection
+        return None
 
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks, for the caller alone."""
-        while True:
-            while self._spare:
-                connection = self._spare.pop()
-                if connection.open:
-                    return connection
+        while (connection := self.take_spare()) is None:
             await self._made(self._begin(self._connect_for_one))
+        return connection
 
     def give(self, connection: Connection) -> None:
         """Take back a borrowed connection; it is closed if a reply is still to come."""
@@ -152,16 +152,9 @@ class ServerClient:
 async def send_calls(
     connection: Connection, calls: Sequence[ScriptCall], *, limit: float | None = None, shielded: bool = False
 ) -> list[object]:
-    """Send calls in one write.
+    """Send calls in one write, and return the outcome of each: a reply, a `StoreError` or `UnknownScript`.
 
-    Args:
-        connection: the connection to send them on.
-        calls: at least one.
-        limit: seconds that they may take; None: the connection's timeout.
-        shielded: see `_shielded`.
-
-    Returns:
-        the outcome of each: a reply, a `StoreError` or `UnknownScript`.
+    They may take *limit* seconds; None: the connection's timeout. For *shielded*, see `_shielded`.
     """
     replies = [connection.call(*call.named(), limit=limit) for call in calls]
     if len(replies) > 1:

@@ -23,6 +23,7 @@ from channel_layer_redis.addresses import UnixAddress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from channel_layer.errors import Outcome
     from channel_layer_redis._packing import Arg, MergeableCommand
     from channel_layer_redis.addresses import ServerAddress
 
@@ -47,12 +48,7 @@ class _Transport(Protocol):
 
 
 class _MergedCommand:
-    """One command for the requests of several tasks, and the futures that get the parts of its reply.
-
-    Args:
-        command: what the requests have in common.
-        label: the server, for errors.
-    """
+    """One command for the requests of several tasks, and the futures that get the parts of its reply."""
 
     __slots__ = ("_command", "_futures", "_label", "_parts", "_room")
 
@@ -108,7 +104,6 @@ class Connection(asyncio.Protocol):
         timeout: seconds that a command may take.
 
     Attributes:
-        timeout: the one given.
         open: commands can be sent.
         client_id: the server's number for the connection.
         run_id: names this run of the server; it is another one after a restart.
@@ -145,9 +140,7 @@ class Connection(asyncio.Protocol):
     def call(self, *args: Arg, limit: float | None = None) -> asyncio.Future[object]:
         """Send a command; the future gets its reply, `StoreError` or `UnknownScript`.
 
-        Args:
-            args: the command.
-            limit: seconds that it may take; None: the connection's timeout.
+        It may take *limit* seconds; None: the connection's timeout.
         """
         return self.send(pack(args), limit=limit)
 
@@ -169,12 +162,8 @@ class Connection(asyncio.Protocol):
     def send_merged(self, command: MergeableCommand, part: bytes, *, limit: float | None = None) -> InlineFuture:
         """Send a request that is merged with the ones just before it into one command, if they have it in common.
 
-        Else it is sent as by `send_inline`.
-
-        Args:
-            command: what the requests have in common.
-            part: the packed arguments of this one.
-            limit: seconds that it may take, as with `call`; that of the first request counts for all merged ones.
+        Else it is sent as by `send_inline`. *part* are its own arguments, packed. The *limit* of the first request
+        counts for all merged ones.
         """
         future = InlineFuture(self._loop)
         if not self.open:
@@ -232,9 +221,6 @@ class Connection(asyncio.Protocol):
 
         The first call asks the server whether the user may. If that right is taken away later, replies no longer match
         commands, and the connection is closed.
-
-        Args:
-            command: its bytes.
         """
         if self._can_silence is None:
             self._can_silence = False
@@ -302,8 +288,7 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < deadline:
             self._timer = self._loop.call_at(deadline, self._check)
             return
-        error = StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown")
-        self._fail(error)
+        self._fail(StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown"))
         self.abort()
 
     # -- receiving
@@ -338,9 +323,7 @@ class Connection(asyncio.Protocol):
                     answer.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as exc:
             self._foreign = True
-            error = self._gone("unknown")
-            error.__cause__ = exc
-            self._fail(error)
+            self._fail(self._gone("unknown", exc))
             self.abort()
         if prompts:
             self._gathering, self._gathered = True, 0
@@ -353,13 +336,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits for a reply; called by asyncio."""
-        cause = exc
         unsent = len(self._out)
         for place, (future, _) in enumerate(reversed(self._waiting)):
             if not future.done():
-                error = self._gone("not_sent" if place < unsent else "unknown")
-                error.__cause__ = cause
-                future.set_exception(error)
+                future.set_exception(self._gone("not_sent" if place < unsent else "unknown", exc))
         self._waiting.clear()
         self._fail(self._gone("unknown"))
         self._transport = None
@@ -388,13 +368,12 @@ class Connection(asyncio.Protocol):
                 future.set_exception(error)
         self._waiting.clear()
 
-    def _gone(self, outcome: str) -> StoreError:
+    def _gone(self, outcome: Outcome, cause: Exception | None = None) -> StoreError:
         lost = f"the connection to {self._label} was lost"
-        return StoreError(
-            f"{self._label} does not speak Redis's protocol" if self._foreign else lost,
-            retryable=not self._foreign,
-            outcome="not_sent" if outcome == "not_sent" else "unknown",
-        )
+        what = f"{self._label} does not speak Redis's protocol" if self._foreign else lost
+        error = StoreError(what, retryable=not self._foreign, outcome=outcome)
+        error.__cause__ = cause
+        return error
 
     def _refusal(self, text: str) -> Exception:
         error = refusal(self._label, text)
@@ -406,9 +385,7 @@ class Connection(asyncio.Protocol):
 async def connect(address: ServerAddress, connection: Connection) -> None:
     """Connect to a server, log in, and check that it can serve, within the connection's timeout.
 
-    Args:
-        address: the server's.
-        connection: a new one; it is aborted if this fails.
+    If that fails, the connection is aborted.
 
     Raises:
         StoreError: the server cannot be reached, refuses the login, or is too old.

@@ -36,13 +36,7 @@ def number_option(
 ) -> int:
     """Return an option that has to be a number; the default if it is left out or wrong.
 
-    Args:
-        options: those of one server.
-        name: the option.
-        allowed: the numbers that it may be.
-        default: the number if it is left out.
-        text: what is allowed, for the error.
-        errors: where to put what is wrong with it.
+    *text* is what is allowed, for the error.
     """
     given = options.get(name)
     if given is None:

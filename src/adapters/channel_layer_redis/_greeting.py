@@ -41,11 +41,7 @@ def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
 
 
 def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[int, str]:
-    """Return the client id of the connection, and the run id of the server.
-
-    Args:
-        address: the server's.
-        replies: the outcomes of the commands of `greeting`: replies and errors.
+    """Return the client id of the connection, and the run id of the server, from the outcomes of `greeting`.
 
     Raises:
         StoreError: the server refuses the login, or is too old.

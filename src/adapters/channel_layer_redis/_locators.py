@@ -32,11 +32,7 @@ class Locator(Protocol):
 
 
 class FixedLocator:
-    """The locator of a server that never moves.
-
-    Args:
-        address: where it is.
-    """
+    """The locator of a server that never moves."""
 
     def __init__(self, address: ServerAddress) -> None:
         self._address = address

@@ -40,11 +40,7 @@ def pack_argument(value: int) -> bytes:
 class MergeableCommand:
     """What requests have in common that one command can carry out, with an array of replies, one for each of them.
 
-    The reply to a single request is not in an array.
-
-    Args:
-        args: the arguments that they have in common.
-        each: how many arguments each request adds.
+    The reply to a single request is not in an array. Each request adds *each* arguments.
     """
 
     __slots__ = ("_count", "_each", "_head")

@@ -78,11 +78,7 @@ class RedisBackend:
 
 
 class RedisStore:
-    """See `channel_layer.ports.Store`.
-
-    Args:
-        backend: the servers.
-    """
+    """See `channel_layer.ports.Store`."""
 
     def __init__(self, backend: RedisBackend) -> None:
         rules = backend.rules

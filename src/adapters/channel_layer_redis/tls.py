@@ -93,12 +93,7 @@ def _bad_file(name: str, files: str | None, exc: OSError) -> ConfigError:
 
 
 def parse_tls(options: GivenOptions, errors: list[FieldError]) -> TLS | None:
-    """Return how to speak TLS with a server; None: in plain text, or its options are wrong.
-
-    Args:
-        options: all those of one server.
-        errors: where to put what is wrong with them.
-    """
+    """Return how to speak TLS with a server, of which these are all options; None: in plain text, or some are wrong."""
     wanted = options.get("ssl")
     used = [name for name in (*TLS_OPTIONS, "ssl_context") if name in options]
     if wanted is not None and not isinstance(wanted.value, bool):

@@ -36,8 +36,6 @@ class ScriptCall:
 
     Attributes:
         script: what to run; None: the arguments are a command.
-        keys: of the script.
-        args: all other arguments.
     """
 
     script: Script | None
@@ -95,14 +93,9 @@ def read_epoch(reply: object) -> tuple[str, float]:
 
 
 def scan(settings: RequestSettings, cursor: str) -> RequestPlan[tuple[str, list[tuple[str, str]]]]:
-    """Look at the next keys of this prefix, of which the server may name one twice.
+    """Look at the next keys of this prefix: return the next cursor, and kind and name of each; one may come twice.
 
-    Args:
-        settings: with the prefix.
-        cursor: from the step before; "" to begin.
-
-    Returns:
-        The next cursor, "0" at the end, and the kind and name of each key.
+    The cursor is "" at the beginning, and "0" at the end.
     """
     step = yield from run_command("SCAN", cursor or "0", "MATCH", settings.keys.pattern, "COUNT", SCAN_COUNT)
     head, keys = list_of(step)
@@ -110,14 +103,9 @@ def scan(settings: RequestSettings, cursor: str) -> RequestPlan[tuple[str, list[
 
 
 class PendingRequest(Generic[R]):
-    """A command that is being carried out. It begins when this is made.
-
-    Args:
-        shard: the shard that carries it out.
-        plan: how.
+    """A command that a shard is carrying out by a plan. It begins when this is made.
 
     Attributes:
-        shard: the one given.
         calls: what to send next, which may go out in one write; empty once the command is done.
         outcome: the reply to the command, or its error, once it is done.
     """

@@ -17,18 +17,12 @@ __all__ = ("RequestSettings",)
 class RequestSettings:
     """The configuration as requests need it.
 
-    Args:
-        rules: the configuration.
-        clock: its offset is added to the server's clock.
-
     Attributes:
-        keys: the names of all keys.
         expiry: milliseconds that a message lives.
         lease: milliseconds that a lease lasts.
         left: milliseconds for which it is known which members have left a group.
         group: milliseconds that the membership of a channel lasts that the owner of its inbox did not add.
         owned: milliseconds that one lasts that the owner did add; -1: as long as the owner lives.
-        inbox_capacity: entries that an owned inbox may hold.
         all_counts: milliseconds that the statistics of all queues together are kept.
         queue_counts: milliseconds that those of one queue are kept.
     """

@@ -11,12 +11,7 @@ __all__ = ("Script", "load")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script and the name by which a server knows it.
-
-    Attributes:
-        source: the text.
-        sha: its SHA-1 in hexadecimal.
-    """
+    """A script, and the SHA-1 in hexadecimal by which a server knows it."""
 
     source: bytes
     sha: bytes
