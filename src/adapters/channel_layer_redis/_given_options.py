@@ -5,14 +5,15 @@ An error names the place where the option stands, and never shows a value that m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from channel_layer.errors import FieldError
 from channel_layer.options import describe_value
 
-__all__ = ("GivenOption", "GivenOptions", "file_option", "number_option", "text_option")
+__all__ = ("GivenOption", "GivenOptions", "file_option", "is_mapping", "number_option", "text_option")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class GivenOption:
 
 
 GivenOptions: TypeAlias = dict[str, GivenOption]
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    """Whether *value* is a mapping."""
+    return isinstance(value, Mapping)
 
 
 def number_option(

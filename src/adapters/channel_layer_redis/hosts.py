@@ -10,17 +10,20 @@ Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
-from typing import Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import describe_unknown, describe_value
 from channel_layer.urls import split_query
-from channel_layer_redis._given_options import GivenOption, GivenOptions, number_option, text_option
+from channel_layer.validators import is_sequence
+from channel_layer_redis._given_options import GivenOption, GivenOptions, is_mapping, number_option, text_option
 from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.tls import TLS_OPTIONS, parse_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = (
     "DATABASES",
@@ -100,9 +103,9 @@ def parse_hosts(value: object) -> tuple[ServerAddress, ...]:
     """
     if isinstance(value, (str, bytes)):
         raise _error("hosts", 'must be a list, even for one server: hosts=["redis://localhost:6379/0"]')
-    if _is_mapping(value):
+    if is_mapping(value):
         raise _error("hosts", 'must be a list, even for one server: hosts=[{"host": "localhost"}]')
-    if not _is_sequence(value):
+    if not is_sequence(value):
         raise _error("hosts", f"must be a list of servers, not {describe_value(value)}")
     if not value:
         raise _error("hosts", 'must name at least one server; leave it out for [("localhost", 6379)]')
@@ -162,14 +165,6 @@ def _error(at: str, problem: str) -> ConfigError:
     return ConfigError([FieldError(at, problem)])
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
-    return isinstance(value, Mapping)
-
-
-def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
-    return isinstance(value, (list, tuple))
-
-
 def _is_one_pair(value: Sequence[object]) -> bool:
     """Whether this is ``["localhost", 6379]``, as the asgi_redis README has it: no server is a number."""
     if len(value) != 2:
@@ -182,9 +177,9 @@ def _entry(entry: object, at: str, errors: list[FieldError]) -> ServerAddress | 
     if isinstance(entry, str):
         found = _url(GivenOption(entry, at), errors)
         return None if found is None else _build(found, errors)
-    if _is_mapping(entry):
+    if is_mapping(entry):
         return _dict(entry, at, errors)
-    if _is_sequence(entry):
+    if is_sequence(entry):
         return _pair(entry, at, errors)
     errors.append(FieldError(at, f"must be a URL, a (host, port) pair or a dict, not {describe_value(entry)}"))
     return None
@@ -247,14 +242,14 @@ def _sentinel(options: GivenOptions, at: str, errors: list[FieldError]) -> None:
     """Check the form of a Sentinel dict; then refuse it, as this version cannot connect to it."""
     missing = GivenOption(None, "")
     sentinels = options.pop("sentinels", missing).value
-    if not _is_sequence(sentinels) or not sentinels:
+    if not is_sequence(sentinels) or not sentinels:
         errors.append(FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]'))
     elif _is_one_pair(sentinels):
         _pair(sentinels, f"{at}.sentinels", errors)
     else:
         for place, entry in enumerate(sentinels):
             each = f"{at}.sentinels[{place}]"
-            if _is_sequence(entry):
+            if is_sequence(entry):
                 _pair(entry, each, errors)
             else:
                 errors.append(FieldError(each, f"must be a (host, port) pair, not {describe_value(entry)}"))
@@ -270,7 +265,7 @@ def _sentinel(options: GivenOptions, at: str, errors: list[FieldError]) -> None:
 
 
 def _sentinel_kwargs(given: GivenOption, errors: list[FieldError]) -> None:
-    if not _is_mapping(given.value):
+    if not is_mapping(given.value):
         errors.append(given.error(f"must be a dict, not {describe_value(given.value)}"))
         return
     known = tuple(name for name in OPTIONS if name != "db")

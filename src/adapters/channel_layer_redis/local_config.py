@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, TypeGuard
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
@@ -17,6 +17,7 @@ from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import Accepts, NoLocalReaderOption, describe_unknown, describe_value
 from channel_layer.urls import Form
 from channel_layer_ipc.config import DEFAULT_MEMORY, IPCConfig
+from channel_layer_redis._given_options import is_mapping
 from channel_layer_redis.config import RedisConfig
 
 __all__ = ("LocalStoreOptions", "RedisLocalConfig")
@@ -43,14 +44,10 @@ class LocalStoreOptions:
     memory: int = DEFAULT_MEMORY
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
-    return isinstance(value, Mapping)
-
-
 def _local(value: object) -> LocalStoreOptions:
     if isinstance(value, LocalStoreOptions):
         return value
-    if not _is_mapping(value):
+    if not is_mapping(value):
         raise ConfigError([FieldError("local", f"must be {_LOCAL.text}, not {describe_value(value)}")])
     errors = [
         FieldError(f"local.{name}", describe_unknown(str(name), _OPTIONS)) for name in value if name not in _OPTIONS
@@ -70,7 +67,7 @@ def _local(value: object) -> LocalStoreOptions:
 
 def _local_schema() -> dict[str, object]:
     properties = json_schema(IPCConfig)["properties"]
-    own = {name: found for name, found in properties.items() if name in _OPTIONS} if _is_mapping(properties) else {}
+    own = {name: found for name, found in properties.items() if name in _OPTIONS} if is_mapping(properties) else {}
     return {"type": "object", "properties": own, "additionalProperties": False}
 
 
@@ -114,7 +111,7 @@ class RedisLocalConfig(RedisConfig):
         """Find a maximum message size that the local store has no room for, and other options in conflict."""
         yield from super().conflicts(options)
         local = options.get("local")
-        memory = local.get("memory", DEFAULT_MEMORY) if _is_mapping(local) else DEFAULT_MEMORY
+        memory = local.get("memory", DEFAULT_MEMORY) if is_mapping(local) else DEFAULT_MEMORY
         size = options.get("max_message_size", cls.model_fields["max_message_size"].default)
         for error in IPCConfig.conflicts({"memory": memory, "max_message_size": size}):
             yield FieldError(error.field, error.problem.replace("memory", "local.memory"))
