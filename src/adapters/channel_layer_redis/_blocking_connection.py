@@ -89,16 +89,10 @@ class BlockingConnection:
     @property
     def fresh(self) -> bool:
         """Whether the server has neither closed this connection nor said anything unasked, while it lay idle."""
-        if not self.usable or not self._poller.poll(0):
-            return self.usable
-        self._socket.settimeout(0)
         try:
-            self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):  # something of TLS's own
-            return True
-        except OSError:
+            return self.usable and not self.take(0.0)
+        except StoreError:
             return False
-        return False
 
     def send(self, data: bytes) -> None:
         """Send commands.
