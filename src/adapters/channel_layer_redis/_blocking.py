@@ -16,7 +16,8 @@ from channel_layer.errors import StoreError
 from channel_layer_redis._blocking_connection import Pool
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import list_of, text
-from channel_layer_redis._requests import RequestSettings, begin
+from channel_layer_redis._requests import begin
+from channel_layer_redis._requests.calls import RequestSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

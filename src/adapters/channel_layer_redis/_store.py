@@ -21,8 +21,8 @@ from channel_layer_redis._client import ServerClient, send_calls
 from channel_layer_redis._locators import FixedLocator
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
 from channel_layer_redis._replies import UnknownScript, list_of, text, unexpected
-from channel_layer_redis._requests import RequestSettings, begin
-from channel_layer_redis._requests.calls import PendingRequest
+from channel_layer_redis._requests import begin
+from channel_layer_redis._requests.calls import PendingRequest, RequestSettings
 from channel_layer_redis._requests.queues import inbox_push, queue_push, read_pushed, signal
 
 if TYPE_CHECKING:

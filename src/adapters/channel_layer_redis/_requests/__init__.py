@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from channel_layer import commands as c
 from channel_layer.stores.wrapper import unsupported
 from channel_layer_redis._requests import groups, inboxes, queues, statistics
-from channel_layer_redis._requests.calls import PendingRequest, RequestPlan
-from channel_layer_redis._requests.settings import RequestSettings
+from channel_layer_redis._requests.calls import PendingRequest, RequestPlan, RequestSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("RequestSettings", "begin")
+__all__ = ("begin",)
 
 R = TypeVar("R")
 

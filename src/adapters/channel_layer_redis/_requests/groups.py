@@ -12,8 +12,7 @@ from channel_layer_redis._replies import list_of, number, numbers, texts
 from channel_layer_redis._requests.calls import call_command, read_clock, run_script
 
 if TYPE_CHECKING:
-    from channel_layer_redis._requests.calls import RequestPlan
-    from channel_layer_redis._requests.settings import RequestSettings
+    from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = ("deliver", "join", "leave", "members", "prune", "publish", "touch")
 

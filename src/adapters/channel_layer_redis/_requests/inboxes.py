@@ -19,8 +19,7 @@ from channel_layer_redis._requests.calls import (
 )
 
 if TYPE_CHECKING:
-    from channel_layer_redis._requests.calls import RequestPlan
-    from channel_layer_redis._requests.settings import RequestSettings
+    from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = (
     "acknowledge",

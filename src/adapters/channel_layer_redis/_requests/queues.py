@@ -17,8 +17,7 @@ from channel_layer_redis._requests.calls import ScriptCall, read_epoch, run_comm
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
     from channel_layer_redis._packing import Arg
-    from channel_layer_redis._requests.calls import RequestPlan
-    from channel_layer_redis._requests.settings import RequestSettings
+    from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = (
     "clear_unread",

@@ -13,8 +13,7 @@ from channel_layer_redis._replies import list_of, number, numbers
 from channel_layer_redis._requests.calls import ScriptCall, run_script, scan
 
 if TYPE_CHECKING:
-    from channel_layer_redis._requests.calls import RequestPlan
-    from channel_layer_redis._requests.settings import RequestSettings
+    from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = ("report", "reported", "survey")
 
