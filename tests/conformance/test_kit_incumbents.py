@@ -73,7 +73,7 @@ def _is_found_in_store(make_store: MakeStore) -> None:
 
 
 def _env(kind: type[ChannelLayer]) -> LayerEnvironment:
-    return LayerEnvironment(_over(kind, memory_stores()), Capabilities(), _PATIENCE)
+    return LayerEnvironment(_over(kind, memory_stores()), Capabilities(), patience=_PATIENCE)
 
 
 class IdleTimeout(ChannelLayer):
@@ -183,7 +183,7 @@ def test_what_is_in_flight_for_ever() -> None:
 
     suite = Suite()
     with pytest.raises(Violation):
-        suite.test_nothing_is_left_when_all_limits_have_passed(StoreEnvironment(make_store, _PATIENCE))
+        suite.test_nothing_is_left_when_all_limits_have_passed(StoreEnvironment(make_store, patience=_PATIENCE))
 
 
 class SharedMutables(ChannelLayer):
@@ -212,7 +212,7 @@ def test_recipients_that_share_a_message() -> None:
 def test_a_capacity_that_concurrent_senders_exceed() -> None:
     """A check and a push that are two steps are found."""
     _is_found_in_store(wrong_stores(ChecksThenPushes))
-    env = LayerEnvironment(layers_over(wrong_stores(ChecksThenPushes)), Capabilities(), _PATIENCE)
+    env = LayerEnvironment(layers_over(wrong_stores(ChecksThenPushes)), Capabilities(), patience=_PATIENCE)
     with pytest.raises(Violation):
         LayerSuite().test_concurrent_senders_get_exactly_the_capacity(env)
 
@@ -291,7 +291,7 @@ def test_a_wait_for_one_half_after_the_other() -> None:
     make_layer = _over(ChannelLayer, halves(shared(AfterTheOther), memory_stores()))
     with pytest.raises(Violation):
         LayerSuite().test_a_receive_that_waits_for_long_gets_its_message(
-            LayerEnvironment(make_layer, Capabilities(), _PATIENCE)
+            LayerEnvironment(make_layer, Capabilities(), patience=_PATIENCE)
         )
 
 

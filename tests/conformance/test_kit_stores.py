@@ -104,7 +104,7 @@ def test_a_command_without_a_handler_is_named(kind: type[WrongStore], message: s
     with pytest.raises(Violation, match=message):
         run_async_conformance_test(wrong_stores(kind), settings=FIRST)
     with pytest.raises(Violation, match=message):
-        StoreSuite().test_every_command_is_handled(StoreEnvironment(wrong_stores(kind), 20.0))
+        StoreSuite().test_every_command_is_handled(StoreEnvironment(wrong_stores(kind), patience=20.0))
 
 
 @pytest.mark.parametrize("kind", WRONG_STORES, ids=lambda kind: kind.__name__)

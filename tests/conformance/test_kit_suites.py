@@ -152,13 +152,13 @@ _CAUGHT: dict[type[WrongStore], Callable[[StoreSuite, StoreEnvironment], None]] 
 def test_a_wrong_store_is_caught(wrong: type[WrongStore]) -> None:
     """A store that breaks one promise fails the test that is about it."""
     with pytest.raises((Violation, StoreError)):
-        _CAUGHT[wrong](StoreSuite(), StoreEnvironment(wrong_stores(wrong), _PATIENCE))
+        _CAUGHT[wrong](StoreSuite(), StoreEnvironment(wrong_stores(wrong), patience=_PATIENCE))
 
 
 @pytest.mark.parametrize("test", set(_CAUGHT.values()), ids=lambda test: test.__name__)
 def test_a_right_store_is_not(test: Callable[[StoreSuite, StoreEnvironment], None]) -> None:
     """The store that all of these are made of passes each of the tests."""
-    test(StoreSuite(), StoreEnvironment(wrong_stores(WrongStore), 20.0))
+    test(StoreSuite(), StoreEnvironment(wrong_stores(WrongStore), patience=20.0))
 
 
 class Reconnecting(StoreSuite):
@@ -213,7 +213,7 @@ def test_a_message_that_comes_twice_after_a_reconnect_is_caught(twice: bool) -> 
         return backends[-1]
 
     suite = Reconnecting(backends, again)
-    env = StoreEnvironment(make_breakable, 1.0 if twice else 20.0)
+    env = StoreEnvironment(make_breakable, patience=1.0 if twice else 20.0)
     if twice:
         with pytest.raises((Violation, KeyError)):
             suite.test_lost_connections_lose_no_message(env)
@@ -238,7 +238,7 @@ def test_a_layer_that_does_not_end_is_caught() -> None:
     make_store = memory_stores()
     with pytest.raises(Violation):
         LayerSuite().test_the_end_of_a_layer_gives_everything_up(
-            LayerEnvironment(make_layer, Capabilities(), _PATIENCE)
+            LayerEnvironment(make_layer, Capabilities(), patience=_PATIENCE)
         )
 
 

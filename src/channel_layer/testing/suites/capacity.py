@@ -14,11 +14,12 @@ from channel_layer.testing.factories import Violation
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.tools import (
     LayerEnvironment,
+    async_test,
     at_once,
     drain,
+    dropped,
     expect,
     fails_with,
-    run,
     send_patiently,
     sends,
 )
@@ -48,41 +49,39 @@ async def _burst(layer: ChannelLayer, channel: str, senders: int) -> int:
 class CapacityTests(LayerTests):
     """How much a channel takes."""
 
-    def test_concurrent_senders_get_exactly_the_capacity(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_concurrent_senders_get_exactly_the_capacity(self, env: LayerEnvironment) -> None:
         """Of 200 concurrent sends from 4 layers in as many threads, 10 are accepted; when k are received, k more.
 
         On a normal channel (spread over all hosts), a single-reader one, one of a claimed inbox, and one of an
         owned inbox.
         """
         capacity, threads, senders = 10, 4, 50
+        layers = [env.layer(capacity=capacity) for _ in range(threads)]
 
-        async def body() -> None:
-            layers = [env.layer(capacity=capacity) for _ in range(threads)]
+        def burst(channel: str) -> int:
+            return sum(at_once(threads, lambda place: asyncio.run(_burst(layers[place], channel, senders))))
 
-            def burst(channel: str) -> int:
-                return sum(at_once(threads, lambda place: asyncio.run(_burst(layers[place], channel, senders))))
+        async with env.layer(capacity=capacity) as reader:
+            for channel in ("jobs", "reply?x", "unread!x", await reader.new_channel()):
+                asked = f"{threads * senders} concurrent sends to {channel}, capacity {capacity}"
+                expect(await asyncio.to_thread(burst, channel), capacity, _EXACT, asked)
+                for received in (3, capacity):
+                    await env.numbers(reader, channel, received)
+                    accepted = await asyncio.to_thread(burst, channel)
+                    while accepted < received:  # places come back in batches: a burst may be refused too often
+                        await env.soon(send_patiently(reader, channel, {"n": 0}), "places come back")
+                        accepted += 1
+                    accepted += await asyncio.to_thread(burst, channel)
+                    expect(accepted, received, _EXACT, f"{asked}, after {received} were received")
+        for layer in layers:
+            await layer.aclose()
 
-            async with env.layer(capacity=capacity) as reader:
-                for channel in ("jobs", "reply?x", "unread!x", await reader.new_channel()):
-                    asked = f"{threads * senders} concurrent sends to {channel}, capacity {capacity}"
-                    expect(await asyncio.to_thread(burst, channel), capacity, _EXACT, asked)
-                    for received in (3, capacity):
-                        await env.numbers(reader, channel, received)
-                        accepted = await asyncio.to_thread(burst, channel)
-                        while accepted < received:  # places come back in batches: a burst may be refused too often
-                            await env.soon(send_patiently(reader, channel, {"n": 0}), "places come back")
-                            accepted += 1
-                        accepted += await asyncio.to_thread(burst, channel)
-                        expect(accepted, received, _EXACT, f"{asked}, after {received} were received")
-            for layer in layers:
-                await layer.aclose()
-
-        run(body())
-
-    def test_a_small_capacity_holds_however_the_channel_is_spread(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_small_capacity_holds_however_the_channel_is_spread(self, env: LayerEnvironment) -> None:
         """A normal channel takes its capacity exactly, though that may be less than there are hosts."""
-
-        async def use(env: LayerEnvironment, capacity: int) -> None:
+        for capacity in (1, 2, 3, 4, 7):
+            env = env.beside()
             async with env.layer(capacity=capacity) as one, env.layer(capacity=capacity) as two:
                 expect(await _fill(one, "jobs"), capacity, _EXACT, f"messages to jobs, capacity {capacity}")
                 expect(await sends(two, "jobs"), False, _EXACT, "one more from another process")
@@ -92,114 +91,90 @@ class CapacityTests(LayerTests):
                     expect(await sends(one, "jobs"), False, _EXACT, "one more")
                 expect(len(await drain(two, "jobs")), capacity, _EXACT, "receive() until nothing comes")
 
-        for capacity in (1, 2, 3, 4, 7):
-            run(use(env.beside(), capacity))
-
-    def test_the_first_pattern_that_matches_decides(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_the_first_pattern_that_matches_decides(self, env: LayerEnvironment) -> None:
         """channel_capacity is tried in its order, on every kind of channel; what matches nothing has the default."""
         patterns: OrderedDict[ChannelPattern, int] = OrderedDict()
         patterns["http.*"] = 3
         patterns[re.compile(r"(http|reply)")] = 4
         patterns["re:big"] = 6
         patterns["*!*"] = 5
+        async with env.layer(capacity=2, channel_capacity=patterns) as layer, env.layer() as owner:
+            capacities = {"http.request": 3, "http": 4, "reply?x": 4, "big!x": 6, "a.http": 2, "small!x": 5}
+            capacities[await owner.new_channel("http.owned")] = 3
+            capacities[await owner.new_channel("owned")] = 5
+            for channel, capacity in capacities.items():
+                asked = f"messages to {channel}, channel_capacity {dict(patterns)!r}"
+                expect(await _fill(layer, channel), capacity, "the first pattern that matches decides", asked)
 
-        async def body() -> None:
-            async with env.layer(capacity=2, channel_capacity=patterns) as layer, env.layer() as owner:
-                capacities = {"http.request": 3, "http": 4, "reply?x": 4, "big!x": 6, "a.http": 2, "small!x": 5}
-                capacities[await owner.new_channel("http.owned")] = 3
-                capacities[await owner.new_channel("owned")] = 5
-                for channel, capacity in capacities.items():
-                    asked = f"messages to {channel}, channel_capacity {dict(patterns)!r}"
-                    expect(await _fill(layer, channel), capacity, "the first pattern that matches decides", asked)
-
-        run(body())
-
-    def test_a_claimed_inbox_is_one_queue(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_claimed_inbox_is_one_queue(self, env: LayerEnvironment) -> None:
         """Channels of a claimed inbox share its room: each may fill it, none may exceed its own capacity."""
         rule = "a claimed inbox holds the capacity of the channel sent to"
+        async with env.layer(capacity=5, channel_capacity={"inbox!large": 8}) as sender:
+            for channel, places in {"inbox!a": 5, "inbox!b": 0, "inbox!large": 3}.items():
+                expect(await _fill(sender, channel), places, rule, f"messages to {channel}, after its siblings'")
+            expect(await env.numbers(sender, "inbox!a", 5), [0, 1, 2, 3, 4], rule, "receive() from inbox!a")
+            expect(await env.numbers(sender, "inbox!large", 3), [0, 1, 2], rule, "receive() from inbox!large")
 
-        async def body() -> None:
-            async with env.layer(capacity=5, channel_capacity={"inbox!large": 8}) as sender:
-                for channel, places in {"inbox!a": 5, "inbox!b": 0, "inbox!large": 3}.items():
-                    expect(await _fill(sender, channel), places, rule, f"messages to {channel}, after its siblings'")
-                expect(await env.numbers(sender, "inbox!a", 5), [0, 1, 2, 3, 4], rule, "receive() from inbox!a")
-                expect(await env.numbers(sender, "inbox!large", 3), [0, 1, 2], rule, "receive() from inbox!large")
-
-        run(body())
-
-    def test_channels_of_an_owned_inbox_have_places_of_their_own(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_channels_of_an_owned_inbox_have_places_of_their_own(self, env: LayerEnvironment) -> None:
         """However full its siblings are, each channel of a process takes its own capacity of direct messages.
 
         Without leases all channels of one new_channel() prefix share it.
         """
+        async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
+            names = [await owner.new_channel() for _ in range(20)]
+            due = [5] * 20 if env.capabilities.leases else [5] + [0] * 19
+            for name, places in zip(names, due, strict=True):
+                expect(await _fill(sender, name), places, _EXACT, "messages to a channel beside full siblings")
+            for name, places in zip(names, due, strict=True):
+                expect(await env.numbers(owner, name, places), list(range(places)), _EXACT, "receive()")
 
-        async def body() -> None:
-            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
-                names = [await owner.new_channel() for _ in range(20)]
-                due = [5] * 20 if env.capabilities.leases else [5] + [0] * 19
-                for name, places in zip(names, due, strict=True):
-                    expect(await _fill(sender, name), places, _EXACT, "messages to a channel beside full siblings")
-                for name, places in zip(names, due, strict=True):
-                    expect(await env.numbers(owner, name, places), list(range(places)), _EXACT, "receive()")
-
-        run(body())
-
-    def test_group_messages_do_not_take_the_places_of_direct_ones(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_group_messages_do_not_take_the_places_of_direct_ones(self, env: LayerEnvironment) -> None:
         """A channel full of group messages still takes its capacity of direct ones, and the other way round.
 
         Without leases both share one queue.
         """
+        async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
+            channel = await owner.new_channel()
+            await owner.group_add("group", channel)
+            for n in range(8):
+                await sender.group_send("group", {"n": 100 + n})
+            leases = env.capabilities.leases
+            rule = "a group's messages and direct ones have places of their own"
+            expect(await _fill(sender, channel), 5 if leases else 0, rule, "messages to a member full of a group's")
+            for n in range(8):
+                await sender.group_send("group", {"n": 200 + n})
+            rule_of_loss = "what a full member misses is counted: 11 of 16 messages"
+            await env.eventually(lambda: dropped(owner, sender) == {"full": 11}, rule_of_loss)
+            due = [*range(100, 105), *(range(5) if leases else ())]
+            expect(await env.numbers(owner, channel, len(due)), due, rule, "receive()")
 
-        async def body() -> None:
-            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
-                channel = await owner.new_channel()
-                await owner.group_add("group", channel)
-                for n in range(8):
-                    await sender.group_send("group", {"n": 100 + n})
-                leases = env.capabilities.leases
-                rule = "a group's messages and direct ones have places of their own"
-                expect(await _fill(sender, channel), 5 if leases else 0, rule, "messages to a member full of a group's")
-                for n in range(8):
-                    await sender.group_send("group", {"n": 200 + n})
-
-                async def counted() -> bool:
-                    return {**owner.counts().dropped, **sender.counts().dropped} == {"full": 11}
-
-                await env.eventually(counted, "what a full member misses is counted: 11 of 16 messages")
-                due = [*range(100, 105), *(range(5) if leases else ())]
-                expect(await env.numbers(owner, channel, len(due)), due, rule, "receive()")
-
-        run(body())
-
-    def test_a_full_channel_of_our_own_has_room_as_soon_as_we_have_received(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_full_channel_of_our_own_has_room_as_soon_as_we_have_received(self, env: LayerEnvironment) -> None:
         """A process that receives from its own full channel may send to it again at once: no batch is in between."""
+        async with env.layer(capacity=3) as layer:
+            channel = await layer.new_channel()
+            for n in range(3):
+                await layer.send(channel, {"n": n})
+            for n in range(20):
+                expect(await env.number(layer, channel), n, "messages keep their order", "receive()")
+                rule = "a receive() from a full channel of its own process makes room at once"
+                expect(await sends(layer, channel, n + 3), True, rule, "one message after a receive()")
+                expect(await sends(layer, channel, -1), False, _EXACT, "one more")
 
-        async def body() -> None:
-            async with env.layer(capacity=3) as layer:
-                channel = await layer.new_channel()
-                for n in range(3):
-                    await layer.send(channel, {"n": n})
-                for n in range(20):
-                    expect(await env.number(layer, channel), n, "messages keep their order", "receive()")
-                    rule = "a receive() from a full channel of its own process makes room at once"
-                    expect(await sends(layer, channel, n + 3), True, rule, "one message after a receive()")
-                    expect(await sends(layer, channel, -1), False, _EXACT, "one more")
-
-        run(body())
-
-    def test_a_refused_send_says_so_and_is_no_loss(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_refused_send_says_so_and_is_no_loss(self, env: LayerEnvironment) -> None:
         """What send() refuses raises ChannelFull with the channel and is counted as refused, not as sent or dropped."""
-
-        async def body() -> None:
-            async with env.layer(capacity=2) as layer:
-                for channel in ("jobs", "reply?x", "unread!x", await layer.new_channel()):
-                    for _ in range(2):
-                        await layer.send(channel, {"n": 0})
-                    sending = layer.send(channel, {"n": 1})
-                    refused = await fails_with(layer.ChannelFull, sending, "send() to a full channel raises", channel)
-                    expect(channel in str(refused), True, "ChannelFull names the channel", channel)
-                found = layer.counts()
-                came = (found.sent, found.refused, len(found.dropped))
-                expect(came, (8, 4, 0), "a refused send is no loss", "12 sends, capacity 2")
-
-        run(body())
+        async with env.layer(capacity=2) as layer:
+            for channel in ("jobs", "reply?x", "unread!x", await layer.new_channel()):
+                for _ in range(2):
+                    await layer.send(channel, {"n": 0})
+                sending = layer.send(channel, {"n": 1})
+                refused = await fails_with(layer.ChannelFull, sending, "send() to a full channel raises", channel)
+                expect(channel in str(refused), True, "ChannelFull names the channel", channel)
+            found = layer.counts()
+            came = (found.sent, found.refused, len(found.dropped))
+            expect(came, (8, 4, 0), "a refused send is no loss", "12 sends, capacity 2")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.membership import Plan, check_history, merge, play
-from channel_layer.testing.suites.tools import LayerEnvironment, expect, fails_with, run
+from channel_layer.testing.suites.tools import LayerEnvironment, async_test, dropped, expect, fails_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +30,6 @@ async def _listed(layer: ChannelLayer, members: Iterable[str], asked: str, group
     expect(await layer.group_channels(group), sorted(members), _MEMBERS, asked)
 
 
-async def _dropped(layers: Iterable[ChannelLayer]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for layer in layers:
-        for reason, count in layer.counts().dropped.items():
-            total[reason] = total.get(reason, 0) + count
-    return total
-
-
 async def _pending(layer: ChannelLayer, channel: str) -> int:
     return (await layer.statistics(channel)).messages_pending or 0
 
@@ -47,34 +39,32 @@ class GroupTests(LayerTests):
 
     # -- members
 
-    def test_a_member_of_any_kind_gets_one_copy(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_member_of_any_kind_gets_one_copy(self, env: LayerEnvironment) -> None:
         """By which process and how often it is added: `group_send` gives a channel one copy, it is listed once."""
+        async with env.layer() as one, env.layer() as two, env.layer() as three:
+            by_owner, by_stranger, by_both = [await one.new_channel() for _ in range(3)]
+            outside = (*_OUTSIDE, "claimed!two")
+            added = [(one, by_owner), (two, by_stranger), (two, by_both), (one, by_both), (three, by_both)]
+            added += [(layer, name) for layer in (one, two) for name in outside]
+            for _ in range(2):
+                for layer, name in added:
+                    await layer.group_add("group", name)
+            members = {name for _, name in added}
+            for layer in (one, two, three):
+                await _listed(layer, members, "every member added by one, the other or both, twice")
+            await three.group_send("group", {"n": 1})
+            for name in sorted(members):
+                expect(await env.receive(one, name), {"n": 1}, _COPY, f"one message to a group with {name}")
+                expect(await _pending(one, name), 0, _COPY, f"one message to a group with {name}")
+            for name in (by_owner, by_stranger, by_both):
+                expect(await env.collect(one, name), [], _COPY, f"one message to a group with {name}")
 
-        async def body() -> None:
-            async with env.layer() as one, env.layer() as two, env.layer() as three:
-                by_owner, by_stranger, by_both = [await one.new_channel() for _ in range(3)]
-                outside = (*_OUTSIDE, "claimed!two")
-                added = [(one, by_owner), (two, by_stranger), (two, by_both), (one, by_both), (three, by_both)]
-                added += [(layer, name) for layer in (one, two) for name in outside]
-                for _ in range(2):
-                    for layer, name in added:
-                        await layer.group_add("group", name)
-                members = {name for _, name in added}
-                for layer in (one, two, three):
-                    await _listed(layer, members, "every member added by one, the other or both, twice")
-                await three.group_send("group", {"n": 1})
-                for name in sorted(members):
-                    expect(await env.receive(one, name), {"n": 1}, _COPY, f"one message to a group with {name}")
-                    expect(await _pending(one, name), 0, _COPY, f"one message to a group with {name}")
-                for name in (by_owner, by_stranger, by_both):
-                    expect(await env.collect(one, name), [], _COPY, f"one message to a group with {name}")
-
-        run(body())
-
-    def test_anyone_may_discard_anyone(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_anyone_may_discard_anyone(self, env: LayerEnvironment) -> None:
         """A channel leaves by the `group_discard` of any process; the other members stay."""
-
-        async def discard(env: LayerEnvironment, *, by_owner: bool, by_stranger: bool) -> None:
+        for by_owner, by_stranger in ((True, False), (False, True), (True, True)):
+            env = env.beside()
             async with env.layer() as owner, env.layer() as stranger, env.layer() as third:
                 stays = await owner.new_channel()
                 await owner.group_add("group", stays)
@@ -94,106 +84,91 @@ class GroupTests(LayerTests):
                     pending = [await _pending(third, name) for name in _OUTSIDE]
                     expect(pending, [0] * len(_OUTSIDE), _COPY, "one message to a group they have left")
 
-        for by_owner, by_stranger in ((True, False), (False, True), (True, True)):
-            run(discard(env.beside(), by_owner=by_owner, by_stranger=by_stranger))
-
-    def test_groups_do_not_touch_each_other(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_groups_do_not_touch_each_other(self, env: LayerEnvironment) -> None:
         """A channel in two groups hears each once, and leaves one of them without leaving the other."""
+        async with env.layer() as owner, env.layer() as other:
+            name = await owner.new_channel()
+            for group in ("first", "second"):
+                await owner.group_add(group, name)
+            for group in ("first", "second"):
+                await other.group_send(group, {"to": group})
+            due = [{"to": "first"}, {"to": "second"}]
+            expect(await env.collect(owner, name), due, _COPY, "a message to each of two groups")
+            await other.group_discard("first", name)
+            for group in ("first", "second"):
+                await other.group_send(group, {"to": group})
+            expect(await env.collect(owner, name), due[1:], _COPY, "the same after leaving the first")
+            await _listed(other, [], "group_discard() of its only member", "first")
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as other:
-                name = await owner.new_channel()
-                for group in ("first", "second"):
-                    await owner.group_add(group, name)
-                for group in ("first", "second"):
-                    await other.group_send(group, {"to": group})
-                due = [{"to": "first"}, {"to": "second"}]
-                expect(await env.collect(owner, name), due, _COPY, "a message to each of two groups")
-                await other.group_discard("first", name)
-                for group in ("first", "second"):
-                    await other.group_send(group, {"to": group})
-                expect(await env.collect(owner, name), due[1:], _COPY, "the same after leaving the first")
-                await _listed(other, [], "group_discard() of its only member", "first")
-
-        run(body())
-
-    def test_what_is_not_there_can_be_discarded_listed_and_sent_to(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_what_is_not_there_can_be_discarded_listed_and_sent_to(self, env: LayerEnvironment) -> None:
         """An empty group takes a message without an error, and a channel that is no member is discarded without one."""
+        async with env.layer() as layer:
+            name = await layer.new_channel()
+            for channel in (name, *_OUTSIDE):
+                await layer.group_discard("empty", channel)
+            await layer.group_send("empty", {"n": 1})
+            await _listed(layer, [], "group_channels() of an empty group", "empty")
+            expect(await env.collect(layer, name), [], _COPY, "a message to an empty group")
+            expect(dropped(layer), {}, "a message without a recipient is no loss", "one to an empty group")
 
-        async def body() -> None:
-            async with env.layer() as layer:
-                name = await layer.new_channel()
-                for channel in (name, *_OUTSIDE):
-                    await layer.group_discard("empty", channel)
-                await layer.group_send("empty", {"n": 1})
-                await _listed(layer, [], "group_channels() of an empty group", "empty")
-                expect(await env.collect(layer, name), [], _COPY, "a message to an empty group")
-                expect(await _dropped([layer]), {}, "a message without a recipient is no loss", "one to an empty group")
-
-        run(body())
-
-    def test_changes_of_many_channels_at_once_all_hold(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_changes_of_many_channels_at_once_all_hold(self, env: LayerEnvironment) -> None:
         """Of 50 channels that owners and strangers add at once, and discard half of at once, the right ones stay."""
+        async with env.layer() as one, env.layer() as two:
+            mine = [(layer, await layer.new_channel()) for layer in (one, two) for _ in range(25)]
+            names = [name for _, name in mine]
+            layers = (one, two, one)  # owners and strangers take turns
+            await asyncio.gather(*(layers[i % 3].group_add("group", name) for i, name in enumerate(names)))
+            await _listed(one, names, "50 group_add() at once")
+            leaving = list(enumerate(names))[::2]
+            await asyncio.gather(*(layers[i % 3].group_discard("group", name) for i, name in leaving))
+            await _listed(two, names[1::2], "25 group_discard() at once")
+            await two.group_send("group", {"n": 1})
+            for owner, name in mine[1::2]:
+                expect(await env.receive(owner, name), {"n": 1}, _COPY, "a message to the 25 that stayed")
+            found = [layer.counts() for layer in (one, two)]
+            came = (sum(each.waiting for each in found), sum(each.expanded for each in found))
+            expect(came, (0, 25), _COPY, "a message to the 25 that stayed: (waiting, expanded)")
 
-        async def body() -> None:
-            async with env.layer() as one, env.layer() as two:
-                mine = [(layer, await layer.new_channel()) for layer in (one, two) for _ in range(25)]
-                names = [name for _, name in mine]
-                layers = (one, two, one)  # owners and strangers take turns
-                await asyncio.gather(*(layers[i % 3].group_add("group", name) for i, name in enumerate(names)))
-                await _listed(one, names, "50 group_add() at once")
-                leaving = list(enumerate(names))[::2]
-                await asyncio.gather(*(layers[i % 3].group_discard("group", name) for i, name in leaving))
-                await _listed(two, names[1::2], "25 group_discard() at once")
-                await two.group_send("group", {"n": 1})
-                for owner, name in mine[1::2]:
-                    expect(await env.receive(owner, name), {"n": 1}, _COPY, "a message to the 25 that stayed")
-                found = [layer.counts() for layer in (one, two)]
-                came = (sum(each.waiting for each in found), sum(each.expanded for each in found))
-                expect(came, (0, 25), _COPY, "a message to the 25 that stayed: (waiting, expanded)")
-
-        run(body())
-
-    def test_who_is_in_a_group_is_who_gets_its_messages(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_who_is_in_a_group_is_who_gets_its_messages(self, env: LayerEnvironment) -> None:
         """While three processes change groups and send to them, no message contradicts the changes around it.
 
         A change that returned before `group_send` was called holds for it, one called after it returned does not, one
         that overlaps it may go either way: owners and strangers alike add and discard every channel.
         """
         plan = Plan(("first", "second", "third"), sends=40)
-
-        async def body() -> None:
-            layers = [env.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
-            mine = [[await layer.new_channel() for _ in range(3)] for layer in layers]
-            mine[0] += ["claimed!one", "claimed!two"]
-            mine[1] += ["single?reader"]
-            all_names = [name for names in mine for name in names]
-            meeting = asyncio.Barrier(len(layers))
-            parts = (play(layer, n, mine[n], all_names, plan, meeting.wait) for n, layer in enumerate(layers))
-            playing = asyncio.gather(*parts)
-            rule = "group calls end, and every receiver is served"
-            history = merge(await env.soon(playing, rule, steps=10))
-            for layer in layers:
-                await layer.aclose()
-            report = check_history(history)
-            rule = "a change holds for each group_send() that is called after it returned, and for none before"
-            expect(report.wrong, (), rule, f"{report.decisions} decisions between changes")
-
-        run(body())
+        layers = [env.layer(capacity=_ROOM, inbox_capacity=_ROOM) for _ in range(3)]
+        mine = [[await layer.new_channel() for _ in range(3)] for layer in layers]
+        mine[0] += ["claimed!one", "claimed!two"]
+        mine[1] += ["single?reader"]
+        all_names = [name for names in mine for name in names]
+        meeting = asyncio.Barrier(len(layers))
+        parts = (play(layer, n, mine[n], all_names, plan, meeting.wait) for n, layer in enumerate(layers))
+        playing = asyncio.gather(*parts)
+        rule = "group calls end, and every receiver is served"
+        history = merge(await env.soon(playing, rule, steps=10))
+        for layer in layers:
+            await layer.aclose()
+        report = check_history(history)
+        rule = "a change holds for each group_send() that is called after it returned, and for none before"
+        expect(report.wrong, (), rule, f"{report.decisions} decisions between changes")
 
     # -- full members
 
-    def test_only_a_full_member_misses_the_newest(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_only_a_full_member_misses_the_newest(self, env: LayerEnvironment) -> None:
         """A member that does not read keeps its oldest messages and misses the newest, counted `full`; others get all.
 
         `group_send` never raises `ChannelFull`.
         """
-
-        async def fill(env: LayerEnvironment, slow: str | None) -> None:
+        for outside in (None, *_OUTSIDE):
+            env = env.beside()
             async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
                 quick = await owner.new_channel("quick")
-                if slow is None:
-                    slow = await owner.new_channel("quick" if env.capabilities.leases else "slow")
+                slow = outside or await owner.new_channel("quick" if env.capabilities.leases else "slow")
                 asked = f"8 messages to a group with {slow}, capacity 3, which does not read"
                 await owner.group_add("group", quick)
                 await sender.group_add("group", slow)
@@ -203,67 +178,54 @@ class GroupTests(LayerTests):
                         await env.receive(owner, quick), {"n": n}, "a full member costs no other one a message", asked
                     )
                 rule = "a full member keeps the oldest and misses the newest"
-                expect(await _dropped([owner, sender]), {"full": 5}, "what a full member misses is counted", asked)
+                expect(dropped(owner, sender), {"full": 5}, "what a full member misses is counted", asked)
                 expect(sorted(await env.numbers(owner, slow, 3)), [0, 1, 2], rule, asked)
                 expect(await _pending(owner, slow), 0, rule, asked)
                 await sender.group_send("group", {"n": 9})
                 for name in (quick, slow):
                     expect(await env.receive(owner, name), {"n": 9}, "a place that is free can be taken", asked)
 
-        for slow in (None, *_OUTSIDE):
-            run(fill(env.beside(), slow))
-
-    def test_a_full_member_of_an_inbox_that_is_shared_is_full_with_it(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_full_member_of_an_inbox_that_is_shared_is_full_with_it(self, env: LayerEnvironment) -> None:
         """A member is full with its own messages, and not with its siblings'; without leases, with its whole inbox."""
+        async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
+            slow, other = await owner.new_channel(), await owner.new_channel()
+            await owner.group_add("loud", slow)
+            await owner.group_add("quiet", other)
+            for n in range(5):
+                await sender.group_send("loud", {"n": n})
+            await sender.group_send("quiet", {"n": 9})
+            missed = 2 if env.capabilities.leases else 3
+            asked = "5 messages to one member of an inbox and one to another, capacity 3"
+            rule = f"what a member misses is counted: {missed} of {asked}"
+            await env.eventually(lambda: dropped(owner, sender) == {"full": missed}, rule)
+            expect(await env.numbers(owner, slow, 3), [0, 1, 2], "a full member keeps the oldest", asked)
+            if env.capabilities.leases:
+                expect(await env.number(owner, other), 9, "a slow neighbour costs no other channel a message", asked)
 
-        async def body() -> None:
-            async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
-                slow, other = await owner.new_channel(), await owner.new_channel()
-                await owner.group_add("loud", slow)
-                await owner.group_add("quiet", other)
-                for n in range(5):
-                    await sender.group_send("loud", {"n": n})
-                await sender.group_send("quiet", {"n": 9})
-                missed = 2 if env.capabilities.leases else 3
-                asked = "5 messages to one member of an inbox and one to another, capacity 3"
-
-                async def counted() -> bool:
-                    return await _dropped([owner, sender]) == {"full": missed}
-
-                await env.eventually(counted, f"what a member misses is counted: {missed} of {asked}")
-                expect(await env.numbers(owner, slow, 3), [0, 1, 2], "a full member keeps the oldest", asked)
-                if env.capabilities.leases:
-                    expect(
-                        await env.number(owner, other), 9, "a slow neighbour costs no other channel a message", asked
-                    )
-
-        run(body())
-
-    def test_a_group_message_over_the_size_limit_is_refused_whole(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_group_message_over_the_size_limit_is_refused_whole(self, env: LayerEnvironment) -> None:
         """`group_send` of too large a message raises `MessageTooLarge` and reaches no channel."""
-
-        async def body() -> None:
-            async with env.layer(max_message_size=200) as layer:
-                name = await layer.new_channel()
-                for members in ([], [name, "normal"]):
-                    for member in members:
-                        await layer.group_add("group", member)
-                    sending = layer.group_send("group", {"data": b"x" * 200})
-                    rule = "a message over max_message_size is refused"
-                    refused = await fails_with(layer.MessageTooLarge, sending, rule, "200 bytes and more")
-                    expect(refused.limit, 200, "MessageTooLarge says the limit", "group_send() of more")
-                expect(await env.collect(layer, name), [], "what is refused reaches no channel", "group_send()")
-                expect(await _pending(layer, "normal"), 0, "what is refused reaches no channel", "group_send()")
-
-        run(body())
+        async with env.layer(max_message_size=200) as layer:
+            name = await layer.new_channel()
+            for members in ([], [name, "normal"]):
+                for member in members:
+                    await layer.group_add("group", member)
+                sending = layer.group_send("group", {"data": b"x" * 200})
+                rule = "a message over max_message_size is refused"
+                refused = await fails_with(layer.MessageTooLarge, sending, rule, "200 bytes and more")
+                expect(refused.limit, 200, "MessageTooLarge says the limit", "group_send() of more")
+            expect(await env.collect(layer, name), [], "what is refused reaches no channel", "group_send()")
+            expect(await _pending(layer, "normal"), 0, "what is refused reaches no channel", "group_send()")
 
     # -- group_expiry
 
-    def test_a_membership_lasts_from_its_last_joining(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_membership_lasts_from_its_last_joining(self, env: LayerEnvironment) -> None:
         """A member is one for `group_expiry` seconds after it was last added, by whom ever, and no longer."""
         rule = "a membership lasts for group_expiry from the last group_add()"
-
-        async def last(env: LayerEnvironment, *, stranger: bool) -> None:
+        for stranger in (False, True):
+            env = env.beside()
             async with env.layer(group_expiry=30) as owner, env.layer(group_expiry=30) as other:
                 names = [await owner.new_channel() for _ in range(2)]
                 name, beside = names
@@ -283,117 +245,103 @@ class GroupTests(LayerTests):
                 expect(await env.collect(owner, name), [], rule, "a message after 31 of 30 s")
                 expect(await env.collect(owner, beside), [{"n": 2}], rule, "a message after 11 of 30 s")
 
-        for stranger in (False, True):
-            run(last(env.beside(), stranger=stranger))
-
-    def test_a_membership_without_an_owner_lasts_as_long(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_membership_without_an_owner_lasts_as_long(self, env: LayerEnvironment) -> None:
         """The same for a member without an owner."""
+        async with env.layer(group_expiry=30) as layer:
+            for member in _OUTSIDE:
+                await layer.group_add("group", member)
+                env.clock.advance(20)
+                await layer.group_add("group", member)
+                env.clock.advance(29)
+                await _listed(layer, [member], "29 s after the last group_add(), group_expiry 30")
+                env.clock.advance(2)
+                await _listed(layer, [], "31 s after the last group_add(), group_expiry 30")
+                await layer.group_send("group", {"n": 1})
+                expect(await _pending(layer, member), 0, _COPY, "a message when its membership is over")
 
-        async def body() -> None:
-            async with env.layer(group_expiry=30) as layer:
-                for member in _OUTSIDE:
-                    await layer.group_add("group", member)
-                    env.clock.advance(20)
-                    await layer.group_add("group", member)
-                    env.clock.advance(29)
-                    await _listed(layer, [member], "29 s after the last group_add(), group_expiry 30")
-                    env.clock.advance(2)
-                    await _listed(layer, [], "31 s after the last group_add(), group_expiry 30")
-                    await layer.group_send("group", {"n": 1})
-                    expect(await _pending(layer, member), 0, _COPY, "a message when its membership is over")
-
-        run(body())
-
-    def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_without_group_expiry_a_membership_lasts_as_long_as_its_owner(self, env: LayerEnvironment) -> None:
         """With `group_expiry=None` an owner's channels stay members for ever, the others for a day.
 
         Without leases there are no owners, and all are others.
         """
         rule = "without a group_expiry a membership lasts as long as its owner"
-
-        async def body() -> None:
-            async with env.layer(group_expiry=None) as owner, env.layer(group_expiry=None) as other:
-                name = await owner.new_channel()
-                owned = [name] if env.capabilities.leases else []
-                for member in (name, "normal"):
-                    await owner.group_add("group", member)
-                # No process need notice anything halfway: a lease that a store ends by this clock is taken again.
-                await env.forward(86_399, [owner])
-                await _listed(other, [name, "normal"], "a second less than a day after group_add()")
-                await env.forward(2, [owner])
-                await _listed(other, owned, "a second more than a day after group_add()")
-                await other.group_send("group", {"n": 1})
-                came = await env.collect(owner, name)
-                expect(came, [{"n": 1}] * len(owned), rule, "a message more than a day after group_add()")
-                expect(await _pending(other, "normal"), 0, rule, "a message more than a day after group_add()")
-                await owner.aclose()
-                await _listed(other, [], "aclose() of the owner")
-
-        run(body())
+        async with env.layer(group_expiry=None) as owner, env.layer(group_expiry=None) as other:
+            name = await owner.new_channel()
+            owned = [name] if env.capabilities.leases else []
+            for member in (name, "normal"):
+                await owner.group_add("group", member)
+            # No process need notice anything halfway: a lease that a store ends by this clock is taken again.
+            await env.forward(86_399, [owner])
+            await _listed(other, [name, "normal"], "a second less than a day after group_add()")
+            await env.forward(2, [owner])
+            await _listed(other, owned, "a second more than a day after group_add()")
+            await other.group_send("group", {"n": 1})
+            came = await env.collect(owner, name)
+            expect(came, [{"n": 1}] * len(owned), rule, "a message more than a day after group_add()")
+            expect(await _pending(other, "normal"), 0, rule, "a message more than a day after group_add()")
+            await owner.aclose()
+            await _listed(other, [], "aclose() of the owner")
 
     # -- what is not read
 
-    def test_a_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
         """A mailbox whose message expires unread leaves its groups; one that reads stays.
 
         Without leases it stays for its ``group_expiry``.
         """
+        async with env.layer(expiry=20.5) as owner, env.layer(expiry=20.5) as other:
+            # Of one inbox, so that what one has read is known to be there for the other; see `Capabilities.leases`.
+            gone = await owner.new_channel("reading" if env.capabilities.leases else "gone")
+            reading = await owner.new_channel("reading")
+            for name in (gone, reading):
+                await owner.group_add("group", name)
+            await other.group_send("group", {"n": 1})
+            await env.receive(owner, reading)
+            await env.forward(20.5, [owner])
+            members = [reading] if env.capabilities.leases else [gone, reading]
+            await _listed(other, members, "a message that one member has read and another not, for expiry")
+            await owner.group_add("group", gone)
+            await other.group_send("group", {"n": 2})
+            for name in (gone, reading):
+                rule = "a member that left over an unread message may join again"
+                expect(await env.receive(owner, name), {"n": 2}, rule, "a message after group_add()")
 
-        async def body() -> None:
-            async with env.layer(expiry=20.5) as owner, env.layer(expiry=20.5) as other:
-                # Of one inbox, so that what one has read is known to be there for the other; see `Capabilities.leases`.
-                gone = await owner.new_channel("reading" if env.capabilities.leases else "gone")
-                reading = await owner.new_channel("reading")
-                for name in (gone, reading):
-                    await owner.group_add("group", name)
-                await other.group_send("group", {"n": 1})
-                await env.receive(owner, reading)
-                await env.forward(20.5, [owner])
-                members = [reading] if env.capabilities.leases else [gone, reading]
-                await _listed(other, members, "a message that one member has read and another not, for expiry")
-                await owner.group_add("group", gone)
-                await other.group_send("group", {"n": 2})
-                for name in (gone, reading):
-                    rule = "a member that left over an unread message may join again"
-                    expect(await env.receive(owner, name), {"n": 2}, rule, "a message after group_add()")
-
-        run(body())
-
-    def test_a_full_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_full_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
         """A mailbox leaves its groups over an unread message, too, where that one makes room for the next."""
+        async with env.layer(expiry=20, capacity=1) as owner, env.layer(expiry=20, capacity=1) as other:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            await other.group_send("group", {"n": 1})
+            if env.capabilities.leases:
+                await env.holds(owner, 1)
+            env.clock.advance(20.1)
+            await other.group_send("group", {"n": 2})
+            if env.capabilities.leases:
 
-        async def body() -> None:
-            async with env.layer(expiry=20, capacity=1) as owner, env.layer(expiry=20, capacity=1) as other:
-                name = await owner.new_channel()
-                await owner.group_add("group", name)
-                await other.group_send("group", {"n": 1})
-                if env.capabilities.leases:
-                    await env.holds(owner, 1)
-                env.clock.advance(20.1)
-                await other.group_send("group", {"n": 2})
-                if env.capabilities.leases:
+                async def left() -> bool:
+                    await owner.run_maintenance()
+                    return not await other.group_channels("group")
 
-                    async def left() -> bool:
-                        await owner.run_maintenance()
-                        return not await other.group_channels("group")
+                await env.eventually(left, "a member whose message expired unread leaves its groups")
+            expect(await env.number(owner, name), 2, "what has expired makes room", "a message, capacity 1")
+            await owner.group_add("group", name)
+            await other.group_send("group", {"n": 3})
+            expect(await env.number(owner, name), 3, _COPY, "a message after group_add()")
 
-                    await env.eventually(left, "a member whose message expired unread leaves its groups")
-                expect(await env.number(owner, name), 2, "what has expired makes room", "a message, capacity 1")
-                await owner.group_add("group", name)
-                await other.group_send("group", {"n": 3})
-                expect(await env.number(owner, name), 3, _COPY, "a message after group_add()")
-
-        run(body())
-
-    def test_a_member_without_an_owner_leaves_its_groups_over_a_message_that_expired_unread(
+    @async_test
+    async def test_a_member_without_an_owner_leaves_its_groups_over_a_message_that_expired_unread(
         self, env: LayerEnvironment
     ) -> None:
         """The next send to each of its groups removes it and does not reach it.
 
         A normal channel on several hosts is noted on each of them. Without `Capabilities.tracks_unread` it stays.
         """
-
-        async def expire_unread(env: LayerEnvironment, member: str) -> None:
+        for member in _OUTSIDE:
+            env = env.beside()
             async with env.layer(expiry=20) as adder, env.layer(expiry=20) as sender:
                 for group in ("group", "another"):
                     await adder.group_add(group, member)
@@ -402,13 +350,11 @@ class GroupTests(LayerTests):
                 await _listed(sender, [member], "a message unread for expiry, and none since")
                 await _until_left(env, sender, member)
 
-        for member in _OUTSIDE:
-            run(expire_unread(env.beside(), member))
-
-    def test_a_member_without_an_owner_stays_while_it_is_read(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_member_without_an_owner_stays_while_it_is_read(self, env: LayerEnvironment) -> None:
         """Whatever time passes between: a message that was read ends no membership, nor one that came directly."""
-
-        async def read(env: LayerEnvironment, member: str) -> None:
+        for member in _OUTSIDE:
+            env = env.beside()
             async with env.layer(expiry=20) as reader, env.layer(expiry=20) as sender:
                 await sender.group_add("group", member)
                 for n in range(9):
@@ -422,13 +368,11 @@ class GroupTests(LayerTests):
                 await _listed(sender, [member], "messages to it that were read, and one that was not the group's")
                 expect(await env.number(reader, member), 9, _COPY, f"a message to {member}")
 
-        for member in _OUTSIDE:
-            run(read(env.beside(), member))
-
-    def test_a_member_without_an_owner_may_join_again(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_member_without_an_owner_may_join_again(self, env: LayerEnvironment) -> None:
         """A member that is added after its message expired is one, whether that was noticed before or not."""
-
-        async def join_again(env: LayerEnvironment, member: str) -> None:
+        for member in _OUTSIDE:
+            env = env.beside()
             async with env.layer(expiry=20) as reader, env.layer(expiry=20) as sender:
                 for noticed in (False, True):
                     await sender.group_add("group", member)
@@ -444,44 +388,35 @@ class GroupTests(LayerTests):
                     rule = "who joins again gets what is sent from then on"
                     expect(await env.receive(reader, member), {"n": 2}, rule, f"a message to {member}")
 
-        for member in _OUTSIDE:
-            run(join_again(env.beside(), member))
-
-    def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(
+    @async_test
+    async def test_what_one_channel_of_an_inbox_let_expire_is_not_held_against_its_siblings(
         self, env: LayerEnvironment
     ) -> None:
         """Of a claimed inbox, only the channel whose own message expired leaves its group."""
+        async with env.layer(expiry=20) as sender:
+            await sender.group_add("quiet", "claimed!quiet")
+            await sender.group_add("group", "claimed!other")
+            await sender.group_send("quiet", {"n": 1})
+            env.clock.advance(20.1)
+            await sender.group_send("group", {"n": 2})
+            await sender.group_send("quiet", {"n": 3})
+            left = [] if env.capabilities.tracks_unread else ["claimed!quiet"]
+            await _listed(sender, left, "a message unread for expiry, and one more", "quiet")
+            await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
 
-        async def body() -> None:
-            async with env.layer(expiry=20) as sender:
-                await sender.group_add("quiet", "claimed!quiet")
-                await sender.group_add("group", "claimed!other")
-                await sender.group_send("quiet", {"n": 1})
-                env.clock.advance(20.1)
-                await sender.group_send("group", {"n": 2})
-                await sender.group_send("quiet", {"n": 3})
-                left = [] if env.capabilities.tracks_unread else ["claimed!quiet"]
-                await _listed(sender, left, "a message unread for expiry, and one more", "quiet")
-                await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
-
-        run(body())
-
-    def test_a_flush_forgets_what_expired_unread(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_flush_forgets_what_expired_unread(self, env: LayerEnvironment) -> None:
         """A member that is added after a flush begins anew."""
-
-        async def body() -> None:
-            async with env.layer(expiry=20) as layer:
-                await layer.group_add("group", "normal")
-                for _ in range(3):
-                    await layer.group_send("group", {"n": 1})
-                env.clock.advance(20.1)
-                await layer.flush()
-                await layer.group_add("group", "normal")
-                await layer.group_send("group", {"n": 2})
-                await _listed(layer, ["normal"], "group_add() after flush()")
-                expect(await env.number(layer, "normal"), 2, "a flush forgets everything", "a message after it")
-
-        run(body())
+        async with env.layer(expiry=20) as layer:
+            await layer.group_add("group", "normal")
+            for _ in range(3):
+                await layer.group_send("group", {"n": 1})
+            env.clock.advance(20.1)
+            await layer.flush()
+            await layer.group_add("group", "normal")
+            await layer.group_send("group", {"n": 2})
+            await _listed(layer, ["normal"], "group_add() after flush()")
+            expect(await env.number(layer, "normal"), 2, "a flush forgets everything", "a message after it")
 
 
 async def _until_left(env: LayerEnvironment, sender: ChannelLayer, member: str) -> None:

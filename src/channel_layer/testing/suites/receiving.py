@@ -15,11 +15,13 @@ from channel_layer.testing.suites.tools import (
     KINDS,
     LayerEnvironment,
     Steps,
+    async_test,
     dice,
     drain,
     expect,
     make_channel,
     number,
+    pass_turns,
     receive_or_none,
     run,
     run_stepping,
@@ -94,47 +96,45 @@ class ReceivingTests(LayerTests):
         for kind in ("normal", "process-specific"):
             run_stepping(partial(storm, kind=kind))
 
-    def test_a_storm_of_timeouts_loses_nothing(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_storm_of_timeouts_loses_nothing(self, env: LayerEnvironment) -> None:
         """Receivers that give up after times from 0 to 2 ms, as polling consumers do, get every message in order."""
         count = 60
         choose = dice(0)
+        async with env.layer() as owner, env.layer() as sender:
+            channels = {await make_channel(kind, owner): kind for kind in KINDS}
+            seen: dict[str, list[int]] = {channel: [] for channel in channels}
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as sender:
-                channels = {await make_channel(kind, owner): kind for kind in KINDS}
-                seen: dict[str, list[int]] = {channel: [] for channel in channels}
+            async def poll(channel: str) -> None:
+                while len(seen[channel]) < count:
+                    try:
+                        message = await asyncio.wait_for(
+                            owner.receive(channel), choose.choice((0, 0, 0.0005, 0.002, 0.1))
+                        )
+                    except TimeoutError:
+                        await asyncio.sleep(0)
+                    else:
+                        seen[channel].append(number(message))
 
-                async def poll(channel: str) -> None:
-                    while len(seen[channel]) < count:
-                        try:
-                            message = await asyncio.wait_for(
-                                owner.receive(channel), choose.choice((0, 0, 0.0005, 0.002, 0.1))
-                            )
-                        except TimeoutError:
-                            await asyncio.sleep(0)
-                        else:
-                            seen[channel].append(number(message))
-
-                async def storm() -> None:
-                    async with asyncio.TaskGroup() as tasks:
+            async def storm() -> None:
+                async with asyncio.TaskGroup() as tasks:
+                    for channel in channels:
+                        tasks.create_task(poll(channel))
+                    for n in range(count):
                         for channel in channels:
-                            tasks.create_task(poll(channel))
-                        for n in range(count):
-                            for channel in channels:
-                                await send_patiently(sender, channel, {"n": n})
+                            await send_patiently(sender, channel, {"n": n})
 
-                await env.soon(storm(), _RULE, steps=5)
-                for channel, kind in channels.items():
-                    got = seen[channel] + await drain(owner, channel, 0.01)
-                    if kind == "normal":
-                        got.sort()
-                    expect(got, list(range(count)), _RULE, f"{count} messages to {channel}, receivers time out")
-
-        run(body())
+            await env.soon(storm(), _RULE, steps=5)
+            for channel, kind in channels.items():
+                got = seen[channel] + await drain(owner, channel, 0.01)
+                if kind == "normal":
+                    got.sort()
+                expect(got, list(range(count)), _RULE, f"{count} messages to {channel}, receivers time out")
 
     # -- several receivers
 
-    def test_many_receivers_cancelled_at_once_lose_nothing(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_many_receivers_cancelled_at_once_lose_nothing(self, env: LayerEnvironment) -> None:
         """Of ten receivers on a channel some are cancelled at every turn; each message reaches one of the others."""
         count = 60
         choose = dice(0)
@@ -148,8 +148,7 @@ class ReceivingTests(LayerTests):
             receiving = [asyncio.create_task(take()) for _ in range(10)]
             for n in range(0, count, 3):
                 await asyncio.gather(*(sender.send(channel, {"n": n + more}) for more in range(3)))
-                for _ in range(choose.randrange(6)):
-                    await asyncio.sleep(0)
+                await pass_turns(choose.randrange(6))
                 for task in choose.sample(receiving, 4):
                     task.cancel()
                 await asyncio.sleep(0)
@@ -167,31 +166,14 @@ class ReceivingTests(LayerTests):
             expect(sorted(seen), list(range(count)), _RULE, f"{count} messages to {channel}, 4 of 10 cancelled")
             expect(await receive_or_none(owner, channel, 0.01), None, _RULE, f"{count} messages to {channel}")
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as sender:
-                for kind in KINDS:
-                    await cancel_many(owner, sender, await make_channel(kind, owner))
-
-        run(body())
+        async with env.layer() as owner, env.layer() as sender:
+            for kind in KINDS:
+                await cancel_many(owner, sender, await make_channel(kind, owner))
 
     # -- other calls
 
     def test_a_call_that_is_cancelled_ends_as_cancelled(self, env: LayerEnvironment) -> None:
         """No call swallows its cancellation, at whichever step it comes: who is told to end goes no further."""
-
-        async def cancel(steps: Steps, call: Coroutine[object, object, object], step: int, name: str) -> None:
-            told = False
-
-            def tell() -> None:
-                nonlocal told
-                told = calling.cancel()
-
-            calling = asyncio.create_task(call)
-            steps.arm(step, tell)
-            await env.soon(asyncio.wait([calling]), f"{name} ends")
-            steps.disarm()
-            rule = "a call that is cancelled before it returns ends as cancelled"
-            expect(calling.cancelled(), told, rule, f"{name}, cancelled at step {step}")
 
         async def body(steps: Steps) -> None:
             async with env.layer() as layer:
@@ -208,40 +190,40 @@ class ReceivingTests(LayerTests):
                         "flush()": layer.flush(),
                     }
                     for name, call in calls.items():
-                        await cancel(steps, call, step, name)
+                        calling = asyncio.create_task(call)
+                        told = await env.cancel_at(step, calling, steps, f"{name} ends")
+                        rule = "a call that is cancelled before it returns ends as cancelled"
+                        expect(calling.cancelled(), told, rule, f"{name}, cancelled at step {step}")
 
         run_stepping(body)
 
     # -- siblings and other processes
 
-    def test_a_sibling_s_disconnect_costs_no_message(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_sibling_s_disconnect_costs_no_message(self, env: LayerEnvironment) -> None:
         """While one channel's receivers are cancelled all the time, other channels of the process get everything."""
         count = 120
+        async with env.layer() as owner, env.layer() as sender:
+            # Without leases siblings share a capacity, too: one that reads little could make them all full.
+            churning = await owner.new_channel("one")
+            steady = await owner.new_channel("one" if env.capabilities.leases else "two")
+            for name in (churning, steady):
+                await owner.group_add("group", name)
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as sender:
-                # Without leases siblings share a capacity, too: one that reads little could make them all full.
-                churning = await owner.new_channel("one")
-                steady = await owner.new_channel("one" if env.capabilities.leases else "two")
-                for name in (churning, steady):
-                    await owner.group_add("group", name)
+            async def churn() -> None:
+                choose = dice(0)
+                while True:
+                    await receive_or_none(owner, churning, choose.choice((0, 0.001)))
+                    await asyncio.sleep(0)
 
-                async def churn() -> None:
-                    choose = dice(0)
-                    while True:
-                        await receive_or_none(owner, churning, choose.choice((0, 0.001)))
-                        await asyncio.sleep(0)
-
-                beside = asyncio.create_task(churn())
-                received: list[int] = []
-                for n in range(0, count, 2):
-                    await sender.send(steady, {"n": n})
-                    await sender.group_send("group", {"n": n + 1})
-                    received += await env.numbers(owner, steady, 2)
-                await env.end([beside])
-                expect(received, list(range(count)), "a sibling costs no other channel a message", f"{count} messages")
-
-        run(body())
+            beside = asyncio.create_task(churn())
+            received: list[int] = []
+            for n in range(0, count, 2):
+                await sender.send(steady, {"n": n})
+                await sender.group_send("group", {"n": n + 1})
+                received += await env.numbers(owner, steady, 2)
+            await env.end([beside])
+            expect(received, list(range(count)), "a sibling costs no other channel a message", f"{count} messages")
 
     def test_what_a_cancelled_receive_leaves_goes_to_another_process(self, env: LayerEnvironment) -> None:
         """A message that was popped for a receive() which is cancelled wakes a worker of another process."""
@@ -311,23 +293,14 @@ async def _cancel_at_every_step(env: LayerEnvironment, comes: bool, steps: Steps
                 if not comes:
                     await sender.send(channel, {"n": n})
                 receiving = asyncio.create_task(owner.receive(channel))
-                steps.arm(step, receiving.cancel, late=bool(late))
-                if comes:
-                    await sender.send(channel, {"n": n})
+                sending = sender.send(channel, {"n": n}) if comes else None
                 # What has been cancelled lets the next one have the message; otherwise it has it itself.
-                await env.soon(asyncio.wait([receiving]), _RULE)
-                steps.disarm()
+                await env.cancel_at(step, receiving, steps, _RULE, late=bool(late), meanwhile=sending)
                 if receiving.cancelled():
                     got = await env.number(owner, channel)
                 else:
                     got = number(receiving.result())
                 expect(got, n, _RULE, f"message {n} to {channel}, receive() cancelled at step {step}")
             expect(await receive_or_none(owner, channel, 0.01), None, _RULE, f"messages to {channel}")
-        await _balance([owner, sender])
-
-
-async def _balance(layers: list[ChannelLayer]) -> None:
-    """Compare what layers with empty channels have sent and received."""
-    found = [layer.counts() for layer in layers]
-    sent, delivered = sum(each.sent for each in found), sum(each.delivered for each in found)
-    expect(delivered, sent, "every message that was sent is delivered, and counted once", f"{sent} messages")
+        sent, delivered = sender.counts().sent, owner.counts().delivered
+        expect(delivered, sent, "every message that was sent is delivered, and counted once", f"{sent} messages")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, Unpack
 
 import pytest
@@ -17,25 +18,29 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker, read_group, read_message
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
-from channel_layer.ports import Capabilities
 from channel_layer.testing.command_checks import check_blocking_commands, check_commands
-from channel_layer.testing.factories import VirtualClock, fresh_prefix, layers_over, make_rules
+from channel_layer.testing.factories import layers_over, make_rules
+from channel_layer.testing.suites.base import SuiteTests
 from channel_layer.testing.suites.tools import (
+    KINDS,
+    Environment,
     Options,
-    Patient,
     Steps,
+    async_test,
     at_once,
     expect,
-    fixture_from,
     make_channel,
+    pass_turns,
+    receive_or_none,
     run,
     run_stepping,
+    sends,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from channel_layer.ports import Backend, Store
+    from channel_layer.ports import Backend, Capabilities, Store
     from channel_layer.testing.factories import MakeStore
 
 __all__ = ("StoreEnvironment", "StoreSuite")
@@ -61,20 +66,14 @@ _RECONNECTED = "a store whose connections are lost goes on or raises a retryable
 
 
 @dataclass
-class StoreEnvironment(Patient):
+class StoreEnvironment(Environment):
     """One prefix, and any number of backends over it, as several processes would have them.
 
     Attributes:
         make_store: makes each of them.
-        patience: seconds of real time after which what has not happened is taken not to happen.
-        prefix: of all keys.
-        clock: moves every clock of this env.
     """
 
     make_store: MakeStore
-    patience: float
-    prefix: str = field(default_factory=fresh_prefix)
-    clock: VirtualClock = field(default_factory=VirtualClock)
 
     def backend(self, **options: Unpack[Options]) -> Backend:
         """Make another process's way to the store."""
@@ -85,7 +84,7 @@ class StoreEnvironment(Patient):
         return aclosing(self.backend().open())
 
 
-class StoreSuite:
+class StoreSuite(SuiteTests):
     """All that a store promises and a sequence of calls cannot show.
 
     ::
@@ -97,21 +96,13 @@ class StoreSuite:
     A fixture of the same name, in the class or outside of it, does as well, and may have parameters.
 
     Attributes:
-        capabilities: what the store can do.
-        patience: seconds of real time after which what has not happened is taken not to happen. Only what fails waits
-            for so long.
         reconnects: whether `disconnect` is there.
         counts_remains: whether `remains` is there.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities()
-    patience: ClassVar[float] = 20.0
+    _factory = "make_store"
     reconnects: ClassVar[bool] = False
     counts_remains: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        fixture_from(cls, "make_store")
 
     def disconnect(self, backend: Backend) -> None:
         """Break every connection that the stores of a backend have, while they are in use. Called in any thread.
@@ -128,7 +119,7 @@ class StoreSuite:
     @pytest.fixture
     def stores(self, make_store: MakeStore) -> StoreEnvironment:
         """A store of this test's own, and backends over it."""
-        return StoreEnvironment(make_store, self.patience)
+        return StoreEnvironment(make_store, patience=self.patience)
 
     # -- the vocabulary
 
@@ -145,7 +136,8 @@ class StoreSuite:
 
     # -- who is called
 
-    def test_a_wait_is_woken_by_its_own_queue(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_a_wait_is_woken_by_its_own_queue(self, stores: StoreEnvironment) -> None:
         """A wait() ends when another process pushes to its queue; pushes to other queues leave it alone."""
 
         async def wait_for(store: Store, other: Store, channel: ChannelName, shard: int) -> None:
@@ -160,42 +152,33 @@ class StoreSuite:
             await stores.soon(waiting, _WOKEN)
             expect(await _pop(store, channel, shard, 2), [b"2"], _WOKEN, f"pop() from {channel} after the wait()")
 
-        async def body() -> None:
-            async with stores.store() as store, stores.store() as other:
-                for shard in _shards(stores):
-                    for channel in _QUEUES:
-                        await wait_for(store, other, channel, shard)
+        async with stores.store() as store, stores.store() as other:
+            for shard in _shards(stores):
+                for channel in _QUEUES:
+                    await wait_for(store, other, channel, shard)
 
-        run(body())
-
-    def test_of_several_who_wait_one_is_called_for_each_message(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_of_several_who_wait_one_is_called_for_each_message(self, stores: StoreEnvironment) -> None:
         """While several wait, every message is taken, whether messages come one by one or many at once."""
         count = 40
+        async with stores.store() as one, stores.store() as two, stores.store() as sender:
+            for channel in _QUEUES[:2]:
+                seen: list[bytes] = []
+                workers = [asyncio.create_task(_work(store, channel, seen)) for store in (one, two, one, two, one)]
 
-        async def body() -> None:
-            async with stores.store() as one, stores.store() as two, stores.store() as sender:
-                for channel in _QUEUES[:2]:
-                    seen: list[bytes] = []
-                    workers = [asyncio.create_task(_work(store, channel, seen)) for store in (one, two, one, two, one)]
+                async def all_seen(due: int, seen: list[bytes] = seen) -> None:
+                    await stores.eventually(lambda: len(seen) >= due, _CALLED)
 
-                    async def all_seen(due: int, seen: list[bytes] = seen) -> None:
-                        async def there() -> bool:
-                            return len(seen) >= due
-
-                        await stores.eventually(there, _CALLED)
-
-                    for n in range(0, count, 2):
-                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % n))
-                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % (n + 1)))
-                        await all_seen(n + 1 if n % 4 else n + 2)
-                    pushes = (sender.execute(c.Push(0, channel, _ROOM, b"%d" % n)) for n in range(count, 2 * count))
-                    await asyncio.gather(*pushes)
-                    await all_seen(2 * count)
-                    await _end(workers)
-                    due = sorted(b"%d" % n for n in range(2 * count))
-                    expect(sorted(seen), due, _ONCE, f"{2 * count} messages to {channel}, five who wait and pop")
-
-        run(body())
+                for n in range(0, count, 2):
+                    await sender.execute(c.Push(0, channel, _ROOM, b"%d" % n))
+                    await sender.execute(c.Push(0, channel, _ROOM, b"%d" % (n + 1)))
+                    await all_seen(n + 1 if n % 4 else n + 2)
+                pushes = (sender.execute(c.Push(0, channel, _ROOM, b"%d" % n)) for n in range(count, 2 * count))
+                await asyncio.gather(*pushes)
+                await all_seen(2 * count)
+                await stores.end(workers)
+                due = sorted(b"%d" % n for n in range(2 * count))
+                expect(sorted(seen), due, _ONCE, f"{2 * count} messages to {channel}, five who wait and pop")
 
     def test_a_cancelled_wait_passes_its_call_on(self, stores: StoreEnvironment) -> None:
         """When the one who is called is cancelled, at whichever step, another one who waits takes the message."""
@@ -205,60 +188,49 @@ class StoreSuite:
                 for channel in _QUEUES[:2]:
                     for step in range(20):
                         first = asyncio.create_task(one.wait(c.Wait(0, channel.queue, _BLOCK)))
-                        for _ in range((step + 3) % 5):
-                            await asyncio.sleep(0)
+                        await pass_turns((step + 3) % 5)
                         seen: list[bytes] = []
                         second = asyncio.create_task(_work(two, channel, seen))
-                        for _ in range((step + 2) % 3):
-                            await asyncio.sleep(0)
-                        steps.arm(step, first.cancel)
-                        await sender.execute(c.Push(0, channel, _ROOM, b"%d" % step))
-                        await stores.soon(asyncio.wait([first]), _CALLED)
-                        steps.disarm()
+                        await pass_turns((step + 2) % 3)
+                        pushing = sender.execute(c.Push(0, channel, _ROOM, b"%d" % step))
+                        await stores.cancel_at(step, first, steps, _CALLED, meanwhile=pushing)
                         if not first.cancelled():  # who returns must pop
                             seen += await _pop(one, channel, 0, 1)
-
-                        async def there(seen: list[bytes] = seen) -> bool:
-                            return bool(seen)
-
-                        await stores.eventually(there, "a wait() that is cancelled passes its call on")
-                        await _end([second])
+                        rule = "a wait() that is cancelled passes its call on"
+                        await stores.eventually(partial(bool, seen), rule)
+                        await stores.end([second])
                         expect(seen, [b"%d" % step], _ONCE, f"one to {channel}, a waiter cancelled at step {step}")
 
         run_stepping(body)
 
-    def test_a_blocked_read_is_woken(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_a_blocked_read_is_woken(self, stores: StoreEnvironment) -> None:
         """A read() that waits at the end of an owned inbox ends when something comes in; cancelling it is harmless.
 
         Without leases there is none, and no inbox is owned.
         """
-
-        async def body() -> None:
-            async with stores.store() as owner, stores.store() as sender:
-                if not self.capabilities.leases:
-                    came = await sender.execute(c.Alive(0, (_OWNED.queue,)))
-                    expect(came, (False,), "without leases no inbox is owned", "alive()")
-                    return
-                await owner.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
-                position = ""
-                for n in range(10):
+        async with stores.store() as owner, stores.store() as sender:
+            if not self.capabilities.leases:
+                came = await sender.execute(c.Alive(0, (_OWNED.queue,)))
+                expect(came, (False,), "without leases no inbox is owned", "alive()")
+                return
+            await owner.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
+            position = ""
+            for n in range(10):
+                reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
+                await pass_turns(n)
+                if n % 2:
+                    reading.cancel()
+                    await asyncio.wait([reading])
                     reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
-                    for _ in range(n):
-                        await asyncio.sleep(0)
-                    if n % 2:
-                        reading.cancel()
-                        await asyncio.wait([reading])
-                        reading = asyncio.create_task(_execute(owner, c.Read(0, _OWNED.queue, position, _BLOCK)))
-                    await sender.execute(c.Push(0, _OWNED, _ROOM, b"%d" % n))
-                    rule = "a read() that waits is woken by what comes in"
-                    batch = await stores.soon(reading, rule)
-                    expect(_payloads(batch.entries), [b"%d" % n], rule, f"message {n}")
-                    again = await stores.soon(owner.execute(c.Read(0, _OWNED.queue, position, _BLOCK)), rule)
-                    expect(again, batch, "reading takes nothing away", "the same read() once more")
-                    position = batch.position
-                await owner.execute(c.ReleaseLease(0, _OWNED.queue))
-
-        run(body())
+                await sender.execute(c.Push(0, _OWNED, _ROOM, b"%d" % n))
+                rule = "a read() that waits is woken by what comes in"
+                batch = await stores.soon(reading, rule)
+                expect(_payloads(batch.entries), [b"%d" % n], rule, f"message {n}")
+                again = await stores.soon(owner.execute(c.Read(0, _OWNED.queue, position, _BLOCK)), rule)
+                expect(again, batch, "reading takes nothing away", "the same read() once more")
+                position = batch.position
+            await owner.execute(c.ReleaseLease(0, _OWNED.queue))
 
     # -- what is cancelled
 
@@ -273,9 +245,7 @@ class StoreSuite:
                         payload = b"%d" % step
                         await other.execute(c.Push(0, channel, _ROOM, payload))
                         popping = asyncio.create_task(_pop(store, channel, 0, 1))
-                        steps.arm(step, popping.cancel)
-                        await stores.soon(asyncio.wait([popping]), _UNBROKEN)
-                        steps.disarm()
+                        await stores.cancel_at(step, popping, steps, _UNBROKEN)
                         taken = [] if popping.cancelled() else popping.result()
                         taken += await _pop(other, channel, 0, 2)
                         expect(taken, [payload], _UNBROKEN, f"pop() from {channel}, cancelled at step {step}")
@@ -293,9 +263,7 @@ class StoreSuite:
                         await other.execute(c.Push(0, channel, _ROOM, payload))
                         popped = await store.execute(c.Pop(0, channel.queue, 1, "me"))
                         returning = asyncio.create_task(_execute(store, c.PutBack(0, channel.queue, popped.entries)))
-                        steps.arm(step, returning.cancel)
-                        await stores.soon(asyncio.wait([returning]), _UNBROKEN)
-                        steps.disarm()
+                        await stores.cancel_at(step, returning, steps, _UNBROKEN)
                         asked = f"put_back() to {channel}, cancelled at step {step}"
                         expect(returning.cancelled(), False, _UNBROKEN, asked)
                         expect(await _pop(other, channel, 0, 2), [payload], _UNBROKEN, asked)
@@ -321,25 +289,14 @@ class StoreSuite:
             c.Flush(0, "first"),
         ]
 
-        async def cancel(store: Store, steps: Steps, command: c.Command[object], step: int) -> None:
-            told = False
-
-            def tell() -> None:
-                nonlocal told
-                told = calling.cancel()
-
-            calling = asyncio.create_task(_execute(store, command))
-            steps.arm(step, tell)
-            await stores.soon(asyncio.wait([calling]), rule)
-            steps.disarm()
-            expect(calling.cancelled(), told, rule, f"{command!r:.80}, cancelled at step {step}")
-
         async def body(steps: Steps) -> None:
             async with stores.store() as store:
                 await _pop(store, channel, 0, 1)  # there is a connection
                 for step in range(6):
                     for command in commands:
-                        await cancel(store, steps, command, step)
+                        calling = asyncio.create_task(_execute(store, command))
+                        told = await stores.cancel_at(step, calling, steps, rule)
+                        expect(calling.cancelled(), told, rule, f"{command!r:.80}, cancelled at step {step}")
 
         run_stepping(body)
 
@@ -391,7 +348,8 @@ class StoreSuite:
 
     # -- payloads
 
-    def test_payloads_come_out_as_they_went_in(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_payloads_come_out_as_they_went_in(self, stores: StoreEnvironment) -> None:
         """Every byte there is, each byte alone, and a megabyte, in every kind of queue and for a group."""
         payloads = [bytes(range(256)), *(bytes([n]) for n in range(256)), bytes(reversed(range(256))) * 4096]
 
@@ -404,30 +362,28 @@ class StoreSuite:
                 position = batch.position
             return frames
 
-        async def body() -> None:
-            async with stores.store() as store, stores.store() as sender:
-                for channel in _QUEUES:
-                    for payload in payloads:
-                        await sender.execute(c.Push(0, channel, _ROOM, payload))
-                    came = await _pop(store, channel, 0, len(payloads))
-                    expect(came == payloads, True, _WHOLE, f"{len(payloads)} payloads of all bytes to {channel}")
-                if self.capabilities.leases:
-                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
-                    for payload in payloads:
-                        await sender.execute(c.Push(0, _OWNED, _ROOM, payload))
-                        await sender.execute(c.Deliver(0, _OWNED.queue, GroupName.parse("g"), (), payload))
-                    frames = await read(store, 2 * len(payloads))
-                    direct = [read_message(frame)[1] for frame in frames[::2]]
-                    grouped = [read_group(frame).payload for frame in frames[1::2]]
-                    expect(direct == payloads, True, _WHOLE, f"payloads of all bytes to {_OWNED}")
-                    expect(grouped == payloads, True, _WHOLE, "payloads of all bytes to a group")
-                    await store.execute(c.ReleaseLease(0, _OWNED.queue))
-
-        run(body())
+        async with stores.store() as store, stores.store() as sender:
+            for channel in _QUEUES:
+                for payload in payloads:
+                    await sender.execute(c.Push(0, channel, _ROOM, payload))
+                came = await _pop(store, channel, 0, len(payloads))
+                expect(came == payloads, True, _WHOLE, f"{len(payloads)} payloads of all bytes to {channel}")
+            if self.capabilities.leases:
+                await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
+                for payload in payloads:
+                    await sender.execute(c.Push(0, _OWNED, _ROOM, payload))
+                    await sender.execute(c.Deliver(0, _OWNED.queue, GroupName.parse("g"), (), payload))
+                frames = await read(store, 2 * len(payloads))
+                direct = [read_message(frame)[1] for frame in frames[::2]]
+                grouped = [read_group(frame).payload for frame in frames[1::2]]
+                expect(direct == payloads, True, _WHOLE, f"payloads of all bytes to {_OWNED}")
+                expect(grouped == payloads, True, _WHOLE, "payloads of all bytes to a group")
+                await store.execute(c.ReleaseLease(0, _OWNED.queue))
 
     # -- the end, loops and threads
 
-    def test_a_store_may_be_closed_at_any_time(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_a_store_may_be_closed_at_any_time(self, stores: StoreEnvironment) -> None:
         """Closing twice is harmless; what is in flight ends, with StoreError or as it would have; so does the rest."""
         block = 0.5
 
@@ -435,29 +391,25 @@ class StoreSuite:
             with contextlib.suppress(StoreError):
                 await stores.soon(call, _CLOSED)
 
-        async def body() -> None:
-            never = stores.backend().open()
-            await never.aclose()  # that was never asked for anything
-            for turns in (0, 1, 5, 50):
-                store = stores.backend().open()
-                queue = _QUEUES[0].queue
-                flying: list[asyncio.Task[object]] = [
-                    asyncio.create_task(store.wait(c.Wait(0, queue, block))),
-                    asyncio.create_task(_execute(store, c.Pop(0, queue, 1, "me"))),
-                ]
-                if self.capabilities.leases:
-                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
-                    flying.append(asyncio.create_task(_execute(store, c.Read(0, _OWNED.queue, "", block))))
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                await stores.soon(store.aclose(), _CLOSED)
-                await stores.soon(store.aclose(), _CLOSED)
-                for call in flying:
-                    await ends(call)
-                await ends(_execute(store, c.Push(0, _QUEUES[1], _ROOM, b"1")))
-                await ends(_execute(store, c.Pop(0, queue, 1, "me")))
-
-        run(body())
+        never = stores.backend().open()
+        await never.aclose()  # that was never asked for anything
+        for turns in (0, 1, 5, 50):
+            store = stores.backend().open()
+            queue = _QUEUES[0].queue
+            flying: list[asyncio.Task[object]] = [
+                asyncio.create_task(store.wait(c.Wait(0, queue, block))),
+                asyncio.create_task(_execute(store, c.Pop(0, queue, 1, "me"))),
+            ]
+            if self.capabilities.leases:
+                await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
+                flying.append(asyncio.create_task(_execute(store, c.Read(0, _OWNED.queue, "", block))))
+            await pass_turns(turns)
+            await stores.soon(store.aclose(), _CLOSED)
+            await stores.soon(store.aclose(), _CLOSED)
+            for call in flying:
+                await ends(call)
+            await ends(_execute(store, c.Push(0, _QUEUES[1], _ROOM, b"1")))
+            await ends(_execute(store, c.Pop(0, queue, 1, "me")))
 
     def test_one_backend_serves_loops_and_threads_one_after_another(self, stores: StoreEnvironment) -> None:
         """What is pushed in one event loop is popped in another one, in whatever thread, through one backend."""
@@ -480,7 +432,8 @@ class StoreSuite:
 
     # -- lost connections
 
-    def test_lost_connections_lose_no_message(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_lost_connections_lose_no_message(self, stores: StoreEnvironment) -> None:
         """Who waits or reads while all connections break goes on, or is told to try again; nothing is lost or doubled.
 
         Asked of a store that says how its connections can be broken; of another one only that it goes on.
@@ -491,49 +444,43 @@ class StoreSuite:
             if self.reconnects:
                 await asyncio.to_thread(self.disconnect, backend)
 
-        async def body() -> None:
-            async with aclosing(backend.open()) as store, stores.store() as sender:
-                seen: list[bytes] = []
-                readers = [asyncio.create_task(_work_patiently(store, channel, seen))]
+        async with aclosing(backend.open()) as store, stores.store() as sender:
+            seen: list[bytes] = []
+            readers = [asyncio.create_task(_work_patiently(store, channel, seen))]
+            if self.capabilities.leases:
+                await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
+                readers.append(asyncio.create_task(_read_patiently(store, seen)))
+            sure: list[bytes] = []
+            maybe: list[bytes] = []
+
+            async def push(to: ChannelName, payload: bytes) -> None:
+                while True:
+                    try:
+                        await sender.execute(c.Push(0, to, _ROOM, payload))
+                    except StoreError as exc:
+                        expect(exc.retryable, True, _RECONNECTED, f"push(): {exc}")
+                        if exc.outcome == "not_sent":
+                            await asyncio.sleep(0.001)
+                            continue
+                        maybe.append(payload)
+                    else:
+                        sure.append(payload)
+                    return
+
+            for n in range(8):
+                await break_all()
+                for turn in range(n):
+                    await asyncio.sleep(0)
+                    if turn % 2:
+                        await break_all()
+                await push(channel, b"%d" % n)
                 if self.capabilities.leases:
-                    await store.execute(c.AcquireLease(0, _OWNED.queue, "first", "", ()))
-                    readers.append(asyncio.create_task(_read_patiently(store, seen)))
-                sure: list[bytes] = []
-                maybe: list[bytes] = []
-
-                async def push(to: ChannelName, payload: bytes) -> None:
-                    while True:
-                        try:
-                            await sender.execute(c.Push(0, to, _ROOM, payload))
-                        except StoreError as exc:
-                            expect(exc.retryable, True, _RECONNECTED, f"push(): {exc}")
-                            if exc.outcome == "not_sent":
-                                await asyncio.sleep(0.001)
-                                continue
-                            maybe.append(payload)
-                        else:
-                            sure.append(payload)
-                        return
-
-                async def all_there() -> bool:
-                    return set(sure) <= set(seen)
-
-                for n in range(8):
-                    await break_all()
-                    for turn in range(n):
-                        await asyncio.sleep(0)
-                        if turn % 2:
-                            await break_all()
-                    await push(channel, b"%d" % n)
-                    if self.capabilities.leases:
-                        await push(_OWNED, b"owned %d" % n)
-                    await stores.eventually(all_there, _RECONNECTED)
-                await _end(readers)
-                twice = [payload for payload in set(seen) if seen.count(payload) > 1]
-                expect(twice, [], _RECONNECTED, "messages while all connections break again and again")
-                expect(set(seen) <= {*sure, *maybe}, True, _RECONNECTED, "the same")
-
-        run(body())
+                    await push(_OWNED, b"owned %d" % n)
+                await stores.eventually(lambda: set(sure) <= set(seen), _RECONNECTED)
+            await stores.end(readers)
+            twice = [payload for payload in set(seen) if seen.count(payload) > 1]
+            expect(twice, [], _RECONNECTED, "messages while all connections break again and again")
+            expect(set(seen) <= {*sure, *maybe}, True, _RECONNECTED, "the same")
 
     # -- what is left
 
@@ -549,15 +496,12 @@ class StoreSuite:
             make = layers_over(stores.make_store)
             rules = make_rules(prefix=stores.prefix, **limits)
             async with make(rules, stores.clock) as one, make(rules, stores.clock) as two:
-                for n, kind in enumerate(("normal", "single-reader", "process-specific", "claimed")):
+                for n, kind in enumerate(KINDS):
                     channel = await make_channel(kind, one)
                     await one.group_add("group", channel)
                     for _ in range(2 + n):
-                        with contextlib.suppress(one.ChannelFull):
-                            await two.send(channel, {"n": n})
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(0.05):
-                            await one.receive(channel)
+                        await sends(two, channel, n)
+                    await receive_or_none(one, channel)
                 await two.group_send("group", {"n": 9})
                 await two.flush()
                 await two.group_add("group", "jobs")
@@ -646,17 +590,6 @@ async def _pop(store: Store, channel: ChannelName, shard: int, count: int) -> li
 async def _execute(store: Store, command: c.Command[R]) -> R:
     """Carry out a command: a coroutine, which a task can be made of."""
     return await store.execute(command)
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks; what one of them has failed with is raised."""
-    some = list(tasks)
-    for task in some:
-        task.cancel()
-    await asyncio.wait(some)
-    for task in some:
-        if not task.cancelled():
-            task.result()
 
 
 def _payloads(entries: Iterable[tuple[float, bytes]]) -> list[bytes]:

@@ -7,6 +7,7 @@ on luck or on how busy the machine is.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import select
@@ -15,11 +16,10 @@ import signal
 import threading
 import time
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
-
-import pytest
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, ParamSpec, TypedDict, TypeVar, Unpack
 
 from channel_layer.errors import ChannelFull
 from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
@@ -37,19 +37,21 @@ __all__ = (
     "KINDS",
     "ORDERED",
     "POPPED",
+    "Environment",
     "LayerEnvironment",
     "Options",
-    "Patient",
     "Steps",
+    "async_test",
     "at_once",
     "dice",
     "drain",
+    "dropped",
     "expect",
     "fails_with",
-    "fixture_from",
     "in_fork",
     "make_channel",
     "number",
+    "pass_turns",
     "receive_or_none",
     "run",
     "run_stepping",
@@ -57,6 +59,7 @@ __all__ = (
     "sends",
 )
 
+P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound=BaseException)
 
@@ -110,25 +113,6 @@ async def fails_with(kind: type[E], call: Awaitable[object], rule: str, asked: s
     raise Violation(f"{rule}\n  asked: {asked}\n  came: {came!r}\n  should have come: {kind.__name__}")
 
 
-# -- a suite's factory
-
-
-def fixture_from(suite: type, name: str) -> None:
-    """Make a fixture of a factory that a suite was given as a static method, so that both ways are one for its tests.
-
-    Args:
-        suite: a subclass that is being made.
-        name: of the attribute and of the fixture.
-    """
-    if isinstance(vars(suite).get(name), staticmethod):
-        factory: object = getattr(suite, name)
-
-        def give(_suite: object) -> object:
-            return factory
-
-        setattr(suite, name, pytest.fixture(give, name=name))
-
-
 # -- environments
 
 
@@ -144,14 +128,19 @@ class Options(TypedDict, total=False):
     timeout: float
 
 
-class Patient:
-    """Waits for what has to happen.
+@dataclass(kw_only=True)
+class Environment:
+    """One prefix, and patience with what has to happen in it.
 
     Attributes:
         patience: seconds of real time after which what has not happened is taken not to happen.
+        prefix: of all keys.
+        clock: moves every clock of this env.
     """
 
     patience: float
+    prefix: str = field(default_factory=fresh_prefix)
+    clock: VirtualClock = field(default_factory=VirtualClock)
 
     async def soon(self, call: Awaitable[R], rule: str, *, steps: int = 1) -> R:
         """Await what has to happen.
@@ -174,17 +163,56 @@ class Patient:
             raise Violation(f"{rule}\n  came: nothing within {steps * self.patience:g} s") from None
 
     async def end(self, tasks: Iterable[asyncio.Task[R]]) -> None:
-        """Cancel tasks, and wait until they have ended; what they end with is theirs.
+        """Cancel tasks, and wait until they have ended; what one of them has failed with is raised.
 
         Raises:
-            Violation: one does not: a call has swallowed its cancellation.
+            Violation: one does not end: a call has swallowed its cancellation.
         """
         some = list(tasks)
         for task in some:
             task.cancel()
-        await self.soon(asyncio.gather(*some, return_exceptions=True), "a task that is cancelled in a call ends")
+        outcomes = asyncio.gather(*some, return_exceptions=True)
+        for outcome in await self.soon(outcomes, "a task that is cancelled in a call ends"):
+            if isinstance(outcome, Exception):
+                raise outcome
 
-    async def eventually(self, holds: Callable[[], Awaitable[bool]], rule: str) -> None:
+    async def cancel_at(
+        self,
+        step: int,
+        task: asyncio.Task[R],
+        steps: Steps,
+        rule: str,
+        *,
+        late: bool = False,
+        meanwhile: Awaitable[object] | None = None,
+    ) -> bool:
+        """Cancel a task at a step of its loop, and wait until it has ended.
+
+        Args:
+            step: see `Steps.arm`; so is *late*.
+            task: has to end, in whichever way.
+            steps: of the running loop.
+            rule: what is broken if it does not end.
+            late: see *step*.
+            meanwhile: awaited before the task.
+
+        Returns:
+            Whether it was there to be cancelled at that step.
+        """
+        told = False
+
+        def cancel() -> None:
+            nonlocal told
+            told = task.cancel()
+
+        steps.arm(step, cancel, late=late)
+        if meanwhile is not None:
+            await meanwhile
+        await self.soon(asyncio.wait([task]), rule)
+        steps.disarm()
+        return told
+
+    async def eventually(self, holds: Callable[[], bool | Awaitable[bool]], rule: str) -> None:
         """Wait for something that must come about by itself.
 
         Args:
@@ -195,29 +223,26 @@ class Patient:
             Violation: it did not, in time.
         """
         until = time.monotonic() + self.patience
-        while not await holds():
+        while True:
+            found = holds()
+            if found if isinstance(found, bool) else await found:
+                return
             if time.monotonic() > until:
                 raise Violation(f"{rule}\n  came: not within {self.patience:g} s")
             await asyncio.sleep(_LOOK_SECONDS)
 
 
 @dataclass
-class LayerEnvironment(Patient):
+class LayerEnvironment(Environment):
     """One prefix, and any number of layers over it, as several processes would have them.
 
     Attributes:
         make_layer: makes each of them.
         capabilities: of the store.
-        patience: seconds of real time after which what has not happened is taken not to happen.
-        prefix: of all keys.
-        clock: moves every clock of this env.
     """
 
     make_layer: MakeLayer
     capabilities: Capabilities
-    patience: float
-    prefix: str = field(default_factory=fresh_prefix)
-    clock: VirtualClock = field(default_factory=VirtualClock)
 
     def layer(self, **options: Unpack[Options]) -> ChannelLayer:
         """Make another process's layer."""
@@ -225,8 +250,7 @@ class LayerEnvironment(Patient):
 
     def beside(self, prefix: str | None = None) -> LayerEnvironment:
         """Return an environment of another prefix, by default a new one."""
-        other = fresh_prefix() if prefix is None else prefix
-        return LayerEnvironment(self.make_layer, self.capabilities, self.patience, other)
+        return replace(self, prefix=fresh_prefix() if prefix is None else prefix, clock=VirtualClock())
 
     async def receive(self, layer: ChannelLayer, channel: str) -> Message:
         """Receive a message that has to come."""
@@ -242,11 +266,8 @@ class LayerEnvironment(Patient):
 
     async def holds(self, layer: ChannelLayer, count: int) -> None:
         """Wait until so many messages wait in a layer's process."""
-
-        async def there() -> bool:
-            return layer.counts().waiting == count
-
-        await self.eventually(there, f"what was sent comes to the process that owns the channels: {count} messages")
+        rule = f"what was sent comes to the process that owns the channels: {count} messages"
+        await self.eventually(lambda: layer.counts().waiting == count, rule)
 
     async def collect(self, layer: ChannelLayer, channel: str) -> list[Message]:
         """Take everything that waits for a channel whose messages keep their order.
@@ -330,6 +351,15 @@ async def drain(layer: ChannelLayer, channel: str, seconds: float = 0.1) -> list
     return numbers
 
 
+def dropped(*layers: ChannelLayer) -> dict[str, int]:
+    """Add up what some layers have counted as dropped, by the reason."""
+    total: Counter[str] = Counter()
+    for layer in layers:
+        for reason, count in layer.counts().dropped.items():
+            total[reason] += count
+    return dict(total)
+
+
 def dice(seed: int | str) -> random.Random:
     """Return what chooses at random, and the same each time: which task waits, goes or is late protects nothing."""
     return random.Random(seed)  # noqa: S311
@@ -338,9 +368,25 @@ def dice(seed: int | str) -> random.Random:
 # -- event loops, threads and processes
 
 
+async def pass_turns(count: int) -> None:
+    """Let the other tasks of the loop have so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 def run(body: Coroutine[object, object, R]) -> R:
     """Run an async test body in a loop of its own, in asyncio's debug mode."""
     return asyncio.run(body, debug=True)
+
+
+def async_test(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
+    """Let `run` run a test: who inherits from a suite has pytest, but perhaps no plugin of it that runs async tests."""
+
+    @functools.wraps(test)
+    def run_test(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return run_test
 
 
 def at_once(count: int, work: Callable[[int], R]) -> list[R]:

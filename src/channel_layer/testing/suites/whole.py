@@ -14,12 +14,15 @@ from channel_layer.testing.suites.tools import (
     KINDS,
     POPPED,
     LayerEnvironment,
+    async_test,
     at_once,
     dice,
+    dropped,
     expect,
     fails_with,
     in_fork,
     make_channel,
+    pass_turns,
     receive_or_none,
     run,
     sends,
@@ -49,248 +52,212 @@ class WholeTests(LayerTests):
 
     # -- names
 
-    def test_names_that_are_none_are_refused(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_names_that_are_none_are_refused(self, env: LayerEnvironment) -> None:
         """A name outside the grammar is refused by every call that takes one, and one at the limit of it is not."""
         rule = "names are ASCII letters, digits and -_. matched whole, 100 characters at most"
-
-        async def body() -> None:
-            async with env.layer() as layer:
-                longest = "c" * 100
-                for wrong in ("", "foo\n", "foo!\u00e9", "f\u0663", "a b", "a/b", "a!b!c", "?x", longest + "c"):
-                    for name, call in _calls_with(layer, wrong):
-                        await fails_with(InvalidName, call(), rule, f"{name}: {wrong!r}")
-                await layer.send(longest, {"n": 1})
-                expect(await env.receive(layer, longest), {"n": 1}, rule, "a name of 100 characters")
-
-        run(body())
+        async with env.layer() as layer:
+            longest = "c" * 100
+            for wrong in ("", "foo\n", "foo!\u00e9", "f\u0663", "a b", "a/b", "a!b!c", "?x", longest + "c"):
+                for name, call in _calls_with(layer, wrong):
+                    await fails_with(InvalidName, call(), rule, f"{name}: {wrong!r}")
+            await layer.send(longest, {"n": 1})
+            expect(await env.receive(layer, longest), {"n": 1}, rule, "a name of 100 characters")
 
     # -- flush
 
-    def test_nothing_of_before_is_there_after_a_flush(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_nothing_of_before_is_there_after_a_flush(self, env: LayerEnvironment) -> None:
         """Messages in channels of every kind, in the store and in mailboxes, and memberships are gone."""
+        async with env.layer() as one, env.layer() as two:
+            # Without leases no marker tells a process of a flush: what it has popped for a sibling stays there.
+            prefixes = ("a", "a", "a") if env.capabilities.leases else ("a", "b", "c")
+            owned = [await one.new_channel(prefix) for prefix in prefixes]
+            for channel in (*owned, *POPPED):
+                await one.group_add("group", channel)
+                await two.send(channel, {"n": "direct"})
+            await two.group_send("group", {"n": "group"})
+            await env.receive(one, owned[0])  # so the rest is known to be in the mailboxes, or on its way there
+            await two.flush()
+            expect(await one.group_channels("group"), [], _FLUSHED, "group_channels()")
+            await two.group_send("group", {"n": "too late"})
+            for channel in (*owned, *POPPED):
+                await two.send(channel, {"n": "new"})
+                expect(await env.receive(one, channel), {"n": "new"}, _FLUSHED, f"one message to {channel}")
+            for channel in owned:
+                expect(await env.collect(one, channel), [], _FLUSHED, f"messages to {channel}, then flush()")
+            for channel in POPPED:
+                pending = (await one.statistics(channel)).messages_pending
+                expect(pending, 0, _FLUSHED, f"what is pending for {channel}")
 
-        async def body() -> None:
-            async with env.layer() as one, env.layer() as two:
-                # Without leases no marker tells a process of a flush: what it has popped for a sibling stays there.
-                prefixes = ("a", "a", "a") if env.capabilities.leases else ("a", "b", "c")
-                owned = [await one.new_channel(prefix) for prefix in prefixes]
-                for channel in (*owned, *POPPED):
-                    await one.group_add("group", channel)
-                    await two.send(channel, {"n": "direct"})
-                await two.group_send("group", {"n": "group"})
-                await env.receive(one, owned[0])  # so the rest is known to be in the mailboxes, or on its way there
-                await two.flush()
-                expect(await one.group_channels("group"), [], _FLUSHED, "group_channels()")
-                await two.group_send("group", {"n": "too late"})
-                for channel in (*owned, *POPPED):
-                    await two.send(channel, {"n": "new"})
-                    expect(await env.receive(one, channel), {"n": "new"}, _FLUSHED, f"one message to {channel}")
-                for channel in owned:
-                    expect(await env.collect(one, channel), [], _FLUSHED, f"messages to {channel}, then flush()")
-                for channel in POPPED:
-                    pending = (await one.statistics(channel)).messages_pending
-                    expect(pending, 0, _FLUSHED, f"what is pending for {channel}")
-
-        run(body())
-
-    def test_every_place_is_free_again_after_a_flush(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_every_place_is_free_again_after_a_flush(self, env: LayerEnvironment) -> None:
         """A channel that was full takes its whole capacity after a flush, and one message more is refused."""
+        async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
+            channels = (await owner.new_channel(), *POPPED)
+            for _ in range(3):
+                for channel in channels:
+                    came = [await sends(sender, channel, n) for n in range(6)]
+                    expect(came, [True] * 5 + [False], _FLUSHED, f"6 messages to {channel}, capacity 5")
+                await sender.flush()
 
-        async def body() -> None:
-            async with env.layer(capacity=5) as owner, env.layer(capacity=5) as sender:
-                channels = (await owner.new_channel(), *POPPED)
-                for _ in range(3):
-                    for channel in channels:
-                        came = [await sends(sender, channel, n) for n in range(6)]
-                        expect(came, [True] * 5 + [False], _FLUSHED, f"6 messages to {channel}, capacity 5")
-                    await sender.flush()
-
-        run(body())
-
-    def test_one_who_waits_during_a_flush_gets_the_next(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_one_who_waits_during_a_flush_gets_the_next(self, env: LayerEnvironment) -> None:
         """A `receive()` that waits during a flush goes on waiting and gets what is sent after it."""
+        async with env.layer() as reader, env.layer() as other:
+            channels = (await reader.new_channel(), *POPPED)
+            waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
+            for channel, task in zip(channels, waiting, strict=True):
+                await other.send(channel, {"n": 0})  # each is known to wait in earnest
+                await task
+            waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
+            await asyncio.sleep(0)
+            await other.flush()
+            expect([task.done() for task in waiting], [False] * 4, _FLUSHED, "a receive() that waits")
+            for channel, task in zip(channels, waiting, strict=True):
+                await other.send(channel, {"n": 1})
+                expect(await task, {"n": 1}, _FLUSHED, f"a message to {channel}, receive() waits since before")
 
-        async def body() -> None:
-            async with env.layer() as reader, env.layer() as other:
-                channels = (await reader.new_channel(), *POPPED)
-                waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
-                for channel, task in zip(channels, waiting, strict=True):
-                    await other.send(channel, {"n": 0})  # each is known to wait in earnest
-                    await task
-                waiting = [asyncio.create_task(env.receive(reader, channel)) for channel in channels]
-                await asyncio.sleep(0)
-                await other.flush()
-                expect([task.done() for task in waiting], [False] * 4, _FLUSHED, "a receive() that waits")
-                for channel, task in zip(channels, waiting, strict=True):
-                    await other.send(channel, {"n": 1})
-                    expect(await task, {"n": 1}, _FLUSHED, f"a message to {channel}, receive() waits since before")
-
-        run(body())
-
-    def test_a_member_that_joins_again_after_a_flush_is_one(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_a_member_that_joins_again_after_a_flush_is_one(self, env: LayerEnvironment) -> None:
         """After a flush a membership can be made anew, and works as if there had been none."""
+        async with env.layer() as owner, env.layer() as other:
+            name = await owner.new_channel()
+            await owner.group_add("group", name)
+            await other.flush()
+            await owner.group_add("group", name)
+            await other.group_send("group", {"n": 1})
+            expect(await owner.group_channels("group"), [name], _FLUSHED, "group_add() after it")
+            expect(await env.collect(owner, name), [{"n": 1}], _FLUSHED, "a message to the group after it")
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as other:
-                name = await owner.new_channel()
-                await owner.group_add("group", name)
-                await other.flush()
-                await owner.group_add("group", name)
-                await other.group_send("group", {"n": 1})
-                expect(await owner.group_channels("group"), [name], _FLUSHED, "group_add() after it")
-                expect(await env.collect(owner, name), [{"n": 1}], _FLUSHED, "a message to the group after it")
-
-        run(body())
-
-    def test_what_is_held_for_a_sibling_is_dropped_by_a_flush(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_what_is_held_for_a_sibling_is_dropped_by_a_flush(self, env: LayerEnvironment) -> None:
         """A message that was popped on behalf of a sibling channel and waits in the process is gone after a flush.
 
         Without leases no marker tells that process of it; what is sent afterwards arrives all the same.
         """
+        async with env.layer() as reader, env.layer() as other:
+            for n in range(2):
+                await other.send("claimed!later", {"n": n})
+            await other.send("claimed!now", {"n": 2})
+            await env.receive(reader, "claimed!now")
+            await other.flush()
+            waiting = asyncio.create_task(env.receive(reader, "claimed!later"))
+            if env.capabilities.leases:
+                counted = "what a flush removes is counted where it waited"
+                await env.eventually(lambda: dropped(reader) == {"flushed": 2}, counted)
+            await other.send("claimed!later", {"n": 3})
+            came = [await waiting]
+            while came[-1] != {"n": 3}:
+                came.append(await env.receive(reader, "claimed!later"))
+            if env.capabilities.leases:
+                expect(came, [{"n": 3}], _FLUSHED, "a message after it to a channel that had older ones")
 
-        async def body() -> None:
-            async with env.layer() as reader, env.layer() as other:
-                for n in range(2):
-                    await other.send("claimed!later", {"n": n})
-                await other.send("claimed!now", {"n": 2})
-                await env.receive(reader, "claimed!now")
-                await other.flush()
-                waiting = asyncio.create_task(env.receive(reader, "claimed!later"))
-                if env.capabilities.leases:
-
-                    async def dropped() -> bool:
-                        return reader.counts().dropped == {"flushed": 2}
-
-                    await env.eventually(dropped, "what a flush removes is counted where it waited")
-                await other.send("claimed!later", {"n": 3})
-                came = [await waiting]
-                while came[-1] != {"n": 3}:
-                    came.append(await env.receive(reader, "claimed!later"))
-                if env.capabilities.leases:
-                    expect(came, [{"n": 3}], _FLUSHED, "a message after it to a channel that had older ones")
-
-        run(body())
-
-    def test_every_message_that_a_flush_removes_is_counted(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_every_message_that_a_flush_removes_is_counted(self, env: LayerEnvironment) -> None:
         """What waited in the store is counted where `flush` was called, what waited in a process where it waited."""
+        async with env.layer() as owner, env.layer() as other:
+            name = await owner.new_channel()
+            for _ in range(3):
+                await other.send(name, {"n": 1})
+            if env.capabilities.leases:
+                await env.holds(owner, 3)
+            for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
+                await other.send(channel, {"n": 1})
+            await other.flush()
+            here, there = (3, 4) if env.capabilities.leases else (0, 7)
+            rule = "every message that a flush removes is counted once"
+            came = [dropped(layer).get("flushed", 0) for layer in (owner, other)]
+            expect(came, [here, there], rule, "3 messages in a process or its queue, and 4 in other queues")
 
-        async def body() -> None:
-            async with env.layer() as owner, env.layer() as other:
-                name = await owner.new_channel()
-                for _ in range(3):
-                    await other.send(name, {"n": 1})
-                if env.capabilities.leases:
-                    await env.holds(owner, 3)
-                for channel in ("jobs", "jobs", "reply?x", "claimed!one"):
-                    await other.send(channel, {"n": 1})
-                await other.flush()
-                here, there = (3, 4) if env.capabilities.leases else (0, 7)
-                rule = "every message that a flush removes is counted once"
-                came = [layer.counts().dropped.get("flushed", 0) for layer in (owner, other)]
-                expect(came, [here, there], rule, "3 messages in a process or its queue, and 4 in other queues")
-
-        run(body())
-
-    def test_prefixes_do_not_mix(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_prefixes_do_not_mix(self, env: LayerEnvironment) -> None:
         """Layers with prefixes that begin or match one another share no message, no member and no flush()."""
         rule = "layers of different prefixes have nothing in common"
         environments = [env.beside(env.prefix + ending) for ending in _ENDINGS]
         flushed = {0, 4}
-
-        async def body() -> None:
-            layers = [each.layer() for each in environments]
-            owned = [await layer.new_channel() for layer in layers]
-            for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
-                for name in (*POPPED, channel):
+        layers = [each.layer() for each in environments]
+        owned = [await layer.new_channel() for layer in layers]
+        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
+            for name in (*POPPED, channel):
+                await layer.send(name, {"n": n})
+                await layer.group_add("group", name)
+            await layer.group_send("group", {"n": n})
+        for n in flushed:
+            await layers[n].flush()
+        for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
+            asked = f"the same calls for the prefixes {_ENDINGS!r}, flush() of {flushed}, and now {_ENDINGS[n]!r}"
+            members = [] if n in flushed else sorted((*POPPED, channel))
+            expect(await layer.group_channels("group"), members, rule, asked)
+            for name in (*POPPED, channel):
+                if n in flushed:
                     await layer.send(name, {"n": n})
-                    await layer.group_add("group", name)
-                await layer.group_send("group", {"n": n})
-            for n in flushed:
-                await layers[n].flush()
-            for n, (layer, channel) in enumerate(zip(layers, owned, strict=True)):
-                asked = f"the same calls for the prefixes {_ENDINGS!r}, flush() of {flushed}, and now {_ENDINGS[n]!r}"
-                members = [] if n in flushed else sorted((*POPPED, channel))
-                expect(await layer.group_channels("group"), members, rule, asked)
-                for name in (*POPPED, channel):
-                    if n in flushed:
-                        await layer.send(name, {"n": n})
-                    else:
-                        expect(await env.numbers(layer, name, 2), [n, n], rule, asked)
-                    if n in flushed:
-                        expect(await env.number(layer, name), n, rule, asked)
-                    expect((await layer.statistics(name)).messages_pending, 0, rule, asked)
-            for layer in layers:
-                await layer.aclose()
-
-        run(body())
+                else:
+                    expect(await env.numbers(layer, name, 2), [n, n], rule, asked)
+                if n in flushed:
+                    expect(await env.number(layer, name), n, rule, asked)
+                expect((await layer.statistics(name)).messages_pending, 0, rule, asked)
+        for layer in layers:
+            await layer.aclose()
 
     # -- the end
 
-    def test_the_end_of_a_layer_gives_everything_up(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_the_end_of_a_layer_gives_everything_up(self, env: LayerEnvironment) -> None:
         """`aclose` leaves the groups; who waits gets an error, and so does every later call; twice is harmless."""
+        layer, other = env.layer(), env.layer()
+        names = [await layer.new_channel() for _ in range(3)]
+        reading = await other.new_channel()
+        for name in names:
+            await layer.group_add("group", name)
+        await other.group_add("group", reading)
+        waiting = [asyncio.create_task(layer.receive(channel)) for channel in (names[0], "jobs")]
+        await asyncio.sleep(0)
+        await layer.aclose()
+        for task in waiting:
+            await fails_with(StoreError, env.soon(task, _CLOSED), _CLOSED, "a receive() that waited")
+        if env.capabilities.leases:
+            expect(await other.group_channels("group"), [reading], _CLOSED, "group_channels() after aclose()")
+        await layer.aclose()
+        for call in (
+            layer.send("jobs", {}),
+            layer.receive("jobs"),
+            layer.new_channel(),
+            layer.group_add("g", "jobs"),
+            layer.group_discard("g", "jobs"),
+            layer.group_send("g", {}),
+            layer.group_channels("g"),
+            layer.flush(),
+        ):
+            error = await fails_with(StoreError, env.soon(call, _CLOSED), _CLOSED, "a call after aclose()")
+            expect(error.retryable, False, _CLOSED, "a call after aclose()")
+        await other.group_send("group", {"n": 1})
+        expect(await env.collect(other, reading), [{"n": 1}], _CLOSED, "a message to the group")
+        await other.send("jobs", {"n": 2})
+        expect(await env.receive(other, "jobs"), {"n": 2}, _CLOSED, "a message that it does not wait for")
+        await other.aclose()
 
-        async def body() -> None:
-            layer, other = env.layer(), env.layer()
-            names = [await layer.new_channel() for _ in range(3)]
-            reading = await other.new_channel()
-            for name in names:
-                await layer.group_add("group", name)
-            await other.group_add("group", reading)
-            waiting = [asyncio.create_task(layer.receive(channel)) for channel in (names[0], "jobs")]
-            await asyncio.sleep(0)
-            await layer.aclose()
-            for task in waiting:
-                await fails_with(StoreError, env.soon(task, _CLOSED), _CLOSED, "a receive() that waited")
-            if env.capabilities.leases:
-                expect(await other.group_channels("group"), [reading], _CLOSED, "group_channels() after aclose()")
-            await layer.aclose()
-            for call in (
-                layer.send("jobs", {}),
-                layer.receive("jobs"),
-                layer.new_channel(),
-                layer.group_add("g", "jobs"),
-                layer.group_discard("g", "jobs"),
-                layer.group_send("g", {}),
-                layer.group_channels("g"),
-                layer.flush(),
-            ):
-                error = await fails_with(StoreError, env.soon(call, _CLOSED), _CLOSED, "a call after aclose()")
-                expect(error.retryable, False, _CLOSED, "a call after aclose()")
-            await other.group_send("group", {"n": 1})
-            expect(await env.collect(other, reading), [{"n": 1}], _CLOSED, "a message to the group")
-            await other.send("jobs", {"n": 2})
-            expect(await env.receive(other, "jobs"), {"n": 2}, _CLOSED, "a message that it does not wait for")
-            await other.aclose()
-
-        run(body())
-
-    def test_letting_go_of_connections_loses_nothing(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_letting_go_of_connections_loses_nothing(self, env: LayerEnvironment) -> None:
         """After `close_pools` the layer, its inbox, its messages and its memberships are as before."""
+        async with env.layer() as layer, env.layer() as other:
+            name = await layer.new_channel()
+            await layer.group_add("group", name)
+            for n in range(6):
+                await other.send(name, {"n": n})
+                await layer.close_pools()
+                await other.close_pools()
+                await other.group_send("group", {"n": -n})
+                rule = "close_pools() loses nothing"
+                expect(await env.numbers(layer, name, 2), [n, -n], rule, "a message before, and one after")
 
-        async def body() -> None:
-            async with env.layer() as layer, env.layer() as other:
-                name = await layer.new_channel()
-                await layer.group_add("group", name)
-                for n in range(6):
-                    await other.send(name, {"n": n})
-                    await layer.close_pools()
-                    await other.close_pools()
-                    await other.group_send("group", {"n": -n})
-                    rule = "close_pools() loses nothing"
-                    expect(await env.numbers(layer, name, 2), [n, -n], rule, "a message before, and one after")
-
-        run(body())
-
-    def test_an_inbox_that_was_claimed_is_free_after_the_end(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_an_inbox_that_was_claimed_is_free_after_the_end(self, env: LayerEnvironment) -> None:
         """Who closes gives up the inboxes that it claimed by reading: a successor need not wait for the lease's end."""
-
-        async def body() -> None:
-            for n in range(2):
-                async with env.layer() as layer:
-                    await layer.send("server!a", {"n": n})
-                    expect(await env.number(layer, "server!a"), n, _CLOSED, "receive() after another's aclose()")
-
-        run(body())
+        for n in range(2):
+            async with env.layer() as layer:
+                await layer.send("server!a", {"n": n})
+                expect(await env.number(layer, "server!a"), n, _CLOSED, "receive() after another's aclose()")
 
     # -- loops, threads and forks
 
@@ -437,11 +404,12 @@ class WholeTests(LayerTests):
 
     # -- accounts
 
-    def test_every_message_is_accounted_for(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_every_message_is_accounted_for(self, env: LayerEnvironment) -> None:
         """Accepted = delivered + dropped by reason + waiting, whatever processes do, and as they close one by one."""
         expiry = 30.0
-
-        async def walk(env: LayerEnvironment, seed: int) -> None:
+        for seed in range(4):
+            env = env.beside()
             layers = [env.layer(capacity=3, inbox_capacity=12, expiry=expiry) for _ in range(3)]
             one, two, watcher = layers
             owners = dict(zip(_POPPED, (one, two, one, one), strict=True))
@@ -474,55 +442,40 @@ class WholeTests(LayerTests):
                     owners = {name: watcher if owner is layer else owner for name, owner in owners.items()}
             await watcher.aclose()
 
-        for seed in range(4):
-            run(walk(env.beside(), seed))
-
-    def test_each_loss_has_its_reason(self, env: LayerEnvironment) -> None:
+    @async_test
+    async def test_each_loss_has_its_reason(self, env: LayerEnvironment) -> None:
         """A message dropped for want of room, for its age, or because its layer closed is counted as just that."""
         expiry = 30.0
+        async with env.layer(capacity=2, expiry=expiry) as sender:
+            owner = env.layer(capacity=2, expiry=expiry)
+            owned = await owner.new_channel()
+            for member in (owned, "unread!x"):
+                await owner.group_add("room", member)
+            for _ in range(5):
+                await sender.group_send("room", {"n": 0})
 
-        async def body() -> None:
-            async with env.layer(capacity=2, expiry=expiry) as sender:
-                owner = env.layer(capacity=2, expiry=expiry)
-                owned = await owner.new_channel()
-                for member in (owned, "unread!x"):
-                    await owner.group_add("room", member)
-                for _ in range(5):
-                    await sender.group_send("room", {"n": 0})
+            async def lost(**due: int) -> None:
+                rule = f"each loss is counted with its reason: {due}"
+                await env.eventually(lambda: dropped(owner, sender) == due, rule)
 
-                async def dropped(**due: int) -> None:
-                    async def counted() -> bool:
-                        total: dict[str, int] = {}
-                        for layer in (owner, sender):
-                            for reason, count in layer.counts().dropped.items():
-                                total[reason] = total.get(reason, 0) + count
-                        return total == due
-
-                    await env.eventually(counted, f"each loss is counted with its reason: {due}")
-
-                await dropped(full=6)
-                await env.forward(expiry, [owner])
-                await sender.send("unread!x", {"n": 1})
-                await sender.send(owned, {"n": 2})
-                rule, asked = "nothing older than expiry is delivered", "messages of 30 s and a young one"
-                expect(await env.number(sender, "unread!x"), 1, rule, asked)
-                if env.capabilities.leases:
-                    await dropped(full=6, expired=4)
-                    await owner.aclose()
-                    await dropped(full=6, expired=4, closed=1)
-                else:
-                    expect(await env.number(owner, owned), 2, rule, asked)
-                    await dropped(full=6, expired=4)
-                    await owner.aclose()
-
-        run(body())
+            await lost(full=6)
+            await env.forward(expiry, [owner])
+            await sender.send("unread!x", {"n": 1})
+            await sender.send(owned, {"n": 2})
+            rule, asked = "nothing older than expiry is delivered", "messages of 30 s and a young one"
+            expect(await env.number(sender, "unread!x"), 1, rule, asked)
+            if not env.capabilities.leases:
+                expect(await env.number(owner, owned), 2, rule, asked)
+            await lost(full=6, expired=4)
+            await owner.aclose()
+            if env.capabilities.leases:
+                await lost(full=6, expired=4, closed=1)
 
 
 async def _give_up(layer: ChannelLayer, name: str, steps: int) -> None:
     """Receive, and cancel that a little later."""
     task = asyncio.create_task(layer.receive(name))
-    for _ in range(steps):
-        await asyncio.sleep(0)
+    await pass_turns(steps)
     task.cancel()
     await asyncio.wait([task])
 
