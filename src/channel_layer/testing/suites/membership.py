@@ -12,17 +12,16 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from channel_layer.testing.suites.tools import dice
+from channel_layer.testing.suites.tools import dice, pass_turns
 
 if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from channel_layer.layer import ChannelLayer
 
-__all__ = ("Change", "GroupSend", "History", "HistoryReport", "Meet", "Plan", "check_history", "merge", "play")
+__all__ = ("Change", "GroupSend", "History", "HistoryReport", "Plan", "check_history", "merge", "play")
 
 # --- what happened ------------------------------------------------------------------------------------------
 
@@ -32,8 +31,6 @@ class Change:
     """A `group_add` or `group_discard`.
 
     Attributes:
-        group: the group.
-        channel: the member.
         joined: True for `group_add`.
         called: nanoseconds of the machine's monotonic clock just before the call.
         returned: just after it returned.
@@ -48,14 +45,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class GroupSend:
-    """A `group_send`.
-
-    Attributes:
-        group: the group.
-        number: what the message held; no other message to any group holds the same.
-        called: nanoseconds just before the call.
-        returned: just after it returned.
-    """
+    """A `group_send`, with the times of a `Change`; *number* is in no other message to any group."""
 
     group: str
     number: int
@@ -65,13 +55,7 @@ class GroupSend:
 
 @dataclass
 class History:
-    """What some actors did, and what some channels got.
-
-    Attributes:
-        changes: all of them, in any order.
-        sends: all of them, in any order.
-        got: for each channel the numbers of the group messages that it received.
-    """
+    """What some actors did, in any order, and the numbers of the group messages that some channels got."""
 
     changes: list[Change] = field(default_factory=list[Change])
     sends: list[GroupSend] = field(default_factory=list[GroupSend])
@@ -124,11 +108,12 @@ def check_history(history: History) -> HistoryReport:
         for group, some in sends.items():
             member = _Member(changes[group, channel])
             for send in some:
-                ways = member.possible(send)
+                last = member.last_before(send)
+                ways = {change.joined for change in last}
                 definite += len(ways) == 1
                 if (send.number in counts) not in ways:
                     did = "got" if send.number in counts else "missed"
-                    wrong.append(f"{channel} {did} {send}; changes: {member.around(send)}")
+                    wrong.append(f"{channel} {did} {send}; changes: {last}")
     decisions = len(history.sends) * len(history.got)
     return HistoryReport(decisions, definite, tuple(wrong))
 
@@ -143,15 +128,8 @@ class _Member:
         self._earliest = list(accumulate((c.called for c in reversed(self._changes)), min))[::-1]
         self._latest = list(accumulate((c.called for c in self._changes), max))
 
-    def possible(self, send: GroupSend) -> set[bool]:
-        """Whether the channel was a member at the moment of the send: True, False, or both are possible."""
-        return {change.joined for change in self._last(send)} if self._changes else {False}
-
-    def around(self, send: GroupSend) -> list[Change]:
-        """The changes that may have been the last one before a send."""
-        return self._last(send)
-
-    def _last(self, send: GroupSend) -> list[Change]:
+    def last_before(self, send: GroupSend) -> list[Change]:
+        """Return the changes that may have been the last one before a send."""
         place = bisect_left(self._returned, send.called)  # those before it had returned when the send was called
         candidates: list[Change] = []
         for change in reversed(self._changes[:place]):
@@ -175,7 +153,6 @@ class Plan:
     """A workload.
 
     Attributes:
-        groups: the groups.
         sends: how many messages each layer sends.
         changers: how many tasks of each layer change groups, for as long as it sends.
         senders: how many tasks of each layer send.
@@ -189,16 +166,17 @@ class Plan:
     seed: int = 0
 
 
-class Meet(Protocol):
-    """Wait until all have come as far."""
-
-    async def __call__(self) -> object:
-        """Wait."""
-        ...
+_STRIDE: Final = 100
+"""More than there are layers: each numbers its messages for itself."""
 
 
 async def play(
-    layer: ChannelLayer, number: int, mine: Sequence[str], all_names: Sequence[str], plan: Plan, meet: Meet
+    layer: ChannelLayer,
+    number: int,
+    mine: Sequence[str],
+    all_names: Sequence[str],
+    plan: Plan,
+    meet: Callable[[], Awaitable[object]],
 ) -> History:
     """Play one layer's part: receive its channels, and meanwhile change groups and send to them.
 
@@ -206,23 +184,44 @@ async def play(
     last one tells that there are no more.
 
     Args:
-        layer: the layer.
+        layer: whose part it is.
         number: which of the layers it is, from 0.
         mine: the channels that this one receives from.
         all_names: the channels of all layers.
         plan: what to do.
-        meet: called twice: before the first change, and after the last.
+        meet: waits until all layers have come as far; called before the first change, and after the last.
     """
     history = History()
     choose = dice(f"{plan.seed} {number}")
-    receivers = [asyncio.create_task(_receive(layer, channel)) for channel in mine]
-    await meet()
     over = asyncio.Event()
-    changers = [
-        asyncio.create_task(_change(layer, all_names, plan.groups, choose, history, over)) for _ in range(plan.changers)
-    ]
+
+    async def receive(channel: str) -> list[int]:
+        numbers: list[int] = []
+        while isinstance(n := (await layer.receive(channel)).get("number"), int):
+            numbers.append(n)
+        return numbers
+
+    async def change() -> None:
+        while not over.is_set():
+            group, channel, joined = choose.choice(plan.groups), choose.choice(all_names), choose.random() < 0.5
+            called = time.monotonic_ns()
+            await (layer.group_add(group, channel) if joined else layer.group_discard(group, channel))
+            history.changes.append(Change(group, channel, joined, called, time.monotonic_ns()))
+            await pass_turns(choose.randrange(4))  # over a store that never waits, no other task would get a turn
+
+    async def send(numbers: Iterator[int]) -> None:
+        for n in numbers:
+            group = choose.choice(plan.groups)
+            called = time.monotonic_ns()
+            await layer.group_send(group, {"number": n})
+            history.sends.append(GroupSend(group, n, called, time.monotonic_ns()))
+            await pass_turns(choose.randrange(4))
+
+    receivers = [asyncio.create_task(receive(channel)) for channel in mine]
+    await meet()
+    changers = [asyncio.create_task(change()) for _ in range(plan.changers)]
     numbers = iter(range(number, number + _STRIDE * plan.sends, _STRIDE))
-    await asyncio.gather(*(_send(layer, plan.groups, numbers, choose, history) for _ in range(plan.senders)))
+    await asyncio.gather(*(send(numbers) for _ in range(plan.senders)))
     over.set()
     await asyncio.gather(*changers)
     await meet()
@@ -230,47 +229,3 @@ async def play(
         await layer.send(channel, {"end": True})
     history.got.update(zip(mine, await asyncio.gather(*receivers), strict=True))
     return history
-
-
-_STRIDE: Final = 100
-"""More than there are layers: each numbers its messages for itself."""
-
-
-async def _receive(layer: ChannelLayer, channel: str) -> list[int]:
-    numbers: list[int] = []
-    while isinstance(number := (await layer.receive(channel)).get("number"), int):
-        numbers.append(number)
-    return numbers
-
-
-async def _change(
-    layer: ChannelLayer,
-    channels: Sequence[str],
-    groups: Sequence[str],
-    choose: random.Random,
-    history: History,
-    over: asyncio.Event,
-) -> None:
-    while not over.is_set():
-        group, channel, joined = choose.choice(groups), choose.choice(channels), choose.random() < 0.5
-        called = time.monotonic_ns()
-        await (layer.group_add(group, channel) if joined else layer.group_discard(group, channel))
-        history.changes.append(Change(group, channel, joined, called, time.monotonic_ns()))
-        for _ in range(choose.randrange(4)):  # over a store that never waits, no other task would get a turn
-            await asyncio.sleep(0)
-
-
-async def _send(
-    layer: ChannelLayer,
-    groups: Sequence[str],
-    numbers: Iterator[int],
-    choose: random.Random,
-    history: History,
-) -> None:
-    for number in numbers:
-        group = choose.choice(groups)
-        called = time.monotonic_ns()
-        await layer.group_send(group, {"number": number})
-        history.sends.append(GroupSend(group, number, called, time.monotonic_ns()))
-        for _ in range(choose.randrange(4)):
-            await asyncio.sleep(0)
