@@ -6,6 +6,7 @@ have to be is the business of `channel_layer.testing.store_machine`.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from channel_layer import commands as c
@@ -13,13 +14,14 @@ from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
 from channel_layer.testing.factories import Violation
+from channel_layer.testing.threads import BlockingWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from channel_layer.ports import BlockingStore, Capabilities, Store
+    from channel_layer.ports import Backend, Capabilities, Store
 
-__all__ = ("check_blocking_commands", "check_commands", "command_types", "example_commands")
+__all__ = ("check_commands", "command_types", "example_commands")
 
 _HANDLED: Final = "A store handles every command, or its capabilities say that it does not support it"
 _MANY: Final = "execute_many() returns one outcome for each command, in the order of the commands"
@@ -99,22 +101,31 @@ def example_commands(owned: ChannelName) -> tuple[c.Command[object], ...]:
     )
 
 
-async def check_commands(store: Store, capabilities: Capabilities) -> None:
-    """Check that a store handles every command.
+async def check_commands(backend: Backend, capabilities: Capabilities) -> None:
+    """Check that the stores of a backend handle every command; of the blocking store, all but `Read` are asked.
 
     Args:
-        store: of a prefix that holds nothing; what is put there is removed again.
-        capabilities: what the store says that it can do.
+        backend: of a prefix that holds nothing; what is put there is removed again.
+        capabilities: what the stores can do.
 
     Raises:
         Violation: a command is not handled, or several at once are not.
     """
+    async with aclosing(backend.open()) as store:
+        await _check_store(store, _OWNED, capabilities, "")
+    async with aclosing(BlockingWrapper(backend).open()) as store:
+        await _check_store(store, _OWNED_BY_THREADS, capabilities, " of the blocking store")
+
+
+async def _check_store(store: Store, owned: ChannelName, capabilities: Capabilities, of: str) -> None:
     refused: list[c.Command[object]] = []
-    for command in example_commands(_OWNED):
+    for command in example_commands(owned):
+        if of and isinstance(command, c.Read):
+            continue
         try:
             await store.execute(command)
         except Exception as exc:  # noqa: BLE001 - a store may raise anything if it is wrong
-            _check_refusal(command, exc, capabilities, "execute()")
+            _check_refusal(command, exc, capabilities, f"execute(){of}")
             refused.append(command)
     for command in _PUSHES:
         await store.execute(command)
@@ -123,38 +134,8 @@ async def check_commands(store: Store, capabilities: Capabilities) -> None:
         outcomes = await store.execute_many([*_COUNTS, *refused])
     except StoreError as exc:
         outcomes = exc
-    _check_outcomes(outcomes, len(refused), "execute_many()")
+    _check_outcomes(outcomes, len(refused), f"execute_many(){of}")
     await store.execute(c.Flush(0, "end-of-three"))
-
-
-def check_blocking_commands(store: BlockingStore, capabilities: Capabilities) -> None:
-    """Check that a blocking store handles every command except for `Read`.
-
-    Args:
-        store: as for `check_commands`.
-        capabilities: what the store says that it can do.
-
-    Raises:
-        Violation: a command is not handled, or several at once are not.
-    """
-    refused: list[c.Command[object]] = []
-    for command in example_commands(_OWNED_BY_THREADS):
-        if isinstance(command, c.Read):
-            continue
-        try:
-            store.execute(command)
-        except Exception as exc:  # noqa: BLE001 - a store may raise anything if it is wrong
-            _check_refusal(command, exc, capabilities, "execute() of the blocking store")
-            refused.append(command)
-    for command in _PUSHES:
-        store.execute(command)
-    outcomes: Sequence[object] | StoreError
-    try:
-        outcomes = store.execute_many([*_COUNTS, *refused])
-    except StoreError as exc:
-        outcomes = exc
-    _check_outcomes(outcomes, len(refused), "execute_many() of the blocking store")
-    store.execute(c.Flush(0, "end-of-three"))
 
 
 def _check_refusal(command: c.Command[object], exc: Exception, capabilities: Capabilities, where: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.testing.command_checks import check_blocking_commands, check_commands
+from channel_layer.testing.command_checks import check_commands
 from channel_layer.testing.factories import Violation, VirtualClock, make_rules
 from channel_layer.testing.model_state import GUARD
 
@@ -60,7 +60,7 @@ async def examine(make_store: MakeStore, wanted: Capabilities | None) -> Traits:
     identities = backend.identities
     if not identities or len(set(identities)) < len(identities):
         raise Violation(f"A store has one or more shards, whose identities are all different: {identities}")
-    await _check_commands(make_store, declared)
+    await check_commands(make_store(make_rules(), VirtualClock()), declared)
     store = backend.open()
     try:
         leases_taken = _TwoLeases(store, leases=declared.leases)
@@ -72,18 +72,6 @@ async def examine(make_store: MakeStore, wanted: Capabilities | None) -> Traits:
     if owned or claimed:
         await _await_ends(make_store, declared, owned=owned, claimed=claimed)
     return Traits(declared, len(identities), leases_move=not owned, claims_move=not claimed)
-
-
-async def _check_commands(make_store: MakeStore, declared: Capabilities) -> None:
-    """See that a store, and its blocking store, handle every command."""
-    backend = make_store(make_rules(), VirtualClock())
-    store, blocking = backend.open(), backend.open_blocking()
-    try:
-        await check_commands(store, declared)
-        check_blocking_commands(blocking, declared)
-    finally:
-        blocking.close()
-        await store.aclose()
 
 
 async def _leave(store: Store) -> None:

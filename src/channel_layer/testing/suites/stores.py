@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, Unpack
@@ -18,7 +18,7 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker, read_group, read_message
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
-from channel_layer.testing.command_checks import check_blocking_commands, check_commands
+from channel_layer.testing.command_checks import check_commands
 from channel_layer.testing.factories import layers_over, make_rules
 from channel_layer.testing.suites.base import SuiteTests
 from channel_layer.testing.suites.tools import (
@@ -123,16 +123,10 @@ class StoreSuite(SuiteTests):
 
     # -- the vocabulary
 
-    def test_every_command_is_handled(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_every_command_is_handled(self, stores: StoreEnvironment) -> None:
         """Every command is answered, or the capabilities say that it is not supported; by the blocking store, too."""
-
-        async def body() -> None:
-            async with stores.store() as store:
-                await check_commands(store, self.capabilities)
-
-        run(body())
-        with closing(stores.backend().open_blocking()) as blocking:
-            check_blocking_commands(blocking, self.capabilities)
+        await check_commands(stores.backend(), self.capabilities)
 
     # -- who is called
 
