@@ -7,8 +7,6 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Final
 
-from channel_layer.errors import StoreError
-from channel_layer.testing.factories import Violation
 from channel_layer.testing.suites.base import LayerTests
 from channel_layer.testing.suites.tools import (
     KINDS,
@@ -23,6 +21,7 @@ from channel_layer.testing.suites.tools import (
     number,
     pass_turns,
     receive_or_none,
+    retried,
     send_patiently,
 )
 
@@ -77,13 +76,9 @@ class DeliveryTests(LayerTests):
                 readers = [tasks.create_task(read(channel)) for channel in channels]
                 for channel in channels:
                     tasks.create_task(write(channel))
+            rule = "send() and group_send() of one writer keep their order"
             for channel, reader in zip(channels, readers, strict=True):
-                expect(
-                    reader.result(),
-                    list(range(count)),
-                    "send() and group_send() of one writer keep their order",
-                    f"{count} messages to {channel}",
-                )
+                expect(reader.result(), list(range(count)), rule, f"{count} messages to {channel}")
 
     @async_test
     async def test_a_backlog_keeps_its_order(self, env: LayerEnvironment) -> None:
@@ -162,10 +157,8 @@ class DeliveryTests(LayerTests):
         async with env.layer(capacity=20) as sender:
             receiving = [asyncio.create_task(receive_all(layer)) for layer in workers for _ in range(5)]
             for start in range(0, count, 10):
-                await env.soon(
-                    asyncio.gather(*(send_patiently(sender, "jobs", {"n": start + n}) for n in range(10))),
-                    "workers make room",
-                )
+                sending = (send_patiently(sender, "jobs", {"n": start + n}) for n in range(10))
+                await env.soon(asyncio.gather(*sending), "workers make room")
             await env.soon(complete.wait(), "every message reaches a worker", steps=5)
             await env.end(receiving)
             for layer in workers:
@@ -348,12 +341,8 @@ class DeliveryTests(LayerTests):
                 await sender.send(quiet, {"n": n})
                 await sender.group_send("mixed", {"n": n + 1})
                 received += await env.numbers(owner, quiet, 2)
-            expect(
-                received,
-                list(range(60)),
-                "a slow neighbour costs no other channel a message",
-                "60 messages beside a full one",
-            )
+            rule = "a slow neighbour costs no other channel a message"
+            expect(received, list(range(60)), rule, "60 messages beside a full one")
             expect(await env.numbers(owner, full, 10), list(range(10)), "what is full keeps its oldest", "10 + 60")
 
     @async_test
@@ -405,7 +394,7 @@ class DeliveryTests(LayerTests):
         timeout, wait = 0.2, 0.5
         # Only who waits has such a timeout: a machine that is busy may take as long for a command.
         async with env.layer(timeout=5.0) as sender, env.layer(timeout=timeout) as layer:
-            owned = await _patiently(layer)
+            owned = await env.soon(retried(layer.new_channel, "new_channel() works"), "new_channel() works")
             names = [*POPPED, owned]
             waiting = [asyncio.create_task(layer.receive(name)) for name in names]
             await asyncio.sleep(wait)  # the very thing that is claimed: time in which nothing comes
@@ -430,17 +419,6 @@ class DeliveryTests(LayerTests):
             await env.end(waiting)
             for name in quiet:
                 expect(await receive_or_none(layer, name, 0.01), None, "nothing comes of nothing", name)
-
-
-async def _patiently(layer: ChannelLayer) -> str:
-    """Make a channel with a layer whose timeout is so short that a busy machine may exceed it."""
-    for _ in range(50):
-        try:
-            return await layer.new_channel()
-        except StoreError as exc:
-            if not exc.retryable:
-                raise
-    raise Violation("new_channel() works\n  came: a retryable StoreError, 50 times\n  should have come: a name")
 
 
 def _spoil(message: Message) -> None:

@@ -89,9 +89,8 @@ class ReceivingTests(LayerTests):
                 received += await drain(owner, channel)
                 if kind == "normal":
                     received.sort()  # each host has an order of its own
-                expect(
-                    received, list(range(count)), _RULE, f"{count} messages to {channel}, receive() always cancelled"
-                )
+                asked = f"{count} messages to {channel}, receive() always cancelled"
+                expect(received, list(range(count)), _RULE, asked)
 
         for kind in ("normal", "process-specific"):
             run_stepping(partial(storm, kind=kind))
@@ -108,9 +107,8 @@ class ReceivingTests(LayerTests):
             async def poll(channel: str) -> None:
                 while len(seen[channel]) < count:
                     try:
-                        message = await asyncio.wait_for(
-                            owner.receive(channel), choose.choice((0, 0, 0.0005, 0.002, 0.1))
-                        )
+                        seconds = choose.choice((0, 0, 0.0005, 0.002, 0.1))
+                        message = await asyncio.wait_for(owner.receive(channel), seconds)
                     except TimeoutError:
                         await asyncio.sleep(0)
                     else:
@@ -252,9 +250,6 @@ class ReceivingTests(LayerTests):
         """An event loop that ends at any step of a receive(), cancelling every task at once, leaves the message."""
         layer, sender = env.layer(), env.layer()
 
-        async def begin() -> dict[str, str]:
-            return {await make_channel(kind, layer): kind for kind in KINDS}
-
         async def end_early(steps: Steps, channel: str, step: int) -> asyncio.Task[Message]:
             over = asyncio.Event()
             steps.arm(step, over.set, late=step % 4 == 2)
@@ -263,25 +258,19 @@ class ReceivingTests(LayerTests):
             await over.wait()
             return receiving  # it may still end well, in the steps that the loop takes to its end
 
-        async def rest(channel: str) -> int:
-            return await env.number(layer, channel)
-
-        async def close() -> None:
-            for channel in channels:
-                expect(await receive_or_none(layer, channel, 0.01), None, _RULE, f"messages to {channel}")
-            await layer.aclose()
-            await sender.aclose()
-
-        channels = run(begin())
-        for channel in channels:
+        for kind in KINDS:
+            channel = run(make_channel(kind, layer))
             received: list[int] = []
             due = range(0, _steps(env), 2)
             for step in due:
                 run(sender.send(channel, {"n": step}))
                 receiving = run_stepping(partial(end_early, channel=channel, step=step))
-                received.append(run(rest(channel)) if receiving.cancelled() else number(receiving.result()))
+                message = run(env.receive(layer, channel)) if receiving.cancelled() else receiving.result()
+                received.append(number(message))
             expect(received, list(due), "a loop that ends takes no message with it", f"messages to {channel}")
-        run(close())
+            expect(run(receive_or_none(layer, channel, 0.01)), None, _RULE, f"messages to {channel}")
+        for each in (layer, sender):
+            run(each.aclose())
 
 
 async def _cancel_at_every_step(env: LayerEnvironment, comes: bool, steps: Steps) -> None:  # noqa: FBT001 - bound by partial

@@ -32,13 +32,14 @@ from channel_layer.testing.suites.tools import (
     make_channel,
     pass_turns,
     receive_or_none,
+    retried,
     run,
     run_stepping,
     sends,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Iterable
 
     from channel_layer.ports import Backend, Capabilities, Store
     from channel_layer.testing.factories import MakeStore
@@ -147,7 +148,7 @@ class StoreSuite(SuiteTests):
             expect(await _pop(store, channel, shard, 2), [b"2"], _WOKEN, f"pop() from {channel} after the wait()")
 
         async with stores.store() as store, stores.store() as other:
-            for shard in _shards(stores):
+            for shard in range(len(stores.backend().identities)):
                 for channel in _QUEUES:
                     await wait_for(store, other, channel, shard)
 
@@ -478,42 +479,41 @@ class StoreSuite(SuiteTests):
 
     # -- what is left
 
-    def test_nothing_is_left_when_all_limits_have_passed(self, stores: StoreEnvironment) -> None:
+    @async_test
+    async def test_nothing_is_left_when_all_limits_have_passed(self, stores: StoreEnvironment) -> None:
         """After any use, left as by processes that were killed, the store keeps nothing once all limits are over.
 
         Counted by a store that says how; of another one only that such a use does it no harm.
         """
         limits: Options = {"expiry": 0.5, "group_expiry": 0.5, "capacity": 3}
-        rule = "nothing outlives its use"
-
-        async def use() -> None:
-            make = layers_over(stores.make_store)
-            rules = make_rules(prefix=stores.prefix, **limits)
-            async with make(rules, stores.clock) as one, make(rules, stores.clock) as two:
-                for n, kind in enumerate(KINDS):
-                    channel = await make_channel(kind, one)
-                    await one.group_add("group", channel)
-                    for _ in range(2 + n):
-                        await sends(two, channel, n)
-                    await receive_or_none(one, channel)
-                await two.group_send("group", {"n": 9})
-                await two.flush()
-                await two.group_add("group", "jobs")
-                await two.group_send("group", {"n": 9})
-                await two.group_discard("group", "jobs")
-            async with aclosing(stores.backend(**limits).open()) as store:
-                await _leave_everything(store, self.capabilities)
-
-        run(use())
+        make = layers_over(stores.make_store)
+        rules = make_rules(prefix=stores.prefix, **limits)
+        async with make(rules, stores.clock) as one, make(rules, stores.clock) as two:
+            for n, kind in enumerate(KINDS):
+                channel = await make_channel(kind, one)
+                await one.group_add("group", channel)
+                for _ in range(2 + n):
+                    await sends(two, channel, n)
+                await receive_or_none(one, channel)
+            await two.group_send("group", {"n": 9})
+            await two.flush()
+            await two.group_add("group", "jobs")
+            await two.group_send("group", {"n": 9})
+            await two.group_discard("group", "jobs")
+        async with aclosing(stores.backend(**limits).open()) as store:
+            await _leave_everything(store, self.capabilities)
         if not self.counts_remains:
             return
-        expect(self.remains(stores.prefix) > 0, True, "remains() counts what is there", "everything there is")
-        stores.clock.advance(100)
+
+        async def remains() -> bool:
+            return await asyncio.to_thread(self.remains, stores.prefix) > 0
 
         async def gone() -> bool:
-            return not await asyncio.to_thread(self.remains, stores.prefix)
+            return not await remains()
 
-        run(stores.eventually(gone, rule))
+        expect(await remains(), True, "remains() counts what is there", "everything there is")
+        stores.clock.advance(100)
+        await stores.eventually(gone, "nothing outlives its use")
 
 
 async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
@@ -540,27 +540,17 @@ async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
 
 async def _work_patiently(store: Store, channel: ChannelName, seen: list[bytes]) -> None:
     while not _is_told_to_end():
-        await _again(lambda: store.wait(c.Wait(0, channel.queue, _BLOCK)))
-        seen += await _again(lambda: _pop(store, channel, 0, 1))
+        await retried(lambda: store.wait(c.Wait(0, channel.queue, _BLOCK)), _RECONNECTED)
+        seen += await retried(lambda: _pop(store, channel, 0, 1), _RECONNECTED)
 
 
 async def _read_patiently(store: Store, seen: list[bytes]) -> None:
     position = ""
     while True:
         request = c.Read(0, _OWNED.queue, position, _BLOCK)
-        batch = await _again(lambda: store.execute(request))  # noqa: B023 - awaited here
+        batch = await retried(lambda: store.execute(request), _RECONNECTED)  # noqa: B023 - awaited here
         seen += _payloads(batch.entries)
         position = batch.position
-
-
-async def _again(call: Callable[[], Awaitable[R]]) -> R:
-    """Repeat what may be repeated until it succeeds."""
-    while True:
-        try:
-            return await call()
-        except StoreError as exc:
-            expect(exc.retryable, True, _RECONNECTED, f"wait(), pop() or read(): {exc}")
-            await asyncio.sleep(0.001)
 
 
 async def _work(store: Store, channel: ChannelName, seen: list[bytes]) -> None:
@@ -588,7 +578,3 @@ async def _execute(store: Store, command: c.Command[R]) -> R:
 
 def _payloads(entries: Iterable[tuple[float, bytes]]) -> list[bytes]:
     return [read_message(frame)[1] for _, frame in entries]
-
-
-def _shards(stores: StoreEnvironment) -> range:
-    return range(len(stores.backend().identities))

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, ParamSpec, TypedDict, TypeVar, Unpack
 
-from channel_layer.errors import ChannelFull
+from channel_layer.errors import ChannelFull, StoreError
 from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ __all__ = (
     "number",
     "pass_turns",
     "receive_or_none",
+    "retried",
     "run",
     "run_stepping",
     "send_patiently",
@@ -80,30 +81,13 @@ _LOOK_SECONDS: Final = 0.005
 
 
 def expect(came: object, due: object, rule: str, asked: str) -> None:
-    """Compare what came with what should have come.
-
-    Args:
-        came: the one.
-        due: the other.
-        rule: what is broken if they differ.
-        asked: what was done.
-
-    Raises:
-        Violation: they are not equal.
-    """
+    """Compare what came with what is due, and raise a `Violation` of *rule* if they differ."""
     if came != due:
         raise Violation(f"{rule}\n  asked: {asked}\n  came: {came!r}\n  should have come: {due!r}")
 
 
 async def fails_with(kind: type[E], call: Awaitable[object], rule: str, asked: str) -> E:
-    """Await what must fail.
-
-    Returns:
-        The error.
-
-    Raises:
-        Violation: it did not, or in another way.
-    """
+    """Await what must fail, and return the error; a `Violation` of *rule* if it does not fail, or in another way."""
     try:
         came = await call
     except kind as exc:
@@ -143,16 +127,7 @@ class Environment:
     clock: VirtualClock = field(default_factory=VirtualClock)
 
     async def soon(self, call: Awaitable[R], rule: str, *, steps: int = 1) -> R:
-        """Await what has to happen.
-
-        Args:
-            call: what does it.
-            rule: what is broken if it does not happen.
-            steps: as many times patience for what consists of many.
-
-        Raises:
-            Violation: it did not, in time.
-        """
+        """Await what has to happen, for as many times patience as it has *steps*; a `Violation` if it does not."""
         limit = asyncio.timeout(steps * self.patience)
         try:
             async with limit:
@@ -163,11 +138,7 @@ class Environment:
             raise Violation(f"{rule}\n  came: nothing within {steps * self.patience:g} s") from None
 
     async def end(self, tasks: Iterable[asyncio.Task[R]]) -> None:
-        """Cancel tasks, and wait until they have ended; what one of them has failed with is raised.
-
-        Raises:
-            Violation: one does not end: a call has swallowed its cancellation.
-        """
+        """Cancel tasks, and wait until they have ended; what one of them has failed with is raised."""
         some = list(tasks)
         for task in some:
             task.cancel()
@@ -186,18 +157,9 @@ class Environment:
         late: bool = False,
         meanwhile: Awaitable[object] | None = None,
     ) -> bool:
-        """Cancel a task at a step of its loop, and wait until it has ended.
+        """Cancel a task at a step of the running loop (see `Steps.arm`), and wait until it has ended in whichever way.
 
-        Args:
-            step: see `Steps.arm`; so is *late*.
-            task: has to end, in whichever way.
-            steps: of the running loop.
-            rule: what is broken if it does not end.
-            late: see *step*.
-            meanwhile: awaited before the task.
-
-        Returns:
-            Whether it was there to be cancelled at that step.
+        What is to happen *meanwhile* is awaited first. Returns whether the task was there to be cancelled at that step.
         """
         told = False
 
@@ -213,15 +175,7 @@ class Environment:
         return told
 
     async def eventually(self, holds: Callable[[], bool | Awaitable[bool]], rule: str) -> None:
-        """Wait for something that must come about by itself.
-
-        Args:
-            holds: asked again and again.
-            rule: what is broken if it does not.
-
-        Raises:
-            Violation: it did not, in time.
-        """
+        """Wait for something that must come about by itself; a `Violation` of *rule* if it does not, in time."""
         until = time.monotonic() + self.patience
         while True:
             found = holds()
@@ -289,23 +243,13 @@ class LayerEnvironment(Environment):
 
 
 async def make_channel(kind: str, owner: ChannelLayer, place: int = 0) -> str:
-    """Name a channel of one of the `KINDS`.
-
-    Args:
-        kind: which.
-        owner: whose it is if it is process-specific; in its inbox are no others but those of the same *place*.
-        place: another one for each of several.
-    """
+    """Name a channel of one of the `KINDS`; a process-specific one shares its inbox with those of its *place* only."""
     names = {"normal": f"jobs{place}", "single-reader": f"reply{place}?x", "claimed": f"daemon{place}!x"}
     return names[kind] if kind in names else await owner.new_channel(f"own{place}")
 
 
 def number(message: Message) -> int:
-    """Return the number of a numbered message, ``{"n": number}``.
-
-    Raises:
-        Violation: it has none.
-    """
+    """Return the number of a numbered message, ``{"n": number}``."""
     value = message.get("n")
     if not isinstance(value, int):
         raise Violation(f"a message is received as it was sent\n  came: {message!r}\n  should have come: a number")
@@ -351,6 +295,16 @@ async def drain(layer: ChannelLayer, channel: str, seconds: float = 0.1) -> list
     return numbers
 
 
+async def retried(call: Callable[[], Awaitable[R]], rule: str) -> R:
+    """Repeat what may be repeated until it succeeds; a `Violation` of *rule* if an error says that it may not."""
+    while True:
+        try:
+            return await call()
+        except StoreError as exc:
+            expect(exc.retryable, True, rule, str(exc))
+            await asyncio.sleep(0.001)
+
+
 def dropped(*layers: ChannelLayer) -> dict[str, int]:
     """Add up what some layers have counted as dropped, by the reason."""
     total: Counter[str] = Counter()
@@ -390,12 +344,7 @@ def async_test(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P
 
 
 def at_once(count: int, work: Callable[[int], R]) -> list[R]:
-    """Do *work* in as many threads, which begin together; return the results in the order of the threads.
-
-    Args:
-        count: threads.
-        work: given the thread's place.
-    """
+    """Do *work*, given the place of its thread, in so many threads that begin together; return what came, in order."""
     barrier = threading.Barrier(count)
 
     def start(place: int) -> R:
@@ -407,16 +356,7 @@ def at_once(count: int, work: Callable[[int], R]) -> list[R]:
 
 
 def in_fork(work: Callable[[], object], patience: float, rule: str) -> None:
-    """Do *work* in a forked child, which ends with it.
-
-    Args:
-        work: what it raises is told.
-        patience: seconds that it may take.
-        rule: what is broken if it raises or takes longer.
-
-    Raises:
-        Violation: it did.
-    """
+    """Do *work* in a forked child, which ends with it; a `Violation` if it raises, or takes longer than *patience*."""
     result, told = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on

@@ -29,7 +29,7 @@ from channel_layer.testing.suites.tools import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from channel_layer.layer import ChannelLayer
 
@@ -287,27 +287,22 @@ class WholeTests(LayerTests):
                 kept.append(asyncio.create_task(layer.receive("quiet")))  # asyncio.run() cancels it
                 await asyncio.sleep(0)
 
-        async def finish(name: str) -> None:
-            expect(await env.number(layer, name), count, _LOOPS, "what the last loop has sent")
-            found = layer.counts()
-            came = (found.delivered, len(found.dropped), found.waiting)
-            expect(came, (6 * count + 1, 0, 0), _ACCOUNTS, f"(delivered, dropped, waiting) of {count} loops")
-            await layer.aclose()
-
         name = run(begin())
         for n in range(count):
             run(receive_and_send(name, n))
         expect([task.cancelled() for task in kept], [True] * len(kept), _LOOPS, "a receive() when its loop ends")
-        run(finish(name))
+        expect(run(env.number(layer, name)), count, _LOOPS, "what the last loop has sent")
+        found = layer.counts()
+        came = (found.delivered, len(found.dropped), found.waiting)
+        expect(came, (6 * count + 1, 0, 0), _ACCOUNTS, f"(delivered, dropped, waiting) of {count} loops")
+        run(layer.aclose())
 
     def test_loops_at_once_in_threads(self, env: LayerEnvironment) -> None:
         """Threads, each with one loop after another, exchange messages through one layer object, in order."""
         layer = env.layer()
         threads, rounds = 4, 5
         barrier = threading.Barrier(threads)
-
-        async def make() -> list[str]:
-            return [await layer.new_channel(f"own{place}") for place in range(threads)]
+        names = [run(layer.new_channel(f"own{place}")) for place in range(threads)]
 
         def work(place: int) -> None:
             async def exchange(n: int) -> None:
@@ -321,15 +316,11 @@ class WholeTests(LayerTests):
                 barrier.wait(env.patience)
                 asyncio.run(exchange(n))
 
-        async def finish() -> None:
-            found = layer.counts()
-            due = threads * rounds * 5
-            expect((found.sent, found.delivered), (due, due), _ACCOUNTS, "(sent, delivered) of all threads")
-            await layer.aclose()
-
-        names = run(make())
         at_once(threads, work)
-        run(finish())
+        found = layer.counts()
+        due = threads * rounds * 5
+        expect((found.sent, found.delivered), (due, due), _ACCOUNTS, "(sent, delivered) of all threads")
+        run(layer.aclose())
 
     def test_receiving_in_one_loop_what_another_makes_and_sends(self, env: LayerEnvironment) -> None:
         """A receive() that waits in one running loop gets what another loop sends to a channel that a third made."""
@@ -354,11 +345,8 @@ class WholeTests(LayerTests):
                 await loop.run_in_executor(threads, lambda: asyncio.run(send()))
                 expect(await received, {"n": 1}, _LOOPS, f"a message to {channel} from one loop to another")
 
-        async def make() -> list[str]:
-            return [await make_channel(kind, layer) for kind in KINDS]
-
-        for channel in run(make()):
-            run(use(channel))
+        for kind in KINDS:
+            run(use(run(make_channel(kind, layer))))
         run(layer.aclose())
 
     def test_a_forked_child_starts_anew(self, env: LayerEnvironment) -> None:
@@ -373,12 +361,8 @@ class WholeTests(LayerTests):
 
         async def use(parents: str) -> None:
             mine = await layer.new_channel()
-            expect(
-                mine.split("!")[0] != parents.split("!", maxsplit=1)[0],
-                True,
-                _FORK,
-                f"new_channel(): {mine}, {parents}",
-            )
+            same_inbox = mine.partition("!")[0] == parents.partition("!")[0]
+            expect(same_inbox, False, _FORK, f"new_channel(): {mine}, {parents}")
             for n in range(3):
                 await layer.send(mine, {"n": n})
                 expect(await env.number(layer, mine), n, _FORK, "a message of the child to itself")
@@ -430,7 +414,9 @@ class WholeTests(LayerTests):
                         while await receive_or_none(owners[name], name, 0.005) is not None:
                             pass
                     case 4:
-                        await _give_up(owners[name], name, choose.randrange(10))
+                        receiving = asyncio.create_task(owners[name].receive(name))
+                        await pass_turns(choose.randrange(10))
+                        await env.end([receiving])
                     case _:
                         await env.forward(choose.choice((1.0, expiry / 2, expiry)), layers)
             outside = {name for name in names if name in _POPPED or not env.capabilities.leases}
@@ -472,33 +458,24 @@ class WholeTests(LayerTests):
                 await lost(full=6, expired=4, closed=1)
 
 
-async def _give_up(layer: ChannelLayer, name: str, steps: int) -> None:
-    """Receive, and cancel that a little later."""
-    task = asyncio.create_task(layer.receive(name))
-    await pass_turns(steps)
-    task.cancel()
-    await asyncio.wait([task])
-
-
 async def _balance(
-    env: LayerEnvironment, layers: Iterable[ChannelLayer], readers: Mapping[str, ChannelLayer], outside: Collection[str]
+    env: LayerEnvironment, layers: Sequence[ChannelLayer], readers: Mapping[str, ChannelLayer], outside: Collection[str]
 ) -> None:
-    """Add up what several layers have counted and what waits in the store.
+    """Add up what several layers have counted, the last of which is open, and what waits in the store.
 
     Args:
         env: theirs.
-        layers: all there are; the last one is open.
+        layers: all there are.
         readers: all channels, and the layer that receives from each: it counts what became too old in the store.
         outside: those of them whose messages are not read into a process until they are received.
     """
-    some = list(layers)
     sums: dict[str, int] = {}
 
     async def balances() -> bool:
         for name in [name for name in readers if name in _POPPED or not env.capabilities.leases]:
             await receive_or_none(readers[name], name, 0.02)
-        found = [layer.counts() for layer in some]
-        pending = [(await some[-1].statistics(name)).messages_pending or 0 for name in outside]
+        found = [layer.counts() for layer in layers]
+        pending = [(await layers[-1].statistics(name)).messages_pending or 0 for name in outside]
         sums.update(
             accepted=sum(each.sent + each.expanded for each in found),
             delivered=sum(each.delivered for each in found),
