@@ -6,36 +6,37 @@ correct store could give it, and continues from there. It uses nothing of the co
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard, TypeVar
 
 from channel_layer import commands as c
+from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.testing.factories import Violation
 from channel_layer.testing.model_state import (
     GUARD,
     SLACK,
     Claimant,
-    Departure,
     Facts,
     Group,
     InboxEntry,
-    Member,
+    Moment,
     OwnedInbox,
     QueuedMessage,
     Reports,
     Span,
-    UnreadMessage,
     has_passed,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from channel_layer.domain.rates import Rates
 
 __all__ = ("Model", "describe")
 
+R = TypeVar("R")
 T = TypeVar("T", QueuedMessage, InboxEntry)
 
 _RATE_SECONDS = 60.0
@@ -60,8 +61,18 @@ def _is_tuple(value: object) -> TypeGuard[tuple[object, ...]]:
     return isinstance(value, tuple)
 
 
-def _violation(rule: str, request: object, reply: object, wanted: str) -> Violation:
-    return Violation(f"{rule}\n  asked: {describe(request)}\n  came: {describe(reply)}\n  should have come: {wanted}")
+class _BrokenRule(Exception):
+    """No right store gives this reply.
+
+    Args:
+        rule: which rule it breaks.
+        wanted: what should have come.
+    """
+
+    def __init__(self, rule: str, wanted: str) -> None:
+        super().__init__(rule, wanted)
+        self.rule = rule
+        self.wanted = wanted
 
 
 def _name(text: str) -> bytes:
@@ -77,8 +88,9 @@ def _group_frame(group: str, extra_recipients: Iterable[str], payload: bytes) ->
     return b"g" + _name(group) + len(names).to_bytes(4, "big") + names + payload
 
 
-def _marker_frame(sign: bytes, group: str, member: str, version: int, age: int) -> bytes:
-    return sign + _name(group) + _name(member) + f"{version}:{age}".encode("ascii")
+def _marker_frame(marker: MembershipMarker) -> bytes:
+    sign = b"+" if marker.joined else b"-"
+    return sign + _name(marker.group) + _name(marker.member) + f"{marker.version}:{marker.age}".encode("ascii")
 
 
 def _find_frame(frame: bytes, items: list[T], start: int) -> int | None:
@@ -97,8 +109,8 @@ def _find_frame(frame: bytes, items: list[T], start: int) -> int | None:
 class Model:
     """One shard of a right store.
 
-    Every method is told a request, its reply and when it was carried out, and raises `Violation` if no right store
-    could have given that reply, or `Unclear` if a limit passed meanwhile.
+    A check of one command is told the request and its reply, and raises `_BrokenRule`, or `Unclear` if a limit passed
+    while it was carried out.
 
     Args:
         facts: what is known of the store.
@@ -106,6 +118,8 @@ class Model:
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
+        self._at = Span(0.0, 0.0)
+        """When the request was carried out that is looked at."""
         self._slots = 0
         self._ahead: Span | None = None
         """Seconds by which the shard's clock is ahead of the local one."""
@@ -115,12 +129,12 @@ class Model:
         self._claims: dict[str, Claimant] = {}
         self._readers: dict[str, dict[str, Span]] = {}
         """Of each queue, the processes that read it, and until when."""
-        self._unread: dict[str, dict[str, UnreadMessage]] = {}
+        self._unread: dict[str, dict[str, Moment]] = {}
         self._inboxes: dict[str, OwnedInbox] = {}
         self._reports: dict[str, Reports] = {}
         """What was reported of each queue, and of all under no name."""
         self._groups: dict[str, Group] = {}
-        self._departures: dict[tuple[str, str], Departure] = {}
+        self._departures: dict[tuple[str, str], Moment] = {}
         self._changes = 0
         """Of all groups together."""
         self._published: dict[tuple[str, int], int] = {}
@@ -129,6 +143,37 @@ class Model:
         self._epoch_at: Span | None = None
 
     # -- what the machine asks
+
+    def check(self, request: c.Command[R], reply: R, at: Span) -> None:
+        """Check a reply, and take note of what was done.
+
+        Args:
+            request: what was asked.
+            reply: what came.
+            at: when it was carried out.
+
+        Raises:
+            Violation: no right store could have given that reply.
+            Unclear: a limit passed meanwhile.
+        """
+        with self._look_at(request, reply, at):
+            self._checks[type(request)](self, request, reply)
+
+    def check_at_once(self, requests: Sequence[c.Push], replies: Sequence[c.Pushed], at: Span) -> None:
+        """The same for pushes to one channel that were made at once."""
+        with self._look_at(requests[0], tuple(replies), at):
+            self._check_pushes(requests, replies)
+
+    @contextlib.contextmanager
+    def _look_at(self, request: object, reply: object, at: Span) -> Generator[None]:
+        self._at = at
+        try:
+            yield
+        except _BrokenRule as broken:
+            raise Violation(
+                f"{broken.rule}\n  asked: {describe(request)}\n  came: {describe(reply)}\n"
+                f"  should have come: {broken.wanted}"
+            ) from None
 
     def limits(self) -> Iterator[tuple[str, Span]]:
         """Yield what may end, and when."""
@@ -152,19 +197,20 @@ class Model:
         for group in self._groups.values():
             if facts.group_expiry is not None:
                 for member in group.owned.values():
-                    yield "membership", member.joined.plus(facts.group_expiry)
+                    yield "membership", member.since.plus(facts.group_expiry)
             elif group.touched is not None and group.owned:
                 yield "group", group.touched.plus(facts.lifetime)
             for member in group.others.values():
-                yield "membership", member.joined.plus(facts.lifetime)
+                yield "membership", member.since.plus(facts.lifetime)
         for left in self._departures.values():
-            yield "leaving", left.at.plus(facts.remembered)
+            yield "leaving", left.since.plus(facts.remembered)
         if self._epoch_at is not None:
             yield "epoch", self._epoch_at.plus(max(facts.remembered, facts.lifetime))
 
     def lives(self, inbox: str, at: Span) -> bool:
         """Whether an owned inbox has a living owner."""
-        return self._owned(inbox, at) is not None
+        self._at = at
+        return self._owned(inbox) is not None
 
     def waits(self, inbox: str, after: str) -> bool:
         """Whether a read of a living inbox after a position has to bring something."""
@@ -173,143 +219,119 @@ class Model:
 
     def unsettled(self, group: str, at: Span) -> bool:
         """Whether a group has members of which only a list of them can tell whether they are still there."""
-        found = self._group(group, at)
+        self._at = at
+        found = self._group(group)
         return any(member.doubtful for some in (found.owned, found.others) for member in some.values())
-
-    def members(self, group: str, at: Span) -> tuple[list[str], list[str]]:
-        """Return a group's owned and other members, the doubtful ones included."""
-        found = self._group(group, at)
-        return list(found.owned), list(found.others)
-
-    def last_join(self, group: str, inbox: str) -> int | None:
-        """Return the version in which an owner's channel of this inbox last joined a group it is still in."""
-        found = self._groups.get(group)
-        return found.joins.get(inbox) if found is not None else None
 
     # -- messages
 
-    def pushed(self, asked: Sequence[tuple[c.Push, c.Pushed]], at: Span) -> None:
-        """Check the reply to one push, or to several to one channel that were made at once."""
-        request = asked[0][0]
-        replies = tuple(reply for _, reply in asked)
-        inbox = self._owned(request.channel.queue.name, at)
+    def _check_push(self, request: c.Push, reply: c.Pushed) -> None:
+        self._check_pushes((request,), (reply,))
+
+    def _check_pushes(self, requests: Sequence[c.Push], replies: Sequence[c.Pushed]) -> None:
+        request = requests[0]
+        inbox = self._owned(request.channel.queue.name)
         self._slots += 1
         if inbox is not None:
-            self._pushed_to_owner(inbox, asked, replies, at)
-        elif self._check_readers(request, replies, at) and not self._check_unread(request, replies, at):
-            self._pushed_to_queue(asked, replies, at)
+            self._check_pushes_to_owner(inbox, requests, replies)
+        elif self._check_readers(request, replies) and not self._check_unread(request, replies):
+            self._check_pushes_to_queue(requests, replies)
 
-    def _pushed_to_owner(
-        self, inbox: OwnedInbox, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
+    def _check_pushes_to_owner(
+        self, inbox: OwnedInbox, requests: Sequence[c.Push], replies: Sequence[c.Pushed]
     ) -> None:
-        request = asked[0][0]
-        name = request.channel.name
+        name, capacity = requests[0].channel.name, requests[0].capacity
         unread = inbox.unread[name]
-        room = request.capacity - unread
-        ours = sum(not item.marker for item in inbox.items)
+        room = capacity - unread
+        ours = inbox.messages
         least = min(room, self.facts.inbox_capacity - len(inbox.items))
         most = min(room, self.facts.inbox_capacity - ours)
         self._check_room(
             "An owned inbox takes a message exactly while its channel, and the inbox, have room",
-            request,
             replies,
             (least, most),
-            f"{unread} of {request.capacity} places of {name} are taken; the inbox holds {len(inbox.items)} of "
+            f"{unread} of {capacity} places of {name} are taken; the inbox holds {len(inbox.items)} of "
             f"{self.facts.inbox_capacity} entries, {ours} of them no markers",
         )
         if any(reply.expired or reply.unread_expired for reply in replies):
-            raise _violation(
+            raise _BrokenRule(
                 "In an owned inbox no message expires, and no member's message counts as unread: its owner sees both",
-                request,
-                replies,
                 "expired=0, unread_expired=False",
             )
-        for push, reply in asked:
+        for push, reply in zip(requests, replies, strict=True):
             if reply.accepted:
                 inbox.unread[name] += 1
-                frame = _message_frame(name, push.payload)
-                inbox.items.append(InboxEntry(frame, at, self._slots, channel=name))
+                inbox.items.append(InboxEntry(_message_frame(name, push.payload), self._at, self._slots, channel=name))
 
-    def _check_readers(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+    def _check_readers(self, request: c.Push, replies: Sequence[c.Pushed]) -> bool:
         """Check what a push says of the readers of its queue; return whether it goes on."""
         queue = request.channel.queue.name
         wanted: tuple[int, int] | None = None
-        if request.if_registered and not self._has_reader(queue, at):
-            messages = self._queue(queue, at)
-            wanted = sum(not self._is_gone(message, at) for message in messages), len(messages)
+        if request.if_registered and not self._has_reader(queue):
+            messages = self._queue(queue)
+            wanted = sum(not self._is_gone(message) for message in messages), len(messages)
         for reply in replies:
             left = reply.orphaned
             right = left is None if wanted is None else left is not None and wanted[0] <= left <= wanted[1]
             if not right or (wanted is not None and (reply.accepted or reply.unread_expired or reply.expired)):
-                raise _violation(
+                raise _BrokenRule(
                     "A push with if_registered is refused exactly while its queue has no registered reader, and says "
-                    "how "
-                    "many messages wait there",
-                    request,
-                    reply,
+                    "how many messages wait there",
                     "orphaned=None" if wanted is None else f"accepted=False, orphaned={wanted[0]} to {wanted[1]}",
                 )
         return wanted is None
 
-    def _has_reader(self, queue: str, at: Span) -> bool:
-        return any(not has_passed(until, at) for until in self._readers.get(queue, {}).values())
+    def _has_reader(self, queue: str) -> bool:
+        return any(not self._has_passed(until) for until in self._readers.get(queue, {}).values())
 
-    def orphaned(self, request: c.FindOrphaned, reply: tuple[str, ...], at: Span) -> None:
-        """Check the reply to an `FindOrphaned`."""
-        may = {name: self._queue(name, at) for name in self._queues if not name.endswith("!")}
-        may = {name: messages for name, messages in may.items() if messages and not self._has_reader(name, at)}
-        must = {name for name, messages in may.items() if any(not self._is_gone(message, at) for message in messages)}
+    def _check_find_orphaned(self, _request: c.FindOrphaned, reply: tuple[str, ...]) -> None:
+        may = {name: self._queue(name) for name in self._queues if not name.endswith("!")}
+        may = {name: messages for name, messages in may.items() if messages and not self._has_reader(name)}
+        must = {name for name, messages in may.items() if any(not self._is_gone(message) for message in messages)}
         if not must <= set(reply) <= set(may) or len(set(reply)) < len(reply):
-            raise _violation(
+            raise _BrokenRule(
                 "The orphaned queues are all those, inboxes left out, that hold messages and have no registered reader",
-                request,
-                reply,
                 f"{sorted(must)}, and maybe {sorted(set(may) - must)}",
             )
 
-    def _pushed_to_queue(
-        self, asked: Sequence[tuple[c.Push, c.Pushed]], replies: tuple[c.Pushed, ...], at: Span
-    ) -> None:
-        request = asked[0][0]
+    def _check_pushes_to_queue(self, requests: Sequence[c.Push], replies: Sequence[c.Pushed]) -> None:
+        request = requests[0]
         name = request.channel.name
-        messages = self._queue(request.channel.queue.name, at)
-        live = sum(not self._is_gone(message, at) for message in messages)
+        messages = self._queue(request.channel.queue.name)
+        live = sum(not self._is_gone(message) for message in messages)
         heads = 0
-        while heads < len(messages) and self._is_old(messages[heads], at):
+        while heads < len(messages) and self._is_old(messages[heads]):
             heads += 1
         # What is too old behind a head that is not may stay and take room: put_back can bring them into such an order.
         bounds = request.capacity - (len(messages) - heads), request.capacity - live
         accepted = self._check_room(
             "A queue takes a message exactly while it holds fewer than the capacity, those too old not counted",
-            request,
             replies,
             bounds,
             f"the queue holds {live} messages that are young, and {len(messages) - live} that are not",
         )
-        self._remove_counted(messages, 0, sum(reply.expired for reply in replies), 0, at, request, replies)
-        for push, reply in asked:
+        self._remove_counted(messages, 0, sum(reply.expired for reply in replies), 0)
+        for push, reply in zip(requests, replies, strict=True):
             if reply.accepted:
-                messages.append(QueuedMessage(name, _message_frame(name, push.payload), at, self._slots))
+                messages.append(QueuedMessage(name, _message_frame(name, push.payload), self._at, self._slots))
         if request.to_member and accepted:
-            self._unread.setdefault(request.channel.queue.name, {}).setdefault(name, UnreadMessage(at))
+            self._unread.setdefault(request.channel.queue.name, {}).setdefault(name, Moment(self._at))
 
-    def _check_room(
-        self, rule: str, request: c.Push, replies: tuple[c.Pushed, ...], bounds: tuple[int, int], why: str
-    ) -> int:
+    def _check_room(self, rule: str, replies: Sequence[c.Pushed], bounds: tuple[int, int], why: str) -> int:
         least, most = (min(len(replies), max(0, bound)) for bound in bounds)
         accepted = sum(reply.accepted for reply in replies)
         if not least <= accepted <= most:
             wanted = f"{least}" if least == most else f"{least} to {most}"
-            raise _violation(rule, request, replies, f"{wanted} of {len(replies)} accepted: {why}")
+            raise _BrokenRule(rule, f"{wanted} of {len(replies)} accepted: {why}")
         return accepted
 
-    def _check_unread(self, request: c.Push, replies: tuple[c.Pushed, ...], at: Span) -> bool:
+    def _check_unread(self, request: c.Push, replies: Sequence[c.Pushed]) -> bool:
         queue, name = request.channel.queue.name, request.channel.name
         unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
         if unread is not None and self.facts.capabilities.tracks_unread:
-            may = has_passed(unread.since.plus(self.facts.expiry), at)
-            forgotten = has_passed(unread.since.plus(self.facts.lifetime), at)
+            may = self._has_passed(unread.since.plus(self.facts.expiry))
+            forgotten = self._has_passed(unread.since.plus(self.facts.lifetime))
             must = may and not forgotten and not unread.doubtful
             if may and not must and not replies[0].unread_expired:
                 del self._unread[queue][name]
@@ -319,58 +341,48 @@ class Model:
                 or (must and not reply.unread_expired)
                 or (reply.unread_expired and reply.accepted)
             ):
-                raise _violation(
+                raise _BrokenRule(
                     "A push to a member is refused as unread exactly if an earlier one has expired, and nothing was "
                     "popped since",
-                    request,
-                    reply,
                     "unread_expired=True, accepted=False" if must else "unread_expired=False",
                 )
         return replies[0].unread_expired
 
-    def unread_cleared(self, request: c.ClearUnread) -> None:
-        """Take note of a `ClearUnread`."""
+    def _check_clear_unread(self, request: c.ClearUnread, _reply: None) -> None:
         self._unread.get(request.channel.queue.name, {}).pop(request.channel.name, None)
 
-    def popped(self, request: c.Pop, reply: c.Popped, at: Span) -> None:
-        """Check the reply to a `Pop`."""
+    def _check_pop(self, request: c.Pop, reply: c.Popped) -> None:
         name = request.queue.name
-        self._check_now(request, reply, reply.now, at)
+        self._check_now(reply.now)
         if reply.lost:
-            raise _violation("A store that nothing happened to loses nothing", request, reply, "lost=0")
-        if not self._check_claim(request, reply, at):
+            raise _BrokenRule("A store that nothing happened to loses nothing", "lost=0")
+        if not self._check_claim(request, reply):
             if reply.entries or reply.expired or reply.flushed:
-                raise _violation(
-                    "Nothing is popped from an inbox that another claimant has", request, reply, "no entries"
-                )
+                raise _BrokenRule("Nothing is popped from an inbox that another claimant has", "no entries")
             return
-        messages = self._queue(name, at)
-        live = sum(not self._is_gone(message, at) for message in messages)
+        messages = self._queue(name)
+        live = sum(not self._is_gone(message) for message in messages)
         passed = 0
         for entry in reply.entries:
-            while passed < len(messages) and self._is_gone(messages[passed], at):
+            while passed < len(messages) and self._is_gone(messages[passed]):
                 passed += 1
             found = _find_frame(entry.frame, messages, passed)
             if found is None:
-                raise _violation(
-                    self._broken_rule(entry.frame, messages, at), request, reply, self._order(messages, at)
-                )
+                raise _BrokenRule(self._broken_rule(entry.frame, messages), self._order(messages))
             messages.insert(passed, messages.pop(found))
-            self._check_stamp(request, reply, entry.stamp, messages[passed])
+            self._check_stamp(entry.stamp, messages[passed])
             passed += 1
         count = len(reply.entries)
         most = min(live, request.count)
         if not min(live, request.count - reply.flushed) <= count <= most:
-            raise _violation(
+            raise _BrokenRule(
                 "A pop brings as many messages as there are, and as were asked for",
-                request,
-                reply,
-                f"{most} entries: {self._order(messages, at)}",
+                f"{most} entries: {self._order(messages)}",
             )
         if count + reply.flushed < request.count:
             passed = len(messages)  # it has seen the whole queue
-        taken = [message for message in messages[:passed] if not self._is_gone(message, at)]
-        self._remove_counted(messages, passed, reply.expired, reply.flushed, at, request, reply)
+        taken = [message for message in messages[:passed] if not self._is_gone(message)]
+        self._remove_counted(messages, passed, reply.expired, reply.flushed)
         for message in taken:
             messages.remove(message)
             self._popped[message.frame] = message
@@ -380,49 +392,45 @@ class Model:
             for unread in self._unread.get(name, {}).values():
                 unread.doubtful = True
 
-    def _check_claim(self, request: c.Pop, reply: c.Popped, at: Span) -> bool:
+    def _check_claim(self, request: c.Pop, reply: c.Popped) -> bool:
         """Check what a pop says of the owner or claimant of its queue; return whether that is the caller."""
         name, leases = request.queue.name, self.facts.capabilities.leases
         is_inbox = request.queue.kind is Kind.INBOX
-        self._check_epoch(request, reply, reply.epoch, at, always=is_inbox and leases)
-        is_owned = is_inbox and self._owned(name, at) is not None
+        self._check_epoch(reply.epoch, always=is_inbox and leases)
+        is_owned = is_inbox and self._owned(name) is not None
         if reply.owned != is_owned:
-            raise _violation("A pop tells of the living owner of an owned inbox", request, reply, f"owned={is_owned}")
+            raise _BrokenRule("A pop tells of the living owner of an owned inbox", f"owned={is_owned}")
         claim = self._claims.get(name) if is_inbox and not is_owned else None
-        may = claim is not None and claim.name != request.claimant and not self._claim_is_over(claim, at)
+        may = (
+            claim is not None
+            and claim.name != request.claimant
+            and not (self.facts.claims_move and self._has_passed(claim.until))
+        )
         must = may and claim is not None and not claim.doubtful and leases
         if (reply.held_for is not None and not may) or (must and reply.held_for is None):
             holder = "no other claimant has it" if claim is None or not may else f"{claim.name} has it"
-            raise _violation(
+            raise _BrokenRule(
                 "A claimed inbox belongs to the claimant that popped it last, for one lease from then",
-                request,
-                reply,
                 f"held_for={'...' if must else None}: {holder}",
             )
         if reply.held_for is not None and claim is not None:
-            low, high = claim.until.low - at.high, claim.until.high - at.low
+            low, high = claim.until.low - self._at.high, claim.until.high - self._at.low
             if not self.facts.claims_move:
                 low, high = self.facts.lease - 1.0, self.facts.lease
             if not max(0.0, low - SLACK) <= reply.held_for <= high + SLACK:
-                raise _violation(
-                    "held_for is what is left of the lease", request, reply, f"held_for from {low:.3f} to {high:.3f}"
-                )
+                raise _BrokenRule("held_for is what is left of the lease", f"held_for from {low:.3f} to {high:.3f}")
             claim.doubtful = False
             return False
         if is_owned:
             return False
         if request.register and not is_inbox:
-            self._readers.setdefault(name, {})[request.claimant] = at.plus(request.register)
+            self._readers.setdefault(name, {})[request.claimant] = self._at.plus(request.register)
         if is_inbox:
-            self._claims[name] = Claimant(request.claimant, at.plus(self.facts.lease))
+            self._claims[name] = Claimant(request.claimant, self._at.plus(self.facts.lease))
         return True
 
-    def _claim_is_over(self, claim: Claimant, at: Span) -> bool:
-        return self.facts.claims_move and has_passed(claim.until, at)
-
-    def put_back(self, request: c.PutBack, reply: c.Returned, at: Span) -> None:
-        """Check the reply to a `PutBack`."""
-        messages = self._queue(request.queue.name, at)
+    def _check_put_back(self, request: c.PutBack, reply: c.Returned) -> None:
+        messages = self._queue(request.queue.name)
         returned: list[QueuedMessage] = []
         for entry in request.entries:
             message = self._popped.pop(entry.frame)
@@ -430,123 +438,99 @@ class Model:
             message.slot = self._slots
             message.uncounted = False
             returned.append(message)
-        self._remove_counted(returned, 0, reply.expired, reply.flushed, at, request, reply)
+        self._remove_counted(returned, 0, reply.expired, reply.flushed)
         messages[:0] = returned
 
-    def claim_released(self, request: c.ReleaseClaim) -> None:
-        """Take note of an `ReleaseClaim`."""
+    def _check_release_claim(self, request: c.ReleaseClaim, _reply: None) -> None:
         self._readers.get(request.inbox.name, {}).pop(request.claimant, None)
         claim = self._claims.get(request.inbox.name)
         if claim is not None and claim.name == request.claimant:
             del self._claims[request.inbox.name]
 
-    def pending(self, request: c.Pending, reply: int, at: Span) -> None:
-        """Check the reply to a `Pending`."""
+    def _check_pending(self, request: c.Pending, reply: int) -> None:
         name, queue = request.channel.name, request.channel.queue.name
-        messages = [message for message in self._queue(queue, at) if message.channel == name]
+        messages = [message for message in self._queue(queue) if message.channel == name]
         inbox = self._inboxes.get(queue)
-        if self._owned(queue, at) is not None and inbox is not None:
+        if self._owned(queue) is not None and inbox is not None:
             here = [item.channel == name for item in inbox.items]
-            least, most = sum(here[max(0, inbox.fetched - inbox.base) :]), sum(here)
+            least, most = sum(here[inbox.new :]), sum(here)
         else:
-            least = sum(not self._is_gone(message, at) for message in messages)
+            least = sum(not self._is_gone(message) for message in messages)
             most = len(messages) + (sum(item.channel == name for item in inbox.items) if inbox is not None else 0)
         if not least <= reply <= most:
-            raise _violation(
-                "Pending counts the messages to one channel and to no other", request, reply, f"{least} to {most}"
-            )
+            raise _BrokenRule("Pending counts the messages to one channel and to no other", f"{least} to {most}")
 
     # -- statistics
 
-    def reported(self, request: c.Report, at: Span) -> None:
-        """Take note of a `Report`."""
+    def _check_report(self, request: c.Report, _reply: None) -> None:
         counts = [(each.queue.name, each.messages, each.refused) for each in request.counts]
         for name, messages, refused in (*counts, ("", request.messages, request.refused)):
-            self._reports.setdefault(name, Reports()).add(at, messages, refused, self._reports_last(name))
+            self._reports.setdefault(name, Reports()).add(self._at, messages, refused, self._reports_last(name))
 
-    def told_reported(self, request: c.Reported, reply: Rates, at: Span) -> None:
-        """Check the reply to a `Reported`."""
-        if not self.facts.capabilities.statistics:
-            return
+    def _check_reported(self, request: c.Reported, reply: Rates) -> None:
         name = "" if request.queue is None else request.queue.name
         reports = self._reports.setdefault(name, Reports())
-        sums = reports.sums(at, self._reports_last(name))
+        sums = reports.sums(self._at, self._reports_last(name))
         if (reply.messages, reply.refused) not in sums:
-            raise _violation(
+            raise _BrokenRule(
                 "What was reported is added up, and nothing else",
-                request,
-                reply,
                 " or ".join(f"messages={messages} refused={refused}" for messages, refused in sums),
             )
         if not _RATE_SECONDS - SLACK <= reply.seconds <= _RATE_SECONDS * 7 / 6 + SLACK:
-            raise _violation("A rate is one over 60 to 70 seconds", request, reply, f"seconds from {_RATE_SECONDS}")
-        least, most = reports.since(at, reply.seconds)
+            raise _BrokenRule("A rate is one over 60 to 70 seconds", f"seconds from {_RATE_SECONDS}")
+        least, most = reports.since(self._at, reply.seconds)
         whole = len(sums) == 1
         for place, lately in enumerate((reply.lately, reply.refused_lately)):
             if not (least[place] if whole else 0) <= lately <= most[place]:
-                raise _violation(
-                    "A rate counts what was reported in its seconds",
-                    request,
-                    reply,
-                    f"from {least[place]} to {most[place]}",
+                raise _BrokenRule(
+                    "A rate counts what was reported in its seconds", f"from {least[place]} to {most[place]}"
                 )
 
     def _reports_last(self, name: str) -> float:
         return self.facts.lifetime if not name else min(self.facts.lifetime, _COUNTS_SECONDS)
 
-    def surveyed(self, request: c.Survey, reply: c.Surveyed, at: Span) -> None:
-        """Check the reply to a `Survey`."""
-        if not self.facts.capabilities.statistics:
-            return
+    def _check_survey(self, request: c.Survey, reply: c.Surveyed) -> None:
         wanted = None if request.channel is None else request.channel.name
         queue = None if request.channel is None else request.channel.queue.name
         least = most = 0
         here: list[QueuedMessage | InboxEntry] = []
         certain: list[QueuedMessage | InboxEntry] = []
         for name in {*self._queues, *self._inboxes} if queue is None else {queue}:
-            inbox = self._owned(name, at)
+            inbox = self._owned(name)
             if inbox is not None:
                 unread = inbox.unread.total() if wanted is None else inbox.unread[wanted]
                 least, most = least + unread, most + unread
                 here += [item for item in inbox.items if item.channel and wanted in {None, item.channel}]
                 continue
-            messages = [
-                each for each in self._queue(name, at) if wanted in {None, each.channel} and not self._is_old(each, at)
-            ]
+            messages = [each for each in self._queue(name) if wanted in {None, each.channel} and not self._is_old(each)]
             fresh = [message for message in messages if not message.flushed]
             least, most = least + len(fresh), most + len(messages)
             here += messages
             certain += fresh
         if reply.pending is None or not least <= reply.pending <= most:
-            raise _violation("A survey counts what waits, and nothing else", request, reply, f"{least} to {most}")
+            raise _BrokenRule("A survey counts what waits, and nothing else", f"{least} to {most}")
         if reply.oldest is None:
             if certain:
-                raise _violation("A survey tells the age of what waits", request, reply, "an age")
+                raise _BrokenRule("A survey tells the age of what waits", "an age")
             return
-        youngest = max((at.low - each.since.high for each in certain), default=0.0) - SLACK
-        oldest = max((at.high - each.since.low for each in here), default=0.0) + SLACK
+        youngest = max((self._at.low - each.since.high for each in certain), default=0.0) - SLACK
+        oldest = max((self._at.high - each.since.low for each in here), default=0.0) + SLACK
         if not reply.pending or not max(0.0, youngest) <= reply.oldest <= oldest:
-            raise _violation(
-                "A survey tells the age of the oldest that waits",
-                request,
-                reply,
-                f"oldest from {youngest:.3f} to {oldest:.3f}",
+            raise _BrokenRule(
+                "A survey tells the age of the oldest that waits", f"oldest from {youngest:.3f} to {oldest:.3f}"
             )
 
     # -- owned inboxes
 
-    def claimed(self, request: c.AcquireLease, reply: c.LeaseAcquired, at: Span) -> None:
-        """Check the reply to a `AcquireLease`."""
+    def _check_acquire_lease(self, request: c.AcquireLease, reply: c.LeaseAcquired) -> None:
         name = request.inbox.name
-        self._check_now(request, reply, reply.now, at)
-        self._check_epoch(request, reply, reply.epoch, at)
+        self._check_now(reply.now)
+        self._check_epoch(reply.epoch)
         inbox = self._inboxes.get(name)
-        lived = self._owned(name, at) is not None
+        lived = self._owned(name) is not None
         if (inbox is None and not reply.fresh) or (lived and reply.fresh):
-            raise _violation(
-                "A claim is fresh exactly if the inbox did not exist", request, reply, f"fresh={inbox is None}"
-            )
-        until = at.plus(self.facts.lease)
+            raise _BrokenRule("A claim is fresh exactly if the inbox did not exist", f"fresh={inbox is None}")
+        until = self._at.plus(self.facts.lease)
         if inbox is None or reply.fresh:
             old = inbox
             inbox = self._inboxes[name] = OwnedInbox(until, "")
@@ -559,40 +543,33 @@ class Model:
         for number, item in enumerate(inbox.items, inbox.base):
             if number >= read and item.channel:
                 inbox.unread[item.channel] += 1
-        messages = self._queue(name, at)
-        self._remove_counted(messages, len(messages), reply.expired, 0, at, request, reply)
+        messages = self._queue(name)
+        self._remove_counted(messages, len(messages), reply.expired, 0)
         for message in self._queues.pop(name):
             inbox.items.append(InboxEntry(message.frame, message.since, message.slot, channel=message.channel))
             inbox.unread[message.channel] += 1
         self._unread.pop(name, None)
 
-    def renewed(self, request: c.RenewLease, reply: c.LeaseRenewed, at: Span) -> None:
-        """Check the reply to a `RenewLease`."""
-        self._check_now(request, reply, reply.now, at)
-        self._check_epoch(request, reply, reply.epoch, at)
-        inbox = self._owned(request.inbox.name, at)
+    def _check_renew_lease(self, request: c.RenewLease, reply: c.LeaseRenewed) -> None:
+        self._check_now(reply.now)
+        self._check_epoch(reply.epoch)
+        inbox = self._owned(request.inbox.name)
         if reply.held != (inbox is not None):
-            raise _violation(
-                "A lease that has not ended is kept, and one that has is not",
-                request,
-                reply,
-                f"held={inbox is not None}",
+            raise _BrokenRule(
+                "A lease that has not ended is kept, and one that has is not", f"held={inbox is not None}"
             )
         if inbox is not None:
-            inbox.until = at.plus(self.facts.lease)
+            inbox.until = self._at.plus(self.facts.lease)
 
-    def released(self, request: c.ReleaseLease, reply: int, at: Span) -> None:
-        """Check the reply to a `ReleaseLease`."""
-        lived = self._owned(request.inbox.name, at) is not None
+    def _check_release_lease(self, request: c.ReleaseLease, reply: int) -> None:
+        lived = self._owned(request.inbox.name) is not None
         inbox = self._inboxes.pop(request.inbox.name)
         here = [bool(item.channel) for item in inbox.items]
-        least = sum(here[max(0, inbox.fetched - inbox.base) :]) if lived else 0
+        least = sum(here[inbox.new :]) if lived else 0
         if not least <= reply <= sum(here):
-            raise _violation("A release tells how many messages waited", request, reply, f"{least} to {sum(here)}")
+            raise _BrokenRule("A release tells how many messages waited", f"{least} to {sum(here)}")
 
-    def read(self, request: c.Read, reply: c.Batch, at: Span) -> None:
-        """Check the reply to a `Read` of an inbox whose owner lives."""
-        del at
+    def _check_read(self, request: c.Read, reply: c.Batch) -> None:
         inbox = self._inboxes[request.inbox.name]
         read = inbox.positions.get(request.after, 0)
         while inbox.base < read:
@@ -601,16 +578,14 @@ class Model:
         for place, (stamp, frame) in enumerate(reply.entries):
             found = _find_frame(frame, inbox.items, place)
             if found is None:
-                raise _violation(
+                raise _BrokenRule(
                     "A read brings what came in after the position, in the order in which it came, and nothing twice",
-                    request,
-                    reply,
                     _frames(inbox.items),
                 )
             inbox.items.insert(place, inbox.items.pop(found))
-            self._check_stamp(request, reply, stamp, inbox.items[place])
+            self._check_stamp(stamp, inbox.items[place])
         if inbox.items and not reply.entries:
-            raise _violation("A read brings what is there", request, reply, _frames(inbox.items))
+            raise _BrokenRule("A read brings what is there", _frames(inbox.items))
         inbox.positions[reply.position] = inbox.base + len(reply.entries)
         inbox.fetched = max(inbox.fetched, inbox.base + len(reply.entries))
         # From here on the order is known: it is the same when the read is repeated.
@@ -618,79 +593,70 @@ class Model:
             self._slots += 1
             item.slot = self._slots
 
-    def credits_returned(self, request: c.ReturnCredits, at: Span) -> None:
-        """Take note of a `ReturnCredits`."""
-        inbox = self._owned(request.inbox.name, at)
+    def _check_return_credits(self, request: c.ReturnCredits, _reply: None) -> None:
+        inbox = self._owned(request.inbox.name)
         if inbox is None or inbox.generation != request.generation or request.serial <= inbox.serial:
             return
         inbox.serial = request.serial
         inbox.unread.subtract(dict(request.places))
         inbox.unread = +inbox.unread
 
-    def marked(self, request: c.Mark, reply: bool, at: Span) -> None:  # noqa: FBT001 - a reply
-        """Check the reply to a `Mark`."""
-        inbox = self._owned(request.inbox.name, at)
-        if reply != (inbox is not None):
-            raise _violation(
-                "A marker is put exactly if the inbox has a living owner", request, reply, f"{inbox is not None}"
+    def _check_mark(self, request: c.Mark, reply: bool) -> None:  # noqa: FBT001 - a reply
+        self._check_marker(self._owned(request.inbox.name), request.marker, marked=reply)
+
+    def _check_marker(self, inbox: OwnedInbox | None, marker: MembershipMarker, *, marked: bool) -> None:
+        if marked != (inbox is not None):
+            raise _BrokenRule(
+                "A marker is put exactly if that was asked for, and the owner that it concerns is alive",
+                f"{'a' if inbox is not None else 'no'} marker",
             )
-        marker = request.marker
-        sign = b"+" if marker.joined else b"-"
-        self._mark(inbox, _marker_frame(sign, marker.group, marker.member, marker.version, marker.age), at)
-
-    def _mark(self, inbox: OwnedInbox | None, frame: bytes, at: Span) -> None:
         if inbox is not None:
-            self._slots += 1
-            inbox.items.append(InboxEntry(frame, at, self._slots, marker=True))
+            self._append(inbox, _marker_frame(marker), marker=True)
 
-    def told_alive(self, request: c.Alive, reply: tuple[bool, ...], at: Span) -> None:
-        """Check the reply to an `Alive`."""
-        wanted = tuple(self._owned(inbox.name, at) is not None for inbox in request.inboxes)
+    def _append(self, inbox: OwnedInbox, frame: bytes, *, marker: bool = False) -> None:
+        self._slots += 1
+        inbox.items.append(InboxEntry(frame, self._at, self._slots, marker=marker))
+
+    def _check_alive(self, request: c.Alive, reply: tuple[bool, ...]) -> None:
+        wanted = tuple(self._owned(inbox.name) is not None for inbox in request.inboxes)
         if reply != wanted:
-            raise _violation("An inbox lives for one lease from its last claim or renewal", request, reply, f"{wanted}")
+            raise _BrokenRule("An inbox lives for one lease from its last claim or renewal", f"{wanted}")
 
     # -- groups
 
-    def joined(self, request: c.Join, reply: c.Changed, at: Span) -> None:
-        """Check the reply to a `Join`."""
+    def _check_join(self, request: c.Join, reply: c.Changed) -> None:
         if not self.facts.capabilities.leases:
-            self._check_applied(request, reply)
-            self._group(request.group.name, at).others[request.channel.name] = Member(at)
+            self._check_applied(reply)
+            self._group(request.group.name).others[request.channel.name] = Moment(self._at)
             return
         name, inbox = request.channel.name, request.channel.queue.name
-        group = self._group(request.group.name, at)
+        group = self._group(request.group.name)
         left = self._departures.get((request.group.name, name))
         may_be_void = request.restore and left is not None
         if not reply.applied:
             if not may_be_void or reply.marked:
-                raise _violation(
-                    "A joining is void only if it restores what has left meanwhile", request, reply, "applied=True"
-                )
-            self._check_version(group, request, reply, reply.version)
+                raise _BrokenRule("A joining is void only if it restores what has left meanwhile", "applied=True")
+            self._check_version(group, reply.version)
             return
         if (
             may_be_void
             and left is not None
             and not left.doubtful
-            and not has_passed(left.at.plus(self.facts.remembered), at)
+            and not self._has_passed(left.since.plus(self.facts.remembered))
         ):
-            raise _violation(
-                "A joining that is restored is void if the member has left meanwhile", request, reply, "applied=False"
-            )
-        self._check_change(group, request, reply)
+            raise _BrokenRule("A joining that is restored is void if the member has left meanwhile", "applied=False")
+        self._check_change(group, reply)
         self._departures.pop((request.group.name, name), None)
         was = group.owned.get(name)
         must = request.owned or (was is not None and not was.doubtful)
         may = must or was is not None or name in group.over
         if (must and not reply.owned) or (reply.owned and not may):
-            raise _violation(
+            raise _BrokenRule(
                 "A member stays owned if the owner of its inbox added it, and no other member becomes owned",
-                request,
-                reply,
                 f"owned={must}",
             )
-        member = Member(Span(at.low - request.age, at.high - request.age))
-        group.touched = at
+        member = Moment(Span(self._at.low - request.age, self._at.high - request.age))
+        group.touched = self._at
         group.over.discard(name)
         if reply.owned:
             group.owned[name] = member
@@ -703,19 +669,17 @@ class Model:
             group.owned.pop(name, None)
             self._forget_joins(group)
             group.others[name] = member
-        owner_inbox = self._owned(inbox, at) if request.mark and reply.owned else None
-        self._check_marked(request, reply, owner_inbox)
-        age = round(request.age * 1000)
-        self._mark(owner_inbox, _marker_frame(b"+", request.group.name, name, reply.version, age), at)
+        marker = MembershipMarker(request.group.name, name, True, reply.version, round(request.age * 1000))
+        owner_inbox = self._owned(inbox) if request.mark and reply.owned else None
+        self._check_marker(owner_inbox, marker, marked=reply.marked)
 
-    def left(self, request: c.Leave, reply: c.Changed, at: Span) -> None:
-        """Check the reply to a `Leave`."""
+    def _check_leave(self, request: c.Leave, reply: c.Changed) -> None:
         if not self.facts.capabilities.leases:
-            self._check_applied(request, reply)
-            self._group(request.group.name, at).others.pop(request.channel.name, None)
+            self._check_applied(reply)
+            self._group(request.group.name).others.pop(request.channel.name, None)
             return
         name, inbox = request.channel.name, request.channel.queue.name
-        group = self._group(request.group.name, at)
+        group = self._group(request.group.name)
         must = may = request.latest is None
         known = False
         if request.latest is not None:
@@ -724,149 +688,109 @@ class Model:
             must = known and member is not None and not member.doubtful
             may = known or name in group.over
         if (must and not reply.applied) or (reply.applied and not may):
-            raise _violation(
+            raise _BrokenRule(
                 "A leaving is applied; one with a latest only to an owned member whose inbox joined no later",
-                request,
-                reply,
                 f"applied={must}; the last joining was {group.joins.get(inbox)}",
             )
         if not reply.applied:
             if reply.marked:
-                raise _violation("What is not applied puts no marker", request, reply, "marked=False")
-            self._check_version(group, request, reply, reply.version)
+                raise _BrokenRule("What is not applied puts no marker", "marked=False")
+            self._check_version(group, reply.version)
             if known and name in group.owned and group.owned[name].doubtful:
                 del group.owned[name]
                 self._forget_joins(group)
             return
-        self._check_change(group, request, reply)
+        self._check_change(group, reply)
         group.owned.pop(name, None)
         group.others.pop(name, None)
         group.over.discard(name)
         self._forget_joins(group)
         if request.channel.queue.kind is Kind.INBOX:
-            self._departures[request.group.name, name] = Departure(at)
-        owner_inbox = self._owned(inbox, at) if request.mark else None
-        self._check_marked(request, reply, owner_inbox)
-        self._mark(owner_inbox, _marker_frame(b"-", request.group.name, name, reply.version, 0), at)
+            self._departures[request.group.name, name] = Moment(self._at)
+        marker = MembershipMarker(request.group.name, name, False, reply.version, 0)
+        self._check_marker(self._owned(inbox) if request.mark else None, marker, marked=reply.marked)
 
-    def _check_applied(self, request: object, reply: c.Changed) -> None:
+    def _check_applied(self, reply: c.Changed) -> None:
         if not reply.applied or reply.marked or reply.owned:
-            raise _violation(
+            raise _BrokenRule(
                 "Without leases every change is applied, and no member is owned or has a marker",
-                request,
-                reply,
                 "applied=True, marked=False, owned=False",
             )
 
-    def _check_marked(self, request: object, reply: c.Changed, owner_inbox: OwnedInbox | None) -> None:
-        if reply.marked != (owner_inbox is not None):
-            raise _violation(
-                "A marker is put in the same step, if that was asked for, and the owner that it concerns is alive",
-                request,
-                reply,
-                f"marked={owner_inbox is not None}",
-            )
-
-    def _check_change(self, group: Group, request: object, reply: c.Changed) -> None:
+    def _check_change(self, group: Group, reply: c.Changed) -> None:
         if reply.version <= group.known:
-            raise _violation(
+            raise _BrokenRule(
                 "Each change of a group has a higher version than all that were told before",
-                request,
-                reply,
                 f"a version above {group.known}",
             )
         group.changed = group.known = reply.version
         self._changes += 1
 
-    def _check_version(self, group: Group, request: object, reply: object, version: int) -> None:
+    def _check_version(self, group: Group, version: int) -> None:
         if version < group.changed and (group.owned or group.others):
-            raise _violation(
-                "A group's version is not below that of its last change",
-                request,
-                reply,
-                f"a version of {group.changed} or more",
+            raise _BrokenRule(
+                "A group's version is not below that of its last change", f"a version of {group.changed} or more"
             )
         group.known = max(group.known, version)
 
-    def published(self, request: c.Publish, reply: c.Published, at: Span) -> None:
-        """Check the reply to a `Publish`; without members that are doubtful (see `unsettled`)."""
-        group = self._group(request.group.name, at)
-        if not self.facts.capabilities.leases:
-            self._check_names(request, reply, "others", reply.others, group.others, at)
-            return
-        self._check_version(group, request, reply, reply.version)
+    def _check_publish(self, request: c.Publish, reply: c.Published) -> None:
+        group = self._group(request.group.name)
+        self._check_version(group, reply.version)
         self._published[request.group.name, reply.version] = self._changes
         inboxes = {_inbox_of(name) for name in group.owned}
         if not reply.done:
-            self._check_names(request, reply, "others", reply.others, group.others, at)
-            dead = {name for name in inboxes if self._owned(name, at) is None}
+            self._check_names("others", reply.others, group.others)
+            dead = {name for name in inboxes if self._owned(name) is None}
             if not inboxes - dead <= set(reply.inboxes) <= inboxes or len(set(reply.inboxes)) < len(reply.inboxes):
-                raise _violation(
-                    "A publish names each inbox with members that its owner added, once",
-                    request,
-                    reply,
-                    f"inboxes={sorted(inboxes)}",
+                raise _BrokenRule(
+                    "A publish names each inbox with members that its owner added, once", f"inboxes={sorted(inboxes)}"
                 )
             if reply.full:
-                raise _violation(
-                    "Only a publish that has delivered tells which inboxes are full", request, reply, "full=()"
-                )
+                raise _BrokenRule("Only a publish that has delivered tells which inboxes are full", "full=()")
             return
         if group.others or (inboxes and not request.at_once):
-            raise _violation(
+            raise _BrokenRule(
                 "A publish delivers by itself only if it may, and if it reaches every member",
-                request,
-                reply,
                 f"done=False, others={sorted(group.others)}",
             )
         frame = _group_frame(request.group.name, (), request.payload)
         full = set(reply.full)
         if not full <= inboxes:
-            raise _violation("Only an inbox with members can be full", request, reply, f"full among {sorted(inboxes)}")
+            raise _BrokenRule("Only an inbox with members can be full", f"full among {sorted(inboxes)}")
         for name in sorted(inboxes):
-            inbox = self._owned(name, at)
+            inbox = self._owned(name)
             if inbox is not None:
-                self._deliver(inbox, frame, at, request, reply, full=name in full)
+                self._deliver(inbox, frame, full=name in full)
                 continue
             if name in full:
-                raise _violation("An inbox without an owner is not full", request, reply, f"{name} not among the full")
+                raise _BrokenRule("An inbox without an owner is not full", f"{name} not among the full")
             for member, one in group.owned.items():
                 one.doubtful = one.doubtful or _inbox_of(member) == name
 
-    def _deliver(
-        self, inbox: OwnedInbox, frame: bytes, at: Span, request: object, reply: object, *, full: bool
-    ) -> None:
+    def _deliver(self, inbox: OwnedInbox, frame: bytes, *, full: bool) -> None:
         """Check whether an inbox had room; put the frame in if it had."""
-        ours = sum(not item.marker for item in inbox.items)
         limit = self.facts.inbox_capacity
-        if (full and len(inbox.items) < limit) or (not full and ours >= limit):
-            raise _violation(
+        if (full and len(inbox.items) < limit) or (not full and inbox.messages >= limit):
+            raise _BrokenRule(
                 "A group message finds an inbox full exactly if inbox_capacity is used up",
-                request,
-                reply,
                 f"{'room' if full else 'no room'}: it holds {len(inbox.items)} of {limit} entries",
             )
         if not full:
-            self._slots += 1
-            inbox.items.append(InboxEntry(frame, at, self._slots))
+            self._append(inbox, frame)
 
-    def delivered(self, request: c.Deliver, reply: c.Delivery, at: Span) -> None:
-        """Check the reply to a `Deliver`."""
-        inbox = self._owned(request.inbox.name, at)
+    def _check_deliver(self, request: c.Deliver, reply: c.Delivery) -> None:
+        inbox = self._owned(request.inbox.name)
         if (reply is c.Delivery.NO_OWNER) != (inbox is None):
-            raise _violation(
+            raise _BrokenRule(
                 "A group message is put into an inbox with a living owner, and into no other",
-                request,
-                reply,
                 "no owner" if inbox is None else "done or full",
             )
         if inbox is not None:
             frame = _group_frame(request.group.name, request.extra_recipients, request.payload)
-            self._deliver(inbox, frame, at, request, reply, full=reply is c.Delivery.FULL)
+            self._deliver(inbox, frame, full=reply is c.Delivery.FULL)
 
-    def pruned(self, request: c.Prune, at: Span) -> None:
-        """Take note of a `Prune`."""
-        group = self._group(request.group.name, at)
+    def _check_prune(self, request: c.Prune, _reply: None) -> None:
+        group = self._group(request.group.name)
         for inbox in request.inboxes:
             if group.joins.get(inbox, request.version + 1) <= request.version:
                 for name in [name for name in group.owned if _inbox_of(name) == inbox]:
@@ -880,33 +804,22 @@ class Model:
                 elif name in group.others:  # something has changed, though not here
                     group.others[name].doubtful = True
 
-    def listed(self, request: c.Members, reply: c.GroupMembers, at: Span) -> None:
-        """Check the reply to a `Members`."""
-        group = self._group(request.group.name, at)
-        self._check_names(request, reply, "owned", reply.owned, group.owned, at)
-        self._check_names(request, reply, "others", reply.others, group.others, at)
+    def _check_members(self, request: c.Members, reply: c.GroupMembers) -> None:
+        group = self._group(request.group.name)
+        self._check_names("owned", reply.owned, group.owned)
+        self._check_names("others", reply.others, group.others)
         self._forget_joins(group)
 
-    def _check_names(
-        self,
-        request: object,
-        reply: object,
-        what: str,
-        names: tuple[str, ...],
-        members: dict[str, Member],
-        at: Span,
-    ) -> None:
+    def _check_names(self, what: str, names: tuple[str, ...], members: dict[str, Moment]) -> None:
         """Check a list of members, and learn from it which doubtful ones are members."""
         found = set(names)
         dead = {
-            name for name in members if what == "owned" and self._owned(_inbox_of(name), at) is None
+            name for name in members if what == "owned" and self._owned(_inbox_of(name)) is None
         }  # a store may tell of them or not
         certain = {name for name, member in members.items() if not member.doubtful} - dead
         if len(found) < len(names) or not certain <= found <= set(members):
-            raise _violation(
+            raise _BrokenRule(
                 "A group lists each of its members once, and no other channel",
-                request,
-                reply,
                 f"{what}={sorted(certain)}" + (f", perhaps also {sorted(set(members) - certain)}" if dead else ""),
             )
         for name in list(members):
@@ -917,28 +830,26 @@ class Model:
             else:
                 del members[name]
 
-    def touched(self, request: c.Touch, at: Span) -> None:
-        """Take note of a `Touch`."""
+    def _check_touch(self, request: c.Touch, _reply: None) -> None:
         for name in request.groups:
-            self._group(name.name, at).touched = at
+            self._group(name.name).touched = self._at
 
     # -- flush
 
-    def flushed(self, request: c.Flush, reply: c.Flushing, at: Span) -> None:
-        """Check the reply to a `Flush`."""
-        all_messages = [message for name in self._queues for message in self._queue(name, at)]
-        least = sum(not self._is_gone(message, at) for message in all_messages)
+    def _check_flush(self, request: c.Flush, reply: c.Flushing) -> None:
+        all_messages = [message for name in self._queues for message in self._queue(name)]
+        least = sum(not self._is_gone(message) for message in all_messages)
         most = len(all_messages)
         living: list[str] = []
         for name, inbox in self._inboxes.items():
-            if self._owned(name, at) is not None:
+            if self._owned(name) is not None:
                 living.append(name)
-                least += sum(bool(item.channel) for item in inbox.items[max(0, inbox.fetched - inbox.base) :])
-            most += sum(not item.marker for item in inbox.items)
+                least += sum(bool(item.channel) for item in inbox.items[inbox.new :])
+            most += inbox.messages
         if set(reply.inboxes) != set(living):
-            raise _violation("A flush names the living inboxes", request, reply, f"inboxes={sorted(living)}")
+            raise _BrokenRule("A flush names the living inboxes", f"inboxes={sorted(living)}")
         if not least <= reply.dropped <= most:
-            raise _violation("A flush counts what it removes", request, reply, f"dropped from {least} to {most}")
+            raise _BrokenRule("A flush counts what it removes", f"dropped from {least} to {most}")
         self._queues.clear()
         self._unread.clear()
         self._reports.clear()
@@ -962,66 +873,54 @@ class Model:
                 inbox.generations.append(request.generation)
                 inbox.unread.clear()
                 for _ in range(reply.inboxes.count(name)):  # a marker that comes twice does no harm
-                    self._slots += 1
-                    marker = b"f" + request.generation.encode("ascii")
-                    inbox.items.append(InboxEntry(marker, at, self._slots, marker=True))
-        self._epoch, self._epoch_at = request.generation, at
+                    self._append(inbox, b"f" + request.generation.encode("ascii"), marker=True)
+        self._epoch, self._epoch_at = request.generation, self._at
 
-    def told_unflushed(self, request: c.Unflushed, reply: tuple[str, ...], at: Span) -> None:
-        """Check the reply to an `Unflushed`, of inboxes that this very flush has named."""
+    def _check_unflushed(self, request: c.Unflushed, reply: tuple[str, ...]) -> None:
         for name in request.inboxes:
-            inbox = self._owned(name, at)
+            inbox = self._owned(name)
             since = inbox.generations[inbox.generations.index(request.generation) :] if inbox is not None else []
             heard = inbox is not None and not inbox.acknowledged.isdisjoint(since)
             must = inbox is not None and not heard
             may = must or (inbox is not None and inbox.generation not in inbox.acknowledged)
             if (must and name not in reply) or (name in reply and not may):
-                raise _violation(
+                raise _BrokenRule(
                     "An inbox is unflushed as long as it lives and has not acknowledged",
-                    request,
-                    reply,
                     f"{name} {'among' if must else 'not among'} them",
                 )
 
-    def acknowledged(self, request: c.Acknowledge, at: Span) -> None:
-        """Take note of an `Acknowledge`."""
-        inbox = self._owned(request.inbox.name, at)
+    def _check_acknowledge(self, request: c.Acknowledge, _reply: None) -> None:
+        inbox = self._owned(request.inbox.name)
         if inbox is not None:
             inbox.acknowledged.add(request.generation)
 
     # -- what all of them use
 
-    def _owned(self, name: str, at: Span) -> OwnedInbox | None:
+    def _has_passed(self, limit: Span) -> bool:
+        return has_passed(limit, self._at)
+
+    def _owned(self, name: str) -> OwnedInbox | None:
         """Return an owned inbox whose owner is alive."""
         inbox = self._inboxes.get(name)
-        if inbox is None or (self.facts.leases_move and has_passed(inbox.until, at)):
+        if inbox is None or (self.facts.leases_move and self._has_passed(inbox.until)):
             return None
         return inbox
 
-    def _is_old(self, message: QueuedMessage, at: Span) -> bool:
-        return has_passed(message.since.plus(self.facts.expiry), at)
+    def _is_old(self, message: QueuedMessage) -> bool:
+        return self._has_passed(message.since.plus(self.facts.expiry))
 
-    def _is_gone(self, message: QueuedMessage, at: Span) -> bool:
-        return message.flushed or self._is_old(message, at)
+    def _is_gone(self, message: QueuedMessage) -> bool:
+        return message.flushed or self._is_old(message)
 
-    def _queue(self, name: str, at: Span) -> list[QueuedMessage]:
+    def _queue(self, name: str) -> list[QueuedMessage]:
         """Return a queue; if all in it is too old, a store may let go of it as a whole, without a count."""
         messages = self._queues.setdefault(name, [])
-        if messages and all(self._is_old(message, at) for message in messages):
+        if messages and all(self._is_old(message) for message in messages):
             for message in messages:
                 message.uncounted = True
         return messages
 
-    def _remove_counted(
-        self,
-        messages: list[QueuedMessage],
-        passed: int,
-        expired: int,
-        flushed: int,
-        at: Span,
-        request: object,
-        reply: object,
-    ) -> None:
+    def _remove_counted(self, messages: list[QueuedMessage], passed: int, expired: int, flushed: int) -> None:
         """Check how many messages were counted as too old or as flushed, and remove them.
 
         Args:
@@ -1029,14 +928,11 @@ class Model:
             passed: up to here all that cannot come out has to be gone.
             expired: how many were counted as too old.
             flushed: the same of those that a flush would have removed.
-            at: when.
-            request: the request.
-            reply: its reply.
         """
         must: Counter[tuple[bool, bool]] = Counter()
         may: Counter[tuple[bool, bool]] = Counter()
         for place, message in enumerate(messages):
-            why = self._is_old(message, at), message.flushed
+            why = self._is_old(message), message.flushed
             if any(why):
                 (must if place < passed and not message.uncounted else may)[why] += 1
         both = must + may
@@ -1045,10 +941,8 @@ class Model:
         high_flushed = both[False, True] + both[True, True]
         right = low_expired <= expired <= high_expired and low_flushed <= flushed <= high_flushed
         if not right or not must.total() <= expired + flushed <= both.total():
-            raise _violation(
+            raise _BrokenRule(
                 "Each message that is gone is counted once: as expired, or as flushed",
-                request,
-                reply,
                 f"expired from {low_expired} to {high_expired}, flushed from {low_flushed} to {high_flushed}, "
                 f"together from {must.total()} to {both.total()}",
             )
@@ -1056,7 +950,7 @@ class Model:
         more_expired = expired + flushed - must.total() - more_flushed
         kept: list[QueuedMessage] = []
         for place, message in enumerate(messages):
-            old = self._is_old(message, at)
+            old = self._is_old(message)
             if not (old or message.flushed) or (place >= passed and not (more_expired or more_flushed)):
                 kept.append(message)
             elif place >= passed or message.uncounted:
@@ -1068,20 +962,20 @@ class Model:
                     kept.append(message)
         messages[:] = kept
 
-    def _group(self, name: str, at: Span) -> Group:
+    def _group(self, name: str) -> Group:
         """Return a group without the members whose time is over."""
         group = self._groups.setdefault(name, Group())
         lasts = self.facts.group_expiry
         for member, one in list(group.others.items()):
-            if has_passed(one.joined.plus(self.facts.lifetime), at):
+            if self._has_passed(one.since.plus(self.facts.lifetime)):
                 del group.others[member]
         if lasts is not None:
             for member, one in list(group.owned.items()):
-                if has_passed(one.joined.plus(lasts), at):
+                if self._has_passed(one.since.plus(lasts)):
                     del group.owned[member]
                     group.over.add(member)
             self._forget_joins(group)
-        elif group.owned and group.touched is not None and has_passed(group.touched.plus(self.facts.lifetime), at):
+        elif group.owned and group.touched is not None and self._has_passed(group.touched.plus(self.facts.lifetime)):
             for one in group.owned.values():
                 one.doubtful = True
         return group
@@ -1093,63 +987,88 @@ class Model:
             if inbox not in inboxes:
                 del group.joins[inbox]
 
-    def _check_now(self, request: object, reply: object, now: float, at: Span) -> None:
+    def _check_now(self, now: float) -> None:
         """Check the store's time: its difference from the local one never changes."""
-        ahead = Span(now - at.high, now - at.low)
+        ahead = Span(now - self._at.high, now - self._at.low)
         if self._ahead is None:
             self._ahead = ahead
         elif ahead.high < self._ahead.low - SLACK or ahead.low > self._ahead.high + SLACK:
-            wanted = Span(at.low + self._ahead.low, at.high + self._ahead.high)
-            raise _violation(
+            wanted = Span(self._at.low + self._ahead.low, self._at.high + self._ahead.high)
+            raise _BrokenRule(
                 "The shard's clock goes on like ours, and moves with its offset",
-                request,
-                reply,
                 f"now from {wanted.low:.3f} to {wanted.high:.3f}",
             )
 
-    def _check_stamp(self, request: object, reply: object, stamp: float, what: QueuedMessage | InboxEntry) -> None:
+    def _check_stamp(self, stamp: float, what: QueuedMessage | InboxEntry) -> None:
         """Check the time at which a store says that a message came in."""
         if self._ahead is not None:
             low, high = what.since.low + self._ahead.low, what.since.high + self._ahead.high
             if not low - SLACK <= stamp <= high + SLACK:
-                raise _violation(
+                raise _BrokenRule(
                     "A stamp is the shard's time when it took the message in",
-                    request,
-                    reply,
                     f"a stamp from {low:.3f} to {high:.3f}, not {stamp:.3f}, of {what.frame!r}",
                 )
         if isinstance(what, QueuedMessage):
             if what.stamp is not None and abs(what.stamp - stamp) > GUARD:
-                raise _violation(
-                    "What is put back keeps its stamp", request, reply, f"{what.stamp:.6f}, not {stamp:.6f}"
-                )
+                raise _BrokenRule("What is put back keeps its stamp", f"{what.stamp:.6f}, not {stamp:.6f}")
             what.stamp = stamp
 
-    def _check_epoch(self, request: object, reply: object, epoch: str, at: Span, *, always: bool = True) -> None:
+    def _check_epoch(self, epoch: str, *, always: bool = True) -> None:
         """Check which flush a store names as the last one."""
         right = {self._epoch}
         if self._epoch_at is not None:
             lasts = max(self.facts.remembered, self.facts.lifetime)
-            if not always or has_passed(self._epoch_at.plus(lasts), at):
+            if not always or self._has_passed(self._epoch_at.plus(lasts)):
                 right.add("")
         if epoch not in right:
-            raise _violation("The epoch is the last flush", request, reply, f"epoch={self._epoch!r}")
+            raise _BrokenRule("The epoch is the last flush", f"epoch={self._epoch!r}")
 
-    def _order(self, messages: list[QueuedMessage], at: Span) -> str:
-        return _frames([message for message in messages if not self._is_gone(message, at)])
+    def _order(self, messages: list[QueuedMessage]) -> str:
+        return _frames([message for message in messages if not self._is_gone(message)])
 
-    def _broken_rule(self, frame: bytes, messages: list[QueuedMessage], at: Span) -> str:
+    def _broken_rule(self, frame: bytes, messages: list[QueuedMessage]) -> str:
         """Say which rule is broken by a message that should not have come."""
         for message in messages:
             if message.frame == frame:
                 if message.flushed:
                     return "What was popped before a flush must not be popped again"
-                if self._is_old(message, at):
+                if self._is_old(message):
                     return "Nothing is popped that is as old as expiry"
                 return "Messages leave a queue in the order in which they came, and what is put back comes first"
         if frame in self._popped:
             return "What was popped is in no queue any more"
         return "Only what was pushed to a queue, and waits there, is popped from it"
+
+    _checks: ClassVar[Mapping[type, Callable[..., None]]] = {
+        c.Push: _check_push,
+        c.ClearUnread: _check_clear_unread,
+        c.Pop: _check_pop,
+        c.PutBack: _check_put_back,
+        c.ReleaseClaim: _check_release_claim,
+        c.Pending: _check_pending,
+        c.Report: _check_report,
+        c.Reported: _check_reported,
+        c.Survey: _check_survey,
+        c.AcquireLease: _check_acquire_lease,
+        c.RenewLease: _check_renew_lease,
+        c.ReleaseLease: _check_release_lease,
+        c.Read: _check_read,
+        c.ReturnCredits: _check_return_credits,
+        c.Mark: _check_mark,
+        c.Alive: _check_alive,
+        c.Join: _check_join,
+        c.Leave: _check_leave,
+        c.Publish: _check_publish,
+        c.Deliver: _check_deliver,
+        c.Prune: _check_prune,
+        c.Members: _check_members,
+        c.Touch: _check_touch,
+        c.Flush: _check_flush,
+        c.Unflushed: _check_unflushed,
+        c.Acknowledge: _check_acknowledge,
+        c.FindOrphaned: _check_find_orphaned,
+    }
+    """Of each type of command, what is told a request and its reply."""
 
 
 def _inbox_of(channel: str) -> str:

@@ -16,17 +16,15 @@ __all__ = (
     "GUARD",
     "SLACK",
     "Claimant",
-    "Departure",
     "Facts",
     "Group",
     "InboxEntry",
-    "Member",
+    "Moment",
     "OwnedInbox",
     "QueuedMessage",
     "Reports",
     "Span",
     "Unclear",
-    "UnreadMessage",
     "has_passed",
 )
 
@@ -135,6 +133,16 @@ class OwnedInbox:
     generations: list[str] = field(default_factory=list[str])
     acknowledged: set[str] = field(default_factory=set[str])
 
+    @property
+    def new(self) -> int:
+        """The place of the first entry that was never read."""
+        return max(0, self.fetched - self.base)
+
+    @property
+    def messages(self) -> int:
+        """How many entries are no markers."""
+        return sum(not item.marker for item in self.items)
+
 
 @dataclass(slots=True)
 class Reports:
@@ -179,28 +187,23 @@ class Claimant:
 
 
 @dataclass(slots=True)
-class UnreadMessage:
-    """A channel got a message as a member of a group, and nothing has been taken since."""
+class Moment:
+    """Since when something is so that a store remembers for a while.
+
+    That is that a channel is a member of a group, that it got a message as one and has taken nothing since, or that it
+    has left an inbox's groups.
+    """
 
     since: Span
     doubtful: bool = False
 
 
 @dataclass(slots=True)
-class Member:
-    """A member of a group."""
-
-    joined: Span
-    doubtful: bool = False
-    """The store may have removed it already."""
-
-
-@dataclass(slots=True)
 class Group:
     """A group, and what a store may have forgotten of it."""
 
-    owned: dict[str, Member] = field(default_factory=dict[str, Member])
-    others: dict[str, Member] = field(default_factory=dict[str, Member])
+    owned: dict[str, Moment] = field(default_factory=dict[str, Moment])
+    others: dict[str, Moment] = field(default_factory=dict[str, Moment])
     over: set[str] = field(default_factory=set[str])
     """Owned members whose time is over and that a store may not have removed yet."""
     joins: dict[str, int] = field(default_factory=dict[str, int])
@@ -210,14 +213,6 @@ class Group:
     known: int = -1
     """The highest version that was told."""
     touched: Span | None = None
-
-
-@dataclass(slots=True)
-class Departure:
-    """That a member of an inbox left, which a store has to remember for a while."""
-
-    at: Span
-    doubtful: bool = False
 
 
 def has_passed(limit: Span, at: Span) -> bool:

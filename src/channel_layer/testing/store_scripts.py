@@ -32,7 +32,7 @@ def _expire(state: StoreMachine) -> None:
 def _cancel(state: StoreMachine) -> None:
     for channel, meanwhile in (
         ("jobs", "nothing"),
-        ("jobs", "push"),
+        ("jobs", "fill"),
         ("reply?x", "flush"),
         ("reply?x", "pop"),
         ("Jobs", "time"),
