@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import hiredis
 
-__all__ = ("Answer", "fake_redis", "fake_server", "redis_of_version")
+from channel_layer_redis._packing import pack
+
+__all__ = ("Answer", "fake_redis", "fake_server", "redis_of_version", "redis_proxy")
 
 Answer = Callable[[list[bytes]], bytes]
 """Takes the words of a command, and returns the bytes of the reply."""
@@ -57,6 +59,49 @@ async def fake_server(*, greeting: bytes = b"", reply: bytes = b"", hang_up: boo
 
     async with _listen(talk) as port:
         yield port
+
+
+@contextlib.asynccontextmanager
+async def redis_proxy(port: int, answer: Callable[[list[bytes]], bytes | None]) -> AsyncGenerator[int]:
+    """Run a proxy before a real server; yields its port.
+
+    Args:
+        port: the server's, on 127.0.0.1.
+        answer: returns the reply to a command in place of the server; None: the server replies; b"": it hangs up.
+    """
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies, commands = await asyncio.open_connection("127.0.0.1", port)
+        parser, silent = hiredis.Reader(), 0
+        try:
+            while data := await reader.read(65536):
+                parser.feed(data)
+                while (command := parser.gets()) is not False:
+                    words = [word for word in list[object](command) if isinstance(word, bytes)]
+                    own = answer(words)
+                    if own is None:
+                        commands.write(pack(tuple(words)))
+                        silent = 2 if words == [b"CLIENT", b"REPLY", b"SKIP"] else max(0, silent - 1)
+                        own = await _whole_reply(replies) if not silent else None
+                    if own == b"":
+                        return
+                    writer.write(own or b"")
+        finally:
+            commands.close()
+
+    async with _listen(talk) as own_port:
+        yield own_port
+
+
+async def _whole_reply(replies: asyncio.StreamReader) -> bytes:
+    parser, whole = hiredis.Reader(), b""
+    while parser.gets() is False:
+        data = await replies.read(65536)
+        if not data:
+            return b""
+        whole += data
+        parser.feed(data)
+    return whole
 
 
 def redis_of_version(facts: str) -> Answer:

@@ -27,22 +27,40 @@ __all__ = (
 INCOMPLETE: Final = object()
 """What hiredis's reader returns while a reply is not whole."""
 
-_NOT_CARRIED_OUT = (
-    "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "OOM",
-    "READONLY",
-    "TRYAGAIN",
+_PASSING: Final = (
+    "BUSY ",
+    "CLUSTERDOWN ",
+    "ERR max number of clients reached",
+    "LOADING ",
+    "MASTERDOWN ",
+    "MISCONF ",
+    "NOREPLICAS ",
+    "OOM ",
+    "READONLY ",
+    "TRYAGAIN ",
+    "UNBLOCKED ",
 )
-"""Refusals that pass by themselves; the command has had no effect."""
+"""How refusals begin that pass by themselves; the command has had no effect."""
 
-_MISCONFIGURED = ("DENIED", "NOAUTH", "NOPERM", "WRONGPASS")
-"""Refusals that end only when the configuration is changed; the command has had no effect."""
+_PERMANENT: Final = (
+    "ASK ",
+    "CROSSSLOT ",
+    "DENIED ",
+    "ERR DB index is out of range",
+    "ERR unknown command",
+    "ERR unknown subcommand",
+    "MOVED ",
+    "NOAUTH ",
+    "NOPERM ",
+    "WRONGPASS ",
+)
+"""How refusals begin that end only when the configuration or the server is changed; the command has had no effect.
 
-_IN_SCRIPT = re.compile(r"^ERR Error running script .*?: -([A-Z]+) ")
+Only they end a ``receive()``. A server, or a proxy before it, may say anything else at one moment and serve the next.
+"""
+
+_IN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?: -(?=[A-Z]+ )")
+"""How Redis 6.2 begins an error that a script met."""
 
 
 class UnknownScript(Exception):
@@ -91,24 +109,23 @@ def texts(reply: object) -> tuple[str, ...]:
 
 def unexpected(reply: object) -> StoreError:
     """Return the error to raise for a reply that is not as it has to be."""
-    return StoreError(f"unexpected reply: {reply!r:.100}", retryable=False, outcome="unknown")
+    return StoreError(f"unexpected reply: {reply!r:.100}", retryable=True, outcome="unknown")
 
 
 def is_replica(answer: str) -> bool:
     """Whether a server refuses because it has become a replica."""
-    return _code(answer) in ("READONLY", "MASTERDOWN")
+    return _IN_SCRIPT.sub("", answer).startswith(("READONLY ", "MASTERDOWN "))
 
 
 def refusal(label: str, answer: str) -> StoreError | UnknownScript:
     """Return the error to raise when the server *label* answers with one."""
-    code = _code(answer)
-    if code == "NOSCRIPT":
+    error = _IN_SCRIPT.sub("", answer)
+    if error.startswith("NOSCRIPT "):
         return UnknownScript(answer)
-    if code in _NOT_CARRIED_OUT:
-        return StoreError(f"{label} refused: {answer}", retryable=True, outcome="not_sent")
-    if code in _MISCONFIGURED:
-        return StoreError(f"{label} refused: {answer}", retryable=False, outcome="not_sent")
-    return StoreError(f"{label} answered with an error: {answer}", retryable=False, outcome="unknown")
+    if error.startswith(_PASSING + _PERMANENT):
+        retryable = error.startswith(_PASSING)
+        return StoreError(f"{label} refused: {answer}", retryable=retryable, outcome="not_sent")
+    return StoreError(f"{label} answered with an error: {answer}", retryable=True, outcome="unknown")
 
 
 def protocol_error(label: str) -> StoreError:
@@ -134,8 +151,3 @@ def connect_error(label: str, timeout: float, error: BaseException) -> StoreErro
             return StoreError(what, retryable=True, outcome="not_sent")
         case _:
             return None
-
-
-def _code(answer: str) -> str:
-    found = _IN_SCRIPT.search(answer)  # Redis 6.2 wraps an error that a script met
-    return answer.split(" ", 1)[0] if found is None else found[1]
