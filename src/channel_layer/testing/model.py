@@ -95,14 +95,11 @@ def _marker_frame(marker: MembershipMarker) -> bytes:
 
 def _find_frame(frame: bytes, items: list[T], start: int) -> int | None:
     """Find a frame among those that may come next: the one at *start*, or one that came in at once with it."""
-    if start >= len(items):
-        return None
-    slot = items[start].slot
-    place = start
-    while place < len(items) and items[place].slot == slot:
-        if items[place].frame == frame:
+    for place, item in enumerate(items[start:], start):
+        if item.slot != items[start].slot:
+            return None
+        if item.frame == frame:
             return place
-        place += 1
     return None
 
 
@@ -631,19 +628,13 @@ class Model:
             return
         name, inbox = request.channel.name, request.channel.queue.name
         group = self._group(request.group.name)
-        left = self._departures.get((request.group.name, name))
-        may_be_void = request.restore and left is not None
+        left = self._departures.get((request.group.name, name)) if request.restore else None
         if not reply.applied:
-            if not may_be_void or reply.marked:
+            if left is None or reply.marked:
                 raise _BrokenRule("A joining is void only if it restores what has left meanwhile", "applied=True")
             self._check_version(group, reply.version)
             return
-        if (
-            may_be_void
-            and left is not None
-            and not left.doubtful
-            and not self._has_passed(left.since.plus(self.facts.remembered))
-        ):
+        if left is not None and not left.doubtful and not self._has_passed(left.since.plus(self.facts.remembered)):
             raise _BrokenRule("A joining that is restored is void if the member has left meanwhile", "applied=False")
         self._check_change(group, reply)
         self._departures.pop((request.group.name, name), None)
@@ -859,12 +850,7 @@ class Model:
             claim.doubtful = True
         for left in self._departures.values():
             left.doubtful = True
-        for group in self._groups.values():
-            group.owned.clear()
-            group.others.clear()
-            group.over.clear()
-            group.joins.clear()
-            group.changed = -1
+        self._groups = {name: Group(known=group.known, touched=group.touched) for name, group in self._groups.items()}
         for name, inbox in self._inboxes.items():
             inbox.base += len(inbox.items)
             inbox.items.clear()
