@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
 
@@ -37,6 +37,8 @@ __all__ = (
     "single_reader_names",
     "values",
 )
+
+T = TypeVar("T")
 
 Sendable: TypeAlias = (
     bytes | str | int | float | bool | list["Sendable"] | tuple["Sendable", ...] | dict[str, "Sendable"] | None
@@ -147,16 +149,12 @@ def _scalars() -> st.SearchStrategy[bytes | str | int | float | bool | None]:
     )
 
 
-def _lists(inner: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
+def _lists(inner: st.SearchStrategy[T]) -> st.SearchStrategy[list[T] | dict[str, T]]:
     return st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4))
 
 
 def _tuples(inner: st.SearchStrategy[Sendable]) -> st.SearchStrategy[Sendable]:
-    return st.one_of(
-        st.lists(inner, max_size=4),
-        st.lists(inner, max_size=4).map(tuple),
-        st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    )
+    return st.one_of(_lists(inner), st.lists(inner, max_size=4).map(tuple))
 
 
 def values() -> st.SearchStrategy[Value]:
