@@ -8,6 +8,7 @@ may not be is a violation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from channel_layer.errors import ChannelFull, StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.testing.factories import Violation, VirtualClock, make_rules
+from channel_layer.testing.profiles import machine_settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -53,12 +55,21 @@ _OWN_CAPACITY = 2
 _SHARED_CAPACITY = 7
 """Of an inbox whose channels share it."""
 
+_STEPS = 30
+"""Steps of an example."""
+
 _GROUPS = ("green", "red")
 _JOBS, _REPLY, _CLAIMED = "jobs", "reply?x", ("box!a", "box!b")
 _WORKER = 2
 """The layer that owns no channel."""
 
 _Op = tuple[str, int, int, int]
+
+_GROUP = st.sampled_from(_GROUPS)
+_CHANNEL = st.integers(0, 7)
+_LAYER = st.integers(0, 2)
+_AFTER_TURNS = st.integers(0, 8)
+"""Turns of the event loop after which a call is cancelled."""
 
 _PICK = st.integers(0, 255)
 """Picks one of those that there are."""
@@ -93,7 +104,7 @@ class _Channel:
         ordered: one reader gets what one writer sends in that order.
         owned: a process owns it and its messages arrive there by themselves.
         entries: what waits, oldest first.
-        waiters: who waits, longest first: the layer, and the receive() that it is in.
+        waiters: the calls of receive() that wait, longest first.
         overdue: how many entries have just expired, perhaps on their way to the owner.
     """
 
@@ -103,19 +114,25 @@ class _Channel:
     ordered: bool
     owned: bool
     entries: list[_Entry] = field(default_factory=list[_Entry])
-    waiters: list[tuple[int, asyncio.Task[Message]]] = field(default_factory=list[tuple[int, "asyncio.Task[Message]"]])
+    waiters: list[asyncio.Task[Message]] = field(default_factory=list["asyncio.Task[Message]"])
     overdue: int = 0
 
 
-def _recorded(rule: Callable[Concatenate[LayerMachine, P], None]) -> Callable[Concatenate[LayerMachine, P], None]:
-    """Write down that a rule was called: Hypothesis does not print a race that goes another way the next time."""
+def _recorded(
+    rule: Callable[Concatenate[LayerMachine, P], Coroutine[object, object, None]],
+) -> Callable[Concatenate[LayerMachine, P], None]:
+    """Run a rule, unless it is too late, and write down that it was called.
+
+    Hypothesis does not print a race that goes another way the next time.
+    """
 
     @functools.wraps(rule)
     def recorded(machine: LayerMachine, /, *args: P.args, **kwargs: P.kwargs) -> None:
         machine.script.append(
             f"state.{rule.__name__}({', '.join(f'{key}={value!r}' for key, value in kwargs.items())})"
         )
-        rule(machine, *args, **kwargs)
+        if not machine.is_too_late:
+            machine.run(rule(machine, *args, **kwargs))
 
     return recorded
 
@@ -157,16 +174,15 @@ class LayerMachine(RuleBasedStateMachine):
         self._was_flushed = False
         self._stale = False
         """Something too old may lie in the store until a call finds it."""
-        self._found = 0
         self._began = 0.0
         self._broken = False
 
     # -- begin and end
 
     @initialize(group_expiry=st.sampled_from([_GROUP_EXPIRY, None]))
-    @_recorded
     def begin(self, group_expiry: float | None) -> None:
         """Make the layers and their channels."""
+        self.script.append(f"state.begin(group_expiry={group_expiry!r})")
         self._began = time.monotonic()
         self._group_expiry = group_expiry
         self._group_lifetime = _FOREVER if group_expiry is None else group_expiry
@@ -179,7 +195,7 @@ class LayerMachine(RuleBasedStateMachine):
         self._layers = [self._make_layer(rules, self._clock) for _ in range(3)]
         for owner in (0, 1):
             for _ in range(2):
-                name = self._run(self._within(self._layers[owner].new_channel(), "new_channel() returns"))
+                name = self.run(self._within(self._layers[owner].new_channel(), "new_channel() returns"))
                 pool = name if self._can.leases else f"layer {owner}"
                 self._channels.append(_Channel(name, owner, pool, ordered=True, owned=self._can.leases))
         self._channels.append(_Channel(_JOBS, None, _JOBS, ordered=False, owned=False))
@@ -192,16 +208,16 @@ class LayerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Receive all that is left, check that nothing else comes and that the counts add up, and close."""
         try:
-            if self._channels and not self._too_late and not self._broken:
-                self._run(self._end())
+            if self._channels and not self.is_too_late and not self._broken:
+                self.run(self._end())
         finally:
             try:
-                self._run(self._close())
+                self.run(self._close())
             finally:
                 self._runner.close()
 
     async def _close(self) -> None:
-        waiting = [task for channel in self._channels for _, task in channel.waiters]
+        waiting = [task for channel in self._channels for task in channel.waiters]
         for layer in self._layers:
             await layer.aclose()
         for task in waiting:
@@ -210,15 +226,15 @@ class LayerMachine(RuleBasedStateMachine):
 
     async def _end(self) -> None:
         for channel in self._channels:
-            await self._cancel_waiters(channel, range(len(channel.waiters)))
-        await self._wait_for_group_messages()
+            await self._cancel_waiters(channel, list(channel.waiters))
+        await self._until(self._missing_group_messages)
         for channel in self._channels:
             while channel.entries:
-                await self._receive(channel, self._reader(channel))
+                await self._receive(channel)
         for channel in self._channels:
             for _ in range(2):
                 await self._send(channel, self._layers[1])
-                await self._receive(channel, self._reader(channel))  # and not one that was received before
+                await self._receive(channel)  # and not one that was received before
         await self._check_counts()
 
     async def _check_counts(self) -> None:
@@ -226,18 +242,20 @@ class LayerMachine(RuleBasedStateMachine):
         counts = [layer.counts() for layer in self._layers]
         dropped = {reason: sum(c.dropped.get(reason, 0) for c in counts) for c in counts for reason in c.dropped}
         self._say(f"statistics: {counts}")
-        self._equal("messages that send() accepted (`sent`)", sum(c.sent for c in counts), self._sent)
-        self._equal(
+        self._compare("messages that send() accepted (`sent`)", sum(c.sent for c in counts), self._sent)
+        self._compare(
             "group messages counted once a member (`expanded`)", sum(c.expanded for c in counts), self._expanded
         )
-        self._equal("messages that were received (`delivered`)", sum(c.delivered for c in counts), self._received)
-        self._equal("group messages for full members (`full`)", dropped.get("full", 0), self._full)
-        self._equal("messages that wait in a process (`waiting`)", sum(c.waiting for c in counts), 0)
+        self._compare("messages that were received (`delivered`)", sum(c.delivered for c in counts), self._received)
+        self._compare("group messages for full members (`full`)", dropped.get("full", 0), self._full)
+        self._compare("messages that wait in a process (`waiting`)", sum(c.waiting for c in counts), 0)
         await self._check_statistics()
-        # What expires in the store is counted by the call that finds it; on several hosts there may be none.
+        # What expires in the store is counted by the call that finds it, as flushed perhaps; on several hosts there may
+        # be none.
         slack = self._expired_in_store
-        self._between("expired", dropped.get("expired", 0), self._expired, slack, slack)
-        self._between("flushed", dropped.get("flushed", 0), self._flushed, slack, slack + self._perhaps_on_its_way)
+        more = slack + self._perhaps_on_its_way
+        self._compare("messages that expired", dropped.get("expired", 0), self._expired, less=slack, more=slack)
+        self._compare("messages that were flushed", dropped.get("flushed", 0), self._flushed, less=slack, more=more)
         strange = {reason: n for reason, n in dropped.items() if reason not in {"full", "expired", "flushed"} and n}
         if strange:
             raise Violation(f"messages were dropped for reasons that there were none for: {strange}")
@@ -249,118 +267,151 @@ class LayerMachine(RuleBasedStateMachine):
         accepted = self._sent + self._expanded - self._full
         found = sum(each.messages_count for each in told)
         self._say(f"and {known[-1]}")
-        if found > accepted or (found < accepted and self._keeps_counts):
+        keeps_all = not self._was_flushed and self._clock.offset < self._group_lifetime
+        if found > accepted or (found < accepted and keeps_all):
             raise Violation(f"the statistics do not add up: `messages_count` is {found} and should be {accepted}")
 
-    @property
-    def _keeps_counts(self) -> bool:
-        """Whether all that was ever counted is still to be known."""
-        return not self._was_flushed and self._clock.offset < self._group_lifetime
-
-    def _equal(self, what: str, found: int, expected: int) -> None:
-        if found != expected:
-            raise Violation(f"the statistics do not add up: {what} are {found} and should be {expected}")
-
-    def _between(self, reason: str, found: int, expected: int, less: int, more: int) -> None:
-        """Compare, where messages that were too old may have been counted as flushed, or not at all."""
+    def _compare(self, what: str, found: int, expected: int, *, less: int = 0, more: int = 0) -> None:
         if not expected - less <= found <= expected + more:
-            raise Violation(f"the statistics do not add up: {found} messages {reason}, should be {expected}")
+            raise Violation(f"the statistics do not add up: {what} are {found} and should be {expected}")
 
     # -- calls, one after another
 
-    @rule(at=st.integers(0, 7), by=st.integers(0, 2))
+    @rule(at=_CHANNEL, by=_LAYER)
     @_recorded
-    def send(self, at: int, by: int) -> None:
+    async def send(self, at: int, by: int) -> None:
         """A layer sends a message to a channel; a receiver that waits there gets it."""
         channel = self._channels[at]
-        if self._too_late or (self._is_shared(channel) and self._left(channel) == 0):
+        if self._is_shared(channel) and self._left(channel) == 0:
             return
-        self._run(self._send_and_check(channel, self._layers[by]))
+        if await self._send(channel, self._layers[by]) is not None:
+            await self._check_waiters(channel)
 
-    @rule(pick=_PICK, by=st.integers(0, 2), most=st.integers(1, 3))
+    @rule(pick=_PICK, by=_LAYER, most=st.integers(1, 3))
     @_recorded
-    def receive(self, pick: int, by: int, most: int) -> None:
+    async def receive(self, pick: int, by: int, most: int) -> None:
         """A layer receives what is there, one after another: the oldest message, or of a normal channel any."""
         channel = self._pick(pick, lambda channel: bool(channel.entries))
         if channel is not None:
             for _ in range(min(most, len(channel.entries))):
-                self._run(self._receive(channel, by if channel.reader is None else channel.reader))
+                await self._receive(channel, by)
 
-    @rule(pick=_PICK, turns=st.integers(0, 8))
+    @rule(pick=_PICK, turns=_AFTER_TURNS)
     @_recorded
-    def cancel_amid(self, pick: int, turns: int) -> None:
+    async def cancel_amid(self, pick: int, turns: int) -> None:
         """A receive() that would get a message is cancelled after some turns of the event loop; nothing is lost."""
         clean = not self._stale  # else the counts do not tell what is on its way
         channel = self._pick(pick, lambda channel: bool(channel.entries) and (channel.owned or clean))
-        if channel is not None:
-            self._run(self._cancel_amid(channel, turns))
+        if channel is None:
+            return
+        task = await self._cancel_after(self._receive_call(channel), turns, f"a receive() from {channel.name}")
+        if not task.cancelled():
+            self._check_received(channel, task.result())
+        if not channel.owned:
+            await self._until(self._not_returned)
 
-    @rule(at=st.integers(0, 7), by=st.integers(0, 2), turns=st.integers(0, 8))
+    @rule(at=_CHANNEL, by=_LAYER, turns=_AFTER_TURNS)
     @_recorded
-    def cancel_send(self, at: int, by: int, turns: int) -> None:
+    async def cancel_send(self, at: int, by: int, turns: int) -> None:
         """A send() is cancelled after some turns: its message comes before any later one, or never."""
-        channel = self._channels[at]
+        channel, layer = self._channels[at], self._layers[by]
         alone = channel.ordered and not channel.waiters and not self._is_shared(channel)
-        if not self._too_late and alone and self._left(channel) > 1:
-            self._run(self._cancel_send(channel, self._layers[by], turns))
+        if not alone or self._left(channel) <= 1:
+            return
+        self._number = doubtful = self._number + 1
+        counted = layer.counts().sent
+        task = await self._cancel_after(layer.send(channel.name, _message(doubtful)), turns, "send()")
+        returned = False
+        # Credits come back in batches, which may refuse a message too many for a moment.
+        with contextlib.suppress(ChannelFull, asyncio.CancelledError):
+            task.result()
+            returned = True
+        if returned:
+            self._sent += 1
+            channel.entries.append(_Entry(doubtful, self._clock.offset, grouped=False))
+        last = await self._send(channel, layer)
+        came = returned
+        while channel.entries:
+            message = await self._next_message(channel)
+            if not came and message.get("number") == doubtful and self._held(channel) == [last]:
+                self._say(f"the message {doubtful} had been sent")
+                came = True
+                self._received += 1
+                continue
+            self._check_received(channel, message)
+        if not returned and layer.counts().sent - counted > (last is not None):  # cancelled when it was counted already
+            if not came:
+                raise Violation(f"message {doubtful} to {channel.name} was counted as sent, and has not come")
+            self._sent += 1
 
-    @rule(
-        group=st.sampled_from(_GROUPS),
-        at=st.integers(0, 7),
-        by=st.integers(0, 2),
-        turns=st.integers(0, 8),
-        first=st.booleans(),
-        then=st.booleans(),
-    )
+    @rule(group=_GROUP, at=_CHANNEL, by=_LAYER, turns=_AFTER_TURNS, first=st.booleans(), then=st.booleans())
     @_recorded
-    def cancel_change(self, group: str, at: int, by: int, turns: int, first: bool, then: bool) -> None:  # noqa: FBT001
+    async def cancel_change(self, group: str, at: int, by: int, turns: int, *, first: bool, then: bool) -> None:
         """A change of a group is cancelled after some turns; the next one, if it returns, holds against it."""
-        if not self._too_late:
-            self._run(self._cancel_change(group, self._channels[at], by, turns, first=first, then=then))
+        channel, layer = self._channels[at], self._layers[by]
+        change = layer.group_add if first else layer.group_discard
+        task = await self._cancel_after(change(group, channel.name), turns, "a change of a group")
+        if not task.cancelled():
+            task.result()
+        known = self._groups[group].get(channel.name)
+        if known is not None and channel.owned:
+            known.by_owner = None
+        if then:
+            await self._group_add(group, channel, by)
+        else:
+            await self._group_discard(group, channel, by)
+        await self._until(self._missing_group_messages)
 
-    @rule(pick=_PICK, by=st.integers(0, 2))
+    @rule(pick=_PICK, by=_LAYER)
     @_recorded
-    def wait(self, pick: int, by: int) -> None:
+    async def wait(self, pick: int, by: int) -> None:
         """A layer begins to wait for a message that is yet to come."""
         channel = self._pick(pick, lambda channel: not channel.entries)
-        if channel is not None:
-            self._run(self._wait(channel, by if channel.reader is None else channel.reader))
+        if channel is None:
+            return
+        task = asyncio.create_task(self._receive_call(channel, by))
+        channel.waiters.append(task)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if task.done():
+            channel.waiters.remove(task)
+            self._check_received(channel, task.result())
 
     @rule(pick=_PICK, which=_PICK)
     @_recorded
-    def cancel_waiting(self, pick: int, which: int) -> None:
+    async def cancel_waiting(self, pick: int, which: int) -> None:
         """A waiting receiver is cancelled."""
         channel = self._pick(pick, lambda channel: bool(channel.waiters))
         if channel is not None:
-            self._run(self._cancel_waiters(channel, [which % len(channel.waiters)]))
+            await self._cancel_waiters(channel, [channel.waiters[which % len(channel.waiters)]])
 
-    @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
+    @rule(group=_GROUP, at=_CHANNEL, by=_LAYER)
     @_recorded
-    def group_add(self, group: str, at: int, by: int) -> None:
+    async def group_add(self, group: str, at: int, by: int) -> None:
         """A layer adds a channel to a group, its own or another one's."""
-        if not self._too_late:
-            self._run(self._group_add(group, self._channels[at], by))
+        await self._group_add(group, self._channels[at], by)
 
-    @rule(group=st.sampled_from(_GROUPS), at=st.integers(0, 7), by=st.integers(0, 2))
+    @rule(group=_GROUP, at=_CHANNEL, by=_LAYER)
     @_recorded
-    def group_discard(self, group: str, at: int, by: int) -> None:
+    async def group_discard(self, group: str, at: int, by: int) -> None:
         """A layer removes a channel from a group, by whichever layer it was added."""
-        if not self._too_late:
-            self._run(self._group_discard(group, self._channels[at], by))
+        await self._group_discard(group, self._channels[at], by)
 
-    @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
+    @rule(group=_GROUP, by=_LAYER)
     @_recorded
-    def group_send(self, group: str, by: int) -> None:
+    async def group_send(self, group: str, by: int) -> None:
         """A layer sends to a group: each member gets one message of its own, or none if it is full."""
-        if not self._too_late and self._fits(group):
-            self._run(self._group_send_and_check(group, by))
+        if self._fits(group):
+            await self._group_send(group, by)
+            for channel in self._channels:
+                await self._check_waiters(channel)
+            await self._until(self._missing_group_messages)
 
-    @rule(group=st.sampled_from(_GROUPS), by=st.integers(0, 2))
+    @rule(group=_GROUP, by=_LAYER)
     @_recorded
-    def group_channels(self, group: str, by: int) -> None:
+    async def group_channels(self, group: str, by: int) -> None:
         """A layer lists a group's members, by whichever layer they were added."""
-        if not self._too_late:
-            self._run(self._learn_members(group, (), self._layers[by]))
+        await self._learn_members(group, (), self._layers[by])
 
     @rule(
         ops=st.lists(
@@ -375,45 +426,53 @@ class LayerMachine(RuleBasedStateMachine):
         )
     )
     @_recorded
-    def burst(self, ops: list[_Op]) -> None:
+    async def burst(self, ops: list[_Op]) -> None:
         """Calls follow each other without a pause in which what they have done could arrive."""
-        if not self._too_late and self._is_idle:
-            self._run(self._burst(ops))
+        if self._is_idle:
+            await self._burst(ops)
 
-    @rule(group=st.sampled_from(_GROUPS), some=st.integers(0, 2), by=st.integers(0, 2), count=st.sampled_from([3, 1]))
+    @rule(group=_GROUP, some=st.integers(0, 2), by=_LAYER, count=st.sampled_from([3, 1]))
     @_recorded
-    def fill_group(self, group: str, some: int, by: int, count: int) -> None:
+    async def fill_group(self, group: str, some: int, by: int, count: int) -> None:
         """Two channels join a group, and several messages come at once: some may be too many."""
         joins: list[_Op] = [("group_add", _GROUPS.index(group), at, some) for at in (2 * some, 2 * some + 1)]
-        if not self._too_late and self._is_idle:
-            self._run(self._burst([*joins, *[("group_send", _GROUPS.index(group), 0, by)] * count]))
+        if self._is_idle:
+            await self._burst([*joins, *[("group_send", _GROUPS.index(group), 0, by)] * count])
 
-    @rule(group=st.sampled_from(_GROUPS), owner=st.integers(0, 1), by=st.integers(0, 2))
+    @rule(group=_GROUP, owner=st.integers(0, 1), by=_LAYER)
     @_recorded
-    def change_amid(self, group: str, owner: int, by: int) -> None:
+    async def change_amid(self, group: str, owner: int, by: int) -> None:
         """One channel of a process joins a group and another one leaves it, while messages to it are on their way."""
-        if self._too_late or not self._is_idle:
+        if not self._is_idle:
             return
         which = _GROUPS.index(group)
-        self._run(self._burst([("group_add", which, 2 * owner, owner), ("group_discard", which, 2 * owner + 1, by)]))
+        await self._burst([("group_add", which, 2 * owner, owner), ("group_discard", which, 2 * owner + 1, by)])
         changes: list[_Op] = [("group_add", which, 2 * owner + 1, owner), ("group_discard", which, 2 * owner, by)]
         sends: _Op = ("group_send", which, 0, by)
         direct: _Op = ("send", which, 2 * owner, owner)
-        self._run(self._burst([sends, direct, changes[0], sends, changes[1], sends]))
+        await self._burst([sends, direct, changes[0], sends, changes[1], sends])
 
-    @rule(by=st.integers(0, 2))
+    @rule(by=_LAYER)
     @_recorded
-    def flush(self, by: int) -> None:
+    async def flush(self, by: int) -> None:
         """A layer flushes: when it returns, no process can deliver what was there, and every group is empty."""
-        if not self._too_late:
-            self._run(self._flush(by))
+        await self._within(self._layers[by].flush(), "flush returns")
+        for channel in self._channels:
+            self._flushed += len(channel.entries)
+            if channel.owned:
+                self._perhaps_on_its_way += len(channel.entries) + channel.overdue
+                self._expired_in_store += channel.overdue
+                channel.overdue = 0
+            channel.entries.clear()
+        for members in self._groups.values():
+            members.clear()
+        self._stale = False
+        self._was_flushed = True
 
     @rule(pick=_PICK)
     @_recorded
-    def pass_time(self, pick: int) -> None:
+    async def pass_time(self, pick: int) -> None:
         """Time passes, to just before or just after one of the moments at which something ends."""
-        if self._too_late:
-            return
         now = self._clock.offset
         limits = sorted(set(self._limits()))
         moments = [moment for limit in limits for moment in (limit - _UNDER, limit + _OVER) if moment > now]
@@ -421,12 +480,12 @@ class LayerMachine(RuleBasedStateMachine):
         if clear:
             seconds = clear[pick % len(clear)] - now
             self._say(f"{seconds} seconds pass")
-            self._run(self._pass_time(seconds))
+            await self._pass_time(seconds)
 
     # -- what is true
 
     @property
-    def _too_late(self) -> bool:
+    def is_too_late(self) -> bool:
         """So much real time has passed that "just before a limit" may have become "after" it: check no more."""
         return time.monotonic() - self._began > _UNDER / 2
 
@@ -437,7 +496,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _pick(self, pick: int, fits: Callable[[_Channel], bool]) -> _Channel | None:
         """Return one of the channels that fit, if any do; what is drawn must not depend on how a race ended."""
-        fitting = [] if self._too_late else [channel for channel in self._channels if fits(channel)]
+        fitting = [channel for channel in self._channels if fits(channel)]
         if not fitting:
             return None
         channel = fitting[pick % len(fitting)]
@@ -473,8 +532,9 @@ class LayerMachine(RuleBasedStateMachine):
     def _channel(self, name: str) -> _Channel:
         return next(channel for channel in self._channels if channel.name == name)
 
-    def _reader(self, channel: _Channel) -> int:
-        return _WORKER if channel.reader is None else channel.reader
+    def _receive_call(self, channel: _Channel, by: int = _WORKER) -> Coroutine[object, object, Message]:
+        """Call receive() of the layer that may, or of the one that is given if any may."""
+        return self._layers[by if channel.reader is None else channel.reader].receive(channel.name)
 
     # -- each call, and what it means
 
@@ -515,16 +575,11 @@ class LayerMachine(RuleBasedStateMachine):
     def _held(self, channel: _Channel) -> list[int]:
         return [entry.number for entry in channel.entries]
 
-    async def _send_and_check(self, channel: _Channel, layer: ChannelLayer) -> None:
-        if await self._send(channel, layer) is not None:
-            await self._check_waiters(channel)
-
     async def _check_waiters(self, channel: _Channel) -> None:
         """Check that, of the receivers that waited for the message that has come, the right one gets it."""
         if not (channel.waiters and channel.entries):
             return
-        tasks = [task for _, task in channel.waiters]
-        done, _ = await asyncio.wait(tasks, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(channel.waiters, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             raise Violation(
                 f"message {self._held(channel)} came to {channel.name}, and no receiver that waits there got it"
@@ -532,15 +587,17 @@ class LayerMachine(RuleBasedStateMachine):
         if len(done) > 1:
             raise Violation(f"one message came to {channel.name}, and {len(done)} receivers got one")
         [task] = done
-        if channel.owned and task is not tasks[0]:
+        if channel.owned and task is not channel.waiters[0]:
             raise Violation(f"{channel.name}: a receiver that came later got the message")
-        channel.waiters = [waiter for waiter in channel.waiters if waiter[1] is not task]
+        channel.waiters.remove(task)
         self._check_received(channel, await task)
 
-    async def _receive(self, channel: _Channel, by: int) -> None:
-        expected = self._held(channel)
-        what = f"receive from {channel.name} by layer {by}, where {expected} wait, returns"
-        self._check_received(channel, await self._within(self._layers[by].receive(channel.name), what))
+    async def _receive(self, channel: _Channel, by: int = _WORKER) -> None:
+        self._check_received(channel, await self._next_message(channel, by))
+
+    async def _next_message(self, channel: _Channel, by: int = _WORKER) -> Message:
+        what = f"receive from {channel.name}, where {self._held(channel)} wait, returns"
+        return await self._within(self._receive_call(channel, by), what)
 
     def _check_received(self, channel: _Channel, message: Message) -> None:
         """Check that a message that came is one that may come now."""
@@ -564,116 +621,41 @@ class LayerMachine(RuleBasedStateMachine):
         )
         raise Violation(f"{channel.name}: expected message {self._held(channel)}, got {number!r}, which {problem}")
 
-    async def _cancel_amid(self, channel: _Channel, turns: int) -> None:
-        by = self._reader(channel)
-        task = asyncio.create_task(self._layers[by].receive(channel.name))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task], timeout=self._patience)
-        if not task.done():
-            raise Violation(f"a receive() from {channel.name} that was cancelled does not end")
-        if not task.cancelled():
-            self._check_received(channel, task.result())
-        if not channel.owned:
-            await self._wait_for_returned()
-
-    async def _cancel_send(self, channel: _Channel, layer: ChannelLayer, turns: int) -> None:
-        self._number = doubtful = self._number + 1
-        counted = layer.counts().sent
-        try:
-            returned = await self._cancelled(layer.send(channel.name, _message(doubtful)), turns, "send()")
-        except ChannelFull:  # credits come back in batches, which may refuse a message too many for a moment
-            returned = False
-        if returned:
-            self._sent += 1
-            channel.entries.append(_Entry(doubtful, self._clock.offset, grouped=False))
-        last = await self._send(channel, layer)
-        came = returned
-        while channel.entries:
-            by = self._reader(channel)
-            what = f"receive from {channel.name} by layer {by}, where {self._held(channel)} wait, returns"
-            message = await self._within(self._layers[by].receive(channel.name), what)
-            if not came and message.get("number") == doubtful and self._held(channel) == [last]:
-                self._say(f"the message {doubtful} had been sent")
-                came = True
-                self._received += 1
-                continue
-            self._check_received(channel, message)
-        if not returned and layer.counts().sent - counted > (last is not None):  # cancelled when it was counted already
-            if not came:
-                raise Violation(f"message {doubtful} to {channel.name} was counted as sent, and has not come")
-            self._sent += 1
-
-    async def _cancel_change(
-        self, group: str, channel: _Channel, by: int, turns: int, *, first: bool, then: bool
-    ) -> None:
-        layer = self._layers[by]
-        change = layer.group_add if first else layer.group_discard
-        await self._cancelled(change(group, channel.name), turns, "a change of a group")
-        known = self._groups[group].get(channel.name)
-        if known is not None and channel.owned:
-            known.by_owner = None
-        if then:
-            await self._group_add(group, channel, by)
-        else:
-            await self._group_discard(group, channel, by)
-        await self._wait_for_group_messages()
-
-    async def _cancelled(self, call: Coroutine[object, object, None], turns: int, what: str) -> bool:
-        """Begin a call and cancel it after some turns; return whether it had returned by then."""
+    async def _cancel_after(self, call: Coroutine[object, object, T], turns: int, what: str) -> asyncio.Task[T]:
+        """Begin a call, and cancel it after some turns; return its task, which has ended."""
         task = asyncio.create_task(call)
         for _ in range(turns):
             await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task], timeout=self._patience)
-        if not task.done():
-            raise Violation(f"{what} that was cancelled does not end")
-        if task.cancelled():
-            return False
-        task.result()
-        return True
+        await self._cancel([task], what)
+        return task
 
-    async def _wait_for_returned(self) -> None:
-        """Wait until nothing is on its way: what a cancelled receiver was to get is back, or in its own channel."""
-        await self._until(
-            self._is_all_returned,
-            lambda: (
-                f"a receive() was cancelled, and now {self._found} messages wait where "
-                f"{sum(len(channel.entries) for channel in self._channels)} should"
-            ),
-        )
-
-    async def _is_all_returned(self) -> bool:
-        counts = [layer.counts() for layer in self._layers]
-        outside = [channel for channel in self._channels if not channel.owned]
-        stored = [(await self._layers[_WORKER].statistics(channel.name)).messages_pending or 0 for channel in outside]
-        self._found = sum(count.waiting for count in counts) + sum(stored)
-        back = counts[_WORKER].waiting == 0
-        return back and self._found == sum(len(channel.entries) for channel in self._channels)
-
-    async def _wait(self, channel: _Channel, by: int) -> None:
-        task = asyncio.create_task(self._layers[by].receive(channel.name))
-        channel.waiters.append((by, task))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        if task.done():
-            channel.waiters.remove((by, task))
-            self._check_received(channel, task.result())
-
-    async def _cancel_waiters(self, channel: _Channel, which: Iterable[int]) -> None:
-        leaving = [channel.waiters[at] for at in which]
-        for waiter in leaving:
-            channel.waiters.remove(waiter)
-            waiter[1].cancel()
-        tasks = [task for _, task in leaving]
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._patience)
+    async def _cancel(self, tasks: list[asyncio.Task[T]], what: str) -> None:
         for task in tasks:
-            if not task.done():
-                raise Violation(f"a receive() from {channel.name} that was cancelled does not end")
+            task.cancel()
+        if tasks:
+            _, still = await asyncio.wait(tasks, timeout=self._patience)
+            if still:
+                raise Violation(f"{what} that was cancelled does not end")
+
+    async def _cancel_waiters(self, channel: _Channel, leaving: list[asyncio.Task[Message]]) -> None:
+        for task in leaving:
+            channel.waiters.remove(task)
+        await self._cancel(leaving, f"a receive() from {channel.name}")
+        for task in leaving:
             if not task.cancelled():
                 self._check_received(channel, task.result())
+
+    async def _not_returned(self) -> str:
+        """Say if something is on its way still: what a cancelled receiver was to get is back, or in its own channel."""
+        counts = [layer.counts() for layer in self._layers]
+        worker = self._layers[_WORKER]
+        outside = [channel for channel in self._channels if not channel.owned]
+        stored = [(await worker.statistics(channel.name)).messages_pending or 0 for channel in outside]
+        found = sum(count.waiting for count in counts) + sum(stored)
+        expected = sum(len(channel.entries) for channel in self._channels)
+        if counts[_WORKER].waiting == 0 and found == expected:
+            return ""
+        return f"a receive() was cancelled, and now {found} messages wait where {expected} should"
 
     async def _group_add(self, group: str, channel: _Channel, by: int) -> None:
         await self._within(self._layers[by].group_add(group, channel.name), "group_add returns")
@@ -709,12 +691,6 @@ class LayerMachine(RuleBasedStateMachine):
             else:
                 self._full += 1
 
-    async def _group_send_and_check(self, group: str, by: int) -> None:
-        await self._group_send(group, by)
-        for channel in self._channels:
-            await self._check_waiters(channel)
-        await self._wait_for_group_messages()
-
     async def _burst(self, ops: list[_Op]) -> None:
         for name, group, at, by in ops:
             channel = self._channels[at]
@@ -726,26 +702,22 @@ class LayerMachine(RuleBasedStateMachine):
                 await self._group_send(_GROUPS[group], by)
             elif name == "send" and not (self._is_shared(channel) and self._left(channel) == 0):
                 await self._send(channel, self._layers[by])
-        await self._wait_for_group_messages()
+        await self._until(self._missing_group_messages)
 
-    async def _wait_for_group_messages(self) -> None:
-        """Wait until every process has taken in the group messages that were sent to it."""
-        await self._until(
-            self._have_group_messages_come,
-            lambda: (
-                f"of the messages to groups, counted once for each member, {self._expanded} should have come; "
-                "the layers count another number (`expanded`)"
-            ),
-        )
-
-    async def _have_group_messages_come(self) -> bool:
+    async def _missing_group_messages(self) -> str:
+        """Say if a process has yet to take in group messages that were sent to it."""
         found = sum(layer.counts().expanded for layer in self._layers)
         if found > self._expanded:
             raise Violation(
                 f"{found} messages to groups have come, counted once for each member, and {self._expanded} should "
                 "have: a channel got one that was no member when it was sent, or got it twice"
             )
-        return found == self._expanded
+        if found == self._expanded:
+            return ""
+        return (
+            f"of the messages to groups, counted once for each member, {self._expanded} should have come; the layers "
+            f"count {found} (`expanded`)"
+        )
 
     async def _learn_members(self, group: str, open_: Iterable[str], layer: ChannelLayer) -> None:
         """Compare a group's members; where it is open whether a channel is one, take it as it is."""
@@ -754,38 +726,20 @@ class LayerMachine(RuleBasedStateMachine):
         certain = set(members) - maybe
         found: set[str] = set()
 
-        async def agrees() -> bool:
+        async def differ() -> str:
             nonlocal found
             listed = await self._within(layer.group_channels(group), "group_channels returns")
             found = set(listed)
             if len(listed) != len(found):
                 raise Violation(f"group_channels lists a member of {group!r} twice: {listed}")
-            return certain <= found <= certain | maybe
+            if certain <= found <= certain | maybe:
+                return ""
+            perhaps = f" and perhaps {sorted(maybe)}" if maybe else ""
+            return f"the members of {group!r} should be {sorted(certain)}{perhaps}, and are {sorted(found)}"
 
-        await self._until(
-            agrees,
-            lambda: (
-                f"the members of {group!r} should be {sorted(certain)}"
-                + (f" and perhaps {sorted(maybe)}" if maybe else "")
-                + f", and are {sorted(found)}"
-            ),
-        )
+        await self._until(differ)
         for name in maybe - found:
             members.pop(name, None)
-
-    async def _flush(self, by: int) -> None:
-        await self._within(self._layers[by].flush(), "flush returns")
-        for channel in self._channels:
-            self._flushed += len(channel.entries)
-            if channel.owned:
-                self._perhaps_on_its_way += len(channel.entries) + channel.overdue
-                self._expired_in_store += channel.overdue
-                channel.overdue = 0
-            channel.entries.clear()
-        for members in self._groups.values():
-            members.clear()
-        self._stale = False
-        self._was_flushed = True
 
     async def _pass_time(self, seconds: float) -> None:
         self._clock.advance(seconds)
@@ -838,60 +792,56 @@ class LayerMachine(RuleBasedStateMachine):
         Raises:
             Violation: a promise is broken.
         """
-        self._call("begin", group_expiry=_GROUP_EXPIRY)
+        self.begin(group_expiry=_GROUP_EXPIRY)
         for some, by in ((0, 2), (2, 0)):  # full members, in a process and outside of any
-            self._call("fill_group", group="green", some=some, by=by, count=3)
-            self._call("receive", pick=0, by=2, most=2)
-            self._call("group_send", group="green", by=1)
+            self.fill_group(group="green", some=some, by=by, count=3)
+            self.receive(pick=0, by=2, most=2)
+            self.group_send(group="green", by=1)
             self._receive_all()
         for owner in (0, 1):  # messages and changes on their way together
-            self._call("change_amid", group="red", owner=owner, by=1 - owner)
-            self._call("change_amid", group="green", owner=owner, by=2)
+            self.change_amid(group="red", owner=owner, by=1 - owner)
+            self.change_amid(group="green", owner=owner, by=2)
             self._receive_all()
         for at in (0, 3, 4, 5, 6):  # capacity, and credits that are returned
             for by in (0, 1, 2):
-                self._call("send", at=at, by=by)
-            self._call("receive", pick=0, by=0, most=1)
-            self._call("send", at=at, by=1)
+                self.send(at=at, by=by)
+            self.receive(pick=0, by=0, most=1)
+            self.send(at=at, by=1)
             self._receive_all()
         for turns in range(4):  # cancellation
             for at in (0, 4, 5):
-                self._call("send", at=at, by=1)
-                self._call("cancel_amid", pick=0, turns=turns)
+                self.send(at=at, by=1)
+                self.cancel_amid(pick=0, turns=turns)
                 self._receive_all()
-            self._call("cancel_send", at=1, by=0, turns=turns)
-            self._call("cancel_change", group="red", at=1, by=0, turns=turns, first=True, then=False)
-        self._call("wait", pick=0, by=0)
-        self._call("wait", pick=0, by=0)
-        self._call("cancel_waiting", pick=0, which=0)
-        self._call("send", at=0, by=2)
+            self.cancel_send(at=1, by=0, turns=turns)
+            self.cancel_change(group="red", at=1, by=0, turns=turns, first=True, then=False)
+        self.wait(pick=0, by=0)
+        self.wait(pick=0, by=0)
+        self.cancel_waiting(pick=0, which=0)
+        self.send(at=0, by=2)
         for by in (2, 0):  # membership
-            self._call("group_add", group="red", at=0, by=0)
-            self._call("group_channels", group="red", by=1)
-            self._call("group_send", group="red", by=1)
-            self._call("group_discard", group="red", at=0, by=by)
-            self._call("group_channels", group="red", by=0)
-        self._call("group_add", group="red", at=0, by=0)
-        self._call("fill_group", group="red", some=1, by=1, count=1)
-        self._call("send", at=1, by=2)
-        self._call("flush", by=2)
-        self._call("send", at=1, by=2)
+            self.group_add(group="red", at=0, by=0)
+            self.group_channels(group="red", by=1)
+            self.group_send(group="red", by=1)
+            self.group_discard(group="red", at=0, by=by)
+            self.group_channels(group="red", by=0)
+        self.group_add(group="red", at=0, by=0)
+        self.fill_group(group="red", some=1, by=1, count=1)
+        self.send(at=1, by=2)
+        self.flush(by=2)
+        self.send(at=1, by=2)
         self._receive_all()
         for pick in (1, 0, 1):  # time: after, before, after
-            self._call("group_add", group="red", at=0, by=0)
-            self._call("group_send", group="red", by=1)
-            self._call("send", at=1, by=2)
-            self._call("pass_time", pick=pick)
-            self._call("send", at=1, by=0)
+            self.group_add(group="red", at=0, by=0)
+            self.group_send(group="red", by=1)
+            self.send(at=1, by=2)
+            self.pass_time(pick=pick)
+            self.send(at=1, by=0)
             self._receive_all()
 
     def _receive_all(self) -> None:
         for _ in self._channels:
-            self._call("receive", pick=0, by=_WORKER, most=3)
-
-    def _call(self, name: str, **arguments: object) -> None:
-        """Make one call."""
-        getattr(self, name)(**arguments)
+            self.receive(pick=0, by=_WORKER, most=3)
 
     # -- running
 
@@ -901,7 +851,8 @@ class LayerMachine(RuleBasedStateMachine):
         if currently_in_test_context():
             note(text)
 
-    def _run(self, work: Coroutine[object, object, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
+        """Run something; a violation gets the script."""
         try:
             return self._runner.run(work)
         except BaseException as exc:
@@ -919,13 +870,13 @@ class LayerMachine(RuleBasedStateMachine):
         except StoreError as exc:
             raise Violation(f"it is not true that {what}: {exc}") from exc
 
-    async def _until(self, holds: Callable[[], Awaitable[bool]], problem: Callable[[], str]) -> None:
-        """Look until something is so; the bound is for what is wrong."""
+    async def _until(self, problem: Callable[[], Awaitable[str]]) -> None:
+        """Look until there is no problem; the bound is for what is wrong."""
         deadline = time.monotonic() + self._patience
         turn = 0
-        while not await holds():
+        while text := await problem():
             if time.monotonic() > deadline:
-                raise Violation(problem())
+                raise Violation(text)
             turn += 1
             await asyncio.sleep(0 if turn < _TURNS else 0.001)
 
@@ -959,9 +910,7 @@ def run_layer_conformance_test(
     """
     can = capabilities if capabilities is not None else Capabilities()
     if settings is None:
-        settings = hypothesis.settings(
-            deadline=None, stateful_step_count=30, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-        )
+        settings = machine_settings(_STEPS)
 
     class LayerTest(LayerMachine):
         def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from hypothesis import HealthCheck, settings
 
-__all__ = ("PROFILES", "VARIABLE", "load_profile", "register_profiles")
+__all__ = ("PROFILES", "VARIABLE", "load_profile", "machine_settings", "register_profiles")
 
 VARIABLE: Final = "CHANNEL_LAYER_HYPOTHESIS_PROFILE"
 """Names the profile, in the environment."""
@@ -48,3 +48,14 @@ def load_profile() -> str:
     register_profiles()
     settings.load_profile(name)
     return name
+
+
+def machine_settings(steps: int) -> settings:
+    """Return the settings of the current profile for a state machine: slow examples are none too slow.
+
+    Args:
+        steps: of an example.
+    """
+    current = settings()
+    checks = {*current.suppress_health_check, HealthCheck.too_slow}
+    return settings(current, stateful_step_count=steps, deadline=None, suppress_health_check=tuple(checks))

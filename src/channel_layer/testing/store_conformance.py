@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import hypothesis
-from hypothesis import HealthCheck
 from hypothesis.stateful import run_state_machine_as_test
 
 from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import store_machine
 from channel_layer.testing.factories import Violation
+from channel_layer.testing.profiles import machine_settings
 from channel_layer.testing.store_machine import RunCounts, StoreMachine
 from channel_layer.testing.store_scripts import run_scripts
 from channel_layer.testing.store_traits import examine
@@ -55,7 +55,7 @@ def run_async_conformance_test(
         def __init__(self) -> None:
             super().__init__(make_store, traits, run_counts)
 
-    chosen = _settings() if settings is None else settings
+    chosen = machine_settings(_STEPS) if settings is None else settings
     one = hypothesis.settings(chosen, report_multiple_bugs=False)  # several would come as a group, not as a Violation
     run_state_machine_as_test(TestedStore, settings=one)
     if run_counts.examples and not run_counts.replies:
@@ -83,9 +83,3 @@ def run_conformance_test(
         return SimpleBackend(lambda: make_store(rules, clock), "simple")
 
     run_async_conformance_test(make_whole, capabilities=capabilities, settings=settings)
-
-
-def _settings() -> hypothesis.settings:
-    current = hypothesis.settings()
-    checks = {*current.suppress_health_check, HealthCheck.too_slow}
-    return hypothesis.settings(current, stateful_step_count=_STEPS, deadline=None, suppress_health_check=tuple(checks))
