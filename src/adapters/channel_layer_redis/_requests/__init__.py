@@ -6,7 +6,7 @@ event loops, and that of threads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.stores.wrapper import unsupported
@@ -21,7 +21,7 @@ __all__ = ("begin",)
 R = TypeVar("R")
 
 # One table for commands of all types; each is handed to the plan for its own type, and to no other.
-_PLANS: Final[Mapping[type, Callable[[RequestSettings, Any], RequestPlan[Any]]]] = {
+_PLANS: Mapping[type, Callable[[RequestSettings, Any], RequestPlan[Any]]] = {
     c.Acknowledge: inboxes.acknowledge,
     c.AcquireLease: inboxes.acquire_lease,
     c.Alive: inboxes.alive,
