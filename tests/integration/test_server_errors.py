@@ -86,7 +86,7 @@ class Refusing:
         self.over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def __call__(self, command: list[bytes]) -> bytes | None:
+    async def __call__(self, command: list[bytes]) -> bytes | None:
         """Answer, or have the server answer."""
         if self.left and command[0].upper() in self._names:
             self.left -= 1
@@ -114,7 +114,7 @@ async def test_what_passes_does_not_end_a_receive(
     """receive() waits out every error that does not need a person: at a pop, a wait or a connection."""
     refusing = Refusing(text, 2, *names)
     async with (
-        redis_proxy(server.port, refusing) as port,
+        redis_proxy(lambda: server.port, refusing) as port,
         RedisChannelLayer(hosts=[server.url], prefix=prefix) as sender,
         RedisChannelLayer(hosts=[f"redis://127.0.0.1:{port}/0"], prefix=prefix) as layer,
     ):
@@ -132,7 +132,7 @@ async def test_what_needs_a_person_ends_a_receive(server: Server, prefix: str, t
     """receive() raises an error that only a change of the configuration or the server can end."""
     refusing = Refusing(text, -1, b"EVALSHA", b"EVAL")
     async with (
-        redis_proxy(server.port, refusing) as port,
+        redis_proxy(lambda: server.port, refusing) as port,
         RedisChannelLayer(hosts=[f"redis://127.0.0.1:{port}/0"], prefix=prefix) as layer,
     ):
         with pytest.raises(StoreError) as caught:

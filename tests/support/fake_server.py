@@ -62,30 +62,30 @@ async def fake_server(*, greeting: bytes = b"", reply: bytes = b"", hang_up: boo
 
 
 @contextlib.asynccontextmanager
-async def redis_proxy(port: int, answer: Callable[[list[bytes]], bytes | None]) -> AsyncGenerator[int]:
-    """Run a proxy before a real server; yields its port.
+async def redis_proxy(
+    port: Callable[[], int], answer: Callable[[list[bytes]], Awaitable[bytes | None]]
+) -> AsyncGenerator[int]:
+    """Run a proxy before real servers; yields its port.
 
     Args:
-        port: the server's, on 127.0.0.1.
-        answer: returns the reply to a command in place of the server; None: the server replies; b"": it hangs up.
+        port: returns that of the server to which a new connection leads, on 127.0.0.1.
+        answer: returns the reply to a command in place of the server; None: the server replies.
     """
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        replies, commands = await asyncio.open_connection("127.0.0.1", port)
+        replies, commands = await asyncio.open_connection("127.0.0.1", port())
         parser, silent = hiredis.Reader(), 0
         try:
             while data := await reader.read(65536):
                 parser.feed(data)
                 while (command := parser.gets()) is not False:
                     words = [word for word in list[object](command) if isinstance(word, bytes)]
-                    own = answer(words)
+                    own = await answer(words)
                     if own is None:
                         commands.write(pack(tuple(words)))
                         silent = 2 if words == [b"CLIENT", b"REPLY", b"SKIP"] else max(0, silent - 1)
-                        own = await _whole_reply(replies) if not silent else None
-                    if own == b"":
-                        return
-                    writer.write(own or b"")
+                        own = b"" if silent else await _whole_reply(replies)
+                    writer.write(own)
         finally:
             commands.close()
 
@@ -98,7 +98,7 @@ async def _whole_reply(replies: asyncio.StreamReader) -> bytes:
     while parser.gets() is False:
         data = await replies.read(65536)
         if not data:
-            return b""
+            raise ConnectionResetError
         whole += data
         parser.feed(data)
     return whole

@@ -41,7 +41,7 @@ class _RecordingTransport(asyncio.Transport):
 
 
 def _connection(transport: _RecordingTransport | None = None) -> Connection:
-    connection = Connection("redis://nowhere/0", 5.0)
+    connection = Connection("redis://nowhere/0", 5.0, lambda: None)
     connection.connection_made(transport or _RecordingTransport())
     return connection
 

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
-from channel_layer_redis._greeting import greeting, read_greeting
+from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from channel_layer_redis._locators import Locator
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
@@ -55,13 +57,15 @@ class BlockingConnection:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
 
-    def __init__(self, address: ServerAddress, timeout: float) -> None:
+    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object]) -> None:
         self._label = address.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
-        self._demoted = False
+        self._replica = False
+        self._demoted = demoted
         self.usable: bool = False
         self.client_id: int = 0
+        self.run_id: str = ""
         deadline = time.monotonic() + timeout
         try:
             self._socket = _connect(address, timeout)
@@ -74,7 +78,7 @@ class BlockingConnection:
             self._poller.register(self._socket.fileno(), select.POLLIN)
             commands = greeting(address)
             self.send(b"".join(map(pack, commands)))
-            self.client_id, _ = read_greeting(address, self.read(len(commands), deadline))
+            self.client_id, self.run_id = read_greeting(address, self.read(len(commands), deadline))
         except BaseException as exc:
             self.close()
             if isinstance(exc, StoreError) and exc.outcome == "unknown":
@@ -130,7 +134,7 @@ class BlockingConnection:
                     self._receive(deadline, interrupts)
                 elif isinstance(reply, hiredis.ReplyError):
                     outcomes.append(refusal(self._label, str(reply)))
-                    self._demoted = self._demoted or is_replica(str(reply))
+                    self._replica = self._replica or is_replica(str(reply))
                 else:
                     outcomes.append(reply)
         except hiredis.ProtocolError as exc:
@@ -139,8 +143,9 @@ class BlockingConnection:
         except BaseException:
             self.close()
             raise
-        if self._demoted:
-            self.close()  # the locator has to say where the primary is now
+        if self._replica:
+            self.close()
+            self._demoted()  # the locator has to say where the primary is now
         else:
             self.usable = True
         return outcomes
@@ -167,6 +172,12 @@ class BlockingConnection:
         """Drop the connection. Harmless if it is called twice."""
         self.usable = False
         self._finalizer()
+
+    def abort(self) -> None:
+        """End the connection while another thread may use it: what that waits for fails, and it closes it."""
+        self.usable = False
+        with contextlib.suppress(OSError):  # it is closed
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _receive(self, deadline: float, interrupts: list[BaseException] | None) -> None:
         try:
@@ -228,7 +239,17 @@ class Pool:
         self._turn = threading.Semaphore(_MOST)
         self._lock = threading.Lock()
         self._spare: list[BlockingConnection] = []
+        self._all: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()
         self._closed = False
+        locator.add(self)
+
+    def drop(self, run_id: str, /) -> None:
+        """Close the connections to any other run of a server than this one; called in any thread."""
+        with self._lock:
+            everywhere = list(self._all)
+        for connection in everywhere:
+            if not run_id or connection.run_id not in ("", run_id):
+                connection.abort()
 
     def call(self, *args: Arg) -> object:
         """Send a command, and return its reply, or the error that the server answers with.
@@ -281,7 +302,16 @@ class Pool:
                 if connection.fresh:
                     return connection
                 connection.close()
-        return BlockingConnection(self._locator.address_blocking(), self._timeout)
+        locator = self._locator
+        try:
+            connection = BlockingConnection(locator.address_blocking(), self._timeout, locator.demoted)
+        except NotPrimary:
+            locator.demoted()
+            raise
+        with self._lock:
+            self._all.add(connection)
+        locator.met(connection.run_id)
+        return connection
 
     def give(self, connection: BlockingConnection) -> None:
         """Take a connection back."""

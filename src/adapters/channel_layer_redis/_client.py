@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._connection import Connection, connect
+from channel_layer_redis._greeting import NotPrimary
 from channel_layer_redis._replies import UnknownScript
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class ServerClient:
     def __init__(self, locator: Locator, timeout: float) -> None:
         self._locator = locator
         self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._spare: list[Connection] = []
@@ -42,6 +45,17 @@ class ServerClient:
         """All whose socket may be open, those that are being made included."""
         self._making: set[asyncio.Task[Connection]] = set()
         self._closed = False
+        locator.add(self)
+
+    def drop(self, run_id: str, /) -> None:
+        """Close the connections to any other run of a server than this one; called in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and they with it
+            self._loop.call_soon_threadsafe(self._drop, run_id)
+
+    def _drop(self, run_id: str) -> None:
+        for connection in self._all:
+            if not run_id or connection.run_id not in ("", run_id):
+                connection.abort()
 
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
         """Send calls in one write, and return the outcome of each; see `send_calls`."""
@@ -139,10 +153,15 @@ class ServerClient:
 
     async def _connect(self) -> Connection:
         address = await self._locator.address()
-        connection = Connection(address.label, self._timeout)
+        connection = Connection(address.label, self._timeout, self._locator.demoted)
         self._all.add(connection)
         connection.closed.add_done_callback(lambda _: self._all.discard(connection))
-        await connect(address, connection)
+        try:
+            await connect(address, connection)
+        except NotPrimary:
+            self._locator.demoted()
+            raise
+        self._locator.met(connection.run_id)
         return connection
 
     def _closed_error(self) -> StoreError:

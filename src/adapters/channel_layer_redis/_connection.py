@@ -35,6 +35,9 @@ _MERGED_PARTS, _MERGED_BYTES = 64, 65536
 _GATHERED_MOST: Final = 32
 """Commands of resumed tasks that are gathered before they are written: the server can begin while other tasks run."""
 
+_HEARD_EACH: Final = 16
+"""The reply to one in so many commands is not suppressed: else it would never be known that all are refused."""
+
 _SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
 """Suppresses the reply to the next command."""
 
@@ -102,6 +105,7 @@ class Connection(asyncio.Protocol):
     Args:
         label: the server, for errors.
         timeout: seconds that a command may take.
+        demoted: called when the server says that it is no primary any more.
 
     Attributes:
         open: commands can be sent.
@@ -110,9 +114,10 @@ class Connection(asyncio.Protocol):
         closed: done when the connection is lost and its socket closed.
     """
 
-    def __init__(self, label: str, timeout: float) -> None:
+    def __init__(self, label: str, timeout: float, demoted: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._label = label
+        self._demoted = demoted
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
@@ -128,6 +133,8 @@ class Connection(asyncio.Protocol):
         """Tasks that got their replies are running; what they send is gathered for one write."""
         self._gathered = 0
         """Commands that were gathered since the last write."""
+        self._silenced = 0
+        """Commands whose replies were suppressed since one was heard."""
         self._can_silence: bool | None = None
         """Whether the user may suppress replies; None: the server has not been asked."""
         self.open = False
@@ -225,7 +232,8 @@ class Connection(asyncio.Protocol):
         if self._can_silence is None:
             self._can_silence = False
             self.call("CLIENT", "REPLY", "ON").add_done_callback(self._learn_silence)
-        return _SKIP + command if self._can_silence else b""
+        self._silenced = (self._silenced + 1) % _HEARD_EACH
+        return _SKIP + command if self._can_silence and self._silenced else b""
 
     def _learn_silence(self, reply: asyncio.Future[object]) -> None:
         self._can_silence = not reply.cancelled() and reply.exception() is None and reply.result() == b"OK"
@@ -378,7 +386,8 @@ class Connection(asyncio.Protocol):
     def _refusal(self, text: str) -> Exception:
         error = refusal(self._label, text)
         if is_replica(text):
-            self.abort()  # the locator has to say where the primary is now
+            self.abort()
+            self._demoted()  # the locator has to say where the primary is now
         return error
 
 

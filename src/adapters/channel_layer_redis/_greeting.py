@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("greeting", "read_greeting")
+__all__ = ("NotPrimary", "greeting", "read_greeting")
 
 _MINIMUM_REDIS = (6, 2)
 _MINIMUM_VALKEY = (7, 2)
@@ -24,6 +24,10 @@ _ORDERED: Final = tuple(
     _scripts.load(name) for name in ("push_queue", "push_inbox", "publish", "deliver", "join", "leave")
 )
 """The scripts of commands whose order matters, even if the caller does not await one before it sends the next."""
+
+
+class NotPrimary(StoreError):
+    """The server is a replica, perhaps only since now."""
 
 
 def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
@@ -44,7 +48,8 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
     """Return the client id of the connection, and the run id of the server, from the outcomes of `greeting`.
 
     Raises:
-        StoreError: the server refuses the login, or is too old.
+        NotPrimary: the server is a replica.
+        StoreError: the server refuses the login, is too old, or is of a kind that is no store.
     """
     hello, info, *rest = replies[: 3 if address.db else 2]  # a user who may not load scripts sends their text
     if isinstance(hello, StoreError):
@@ -57,14 +62,29 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
                 f"{address.label} refused the login: {hint}", retryable=False, outcome="not_sent"
             ) from hello
         raise hello
+    fields = _pairs(hello)
+    _check_kind(address.label, fields)
     for reply in (hello, info, *rest):
         if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
             raise reply
-    fields = _pairs(hello)
     facts = _info(info) if isinstance(info, bytes) else {}
     client_id = fields.get("id")
     _check_version(address.label, facts, fields)
     return client_id if isinstance(client_id, int) else 0, facts.get("run_id", "")
+
+
+def _check_kind(label: str, fields: dict[str, object]) -> None:
+    mode, role = fields.get("mode"), fields.get("role")
+    what = ""
+    if mode == b"cluster":
+        what = "is a node of a Redis Cluster, which is not supported: give servers that run alone in hosts"
+    elif mode == b"sentinel":
+        what = "is a Sentinel, which keeps no messages: give the server that it watches in hosts"
+    if what:
+        raise StoreError(f"{label} {what}", retryable=False, outcome="not_sent")
+    if role in (b"replica", b"slave"):
+        what = "is a replica, which takes no messages: give its primary in hosts, or make it one"
+        raise NotPrimary(f"{label} {what}", retryable=True, outcome="not_sent")
 
 
 def _check_version(label: str, facts: dict[str, str], fields: dict[str, object]) -> None:

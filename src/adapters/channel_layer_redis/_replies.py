@@ -113,8 +113,8 @@ def unexpected(reply: object) -> StoreError:
 
 
 def is_replica(answer: str) -> bool:
-    """Whether a server refuses because it has become a replica."""
-    return _IN_SCRIPT.sub("", answer).startswith(("READONLY ", "MASTERDOWN "))
+    """Whether a server refuses because it has become a replica, or says so to a command that it had blocked."""
+    return _IN_SCRIPT.sub("", answer).startswith(("READONLY ", "MASTERDOWN ", "UNBLOCKED "))
 
 
 def refusal(label: str, answer: str) -> StoreError | UnknownScript:
