@@ -24,7 +24,7 @@ class Connections(Protocol):
 class Locator(ABC):
     """Finds the server of one shard. It is shared by all event loops and threads of the process.
 
-    A server is judged as a whole: what one connection learns of it holds for all. Else a reader would wait for ever on
+    What one connection learns of the server holds for all. Else a reader would wait for ever on
     one to a server that has become a replica, or that a name or a proxy has left for another one.
     """
 
