@@ -124,6 +124,8 @@ class ReceiveWaiter(InlineFuture):
 
     __slots__ = ()
 
+    error: Exception | None  # which `fail` sets, too; said again for those who read types from the installed files
+
     def wake(self) -> None:
         """Schedule the task in its event loop."""
         try:
