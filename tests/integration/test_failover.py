@@ -13,6 +13,8 @@ from tests.integration.test_server_restart import until
 from tests.support.fake_server import fake_redis, redis_proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from tests.support.servers import Server, StartServer
 
 TIMEOUT = 2.0
@@ -26,6 +28,15 @@ def follow(replica: Server, primary: Server) -> None:
     host.command("REPLICAOF", "127.0.0.1", primary.port)
     while host.info("replication")["master_link_status"] != "up":
         pass
+
+
+async def succeeds(call: Awaitable[object]) -> bool:
+    """Await a call; return whether it did not end in a `StoreError`."""
+    try:
+        await call
+    except StoreError:
+        return False
+    return True
 
 
 class Switch:
@@ -72,14 +83,7 @@ async def test_a_reader_follows_a_failover(start_server: StartServer, prefix: st
             switch.port = new.port
             switch.hold.set()
 
-            async def works() -> bool:
-                try:
-                    await sender.group_send("all", {"n": 1})
-                except StoreError:
-                    return False
-                return True
-
-            await until(works, 10)
+            await until(lambda: succeeds(sender.group_send("all", {"n": 1})), 10)
             came: dict[str, list[object]] = {name: [] for name in names}
             async with asyncio.timeout(20):
                 for n in range(2, 122):
@@ -132,14 +136,7 @@ async def test_a_replica_is_named_and_serves_once_it_is_a_primary(
         await asyncio.sleep(0)
         replica.host().command("REPLICAOF", "NO", "ONE")
 
-        async def works() -> bool:
-            try:
-                await layer.send("jobs", {"n": 1})
-            except StoreError:
-                return False
-            return True
-
-        await until(works, 10)
+        await until(lambda: succeeds(layer.send("jobs", {"n": 1})), 10)
         assert await asyncio.wait_for(receiving, 10) == {"n": 1}
 
 
