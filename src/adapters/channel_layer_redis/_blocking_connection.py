@@ -19,6 +19,7 @@ import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
 from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting
+from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis.addresses import UnixAddress
@@ -248,7 +249,7 @@ class Pool:
         with self._lock:
             everywhere = list(self._all)
         for connection in everywhere:
-            if not run_id or connection.run_id not in ("", run_id):
+            if leads_elsewhere(connection.run_id, run_id):
                 connection.abort()
 
     def call(self, *args: Arg) -> object:

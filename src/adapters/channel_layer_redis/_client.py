@@ -10,6 +10,7 @@ from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._connection import Connection, connect
 from channel_layer_redis._greeting import NotPrimary
+from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._replies import UnknownScript
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class ServerClient:
 
     def _drop(self, run_id: str) -> None:
         for connection in self._all:
-            if not run_id or connection.run_id not in ("", run_id):
+            if leads_elsewhere(connection.run_id, run_id):
                 connection.abort()
 
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:

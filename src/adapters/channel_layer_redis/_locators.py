@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("Connections", "FixedLocator", "Locator")
+__all__ = ("Connections", "FixedLocator", "Locator", "leads_elsewhere")
 
 
 class Connections(Protocol):
@@ -19,6 +19,11 @@ class Connections(Protocol):
     def drop(self, run_id: str, /) -> None:
         """Close those to any other run of a server than this one; called in any thread."""
         ...
+
+
+def leads_elsewhere(run_id: str, wanted: str) -> bool:
+    """Whether a connection to one run of a server is to be dropped for another run; "": it is not known, or none."""
+    return not wanted or run_id not in ("", wanted)
 
 
 class Locator(ABC):
