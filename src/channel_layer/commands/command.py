@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from channel_layer.domain.immutable import immutable
 
 __all__ = ("Command",)
 
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Command(Generic[R_co]):
     """A request to a store, typed by its reply.
 

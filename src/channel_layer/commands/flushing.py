@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer.commands.command import Command
+from channel_layer.domain.immutable import immutable
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
@@ -18,7 +18,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Flushing:
     """The reply to a `Flush`: the flush has begun.
 
@@ -31,7 +31,7 @@ class Flushing:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Flush(Command[Flushing]):
     """Remove everything of this prefix on one shard, and put a flush marker into every inbox whose owner is alive.
 
@@ -42,7 +42,7 @@ class Flush(Command[Flushing]):
     generation: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Unflushed(Command[tuple[str, ...]]):
     """Return which inboxes have a live owner that has acknowledged neither this flush nor a later generation."""
 
@@ -50,7 +50,7 @@ class Unflushed(Command[tuple[str, ...]]):
     generation: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Acknowledge(Command[None]):
     """Acknowledge that the owner of an inbox has dropped what it held before a flush."""
 

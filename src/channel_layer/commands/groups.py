@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from channel_layer.commands.command import Command
+from channel_layer.domain.immutable import immutable
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import ChannelName, GroupName, Queue
@@ -26,7 +26,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Changed:
     """The reply to a `Join` or a `Leave`.
 
@@ -44,7 +44,7 @@ class Changed:
     owned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Join(Command[Changed]):
     """Add a channel to a group, or refresh its membership.
 
@@ -69,7 +69,7 @@ class Join(Command[Changed]):
     mark: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Leave(Command[Changed]):
     """Remove a channel from a group, whichever process added it.
 
@@ -87,7 +87,7 @@ class Leave(Command[Changed]):
     latest: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Published:
     """The reply to a `Publish`.
 
@@ -106,7 +106,7 @@ class Published:
     full: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Publish(Command[Published]):
     """Send to a group.
 
@@ -129,7 +129,7 @@ class Delivery(Enum):
     NO_OWNER = "no owner"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deliver(Command[Delivery]):
     """Put a group message into an owned inbox, if its owner is alive and ``inbox_capacity`` leaves room.
 
@@ -146,7 +146,7 @@ class Deliver(Command[Delivery]):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Prune(Command[None]):
     """Remove members that no longer exist from a group.
 
@@ -164,7 +164,7 @@ class Prune(Command[None]):
     others: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GroupMembers:
     """The members of a group.
 
@@ -177,14 +177,14 @@ class GroupMembers:
     others: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Members(Command[GroupMembers]):
     """Return the members of a group."""
 
     group: GroupName
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Touch(Command[None]):
     """Keep groups whose memberships do not expire while their owners are alive."""
 

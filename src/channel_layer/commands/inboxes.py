@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer.commands.command import Command
+from channel_layer.domain.immutable import immutable
 
 if TYPE_CHECKING:
     from channel_layer.domain.frames import MembershipMarker
@@ -25,7 +25,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LeaseAcquired:
     """The reply to a `AcquireLease`: the lease was acquired.
 
@@ -42,7 +42,7 @@ class LeaseAcquired:
     expired: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AcquireLease(Command[LeaseAcquired]):
     """Acquire the lease of an owned inbox, and create the inbox. Messages sent while it had no owner are put into it.
 
@@ -59,7 +59,7 @@ class AcquireLease(Command[LeaseAcquired]):
     held: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LeaseRenewed:
     """The reply to a `RenewLease`.
 
@@ -74,21 +74,21 @@ class LeaseRenewed:
     epoch: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RenewLease(Command[LeaseRenewed]):
     """Renew the lease of an owned inbox."""
 
     inbox: Queue
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReleaseLease(Command[int]):
     """Give up an owned inbox for ever; the reply is the number of messages that waited in it."""
 
     inbox: Queue
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Batch:
     """The reply to a `Read`: what came into an owned inbox.
 
@@ -101,7 +101,7 @@ class Batch:
     position: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Read(Command[Batch]):
     """Wait for entries of an owned inbox after a position, and remove those up to it.
 
@@ -118,7 +118,7 @@ class Read(Command[Batch]):
     block: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReturnCredits(Command[None]):
     """Return credits of an owned inbox, for messages that were taken by ``receive()`` or dropped.
 
@@ -135,7 +135,7 @@ class ReturnCredits(Command[None]):
     places: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Mark(Command[bool]):
     """Put a marker into an owned inbox, regardless of capacities; the reply is False if its owner is not alive."""
 
@@ -143,7 +143,7 @@ class Mark(Command[bool]):
     marker: MembershipMarker
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Alive(Command[tuple[bool, ...]]):
     """Return which of these inboxes have an owner that is alive."""
 

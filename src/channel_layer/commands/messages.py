@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer.commands.command import Command
+from channel_layer.domain.immutable import immutable
 
 if TYPE_CHECKING:
     from channel_layer.domain.frames import Entry
@@ -27,7 +27,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pushed:
     """The reply to a `Push`.
 
@@ -45,7 +45,7 @@ class Pushed:
     orphaned: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Push(Command[Pushed]):
     """Put one message at the end of its queue, if there is room; check and push are one atomic step.
 
@@ -69,14 +69,14 @@ class Push(Command[Pushed]):
     if_registered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ClearUnread(Command[None]):
     """Forget that a message to the channel as a member of a group has expired unread: it joins a group again."""
 
     channel: ChannelName
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Popped:
     """The reply to a `Pop`.
 
@@ -102,7 +102,7 @@ class Popped:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pop(Command[Popped]):
     """Take messages from the head of a queue without waiting. Messages that are taken are in no queue any more.
 
@@ -122,7 +122,7 @@ class Pop(Command[Popped]):
     register: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Returned:
     """The reply to a `PutBack`.
 
@@ -135,7 +135,7 @@ class Returned:
     flushed: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PutBack(Command[Returned]):
     """Return messages to the head of their queue, with their old stamps, and regardless of its capacity.
 
@@ -150,7 +150,7 @@ class PutBack(Command[Returned]):
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ReleaseClaim(Command[None]):
     """Give up an inbox that was claimed by popping it, so that another claimant need not wait for the end of the lease.
 
@@ -165,7 +165,7 @@ class ReleaseClaim(Command[None]):
     claimant: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wait:
     """Wait until a queue may hold a message.
 
@@ -180,12 +180,12 @@ class Wait:
     block: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FindOrphaned(Command[tuple[str, ...]]):
     """Return the names of queues, but no inboxes, that hold messages and have no registered reader (`Pop.register`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class WaitAny:
     """Wait until one of several queues of a shard may hold a message.
 
@@ -200,7 +200,7 @@ class WaitAny:
     block: float
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pending(Command[int]):
     """Count the messages that wait in the store for one channel."""
 

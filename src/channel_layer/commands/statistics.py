@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer.commands.command import Command
+from channel_layer.domain.immutable import immutable
 from channel_layer.domain.rates import Rates
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Count:
     """What one process has counted for a queue since its last report.
 
@@ -35,7 +35,7 @@ class Count:
     refused: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Report(Command[None]):
     """Add what a process has counted to the statistics. Nothing is reported twice.
 
@@ -53,7 +53,7 @@ class Report(Command[None]):
     refused: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reported(Command[Rates]):
     """Return what has been reported.
 
@@ -64,7 +64,7 @@ class Reported(Command[Rates]):
     queue: Queue | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Surveyed:
     """Messages that wait on one shard. Group messages in an owned inbox are being delivered, and do not count.
 
@@ -80,7 +80,7 @@ class Surveyed:
     oldest: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Survey(Command[Surveyed]):
     """Return how many messages wait.
 

@@ -7,8 +7,9 @@ Format: one byte of kind; then names, each as one byte of length and ASCII; then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from channel_layer.domain.immutable import immutable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +57,7 @@ class Unauthentic(BadFrame):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Entry:
     """A message as it was taken from a queue.
 
@@ -69,7 +70,7 @@ class Entry:
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GroupFrame:
     """A message to a group, as it reaches an inbox.
 
@@ -85,7 +86,7 @@ class GroupFrame:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MembershipMarker:
     """A change in the members of one group, in its order among the messages.
 
