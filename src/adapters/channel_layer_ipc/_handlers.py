@@ -110,16 +110,22 @@ class Call(Generic[R]):
         self._request = request
         self._error: Exception | None = None
 
-    def perform(self, tx: Transaction) -> None:
-        """Carry out the request, or refuse it if there is no room."""
+    def perform(self, tx: Transaction, *, first: bool) -> bool:
+        """Carry out the request; return False if there is no room, so that it is done *first* in another transaction.
+
+        If it is the first one, and there is no room all the same, it is refused.
+        """
         self._error = None  # of a transaction that another call has spoiled
         if self.need is None or tx.has_room(self.need):
             self._reply = self._handler.work(tx, self._request)
-            return
+            return True
+        if not first:
+            return False
         tx.exhausted = True
         if not self.refuse():
             what = "channel_layer_ipc: the memory is full: raise memory, or read what waits"
             self._error = StoreError(what, retryable=True, outcome="not_sent")
+        return True
 
     def refuse(self) -> bool:
         """Give the reply for the case that there is no room; return False if there is none."""

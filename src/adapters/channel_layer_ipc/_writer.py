@@ -182,9 +182,8 @@ class Writer(Generic[DoorbellT]):
                 swept = not _sweep(tx, _SWEEP_LIMIT)
                 self._sweep_at = now + self._period if swept else now
             for call in calls:
-                if done and call.need is not None and not tx.has_room(call.need):
+                if not call.perform(tx, first=not done):
                     break
-                call.perform(tx)
                 done += 1
             tx.save()
             notified = tx.notify()
