@@ -47,46 +47,66 @@ class Receivers:
         self._background = background
         self._connects = connects
 
-    async def receive(self, name: ChannelName) -> Message:
-        """Wait for the next message of a channel and return it.
+    def take(self, name: ChannelName) -> Message | None:
+        """Take the next message of a channel; None if none is here.
 
         Raises:
-            InvalidName: it belongs to another process that is alive.
-            StoreError: the layer is closed, or the store refuses to serve it.
+            StoreError: the layer is closed.
         """
-        state, clock = self._state, self._clock
+        state = self._state
         lock = state.lock
         lock.acquire()  # `with` takes twice as long, which counts for what is here already
         try:
             if state.closed:
                 raise closed_error()
             source: Inbox | QueueBuffer = state.inboxes.get(name.queue.name) or state.buffer(name.queue)
-            box = source.boxes.get(name.name) or source.box(name.name, clock.now())
-            item = source.take(box, clock.now(), promised=False) if box.items else None
-            waiter = self._join(box) if item is None else None
+            box = source.boxes.get(name.name) or source.box(name.name, self._clock.now())
+            item = source.take(box, self._clock.now(), promised=False) if box.items else None
         finally:
             lock.release()
-        while True:
+        return None if item is None else self._open(source, box, item)
+
+    async def receive(self, name: ChannelName) -> Message:
+        """Wait for the next message of a channel, unless one is here, and take it.
+
+        Raises:
+            InvalidName: it belongs to another process that is alive.
+            StoreError: the layer is closed, or the store refuses to serve it.
+        """
+        state, clock = self._state, self._clock
+        message: Message | None = None
+        while message is None:
+            with state.lock:
+                source, box = state.place(name)
+                item = source.take(box, clock.now(), promised=False) if box.items else None
+                waiter = self._join(box) if item is None else None
             if waiter is not None:
+                work = self._background.work
                 try:
-                    await self._wait(waiter, source)
+                    if work is None or work.session.loop is not waiter.loop:
+                        await self._wait_for_other_loop(waiter, source)
+                    elif isinstance(source, QueueBuffer):
+                        self._background.consume(source)
+                    await waiter
                 except BaseException:
                     self._leave(source, box, waiter)
                     raise
-                with lock:
+                with state.lock:
                     item = source.take(box, clock.now(), promised=True)
-                    waiter = self._join(box) if item is None else None
-            if item is not None:
-                if not item.group and isinstance(source, Inbox):
-                    self._background.return_credits(source, box)
-                if (message := self._pipeline.open(item, name.name)) is not None:
-                    return message
-                with lock:
-                    item = source.take(box, clock.now(), promised=False)
-                    waiter = self._join(box) if item is None else None
+            message = self._open(source, box, item) if item is not None else None
+        return message
 
-    async def _wait(self, waiter: ReceiveWaiter, source: Inbox | QueueBuffer) -> None:
-        """Wait until a message has been promised to a receiver."""
+    def _open(self, source: Inbox | QueueBuffer, box: Mailbox, item: Item) -> Message | None:
+        """Return the message that was taken; None if it is none."""
+        if not item.group and isinstance(source, Inbox):
+            self._background.return_credits(source, box)
+        return self._pipeline.open(item, box.name)
+
+    async def _wait_for_other_loop(self, waiter: ReceiveWaiter, source: Inbox | QueueBuffer) -> None:
+        """Have the background work done, by a loop that responds, until a message has been promised to a receiver.
+
+        The I/O thread always responds: with it there is nothing to wait for here.
+        """
         background, loop = self._background, waiter.loop
         if not background.serves(loop):
             await background.ensure()
@@ -97,7 +117,6 @@ class Receivers:
         work = background.work
         if work is None or not (work.session.loop is loop or work.session is self._sessions.in_thread):
             await self._wait_for_any([waiter])
-        await waiter
 
     async def receive_first(self, channels: Sequence[str]) -> tuple[str, Message]:
         """Wait for the next message of any of several channels, as `receive` does for one; the oldest comes first."""
@@ -109,7 +128,7 @@ class Receivers:
             await asyncio.sleep(0)  # so that a task that takes one after the other lets others run
             await self._background.ensure()
             if not (self._connects or asyncio.get_running_loop() in self._sessions.by_loop):
-                await self._sessions.enter()  # as in `_wait`
+                await self._sessions.enter()  # as in `_wait_for_other_loop`
             with state.lock:
                 if state.closed:
                     raise closed_error()
@@ -122,9 +141,7 @@ class Receivers:
             if taken is None:
                 continue
             (source, box), item = taken
-            if isinstance(source, Inbox) and not item.group:
-                self._background.return_credits(source, box)
-            if (message := self._pipeline.open(item, box.name)) is not None:
+            if (message := self._open(source, box, item)) is not None:
                 return box.name, message
 
     async def _wait_at_any(
