@@ -93,7 +93,10 @@ def test_there_is_an_example_of_every_command() -> None:
     ("kind", "message"),
     [
         (LacksAHandler, "A store handles every command[^$]*execute.. of Prune"),
-        (RefusesACommand, "A store handles every command[^$]*execute.. of Touch[^$]*because the store has leases"),
+        (
+            RefusesACommand,
+            "A store handles every command[^$]*execute.. of CheckGroups[^$]*the store has leases",
+        ),
         (ThreadsLackAHandler, "A store handles every command[^$]*blocking store of Acknowledge"),
         (MixesOutcomesUp, "one outcome for each command"),
         (FailsAsAWhole, "one outcome for each command"),

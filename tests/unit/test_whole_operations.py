@@ -10,7 +10,7 @@ from channel_layer import commands as c
 from channel_layer import operations
 from channel_layer.domain.capacity import CapacityTable
 from channel_layer.domain.counters import Statistics
-from channel_layer.domain.frames import flush_frame, message_frame
+from channel_layer.domain.frames import MembershipMarker, flush_frame, marker_frame, message_frame
 from channel_layer.domain.mailbox import Item
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.domain.rates import Rates
@@ -27,6 +27,7 @@ from tests.support.operations import make_state, play, together
 if TYPE_CHECKING:
     from channel_layer.domain.inbox import Inbox
     from channel_layer.operations.state import LayerState
+    from channel_layer.operations.steps import Step
     from channel_layer.options import NoLocalReaderOption
 
 GROUP = GroupName.parse("room")
@@ -51,12 +52,16 @@ class Clock:
 
 
 def make(
-    *, local: int | None = None, policy: NoLocalReaderOption = "remote", group_expiry: float | None = 600.0
+    *,
+    local: int | None = None,
+    policy: NoLocalReaderOption = "remote",
+    group_expiry: float | None = 600.0,
+    clock: Clock | None = None,
 ) -> LayerState:
     """Make a state over one host, and a local store if told so; every channel holds 9 messages."""
     routes = Routes(Ring(["host:6379/0"]), CapacityTable(9), local=local, no_local_reader=policy)
     rules = make_rules(group_expiry=group_expiry)
-    return make_state(routes, rules, Clock())
+    return make_state(routes, rules, clock or Clock())
 
 
 def own(state: LayerState) -> Inbox:
@@ -406,19 +411,74 @@ def test_statistics_count_what_this_process_has_not_told() -> None:
 # -- leases
 
 
+def renewal(inbox: Inbox, *, serial: int = 0, held: int = 0) -> c.RenewLease:
+    """Ask to renew the lease of `OWN`'s inbox, where *held* messages are unread."""
+    return c.RenewLease(0, OWN.queue, inbox.position, serial, ((OWN.name, held),) if held else ())
+
+
 def test_a_renewal_says_whether_the_lease_is_held() -> None:
     """A renewed lease lasts from what the store's clock shows; one whose claim had no known end is not held."""
-    state = make()
+    clock = Clock()
+    state = make(clock=clock)
     inbox = own(state)
-    renew = c.RenewLease(0, OWN.queue)
+    renew = renewal(inbox)
+    clock.time = 1010.0
     assert play(leases.renew_lease(state, inbox), (renew, c.LeaseRenewed(510.0, True, ""))) == Renewal(True, False)
     assert inbox.lease_until == 510.0 + state.lease
+    clock.time = 1011.0
     lost = (renew, c.LeaseRenewed(511.0, False, ""))
     assert play(leases.renew_lease(state, inbox), lost) == Renewal(False, False), "before its time"
+    clock.time = 1011.0 + state.lease
     over = (renew, c.LeaseRenewed(511.0 + state.lease, False, ""))
     assert play(leases.renew_lease(state, inbox), over) == Renewal(False, True)
     inbox.generation = ""
-    assert play(leases.renew_lease(state, inbox), (renew, c.LeaseRenewed(512.0, True, ""))) == Renewal(False, False)
+    clock.time += 1
+    held = (renew, c.LeaseRenewed(512.0 + state.lease, True, ""))
+    assert play(leases.renew_lease(state, inbox), held) == Renewal(False, False)
+
+
+def test_a_lease_that_ended_because_a_clock_was_set_was_not_missed() -> None:
+    """The owner was there all the time: it keeps what it holds, and losses have the step as their cause."""
+    clock = Clock()
+    state = make(clock=clock)
+    inbox = own(state)
+    clock.time = 1010.0
+    stepped = (renewal(inbox), c.LeaseRenewed(1110.0, False, ""))
+    assert play(leases.renew_lease(state, inbox), stepped) == Renewal(False, False)
+    state.counters.drop("expired", "jobs")
+    assert "the clock of host:6379/0 was set by +600 s" in (state.counters.warning(1010.0) or "")
+    clock.time = 1010.0 + state.lease
+    over = (renewal(inbox), c.LeaseRenewed(1110.0 + state.lease, False, ""))
+    assert play(leases.renew_lease(state, inbox), over) == Renewal(False, True), "a lease later it is missed"
+
+
+def test_a_renewal_tells_what_is_unread() -> None:
+    """What waits here counts, and what was taken whose credits are still to be returned; nothing while some are."""
+    state = make()
+    inbox = own(state)
+    take_one(inbox)
+    inbox.apply([(500.0, message_frame(OWN.name, b"waits"))], -500.0, 1000.0)
+    held = (renewal(inbox, held=2), c.LeaseRenewed(500.0, True, ""))
+    assert play(leases.renew_lease(state, inbox), held) == Renewal(True, False)
+    returning = return_one_batch(state, inbox)
+    assert next(returning) == credits_command(1)
+    unclear = (renewal(inbox, serial=-1), c.LeaseRenewed(500.0, True, ""))
+    assert play(leases.renew_lease(state, inbox), unclear) == Renewal(True, False)
+    with pytest.raises(StopIteration):
+        returning.send(None)
+    told = (renewal(inbox, serial=1, held=1), c.LeaseRenewed(500.0, True, ""))
+    assert play(leases.renew_lease(state, inbox), told) == Renewal(True, False)
+
+
+def test_the_clock_is_looked_at_without_a_renewal() -> None:
+    """What looks too old on its arrival is a reason to ask for the time; the lease stays what it was."""
+    state = make()
+    inbox = own(state)
+    assert state.is_over(0, 400.0)
+    asked = (c.RenewLease(0, OWN.queue), c.LeaseRenewed(430.0, True, ""))
+    play(leases.observe_clock(state, inbox), asked)
+    assert not state.is_over(0, 400.0)
+    assert inbox.lease_until == 590.0
 
 
 def test_a_first_lease_begins_at_the_position_that_the_store_says() -> None:
@@ -521,7 +581,8 @@ def test_memberships_are_announced_with_their_age() -> None:
     inbox.groups.confirm("room", OWN.name, 8, 470.0)
     inbox.groups.confirm("other", OWN.name, 8, 399.0)  # it has lasted for more than a hundred seconds
     announcing = leases.announce(state, inbox)
-    assert play(announcing, (together(join(age=30.0, restore=True)), [c.Changed(9, True, False, True)])) is None
+    removed = c.Changed(9, True, False, True)
+    assert play(announcing, look("room", "other"), (together(join(age=30.0, restore=True)), [removed])) == 0
     assert not inbox.unannounced
     assert [group for group, _, _ in inbox.groups.known()] == ["other"]
 
@@ -534,20 +595,68 @@ def test_memberships_of_an_inbox_that_is_lost_again_are_announced_later() -> Non
     inbox.groups.confirm("room", OWN.name, 8, 500.0)
     told = together(join(restore=True))
     with pytest.raises(StoreError, match="the lease was lost again"):
-        play(leases.announce(state, inbox), (told, [LOST]))
+        play(leases.announce(state, inbox), look("room"), (told, [LOST]))
     with pytest.raises(StoreError, match="away"):
-        play(leases.announce(state, inbox), (told, [UNKNOWN]))
+        play(leases.announce(state, inbox), look("room"), (told, [UNKNOWN]))
     assert inbox.unannounced
 
 
-def test_only_the_groups_that_may_be_lost_are_announced() -> None:
-    """After a restart of one shard's server only the memberships in its groups are told again."""
+def look(
+    *groups: str, lost: tuple[str, ...] = (), epoch: str = "", extend: bool = False
+) -> tuple[Step, c.CheckedGroups]:
+    """Return the question whether the store still has the members in groups, and the answer."""
+    asked = c.CheckGroups(0, OWN.queue, tuple(map(GroupName.parse, groups)), extend)
+    return asked, c.CheckedGroups(tuple(group not in lost for group in groups), epoch)
+
+
+def test_only_the_memberships_that_were_lost_are_restored() -> None:
+    """A look at all groups tells which have lost the members; those are told again, and counted."""
+    state = make()
+    inbox = own(state)
+    for group in ("room", "other"):
+        inbox.groups.confirm(group, OWN.name, 8, 500.0)
+    assert play(leases.restore_memberships(state, 0), look("room", "other")) == 0
+    assert play(leases.restore_memberships(state, 1)) == 0, "no group is on another shard"
+    restoring = leases.restore_memberships(state, 0)
+    told = together(join(restore=True))
+    assert play(restoring, look("room", "other", lost=("room",)), (told, [JOINED])) == 1
+    assert state.counters.counts(0).memberships_restored == 1
+
+
+def test_after_a_restart_every_membership_is_told_again() -> None:
+    """A server may have come back with older groups; what counts as restored is what was missing."""
     state = make()
     inbox = own(state)
     inbox.groups.confirm("room", OWN.name, 8, 500.0)
-    inbox.groups.confirm("other", OWN.name, 8, 500.0)
-    play(leases.announce_groups(state, lambda group: group == GROUP), (together(join(restore=True)), [JOINED]))
-    assert play(leases.announce_groups(state, lambda _: False)) is None
+    restoring = leases.restore_memberships(state, 0, everything=True)
+    assert play(restoring, look("room"), (together(join(restore=True)), [JOINED])) == 0
+
+
+def test_a_flush_that_has_not_been_met_is_no_loss() -> None:
+    """Groups that a flush has emptied are not restored, though its marker has not been read yet."""
+    state = make()
+    inbox = own(state)
+    inbox.groups.confirm("room", OWN.name, 8, 500.0)
+    assert play(leases.restore_memberships(state, 0), look("room", lost=("room",), epoch="flush")) == 0
+    inbox.epoch = "flush"
+    told = together(join(restore=True))
+    restoring = leases.restore_memberships(state, 0)
+    assert play(restoring, look("room", lost=("room",), epoch="flush"), (told, [JOINED])) == 1
+
+
+def test_a_sender_restores_its_own_members_of_a_group_that_is_lost() -> None:
+    """A message to a group of which the store knows nothing is sent again, once the members here are restored."""
+    state = make()
+    inbox = own(state)
+    inbox.apply([(500.0, marker_frame(MembershipMarker("room", OWN.name, joined=True, version=8, age=0)))], 0.0, 1000.0)
+    sending = operations.group_send(state, GROUP, b"payload", 0)
+    publish = c.Publish(0, GROUP, b"payload", at_once=True)
+    unknown, done = c.Published(0, True, (), (), ()), c.Published(9, True, (), (), ())
+    told = together(join(age=0.0, restore=True))
+    play(sending, (publish, unknown), look("room", lost=("room",)), (told, [JOINED]), (publish, done))
+    play(operations.group_send(state, GROUP, b"payload", 0), (publish, unknown), look("room"))
+    away = (look("room")[0], NOT_SENT)
+    play(operations.group_send(state, GROUP, b"payload", 0), (publish, unknown), away)
 
 
 def test_memberships_are_ended_side_by_side_and_errors_wait() -> None:
@@ -560,13 +669,12 @@ def test_memberships_are_ended_side_by_side_and_errors_wait() -> None:
 
 
 def test_groups_without_end_are_kept_alive_by_owners() -> None:
-    """The groups on a shard in which this process has members are touched; none are, if it has no members."""
+    """The look at the groups in which this process has members extends their lifetimes."""
     state = make(group_expiry=None)
     inbox = own(state)
-    assert play(leases.keep_groups_alive(state, 0)) is None
+    assert play(leases.restore_memberships(state, 0, extend=True)) == 0
     inbox.groups.confirm("room", OWN.name, 8, 500.0)
-    play(leases.keep_groups_alive(state, 0), (c.Touch(0, (GROUP,)), None))
-    assert play(leases.keep_groups_alive(state, 1)) is None, "which are on another shard"
+    assert play(leases.restore_memberships(state, 0, extend=True), look("room", extend=True)) == 0
 
 
 def test_an_inbox_that_is_given_up_leaves_its_groups_first() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from channel_layer_ipc._transaction import Transaction
 
-__all__ = ("join", "leave", "members", "prune", "publish", "touch")
+__all__ = ("check_groups", "join", "leave", "members", "prune", "publish")
 
 
 def join(tx: Transaction, request: c.Join) -> c.Changed:
@@ -105,11 +105,15 @@ def members(tx: Transaction, request: c.Members) -> c.GroupMembers:
     return c.GroupMembers(_texts(tx.parts(k.OWNED, name)), _texts(tx.parts(k.OTHER, name)))
 
 
-def touch(tx: Transaction, request: c.Touch) -> None:
+def check_groups(tx: Transaction, request: c.CheckGroups) -> c.CheckedGroups:
+    known: list[bool] = []
+    inbox = request.inbox.name.encode("ascii")
     for each in request.groups:
         group = tx.groups.get(each.name.encode("ascii"))
-        if group is not None:
+        known.append(group is not None and tx.groups.has_owned(group, inbox))
+        if group is not None and request.extend:
             tx.groups.touch(group)
+    return c.CheckedGroups(tuple(known), tx.last_flush()[1])
 
 
 def _texts(names: Iterable[bytes]) -> tuple[str, ...]:

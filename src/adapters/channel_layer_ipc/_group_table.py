@@ -119,6 +119,10 @@ class GroupTable(Table[GroupRecord]):
 
     # -- inboxes with owned members
 
+    def has_owned(self, group: GroupRecord, inbox: bytes) -> bool:
+        """Return whether an inbox holds owned members."""
+        return self._inbox(group, inbox)[1] > 0
+
     def is_unchanged(self, group: GroupRecord, inbox: bytes, version: int) -> bool:
         """Return whether an inbox holds owned members, none of which has joined since a version."""
         joined, members = self._inbox(group, inbox)

@@ -72,7 +72,7 @@ _HANDLERS: Final[Mapping[type, Handler]] = {
     c.Report: Handler(statistics.report, _room_of_record),
     c.Reported: Handler(statistics.reported),
     c.Survey: Handler(statistics.survey),
-    c.Touch: Handler(groups.touch),
+    c.CheckGroups: Handler(groups.check_groups),
     c.FindOrphaned: Handler(queues.orphaned),
     c.ReleaseClaim: Handler(queues.release_claim),
     c.Unflushed: Handler(inboxes.unflushed),

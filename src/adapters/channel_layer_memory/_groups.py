@@ -97,8 +97,12 @@ class GroupHandlers(InboxHandlers):
             return c.GroupMembers((), ())
         return c.GroupMembers(tuple(group.owned), tuple(group.others))
 
-    def touch(self, request: c.Touch, /) -> None:
-        """Do nothing: a group that is not used costs memory only, and ends with the process."""
+    def check_groups(self, request: c.CheckGroups, /) -> c.CheckedGroups:
+        """Look which groups hold owned members. None is to be extended: they end with the process."""
+        now, inbox = self._now(), request.inbox.name
+        groups = [self._group(name, now) for name in request.groups]
+        known = tuple(group is not None and inbox in group.inboxes for group in groups)
+        return c.CheckedGroups(known, self._all.epoch)
 
     # -- under the lock
 

@@ -75,7 +75,7 @@ class MemoryStore(QueueHandlers, GroupHandlers):
             c.Report: self.report,
             c.Reported: self.reported,
             c.Survey: self.survey,
-            c.Touch: self.touch,
+            c.CheckGroups: self.check_groups,
             c.FindOrphaned: self.orphaned,
             c.ReleaseClaim: self.release_claim,
             c.Unflushed: self.unflushed,

@@ -7,6 +7,7 @@ times as much. Every command has a deadline; nothing that was written is ever wr
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -110,7 +111,8 @@ class Connection(asyncio.Protocol):
     Attributes:
         open: commands can be sent.
         client_id: the server's number for the connection.
-        run_id: names this run of the server; it is another one after a restart.
+        run_id: names this run of the server; it is another one after a restart. "": its user may not ask.
+        token: names the connection.
         closed: done when the connection is lost and its socket closed.
     """
 
@@ -140,6 +142,7 @@ class Connection(asyncio.Protocol):
         self.open = False
         self.client_id = 0
         self.run_id = ""
+        self.token: str = secrets.token_urlsafe(9)
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # -- sending

@@ -222,8 +222,9 @@ class RedisStore:
     # -- the connections
 
     async def run_id(self, shard: int, /) -> str:
-        """Return what names this run of the shard's server."""
-        return (await self._clients[shard].connection()).run_id
+        """Return what names this run of the shard's server; without the right to ask, what names the connection."""
+        connection = await self._clients[shard].connection()
+        return connection.run_id or connection.token
 
     async def disconnected(self, shard: int, /) -> None:
         """Return once the connection for commands to the shard is lost."""

@@ -14,6 +14,8 @@ from channel_layer.commands.command import Command
 from channel_layer.commands.flushing import Acknowledge, Flush, Flushing, Unflushed
 from channel_layer.commands.groups import (
     Changed,
+    CheckedGroups,
+    CheckGroups,
     Deliver,
     Delivery,
     GroupMembers,
@@ -23,7 +25,6 @@ from channel_layer.commands.groups import (
     Prune,
     Publish,
     Published,
-    Touch,
 )
 from channel_layer.commands.inboxes import (
     AcquireLease,
@@ -60,6 +61,8 @@ __all__ = (
     "Alive",
     "Batch",
     "Changed",
+    "CheckGroups",
+    "CheckedGroups",
     "ClearUnread",
     "Command",
     "Count",
@@ -95,7 +98,6 @@ __all__ = (
     "Returned",
     "Survey",
     "Surveyed",
-    "Touch",
     "Unflushed",
     "Wait",
     "WaitAny",

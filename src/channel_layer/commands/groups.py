@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Changed",
+    "CheckGroups",
+    "CheckedGroups",
     "Deliver",
     "Delivery",
     "GroupMembers",
@@ -22,7 +24,6 @@ __all__ = (
     "Prune",
     "Publish",
     "Published",
-    "Touch",
 )
 
 
@@ -92,7 +93,7 @@ class Published:
     """The reply to a `Publish`.
 
     Attributes:
-        version: the group's version at that moment.
+        version: the group's version at that moment; 0 if the store knows no such group.
         done: whether the store has delivered to every inbox in the same step; if not, the caller has to.
         inboxes: owned inboxes with members that their owners added.
         others: full names of all other members.
@@ -185,7 +186,28 @@ class Members(Command[GroupMembers]):
 
 
 @immutable
-class Touch(Command[None]):
-    """Keep groups whose memberships do not expire while their owners are alive."""
+class CheckedGroups:
+    """The reply to a `CheckGroups`.
 
+    Attributes:
+        known: for each group, whether members in the inbox that its owner added are known there.
+        epoch: the last flush of this prefix on this shard, or "", as it was after the look at the groups.
+    """
+
+    known: tuple[bool, ...]
+    epoch: str
+
+
+@immutable
+class CheckGroups(Command[CheckedGroups]):
+    """Look whether groups still hold the members of an owned inbox: a server may have evicted or lost some.
+
+    Attributes:
+        inbox: the inbox.
+        groups: groups that channels of the inbox have joined, all on this shard.
+        extend: keep these groups for another lifetime: their memberships do not end while the owner is alive.
+    """
+
+    inbox: Queue
     groups: tuple[GroupName, ...]
+    extend: bool

@@ -76,9 +76,23 @@ class LeaseRenewed:
 
 @immutable
 class RenewLease(Command[LeaseRenewed]):
-    """Renew the lease of an owned inbox."""
+    """Renew the lease of an owned inbox.
+
+    A store that may count unread messages wrongly, because its data can be lost or come back older, counts anew: if
+    nothing has come into the inbox after *after*, and no credits were returned after *serial*, then *held* is what is
+    unread.
+
+    Attributes:
+        inbox: the inbox.
+        after: the position up to which the owner has read.
+        serial: of the last credits that were returned; -1: some are being returned, so that nothing can be said.
+        held: (full channel name, messages) pairs that the owner holds, or has not returned the credits of.
+    """
 
     inbox: Queue
+    after: str = ""
+    serial: int = -1
+    held: tuple[tuple[str, int], ...] = ()
 
 
 @immutable

@@ -58,6 +58,7 @@ class Counts:
         delivered: messages handed to a ``receive()``.
         dropped: messages lost, by reason (see `Reason`).
         waiting: messages that this process holds for a later ``receive()``.
+        memberships_restored: memberships of this process's channels that a store had lost, and that were made again.
     """
 
     sent: int = 0
@@ -66,6 +67,7 @@ class Counts:
     delivered: int = 0
     dropped: Mapping[Reason, int] = field(default_factory=dict[Reason, int])
     waiting: int = 0
+    memberships_restored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Counters:
         "delivered",
         "dropped",
         "expanded",
+        "memberships_restored",
         "pending_counts",
         "refused",
         "sent",
@@ -165,6 +168,7 @@ class Counters:
         self.refused: int = 0
         self.expanded: int = 0
         self.delivered: int = 0
+        self.memberships_restored: int = 0
         self.dropped: Counter[Reason] = Counter()
         self.pending_counts: PendingCounts = PendingCounts()
         self._worst: Counter[str] = Counter()
@@ -188,7 +192,12 @@ class Counters:
         self._unsaid[reason] += count
         if len(self._worst) < 1000 or where in self._worst:  # a bound on names
             self._worst[where] += count
-        if cause and len(self._causes) < _WORST:
+        if cause:
+            self.explain(cause)
+
+    def explain(self, cause: str) -> None:
+        """Have a cause of losses in the next warning."""
+        if len(self._causes) < _WORST:
             self._causes[cause] = None
 
     @property
@@ -221,4 +230,5 @@ class Counters:
             delivered=self.delivered,
             dropped=dict(self.dropped),
             waiting=waiting,
+            memberships_restored=self.memberships_restored,
         )

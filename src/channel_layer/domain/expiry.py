@@ -47,11 +47,16 @@ class StoreClock:
     Times are seconds as floats; the store's count from its own epoch, local ones from any fixed moment. A step of the
     store's clock is noticed at the next reply; one that is shorter than a round trip may go unnoticed, and then
     `latest` is too early by no more than that.
+
+    Attributes:
+        stepped: by how many seconds, at least, the store's clock has been set forward against the local one, all in
+            all; below 0 if it was set back.
     """
 
-    __slots__ = ("_at", "_high", "_low")
+    __slots__ = ("_at", "_high", "_low", "stepped")
 
     def __init__(self) -> None:
+        self.stepped: float = 0.0
         self._low = 0.0
         self._high = 0.0
         self._at: float | None = None
@@ -69,6 +74,8 @@ class StoreClock:
             low_then, high_then = self._low - slack, self._high + slack
             if low <= high_then and low_then <= high:  # they agree: keep the intersection
                 low, high = max(low, low_then), min(high, high_then)
+            else:  # what was known before says nothing any more
+                self.stepped += low - high_then if low > high_then else high - low_then
         self._low, self._high, self._at = low, high, received
 
     def latest(self, local: float) -> float:

@@ -19,6 +19,7 @@ __all__ = (
     "GROUP",
     "JOIN",
     "LEAVE",
+    "LOST",
     "MESSAGE",
     "BadFrame",
     "Entry",
@@ -44,6 +45,8 @@ GROUP: Final = ord("g")
 JOIN: Final = ord("+")
 LEAVE: Final = ord("-")
 FLUSH: Final = ord("f")
+LOST: Final = ord("l")
+"""A store found that the inbox has no lease, although its owner may be alive."""
 
 
 class BadFrame(Exception):

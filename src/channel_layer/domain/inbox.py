@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ class Inbox(Mailboxes):
         epoch: the last flush that is known.
         flushed: a flush that has been applied, or a lease taken after one, and has to be acknowledged.
         due_locally: a flush that has been applied, and has to be carried out on the local store, too.
+        lost: the store has told that there is no lease.
         unannounced: the store may have lost memberships of this inbox, and has not been told all of them again.
         credits: credits to return, by channel.
         returning: credits that are being returned; repeated unchanged until the store is known to have received them.
@@ -78,11 +80,12 @@ class Inbox(Mailboxes):
         self.groups: Memberships = Memberships(group_expiry)
         self.position: str = ""
         self.lease_until: float | None = None
-        """When the lease ends if it is not renewed, by the shard's clock; None: it was never acquired."""
+        """When the lease ends if it is not renewed, by the shard's clock less its steps; None: never acquired."""
         self.generation: str = ""
         self.epoch: str = ""
         self.flushed: str | None = None
         self.due_locally: str | None = None
+        self.lost: bool = False
         self.unannounced: bool = False
         self.credits: dict[str, int] = {}
         self.returning: CreditBatch | None = None
@@ -151,6 +154,17 @@ class Inbox(Mailboxes):
     def held(self) -> tuple[tuple[str, int], ...]:
         """Return how many direct messages wait in each mailbox."""
         return tuple((box.name, box.direct) for box in self.boxes.values() if box.direct)
+
+    def unread(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """Return the serial of the last credits that were returned, and by channel what counts as unread since then.
+
+        While some are being returned the serial is -1.
+        """
+        if self.returning is not None:
+            return -1, ()
+        counts = Counter(dict(self.held()))
+        counts.update(self.credits)
+        return self._serial, tuple(counts.items())
 
     def sweep(self, now: float) -> list[tuple[str, str, int]]:
         """Drop messages that are too old at local time *now*; return the memberships that have to end because of that.
@@ -255,6 +269,8 @@ class Inbox(Mailboxes):
                     self._change(marker, stamp, stamp - offset + doubt, now)
                 elif kind == frames.FLUSH:
                     self._flush(frames.read_flush(frame))
+                elif kind == frames.LOST:
+                    self.lost = True
                 else:
                     raise frames.BadFrame("unknown kind of frame")
             except frames.BadFrame:

@@ -89,6 +89,10 @@ class Memberships:
         """Return the version of the last join of a group that is mirrored."""
         return self.mirrors[group].latest
 
+    def names(self) -> list[str]:
+        """Return the groups in which a channel of the inbox is known to be, or may be."""
+        return list(dict.fromkeys((*self.mirrors, *(group for group, _ in self.unseen))))
+
     def known(self) -> list[tuple[str, str, float]]:
         """Return (group, member, when it joined by the store's clock) of each membership that is known to hold."""
         known: dict[tuple[str, str], float | None] = {

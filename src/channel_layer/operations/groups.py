@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker
-from channel_layer.domain.names import ChannelName, Kind, Queue
+from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
 from channel_layer.operations.sending import push
 from channel_layer.operations.steps import RestoreLease, execute, execute_all, run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable, Sequence
 
-    from channel_layer.domain.names import GroupName
+    from channel_layer.domain.inbox import Inbox
     from channel_layer.domain.routing import Routes
     from channel_layer.operations.state import LayerState
     from channel_layer.operations.steps import Operation
 
 __all__ = (
+    "MEMBERSHIPS_AT_ONCE",
     "NoOwner",
     "SentToGroup",
     "group_add",
@@ -30,7 +31,11 @@ __all__ = (
     "join",
     "leave",
     "publish",
+    "restore_groups",
 )
+
+MEMBERSHIPS_AT_ONCE = 500
+"""Memberships that are checked, announced again or ended in one write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,14 @@ class SentToGroup:
         full: members outside any owned inbox whose channel had no room.
         inbox_full: owned inboxes that had no room.
         expired: (channel, old messages that made room).
+        unknown: the store knows no such group: it has never had a member, or was lost.
     """
 
-    others: tuple[str, ...]
-    full: tuple[str, ...]
-    inbox_full: tuple[str, ...]
-    expired: tuple[tuple[str, int], ...]
+    others: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+    inbox_full: tuple[str, ...] = ()
+    expired: tuple[tuple[str, int], ...] = ()
+    unknown: bool = False
 
 
 def group_send(
@@ -56,6 +63,8 @@ def group_send(
 ) -> Operation[SentToGroup]:
     """Send to every member of a group, and count what became of it: see `publish`."""
     sent = yield from publish(state.routes, group, payload, turn, for_channel)
+    if sent.unknown and (yield from _restore_own(state, group)):
+        sent = yield from publish(state.routes, group, payload, turn, for_channel)
     if sent.others or sent.full or sent.inbox_full or sent.expired:
         _count(state, sent)
     return sent
@@ -88,8 +97,10 @@ def publish(
     """
     shard = routes.ring.group(group)
     found = yield from execute(c.Publish(shard, group, payload, at_once=len(routes.ring) == 1))
+    if not (found.version or found.inboxes or found.others):
+        return SentToGroup(unknown=True)
     if found.done:
-        return SentToGroup((), (), found.full, ())
+        return SentToGroup(inbox_full=found.full)
     others = [ChannelName.parse(name) for name in found.others]
     in_inboxes = yield from _deliver(routes, group, payload, found.inboxes, others)
     outside = [member for member in others if member.queue.kind is not Kind.INBOX] + in_inboxes.outside
@@ -228,6 +239,86 @@ def leave(routes: Routes, group: GroupName, channel: ChannelName, latest: int | 
         marker = MembershipMarker(group.name, channel.name, False, changed.version, 0)
         yield from execute(c.Mark(home, channel.queue, marker))
     return changed.version
+
+
+def _restore_own(state: LayerState, group: GroupName) -> Operation[bool]:
+    """Restore this process's memberships in a group of which the store knows nothing; return whether it had lost any.
+
+    Those of other processes follow when these renew their leases.
+    """
+    restored = 0
+    for inbox in state.owned_inboxes():
+        if group.name in inbox.groups.mirrors:
+            try:
+                restored += yield from restore_groups(state, inbox, state.routes.ring.group(group), [group])
+            except (NoOwner, StoreError):  # the lease is gone, too: all follows with that
+                return False
+    return restored > 0
+
+
+def restore_groups(
+    state: LayerState,
+    inbox: Inbox,
+    shard: int,
+    groups: Sequence[GroupName],
+    *,
+    everything: bool = False,
+    extend: bool = False,
+) -> Operation[int]:
+    """Restore the memberships of an inbox in some groups of a shard: see `leases.restore_memberships`.
+
+    Raises:
+        NoOwner: the inbox has no lease.
+        StoreError: the store could not be reached.
+    """
+    if not groups:
+        return 0
+    checked = yield from execute(c.CheckGroups(shard, inbox.queue, tuple(groups), extend))
+    if checked.epoch not in ("", inbox.epoch):
+        return 0  # a flush has ended these memberships, and its marker is on its way
+    lost = {group.name for group, known in zip(groups, checked.known, strict=True) if not known}
+    wanted = {group.name for group in groups} if everything else lost
+    if not wanted:
+        return 0
+    with state.lock:
+        memberships = [each for each in inbox.groups.known() if each[0] in wanted]
+    restored = yield from _announce(state, inbox, memberships, lost)
+    with state.lock:
+        state.counters.memberships_restored += restored
+    return restored
+
+
+def _announce(
+    state: LayerState, inbox: Inbox, memberships: Sequence[tuple[str, str, float]], lost: Container[str]
+) -> Operation[int]:
+    """Tell the store again of memberships; return how many of them are in groups that it had lost.
+
+    Raises:
+        NoOwner: the inbox has no lease.
+        StoreError: the store could not be reached.
+    """
+    now, limit = state.clock.now(), state.rules.group_expiry
+    valid: list[tuple[str, str, float]] = []
+    for group, member, joined in memberships:
+        age = max(0.0, state.clocks[inbox.shard].middle(now) - joined)
+        if limit is None or age < limit:  # else it is over, and another process may have added the channel since
+            valid.append((group, member, age))
+    restored = 0
+    for start in range(0, len(valid), MEMBERSHIPS_AT_ONCE):
+        some = valid[start : start + MEMBERSHIPS_AT_ONCE]
+        outcomes = yield from run_together(
+            join(state.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True)
+            for group, member, age in some
+        )
+        for (group, member, _), outcome in zip(some, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome.applied:
+                restored += group in lost
+            else:  # it was removed while there was no lease, so no marker told of it
+                with state.lock:
+                    inbox.retract(group, member, outcome.version, state.clock.now())
+    return restored
 
 
 def group_channels(routes: Routes, group: GroupName) -> Operation[list[str]]:

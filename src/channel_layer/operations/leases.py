@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.errors import StoreError
-from channel_layer.operations.groups import NoOwner, join, leave
+from channel_layer.operations.groups import MEMBERSHIPS_AT_ONCE, NoOwner, leave, restore_groups
 from channel_layer.operations.steps import execute, run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from channel_layer.domain.inbox import Inbox
     from channel_layer.operations.state import LayerState
@@ -27,15 +27,12 @@ __all__ = (
     "acknowledge_flush",
     "acquire_lease",
     "announce",
-    "announce_groups",
     "end_memberships",
     "give_up",
-    "keep_groups_alive",
+    "observe_clock",
     "renew_lease",
+    "restore_memberships",
 )
-
-_AT_ONCE = 500
-"""Memberships that are announced again, or ended, in one write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +50,25 @@ class Renewal:
 
 def renew_lease(state: LayerState, inbox: Inbox) -> Operation[Renewal]:
     """Renew the lease of an inbox."""
+    with state.lock:
+        serial, held = inbox.unread()
+        renewal = c.RenewLease(inbox.shard, inbox.queue, inbox.position, serial, held)
+    sent = state.clock.now()
+    renewed = yield from execute(renewal)
+    with state.lock:
+        clock = state.observe(inbox.shard, sent, renewed.now)
+    missed = not renewed.held and inbox.lease_until is not None and renewed.now - clock.stepped >= inbox.lease_until
+    inbox.lease_until = renewed.now - clock.stepped + state.lease
+    # Without a generation a claim was made, and nothing is known of how it ended.
+    return Renewal(renewed.held and bool(inbox.generation), missed)
+
+
+def observe_clock(state: LayerState, inbox: Inbox) -> Operation[None]:
+    """Learn what the clock of an inbox's shard shows."""
     sent = state.clock.now()
     renewed = yield from execute(c.RenewLease(inbox.shard, inbox.queue))
     with state.lock:
-        state.clocks[inbox.shard].observe(sent, state.clock.now(), renewed.now)
-    missed = not renewed.held and inbox.lease_until is not None and renewed.now >= inbox.lease_until
-    inbox.lease_until = renewed.now + state.lease
-    # Without a generation a claim was made, and nothing is known of how it ended.
-    return Renewal(renewed.held and bool(inbox.generation), missed)
+        state.observe(inbox.shard, sent, renewed.now)
 
 
 def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: bool = False) -> Operation[None]:
@@ -78,10 +86,11 @@ def acquire_lease(state: LayerState, inbox: Inbox, generation: str, *, missed: b
     sent = state.clock.now()
     claimed = yield from execute(c.AcquireLease(inbox.shard, inbox.queue, generation, inbox.position, held))
     with state.lock:
+        clock = state.observe(inbox.shard, sent, claimed.now)
         now = state.clock.now()
-        state.clocks[inbox.shard].observe(sent, now, claimed.now)
         inbox.generation = generation
-        inbox.lease_until = claimed.now + state.lease
+        inbox.lease_until = claimed.now - clock.stepped + state.lease
+        inbox.lost = False
         if claimed.fresh:
             inbox.position = ""
         if claimed.epoch != inbox.epoch and not first and claimed.epoch:
@@ -129,68 +138,72 @@ def _flush_local(state: LayerState, generation: str) -> Operation[None]:
         state.counters.drop("flushed", "the store", flushing.dropped)
 
 
-def announce(state: LayerState, inbox: Inbox) -> Operation[None]:
-    """Tell the store again of all memberships of an inbox.
+def announce(state: LayerState, inbox: Inbox) -> Operation[int]:
+    """Tell the store again of all memberships of an inbox; return how many it had lost.
 
     Raises:
         StoreError: the store could not be reached, or has lost the lease again.
     """
-    with state.lock:
-        memberships = [(inbox, *each) for each in inbox.groups.known()]
-    yield from _announce(state, memberships)
+    restored = 0
+    try:
+        for shard in range(len(state.routes.ring)):
+            restored += yield from _restore(state, inbox, shard, everything=True)
+    except NoOwner as exc:
+        raise StoreError("the lease was lost again", retryable=True, outcome="unknown") from exc
     inbox.unannounced = False
+    return restored
 
 
-def announce_groups(state: LayerState, wanted: Callable[[GroupName], bool]) -> Operation[None]:
-    """Tell the store again of the memberships of all owned inboxes in some groups.
+def restore_memberships(
+    state: LayerState, shard: int, *, everything: bool = False, extend: bool = False
+) -> Operation[int]:
+    """Restore the memberships of this process in groups of a shard that its server has lost; return how many.
+
+    A server may evict keys, be emptied, or restart without its data. An inbox whose lease it has lost, too, is told
+    again when that has been acquired again: `Inbox.lost`.
+
+    Args:
+        state: the state of the layer.
+        shard: the groups' shard.
+        everything: announce also the memberships in groups that are there: they may be older ones.
+        extend: keep the groups whose memberships do not end for another lifetime.
 
     Raises:
-        StoreError: the store could not be reached, or has lost the lease again.
+        StoreError: the store could not be reached.
     """
+    restored = 0
+    for inbox in state.owned_inboxes():
+        try:
+            restored += yield from _restore(state, inbox, shard, everything=everything, extend=extend)
+        except NoOwner:
+            inbox.lost = True
+    return restored
+
+
+def _restore(state: LayerState, inbox: Inbox, shard: int, *, everything: bool, extend: bool = False) -> Operation[int]:
     with state.lock:
-        memberships = [(inbox, *each) for inbox in state.inboxes.values() for each in inbox.groups.known()]
-    yield from _announce(state, [each for each in memberships if wanted(GroupName.parse(each[1]))])
-
-
-def _announce(state: LayerState, memberships: Sequence[tuple[Inbox, str, str, float]]) -> Operation[None]:
-    now, limit = state.clock.now(), state.rules.group_expiry
-    valid: list[tuple[Inbox, str, str, float]] = []
-    for inbox, group, member, joined in memberships:
-        age = max(0.0, state.clocks[inbox.shard].middle(now) - joined)
-        if limit is None or age < limit:  # else it is over, and another process may have added the channel since
-            valid.append((inbox, group, member, age))
-    for start in range(0, len(valid), _AT_ONCE):
-        some = valid[start : start + _AT_ONCE]
-        outcomes = yield from run_together(
-            join(state.routes, GroupName.parse(group), ChannelName.parse(member), owned=True, age=age, restore=True)
-            for _, group, member, age in some
+        groups = inbox.groups.names()
+    restored = 0
+    for start in range(0, len(groups), MEMBERSHIPS_AT_ONCE):
+        some = [GroupName.parse(name) for name in groups[start : start + MEMBERSHIPS_AT_ONCE]]
+        restored += yield from restore_groups(
+            state,
+            inbox,
+            shard,
+            [group for group in some if state.routes.ring.group(group) == shard],
+            everything=everything,
+            extend=extend,
         )
-        for (inbox, group, member, _), outcome in zip(some, outcomes, strict=True):
-            if isinstance(outcome, NoOwner):
-                raise StoreError("the lease was lost again", retryable=True, outcome="unknown")
-            if isinstance(outcome, Exception):
-                raise outcome
-            if not outcome.applied:  # it was removed while there was no lease, so no marker told of it
-                with state.lock:
-                    inbox.retract(group, member, outcome.version, state.clock.now())
+    return restored
 
 
 def end_memberships(state: LayerState, ending: Sequence[tuple[str, str, int]]) -> Operation[None]:
     """End memberships that `Inbox.sweep` has returned; what fails, or is refused, comes again."""
-    for start in range(0, len(ending), _AT_ONCE):
+    for start in range(0, len(ending), MEMBERSHIPS_AT_ONCE):
         yield from run_together(
             leave(state.routes, GroupName.parse(group), ChannelName.parse(member), latest)
-            for group, member, latest in ending[start : start + _AT_ONCE]
+            for group, member, latest in ending[start : start + MEMBERSHIPS_AT_ONCE]
         )
-
-
-def keep_groups_alive(state: LayerState, shard: int) -> Operation[None]:
-    """Keep the groups of a shard alive whose members never expire because this process owns them."""
-    with state.lock:
-        groups = {group for inbox in state.inboxes.values() for group, _, _ in inbox.groups.known()}
-    names = tuple(name for name in map(GroupName.parse, groups) if state.routes.ring.group(name) == shard)
-    if names:
-        yield from execute(c.Touch(shard, names))
 
 
 def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
@@ -201,10 +214,10 @@ def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
     """
     with state.lock:
         members = inbox.groups.known()
-    for start in range(0, len(members), _AT_ONCE):
+    for start in range(0, len(members), MEMBERSHIPS_AT_ONCE):
         outcomes = yield from run_together(
             leave(state.routes, GroupName.parse(group), ChannelName.parse(member))
-            for group, member, _ in members[start : start + _AT_ONCE]
+            for group, member, _ in members[start : start + MEMBERSHIPS_AT_ONCE]
         )
         for outcome in outcomes:
             if isinstance(outcome, Exception):

@@ -89,8 +89,8 @@ def take_in(state: LayerState, shard: int, queue: Queue, sent: float, popped: c.
     counters = state.counters
     messages: list[tuple[str, Item]] = []
     with state.lock:
+        state.observe(shard, sent, popped.now)
         now, buffer = state.clock.now(), state.buffers.get(queue.name)
-        state.clocks[shard].observe(sent, now, popped.now)
         counters.drop("expired", queue.name, popped.expired)
         counters.drop("flushed", queue.name, popped.flushed)
         counters.drop("store_lost", queue.name, popped.lost)

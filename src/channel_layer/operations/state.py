@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from channel_layer.domain.counters import Counters
-from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
+from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock, deadline
 from channel_layer.domain.inbox import Inbox
 from channel_layer.domain.mailbox import QueueBuffer
 
@@ -117,6 +117,23 @@ class LayerState:
         return [watcher for queue in list(self.watchers) for watcher in self.watching(queue)]
 
     # -- clocks
+
+    def observe(self, shard: int, sent: float, store_time: float) -> StoreClock:
+        """Learn the time of a shard's clock from a reply that has come now; return what is known of that clock.
+
+        Messages that are lost because that clock was set have this as their cause.
+        """
+        clock = self.clocks[shard]
+        known = clock.stepped
+        clock.observe(sent, self.clock.now(), store_time)
+        if abs(step := clock.stepped - known) >= 1:
+            self.counters.explain(f"the clock of {self.routes.name(shard)} was set by {step:+.0f} s")
+        return clock
+
+    def is_over(self, shard: int, stamp: float) -> bool:
+        """Return whether a message of that time is too old, as far as the shard's clock is known."""
+        now = self.clock.now()
+        return deadline(stamp, self.rules.expiry, self.offset(shard, now)) <= now
 
     def offset(self, shard: int, now: float) -> float:
         """Return the latest that the shard's clock can be ahead of the local one, in seconds."""

@@ -20,9 +20,9 @@ from channel_layer.operations.leases import (
     acknowledge_flush,
     acquire_lease,
     announce,
-    announce_groups,
-    keep_groups_alive,
+    observe_clock,
     renew_lease,
+    restore_memberships,
 )
 from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
 from channel_layer.runtime.background_tasks import wait_before_retry
@@ -47,7 +47,7 @@ _MANY = 8
 """A message to so many channels of this process keeps its processor busy. The server may have woken the process on the
 processor that it needs itself to answer the sender: it gets that back first."""
 
-_TOUCH_SECONDS = 3600.0
+_EXTEND_SECONDS = 3600.0
 """How often groups without a group_expiry are kept alive by the owners of their members."""
 
 
@@ -69,7 +69,7 @@ class InboxReader:
         self._state = state
         self._tasks = tasks
         self._wakeups = wakeups
-        self._look_soon = look_soon
+        self.look_soon: Callable[[], None] = look_soon
         """Has the keeper of the inbox's shard look at its leases at once."""
         self._reading: asyncio.Task[None] | None = None
         self._leasing = asyncio.Lock()
@@ -112,6 +112,8 @@ class InboxReader:
                 await wait_before_retry(backoff)
                 continue
             backoff.reset()
+            if batch.entries and state.is_over(inbox.shard, batch.entries[-1][0]):
+                await self._observe()
             if len(inbox.boxes) >= _MANY:
                 with state.lock:
                     members = inbox.largest_group(batch.entries)
@@ -128,6 +130,13 @@ class InboxReader:
             del waiters  # what each of them drops goes at once: else the garbage collector looks at all of it
             if inbox.flushed is not None:
                 await self.acknowledge()
+            if inbox.lost:
+                self.look_soon()
+
+    async def _observe(self) -> None:
+        """Learn the time of the store's clock: what has come now looks too old, so it may have been set back."""
+        with contextlib.suppress(StoreError):
+            await self._tasks.run(observe_clock(self._state, self.inbox))
 
     async def acknowledge(self) -> None:
         """Tell the store that a flush has been applied, if one has."""
@@ -136,8 +145,11 @@ class InboxReader:
 
     # -- the lease
 
-    async def ensure_lease(self) -> None:
+    async def ensure_lease(self, *, anew: bool = False) -> None:
         """Renew the lease; where it is gone, acquire it again and announce the members again.
+
+        Args:
+            anew: acquire it again in any case: the store may be an older one, which counts unread messages wrongly.
 
         Raises:
             StoreError: the store cannot be reached.
@@ -147,9 +159,9 @@ class InboxReader:
             first, missed = inbox.lease_until is None, False
             if not first:
                 renewal = await self._tasks.run(renew_lease(state, inbox))
-                if renewal.held:
+                if renewal.held and not anew:
                     if inbox.unannounced:
-                        await self._tasks.run(announce(state, inbox))
+                        await self._announce()
                     return
                 if state.closed:
                     return  # it has been given up for good
@@ -158,7 +170,7 @@ class InboxReader:
             try:
                 await self._tasks.run(acquire_lease(state, inbox, secrets.token_urlsafe(9), missed=missed))
             except BaseException:
-                self._look_soon()  # until then nothing is read
+                self.look_soon()  # until then nothing is read
                 raise
             self.return_credits(soon=True)
             if first:
@@ -166,7 +178,10 @@ class InboxReader:
             self.start()
             _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
             await self.acknowledge()
-            await self._tasks.run(announce(state, inbox))
+            await self._announce()
+
+    async def _announce(self) -> None:
+        _log_restored(await self._tasks.run(announce(self._state, self.inbox)), "the store")
 
     # -- credits
 
@@ -242,7 +257,7 @@ class LeaseKeeper:
         self._reader_of = reader_of
         self._pause: asyncio.Timeout | None = None
         """The end of the wait before the next look."""
-        self._touched_at = state.clock.now()
+        self._extended_at = state.clock.now()
 
     async def keep(self) -> None:
         """Keep the leases for ever."""
@@ -279,13 +294,21 @@ class LeaseKeeper:
         restarted = state.run_ids.setdefault(shard, run_id) != run_id
         for inbox in state.owned_inboxes(shard):
             reader = self._reader_of(inbox)
-            await reader.ensure_lease()
+            await reader.ensure_lease(anew=restarted)
             await reader.acknowledge()
             if not reader.begun:  # the inbox came while the work moved here
                 reader.start()
-        if restarted:
-            await self._tasks.run(announce_groups(state, lambda group: state.routes.ring.group(group) == shard))
-        if state.rules.group_expiry is None and state.clock.now() - self._touched_at >= _TOUCH_SECONDS:
-            self._touched_at = state.clock.now()
-            await self._tasks.run(keep_groups_alive(state, shard))
+        extend = state.rules.group_expiry is None and state.clock.now() - self._extended_at >= _EXTEND_SECONDS
+        restored = await self._tasks.run(restore_memberships(state, shard, everything=restarted, extend=extend))
+        _log_restored(restored, state.routes.name(shard))
+        for inbox in state.owned_inboxes():
+            if inbox.lost:
+                self._reader_of(inbox).look_soon()
+        if extend:
+            self._extended_at = state.clock.now()
         state.run_ids[shard] = run_id
+
+
+def _log_restored(count: int, where: str) -> None:
+    if count:
+        _logger.warning("restored %d memberships of groups that %s had lost; does it evict keys?", count, where)

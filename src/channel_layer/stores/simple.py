@@ -143,7 +143,7 @@ _WITHOUT_STORE: Mapping[type, Callable[[_ProcessRates, Any], Any]] = {
     c.Prune: lambda _rates, _request: None,
     c.Report: lambda rates, request: rates.report(request),
     c.Reported: lambda rates, request: rates.reported(request),
-    c.Touch: lambda _rates, _request: None,
+    c.CheckGroups: lambda _rates, request: c.CheckedGroups((True,) * len(request.groups), ""),
     c.ReleaseClaim: lambda _rates, _request: None,
     c.Unflushed: lambda _rates, _request: (),
 }

@@ -41,7 +41,7 @@ _NEED_LEASES: Final = (
     c.Read,
     c.ReleaseLease,
     c.RenewLease,
-    c.Touch,
+    c.CheckGroups,
 )
 _NEED_READERS: Final = (c.FindOrphaned,)
 
@@ -89,7 +89,7 @@ def example_commands(owned: ChannelName) -> tuple[c.Command[object], ...]:
         c.ReturnCredits(0, inbox, "first", 1, ()),
         c.Join(0, _GROUP, _JOBS, owned=False, age=0.0, restore=False, mark=False),
         c.Members(0, _GROUP),
-        c.Touch(0, (_GROUP,)),
+        c.CheckGroups(0, inbox, (_GROUP,), extend=True),
         c.Publish(0, _GROUP, b"1", at_once=False),
         c.Deliver(0, inbox, _GROUP, (), b"1"),
         c.Prune(0, _GROUP, 0, (), ()),

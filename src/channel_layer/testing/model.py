@@ -821,9 +821,24 @@ class Model:
             else:
                 del members[name]
 
-    def _check_touch(self, request: c.Touch, _reply: None) -> None:
-        for name in request.groups:
-            self._group(name.name).touched = self._at
+    def _check_groups(self, request: c.CheckGroups, reply: c.CheckedGroups) -> None:
+        inbox, leases = request.inbox.name, self.facts.capabilities.leases
+        if leases:
+            self._check_epoch(reply.epoch)
+        if len(reply.known) != len(request.groups):
+            raise _BrokenRule("A look at groups tells of each of them", f"{len(request.groups)} replies")
+        for name, known in zip(request.groups, reply.known, strict=True):
+            group = self._group(name.name)
+            members = [member for full, member in group.owned.items() if _inbox_of(full) == inbox]
+            must = self._owned(inbox) is not None and any(not member.doubtful for member in members)
+            may = bool(members) or any(_inbox_of(full) == inbox for full in group.over)
+            if leases and ((must and not known) or (known and not may)):
+                raise _BrokenRule(
+                    "A group is known to hold members of an inbox exactly while it holds some that the owner added",
+                    f"known={must} for {name}",
+                )
+            if request.extend:
+                group.touched = self._at
 
     # -- flush
 
@@ -1048,7 +1063,7 @@ class Model:
         c.Deliver: _check_deliver,
         c.Prune: _check_prune,
         c.Members: _check_members,
-        c.Touch: _check_touch,
+        c.CheckGroups: _check_groups,
         c.Flush: _check_flush,
         c.Unflushed: _check_unflushed,
         c.Acknowledge: _check_acknowledge,

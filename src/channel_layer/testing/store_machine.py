@@ -865,14 +865,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.join_as(group, ChannelName.parse("jobs"), owned=False)
         self.send_to_group(group, meanwhile, channel)
 
-    @rule()
+    @rule(channel=_owned, extend=st.booleans())
     @_about("groups")
-    def touch(self) -> None:
-        """Keep groups alive whose members do not expire."""
+    def check_groups(self, channel: str, *, extend: bool) -> None:
+        """Look which groups hold members of an inbox, and keep them alive if members do not expire."""
         for shard in range(self.traits.general_shards):
             groups = tuple(GroupName.parse(group) for group in _GROUPS if self.group_shard(group) == shard)
             if groups:
-                self.ask(c.Touch(shard, groups))
+                self.ask(c.CheckGroups(shard, ChannelName.parse(channel).queue, groups, extend))
 
     # -- flush
 

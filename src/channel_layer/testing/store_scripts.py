@@ -173,7 +173,7 @@ def _outlive(state: StoreMachine) -> None:
         state.pass_time(to=to, what="membership")
         state.members(group="g")
     state.claim(inbox="specific.me!")
-    state.touch()
+    state.check_groups(channel="specific.me!a", extend=True)
     state.join_own(group="g", channel="specific.me!a")
     state.flush()
     state.members(group="g")

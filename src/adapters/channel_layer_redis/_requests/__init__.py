@@ -45,7 +45,7 @@ _PLANS: Mapping[type, Callable[[RequestSettings, Any], RequestPlan[Any]]] = {
     c.Reported: statistics.reported,
     c.ReturnCredits: inboxes.return_credits,
     c.Survey: statistics.survey,
-    c.Touch: groups.touch,
+    c.CheckGroups: groups.check_groups,
     c.Unflushed: inboxes.unflushed,
 }
 """All but `Read`, which only the store for event loops supports, and `FindOrphaned`: no server knows its readers."""

@@ -9,12 +9,12 @@ from channel_layer.domain.frames import group_frame
 from channel_layer.domain.names import Kind
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number, numbers, texts
-from channel_layer_redis._requests.calls import call_command, read_clock, run_script
+from channel_layer_redis._requests.calls import ScriptCall, call_command, read_clock, read_epoch, run_script
 
 if TYPE_CHECKING:
     from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
-__all__ = ("deliver", "join", "leave", "members", "prune", "publish", "touch")
+__all__ = ("check_groups", "deliver", "join", "leave", "members", "prune", "publish")
 
 _DELIVER = _scripts.load("deliver")
 _JOIN = _scripts.load("join")
@@ -59,7 +59,7 @@ def publish(settings: RequestSettings, command: c.Publish) -> RequestPlan[c.Publ
     frame = group_frame(command.group.name, (), command.payload)
     reply = yield from run_script(
         _PUBLISH, settings.keys.group(command.group.name)[:3], int(command.at_once), frame, settings.keys.prefix,
-        settings.inbox_capacity, settings.owned, settings.group, settings.offset,
+        settings.inbox_capacity, settings.owned, settings.group, settings.offset, settings.lease,
     )  # fmt: skip
     version, done, first, *rest = list_of(reply)
     if done == 1:
@@ -71,7 +71,8 @@ def deliver(settings: RequestSettings, command: c.Deliver) -> RequestPlan[c.Deli
     """Deliver a message of a group to an inbox."""
     frame = group_frame(command.group.name, command.extra_recipients, command.payload)
     keys = settings.keys.inbox(command.inbox.name)
-    outcome = number((yield from run_script(_DELIVER, keys, frame, settings.offset, settings.inbox_capacity)))
+    args = (frame, settings.offset, settings.inbox_capacity, settings.lease)
+    outcome = number((yield from run_script(_DELIVER, keys, *args)))
     return {1: c.Delivery.DONE, 0: c.Delivery.FULL}.get(outcome, c.Delivery.NO_OWNER)
 
 
@@ -93,7 +94,18 @@ def members(settings: RequestSettings, command: c.Members) -> RequestPlan[c.Grou
     return c.GroupMembers(texts(found[0]), texts(found[1]))
 
 
-def touch(settings: RequestSettings, command: c.Touch) -> RequestPlan[None]:
-    """Extend the lifetimes of groups."""
-    keys = [key for group in command.groups for key in settings.keys.group(group.name)[:3]]
-    yield tuple(call_command("PEXPIRE", key, settings.group) for key in keys)
+def check_groups(settings: RequestSettings, command: c.CheckGroups) -> RequestPlan[c.CheckedGroups]:
+    """Look which groups hold owned members of an inbox, and extend their lifetimes if that is wanted."""
+    calls: list[ScriptCall] = []
+    for group in command.groups:
+        owned, others, inboxes, _ = settings.keys.group(group.name)
+        calls += [call_command("EXISTS", owned), call_command("HGET", inboxes, command.inbox.name)]
+        if command.extend:
+            calls += [call_command("PEXPIRE", key, settings.group) for key in (owned, others, inboxes)]
+    *replies, last_flush = yield *calls, call_command("GET", settings.keys.epoch)
+    each = len(calls) // max(1, len(command.groups))
+    known = tuple(
+        exists == 1 and isinstance(count, bytes) and not count.startswith(b"0:")
+        for exists, count in zip(replies[::each], replies[1::each], strict=True)
+    )
+    return c.CheckedGroups(known, read_epoch(last_flush)[0])

@@ -62,10 +62,12 @@ def acquire_lease(settings: RequestSettings, command: c.AcquireLease) -> Request
 
 def renew_lease(settings: RequestSettings, command: c.RenewLease) -> RequestPlan[c.LeaseRenewed]:
     """Renew the lease."""
-    renewal = ScriptCall(_RENEW_LEASE, settings.keys.inbox(command.inbox.name), (settings.lease, settings.offset))
+    held = [part for channel, count in command.held for part in (channel, count)]
+    args = (settings.lease, settings.offset, command.after or "0-0", command.serial, *held)
+    renewal = ScriptCall(_RENEW_LEASE, settings.keys.inbox(command.inbox.name), args)
     reply, last_flush = yield renewal, call_command("GET", settings.keys.epoch)
-    now, held = numbers(reply)
-    return c.LeaseRenewed(now / 1000, held == 1, read_epoch(last_flush)[0])
+    now, renewed = numbers(reply)
+    return c.LeaseRenewed(now / 1000, renewed == 1, read_epoch(last_flush)[0])
 
 
 def release_lease(settings: RequestSettings, command: c.ReleaseLease) -> RequestPlan[int]:
@@ -83,7 +85,8 @@ def return_credits(settings: RequestSettings, command: c.ReturnCredits) -> Reque
 def mark(settings: RequestSettings, command: c.Mark) -> RequestPlan[bool]:
     """Put a marker."""
     keys = settings.keys.inbox(command.inbox.name)
-    return number((yield from run_script(_DELIVER, keys, marker_frame(command.marker), settings.offset, -1))) == 1
+    args = (marker_frame(command.marker), settings.offset, -1, settings.lease)
+    return number((yield from run_script(_DELIVER, keys, *args))) == 1
 
 
 def alive(settings: RequestSettings, command: c.Alive) -> RequestPlan[tuple[bool, ...]]:

@@ -6,6 +6,10 @@
 local time = redis.call('TIME')
 local server = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = server + tonumber(ARGV[4])
+if redis.call('HEXISTS', KEYS[1], 'g') == 0 then -- a stream without messages may have been made to tell just that
+  local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 2)
+  if #entries == 0 or #entries == 1 and entries[1][2][2] == 'l' then redis.call('DEL', KEYS[2]) end
+end
 local fresh = 1 - redis.call('EXISTS', KEYS[2])
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'g', ARGV[1], 'b', 0)
@@ -20,6 +24,11 @@ if fresh == 1 then
   redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)
 else
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '(' .. ARGV[5], '+')) do count(entry[2][2]) end
+  local ms, number = string.match(ARGV[5], '^(%d+)-(%d+)$')
+  local place = string.format('%s-%d', ms, number + 1)
+  if type(redis.pcall('XADD', KEYS[2], place, '0', '')) == 'string' then
+    redis.call('XDEL', KEYS[2], place) -- the server came back older: what it adds next has to come after the position
+  end
 end
 local expired = 0
 while true do

@@ -14,6 +14,16 @@ if ARGV[6] == '1' and redis.call('ZSCORE', KEYS[4], ARGV[2]) then
   return {string.format('%.0f', known), 0, 0, 0}
 end
 local version = string.format('%.0f', math.max(known + 1, time[1] * 1000000 + time[2]))
+local function recount() -- the server has evicted 1 or 3; a member that 1 lacks now is restored by its owner
+  local counts, found = {}, redis.call('HGETALL', KEYS[3])
+  for place = 1, #found, 2 do if found[place] ~= '' then counts[found[place]] = 0 end end
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+    local inbox = string.match(member, '^.-!')
+    counts[inbox] = (counts[inbox] or 0) + 1
+  end
+  for inbox, count in pairs(counts) do redis.call('HSET', KEYS[3], inbox, string.format('%d:%s', count, version)) end
+end
+if known == 0 then recount() end
 redis.call('HSET', KEYS[3], '', version)
 redis.call('ZREM', KEYS[4], ARGV[2])
 local joined = now - tonumber(ARGV[5])
@@ -22,8 +32,13 @@ if ARGV[4] == '1' or redis.call('ZSCORE', KEYS[1], ARGV[2]) then
   owned = 1
   if KEYS[5] then redis.call('ZREM', KEYS[2], ARGV[2]) end
   local new = redis.call('ZADD', KEYS[1], joined, ARGV[2])
-  local count = tonumber(string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '0:', '^(%d+):')) + new
-  redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count, version))
+  local count = redis.call('HGET', KEYS[3], ARGV[3])
+  if new == 1 and redis.call('ZCARD', KEYS[1]) > 1 or new == 0 and count then
+    count = tonumber(string.match(count or '0:', '^(%d+):')) + new
+    redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count, version))
+  else -- the first member of the group, or one that was not counted
+    recount()
+  end
 else
   redis.call('ZADD', KEYS[2], joined, ARGV[2])
 end

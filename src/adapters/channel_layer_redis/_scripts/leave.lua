@@ -13,7 +13,9 @@ if ARGV[7] ~= '' then
   end
 end
 local version = string.format('%.0f', math.max(known + 1, time[1] * 1000000 + time[2]))
-redis.call('HSET', KEYS[3], '', version)
+if known > 0 or redis.call('EXISTS', KEYS[1]) == 0 then -- else 3 was evicted, and the next join counts anew
+  redis.call('HSET', KEYS[3], '', version)
+end
 if redis.call('ZREM', KEYS[1], ARGV[2]) == 1 then
   local count, last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '0:', '^(%d+):(.*)$')
   if tonumber(count) > 1 then

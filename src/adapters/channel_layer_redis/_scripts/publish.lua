@@ -1,7 +1,7 @@
 -- Send to a group: to every inbox at once if the group has no other members, else return its members.
 -- KEYS  1 owned  2 others  3 inboxes    (see join.lua)
 -- ARGV  1 1 to deliver at once  2 frame  3 prefix  4 inbox capacity  5 ms that owned members last, or -1
---       6 ms that others last  7 clock offset in ms
+--       6 ms that others last  7 clock offset in ms  8 lease in ms
 -- Returns {version, 1, full inboxes} when it has delivered, else {version, 0, inboxes, other members}.
 -- Delivering at once touches the keys of inboxes, which are not declared: the caller asks for it on a single host only.
 local time = redis.call('TIME')
@@ -38,6 +38,9 @@ for _, inbox in ipairs(inboxes) do
   if redis.call('HEXISTS', lease, 'g') == 0 then
     dead[inbox] = true
     redis.call('HDEL', KEYS[3], inbox)
+    local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+    if not last or last[2][2] ~= 'l' then redis.call('XADD', stream, '*', ARGV[7], 'l') end -- see deliver.lua
+    if redis.call('PTTL', stream) < 0 then redis.call('PEXPIRE', stream, ARGV[8]) end
   elseif redis.call('XLEN', stream) >= tonumber(ARGV[4]) then
     full[#full + 1] = inbox
   elseif not redis.call('XADD', stream, 'NOMKSTREAM', '*', ARGV[7], ARGV[2]) then

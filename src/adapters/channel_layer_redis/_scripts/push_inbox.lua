@@ -29,6 +29,10 @@ if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
   end
   return replies
 end
+if redis.call('EXISTS', KEYS[2]) == 1 then -- only the lease was lost: see deliver.lua
+  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  if not last or last[2][2] ~= 'l' then redis.call('XADD', KEYS[2], '*', ARGV[2], 'l') end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[2])
 local oldest = now - tonumber(ARGV[1])

@@ -535,7 +535,7 @@ async def _leave_everything(store: Store, capabilities: Capabilities) -> None:
         await store.execute(c.Deliver(0, _OWNED.queue, group, (), b"1"))
         await store.execute(c.ReturnCredits(0, _OWNED.queue, "first", 1, ((_OWNED.name, 1),)))
         await store.execute(c.RenewLease(0, _OWNED.queue))
-        await store.execute(c.Touch(0, (group,)))
+        await store.execute(c.CheckGroups(0, _OWNED.queue, (group,), extend=True))
 
 
 async def _work_patiently(store: Store, channel: ChannelName, seen: list[bytes]) -> None:
