@@ -12,6 +12,7 @@ from channel_layer.domain.counters import Counters
 from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock, deadline
 from channel_layer.domain.inbox import Inbox
 from channel_layer.domain.mailbox import QueueBuffer
+from channel_layer.domain.outages import Outages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,6 +54,7 @@ class LayerState:
         buffers: buffers of the queues that are popped here, by name.
         watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
         clocks: what is known of each shard's clock.
+        outages: the shards that cannot be reached.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
         closed: the layer object has ended.
     """
@@ -68,6 +70,7 @@ class LayerState:
         self.buffers: dict[str, QueueBuffer] = {}
         self.watchers: dict[str, list[Waiter]] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
+        self.outages: Outages = Outages()
         self.run_ids: dict[int, str] = {}
         self.closed: bool = False
 

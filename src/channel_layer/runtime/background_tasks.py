@@ -39,7 +39,6 @@ class BackgroundTasks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancelled: set[asyncio.Task[None]] = set()
         """Those that have been told to end; ``cancelling()`` is also true of one whose timeout is up."""
-        self._complaints: set[str] = set()
 
     @property
     def here(self) -> bool:
@@ -107,12 +106,6 @@ class BackgroundTasks:
         self.cancel()
         if tasks:
             await asyncio.wait(tasks)  # not gather: if this is cancelled, they have been cancelled enough
-
-    def complain(self, text: str) -> None:
-        """Log once what only a person can repair; the tries go on."""
-        if text not in self._complaints:
-            self._complaints.add(text)
-            _logger.error("%s", text)
 
 
 async def wait_before_retry(backoff: Backoff) -> None:

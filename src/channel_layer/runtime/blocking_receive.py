@@ -26,7 +26,7 @@ from channel_layer.operations.receiving import (
     shard_order,
     take_in,
 )
-from channel_layer.runtime.reporting import log_losses
+from channel_layer.runtime.reporting import log_failure, log_losses, log_success
 from channel_layer.runtime.threads import ThreadEvent, await_any
 
 if TYPE_CHECKING:
@@ -245,6 +245,7 @@ class BlockingReceive:
             return False, None
         messages = take_in(state, shard, queue, sent, popped)
         self._away.pop(shard, None)
+        log_success(state, shard, "threads")
         self._called.discard((shard, queue))
         with state.lock:
             state.counters.delivered += len(messages)
@@ -279,6 +280,7 @@ class BlockingReceive:
         """
         if not error.retryable:
             raise error
+        log_failure(self._state, shard, "threads", error)
         away = self._away.setdefault(shard, _Away(error))
         away.error = error
         away.until = time.monotonic() + away.backoff.pause(random.random())  # noqa: S311 - jitter, not a secret

@@ -27,6 +27,7 @@ from channel_layer.operations.leases import (
 from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
 from channel_layer.runtime.background_tasks import wait_before_retry
 from channel_layer.runtime.event_loops import yield_processor
+from channel_layer.runtime.reporting import log_failure, log_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,17 +102,19 @@ class InboxReader:
     async def _read(self) -> None:
         """Read for ever. No consumer holds a reference to this task, so none can cancel it."""
         state, inbox = self._state, self.inbox
-        block = min(BLOCK_SECONDS, state.rules.expiry)
+        block, seconds = min(BLOCK_SECONDS, state.rules.expiry), 0.0
         backoff = Backoff()
         while True:
             try:
-                batch = await self._tasks.store.execute(c.Read(inbox.shard, inbox.queue, inbox.position, block))
+                batch = await self._tasks.store.execute(c.Read(inbox.shard, inbox.queue, inbox.position, seconds))
             except StoreError as exc:
-                if not exc.retryable:
-                    self._tasks.complain(f"cannot read inbox {inbox.queue}: {exc}")
+                seconds = 0.0  # as for the first: it is known at once when the store is back
+                log_failure(state, inbox.shard, "reads", exc)
                 await wait_before_retry(backoff)
                 continue
             backoff.reset()
+            seconds = block
+            log_success(state, inbox.shard, "reads")
             if batch.entries and state.is_over(inbox.shard, batch.entries[-1][0]):
                 await self._observe()
             if len(inbox.boxes) >= _MANY:
@@ -268,9 +271,9 @@ class LeaseKeeper:
             try:
                 await self.look()
                 backoff.reset()
+                log_success(state, self._shard, "leases")
             except StoreError as exc:
-                if not exc.retryable:
-                    self._tasks.complain(f"cannot keep the leases on {state.routes.name(self._shard)}: {exc}")
+                log_failure(state, self._shard, "leases", exc)
                 await wait_before_retry(backoff)
                 continue
             with contextlib.suppress(TimeoutError):

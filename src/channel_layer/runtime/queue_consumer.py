@@ -27,6 +27,7 @@ from channel_layer.operations.receiving import (
     take_in,
 )
 from channel_layer.runtime.background_tasks import raise_cancellation, wait_before_retry
+from channel_layer.runtime.reporting import log_failure, log_success
 from channel_layer.runtime.wakeups import wake_all
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ class QueueConsumer:
                 self._await_return(shard, exc)
             else:
                 self._backoffs[shard].reset()
+                log_success(self._state, shard, "pops")
         return came
 
     async def _pop(self, shard: int, demand: int) -> bool:
@@ -289,6 +291,7 @@ class QueueConsumer:
         self._called.discard(shard)
         if not error.retryable:
             raise error
+        log_failure(self._state, shard, "pops", error)
         if shard not in self._waits:
             self._watch(shard, self._return_of(shard))
 

@@ -11,11 +11,12 @@ from channel_layer.operations.statistics import report
 from channel_layer.runtime.drivers import refuse, run
 
 if TYPE_CHECKING:
+    from channel_layer.errors import StoreError
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
 
-__all__ = ("REPORT_SECONDS", "Reporter", "log_losses")
+__all__ = ("REPORT_SECONDS", "Reporter", "log_failure", "log_losses", "log_success")
 
 _logger = logging.getLogger("channel_layer")
 
@@ -34,6 +35,33 @@ def log_losses(state: LayerState) -> None:
         warning = state.counters.warning(state.clock.now())
     if warning is not None:
         _logger.warning("%s", warning)
+
+
+def log_failure(state: LayerState, shard: int, part: str, error: StoreError) -> None:
+    """Say in the log that a shard cannot be used, once for each outage.
+
+    Args:
+        state: the state of the layer.
+        shard: the shard.
+        part: what failed, for `Outages`.
+        error: why. One that a person has to remove is logged as an error.
+    """
+    with state.lock:
+        begins = state.outages.fail(shard, part, state.clock.now())
+    if begins and not state.closed:
+        level = logging.WARNING if error.retryable else logging.ERROR
+        what = "what waits goes on waiting" if error.retryable else "this has to be repaired"
+        _logger.log(level, "cannot use %s: %s; %s, and it is tried again", state.routes.name(shard), error, what)
+
+
+def log_success(state: LayerState, shard: int, part: str) -> None:
+    """Say in the log that a shard can be used again, and for how long it could not be."""
+    if not state.outages.away:
+        return
+    with state.lock:
+        seconds = state.outages.succeed(shard, part, state.clock.now())
+    if seconds is not None:
+        _logger.info("%s can be used again, after %.1f s", state.routes.name(shard), seconds)
 
 
 class Reporter:

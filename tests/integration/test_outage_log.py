@@ -1,0 +1,128 @@
+"""A server that is away, or refuses, is told of in the log: once when that begins, and once when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from channel_layer_redis import RedisChannelLayer
+from tests.integration.test_server_restart import until
+from tests.support.fake_server import redis_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import TypeAlias
+
+    from tests.support.servers import StartServer
+
+    Receive: TypeAlias = Callable[[RedisChannelLayer], Coroutine[object, object, object]]
+
+SOON = 20.0
+TIMEOUT = 1.0
+
+
+async def own(layer: RedisChannelLayer) -> object:
+    """Receive from a channel of the layer's own."""
+    return await layer.receive(await layer.new_channel())
+
+
+async def work(layer: RedisChannelLayer) -> object:
+    """Receive from a normal channel."""
+    return await layer.receive("jobs")
+
+
+async def work_in_thread(layer: RedisChannelLayer) -> object:
+    """Receive from a normal channel in a thread."""
+    while (found := await asyncio.to_thread(layer.blocking.receive, ["jobs"], block=True))[0] is None:
+        pass
+    return found
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return level and text of what was logged of outages."""
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "channel_layer" and "use" in record.getMessage()
+    ]
+
+
+def check(caplog: pytest.LogCaptureFixture, where: str, why: str) -> None:
+    """Check that one beginning and one end were logged, each with the server."""
+    (level, begun), (level_then, over) = lines(caplog)
+    assert (level, level_then) == ("WARNING", "INFO")
+    assert re.fullmatch(rf"cannot use {where}: .*{why}.*; what waits goes on waiting, and it is tried again", begun)
+    assert re.fullmatch(rf"{where} can be used again, after \d+\.\d s", over)
+
+
+async def logged(caplog: pytest.LogCaptureFixture, count: int) -> bool:
+    """Whether so many lines were logged."""
+    return len(lines(caplog)) >= count
+
+
+@pytest.mark.parametrize("receive", [own, work, work_in_thread])
+async def test_a_server_that_dies_and_comes_back(
+    start_server: StartServer,
+    prefix: str,
+    receive: Receive,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever waits: one warning that names the server, and one line with the seconds."""
+    caplog.set_level(logging.INFO, "channel_layer")
+    server = start_server()
+
+    async def waits() -> bool:
+        return any(client["cmd"] in {"xread", "blpop"} for client in await asyncio.to_thread(server.host().clients))
+
+    async with RedisChannelLayer(hosts=[server.url], prefix=prefix, timeout=TIMEOUT) as layer:
+        waiting = asyncio.create_task(receive(layer))
+        await until(waits, SOON)
+        server.kill()
+        await until(lambda: logged(caplog, 1), SOON)
+        server.restart_empty()
+        await until(lambda: logged(caplog, 2), SOON)
+        await until(waits, SOON)
+        check(caplog, f"127.0.0.1:{server.port}/0", "")
+        waiting.cancel()
+        await layer.send("jobs", {})  # the thread cannot be cancelled
+        await asyncio.wait([waiting])
+
+
+@pytest.mark.parametrize("receive", [work, work_in_thread])
+async def test_a_server_that_refuses_for_a_while(
+    start_server: StartServer,
+    prefix: str,
+    receive: Receive,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A server that serves some commands and refuses others is not told to be back with each that succeeds."""
+    caplog.set_level(logging.INFO, "channel_layer")
+    server, refuses, refused = start_server(), True, 0
+
+    async def answer(command: list[bytes]) -> bytes | None:
+        nonlocal refused
+        if command[0] in {b"EVALSHA", b"EVAL"} and refuses:
+            refused += 1
+            return b"-MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist\r\n"
+        return None
+
+    async def many() -> bool:
+        return refused >= 5
+
+    async with (
+        redis_proxy(lambda: server.port, answer) as port,
+        RedisChannelLayer(hosts=[f"redis://127.0.0.1:{port}/0"], prefix=prefix, timeout=TIMEOUT) as layer,
+        RedisChannelLayer(hosts=[server.url], prefix=prefix) as sender,
+    ):
+        waiting = asyncio.create_task(receive(layer))
+        await until(many, SOON)
+        assert len(lines(caplog)) == 1
+        refuses = False
+        await sender.send("jobs", {"n": 1})
+        await asyncio.wait_for(waiting, SOON)
+        await until(lambda: logged(caplog, 2), SOON)
+        check(caplog, f"127.0.0.1:{port}/0", "MISCONF")
