@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky, FlakyStrategyDefinition
 
 from channel_layer import ChannelLayer
 from channel_layer.testing import Violation, layers_over, run_layer_conformance_test
@@ -75,6 +77,29 @@ def test_chance_finds_it_as_well(wrong: type[ChannelLayer], monkeypatch: pytest.
     monkeypatch.setattr("channel_layer.testing.layer_machine._run_script", LayerMachine.teardown)
     with pytest.raises(Violation), contextlib.redirect_stdout(io.StringIO()):
         run_layer_conformance_test(over_memory(wrong), settings=_QUICK, patience=0.25)
+
+
+@pytest.mark.parametrize("error", [Flaky, FlakyStrategyDefinition])
+def test_what_is_wrong_only_once_is_a_violation_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """A promise that is broken by a race is told as such, whatever Hypothesis says of an example that differs."""
+
+    async def lose() -> None:
+        raise Violation("a message is lost")
+
+    def run_once(make_machine: Callable[[], LayerMachine], settings: settings) -> None:
+        del settings
+        machine = make_machine()
+        with contextlib.suppress(Violation):
+            machine.run(lose())
+        machine.teardown()
+        raise error("it went another way")
+
+    monkeypatch.setattr("channel_layer.testing.layer_machine._run_script", LayerMachine.teardown)
+    monkeypatch.setattr("channel_layer.testing.layer_machine.run_state_machine_as_test", run_once)
+    with pytest.raises(Violation, match="a message is lost"):
+        run_layer_conformance_test(over_memory(ChannelLayer), settings=_QUICK)
 
 
 def test_a_failure_is_told_as_a_script() -> None:

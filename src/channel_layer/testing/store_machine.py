@@ -23,7 +23,7 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
 from channel_layer.errors import StoreError
-from channel_layer.testing.factories import VirtualClock, fresh_prefix, make_rules
+from channel_layer.testing.factories import Violation, VirtualClock, fresh_prefix, make_rules
 from channel_layer.testing.model import Model, describe
 from channel_layer.testing.model_state import GUARD, Facts, Span, Unclear
 
@@ -79,10 +79,17 @@ class _TooLate(Exception):
 
 @dataclass(slots=True)
 class RunCounts:
-    """How much of a run was checked."""
+    """How much of a run was checked, and what broke a rule.
+
+    Attributes:
+        examples: how many there were.
+        replies: how many replies were checked.
+        found: every violation; see `LayerMachine`.
+    """
 
     examples: int = 0
     replies: int = 0
+    found: list[Violation] = field(default_factory=list[Violation])
 
 
 class _ScriptLine:
@@ -164,8 +171,10 @@ def _checked(step: _Step[P]) -> _Step[P]:
         except (Unclear, _TooLate):
             self.unchecked = True
             self.say("the rest of this example is not checked: it has taken too long")
-        except BaseException:
+        except BaseException as exc:
             self.failed = True
+            if isinstance(exc, Violation):
+                self.run_counts.found.append(exc)
             raise
         finally:
             self.is_in_step = False
