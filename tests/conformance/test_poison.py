@@ -130,7 +130,7 @@ async def test_garbage_does_not_disturb_waiting_receivers(redis_system: System, 
         assert not any(task.done() for task in receiving)
         for n in range(3):
             await sender.send(channel, {"n": n})
-        got = await asyncio.wait_for(asyncio.gather(*receiving), 1)
+        got = await asyncio.wait_for(asyncio.gather(*receiving), BOUND)
         assert sorted(map(number, got)) == [0, 1, 2]
 
 

@@ -32,7 +32,7 @@ _SOON: Final = 10.0
 _TIMEOUT: Final = 0.5
 """Seconds that the layers here may wait for a server."""
 
-_SLACK: Final = 2.0
+_SLACK: Final = 10.0
 """Seconds by which a busy machine may be late."""
 
 
