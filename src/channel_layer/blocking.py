@@ -23,7 +23,7 @@ from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading
 from channel_layer.runtime.blocking_receive import BlockingReceive, ReceiveMemory
 from channel_layer.runtime.drivers import run_blocking
-from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses
+from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -254,13 +254,14 @@ class BlockingChannelLayer:
         """Remove every message and every membership of this prefix, on all hosts and in all processes.
 
         It returns when no process can deliver an older message any more: each has dropped what it held, or its lease
-        has ended, which takes up to one and a half ``expiry`` for a process that was killed. In the event loop that
-        reads this layer's own inboxes it waits for all processes but this one, whose turn comes when it returns.
+        has ended. After ``timeout`` seconds it returns all the same, and logs how many have not answered; one that was
+        killed is not waited for again. In the event loop that reads this layer's own inboxes it waits for all processes
+        but this one, whose turn comes when it returns.
 
         Raises:
             StoreError: the store could not be reached.
         """
-        self._run(operations.flush(self._pipeline.state, secrets.token_urlsafe(9)))
+        warn(self._run(operations.flush(self._pipeline.state, secrets.token_urlsafe(9))))
 
     # -- statistics
 

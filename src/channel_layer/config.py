@@ -247,7 +247,7 @@ class CommonConfig(BaseModel):
         default=5.0,
         description=(
             "Seconds that any command may wait for the store. `send` fails with `StoreError` after that; "
-            "`receive` goes on waiting and reconnects."
+            "`receive` goes on waiting and reconnects. `flush` waits as long for other processes."
         ),
     )
 

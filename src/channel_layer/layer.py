@@ -31,7 +31,7 @@ from channel_layer.runtime.loop_sessions import LoopSessions
 from channel_layer.runtime.member_changes import MemberChanges
 from channel_layer.runtime.pipeline import MessagePipeline
 from channel_layer.runtime.receivers import Receivers
-from channel_layer.runtime.reporting import Reporter, log_losses
+from channel_layer.runtime.reporting import Reporter, log_losses, warn
 from channel_layer.runtime.sealing import blinded
 from channel_layer.stores.faults import FaultyBackend
 from channel_layer.subscription import Intake, Source, Subscription
@@ -370,12 +370,13 @@ class ChannelLayer:
         """Remove every message and every membership of this prefix, on all hosts and in all processes.
 
         It returns when no process can deliver an older message any more: each has dropped what it held, or its lease
-        has ended, which takes up to one and a half ``expiry`` for a process that was killed.
+        has ended. After ``timeout`` seconds it returns all the same, and logs how many have not answered; one that was
+        killed is not waited for again.
 
         Raises:
             StoreError: the store could not be reached.
         """
-        await self._run(operations.flush(self._state, secrets.token_urlsafe(9)))
+        warn(await self._run(operations.flush(self._state, secrets.token_urlsafe(9))))
 
     async def statistics(self, channel: str | None = None) -> Statistics:
         """Return what all processes have counted, and what waits: of one channel, or of all.

@@ -6,14 +6,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
-from channel_layer import StoreError
+from channel_layer import ChannelFull, StoreError
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName
 from channel_layer.testing.suites.tools import drain
-from tests.support.scenarios_groups import are_waiting, collect, eventually, hold, lose_leases, receive_within, record
+from tests.support.scenarios_groups import (
+    are_waiting,
+    collect,
+    eventually,
+    have_answered,
+    hold,
+    lose_leases,
+    receive_within,
+    record,
+)
 from tests.support.servers import Deployment, StartServer, fresh_prefix
 from tests.support.systems import System
 
@@ -41,6 +51,44 @@ async def test_it_returns_no_sooner_than_a_living_owner_has_dropped_everything(
         assert await are_waiting(owner, 0)
         assert await collect(owner, name) == []
         assert await other.group_channels("group") == []
+
+
+async def test_an_owner_that_answers_late_keeps_nothing_from_before_the_flush(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent to it before, its memberships and the places that it held are gone once it reads on.
+
+    It gets what was sent meanwhile, and its channel takes its capacity exactly.
+    """
+    async with system.layer(capacity=2) as owner, system.layer(capacity=2, timeout=0.05) as other:
+        name, kept = await owner.new_channel("slow"), await owner.new_channel("slow")
+        for channel in (name, kept):
+            await owner.group_add("group", channel)
+            for n in (1, 2):
+                await other.send(channel, {"n": n})
+        await eventually(lambda: are_waiting(owner, 4))
+        gate = hold(monkeypatch, c.Read, lambda request: request.inbox.name.startswith("slow."))
+        await owner.send(name + "x", {"n": 0})  # lets the read that waits in the store return; the next one stands
+        await gate.reached()
+        await other.flush()
+        assert other._state.unflushed
+        await owner.receive(name)  # it reads nothing yet, so it knows nothing yet; the place is one of before
+        for n in (3, 4):
+            await other.send(name, {"n": n})
+        with pytest.raises(ChannelFull):
+            await other.send(name, {"n": 5})
+        await owner.group_add("another", kept)
+        await other.group_send("group", {"n": 6})
+        await other.group_send("another", {"n": 7})
+        gate.open()
+        async with aclosing(other._backend.open()) as store:
+            await eventually(lambda: have_answered(store, other._state.unflushed))
+        assert await receive_within(owner, kept) == {"n": 7}
+        assert [await receive_within(owner, name) for _ in range(2)] == [{"n": 3}, {"n": 4}]
+        assert await are_waiting(owner, 0)
+        assert await other.group_channels("group") == []
+        await other.flush()
+        assert not other._state.unflushed
 
 
 async def _longer(some: list[tuple[str, ...]], count: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from channel_layer.config import parse
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.domain.sharding import Ring
 from channel_layer.layer import ChannelLayer
+from channel_layer.ports import Store
 from channel_layer_memory._store import MemoryStore
 from channel_layer_redis._store import RedisStore
 from channel_layer_redis.config import RedisConfig
@@ -28,6 +29,7 @@ __all__ = (
     "are_waiting",
     "collect",
     "eventually",
+    "have_answered",
     "hold",
     "intercept",
     "is_true",
@@ -247,3 +249,8 @@ async def is_true(value: bool) -> bool:  # noqa: FBT001 - it is what it returns
 async def are_waiting(layer: ChannelLayer, count: int) -> bool:
     """Tell whether that many messages wait in this process."""
     return layer.counts().waiting == count
+
+
+async def have_answered(store: Store, unflushed: Iterable[c.Unflushed]) -> bool:
+    """Tell whether owners that did not answer a flush in time have done so since."""
+    return not any([await store.execute(asked) for asked in unflushed])

@@ -20,7 +20,7 @@ from channel_layer.errors import StoreError
 from channel_layer.operations import leases
 from channel_layer.operations.credits import return_credits, return_one_batch
 from channel_layer.operations.leases import Renewal
-from channel_layer.operations.steps import EnsureReading, RestoreLease, Sleep, Unbroken
+from channel_layer.operations.steps import EnsureReading, RestoreLease, Sleep, Together, Unbroken
 from channel_layer.testing import make_rules
 from tests.support.operations import make_state, play, together
 
@@ -348,6 +348,77 @@ def test_the_pauses_of_a_flush_are_a_tenth_of_a_second_at_most() -> None:
         flushing.send(None)
         step = flushing.send([slow])
     assert pauses == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1, 0.1]
+
+
+def flush_unanswered(state: LayerState, silent: tuple[str, ...]) -> tuple[str, float, int]:
+    """Flush while the owners of some inboxes never answer.
+
+    Returns:
+        The warning, for how many seconds it has waited, and how often it has asked for them.
+    """
+    clock = state.clock
+    assert isinstance(clock, Clock)
+    flushing = operations.flush(state, "g")
+    reply: list[c.Flushing] | list[tuple[str, ...]] | None = None
+    began, asked = clock.time, 0
+    try:
+        while True:
+            step, reply = flushing.send(reply), None
+            if isinstance(step, Sleep):
+                clock.time += step.seconds
+            elif isinstance(step, Together) and isinstance(step.commands[0], c.Flush):
+                reply = [c.Flushing(silent if command.shard == 0 else (), 0) for command in step.commands]
+            else:
+                assert step == together(c.Unflushed(0, silent, "g"))
+                asked += 1
+                reply = [silent]
+    except StopIteration as stop:
+        warning: str = stop.value
+        return warning, clock.time - began, asked
+
+
+def test_a_flush_waits_for_the_timeout_and_tells_who_did_not_answer() -> None:
+    """Owners have `timeout` seconds to answer, to the instant; then the warning counts their inboxes, by shard."""
+    state = make(local=1)
+    warning, seconds, _ = flush_unanswered(state, ("specific.a!", "specific.b!"))
+    assert seconds == pytest.approx(state.rules.timeout)
+    assert warning.startswith("flush() returned before the owners of 2 inboxes answered (2 on host:6379/0): ")
+    assert "its lease ends within 90 s" in warning
+    assert state.unflushed == (c.Unflushed(0, ("specific.a!", "specific.b!"), "g"),)
+
+
+def test_an_owner_that_did_not_answer_is_not_waited_for_again_until_it_has() -> None:
+    """The next flush asks for it once and goes on; it warns again, and waits again once the owner has answered."""
+    state, silent = make(), ("specific.a!",)
+    flush_unanswered(state, silent)
+    warning, seconds, asked = flush_unanswered(state, silent)
+    assert (seconds, asked) == (0.0, 1)
+    assert "the owners of 1 inbox answered (1 on host:6379/0)" in warning
+    play(
+        operations.flush(state, "h"),
+        (together(c.Unflushed(0, silent, "g")), [()]),  # it has answered
+        (together(c.Flush(0, "h")), [c.Flushing(silent, 0)]),
+        (Sleep(0.002), None),
+        (together(c.Unflushed(0, silent, "h")), [()]),
+    )
+    assert state.unflushed == ()
+
+
+def test_a_flush_waits_for_others_beside_one_that_did_not_answer() -> None:
+    """An owner that lives is waited for, whoever else is silent."""
+    state = make()
+    flush_unanswered(state, ("specific.a!",))
+    both = ("specific.a!", "specific.b!")
+    warning = play(
+        operations.flush(state, "h"),
+        (together(c.Unflushed(0, both[:1], "g")), [both[:1]]),
+        (together(c.Flush(0, "h")), [c.Flushing(both, 0)]),
+        (Sleep(0.002), None),
+        (together(c.Unflushed(0, both, "h")), [both]),
+        (Sleep(0.004), None),
+        (together(c.Unflushed(0, both, "h")), [both[:1]]),
+    )
+    assert "the owners of 1 inbox answered" in warning
 
 
 def test_a_flush_does_not_wait_for_the_thread_that_calls_it() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
 
-    from channel_layer.commands import Flushing
+    from channel_layer.commands import Flushing, Unflushed
     from channel_layer.domain.mailbox import Mailbox, Mailboxes, Waiter
     from channel_layer.domain.names import ChannelName, Queue
     from channel_layer.domain.routing import Routes
@@ -56,6 +56,7 @@ class LayerState:
         clocks: what is known of each shard's clock.
         outages: the shards that cannot be reached.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
+        unflushed: what to ask for the owners that did not acknowledge the last flush of this layer object in time.
         closed: the layer object has ended.
     """
 
@@ -72,6 +73,7 @@ class LayerState:
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.outages: Outages = Outages()
         self.run_ids: dict[int, str] = {}
+        self.unflushed: tuple[Unflushed, ...] = ()
         self.closed: bool = False
 
     # -- inboxes, buffers and mailboxes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
 
-__all__ = ("REPORT_SECONDS", "Reporter", "log_failure", "log_losses", "log_success")
+__all__ = ("REPORT_SECONDS", "Reporter", "log_failure", "log_losses", "log_success", "warn")
 
 _logger = logging.getLogger("channel_layer")
 
@@ -62,6 +62,12 @@ def log_success(state: LayerState, shard: int, part: str) -> None:
         seconds = state.outages.succeed(shard, part, state.clock.now())
     if seconds is not None:
         _logger.info("%s can be used again, after %.1f s", state.routes.name(shard), seconds)
+
+
+def warn(text: str) -> None:
+    """Log a warning, unless there is nothing to warn of."""
+    if text:
+        _logger.warning("%s", text)
 
 
 class Reporter:
