@@ -226,7 +226,7 @@ class InboxMachine(RuleBasedStateMachine):
             for member in {m for g, m in self.members if g == group} | set(extra_recipients):
                 place = self.place(member)
                 self.expanded += 1
-                if sum(letter.grouped and letter.over > self.now for letter in place.letters) >= CAPACITIES[member]:
+                if sum(letter.over > self.now for letter in place.letters) >= CAPACITIES[member]:
                     self.full += 1
                 else:
                     place.letters.append(Letter(payload, over, grouped=True))
@@ -514,7 +514,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_mailbox_holds_what_it_should(self) -> None:
-        """A mailbox holds what is young in order, and group messages only within its capacity."""
+        """A mailbox holds what is young in order, and no more group messages than its capacity."""
         assert set(self.inbox.boxes) == set(self.places)
         for name, place in self.places.items():
             box = self.inbox.boxes[name]

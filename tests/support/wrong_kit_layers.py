@@ -101,7 +101,7 @@ class SharesObjects(ChannelLayer):
 class _DropsForAllInbox(Inbox):
     def _expand(self, frame: GroupFrame, stamp: float, lifetime: float, now: float, wake: list[Waiter]) -> None:
         members = [member.box for member in self.groups.members(frame.group, stamp).values()]
-        if any(box.grouped >= box.capacity for box in members):
+        if any(len(box.items) >= box.capacity for box in members):
             for box in members:
                 self._counters.drop("full", box.name)
             self._counters.expanded += len(members)
@@ -117,10 +117,13 @@ class DropsForAll(WithInbox):
 
 class _DropsOldestInbox(Inbox):
     def _room(self, box: Mailbox, now: float) -> bool:
-        if not super()._room(box, now):
-            oldest = next(item for item in box.items if item.group)
-            box.items.remove(oldest)
-            box.grouped -= 1
+        if super()._room(box, now):
+            return True
+        oldest = next((item for item in box.items if item.group), None)
+        if oldest is None:
+            return False
+        box.items.remove(oldest)
+        box.grouped -= 1
         return True
 
 
@@ -128,6 +131,17 @@ class DropsOldest(WithInbox):
     """A full member loses the oldest message of a group for the newest."""
 
     kind: ClassVar[type[Inbox]] = _DropsOldestInbox
+
+
+class _ApartInbox(Inbox):
+    def _room(self, box: Mailbox, now: float) -> bool:
+        return box.grouped < box.capacity or super()._room(box, now)
+
+
+class CountsKindsApart(WithInbox):
+    """A channel full of direct messages takes as many of a group."""
+
+    kind: ClassVar[type[Inbox]] = _ApartInbox
 
 
 class _DeafInbox(Inbox):
@@ -310,6 +324,7 @@ class TakesOneTooMany(ChannelLayer):
 WRONG_LAYERS: Final = (
     AddsOnce,
     ChangesItsMirrorItself,
+    CountsKindsApart,
     CountsNoLosses,
     DeafToFlushes,
     DeliversTooLate,

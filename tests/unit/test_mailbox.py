@@ -150,6 +150,23 @@ def test_direct_messages_are_bounded_in_the_store_and_not_here(inbox: Inbox, cou
     assert inbox.held() == ((A, 3),)
 
 
+@pytest.mark.parametrize("extra_recipients", [(), (A,)])
+def test_direct_messages_leave_no_place_for_a_groups(
+    inbox: Inbox, counters: Counters, extra_recipients: tuple[str, ...]
+) -> None:
+    """A mailbox that holds its capacity of either kind takes no group message, until one is taken out of it."""
+    if not extra_recipients:
+        inbox.apply([(0.0, joined(1))], 0.0, 0.0)
+    group = envelope.group_frame("g", extra_recipients, b"group")
+    inbox.apply([(0.0, message(b"direct")), (0.0, group), (0.0, group), (0.0, message(b"direct"))], 0.0, 0.0)
+    assert [bool(item.group) for item in inbox.boxes[A].items] == [False, True, False]
+    for _ in range(2):
+        inbox.take(inbox.boxes[A], 0.0, promised=False)
+    inbox.apply([(0.0, group), (0.0, group)], 0.0, 0.0)
+    assert [bool(item.group) for item in inbox.boxes[A].items] == [False, True]
+    assert counters.dropped == {"full": 2}
+
+
 def test_a_member_that_rides_along_gets_one_copy(inbox: Inbox, counters: Counters) -> None:
     """A member that its owner added and that somebody else added too gets one copy."""
     group = envelope.group_frame("g", (A, B), b"group")

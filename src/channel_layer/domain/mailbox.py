@@ -53,7 +53,8 @@ class Mailbox:
 
     Attributes:
         name: the channel's full name.
-        capacity: the most group messages that it holds; messages sent to the channel directly are bounded in the store.
+        capacity: messages, of either kind, with which it takes no further group message; messages sent to the channel
+            directly are bounded in the store.
         items: the messages, oldest first.
         grouped: how many of the messages came through a group.
         waiters: receivers to which no message has been promised, longest waiting first.

@@ -690,8 +690,7 @@ class LayerMachine(RuleBasedStateMachine):
             await self._learn_members(group, unread, self._layers[_WORKER])
         for channel in [self._channel(name) for name in self._groups[group]]:
             self._expanded += 1
-            grouped = sum(entry.grouped for entry in channel.entries)
-            if (_OWN_CAPACITY - grouped if channel.owned else self._left(channel)) > 0:
+            if (_OWN_CAPACITY - len(channel.entries) if channel.owned else self._left(channel)) > 0:
                 channel.entries.append(_Entry(number, self._clock.offset, grouped=True))
             else:
                 self._full += 1

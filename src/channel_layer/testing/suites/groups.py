@@ -184,6 +184,29 @@ class GroupTests(LayerTests):
                     expect(await env.receive(owner, name), {"n": 9}, "a place that is free can be taken", asked)
 
     @async_test
+    async def test_a_member_is_full_with_messages_of_either_kind(self, env: LayerEnvironment) -> None:
+        """Direct messages leave so many places less for a group's; full of them, a member takes none of the group's."""
+        for outside in (None, *_OUTSIDE):
+            env = env.beside()
+            async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:
+                quick, slow = await owner.new_channel("quick"), outside or await owner.new_channel("slow")
+                for name in (quick, slow):
+                    await sender.group_add("group", name)
+                for direct in range(1, 4):
+                    numbers = [*range(direct), *range(10, 13)]
+                    for n in numbers[:direct]:
+                        await sender.send(slow, {"n": n})
+                    for n in numbers[direct:]:
+                        await sender.group_send("group", {"n": n})
+                    asked = f"{direct} messages to {slow}, capacity 3, and 3 to a group with it"
+                    rule = "a full member costs no other one a message"
+                    expect(await env.numbers(owner, quick, 3), numbers[direct:], rule, asked)
+                    rule = "a member that holds its capacity of either kind takes no group message"
+                    expect(sorted(await env.numbers(owner, slow, 3)), numbers[:3], rule, asked)
+                    expect(await _pending(owner, slow), 0, rule, asked)
+                expect(dropped(owner, sender), {"full": 6}, "what a full member misses is counted", "1, 2 and 3 of 3")
+
+    @async_test
     async def test_a_full_member_of_an_inbox_that_is_shared_is_full_with_it(self, env: LayerEnvironment) -> None:
         """A member is full with its own messages, and not with its siblings'; without leases, with its whole inbox."""
         async with env.layer(capacity=3) as owner, env.layer(capacity=3) as sender:

@@ -137,7 +137,7 @@ class CapacityTests(LayerTests):
 
     @async_test
     async def test_group_messages_do_not_take_the_places_of_direct_ones(self, env: LayerEnvironment) -> None:
-        """A channel full of group messages still takes its capacity of direct ones, and the other way round.
+        """A channel full of group messages still takes its capacity of direct ones, and then no group message more.
 
         Without leases both share one queue.
         """
@@ -147,7 +147,7 @@ class CapacityTests(LayerTests):
             for n in range(8):
                 await sender.group_send("group", {"n": 100 + n})
             leases = env.capabilities.leases
-            rule = "a group's messages and direct ones have places of their own"
+            rule = "a group's messages take no place of a direct one"
             expect(await _fill(sender, channel), 5 if leases else 0, rule, "messages to a member full of a group's")
             for n in range(8):
                 await sender.group_send("group", {"n": 200 + n})
