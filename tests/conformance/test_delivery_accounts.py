@@ -38,7 +38,7 @@ async def test_the_first_loss_warns_and_then_one_line_a_minute(
             await asyncio.sleep(0.5)  # time for a second line, if there were one
             assert len(lines()) == 1
             system.clock.advance(60)
-            await owner.group_add("room", member)  # the message that expired unread has ended the membership
+            await owner.group_add("room", member)  # the message that expired unread may have ended it
             await sender.group_send("room", {"n": 0})
             await sender.group_send("room", {"n": 0})
             await eventually(lambda: logged(2), "a minute has passed")

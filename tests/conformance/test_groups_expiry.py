@@ -14,6 +14,7 @@ from channel_layer import ChannelLayer
 from channel_layer import commands as c
 from channel_layer.domain.mailbox import Mailbox
 from tests.support.scenarios_groups import (
+    are_waiting,
     collect,
     eventually,
     hold,
@@ -156,7 +157,7 @@ async def test_a_message_that_expired_unread_is_remembered_when_its_queue_has_go
         for group in ("group", "another"):
             await adder.group_add(group, member)
         await sender.group_send("group", {"n": 1})
-        redis_system.clock.advance(20.1)
+        redis_system.clock.advance(40.1)
         _let_queues_go(redis_system)
         for group in ("group", "another"):
             await _send_to_every_share(sender, redis_system, group)
@@ -172,7 +173,7 @@ async def test_a_member_that_joins_while_it_is_removed_stays(
     async with system.layer(expiry=20) as adder, system.layer(expiry=20) as sender:
         await adder.group_add("group", member)
         await _send_to_every_share(sender, system)
-        system.clock.advance(20.1)
+        system.clock.advance(40.1)
         removal = hold(monkeypatch, c.Prune, lambda request: bool(request.others))
         sending = asyncio.create_task(sender.group_send("group", {"n": 2}))
         await removal.reached()
@@ -182,3 +183,20 @@ async def test_a_member_that_joins_while_it_is_removed_stays(
         assert await _members(sender, [member])
         await sender.group_send("group", {"n": 3})
         assert await receive_within(adder, member) == {"n": 3}
+
+
+async def test_a_thread_that_receives_from_the_whole_inbox_keeps_its_channels_in_their_groups(system: System) -> None:
+    """A blocking receive() of an owned inbox counts as one of each of its channels, also if it finds nothing."""
+    async with system.layer(expiry=20) as owner, system.layer(expiry=20) as sender:
+        name = await owner.new_channel()
+        inbox = name.partition("!")[0] + "!"
+        await owner.group_add("group", name)
+        await sender.group_send("group", {"n": 1})
+        await eventually(lambda: are_waiting(owner, 1))
+        for step in range(70):  # 1400 s
+            system.clock.advance(20.0)
+            await owner.run_maintenance()
+            if step % 25 == 0:  # every 500 s
+                assert await asyncio.to_thread(owner.blocking.receive, [inbox]) == (None, None)
+        assert owner.counts().dropped == {"expired": 1}
+        assert await sender.group_channels("group") == [name]

@@ -4,6 +4,9 @@ Where a group and a member's inbox are on different hosts, a change takes two st
 between the two; `test_groups_membership` covers the rest with many concurrent changes.
 """
 
+# pyright: reportPrivateUsage=false
+# That nothing was received for long is set, not waited for.
+
 from __future__ import annotations
 
 import asyncio
@@ -12,6 +15,8 @@ import pytest
 
 from channel_layer import ChannelLayer, StoreError
 from channel_layer import commands as c
+from channel_layer.domain.expiry import unread_limit
+from channel_layer.domain.names import ChannelName
 from tests.support.scenarios_groups import (
     Gate,
     are_waiting,
@@ -241,6 +246,8 @@ async def test_a_joining_that_returned_holds_against_the_removal_of_an_unread_me
         await other.send(name, {"n": "too old"})
         await eventually(lambda: are_waiting(owner, 1))
         leaving = hold(monkeypatch, c.Leave, lambda request: request.channel.name == name, only_first=True)
+        box = owner._state.inboxes[ChannelName.parse(name).queue.name].boxes[name]
+        box.used_at -= unread_limit(10)  # no receive() for so long
         system.clock.advance(10.1)
         await leaving.reached()
         await owner.group_add(group, name)

@@ -23,6 +23,8 @@ from channel_layer.domain.mailbox import Item, Mailbox, QueueBuffer
 from channel_layer.domain.names import Kind, Queue
 
 EXPIRY = 10.0
+LIMIT = 600.0
+"""Seconds without a receive() after which a channel whose messages become too old leaves its groups."""
 GROUP_EXPIRY = 25.0
 AHEAD = 1000.0
 """Seconds by which the store's clock is ahead of the local one."""
@@ -91,7 +93,7 @@ class Place:
     awake: list[Caller] = field(default_factory=list[Caller])
     losses: int = 0
     unread: bool = False
-    """A message became too old since somebody last looked."""
+    """A message became too old since somebody last received, or the channel last joined a group."""
     unread_expired_at: float = -math.inf
     """When the last one did that nobody has looked for."""
     lost_at: float = -math.inf
@@ -171,6 +173,7 @@ class InboxMachine(RuleBasedStateMachine):
     def begin(self, group_expiry: float | None) -> None:
         """Make an inbox that is leased."""
         self.now = 50.0
+        self.received_at = -math.inf
         self.stamp = 0.0
         self.group_expiry = group_expiry
         self.counters = Counters()
@@ -358,6 +361,13 @@ class InboxMachine(RuleBasedStateMachine):
         self.receive([name])
         self.come_in([Message(name)], lag)
 
+    @rule()
+    def receive_from_any(self) -> None:
+        """A thread looks for a message of any channel of the inbox."""
+        self.inbox.received_at = self.received_at = self.now
+        for place in self.places.values():
+            place.look()
+
     @precondition(lambda self: any(place.awake for place in self.places.values()))
     @rule(data=st.data())
     def run_woken(self, data: st.DataObject) -> None:
@@ -399,13 +409,16 @@ class InboxMachine(RuleBasedStateMachine):
         caller = data.draw(st.sampled_from(everybody))
         place = self.places[caller.channel]
         (place.awake if caller.woken else place.asleep).remove(caller)
-        heir = self.inbox.abandon(self.inbox.boxes[caller.channel], caller)
+        box = self.inbox.boxes[caller.channel]
+        heir = self.inbox.abandon(box, caller)
+        place.used_at = box.used_at = self.now
+        place.look()
         assert len(heir) <= caller.woken
         self.note_woken(heir, {caller.channel: caller.losses})  # what he inherits may be too old already
 
     # -- time
 
-    @rule(seconds=st.sampled_from([0.25, 1.0, 4.0, 12.0, 30.0]))
+    @rule(seconds=st.sampled_from([0.25, 1.0, 4.0, 12.0, 30.0, LIMIT - 30.0, LIMIT]))
     def pass_time(self, seconds: float) -> None:
         """Time passes."""
         self.now += seconds
@@ -421,11 +434,16 @@ class InboxMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        """A sweep leaves nothing too old but what is promised, and ends memberships of those who did not read."""
-        due = {(group, name) for group, name in self.members if self.places[name].unread}
+        """A sweep leaves nothing too old but what is promised, and ends memberships long after the last receive()."""
+        silent = {
+            (group, name)
+            for group, name in self.members
+            if not self.places[name].asleep and self.now - max(self.places[name].used_at, self.received_at) >= LIMIT
+        }
+        due = {(group, name) for group, name in silent if self.places[name].unread and not self.places[name].awake}
         swept = self.inbox.sweep(self.now)
         ending = [(group, name) for group, name, _ in swept]
-        assert due <= set(ending) <= set(self.members)
+        assert due <= set(ending) <= silent
         assert len(ending) == len(set(ending))
         for group, _, latest in swept:
             assert latest in self.met[group]  # a joining that is known, even of a member that has left since
@@ -433,7 +451,6 @@ class InboxMachine(RuleBasedStateMachine):
         for name, place in self.places.items():
             here = len(self.inbox.boxes[name].items)
             assert here == len(place.letters) or here <= len(place.awake)  # who was woken drops it when he runs
-            place.unread = False
 
     @rule()
     def forget(self) -> None:
@@ -442,7 +459,6 @@ class InboxMachine(RuleBasedStateMachine):
         self.inbox.sweep(self.now)
         self.inbox.forget(self.now)
         for name, place in list(self.places.items()):
-            place.unread = False
             busy = place.letters or place.asleep or place.awake or any(m == name for _, m in self.members)
             idle = not busy and self.now - place.used_at >= EXPIRY
             if idle and (name not in self.inbox.boxes or self.now - place.lost_at >= EXPIRY):

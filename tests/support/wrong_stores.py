@@ -230,7 +230,7 @@ class LastFirst(WrongStore):
             return popped
         entries = self.entries(request.queue)
         newest = [entries.pop() for _ in range(min(request.count, len(entries)))]
-        if newest:
+        if request.count:
             self.backend.unread.pop(request.queue.name, None)
         return replace(popped, entries=tuple(newest))
 
@@ -534,6 +534,25 @@ class TakesReadForUnread(WrongStore):
         popped = super().pop(request)
         self.backend.unread.update(noted)
         return popped
+
+
+class TakesSlowForUnread(WrongStore):
+    """Takes a member that comes back for one that does not read, if its message has expired and no other one waits."""
+
+    def pop(self, request: c.Pop, /) -> c.Popped:
+        """Pop."""
+        noted = dict(self.backend.unread)
+        popped = super().pop(request)
+        if not popped.entries:
+            self.backend.unread.update(noted)
+        return popped
+
+
+class RemovesAtFirstExpiry(WrongStore):
+    """Takes a member for one that does not read as soon as a message to it has expired."""
+
+    def _unread_expired(self, channel: ChannelName, now: float) -> bool:
+        return super()._unread_expired(channel, now + self._rules.expiry)
 
 
 class NotesNoUnread(WrongStore):
@@ -993,7 +1012,9 @@ WRONG_STORES: tuple[type[WrongStore], ...] = (
     EndlessClaim,
     Inherits,
     KeepsUnread,
+    RemovesAtFirstExpiry,
     TakesReadForUnread,
+    TakesSlowForUnread,
     NotesNoUnread,
     FlushesNeighbours,
     KeepsGroups,

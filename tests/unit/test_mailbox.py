@@ -16,6 +16,8 @@ from channel_layer.domain.names import Kind, Queue
 
 A, B = "specific.me!a", "specific.me!b"
 OLD, YOUNG = 100.0, 105.0
+LIMIT = 600.0
+"""Seconds without a receive() after which a channel that lets messages expire leaves its groups."""
 
 
 class Caller:
@@ -65,7 +67,8 @@ def test_a_message_of_a_cancelled_receiver_still_becomes_too_old(inbox: Inbox, c
     assert inbox.apply([(100.0, joined(1)), (100.0, message(b"1"))], 0.0, 100.0) == [caller]
     assert inbox.abandon(box, caller) == []
     assert inbox.sweep(109.0) == []
-    assert inbox.sweep(110.0) == [("g", A, 1)]
+    assert inbox.count() == 1
+    assert inbox.sweep(110.0) == []
     assert inbox.count() == 0
     assert counters.dropped == {"expired": 1}
     assert inbox.credits == {A: 1}
@@ -91,7 +94,7 @@ def test_what_comes_to_a_mailbox_that_no_sweep_looks_at_any_more_is_swept(inbox:
     else:
         inbox.apply([(101.0, frame)], 0.0, 101.0)
     assert inbox.count() == 1
-    assert inbox.sweep(111.0) == [("g", A, 1)]
+    inbox.sweep(111.0)
     assert inbox.count() == 0
 
 
@@ -135,7 +138,8 @@ def test_a_late_estimate_of_the_clock_hands_out_nothing_too_old(inbox: Inbox, co
 def test_an_expired_message_that_left_no_room_still_ends_memberships(inbox: Inbox, counters: Counters) -> None:
     """A message that became too old counts as unread even if a group message found it before a sweep, and no room."""
     group = envelope.group_frame("g", (), b"group")
-    inbox.apply([(OLD, joined(1)), (OLD, message(b"direct")), (YOUNG, group), (YOUNG, group)], 0.0, YOUNG)
+    inbox.apply([(OLD - LIMIT, joined(1))], 0.0, OLD - LIMIT)
+    inbox.apply([(OLD, message(b"1")), (YOUNG, group), (YOUNG, message(b"2"))], 0.0, YOUNG)
     inbox.apply([(111.0, group)], 0.0, 111.0)
     assert counters.dropped == {"expired": 1, "full": 1}
     assert inbox.sweep(111.0) == [("g", A, 1)]
@@ -423,12 +427,14 @@ def test_a_reader_forgets_mailboxes_that_nobody_uses(counters: Counters) -> None
 def test_a_joining_that_is_met_late_is_as_old_as_it_is(inbox: Inbox, *, swept: bool) -> None:
     """A message that expires unread after a joining ends it, though its marker is met only when that has happened."""
     again, other = joined(2), envelope.marker_frame(envelope.MembershipMarker("h", A, True, 3, 0))
-    inbox.apply([(OLD, joined(1)), (OLD, message(b"unread"))], 0.0, OLD)
+    late = OLD + LIMIT
+    inbox.apply([(OLD, joined(1))], 0.0, OLD)
+    inbox.apply([(late, message(b"unread"))], 0.0, late)
     if swept:
-        assert inbox.sweep(OLD + 10.0) == [("g", A, 1)]
-        inbox.forget(OLD + 10.0)
-    inbox.apply([(OLD + 5.0, again), (OLD + 5.0, other)], 0.0, OLD + 12.0)
-    assert sorted(inbox.sweep(OLD + 12.0)) == [("g", A, 2), ("h", A, 3)]
+        assert inbox.sweep(late + 10.0) == [("g", A, 1)]
+        inbox.forget(late + 10.0)
+    inbox.apply([(late + 5.0, again), (late + 5.0, other)], 0.0, late + 12.0)
+    assert sorted(inbox.sweep(late + 12.0)) == [("g", A, 2), ("h", A, 3)]
 
 
 @pytest.mark.parametrize("doubt", [0.0, 6.0])
@@ -437,7 +443,7 @@ def test_a_joining_forgives_what_was_too_old_before_it(inbox: Inbox, doubt: floa
     inbox.apply([(OLD, message(b"unread"))], 0.0, OLD)
     joined_at = OLD + 10.5 - doubt
     inbox.apply([(joined_at, joined(1))], 0.0, OLD + 12.0, doubt)
-    assert inbox.sweep(OLD + 12.0) == []
+    assert inbox.sweep(OLD + 12.0) == inbox.sweep(OLD + 2 * LIMIT) == []
 
 
 def test_a_mailbox_remembers_that_it_was_not_read_for_as_long_as_markers_may_be_late(inbox: Inbox) -> None:
@@ -446,19 +452,65 @@ def test_a_mailbox_remembers_that_it_was_not_read_for_as_long_as_markers_may_be_
     inbox.sweep(OLD + 10.0)
     inbox.forget(OLD + 19.0)
     inbox.apply([(OLD + 1.0, joined(1))], 0.0, OLD + 19.0)
-    assert inbox.sweep(OLD + 19.0) == [("g", A, 1)]
+    assert inbox.sweep(OLD + LIMIT) == [("g", A, 1)]
 
 
 def test_a_membership_is_ended_until_its_end_is_met(inbox: Inbox) -> None:
     """The store refuses to end it while it knows of a later joining; once that is met here, it is asked again."""
     inbox.apply([(OLD, joined(1)), (OLD, message(b"unread"))], 0.0, OLD)
-    assert inbox.sweep(OLD + 10.0) == [("g", A, 1)]
-    inbox.apply([(OLD + 9.0, joined(2, B))], 0.0, OLD + 10.0)
-    assert inbox.sweep(OLD + 11.0) == [("g", A, 2)]
-    inbox.apply([(OLD + 12.0, joined(3, there=False))], 0.0, OLD + 12.0)
-    assert inbox.sweep(OLD + 12.0) == []
-    inbox.apply([(OLD + 13.0, joined(4))], 0.0, OLD + 13.0)
-    assert inbox.sweep(OLD + 13.0) == []
+    late = OLD + LIMIT
+    assert inbox.sweep(late) == [("g", A, 1)]
+    inbox.apply([(late, joined(2, B))], 0.0, late)
+    assert inbox.sweep(late + 1.0) == [("g", A, 2)]
+    inbox.apply([(late + 2.0, joined(3, there=False))], 0.0, late + 2.0)
+    assert inbox.sweep(late + 2.0) == []
+    inbox.apply([(late + 3.0, joined(4))], 0.0, late + 3.0)
+    assert inbox.sweep(late + 3.0) == []
+
+
+@pytest.mark.parametrize(("expiry", "limit"), [(10.0, 600.0), (59.0, 600.0), (60.0, 600.0), (90.0, 900.0)])
+def test_a_channel_leaves_its_groups_after_ten_times_expiry_without_a_receive(expiry: float, limit: float) -> None:
+    """It leaves them after 600 s at least, and only if a message expired unread."""
+    inbox = Inbox(Queue("specific.me!", Kind.INBOX), 0, CapacityTable(2), Counters(), expiry, None)
+    inbox.apply([(OLD, joined(1)), (OLD, joined(2, B)), (OLD, message(b"unread"))], 0.0, OLD)
+    assert inbox.sweep(OLD + expiry) == inbox.sweep(OLD + limit - 0.01) == []
+    assert inbox.sweep(OLD + limit) == [("g", A, 2)]
+
+
+@pytest.mark.parametrize("seen", ["took", "found nothing", "waits", "was cancelled", "any channel", "subscribed"])
+def test_a_receive_keeps_the_memberships_of_a_channel_that_let_a_message_expire(inbox: Inbox, seen: str) -> None:
+    """However late it comes, and whatever it brings: the channel has a consumer, which was slow once."""
+    inbox.apply([(OLD, joined(1)), (OLD, message(b"unread"))], 0.0, OLD)
+    assert inbox.sweep(OLD + 10.0) == []
+    late, box, caller = OLD + LIMIT - 1.0, inbox.boxes[A], Caller()
+    if seen == "took":
+        inbox.apply([(late, message(b"next"))], 0.0, late)
+        assert inbox.take(box, late, promised=False) is not None
+    elif seen == "found nothing":
+        assert inbox.take(box, late, promised=False) is None
+    elif seen == "any channel":
+        inbox.received_at = late
+    elif seen == "subscribed":
+        box.kept = True
+    else:
+        box.waiters.append(caller)
+        if seen == "was cancelled":
+            inbox.abandon(box, caller)
+            box.used_at = late
+    assert inbox.sweep(OLD + LIMIT) == inbox.sweep(late + 2 * LIMIT) == []
+
+
+def test_a_receive_that_was_called_and_does_not_run_keeps_memberships_for_as_long(inbox: Inbox) -> None:
+    """A receiver that has waited for long is there when a message comes; if it never runs, it is gone at last."""
+    inbox.apply([(OLD, joined(1))], 0.0, OLD)
+    caller, came = Caller(), OLD + 2 * LIMIT
+    box = inbox.boxes[A]
+    box.waiters.append(caller)
+    assert inbox.apply([(came, message(b"1")), (came, message(b"2"))], 0.0, came) == [caller]
+    for seconds in (10.0, LIMIT - 20.0, LIMIT - 1.0):
+        inbox.apply([(came + seconds, message(b"3"))], 0.0, came + seconds)
+        assert inbox.sweep(came + seconds) == []
+    assert inbox.sweep(came + LIMIT) == [("g", A, 1)]
 
 
 def test_an_inbox_tells_how_many_members_a_batch_reaches(inbox: Inbox) -> None:

@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from channel_layer import commands as c
+from channel_layer.domain.expiry import UNREAD_FACTOR
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
 from channel_layer_ipc import _keys as k
@@ -62,9 +63,9 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
 
 
 def _group_message_expired(tx: Transaction, mark: bytes) -> bool:
-    """Return whether a group message to a channel has expired, and nothing was taken from its queue since it came."""
+    """Return whether a group message to a channel has long expired, and no reader has asked for messages since."""
     record = tx.get_timed(mark)
-    return record is not None and split_entry(record.rest)[0] + tx.times.expiry <= tx.now
+    return record is not None and split_entry(record.rest)[0] + UNREAD_FACTOR * tx.times.expiry <= tx.now
 
 
 def clear_unread(tx: Transaction, request: c.ClearUnread) -> None:
@@ -87,13 +88,13 @@ def pop(tx: Transaction, request: c.Pop) -> c.Popped:
             return c.Popped((), 0, tx.now, flushed, held_for=claim.until - tx.now)
         tx.put_timed(key, tx.now + tx.times.lease, claimant)
     queue = tx.queues.get(name)
+    if request.count and (queue is None or queue.group_unread):
+        tx.clear_timed(k.key(k.GROUP_UNREAD, name))
     if queue is None:
         return c.Popped((), 0, tx.now, flushed)
+    queue.group_unread = queue.group_unread and not request.count
     expired = tx.queues.expire(queue)
     entries = tuple(c.Entry(*tx.queues.take(queue)) for _ in range(min(request.count, queue.size)))
-    if entries and queue.group_unread:
-        queue.group_unread = False
-        tx.clear_timed(k.key(k.GROUP_UNREAD, name))
     if queue.size:
         tx.notify_waiters(name, 1)
     return c.Popped(entries, expired, tx.now, flushed)

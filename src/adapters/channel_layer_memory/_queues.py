@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
+from channel_layer.domain.expiry import UNREAD_FACTOR
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
 from channel_layer.runtime.wakeups import ReceiveWaiter
@@ -75,7 +76,7 @@ class QueueHandlers(Handlers):
         expired = self._expire(line, now)
         count = min(request.count, len(line.entries))
         entries = tuple(line.entries.popleft() for _ in range(count))
-        if entries:
+        if request.count:
             self._all.unread.pop(name, None)
         wake_next(line)
         self._remove_if_idle(name)
@@ -185,12 +186,12 @@ class QueueHandlers(Handlers):
     # -- under the lock
 
     def _unread_expired(self, channel: ChannelName, now: float) -> bool:
-        """Whether a group message to *channel* has expired, and its queue has not been popped since it came."""
+        """Whether a group message to *channel* has long expired, and no reader has asked for messages since it came."""
         unread = self._all.unread
         while unread and max(unread[first := next(iter(unread))].values()) + self._lifetime <= now:
             del unread[first]
         since = unread.get(channel.queue.name, {}).get(channel.name)
-        return since is not None and since + self._rules.expiry <= now
+        return since is not None and since + UNREAD_FACTOR * self._rules.expiry <= now
 
     def _has_reader(self, name: str, now: float) -> bool:
         """Whether a queue has a registered reader; forget the registrations that have ended."""

@@ -57,7 +57,8 @@ class Push(Command[Pushed]):
         capacity: messages that may wait there.
         payload: the encoded message.
         to_member: the message is for a member of a group. Nothing is pushed if an earlier such message has expired
-            unread, and nothing was taken from the queue since that message came: ``unread_expired``.
+            unread, another ``expiry`` has passed, and no `Pop` has asked for messages of the queue since that message
+            came: ``unread_expired``.
         if_registered: nothing is pushed unless the queue has a registered reader (``Pop.register``); only for a store
             with `channel_layer.ports.Capabilities.registers_readers`.
     """

@@ -14,10 +14,12 @@ __all__ = (
     "LEASE_FACTOR",
     "REGISTRATION",
     "RENEWALS_PER_EXPIRY",
+    "UNREAD_FACTOR",
     "StoreClock",
     "counts_lifetimes",
     "deadline",
     "moved",
+    "unread_limit",
 )
 
 LEASE_FACTOR = 1.5
@@ -29,6 +31,14 @@ RENEWALS_PER_EXPIRY = 2
 REGISTRATION = 0.5
 """For how long a process that has popped a queue is registered as its reader, as a share of ``expiry``. A message that
 comes in that time, for a reader that does not return, has as long again to be found by another process."""
+
+UNREAD_FACTOR = 2
+"""How many ``expiry`` after a message to it a channel that no process owns leaves its groups, unless a reader asks for
+messages of its queue: until the message expires, and as long again."""
+
+_OWN_UNREAD_FACTOR, _OWN_UNREAD_LEAST = 10, 600.0
+"""The same for a channel of an owned inbox: so many ``expiry`` without a ``receive()``, so many seconds at least. A
+consumer that ends leaves its groups, so one that does not read is more often slow than gone, and harms no other."""
 
 GROUP_KEYS_LIFETIME = 86400.0
 """Seconds that a group is kept without a ``group_add`` if ``group_expiry`` is None and no owner renews it."""
@@ -104,6 +114,15 @@ def deadline(stamp: float, expiry: float, offset: float) -> float:
         offset: the most that the store's clock can be ahead of the local one now, in seconds.
     """
     return stamp + expiry * (1 - _DRIFT) - offset
+
+
+def unread_limit(expiry: float) -> float:
+    """Return for how many seconds without a ``receive()`` a channel that let messages expire stays in its groups.
+
+    Args:
+        expiry: seconds that a message may wait unread.
+    """
+    return max(_OWN_UNREAD_FACTOR * expiry, _OWN_UNREAD_LEAST)
 
 
 def moved(stamp: float, here: float, there: float) -> float:

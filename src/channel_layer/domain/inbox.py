@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from channel_layer.domain import frames
-from channel_layer.domain.expiry import deadline
+from channel_layer.domain.expiry import deadline, unread_limit
 from channel_layer.domain.mailbox import Item, Mailboxes
 from channel_layer.domain.memberships import Memberships
 from channel_layer.domain.names import ChannelName, GroupName
@@ -60,6 +60,7 @@ class Inbox(Mailboxes):
         flushed: a flush that has been applied, or a lease taken after one, and has to be acknowledged.
         due_locally: a flush that has been applied, and has to be carried out on the local store, too.
         lost: the store has told that there is no lease.
+        received_at: local time, in seconds, at which a ``receive()`` of the whole inbox last looked for a message.
         unannounced: the store may have lost memberships of this inbox, and has not been told all of them again.
         credits: credits to return, by channel.
         returning: credits that are being returned; repeated unchanged until the store is known to have received them.
@@ -86,6 +87,7 @@ class Inbox(Mailboxes):
         self.flushed: str | None = None
         self.due_locally: str | None = None
         self.lost: bool = False
+        self.received_at: float = -math.inf
         self.unannounced: bool = False
         self.credits: dict[str, int] = {}
         self.returning: CreditBatch | None = None
@@ -94,7 +96,8 @@ class Inbox(Mailboxes):
         self._serial = 0
         self._expiry = expiry
         self._unread_expired: set[str] = set()
-        """Channels with a message that expired unread since they joined, whose memberships have to end."""
+        """Channels with a message that expired unread since they joined, and no ``receive()`` known since."""
+        self._unread_limit = unread_limit(expiry)
 
     # -- mailboxes
 
@@ -169,8 +172,9 @@ class Inbox(Mailboxes):
     def sweep(self, now: float) -> list[tuple[str, str, int]]:
         """Drop messages that are too old at local time *now*; return the memberships that have to end because of that.
 
-        Each is returned again until the marker of its end is met: the store refuses to end it while there has been a
-        later join, by any channel of this inbox, whose marker has not been met.
+        Those of a channel end if it let a message expire, and there has been no ``receive()`` for `unread_limit`. Each
+        is returned again until the marker of its end is met: the store refuses to end it while there has been a later
+        join, by any channel of this inbox, whose marker has not been met.
 
         Returns:
             (group, member, the latest version with which a channel of this inbox is known to have joined the group).
@@ -181,15 +185,27 @@ class Inbox(Mailboxes):
                 del self.waiting[box.name]
             elif box.items[0].deadline <= now:
                 self._expire(box, now)
-                self._unread_expired.add(box.name)
+                self._note_unread(box)
         ending: list[tuple[str, str, int]] = []
         for name in list(self._unread_expired):
             member = self.boxes.get(name)
-            if member is None or member.kept or not member.groups:
+            if member is None or not member.groups or self._has_receiver(member):
                 self._unread_expired.discard(name)
-            else:
+            elif now - max(member.used_at, self.received_at) >= self._unread_limit:
                 ending += [(group, name, self.groups.latest(group)) for group in member.groups]
         return ending
+
+    def _note_unread(self, box: Mailbox) -> None:
+        """Note that a message has expired unread."""
+        if box.name in self._unread_expired:
+            return
+        self._unread_expired.add(box.name)
+        if box.promised:  # a receive() waited when the message came, and has yet to run
+            box.used_at = max(box.used_at, box.unread_expired_at - self._expiry)
+
+    def _has_receiver(self, box: Mailbox) -> bool:
+        """Whether a ``receive()`` waits, or one was seen since a message last expired unread."""
+        return box.kept or bool(box.waiters) or max(box.used_at, self.received_at) >= box.unread_expired_at
 
     def forget(self, now: float) -> None:
         """Forget mailboxes that were not used for ``expiry`` seconds, and old versions of members that have left."""
@@ -318,7 +334,7 @@ class Inbox(Mailboxes):
         before = len(box.items)
         self._expire(box, now)
         if len(box.items) < before:
-            self._unread_expired.add(box.name)
+            self._note_unread(box)
         if len(box.items) < box.capacity:
             return True
         self._counters.drop("full", box.name)

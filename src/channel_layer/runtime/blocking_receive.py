@@ -160,6 +160,7 @@ class BlockingReceive:
                 starting.result(self._state.rules.timeout)
         while True:
             with self._state.lock:
+                inbox.received_at = self._state.clock.now()
                 found = self._oldest(inbox, list(inbox.waiting.values()))
             if found is None:
                 return None

@@ -41,6 +41,9 @@ T = TypeVar("T")
 _EXPIRY = 30.5
 _LEASE = 1.5 * _EXPIRY
 _GROUP_EXPIRY = 100.0
+_UNREAD_LIMIT = 600.0
+"""Seconds without a receive() after which a channel that let a message expire leaves its groups."""
+
 _FOREVER = 86400.0
 """Seconds that a member outside every process may stay where ``group_expiry`` is None."""
 
@@ -91,7 +94,7 @@ class _Member:
     by_owner: bool | None
     """The owner of the channel added it; None: unknown, because a call that may have changed it was cancelled."""
     unread: bool = False
-    """A group's message to it expired unread, so the next one may remove it."""
+    """A message to it expired unread, so it may leave: with the next one, or when there was no receive() for long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +110,7 @@ class _Channel:
         entries: what waits, oldest first.
         waiters: the calls of receive() that wait, longest first.
         overdue: how many entries have just expired, perhaps on their way to the owner.
+        read_at: when there was a receive() last.
     """
 
     name: str
@@ -117,6 +121,7 @@ class _Channel:
     entries: list[_Entry] = field(default_factory=list[_Entry])
     waiters: list[asyncio.Task[Message]] = field(default_factory=list["asyncio.Task[Message]"])
     overdue: int = 0
+    read_at: float = 0.0
 
 
 def _recorded(
@@ -310,6 +315,7 @@ class LayerMachine(RuleBasedStateMachine):
         if channel is None:
             return
         task = await self._cancel_after(self._receive_call(channel), turns, f"a receive() from {channel.name}")
+        channel.read_at = self._clock.offset
         if not task.cancelled():
             self._check_received(channel, task.result())
         if not channel.owned:
@@ -487,6 +493,27 @@ class LayerMachine(RuleBasedStateMachine):
             self._say(f"{seconds} seconds pass")
             await self._pass_time(seconds)
 
+    @_recorded
+    async def stop_reading(self, group: str, at: int, by: int) -> None:
+        """Nothing is received from a channel while messages to its group expire, until it leaves the group.
+
+        No rule: it takes too many steps.
+        """
+        channel = self._channels[at]
+        if not channel.owned:
+            return
+        began = self._clock.offset
+        while self._clock.offset - began < _UNREAD_LIMIT and not self.is_too_late:
+            await self._group_add(group, channel, by=at // 2)
+            await self._group_send(group, by)
+            await self._until(self._missing_group_messages)
+            await self._pass_time(_LEASE - 2 * _UNDER)  # the owner keeps its lease
+        if channel.name in self._groups[group] and not self.is_too_late:
+            raise Violation(
+                f"{channel.name} is in group {group!r} though a message to it expired unread, and nothing has been "
+                f"received from it for {self._clock.offset - began:g} seconds"
+            )
+
     # -- what is true
 
     @property
@@ -497,7 +524,9 @@ class LayerMachine(RuleBasedStateMachine):
     @property
     def _is_idle(self) -> bool:
         waiting = any(channel.waiters for channel in self._channels)
-        return not waiting and not any(m.unread for members in self._groups.values() for m in members.values())
+        return not waiting and not any(
+            self._may_have_left(name, member) for members in self._groups.values() for name, member in members.items()
+        )
 
     def _pick(self, pick: int, fits: Callable[[_Channel], bool]) -> _Channel | None:
         """Return one of the channels that fit, if any do; what is drawn must not depend on how a race ended."""
@@ -607,6 +636,7 @@ class LayerMachine(RuleBasedStateMachine):
     def _check_received(self, channel: _Channel, message: Message) -> None:
         """Check that a message that came is one that may come now."""
         number = message.get("number")
+        channel.read_at = self._clock.offset
         self._say(f"received from {channel.name}: {number!r}")
         may = channel.entries[:1] if channel.ordered else channel.entries
         for entry in may:
@@ -645,6 +675,7 @@ class LayerMachine(RuleBasedStateMachine):
     async def _cancel_waiters(self, channel: _Channel, leaving: list[asyncio.Task[Message]]) -> None:
         for task in leaving:
             channel.waiters.remove(task)
+        channel.read_at = self._clock.offset
         await self._cancel(leaving, f"a receive() from {channel.name}")
         for task in leaving:
             if not task.cancelled():
@@ -685,7 +716,7 @@ class LayerMachine(RuleBasedStateMachine):
         except ChannelFull as exc:
             raise Violation(f"group_send raised ChannelFull: {exc}") from exc
         _change_everything(message)
-        unread = [name for name, member in self._groups[group].items() if member.unread]
+        unread = [name for name, member in self._groups[group].items() if self._may_have_left(name, member)]
         if unread:
             await self._learn_members(group, unread, self._layers[_WORKER])
         for channel in [self._channel(name) for name in self._groups[group]]:
@@ -759,34 +790,33 @@ class LayerMachine(RuleBasedStateMachine):
                 self._expired_in_store += len(over)
                 self._stale = self._stale or bool(over)
             if over:
-                self._note_unread(channel, grouped=any(entry.grouped for entry in over), missed=seconds >= _LEASE)
+                self._note_unread(channel, grouped=any(entry.grouped for entry in over))
+            if channel.waiters:
+                channel.read_at = now
         for group, members in self._groups.items():
             for name, member in list(members.items()):
                 lasts = None if member.by_owner and self._group_expiry is None else self._group_lifetime
                 if lasts is not None and member.joined + lasts <= now:
                     del members[name]
-            maybe = [name for name, member in members.items() if member.unread and self._channel(name).owned]
+            maybe = [
+                name
+                for name, member in members.items()
+                if self._channel(name).owned and self._may_have_left(name, member)
+            ]
             await self._learn_members(group, maybe, self._layers[_WORKER])
-            for name in maybe:
-                if name in members:
-                    members[name].unread = False
 
-    def _note_unread(self, channel: _Channel, *, grouped: bool, missed: bool) -> None:
-        """Note that a message has expired unread: its channel leaves its groups, at once or with their next message.
-
-        Args:
-            channel: whose message it was.
-            grouped: it was a message to a group.
-            missed: the owner of the channel had lost its lease meanwhile, and so does not know what expired.
-        """
+    def _note_unread(self, channel: _Channel, *, grouped: bool) -> None:
+        """Note that a message, to a group perhaps, has expired unread: its channel may leave its groups."""
         for members in self._groups.values():
             member = members.get(channel.name)
-            if member is None:
-                continue
-            if member.by_owner and not missed:
-                del members[channel.name]
-            elif member.by_owner or channel.owned or (grouped and self._can.tracks_unread):
+            if member is not None and (channel.owned or (grouped and self._can.tracks_unread)):
                 member.unread = True
+
+    def _may_have_left(self, name: str, member: _Member) -> bool:
+        """Whether a member may be none any more, because a message to it expired unread."""
+        if not (member.unread and member.by_owner):
+            return member.unread
+        return self._clock.offset - self._channel(name).read_at >= _UNREAD_LIMIT - _UNDER
 
     # -- a fixed script
 
@@ -835,6 +865,7 @@ class LayerMachine(RuleBasedStateMachine):
         self.flush(by=2)
         self.send(at=1, by=2)
         self._receive_all()
+        self.stop_reading(group="red", at=0, by=2)
         for pick in (1, 0, 1):  # time: after, before, after
             self.group_add(group="red", at=0, by=0)
             self.group_send(group="red", by=1)

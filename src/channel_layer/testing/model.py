@@ -189,7 +189,7 @@ class Model:
                 yield "attendance", until
         for unread in self._unread.values():
             for one in unread.values():
-                yield "message", one.since.plus(facts.expiry)
+                yield "message", one.since.plus(facts.unread)
                 yield "note", one.since.plus(facts.lifetime)
         for group in self._groups.values():
             if facts.group_expiry is not None:
@@ -327,9 +327,9 @@ class Model:
         unread = self._unread.get(queue, {}).get(name) if request.to_member else None
         may = must = False
         if unread is not None and self.facts.capabilities.tracks_unread:
-            may = self._has_passed(unread.since.plus(self.facts.expiry))
+            may = self._has_passed(unread.since.plus(self.facts.unread))
             forgotten = self._has_passed(unread.since.plus(self.facts.lifetime))
-            must = may and not forgotten and not unread.doubtful
+            must = may and not forgotten
             if may and not must and not replies[0].unread_expired:
                 del self._unread[queue][name]
         for reply in replies:
@@ -339,8 +339,8 @@ class Model:
                 or (reply.unread_expired and reply.accepted)
             ):
                 raise _BrokenRule(
-                    "A push to a member is refused as unread exactly if an earlier one has expired, and nothing was "
-                    "popped since",
+                    "A push to a member is refused as unread exactly if an earlier one expired an expiry ago, and no "
+                    "pop has asked for messages since",
                     "unread_expired=True, accepted=False" if must else "unread_expired=False",
                 )
         return replies[0].unread_expired
@@ -383,11 +383,8 @@ class Model:
         for message in taken:
             messages.remove(message)
             self._popped[message.frame] = message
-        if taken:
+        if request.count:
             self._unread.pop(name, None)
-        elif reply.flushed:
-            for unread in self._unread.get(name, {}).values():
-                unread.doubtful = True
 
     def _check_claim(self, request: c.Pop, reply: c.Popped) -> bool:
         """Check what a pop says of the owner or claimant of its queue; return whether that is the caller."""

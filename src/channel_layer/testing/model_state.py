@@ -76,6 +76,11 @@ class Facts:
         return 1.5 * self.expiry
 
     @property
+    def unread(self) -> float:
+        """Seconds after a message to a member that takes none: until it expires, and as long again."""
+        return 2 * self.expiry
+
+    @property
     def lifetime(self) -> float:
         """Seconds that a group lives if no channel joins it: its ``group_expiry``, or a day."""
         return 86400.0 if self.group_expiry is None else self.group_expiry

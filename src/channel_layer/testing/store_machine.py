@@ -437,20 +437,28 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         channel=_channels,
-        meanwhile=st.sampled_from(["nothing", "clear unread", "pop", "flush"]),
+        meanwhile=st.sampled_from(["nothing", "clear unread", "pop", "late pop", "peek", "flush"]),
         to=st.sampled_from(["after", "after", "before"]),
     )
     @_about("members", needs="tracks_unread")
     def stop_reading(self, channel: str, meanwhile: str, to: str) -> None:
-        """A member gets a message, which gets too old unless it reads or joins anew; then another one comes."""
+        """A member gets a message, then another one: the first has long expired, unless it is read or forgotten."""
         self.push_one(channel, to_member=True)
-        limit = self.last.plus(self.expiry)
-        if meanwhile == "clear unread":
-            self.pass_limit(to, limit)
-            self.clear_unread(channel)
-        else:
-            self.do(meanwhile, channel)
-            self.pass_limit(to, limit)
+        expires, limit = self.last.plus(self.expiry), self.last.plus(2 * self.expiry)
+        match meanwhile:
+            case "clear unread":
+                self.pass_limit(to, limit)
+                self.clear_unread(channel)
+            case "late pop":
+                self.pass_limit("after", expires)
+                self.pop(channel, 1, "anna")
+                self.pass_limit(to, limit)
+            case "peek":
+                self.pop(channel, 0, "anna")
+                self.pass_limit(to, limit)
+            case _:
+                self.do(meanwhile, channel)
+                self.pass_limit(to, limit)
         self.push_one(channel, to_member=True)
 
     @rule(channel=_channels, claimant=st.sampled_from(["anna", "ben"]))
@@ -955,11 +963,11 @@ class StoreMachine(RuleBasedStateMachine):
             self.advance(seconds)
 
     def pass_limit(self, to: str, limit: Span) -> None:
-        """Move the clock to an edge of a limit."""
+        """Move the clock to an edge of a limit, also of one at which nothing ends if the store is right."""
         now = self.clock.now()
-        for start, end, _ in self.edges():
-            if start <= limit.high <= end:
-                self.advance(max(0.0, (end + _AFTER if to == "after" else start - _BEFORE) - now))
+        edges = [(start, end) for start, end, _ in self.edges() if start <= limit.high <= end]
+        start, end = edges[0] if edges else limit
+        self.advance(max(0.0, (end + _AFTER if to == "after" else start - _BEFORE) - now))
 
     def edges(self) -> list[tuple[float, float, set[str]]]:
         """Return when things end, and what: (from, to, kinds). What ends at about the same time is taken together.

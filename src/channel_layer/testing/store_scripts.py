@@ -88,6 +88,9 @@ def _stop_reading(state: StoreMachine) -> None:
             ("Jobs", "nothing", "before"),
             ("claimed!a", "nothing", "after"),
             ("claimed!a", "flush", "after"),
+            ("claimed!a", "late pop", "after"),
+            ("reply?x", "late pop", "after"),
+            ("reply?x", "peek", "after"),
         ):
             state.stop_reading(channel=channel, meanwhile=meanwhile, to=to)
 

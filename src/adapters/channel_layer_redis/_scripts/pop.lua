@@ -13,6 +13,7 @@ end
 local reply = {now, 0}
 local oldest = now - tonumber(ARGV[2])
 local wanted = tonumber(ARGV[1])
+if wanted > 0 then redis.call('DEL', KEYS[3]) end -- the queue has a reader
 while wanted > 0 do
   local entry = redis.call('LPOP', KEYS[1])
   if not entry then break end
@@ -23,7 +24,6 @@ while wanted > 0 do
     reply[2] = reply[2] + 1
   end
 end
-if reply[3] then redis.call('DEL', KEYS[3]) end -- the queue has a reader
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then
   if redis.call('EXISTS', KEYS[2]) == 0 then

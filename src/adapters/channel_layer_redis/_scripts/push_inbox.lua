@@ -4,7 +4,8 @@
 -- ARGV  1 expiry in ms  2 clock offset in ms  3 inbox capacity  4 lifetime of 5 in ms
 --       5... for each message: capacity, frame (its channel after two bytes)
 -- Returns for each message (not in an array if there is one) how many expired messages made room, or -1 minus that
--- number if it is full; nil if an earlier message to this member has expired unread, so that it is no member any more.
+-- number if it is full; nil if an earlier message to this member has expired unread, and another expiry has passed, so
+-- that it is no member any more.
 -- An entry is 8 bytes of time (ms, to the microsecond) and a frame; a shorter one is not ours, and must block nothing.
 local alone = #ARGV == 6
 local replies = not alone and {}
@@ -40,7 +41,7 @@ local function name(frame) return string.sub(frame, 3, 2 + string.byte(frame, 2)
 local function push(capacity, frame)
   if KEYS[5] then
     local since = redis.call('HGET', KEYS[5], name(frame))
-    if since and tonumber(since) <= oldest then return false end
+    if since and tonumber(since) <= oldest - tonumber(ARGV[1]) then return false end
   end
   local expired = 0
   if redis.call('LLEN', KEYS[3]) >= capacity then

@@ -1,9 +1,9 @@
 -- Put one message at the end of a queue that is popped, if there is room.
 -- KEYS  1 queue (list)  2 signal (list: one element when a reader should look)  and if it goes to a member of a group:
---       3 unread (hash: channel -> ms when such a message came, while nothing was taken from the queue)
+--       3 unread (hash: channel -> ms when such a message came, while no reader asks for messages of the queue)
 -- ARGV  1 capacity  2 expiry in ms  3 clock offset in ms  4 frame (its channel after two bytes)  5 lifetime of 3 in ms
 -- Returns how many expired messages made room, or -1 minus that number if the queue is full; nil if an earlier message
--- to this member has expired unread, so that it is no member any more.
+-- to this member has expired unread, and another expiry has passed, so that it is no member any more.
 -- An entry is 8 bytes of time (ms, to the microsecond) and a frame; a shorter one is not ours, and must block nothing.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[3])
@@ -12,7 +12,7 @@ local name
 if KEYS[3] then
   name = string.sub(ARGV[4], 3, 2 + string.byte(ARGV[4], 2))
   local since = redis.call('HGET', KEYS[3], name)
-  if since and tonumber(since) <= oldest then return false end
+  if since and tonumber(since) <= oldest - tonumber(ARGV[2]) then return false end
 end
 local expired = 0
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then

@@ -308,56 +308,68 @@ class GroupTests(LayerTests):
     # -- what is not read
 
     @async_test
-    async def test_a_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
-        """A mailbox whose message expires unread leaves its groups; one that reads stays.
-
-        Without leases it stays for its ``group_expiry``.
-        """
-        async with env.layer(expiry=20.5) as owner, env.layer(expiry=20.5) as other:
-            # Of one inbox, so that what one has read is known to be there for the other; see `Capabilities.leases`.
-            gone = await owner.new_channel("reading" if env.capabilities.leases else "gone")
-            reading = await owner.new_channel("reading")
-            for name in (gone, reading):
-                await owner.group_add("group", name)
-            await other.group_send("group", {"n": 1})
-            await env.receive(owner, reading)
-            await env.forward(20.5, [owner])
-            members = [reading] if env.capabilities.leases else [gone, reading]
-            await _listed(other, members, "a message that one member has read and another not, for expiry")
-            await owner.group_add("group", gone)
-            await other.group_send("group", {"n": 2})
-            for name in (gone, reading):
-                rule = "a member that left over an unread message may join again"
-                expect(await env.receive(owner, name), {"n": 2}, rule, "a message after group_add()")
-
-    @async_test
-    async def test_a_full_member_that_does_not_read_leaves_its_groups(self, env: LayerEnvironment) -> None:
-        """A mailbox leaves its groups over an unread message, too, where that one makes room for the next."""
-        async with env.layer(expiry=20, capacity=1) as owner, env.layer(expiry=20, capacity=1) as other:
+    async def test_a_message_that_expires_unread_ends_no_membership_of_an_owned_channel(
+        self, env: LayerEnvironment
+    ) -> None:
+        """A consumer that was too slow for a message gets the next ones, and what has expired makes room for them."""
+        async with env.layer(expiry=20, capacity=2) as owner, env.layer(expiry=20, capacity=2) as other:
             name = await owner.new_channel()
             await owner.group_add("group", name)
-            await other.group_send("group", {"n": 1})
-            if env.capabilities.leases:
-                await env.holds(owner, 1)
-            env.clock.advance(20.1)
-            await other.group_send("group", {"n": 2})
-            if env.capabilities.leases:
+            for n in range(0, 6, 2):
+                for more in range(2):
+                    await other.group_send("group", {"n": n + more})
+                if env.capabilities.leases:
+                    await env.holds(owner, 2)
+                await env.forward(20.1, [owner])
+                await _listed(other, [name], "two messages unread for expiry")
+            for n in (6, 7):
+                await other.group_send("group", {"n": n})
+                env.clock.advance(5)
+            rule = "a message that expired unread costs its channel no later one"
+            expect(await env.numbers(owner, name, 2), [6, 7], rule, "two messages more")
+            expect(dropped(owner, other), {"expired": 6}, "each message that expires is counted once", "6 of them")
 
-                async def left() -> bool:
-                    await owner.run_maintenance()
-                    return not await other.group_channels("group")
+    @async_test
+    async def test_an_owned_channel_that_nothing_is_received_from_leaves_its_groups(
+        self, env: LayerEnvironment
+    ) -> None:
+        """It leaves them when a message has expired unread, and nothing called `receive()` for ten expiry, or 600 s.
 
-                await env.eventually(left, "a member whose message expired unread leaves its groups")
-            expect(await env.number(owner, name), 2, "what has expired makes room", "a message, capacity 1")
-            await owner.group_add("group", name)
-            await other.group_send("group", {"n": 3})
-            expect(await env.number(owner, name), 3, _COPY, "a message after group_add()")
+        One that receives once in that time stays, and so does one without messages. Without leases all stay.
+        """
+        rule = "a channel that left over an unread message may join again"
+        for expiry, limit in ((20.5, 600.0), (80.5, 805.0)):
+            env = env.beside()
+            async with env.layer(expiry=expiry) as owner, env.layer(expiry=expiry) as other:
+                # Of one inbox, so that what one has read is known to be there for the other; see `Capabilities.leases`.
+                gone, slow, quiet = [
+                    await owner.new_channel("same" if env.capabilities.leases else name)
+                    for name in ("gone", "slow", "quiet")
+                ]
+                for name in (gone, slow):
+                    await owner.group_add("group", name)
+                await owner.group_add("another", quiet)
+                await other.group_send("group", {"n": 1})
+                await env.receive(owner, slow)
+                await _forward(env, owner, limit / 2, expiry)
+                await other.group_send("group", {"n": 2})
+                await env.receive(owner, slow)
+                await _forward(env, owner, limit / 2 - 5.0, expiry)
+                await _listed(other, [gone, slow], f"5 s less than {limit} s without a receive()")
+                await _forward(env, owner, 5.1, expiry)
+                members = [slow] if env.capabilities.leases else [gone, slow]
+                await _listed(other, members, f"{limit} s without a receive()")
+                await _listed(other, [quiet], f"{limit} s without a receive(), and without a message", "another")
+                await owner.group_add("group", gone)
+                await other.group_send("group", {"n": 3})
+                for name in (gone, slow):
+                    expect(await env.receive(owner, name), {"n": 3}, rule, "a message after group_add()")
 
     @async_test
     async def test_a_member_without_an_owner_leaves_its_groups_over_a_message_that_expired_unread(
         self, env: LayerEnvironment
     ) -> None:
-        """The next send to each of its groups removes it and does not reach it.
+        """When it has taken nothing for another expiry, the next send to each of its groups removes it, unreached.
 
         A normal channel on several hosts is noted on each of them. Without `Capabilities.tracks_unread` it stays.
         """
@@ -367,8 +379,12 @@ class GroupTests(LayerTests):
                 for group in ("group", "another"):
                     await adder.group_add(group, member)
                 await sender.group_send("group", {"n": 1})
-                env.clock.advance(20.1)
-                await _listed(sender, [member], "a message unread for expiry, and none since")
+                env.clock.advance(37)
+                await sender.group_send("group", {"n": 2})
+                await _listed(sender, [member], "a message unread for less than twice expiry")
+                expect(await _pending(sender, member), 1, "a member gets what is sent to its group", "a second message")
+                env.clock.advance(3.1)
+                await _listed(sender, [member], "a message unread for twice expiry, and none since")
                 await _until_left(env, sender, member)
 
     @async_test
@@ -383,8 +399,16 @@ class GroupTests(LayerTests):
                     env.clock.advance(19)
                     expect(await env.number(reader, member), n, _COPY, f"a message to {member}, 19 of 20 s old")
                     env.clock.advance(30)
+                await sender.group_send("group", {"n": 9})
+                env.clock.advance(22)
+                for n in range(20):  # on whichever host the message has expired
+                    await sender.send(member, {"n": n})
+                came = sorted(await env.numbers(reader, member, 20))
+                rule = "a message that expired unread costs its channel no later one"
+                expect(came, [*range(20)], rule, f"messages to {member}, which is read within another expiry")
+                env.clock.advance(30)
                 await sender.send(member, {"direct": True})
-                env.clock.advance(20.1)
+                env.clock.advance(40.1)
                 await sender.group_send("group", {"n": 9})
                 await _listed(sender, [member], "messages to it that were read, and one that was not the group's")
                 expect(await env.number(reader, member), 9, _COPY, f"a message to {member}")
@@ -399,10 +423,10 @@ class GroupTests(LayerTests):
                     await sender.group_add("group", member)
                     for _ in range(3):  # on whichever host
                         await sender.group_send("group", {"n": 1})
-                    env.clock.advance(20.1)
+                    env.clock.advance(40.1)
                     if noticed:
                         await _until_left(env, sender, member)
-                        env.clock.advance(20.1)
+                        env.clock.advance(40.1)
                     await sender.group_add("group", member)
                     await sender.group_send("group", {"n": 2})
                     await _listed(sender, [member], "group_add() after a message to it expired unread")
@@ -418,12 +442,12 @@ class GroupTests(LayerTests):
             await sender.group_add("quiet", "claimed!quiet")
             await sender.group_add("group", "claimed!other")
             await sender.group_send("quiet", {"n": 1})
-            env.clock.advance(20.1)
+            env.clock.advance(40.1)
             await sender.group_send("group", {"n": 2})
             await sender.group_send("quiet", {"n": 3})
             left = [] if env.capabilities.tracks_unread else ["claimed!quiet"]
-            await _listed(sender, left, "a message unread for expiry, and one more", "quiet")
-            await _listed(sender, ["claimed!other"], "a sibling's message unread for expiry", "group")
+            await _listed(sender, left, "a message unread for twice expiry, and one more", "quiet")
+            await _listed(sender, ["claimed!other"], "a sibling's message unread for twice expiry", "group")
 
     @async_test
     async def test_a_flush_forgets_what_expired_unread(self, env: LayerEnvironment) -> None:
@@ -432,12 +456,19 @@ class GroupTests(LayerTests):
             await layer.group_add("group", "normal")
             for _ in range(3):
                 await layer.group_send("group", {"n": 1})
-            env.clock.advance(20.1)
+            env.clock.advance(40.1)
             await layer.flush()
             await layer.group_add("group", "normal")
             await layer.group_send("group", {"n": 2})
             await _listed(layer, ["normal"], "group_add() after flush()")
             expect(await env.number(layer, "normal"), 2, "a flush forgets everything", "a message after it")
+
+
+async def _forward(env: LayerEnvironment, owner: ChannelLayer, seconds: float, expiry: float) -> None:
+    """Let time pass in steps in which an owner renews its lease."""
+    while seconds > 0:
+        await env.forward(min(seconds, expiry), [owner])
+        seconds -= expiry
 
 
 async def _until_left(env: LayerEnvironment, sender: ChannelLayer, member: str) -> None:
