@@ -70,6 +70,6 @@ def _warning(state: LayerState, left: tuple[c.Unflushed, ...]) -> str:
     count = sum(len(asked.inboxes) for asked in left)
     return (
         f"flush() returned before the owners of {count} {'inbox' if count == 1 else 'inboxes'} answered ({where}): "
-        f"their processes were killed, are stopped or cannot reach the store. One that was killed needs nothing, as "
-        f"its lease ends within {state.lease:g} s; any other may deliver older messages until it goes on"
+        f"their processes were killed, are stopped or blocked, or cannot reach the store. One that was killed needs "
+        f"nothing, as its lease ends within {state.lease:g} s; any other may deliver older messages until it goes on"
     )
