@@ -18,13 +18,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import resource
+import struct
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
 
 import lmdb
 
+from channel_layer_ipc._data_file import find_damage
 from channel_layer_ipc._directory import open_private, unavailable
 from channel_layer_ipc._process_lock import acquire
 
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
+    from channel_layer.errors import StoreError
     from channel_layer_ipc._process_lock import ProcessLock
 
-__all__ = ("MIN_MEMORY", "Environment", "EnvironmentReference", "largest_message", "open_environment")
+__all__ = ("MIN_MEMORY", "RECORD_ERRORS", "Environment", "EnvironmentReference", "largest_message", "open_environment")
 
 _GROWTH: Final = 4 << 20
 """Bytes by which the file grows. They are allocated at once, so that no write within them can fail."""
@@ -44,6 +46,26 @@ _RESERVE: Final = 512 << 10
 
 _WANTED: Final = 1 << 20
 """Bytes of room that a transaction should have, so that it can carry out many commands."""
+
+_UNKNOWN: Final = -1
+"""The size of a file that is damaged."""
+
+_DAMAGE_ERRORS: Final = (
+    lmdb.BadTxnError,
+    lmdb.CorruptedError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.MapResizedError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
+"""What LMDB raises when it finds something wrong in a file."""
+
+RECORD_ERRORS: Final = (struct.error, ValueError, LookupError, OverflowError, lmdb.BadValsizeError)
+"""What is raised when a record is not what it should be."""
 
 MIN_MEMORY: Final = 4 << 20
 """Bytes of memory below which a store is of no use."""
@@ -74,14 +96,17 @@ class Environment:
         self.process_lock: ProcessLock = process_lock
         self.lock: threading.Lock = threading.Lock()
         self.references: int = 0
-        self._size = 0
+        self._damage: str | None = None
         self._descriptor = open_private(process_lock.data)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, self._descriptor)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
-                if 0 < os.fstat(self._descriptor).st_size < 2 * resource.getpagesize():
-                    os.ftruncate(self._descriptor, 0)  # the process that began the first two pages was killed
+                new = not process_lock.has_data(self._descriptor)
+                if new:
+                    os.ftruncate(self._descriptor, 0)  # what a process had begun that was killed
+                elif (damage := find_damage(self._descriptor)) is not None:
+                    raise process_lock.damaged_error(damage)
                 self._handle = lmdb.open(
                     str(process_lock.data),
                     subdir=False,
@@ -95,12 +120,14 @@ class Environment:
                     lock=False,
                     max_dbs=0,
                 )
+                self._size = os.fstat(self._descriptor).st_size
                 self._page = self._handle.stat()["psize"]
                 self.database: lmdb._Database = self._handle.open_db()
-                self._check()
-            except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as exc:
+                if new:
+                    process_lock.note_data(self._descriptor)
+            except _DAMAGE_ERRORS as exc:
                 raise process_lock.damaged_error(str(exc)) from exc
-            except lmdb.Error as exc:
+            except (lmdb.Error, OSError) as exc:
                 raise unavailable(str(exc)) from exc
             finally:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -116,10 +143,16 @@ class Environment:
         """Begin a transaction; it is aborted unless it is committed within the block.
 
         This waits for every other transaction, also of other processes.
+
+        Raises:
+            StoreError: the data is damaged.
         """
         with self.lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             try:
+                size = os.lseek(self._descriptor, 0, os.SEEK_END)  # a third of the cost of fstat
+                if size != self._size:
+                    self._resize(size)
                 transaction = self._handle.begin(write=True)
                 try:
                     yield transaction
@@ -140,7 +173,6 @@ class Environment:
         room = self._size - _RESERVE - top
         if room >= wanted:
             return room
-        self._size = os.fstat(self._descriptor).st_size  # another process may have let it grow
         while self._size - _RESERVE - top < wanted and self._grow():
             pass
         room = self._size - _RESERVE - top
@@ -168,12 +200,31 @@ class Environment:
         os.close(self._descriptor)
         self.process_lock.close_in_child()
 
-    def _check(self) -> None:
-        """Check that the file has all its pages: the system ends a process that reads one that is missing."""
-        info = self._handle.info()
-        self._size = os.fstat(self._descriptor).st_size
-        if (info["last_pgno"] + 1) * self._page > self._size and info["last_txnid"]:
-            raise self.process_lock.damaged_error("it is cut short")
+    def failure(self, error: Exception) -> StoreError | None:
+        """Return the error for a transaction that failed because the data is damaged; None if that is not the reason.
+
+        What LMDB finds wrong ends all further use: it might trust that the next time, and end the process.
+        """
+        if isinstance(error, _DAMAGE_ERRORS):
+            self._damage, self._size = str(error), _UNKNOWN
+        elif not isinstance(error, RECORD_ERRORS):
+            return None
+        return self.process_lock.damaged_error(str(error))
+
+    def _resize(self, size: int) -> None:
+        """Take note of another size of the file: another process has let it grow, or a program has cut it short.
+
+        The system ends a process that reads a page that is missing.
+
+        Raises:
+            StoreError: the data is damaged.
+        """
+        if self._damage is None and size < self._size:
+            self._damage = find_damage(self._descriptor)
+        if self._damage is not None:
+            self._size = _UNKNOWN
+            raise self.process_lock.damaged_error(self._damage)
+        self._size = size
 
     def _grow(self) -> bool:
         more = min(_GROWTH, self.process_lock.shared_store.memory - self._size)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Final
 
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import GroupRecord, pack_entry, split_entry
 from channel_layer_ipc._tables import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = ("GroupTable",)
 
 _VERSION = struct.Struct(">Q")
 _INBOX = struct.Struct(">QI")
+
+_VERSION_END: Final = 2**63
 
 
 class GroupTable(Table[GroupRecord]):
@@ -24,6 +30,7 @@ class GroupTable(Table[GroupRecord]):
     __slots__ = ()
 
     record_type = GroupRecord
+    part_kinds: Sequence[bytes] = (k.OWNED, k.OTHER, k.JOIN_ORDER, k.GROUP_INBOX)
 
     def get(self, name: bytes) -> GroupRecord | None:
         """Return a group without the memberships that have ended; None if it has no member left."""
@@ -58,7 +65,7 @@ class GroupTable(Table[GroupRecord]):
 
     def drop(self, record: GroupRecord) -> None:
         """Remove a group with all its members."""
-        for kind in (k.OWNED, k.OTHER, k.JOIN_ORDER, k.GROUP_INBOX):
+        for kind in self.part_kinds:
             self._values.clear(k.key(kind, record.name))
         super().drop(record)
 
@@ -73,7 +80,12 @@ class GroupTable(Table[GroupRecord]):
     def last_version(self) -> int:
         """Return the last version that any group got."""
         data = self._values.get(k.VERSION)
-        return int(_VERSION.unpack(data)[0]) if data is not None else 0
+        if data is None:
+            return 0
+        version = int.from_bytes(data)
+        if len(data) == _VERSION.size and version < _VERSION_END:
+            return version
+        return round(self._values.now * 1e6)  # it is damaged: a version that is later than any that was given
 
     # -- members
 
@@ -106,9 +118,11 @@ class GroupTable(Table[GroupRecord]):
             start = k.key(k.JOIN_ORDER, group.name, kind)
             last = k.moment(self._values.now - lifetime)
             while first := self._values.scan(start, 1):
-                rest = first[0][0][len(start) :]
+                key = first[0][0]
+                rest = key[len(start) :]
                 if rest[:8] > last:
                     break
+                self._values.take_found(key)  # first, so that one without its member is gone, too
                 if kind == k.OWNED:
                     self.remove_owned(group, rest[8:])
                 else:
@@ -138,7 +152,7 @@ class GroupTable(Table[GroupRecord]):
     def remove_owned(self, group: GroupRecord, member: bytes) -> None:
         """Remove an owned member, if it is one."""
         if self.remove_member(group, k.OWNED, member):
-            inbox = member[: member.index(b"!") + 1]
+            inbox = member[: member.find(b"!") + 1]
             version, members = self._inbox(group, inbox)
             self._put_inbox(group, inbox, version, members - 1)
 
@@ -151,6 +165,8 @@ class GroupTable(Table[GroupRecord]):
     def _inbox(self, group: GroupRecord, inbox: bytes) -> tuple[int, int]:
         """Return the version of the last owned member of an inbox that joined, and how many there are."""
         data = self._values.get(k.key(k.GROUP_INBOX, group.name, inbox))
+        if data is not None and len(data) != _INBOX.size:  # it is damaged
+            return group.version, len(self._values.parts(k.OWNED, group.name, inbox))
         return _INBOX.unpack(data) if data is not None else (0, 0)
 
     def _put_inbox(self, group: GroupRecord, inbox: bytes, version: int, members: int) -> None:
@@ -167,7 +183,7 @@ def _joined_key(group: GroupRecord, kind: bytes, member: bytes, joined: float) -
 
 def _change_count(group: GroupRecord, kind: bytes, change: int) -> None:
     if kind == k.OWNED:
-        group.owned += change
+        group.owned = max(0, group.owned + change)
     else:
-        group.others += change
+        group.others = max(0, group.others + change)
     group.changed = True

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
+import lmdb
+
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._records import TimedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import lmdb
 
     from channel_layer.domain.rules import Rules
 
@@ -111,6 +111,17 @@ class KeyValues:
         self.wrote = True
         self._handle.delete(key)
 
+    def take_found(self, key: bytes) -> bytes:
+        """Remove a key that `scan` has found just now; return its value.
+
+        Raises:
+            lmdb.CorruptedError: it cannot be found another time. The caller would scan for ever.
+        """
+        value = self.take(key)
+        if value is None:
+            raise lmdb.CorruptedError("the keys are not in order")
+        return value
+
     def scan(self, prefix: bytes, limit: int | None = None) -> list[tuple[bytes, bytes]]:
         """Return the keys that begin with a prefix, all or so many of them, in their order, and their values."""
         cursor = self._cursor()
@@ -161,7 +172,7 @@ class KeyValues:
         for entry, _ in self.scan(k.DUE, 1):
             when, key = k.due_target(entry)
             if when <= k.moment(self.now):
-                self.remove(entry)
+                self.take_found(entry)
                 return key
         return None
 

@@ -76,8 +76,11 @@ def numbered(kind: bytes, name: bytes, number: int) -> bytes:
 
 
 def moment(when: float) -> bytes:
-    """Return a time in 8 bytes whose order is the order of time, to the microsecond."""
-    return _NUMBER.pack(max(0, round((when + _ZERO_HOUR) * 1e6)))
+    """Return a time in 8 bytes whose order is the order of time, to the microsecond; the first one of what is none."""
+    try:
+        return _NUMBER.pack(max(0, round((when + _ZERO_HOUR) * 1e6)))
+    except (ValueError, OverflowError, struct.error):  # of a record that is damaged
+        return _NUMBER.pack(0)
 
 
 def due_key(when: float, target: bytes) -> bytes:
@@ -97,4 +100,4 @@ def waiter_key(name: bytes, when: float, number: int) -> bytes:
 
 def waiter_doorbell(waiter: bytes) -> int:
     """Return the doorbell in such a key."""
-    return int(_NUMBER.unpack(waiter[-8:])[0])
+    return int.from_bytes(waiter[-8:])

@@ -15,11 +15,12 @@ import secrets
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
 from channel_layer_ipc._directory import default_directory, how_to_reset, open_private, prepare, refuse, unavailable
 
@@ -31,7 +32,7 @@ __all__ = ("ProcessLock", "SharedStore", "acquire", "reset")
 _FAMILY: Final = b"channel-layer ipc "
 """What a lock file begins with, of any release."""
 
-_MAGIC: Final = _FAMILY + b"2\n"
+_MAGIC: Final = _FAMILY + b"3\n"
 """What a lock file of this release begins with; the number is that of the format of all files and of the locking."""
 
 _DATA: Final = ".mdb"
@@ -57,30 +58,30 @@ class SharedStore:
         prefix: of the layers that use it.
         memory: bytes of its data at most.
         run_id: a name that no other shared store has had, at this or at any other time.
+        data: the number of the file that holds its data; 0 until that has its first pages.
     """
 
     prefix: str
     memory: int
     run_id: str
+    data: int = 0
 
     def pack(self) -> bytes:
         """Return it as bytes."""
-        text = json.dumps({"prefix": self.prefix, "memory": self.memory, "run_id": self.run_id})
-        return _MAGIC + text.encode() + b"\n"
+        text = json.dumps(asdict(self)).encode()
+        return b"%b%b %08x\n" % (_MAGIC, text, crc32(text))
 
     @classmethod
     def unpack(cls, data: bytes) -> SharedStore | None:
         """Make it from such bytes; None if they are not."""
-        if not data.startswith(_MAGIC) or not data.endswith(b"\n"):
+        text, _, checksum = data.removeprefix(_MAGIC).rpartition(b" ")
+        if not data.startswith(_MAGIC) or checksum != b"%08x\n" % crc32(text):
             return None
-        try:
-            match json.loads(data[len(_MAGIC) :]):
-                case {"prefix": str(prefix), "memory": int(memory), "run_id": str(run_id)}:
-                    return cls(prefix, memory, run_id)
-                case _:
-                    return None
-        except ValueError:
-            return None
+        match json.loads(text):
+            case {"prefix": str(prefix), "memory": int(memory), "run_id": str(run_id), "data": int(number)}:
+                return cls(prefix, memory, run_id, number)
+            case _:
+                return None
 
 
 class ProcessLock:
@@ -103,6 +104,26 @@ class ProcessLock:
     def is_current(self) -> bool:
         """Whether a process that comes now would use the same shared store: False if its files were removed."""
         return _is_at(self._stem, self._descriptor)
+
+    def has_data(self, descriptor: int) -> bool:
+        """Return whether an open file holds the data; False if it has yet to be made.
+
+        The caller holds the file's lock.
+
+        Raises:
+            StoreError: another file does, or the lock file does not say.
+        """
+        shared_store = SharedStore.unpack(_content(self._descriptor))
+        if shared_store is None:
+            raise _damaged_lock_error(self._stem)
+        if shared_store.data not in {0, os.fstat(descriptor).st_ino}:
+            raise unavailable(f"the file {str(self.data)!r} was replaced while it was in use")
+        return shared_store.data != 0
+
+    def note_data(self, descriptor: int) -> None:
+        """Note in the lock file that an open file holds the data. The caller holds the file's lock."""
+        noted = replace(self.shared_store, data=os.fstat(descriptor).st_ino)
+        os.pwrite(self._descriptor, noted.pack(), 0)  # longer than what was there
 
     def doorbell_path(self, number: int, *, draft: bool = False) -> str:
         """Return the path of a doorbell's socket, or the one that it has while it is made.
@@ -185,8 +206,10 @@ def acquire(directory: Path, prefix: str, memory: int, timeout: float) -> Proces
             if process_lock is not None:
                 undo.pop_all()
                 return process_lock
-        if time.monotonic() > end:
-            raise unavailable(f"a process that opens or closes the files in {str(directory)!r} stands still")
+            if time.monotonic() > end:
+                if _lock(descriptor, fcntl.LOCK_SH) and SharedStore.unpack(_content(descriptor)) is None:
+                    raise _damaged_lock_error(stem)
+                raise unavailable(f"a process that opens or closes the files in {str(directory)!r} stands still")
         time.sleep(_LOOK_SECONDS)
 
 
@@ -208,10 +231,19 @@ def _try_acquire(stem: Path, descriptor: int, new: SharedStore) -> ProcessLock |
                 f"the files in {str(stem.parent)!r} are in use by processes with another release of this library: "
                 "stop them, or give another directory"
             )
-        return None  # the process that made it has been killed meanwhile
+        return None  # the process that made it has been killed meanwhile, or the file is damaged
     if shared_store.prefix != new.prefix:  # one in 2**64: rather an error than another prefix's messages
         raise refuse(f"the prefixes {shared_store.prefix!r} and {new.prefix!r} cannot share a directory: change one")
+    if shared_store.data and not _is_numbered(stem.with_suffix(_DATA), shared_store.data):
+        # Its data was removed, or replaced: the processes that have it open notice that they have to leave it, too.
+        if _is_at(stem, descriptor):
+            _remove(stem)
+        return None
     return ProcessLock(stem, descriptor, shared_store)
+
+
+def _damaged_lock_error(stem: Path) -> StoreError:
+    return refuse(f"the lock file {str(stem.with_suffix(_LOCK))!r} is damaged: {how_to_reset(stem.parent)}")
 
 
 def _check_leftovers(stem: Path, descriptor: int) -> None:
@@ -291,6 +323,14 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _content(descriptor: int) -> bytes:
     return os.pread(descriptor, 65536, 0)
+
+
+def _is_numbered(path: Path, number: int) -> bool:
+    """Return whether there is a file at a path, and this is its number."""
+    try:
+        return path.lstat().st_ino == number
+    except OSError:
+        return False
 
 
 def _is_at(stem: Path, descriptor: int) -> bool:

@@ -170,7 +170,7 @@ def _find_reader(tx: Transaction, name: bytes) -> bool:
             record = tx.get_timed(key)
             if record is None:
                 continue
-            if tx.doorbell.has_listener(_DOORBELL.unpack(record.rest)[0]):
+            if tx.doorbell.has_listener(int.from_bytes(record.rest)):
                 return True
             tx.remove_timed(key)
     return False

@@ -31,6 +31,9 @@ __all__ = (
 _TIMED = struct.Struct(">dd")
 _STAMP = struct.Struct(">d")
 
+_LATEST: Final = 2.0**43
+"""Seconds; a time beyond it is none, and could not be a part of a key."""
+
 MAX_READERS: Final = 16
 """Doorbells that an inbox remembers; those of processes that were killed go with the next notification."""
 
@@ -49,6 +52,8 @@ class Record(ABC):
 
     kind: ClassVar[bytes]
     """The kind of its key."""
+    what: ClassVar[str]
+    """The word for it."""
     layout: ClassVar[struct.Struct]
     """Of the bytes."""
 
@@ -71,6 +76,10 @@ class Record(ABC):
     def unpack(cls, name: bytes, data: bytes) -> Self:
         """Make it from such bytes."""
         return cls(name, *cls.layout.unpack(data), stored=True)
+
+    def is_plausible(self) -> bool:
+        """Return whether this library can have written these numbers."""
+        return _is_time(self.due) and _is_time(self.until)
 
     def postpone(self, due: float) -> None:
         """Have it looked at later; it is not in the index at present."""
@@ -97,6 +106,9 @@ class SequenceRecord(Record):
         """How many entries it holds."""
         return self.tail - self.head
 
+    def is_plausible(self) -> bool:
+        return 0 < self.head <= self.tail and _is_time(self.due) and _is_time(self.until)
+
 
 @dataclass(slots=True)
 class QueueRecord(SequenceRecord):
@@ -108,6 +120,7 @@ class QueueRecord(SequenceRecord):
     """
 
     kind: ClassVar[bytes] = k.QUEUE
+    what: ClassVar[str] = "queue"
     entry_kind: ClassVar[bytes] = k.ENTRY
     layout: ClassVar[struct.Struct] = struct.Struct(">ddQQQ?")
 
@@ -133,6 +146,7 @@ class InboxRecord(SequenceRecord):
     """
 
     kind: ClassVar[bytes] = k.INBOX
+    what: ClassVar[str] = "inbox"
     entry_kind: ClassVar[bytes] = k.FRAME
     layout: ClassVar[struct.Struct] = struct.Struct(">ddQQQQBBB")
 
@@ -169,6 +183,7 @@ class GroupRecord(Record):
     """
 
     kind: ClassVar[bytes] = k.GROUP
+    what: ClassVar[str] = "group"
     layout: ClassVar[struct.Struct] = struct.Struct(">ddQII")
 
     version: int = 0
@@ -198,8 +213,23 @@ class TimedRecord:
 
     @classmethod
     def unpack(cls, data: bytes) -> TimedRecord:
-        due, until = _TIMED.unpack_from(data)
+        try:
+            due, until = _TIMED.unpack_from(data)
+        except struct.error:
+            return _ENDED
         return cls(due, until, data[_TIMED.size :])
+
+    def lasts(self, now: float) -> bool:
+        """Return whether it ends later than *now*."""
+        return now < self.until < _LATEST
+
+
+_ENDED: Final = TimedRecord(0.0, 0.0)
+"""Stands for a record that is damaged."""
+
+
+def _is_time(when: float) -> bool:
+    return -_LATEST < when < _LATEST
 
 
 def pack_entry(stamp: float, frame: bytes) -> bytes:
@@ -208,6 +238,9 @@ def pack_entry(stamp: float, frame: bytes) -> bytes:
 
 
 def split_entry(data: bytes) -> tuple[float, bytes]:
-    """Split such bytes into the time and the frame."""
-    (stamp,) = _STAMP.unpack_from(data)
+    """Split such bytes into the time and the frame; what is damaged has an empty one, which no reader can decode."""
+    try:
+        (stamp,) = _STAMP.unpack_from(data)
+    except struct.error:
+        return 0.0, b""
     return stamp, data[8:]

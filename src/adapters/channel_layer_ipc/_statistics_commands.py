@@ -90,6 +90,9 @@ def _meter(tx: Transaction, name: bytes) -> Meter:
     record = tx.get_timed(k.key(k.METER, name))
     if record is None:
         return Meter()
-    messages, refused = _METER.unpack_from(record.rest)
-    slices = _SLICE.iter_unpack(record.rest[_METER.size :])
+    try:
+        messages, refused = _METER.unpack_from(record.rest)
+        slices = _SLICE.iter_unpack(record.rest[_METER.size :])
+    except struct.error:  # it is damaged
+        return Meter()
     return Meter(messages, refused, {number: (some, none) for number, some, none in slices})

@@ -6,6 +6,7 @@ at the end.
 
 from __future__ import annotations
 
+import logging
 import struct
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -21,6 +22,8 @@ from channel_layer_ipc._records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from channel_layer_ipc._key_values import KeyValues
 
 __all__ = ("InboxTable", "QueueTable", "Table")
@@ -28,18 +31,30 @@ __all__ = ("InboxTable", "QueueTable", "Table")
 RecordT = TypeVar("RecordT", bound=Record)
 SequenceT = TypeVar("SequenceT", bound=SequenceRecord)
 
+_logger = logging.getLogger("channel_layer")
+
 _COUNT = struct.Struct(">I")
 
 _MIDDLE: Final = 2**63
 """The number of a queue's first entry: what is put back at the head counts down from it."""
 
 
+_MANY: Final = 100_000
+"""Entries that a record may tell of without proof: nothing is done for each of them before there is one."""
+
+
 class Table(Generic[RecordT]):
-    """The records of one kind."""
+    """The records of one kind.
+
+    Attributes:
+        record_type: their class.
+        part_kinds: the kinds of the keys of all that belongs to one of them.
+    """
 
     __slots__ = ("_records", "_values")
 
     record_type: type[RecordT]
+    part_kinds: Sequence[bytes]
 
     def __init__(self, values: KeyValues) -> None:
         self._values = values
@@ -50,12 +65,13 @@ class Table(Generic[RecordT]):
         if name in self._records:
             return self._records[name]
         data = self._values.get(k.key(self.record_type.kind, name))
-        record = self._records[name] = self.record_type.unpack(name, data) if data is not None else None
+        record = self._records[name] = self._unpack(name, data) if data is not None else None
         return record
 
     def names(self) -> list[bytes]:
         """Return the names of all records; those that are not saved yet are missing."""
-        return [key[1:-1] for key, _ in self._values.scan(self.record_type.kind)]
+        names = (key[1:-1] for key, _ in self._values.scan(self.record_type.kind))
+        return [name for name in names if name.isascii()]  # no others are asked for: a file may be damaged
 
     def save(self) -> None:
         """Write all records that have changed."""
@@ -81,6 +97,28 @@ class Table(Generic[RecordT]):
         else:
             self.drop(record)
 
+    def _unpack(self, name: bytes, data: bytes) -> RecordT | None:
+        """Return a record from its bytes; None, and remove it with all that belongs to it, if they are damaged."""
+        try:
+            record = self.record_type.unpack(name, data)
+        except struct.error:
+            record = None
+        if record is not None and self._is_plausible(record):
+            return record
+        self._values.remove(k.key(self.record_type.kind, name))
+        for kind in self.part_kinds:
+            self._values.clear(k.key(kind, name))
+        _logger.error(
+            "the %s %r was damaged in the files of the channel layer, and what was in it is lost: "
+            "find out what else writes to these files",
+            self.record_type.what,
+            name.decode("ascii", "replace"),
+        )
+        return None
+
+    def _is_plausible(self, record: RecordT) -> bool:
+        return record.is_plausible()
+
     def _save_record(self, record: RecordT) -> None:
         record.changed = False
         if not record.stored:
@@ -93,6 +131,14 @@ class _SequenceTable(Table[SequenceT]):
     """Records with entries: times, and frames."""
 
     __slots__ = ()
+
+    def _is_plausible(self, record: SequenceT) -> bool:
+        return record.is_plausible() and (record.size < _MANY or self._has_ends(record))
+
+    def _has_ends(self, record: SequenceT) -> bool:
+        """Return whether the first and the last entry are there."""
+        ends = (k.numbered(record.entry_kind, record.name, number) for number in (record.head, record.tail - 1))
+        return all(self._values.get(key) is not None for key in ends)
 
     def append(self, record: SequenceT, stamp: float, frame: bytes) -> None:
         """Put an entry at the end."""
@@ -123,6 +169,7 @@ class QueueTable(_SequenceTable[QueueRecord]):
     __slots__ = ()
 
     record_type = QueueRecord
+    part_kinds: Sequence[bytes] = (k.ENTRY,)
 
     def get_or_make(self, name: bytes, until: float) -> QueueRecord:
         """Return a queue, a new one if there is none, that lives until then at least."""
@@ -189,6 +236,7 @@ class InboxTable(_SequenceTable[InboxRecord]):
     __slots__ = ()
 
     record_type = InboxRecord
+    part_kinds: Sequence[bytes] = (k.FRAME, k.UNREAD_COUNT)
 
     def living(self, name: bytes) -> InboxRecord | None:
         """Return an inbox whose owner is alive."""
@@ -241,7 +289,7 @@ class InboxTable(_SequenceTable[InboxRecord]):
         if known is not None:
             return known[0]
         data = self._values.get(k.key(k.UNREAD_COUNT, inbox.name, channel))
-        count = int(_COUNT.unpack(data)[0]) if data is not None else 0
+        count = int(_COUNT.unpack(data)[0]) if data is not None and len(data) == _COUNT.size else 0
         inbox.counts[channel] = count, False
         return count
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._group_table import GroupTable
 from channel_layer_ipc._key_values import KeyValues
-from channel_layer_ipc._records import split_entry
+from channel_layer_ipc._records import TimedRecord, split_entry
 from channel_layer_ipc._tables import InboxTable, QueueTable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Transaction(KeyValues):
         if record is None:
             return float("-inf"), ""
         stamp, epoch = split_entry(record.rest)
-        return stamp, epoch.decode("ascii")
+        return stamp, epoch.decode("ascii", "replace")
 
     def save(self) -> None:
         """Write all records that have changed."""
@@ -156,7 +156,7 @@ class Transaction(KeyValues):
             left = count
             while left > 0 and (found := self.scan(k.key(k.WAITER, queue), left)):
                 for key, _ in found:  # those that have waited for longest
-                    self.remove_timed(key)
+                    self.remove_due(TimedRecord.unpack(self.take_found(key)).due, key)
                     number = k.waiter_doorbell(key)
                     if number == doorbell.number:
                         own = True

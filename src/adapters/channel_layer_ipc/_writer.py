@@ -18,6 +18,7 @@ from channel_layer.runtime.event_loops import SystemClock
 from channel_layer_ipc import _keys as k
 from channel_layer_ipc._directory import unavailable
 from channel_layer_ipc._doorbell import Doorbell, remove_dead
+from channel_layer_ipc._environment import RECORD_ERRORS
 from channel_layer_ipc._key_values import Times
 from channel_layer_ipc._transaction import Transaction
 
@@ -160,7 +161,7 @@ class Writer(Generic[DoorbellT]):
         except Exception as exc:  # noqa: BLE001 - whatever it is, the call's reply raises it
             if len(calls) == 1:
                 self._fail(calls[0], environment, exc)
-                return Progress(1, notified=False, lost=False)
+                return Progress(1, notified=False, lost=not environment.process_lock.is_current)
         parts = [self._write_or_fail(environment, doorbell, (call,)) for call in calls]
         return Progress(len(calls), any(part.notified for part in parts), any(part.lost for part in parts))
 
@@ -217,11 +218,10 @@ class Writer(Generic[DoorbellT]):
 
 def _failure(environment: Environment | None, error: Exception) -> Exception:
     """Return the error for a call whose transaction failed, so that nothing of it was done."""
-    if environment is not None and isinstance(error, (lmdb.CorruptedError, lmdb.PanicError, lmdb.PageNotFoundError)):
-        failure = environment.process_lock.damaged_error(str(error))
-    elif isinstance(error, (lmdb.Error, OSError)):
+    failure = environment.failure(error) if environment is not None else None
+    if failure is None and isinstance(error, (lmdb.Error, OSError)):
         failure = unavailable(str(error))
-    else:
+    if failure is None:
         return error
     failure.__cause__ = error
     return failure
@@ -236,17 +236,24 @@ def _sweep(tx: Transaction, limit: int) -> bool:
         key = tx.pop_due()
         if key is None:
             return False
-        kind, name = key[:1], key[1:-1]
-        if kind == k.QUEUE:
-            _review_queue(tx, name)
-        elif kind == k.INBOX:
-            _review_inbox(tx, name)
-        elif kind == k.GROUP:
-            if (group := tx.groups.get(name)) is not None:
-                tx.groups.review(group)
-        else:
-            _review_timed(tx, key)
+        try:
+            _review(tx, key)
+        except RECORD_ERRORS as exc:
+            _logger.error("a record of the channel layer is damaged, and is left alone: %r: %s", key, exc)
     return True
+
+
+def _review(tx: Transaction, key: bytes) -> None:
+    kind, name = key[:1], key[1:-1]
+    if kind == k.QUEUE:
+        _review_queue(tx, name)
+    elif kind == k.INBOX:
+        _review_inbox(tx, name)
+    elif kind == k.GROUP:
+        if (group := tx.groups.get(name)) is not None:
+            tx.groups.review(group)
+    else:
+        _review_timed(tx, key)
 
 
 def _review_queue(tx: Transaction, name: bytes) -> None:
@@ -274,11 +281,10 @@ def _review_timed(tx: Transaction, key: bytes) -> None:
     record = tx.peek_timed(key)
     if record is None:
         return
-    until = record.until
-    if until <= tx.now and key[:1] == k.WAITER and tx.doorbell.has_listener(k.waiter_doorbell(key)):
+    if record.lasts(tx.now):
+        tx.postpone_timed(key, record, record.until)
+    elif key[:1] == k.WAITER and tx.doorbell.has_listener(k.waiter_doorbell(key)):
         # A waiter's timer runs by another clock, which stands still while the machine sleeps: it may still be there.
-        until = tx.now + tx.times.lease
-    if until > tx.now:
-        tx.postpone_timed(key, record, until)
+        tx.postpone_timed(key, record, tx.now + tx.times.lease)
     else:
         tx.remove(key)
