@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ("find_damage",)
 
-_PAGES: Final = 1024
-"""Pages that are looked at, at most, those near the roots first: all other processes wait meanwhile, for 25 ms."""
-
 _MAGIC: Final = 0xBEEFC0DE
 _VERSION: Final = 1
 _METAS: Final = 2
@@ -107,15 +104,18 @@ class _DamageError(Exception):
     """Says what is wrong with the file."""
 
 
-def find_damage(descriptor: int) -> str | None:
+def find_damage(descriptor: int, pages: int) -> str | None:
     """Return what is wrong with a data file; None if nothing is, as far as this looks.
 
-    No other process may write meanwhile. A file of another kind of LMDB, of 32 bits or of the next major version, is
-    left to LMDB itself.
+    A file of another kind of LMDB, of 32 bits or of the next major version, is left to LMDB itself.
+
+    Args:
+        descriptor: of the file, which is locked.
+        pages: how many are looked at, at most, beside the meta pages: those near the roots first. Each takes 25 µs.
     """
     try:
         if not _is_of_another_kind(descriptor):
-            _check(descriptor)
+            _check(descriptor, pages)
     except _DamageError as exc:
         return str(exc)
     return None
@@ -127,8 +127,7 @@ def _is_of_another_kind(descriptor: int) -> bool:
     return any(data[at : at + 4] == struct.pack("=I", _MAGIC) for at in (12, 24))
 
 
-def _check(descriptor: int) -> None:
-    bytes_ = os.fstat(descriptor).st_size
+def _check(descriptor: int, pages: int) -> None:
     first = _Meta.unpack(os.pread(descriptor, _META_LAYOUT.size, 0), 0)
     size = first.size
     _require(_SMALLEST_PAGE <= size <= _LARGEST_PAGE and not size & (size - 1), "meta page 0 is wrong")
@@ -137,18 +136,20 @@ def _check(descriptor: int) -> None:
     step = abs(first.transaction - second.transaction)
     _require(second.size == size and step == (newer.transaction > 0), "the meta pages contradict each other")
     _require(newer.last >= _METAS - 1, "the meta pages contradict each other")
-    _require((newer.last + 1) * size <= bytes_, "it is cut short")
-    _Walk(descriptor, newer).run()
+    _Walk(descriptor, newer, pages).run()
 
 
 class _Walk:
     """A walk over the pages that can be reached, level by level."""
 
-    def __init__(self, descriptor: int, meta: _Meta) -> None:
+    def __init__(self, descriptor: int, meta: _Meta, pages: int) -> None:
         self._descriptor = descriptor
         self._meta = meta
         self._size = meta.size
-        self._left = _PAGES
+        self._bytes = os.fstat(descriptor).st_size
+        self._missing = range(self._bytes // meta.size, meta.last + 1)
+        """Pages that are not in the file. LMDB may never have written them, if they are free."""
+        self._left = pages if not self._missing else meta.last
         self._used: set[int] = set()
         """The pages that were reached, and the first ones of those that belong together."""
         self._free: set[int] = set()
@@ -163,6 +164,8 @@ class _Walk:
         self._walk(self._meta.main, is_free=False)
         for number in self._free & self._used:
             raise _DamageError(f"page {number} is both free and in use")
+        _require(self._missing.stop - self._missing.start <= len(self._free), "it is cut short")
+        _require(self._free.issuperset(self._missing), "it is cut short")
 
     def _walk(self, tree: _Tree, *, is_free: bool) -> None:
         if tree.root == _NO_PAGE:
@@ -242,6 +245,7 @@ class _Walk:
         self._reach(number)
         _require(number + pages - 1 <= self._meta.last, f"page {number} is wrong")
         start = number * self._size
+        _require(start + pages * self._size <= self._bytes, "it is cut short")
         own_number, _, kind, run = _RUN.unpack(os.pread(self._descriptor, _RUN.size, start))
         _require(own_number == number and kind == _OVERFLOW and run == pages, f"page {number} is wrong")
         return os.pread(self._descriptor, size, start + _RUN.size) if read else b""

@@ -47,6 +47,12 @@ _RESERVE: Final = 512 << 10
 _WANTED: Final = 1 << 20
 """Bytes of room that a transaction should have, so that it can carry out many commands."""
 
+_PAGES: Final = 1024
+"""Pages that a process looks at before it trusts a file."""
+
+_FEW_PAGES: Final = 64
+"""Pages that it looks at again from time to time."""
+
 _UNKNOWN: Final = -1
 """The size of a file that is damaged."""
 
@@ -105,7 +111,7 @@ class Environment:
                 new = not process_lock.has_data(self._descriptor)
                 if new:
                     os.ftruncate(self._descriptor, 0)  # what a process had begun that was killed
-                elif (damage := find_damage(self._descriptor)) is not None:
+                elif (damage := find_damage(self._descriptor, _PAGES)) is not None:
                     raise process_lock.damaged_error(damage)
                 self._handle = lmdb.open(
                     str(process_lock.data),
@@ -206,10 +212,17 @@ class Environment:
         What LMDB finds wrong ends all further use: it might trust that the next time, and end the process.
         """
         if isinstance(error, _DAMAGE_ERRORS):
-            self._damage, self._size = str(error), _UNKNOWN
-        elif not isinstance(error, RECORD_ERRORS):
-            return None
-        return self.process_lock.damaged_error(str(error))
+            return self._condemn(str(error))
+        return self.process_lock.damaged_error(str(error)) if isinstance(error, RECORD_ERRORS) else None
+
+    def check(self) -> None:
+        """Look at some of the file, in a transaction that has done nothing yet.
+
+        Raises:
+            StoreError: the data is damaged.
+        """
+        if (damage := find_damage(self._descriptor, _FEW_PAGES)) is not None:
+            raise self._condemn(damage)
 
     def _resize(self, size: int) -> None:
         """Take note of another size of the file: another process has let it grow, or a program has cut it short.
@@ -220,11 +233,15 @@ class Environment:
             StoreError: the data is damaged.
         """
         if self._damage is None and size < self._size:
-            self._damage = find_damage(self._descriptor)
+            self._damage = find_damage(self._descriptor, _PAGES)
         if self._damage is not None:
-            self._size = _UNKNOWN
-            raise self.process_lock.damaged_error(self._damage)
+            raise self._condemn(self._damage)
         self._size = size
+
+    def _condemn(self, damage: str) -> StoreError:
+        """Have every transaction from now on fail; return the error."""
+        self._damage, self._size = damage, _UNKNOWN
+        return self.process_lock.damaged_error(damage)
 
     def _grow(self) -> bool:
         more = min(_GROWTH, self.process_lock.shared_store.memory - self._size)

@@ -180,6 +180,7 @@ class Writer(Generic[DoorbellT]):
             measure = partial(environment.room, handle)
             tx = Transaction(handle, environment.database, self._times, now, measure, doorbell)
             if now >= self._sweep_at:
+                environment.check()
                 swept = not _sweep(tx, _SWEEP_LIMIT)
                 self._sweep_at = now + self._period if swept else now
             for call in calls:
