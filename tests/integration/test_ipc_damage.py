@@ -585,19 +585,42 @@ def test_what_lmdb_writes_is_never_refused(tmp_path: Path) -> None:
     keys: list[bytes] = []
     with (tmp_path / "data").open("rb") as data, closing(environment):
         assert find_damage(data.fileno(), MANY) is None
-        for _ in range(300):
+        for _ in range(150):
             with environment.begin(write=True) as transaction:
-                for _ in range(choose.choice([1, 10, 200])):
-                    if keys and choose.random() < choose.choice([0.3, 0.7]):
+                for _ in range(choose.choice([1, 10, 200, 2000])):
+                    if keys and choose.random() < choose.choice([0.3, 0.7, 0.9]):
                         transaction.delete(keys.pop(choose.randrange(len(keys))))
-                    else:
-                        key = choose.randbytes(choose.randrange(1, choose.choice([20, 500])))
-                        transaction.put(key, choose.randbytes(choose.randrange(choose.choice([10, 1000, 20000]))))
-                        keys.append(key)
+                        continue
+                    if not keys or choose.random() < 0.8:
+                        keys.append(choose.randbytes(choose.randrange(1, choose.choice([20, 500]))))
+                    value = choose.randbytes(choose.randrange(choose.choice([10, 1000, 20000])))
+                    transaction.put(choose.choice(keys[-10:]), value)
             assert find_damage(data.fileno(), MANY) is None
         with environment.begin(write=True) as transaction:
             transaction.drop(environment.open_db(txn=transaction), delete=False)
         assert find_damage(data.fileno(), MANY) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_store_in_use_is_never_refused(tmp_path: Path, seed: int) -> None:
+    """Whatever is sent, received, flushed and swept, with little memory, too, the file is found to be whole."""
+    choose, clock = random.Random(seed), VirtualClock()
+    backend = IPCBackend(make_rules(prefix="t:"), clock, tmp_path / "ipc", choose.choice([4, 32]) << 20)
+    with closing(backend.open_blocking()) as store:
+        reference = backend.acquire_environment()
+        with reference.environment.process_lock.data.open("rb") as data:
+            for _ in range(100):
+                names = [ChannelName.parse(f"q{choose.randrange(30)}") for _ in range(choose.choice([1, 50, 400]))]
+                size = choose.choice([50, 500, 5000])
+                if choose.random() < 0.5:
+                    store.execute_many([c.Push(0, name, ROOM, bytes(choose.randrange(size))) for name in names])
+                elif choose.random() < 0.1:
+                    store.execute(c.Flush(0, "g"))
+                else:
+                    store.execute_many([c.Pop(0, name.queue, 10, "me") for name in names])
+                clock.advance(choose.choice([0, 0, 1, 100]))
+                assert find_damage(data.fileno(), MANY) is None
+        reference.release()
 
 
 def test_each_byte_of_a_head_is_looked_at(tmp_path: Path, image: Image) -> None:

@@ -43,7 +43,7 @@ _RUN: Final = struct.Struct("=QHHI")
 """The same of an overflow page, with the number of pages that belong together."""
 
 _NODE: Final = struct.Struct("=HHHH")
-"""The head of a node: two halves of a size or a page number, flags or the third part of the number, size of the key."""
+"""The head of a node: a size in two parts, flags, the size of the key. In a branch page three are a page number."""
 
 _NUMBER: Final = struct.Struct("=Q")
 _META_LAYOUT: Final = struct.Struct("=QHHHH IIQQ IHHQQQQQ IHHQQQQQ QQ")
@@ -180,7 +180,7 @@ class _Walk:
                     return
                 page = self._read(number, _BRANCH if height else _LEAF)
                 if height:
-                    below += self._children(number, page)
+                    below += self._children(number, page, is_free=is_free)
                 else:
                     self._check_leaf(number, page, is_free=is_free)
             level = below
@@ -207,7 +207,7 @@ class _Walk:
         _require(upper <= min(pointers) and max(pointers) <= self._size - _NODE.size, f"page {number} is wrong")
         return [(at, *_NODE.unpack_from(page, at)) for at in pointers]
 
-    def _children(self, number: int, page: bytes) -> list[int]:
+    def _children(self, number: int, page: bytes, *, is_free: bool) -> list[int]:
         """Return the pages that a branch page leads to."""
         found: list[int] = []
         last = b""
@@ -215,7 +215,8 @@ class _Walk:
             end = at + _NODE.size + key_size
             key = page[at + _NODE.size : end]
             # The first key is never looked at: it stands for all that come before the second one.
-            _require(end <= self._size and (index < 2 or key > last), f"page {number} is wrong")
+            _require(end <= self._size, f"page {number} is wrong")
+            _require(index < 2 or is_free or key > last, f"the keys in page {number} are not in order")
             last = key
             found.append(low | high << 16 | top << 32)
         return found
@@ -228,7 +229,7 @@ class _Walk:
             in_place = _NUMBER.size if flags == _OVERFLOWS else size
             _require(flags in {0, _OVERFLOWS} and key_size > 0, f"page {number} is wrong")
             _require(start + in_place <= self._size, f"page {number} is wrong")
-            if is_free:
+            if is_free:  # its keys are numbers, and in another order
                 _require(key_size == _NUMBER.size, f"page {number} is wrong")
             else:
                 _require(key > last, f"the keys in page {number} are not in order")
@@ -241,13 +242,16 @@ class _Walk:
 
     def _overflow(self, number: int, size: int, *, read: bool) -> bytes:
         """Check the pages of a large value; return it, if it is to be read."""
-        pages = (_HEADER.size - 1 + size) // self._size + 1
         self._reach(number)
-        _require(number + pages - 1 <= self._meta.last, f"page {number} is wrong")
         start = number * self._size
+        head = os.pread(self._descriptor, _RUN.size, start)
+        _require(len(head) == _RUN.size, "it is cut short")
+        own_number, _, kind, pages = _RUN.unpack(head)
+        _require(own_number == number and kind == _OVERFLOW, f"page {number} is wrong")
+        # A value that was put anew in the same transaction may leave more pages to a smaller one.
+        _require(pages * self._size >= _RUN.size + size, f"page {number} is wrong")
+        _require(number + pages - 1 <= self._meta.last, f"page {number} is wrong")
         _require(start + pages * self._size <= self._bytes, "it is cut short")
-        own_number, _, kind, run = _RUN.unpack(os.pread(self._descriptor, _RUN.size, start))
-        _require(own_number == number and kind == _OVERFLOW and run == pages, f"page {number} is wrong")
         return os.pread(self._descriptor, size, start + _RUN.size) if read else b""
 
     def _check_free(self, number: int, value: bytes) -> None:
