@@ -59,6 +59,7 @@ def _tls(draw: st.DrawFn) -> TLS:
 
 _LOGIN = st.none() | st.text(min_size=1, max_size=8)
 _DATABASE = st.integers(0, 2**31 - 1) | st.integers(0, 15)
+_INTERVAL = st.integers(0, 10**9).map(float) | st.sampled_from([0.5, 2.25])
 
 
 def _tcp_hosts() -> st.SearchStrategy[TCPAddress]:
@@ -70,14 +71,23 @@ def _tcp_hosts() -> st.SearchStrategy[TCPAddress]:
         db=_DATABASE,
         username=_LOGIN,
         password=_LOGIN,
+        health_check_interval=_INTERVAL,
         tls=st.none() | _tls(),
+        socket_keepalive=st.booleans(),
     )
 
 
 def _hosts() -> st.SearchStrategy[ServerAddress]:
     """Return servers of every kind, with any login."""
     paths = st.text(min_size=1, max_size=8).filter(lambda path: path != "/" and "\0" not in path)
-    unix = st.builds(UnixAddress, path=paths.map("/".__add__), db=_DATABASE, username=_LOGIN, password=_LOGIN)
+    unix = st.builds(
+        UnixAddress,
+        path=paths.map("/".__add__),
+        db=_DATABASE,
+        username=_LOGIN,
+        password=_LOGIN,
+        health_check_interval=_INTERVAL,
+    )
     return st.one_of(_tcp_hosts(), unix)
 
 
@@ -98,7 +108,7 @@ def _as_url(host: ServerAddress, *, valkey: bool, db_in_query: bool) -> str:
     login = quote(host.username or "", safe="")
     if host.password is not None:
         login += ":" + quote(host.password, safe="")
-    query = [(name, str(value)) for name, value in _tls_options(host).items()]
+    query = [(name, str(value)) for name, value in _connection_options(host).items()]
     if isinstance(host, UnixAddress):
         start, where = "unix", quote(host.path)
         query.append(("db", str(host.db)))
@@ -116,16 +126,20 @@ def _as_url(host: ServerAddress, *, valkey: bool, db_in_query: bool) -> str:
 
 def _as_dict(host: ServerAddress) -> dict[str, object]:
     options: dict[str, object] = {"db": host.db, "username": host.username, "password": host.password}
-    options.update(_tls_options(host))
+    options.update(_connection_options(host))
     if isinstance(host, UnixAddress):
         return {"address": "unix://" + quote(host.path), **options}
     return {"host": host.host, "port": host.port, "ssl": host.tls is not None, **options}
 
 
-def _tls_options(host: ServerAddress) -> dict[str, object]:
-    if isinstance(host, UnixAddress) or host.tls is None:
-        return {}
-    options = {
+def _connection_options(host: ServerAddress) -> dict[str, object]:
+    options: dict[str, object] = {"health_check_interval": host.health_check_interval}
+    if isinstance(host, UnixAddress):
+        return options
+    options["socket_keepalive"] = host.socket_keepalive
+    if host.tls is None:
+        return options
+    options |= {
         "ssl_ca_certs": host.tls.ca_certs,
         "ssl_certfile": host.tls.certfile,
         "ssl_keyfile": host.tls.keyfile,
@@ -346,11 +360,11 @@ def test_any_configuration_can_be_written_as_a_url(
 
 @given(_tcp_host_lists())
 def test_further_servers_are_as_the_first(hosts: list[TCPAddress]) -> None:
-    """Each ``host`` of the query is one more server, in that order, with the login and the TLS of the URL."""
+    """Each ``host`` of the query is one more server, in that order, with the login and the options of the URL."""
     first, *more = hosts
     url = "&".join([_as_url(first, valkey=False, db_in_query=False), *map(_further, more)])
     url = url if "?" in url else url.replace("&", "?", 1)
-    wanted = [replace(host, username=first.username, password=first.password, tls=first.tls) for host in hosts]
+    wanted = [replace(first, host=host.host, port=host.port, db=host.db) for host in hosts]
     config = config_from_url(url)
     assert isinstance(config, RedisConfig)
     assert config.servers == tuple(wanted)
@@ -424,6 +438,8 @@ _KEYS = (
     "ssl",
     "ssl_cert_reqs",
     "ssl_check_hostname",
+    "health_check_interval",
+    "socket_keepalive",
 )
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import hiredis
 
 from channel_layer_redis._packing import pack
 
-__all__ = ("Answer", "fake_redis", "fake_server", "redis_of_version", "redis_proxy")
+__all__ = ("Answer", "Firewall", "fake_redis", "fake_server", "firewall", "redis_of_version", "redis_proxy")
 
 Answer = Callable[[list[bytes]], bytes]
 """Takes the words of a command, and returns the bytes of the reply."""
@@ -91,6 +93,72 @@ async def redis_proxy(
 
     async with _listen(talk) as own_port:
         yield own_port
+
+
+class Firewall:
+    """What forgets connections, on their way to a server.
+
+    Attributes:
+        port: to be connected to.
+        connections: how many there have been.
+        sent: all that was sent through it.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.connections = 0
+        self.sent = b""
+        self._forgotten = 0
+        self._resets = False
+
+    def forget(self, *, resets: bool) -> None:
+        """Pass on nothing more of the connections that there are.
+
+        Args:
+            resets: answer what a client sends with a reset; else not at all.
+        """
+        self._forgotten, self._resets = self.connections, resets
+
+    async def pass_on(
+        self, port: Callable[[], int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Pass on what comes on a new connection."""
+        self.connections += 1
+        number = self.connections
+        replies, commands = await asyncio.open_connection("127.0.0.1", port())
+
+        async def back() -> None:
+            while data := await replies.read(65536):
+                if number > self._forgotten:
+                    writer.write(data)
+
+        returning = asyncio.create_task(back())
+        try:
+            while data := await reader.read(65536):
+                if number > self._forgotten:
+                    self.sent += data
+                    commands.write(data)
+                elif self._resets:
+                    writer.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                    writer.transport.abort()
+                    return
+        finally:
+            returning.cancel()
+            commands.close()
+
+
+@contextlib.asynccontextmanager
+async def firewall(port: Callable[[], int]) -> AsyncGenerator[Firewall]:
+    """Run a firewall before real servers.
+
+    Args:
+        port: returns that of the server to which a new connection leads, on 127.0.0.1.
+    """
+    found = Firewall()
+    async with _listen(lambda reader, writer: found.pass_on(port, reader, writer)) as found.port:
+        yield found
 
 
 async def _whole_reply(replies: asyncio.StreamReader) -> bytes:

@@ -409,6 +409,26 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "hosts[0].ssl",
         "must be True or False, not 1",
     ),
+    "a negative interval": (
+        {"hosts": [{"health_check_interval": -1}]},
+        "hosts[0].health_check_interval",
+        "must be a number of seconds, or 0 for no check, not -1",
+    ),
+    "a word for an interval": (
+        {"hosts": ["redis://a?health_check_interval=never"]},
+        "hosts[0]",
+        "the health_check_interval in the URL must be a number of seconds, or 0 for no check, not a str",
+    ),
+    "keepalive of a Unix socket": (
+        {"hosts": [{"address": "unix:///run/redis.sock", "socket_keepalive": True}]},
+        "hosts[0].socket_keepalive",
+        "is for TCP, and this is a Unix socket: remove it",
+    ),
+    "redis-py's options of keepalive": (
+        {"hosts": [{"host": "a", "socket_keepalive_options": {}}]},
+        "hosts[0].socket_keepalive_options",
+        "the layer sets the intervals of the probes itself: remove it",
+    ),
     "a file without TLS": ({"hosts": [{"ssl_ca_certs": "/x"}]}, "hosts[0].ssl_ca_certs", _TLS),
     "an empty file name": (
         {"hosts": [{"ssl": True, "ssl_ca_certs": ""}]},

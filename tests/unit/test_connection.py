@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from channel_layer import StoreError
 from channel_layer_redis._connection import Connection
 from channel_layer_redis._packing import MergeableCommand, pack, pack_argument
+from channel_layer_redis.addresses import TCPAddress
 
 if TYPE_CHECKING:
     from channel_layer.runtime.wakeups import InlineFuture
@@ -41,7 +42,7 @@ class _RecordingTransport(asyncio.Transport):
 
 
 def _connection(transport: _RecordingTransport | None = None) -> Connection:
-    connection = Connection("redis://nowhere/0", 5.0, lambda: None)
+    connection = Connection(TCPAddress("nowhere"), 5.0, lambda: None)
     connection.connection_made(transport or _RecordingTransport())
     return connection
 

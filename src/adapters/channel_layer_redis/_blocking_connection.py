@@ -7,6 +7,7 @@ here a command has one deadline, connecting included, and is sent once.
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -22,6 +23,7 @@ from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting
 from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
+from channel_layer_redis._sockets import CHECK_SHARE, keep_alive
 from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:
@@ -48,7 +50,9 @@ class BlockingConnection:
 
     Args:
         address: the server's.
-        timeout: seconds that connecting, or sending a command, may take.
+        timeout: seconds that sending a command may take.
+        demoted: called when the server says that it is no primary any more.
+        deadline: seconds by the monotonic clock until which it has to be connected.
 
     Attributes:
         client_id: by which another connection can name this one to the server.
@@ -58,23 +62,23 @@ class BlockingConnection:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
 
-    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object]) -> None:
+    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object], deadline: float) -> None:
         self._label = address.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._replica = False
         self._demoted = demoted
+        self._check_after = address.health_check_interval or math.inf
+        self._heard = 0.0
         self.usable: bool = False
         self.client_id: int = 0
         self.run_id: str = ""
-        deadline = time.monotonic() + timeout
         try:
-            self._socket = _connect(address, timeout)
+            self._socket = _connect(address, max(_LEAST_SECONDS, deadline - time.monotonic()))
         except (OSError, ConfigError) as exc:
             raise connect_error(address.label, timeout, exc) or exc from exc
         self._finalizer = weakref.finalize(self, self._socket.close)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._poller = select.poll()
             self._poller.register(self._socket.fileno(), select.POLLIN)
             commands = greeting(address)
@@ -98,6 +102,18 @@ class BlockingConnection:
             return self.usable and not self.take(0.0)
         except StoreError:
             return False
+
+    @property
+    def stale(self) -> bool:
+        """Whether it was idle for so long that it may have been lost, and neither side been told."""
+        return time.monotonic() - self._heard >= self._check_after
+
+    def answers(self) -> bool:
+        """Return whether the server still answers, within a share of the timeout; if not, the connection is closed."""
+        with contextlib.suppress(StoreError):
+            self.send(pack(("PING",)))
+            self.read(1, time.monotonic() + self._timeout * CHECK_SHARE)
+        return self.usable
 
     def send(self, data: bytes) -> None:
         """Send commands.
@@ -149,6 +165,7 @@ class BlockingConnection:
             self._demoted()  # the locator has to say where the primary is now
         else:
             self.usable = True
+            self._heard = time.monotonic()
         return outcomes
 
     def take(self, seconds: float) -> bool:
@@ -220,6 +237,8 @@ def _connect(address: ServerAddress, timeout: float) -> socket.socket:
     plain = socket.create_connection((address.host, address.port), timeout)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.socket_keepalive:
+            keep_alive(plain)
         return plain if context is None else context.wrap_socket(plain, server_hostname=address.host)
     except BaseException:
         plain.close()
@@ -283,7 +302,7 @@ class Pool:
                 outcome="not_sent",
             )
         try:
-            return self.borrow(), deadline
+            return self.borrow(deadline), deadline
         except BaseException:
             self._turn.release()
             raise
@@ -293,19 +312,27 @@ class Pool:
         self._turn.release()
         self.give(connection)
 
-    def borrow(self) -> BlockingConnection:
-        """Return a connection for the caller alone, which takes no turn."""
+    def borrow(self, deadline: float | None = None) -> BlockingConnection:
+        """Return a connection for the caller alone, which takes no turn.
+
+        One that was idle for long has to answer first, or is replaced: if a command were lost with it, it would be
+        unknown whether it was carried out.
+
+        Args:
+            deadline: seconds by the monotonic clock until which to be connected; None: those of the timeout.
+
+        Raises:
+            StoreError: there is none.
+        """
         if self._closed:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = self._spare.pop()
-                if connection.fresh:
-                    return connection
-                connection.close()
+        if deadline is None:
+            deadline = time.monotonic() + self._timeout
+        if (spare := self._take_spare()) is not None:
+            return spare
         locator = self._locator
         try:
-            connection = BlockingConnection(locator.address_blocking(), self._timeout, locator.demoted)
+            connection = BlockingConnection(locator.address_blocking(), self._timeout, locator.demoted, deadline)
         except NotPrimary:
             locator.demoted()
             raise
@@ -313,6 +340,20 @@ class Pool:
             self._all.add(connection)
         locator.met(connection.run_id)
         return connection
+
+    def _take_spare(self) -> BlockingConnection | None:
+        lost = False  # one that does not answer speaks for all that were idle as long
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._spare.pop()
+                if connection.fresh:
+                    if not connection.stale:
+                        return connection
+                    if not lost and connection.answers():
+                        return connection
+                    lost = True
+                connection.close()
+        return None
 
     def give(self, connection: BlockingConnection) -> None:
         """Take a connection back."""

@@ -77,14 +77,18 @@ class ServerClient:
 
     @property
     def ready(self) -> Connection | None:
-        """The connection for commands, if it is open and its buffer has room."""
+        """The connection for commands, if it is open, its buffer has room, and it was not idle for long."""
         connection = self._connection
-        return connection if connection is not None and connection.open and not connection.buffer_full else None
+        return connection if connection is not None and connection.ready else None
 
     async def connection(self) -> Connection:
-        """Return the connection for commands; a new one if need be, which all callers wait for together."""
+        """Return the connection for commands; a new one if need be, which all callers wait for together.
+
+        One that was idle for long has to answer first, or is replaced: if a command were lost with it, it would be
+        unknown whether it was carried out.
+        """
         connection = self._connection
-        if connection is None or not connection.open:
+        if connection is None or not connection.open or connection.stale:
             if self._connecting is None or self._connecting.done():
                 self._connecting = self._begin(self._connect_for_commands)
             connection = await self._made(self._connecting)
@@ -96,19 +100,32 @@ class ServerClient:
         """Return an idle connection for a command that blocks, for the caller alone; None: there is none."""
         while self._spare:
             connection = self._spare.pop()
-            if connection.open:
+            if connection.open and not connection.stale:
                 return connection
+            connection.abort()
         return None
 
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks, for the caller alone."""
-        while (connection := self.take_spare()) is None:
-            await self._made(self._begin(self._connect_for_one))
+        connection = self.take_spare()
+        if connection is None:
+            making = self._begin(self._connect)
+            try:
+                connection = await self._made(making)
+            except asyncio.CancelledError:
+                making.add_done_callback(self._keep)
+                raise
         return connection
+
+    def _keep(self, making: asyncio.Task[Connection]) -> None:
+        """Keep a connection that was made for a caller which has gone."""
+        if not making.cancelled() and making.exception() is None:
+            self.give(making.result())
 
     def give(self, connection: Connection) -> None:
         """Take back a borrowed connection; it is closed if a reply is still to come."""
         if connection.usable:
+            connection.touch()
             self._spare.append(connection)
         else:
             connection.abort()
@@ -144,21 +161,23 @@ class ServerClient:
             raise self._closed_error() from None  # not the caller was cancelled, but the task
 
     async def _connect_for_commands(self) -> Connection:
-        self._connection = connection = await self._connect()
+        deadline = self._loop.time() + self._timeout
+        connection, self._connection = self._connection, None  # no command is sent on it while it is checked
+        if connection is None or not connection.open or not await connection.answers():
+            connection = await self._connect(deadline)
+        self._connection = connection
         return connection
 
-    async def _connect_for_one(self) -> Connection:
-        connection = await self._connect()
-        self._spare.append(connection)
-        return connection
-
-    async def _connect(self) -> Connection:
+    async def _connect(self, deadline: float | None = None) -> Connection:
+        """Make a connection until the loop's clock reaches a deadline; None: within the timeout."""
+        if deadline is None:
+            deadline = self._loop.time() + self._timeout
         address = await self._locator.address()
-        connection = Connection(address.label, self._timeout, self._locator.demoted)
+        connection = Connection(address, self._timeout, self._locator.demoted)
         self._all.add(connection)
         connection.closed.add_done_callback(lambda _: self._all.discard(connection))
         try:
-            await connect(address, connection)
+            await connect(address, connection, deadline)
         except NotPrimary:
             self._locator.demoted()
             raise

@@ -7,8 +7,9 @@ times as much. Every command has a deadline; nothing that was written is ever wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import secrets
-import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from channel_layer.runtime.wakeups import InlineFuture, resume_all
 from channel_layer_redis._greeting import greeting, read_greeting
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_list, is_replica, protocol_error, refusal
+from channel_layer_redis._sockets import CHECK_SHARE, has_input, keep_alive
 from channel_layer_redis.addresses import UnixAddress
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from channel_layer.errors import Outcome
     from channel_layer_redis._packing import Arg, MergeableCommand
+    from channel_layer_redis._sockets import Socket
     from channel_layer_redis.addresses import ServerAddress
 
 __all__ = ("Connection", "connect")
@@ -38,6 +41,12 @@ _GATHERED_MOST: Final = 32
 
 _HEARD_EACH: Final = 16
 """The reply to one in so many commands is not suppressed: else it would never be known that all are refused."""
+
+_UNSEEN: Final = 0.1
+"""Seconds of idle time after which is looked whether the server has closed the connection.
+
+Mostly the event loop has seen that, but not if it was busy elsewhere, or stopped. Looking takes a system call.
+"""
 
 _SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
 """Suppresses the reply to the next command."""
@@ -104,7 +113,7 @@ class Connection(asyncio.Protocol):
     """A connection to a server, which `connect` opens.
 
     Args:
-        label: the server, for errors.
+        address: the server.
         timeout: seconds that a command may take.
         demoted: called when the server says that it is no primary any more.
 
@@ -116,17 +125,20 @@ class Connection(asyncio.Protocol):
         closed: done when the connection is lost and its socket closed.
     """
 
-    def __init__(self, label: str, timeout: float, demoted: Callable[[], object]) -> None:
+    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._label = label
+        self._label = address.label
+        self._check_after = address.health_check_interval or math.inf
+        self._look_after = min(self._check_after, _UNSEEN)
         self._demoted = demoted
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
+        self._socket: Socket | None = None
         self._waiting: deque[tuple[asyncio.Future[object] | InlineFuture | _MergedCommand, float]] = deque()
         self._out: list[bytes | _MergedCommand] = []
-        self._batched = 0.0
-        """The time of the first of these, at most one tick of the event loop ago."""
+        self._used = self._loop.time()
+        """When the first of these was sent, at most one tick of the event loop ago, or the connection was used last."""
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._foreign = False
@@ -209,8 +221,8 @@ class Connection(asyncio.Protocol):
         now: bool,
     ) -> None:
         if not self._out:
-            self._batched = self._loop.time()
-        deadline = self._batched + (self.timeout if limit is None else limit)
+            self._used = self._loop.time()
+        deadline = self._used + (self.timeout if limit is None else limit)
         if now and not self._waiting and not self._gathering:  # and so there is nothing in `_out`
             self._send(command)
         else:
@@ -265,6 +277,35 @@ class Connection(asyncio.Protocol):
         """Whether another task can use the connection: it is open, and no reply is still to come."""
         return self.open and not self._waiting
 
+    @property
+    def ready(self) -> bool:
+        """Whether a command can be sent at once: it is open, its buffer has room, and it is not `stale`."""
+        return self.open and self._room is None and (len(self._waiting) > 0 or not self.stale)
+
+    @property
+    def stale(self) -> bool:
+        """Whether it may have been lost while it was idle: that was for long, or something came unasked."""
+        if self._waiting:
+            return False
+        idle = self._loop.time() - self._used
+        if idle < self._look_after:
+            return False
+        return idle >= self._check_after or (self._socket is not None and has_input(self._socket))
+
+    def touch(self) -> None:
+        """Note that it was used just now, since a reply has come to a command that was sent long ago."""
+        self._used = self._loop.time()
+
+    async def answers(self) -> bool:
+        """Return whether the server still answers, within a share of the timeout; if not, the connection is closed."""
+        try:
+            async with asyncio.timeout(self.timeout * CHECK_SHARE):
+                with contextlib.suppress(StoreError):  # it was lost, or an error is the answer
+                    await self.call("PING")
+        except TimeoutError:
+            self.abort()
+        return self.open
+
     def abort(self) -> None:
         """Close the connection at once. `closed` is done when its socket is closed, or soon if it had none."""
         self.open = False
@@ -308,9 +349,7 @@ class Connection(asyncio.Protocol):
         """Keep the transport; called by asyncio."""
         if isinstance(transport, _Transport):
             self._transport = transport
-        sock: socket.socket | None = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket = transport.get_extra_info("socket")
         self.open = True
 
     def data_received(self, data: bytes) -> None:
@@ -394,8 +433,8 @@ class Connection(asyncio.Protocol):
         return error
 
 
-async def connect(address: ServerAddress, connection: Connection) -> None:
-    """Connect to a server, log in, and check that it can serve, within the connection's timeout.
+async def connect(address: ServerAddress, connection: Connection, deadline: float) -> None:
+    """Connect to a server, log in, and check that it can serve, until the loop's clock reaches a deadline.
 
     If that fails, the connection is aborted.
 
@@ -403,7 +442,7 @@ async def connect(address: ServerAddress, connection: Connection) -> None:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
     try:
-        async with asyncio.timeout(connection.timeout):
+        async with asyncio.timeout_at(deadline):
             await _open(address, connection)
             await _greet(address, connection)
     except BaseException as exc:
@@ -421,7 +460,9 @@ async def _open(address: ServerAddress, connection: Connection) -> None:
         await loop.create_unix_connection(make, address.path)
     else:
         context = address.tls.make_context() if address.tls is not None else None
-        await loop.create_connection(make, address.host, address.port, ssl=context)
+        transport, _ = await loop.create_connection(make, address.host, address.port, ssl=context)
+        if address.socket_keepalive:
+            keep_alive(transport.get_extra_info("socket"))
 
 
 async def _greet(address: ServerAddress, connection: Connection) -> None:

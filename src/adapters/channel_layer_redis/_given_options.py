@@ -5,6 +5,7 @@ An error names the place where the option stands, and never shows a value that m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -13,7 +14,16 @@ from typing import TypeAlias, TypeGuard
 from channel_layer.errors import FieldError
 from channel_layer.options import describe_value
 
-__all__ = ("GivenOption", "GivenOptions", "file_option", "is_mapping", "number_option", "text_option")
+__all__ = (
+    "GivenOption",
+    "GivenOptions",
+    "bool_option",
+    "file_option",
+    "is_mapping",
+    "number_option",
+    "seconds_option",
+    "text_option",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,29 @@ def number_option(
         errors.append(given.error(f"must be {text}, not {describe_value(value)}{quotes}"))
         return default
     return value
+
+
+def seconds_option(options: GivenOptions, name: str, default: float, text: str, errors: list[FieldError]) -> float:
+    """Return an option that has to be a number of seconds, 0 included; the default if it is left out or wrong."""
+    given = options.get(name)
+    if given is None:
+        return default
+    value = given.value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        errors.append(given.error(f"must be {text}, not {describe_value(value)}"))
+        return default
+    return float(value)
+
+
+def bool_option(options: GivenOptions, name: str, errors: list[FieldError], *, default: bool) -> bool:
+    """Return an option that has to be True or False; the default if it is left out or wrong."""
+    given = options.get(name)
+    if given is None:
+        return default
+    if not isinstance(given.value, bool):
+        errors.append(given.error(f"must be True or False, not {describe_value(given.value)}"))
+        return default
+    return given.value
 
 
 def text_option(options: GivenOptions, name: str, errors: list[FieldError]) -> str | None:

@@ -12,10 +12,13 @@ from urllib.parse import quote
 
 from channel_layer_redis.tls import TLS  # noqa: TC001 - Pydantic reads the annotations
 
-__all__ = ("DEFAULT_HOST", "DEFAULT_PORT", "ServerAddress", "TCPAddress", "UnixAddress")
+__all__ = ("CHECK_INTERVAL", "DEFAULT_HOST", "DEFAULT_PORT", "ServerAddress", "TCPAddress", "UnixAddress")
 
 DEFAULT_HOST: Final = "localhost"
 DEFAULT_PORT: Final = 6379
+
+CHECK_INTERVAL: Final = 10.0
+"""Seconds; firewalls and proxies forget idle connections after a minute at the earliest, or when they fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class _Address:
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    health_check_interval: float = CHECK_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,14 @@ class TCPAddress(_Address):
         db: the number of the database.
         username: the user to log in as; None: the default user.
         password: None: no login. Never part of a repr.
+        health_check_interval: seconds after which a connection that was idle has to answer before it is used; 0: never.
+        socket_keepalive: have the system probe idle connections.
     """
 
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     tls: TLS | None = None
+    socket_keepalive: bool = True
 
     @property
     def identity(self) -> str:
@@ -80,6 +87,7 @@ class UnixAddress(_Address):
         db: the number of the database.
         username: the user to log in as; None: the default user.
         password: None: no login. Never part of a repr.
+        health_check_interval: see `TCPAddress`.
     """
 
     path: str

@@ -52,6 +52,8 @@ _SERVER_SCHEMAS: dict[str, object] = {
     "ssl": {"type": "boolean"},
     "ssl_cert_reqs": {"enum": ["required", "optional", "none", None]},
     "ssl_check_hostname": {"type": "boolean"},
+    "health_check_interval": {"type": "number", "minimum": 0},
+    "socket_keepalive": {"type": "boolean"},
 }
 """Only what a file can hold: an `ssl.SSLContext` is not part of it."""
 del _SERVER_SCHEMAS["ssl_context"]
@@ -103,6 +105,8 @@ class RedisConfig(CommonConfig):
         "username": _IN_HOSTS,
         "password": _IN_HOSTS,
         "ssl": _IN_HOSTS,
+        "health_check_interval": _IN_HOSTS,
+        "socket_keepalive": _IN_HOSTS,
         "connection_kwargs": f"an option of asgi_redis: remove it; for options of a connection, {_IN_HOSTS}",
         "stats_prefix": "an option of asgi_redis that this layer does not need: remove it",
         "serializer_format": "an option of channels_redis; this layer always writes msgpack: remove it",

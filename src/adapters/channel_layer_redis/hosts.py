@@ -18,8 +18,23 @@ from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import describe_unknown, describe_value
 from channel_layer.urls import split_query
 from channel_layer.validators import is_sequence
-from channel_layer_redis._given_options import GivenOption, GivenOptions, is_mapping, number_option, text_option
-from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, ServerAddress, TCPAddress, UnixAddress
+from channel_layer_redis._given_options import (
+    GivenOption,
+    GivenOptions,
+    bool_option,
+    is_mapping,
+    number_option,
+    seconds_option,
+    text_option,
+)
+from channel_layer_redis.addresses import (
+    CHECK_INTERVAL,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    ServerAddress,
+    TCPAddress,
+    UnixAddress,
+)
 from channel_layer_redis.tls import TLS_OPTIONS, parse_tls
 
 if TYPE_CHECKING:
@@ -45,6 +60,8 @@ DATABASES: Final = range(2**31)
 DATABASE_TEXT: Final = "a whole number, 0 or more"
 """The server knows how many it has; it keeps the number in 32 bits."""
 
+_INTERVAL_TEXT: Final = "a number of seconds, or 0 for no check"
+
 SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "redis": "plain",
     "rediss": "tls",
@@ -61,6 +78,9 @@ OPTIONS: Mapping[str, str] = {
     "ssl": "`True` for TLS; in a URL the scheme says it",
     **TLS_OPTIONS,
     "ssl_context": "a ready `ssl.SSLContext` instead of all other TLS options",
+    "health_check_interval": "seconds; a connection that was idle for as long has to answer a `PING` before it is used "
+    f"again, or is replaced; `{CHECK_INTERVAL:g}` by default, `0` for never",
+    "socket_keepalive": "whether the system probes idle TCP connections; `True` by default",
 }
 """The options of a server besides its address, in redis-py's names, and their meaning."""
 
@@ -86,6 +106,7 @@ _BOOLEANS: Mapping[str, bool] = {
 _ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'),
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"),
+    "socket_keepalive_options": "the layer sets the intervals of the probes itself: remove it",
 }
 """redis-py's names of options that are written differently here."""
 
@@ -355,8 +376,10 @@ def _from_text(name: str, text: str) -> object:
     """Give an option of a query the type that it has in a dict; text of another form is an error later."""
     if name == "db" and re.fullmatch(r"[0-9]{1,10}", text):
         return int(text)
-    if name == "ssl_check_hostname":
+    if name in {"ssl_check_hostname", "socket_keepalive"}:
         return _BOOLEANS.get(text.lower(), text)
+    if name == "health_check_interval" and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text):
+        return float(text)
     return text
 
 
@@ -416,9 +439,22 @@ def _build(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | N
     username = text_option(options, "username", errors)
     password = text_option(options, "password", errors)
     tls = parse_tls(options, errors)
+    interval = seconds_option(options, "health_check_interval", CHECK_INTERVAL, _INTERVAL_TEXT, errors)
+    keepalive = bool_option(options, "socket_keepalive", errors, default=True)
+    path = options["path"].value if "path" in options else None
+    if "socket_keepalive" in options and path is not None:
+        errors.append(options["socket_keepalive"].error("is for TCP, and this is a Unix socket: remove it"))
     if len(errors) > before:
         return None
-    path = options["path"].value if "path" in options else None
     if isinstance(path, str):
-        return UnixAddress(path, db=db, username=username, password=password)
-    return TCPAddress(name, port, tls, db=db, username=username, password=password)
+        return UnixAddress(path, db=db, username=username, password=password, health_check_interval=interval)
+    return TCPAddress(
+        name,
+        port,
+        tls,
+        keepalive,
+        db=db,
+        username=username,
+        password=password,
+        health_check_interval=interval,
+    )

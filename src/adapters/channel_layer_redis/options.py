@@ -38,6 +38,8 @@ class ServerDict(TypedDict, total=False):
     ssl_cert_reqs: Verify | VerifyMode | None
     ssl_check_hostname: bool
     ssl_context: SSLContext
+    health_check_interval: float
+    socket_keepalive: bool
 
 
 class HostDict(ServerDict, total=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import describe_value
-from channel_layer_redis._given_options import GivenOptions, file_option, text_option
+from channel_layer_redis._given_options import GivenOptions, bool_option, file_option, text_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,12 +142,7 @@ def _verify(options: GivenOptions, errors: list[FieldError]) -> Verify:
 
 
 def _check_hostname(options: GivenOptions, verify: Verify, errors: list[FieldError]) -> bool:
-    given = options.get("ssl_check_hostname")
-    if given is None:
-        return verify != "none"
-    if not isinstance(given.value, bool):
-        errors.append(given.error(f"must be True or False, not {describe_value(given.value)}"))
-        return True
-    if given.value and verify == "none":
-        errors.append(given.error("cannot be True while ssl_cert_reqs is 'none': remove one"))
-    return given.value
+    check = bool_option(options, "ssl_check_hostname", errors, default=verify != "none")
+    if check and verify == "none":
+        errors.append(options["ssl_check_hostname"].error("cannot be True while ssl_cert_reqs is 'none': remove one"))
+    return check

@@ -1,0 +1,47 @@
+"""What is asked of the socket of a connection: to notice that it is lost, and whether something has come.
+
+A firewall, a proxy or a balancer forgets a connection that is idle, and mostly tells neither side.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("CHECK_SHARE", "has_input", "keep_alive")
+
+CHECK_SHARE: Final = 0.2
+"""Share of the timeout in which a connection that was idle has to answer; the rest is for connecting anew."""
+
+_PROBES: Final[Mapping[str, int]] = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds until the first probe and between them, and how many are unanswered on a lost connection; as in hiredis.
+
+Linux's defaults are two hours, 75 seconds and nine. macOS has another name for the first.
+"""
+
+
+class Socket(Protocol):
+    """The used part of a socket; those of event loops are no `socket.socket`."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+    def fileno(self) -> int: ...
+
+
+def keep_alive(tcp: Socket) -> None:
+    """Have the system probe a TCP connection while it is idle, which also keeps it known on its way."""
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        option: int | None = getattr(socket, name, None)
+        if option is not None:
+            tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def has_input(sock: Socket) -> bool:
+    """Return whether something has come that was not read yet: data, or the end of the connection."""
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
