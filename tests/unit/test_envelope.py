@@ -7,10 +7,14 @@ import datetime as dt
 import decimal
 import enum
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 import pytest
+from django.conf import settings
+from django.http import QueryDict
+from django.utils.datastructures import MultiValueDict
 
 from channel_layer.domain import frames as envelope
 from channel_layer.domain.codec import MsgpackCodec
@@ -19,7 +23,7 @@ from channel_layer.errors import InvalidMessage, MessageTooLarge
 from tests.support.messages import spoil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 CODEC = MsgpackCodec(1 << 20)
 
@@ -118,6 +122,19 @@ def test_subclasses_of_the_other_types_are_taken_by_value() -> None:
     assert (type(arrived), type(arrived["a"]), type(arrived["b"])) == (dict, int, dict)
 
 
+class Lists(dict[str, list[str]]):
+    """A dict of lists that has a method for the first of each, as Sanic's RequestParameters: ``items()`` shows all."""
+
+    def getlist(self, key: str) -> list[str]:
+        """Return all values of a key."""
+        return self[key]
+
+
+def test_a_dict_that_shows_all_it_holds_is_kept_whole() -> None:
+    """Only mappings that hide values are refused: another method that returns a list does no harm."""
+    assert CODEC.decode(CODEC.encode({"get": Lists(a=["1", "2"])})) == {"get": {"a": ["1", "2"]}}
+
+
 def test_the_empty_message_passes() -> None:
     """A message without keys is a message."""
     assert CODEC.decode(CODEC.encode({})) == {}
@@ -130,6 +147,59 @@ def test_a_megabyte_of_json_passes_the_default_limit() -> None:
 
 
 # -- messages: what is refused
+
+
+def query(text: str) -> QueryDict:
+    """Return the query of a URL as Django's views get it."""
+    if not settings.configured:
+        settings.configure()
+    return QueryDict(text)
+
+
+class Pairs(Mapping[str, str]):
+    """As multidict's MultiDict and Starlette's QueryParams: no dict, and a key may come twice."""
+
+    def __getitem__(self, key: str) -> str:
+        """Return a value."""
+        return key
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the keys."""
+        return iter("aab")
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return 3
+
+    def getall(self, key: str) -> list[str]:
+        """Return all values of a key."""
+        return [key]
+
+
+@pytest.mark.parametrize(
+    ("many", "method"),
+    [
+        (query("a=1&a=2"), "getlist"),
+        (query("a=1"), "getlist"),
+        (query(""), "getlist"),
+        (MultiValueDict({"a": ["1", "2"]}), "getlist"),
+        (Pairs(), "getall"),
+    ],
+)
+def test_a_mapping_that_would_lose_values_is_refused(many: object, method: str) -> None:
+    """A mapping of several values a key, of which one would be sent, is refused anywhere, whatever it holds now."""
+    for message, place in (({"get": many}, '["get"]'), ({"all": [{"get": many}]}, '["all"][0]["get"]'), (many, "")):
+        assert refusal(message) == (
+            f"message{place}: {type(many).__name__} may hold several values of a key, of which only one would be sent; "
+            f"send {{key: it.{method}(key) for key in it}} to keep all, or dict(it.items()) for one of each"
+        )
+
+
+def test_the_advice_for_a_mapping_of_several_values_is_right() -> None:
+    """What the error advises keeps all values, or one of each."""
+    it = query("a=1&a=2&b=3")
+    assert CODEC.decode(CODEC.encode({key: it.getlist(key) for key in it})) == {"a": ["1", "2"], "b": ["3"]}
+    assert CODEC.decode(CODEC.encode(dict(it.items()))) == {"a": "2", "b": "3"}
 
 
 @pytest.mark.parametrize("message", [None, "x", b"x", 5, ["type"], [("type", "x")], object()])

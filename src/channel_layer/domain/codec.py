@@ -9,6 +9,7 @@ Source: the ASGI channel layer specification, "Messages".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard
 
 import msgpack
@@ -54,6 +55,14 @@ _unpack: Final = msgpack.unpackb
 
 _SIMPLE = frozenset({str, bytes, float, bool, type(None)})
 _ALLOWED = "bytes, str, int, float, bool, None, list, dict"
+_ITEMS: Final[object] = vars(dict)["items"]
+
+_ALL_VALUES = ("getlist", "getall", "get_list", "get_all")
+"""How mappings whose ``items()`` shows one of several values of a key call the method that returns all of them.
+
+Source: Django, werkzeug, starlette, boltons; multidict, WebOb; httpx, tornado; wsgiref.
+"""
+
 _TOO_DEEP = f"more than {_MAX_DEPTH} levels deep; does a list or dict contain itself?"
 
 
@@ -111,7 +120,8 @@ class MsgpackCodec:
 
 def _check(message: object) -> None:
     if not _is_dict(message):
-        raise InvalidMessage(f"a message is a dict, not {_kind(message)}")
+        advice = _keep_all(message)
+        raise _refusal("", advice) if advice else InvalidMessage(f"a message is a dict, not {_kind(message)}")
     if (fault := _fault(message, 0)) is not None:
         raise _refusal(*fault)
 
@@ -168,12 +178,7 @@ def _fault(value: object, depth: int) -> tuple[str, str] | None:
     if depth == _MAX_DEPTH and (_is_dict(value) or _is_list(value)):
         return "", _TOO_DEEP
     if _is_dict(value):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                return "", f"the key {key!r:.80} is {_kind(key)}; keys are str"
-            if type(item) not in _SIMPLE and (fault := _fault(item, depth + 1)) is not None:
-                return f'["{key}"]{fault[0]}', fault[1]
-        return None
+        return _dict_fault(value, depth)
     if isinstance(value, int):
         fits = _INT_MIN <= value <= _INT_MAX
         return None if fits else ("", "an int that does not fit in 64 bits signed; send it as str")
@@ -186,7 +191,35 @@ def _fault(value: object, depth: int) -> tuple[str, str] | None:
         return None
     if value is None or isinstance(value, (str, bytes, float)):
         return None
-    return "", f"{_kind(value)} is not one of {_ALLOWED}; convert it before sending"
+    return "", _keep_all(value) or f"{_kind(value)} is not one of {_ALLOWED}; convert it before sending"
+
+
+def _dict_fault(value: dict[object, object], depth: int) -> tuple[str, str] | None:
+    if type(value) is not dict and (advice := _keep_all(value)):
+        return "", advice
+    for key, item in value.items():
+        if not isinstance(key, str):
+            return "", f"the key {key!r:.80} is {_kind(key)}; keys are str"
+        if type(item) not in _SIMPLE and (fault := _fault(item, depth + 1)) is not None:
+            return f'["{key}"]{fault[0]}', fault[1]
+    return None
+
+
+def _keep_all(value: object) -> str:
+    """Return the error about a mapping that may hold several values of a key, and shows one; "" if it is no such one.
+
+    Which value is shown differs, and the others would be lost without a word.
+    """
+    kind = type(value)
+    if not isinstance(value, Mapping) or getattr(kind, "items", None) is _ITEMS:
+        return ""
+    method = next((name for name in _ALL_VALUES if hasattr(kind, name)), None)
+    if method is None:
+        return ""
+    return (
+        f"{kind.__name__} may hold several values of a key, of which only one would be sent; "
+        f"send {{key: it.{method}(key) for key in it}} to keep all, or dict(it.items()) for one of each"
+    )
 
 
 def _culprit(value: object) -> str:
