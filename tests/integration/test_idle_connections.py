@@ -103,18 +103,19 @@ async def test_tasks_that_find_an_idle_connection_share_one_check(server: Server
 @blocking
 @resetting
 async def test_a_wait_begins_on_a_connection_that_lives(
-    server: Server, prefix: str, *, blocks: bool, resets: bool
+    start_server: StartServer, prefix: str, monkeypatch: pytest.MonkeyPatch, *, blocks: bool, resets: bool
 ) -> None:
-    """A receive() after idle time is not deaf for the length of a wait, which would end only after 25 seconds."""
+    """A receive() after idle time hears of what comes, on whichever connection the last one had waited."""
+    monkeypatch.setattr("channel_layer.runtime.queue_consumer._LINGER_SECONDS", 0.0)
+    server = start_server()
     async with (
-        asyncio.timeout(20),
         firewall(lambda: server.port) as wall,
         RedisChannelLayer(hosts=[server.url], prefix=prefix) as sender,
         closing(layer_behind(wall, prefix, ALWAYS)) as layer,
     ):
 
-        async def waits() -> bool:
-            return any(client["cmd"] == "blpop" for client in await asyncio.to_thread(server.host().clients))
+        async def waiting(count: int) -> bool:
+            return (await asyncio.to_thread(server.host().info, "clients"))["blocked_clients"] == count
 
         async def receive() -> object:
             if blocks:
@@ -123,9 +124,10 @@ async def test_a_wait_begins_on_a_connection_that_lives(
 
         for n in range(3):
             receiving = asyncio.create_task(receive())
-            await until(waits, 20)
+            await until(lambda: waiting(1), 10)
             await sender.send("jobs", {"n": n})
             assert await receiving == {"n": n}
+            await until(lambda: waiting(0), 10)
             wall.forget(resets=resets)
 
 

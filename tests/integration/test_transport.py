@@ -124,6 +124,23 @@ def test_uvloop_carries_the_layer(server: Server, tls_server: Server, prefix: st
         uvloop.run(_walk_every_path(host, prefix))
 
 
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+def test_every_path_works_if_every_connection_is_checked(
+    server: Server, tls_server: Server, prefix: str, runner: str
+) -> None:
+    """With a check before every command nothing stalls, over TCP, a Unix socket and TLS."""
+    loops = pytest.importorskip(runner)
+    assert tls_server.tls is not None
+    hosts: list[HostOption] = [
+        {"address": server.url, "health_check_interval": 0.000001},
+        {"address": server.unix_url, "health_check_interval": 0.000001},
+        {"address": tls_server.tls.url, "ssl_ca_certs": str(tls_server.tls.ca_file), "health_check_interval": 0.000001},
+    ]
+    for host in hosts:
+        loops.run(_walk_every_path(host, prefix))
+
+
 async def test_large_messages_pass(every_server: Server, prefix: str) -> None:
     """Messages of 1 MB and of 3 MB arrive whole on every kind of channel and by group, several at once."""
     hosts = [every_server.url]
