@@ -110,7 +110,7 @@ def everything(store: IPCBlockingStore) -> Iterator[Callable[[], object]]:
         c.Join(0, GROUP, RESPONSE, owned=False, age=0, restore=True, mark=True),
         c.Leave(0, GROUP, OTHER, mark=True),
         c.Members(0, GROUP),
-        c.Touch(0, (GROUP,)),
+        c.CheckGroups(0, OWN.queue, (GROUP,), extend=True),
         c.Publish(0, GROUP, b"1", at_once=True),
         c.Prune(0, GROUP, 1, (OWN.queue.name,), (RESPONSE.name,)),
         c.Report(0, counts, 5, 1),
