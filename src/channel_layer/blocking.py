@@ -8,22 +8,18 @@ Source: the ASGI channel layer specification, version 1.1, "Channel Layers" and 
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import threading
-import time
 import warnings
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from channel_layer import commands as c
 from channel_layer import operations
 from channel_layer.domain.names import LOCAL_LENGTH, MAX_NAME_LENGTH, ChannelName, GroupName, Kind
 from channel_layer.errors import ChannelFull, InvalidName, MessageTooLarge, StoreError
 from channel_layer.operations.receiving import closed_error
 from channel_layer.operations.steps import EnsureReading
-from channel_layer.runtime.blocking_receive import BlockingReceive, ReceiveMemory
+from channel_layer.runtime.blocking_receive import BlockingReceive
 from channel_layer.runtime.drivers import run_blocking
-from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses, warn
+from channel_layer.runtime.reporting import log_losses, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,10 +29,8 @@ if TYPE_CHECKING:
     from channel_layer.domain.codec import Message
     from channel_layer.domain.names import Queue
     from channel_layer.operations.steps import Operation
-    from channel_layer.ports import Backend, BlockingStore
-    from channel_layer.runtime.background import Background
     from channel_layer.runtime.drivers import RuntimeStep
-    from channel_layer.runtime.pipeline import MessagePipeline
+    from channel_layer.runtime.lifetime import LayerLifetime
 
 __all__ = ("BlockingChannelLayer",)
 
@@ -53,9 +47,7 @@ class BlockingChannelLayer:
     Made by `ChannelLayer.blocking`.
 
     Args:
-        pipeline: the rules, and what the layer holds in this process.
-        backend: the store.
-        background: reads the inboxes that this process owns.
+        lifetime: what it shares with the layer.
 
     Attributes:
         extensions: the optional parts of the specification that are there: ``groups``, ``flush`` and ``statistics``.
@@ -67,19 +59,17 @@ class BlockingChannelLayer:
     ChannelFull: Final = ChannelFull
     MessageTooLarge: Final = MessageTooLarge
 
-    def __init__(self, pipeline: MessagePipeline, backend: Backend, background: Background) -> None:
-        self._pipeline = pipeline
-        self._backend = backend
-        self.forked(background)
+    def __init__(self, lifetime: LayerLifetime) -> None:
+        self._lifetime = lifetime
+        self._pipeline = lifetime.pipeline
+        lifetime.add(self)
+        self.begin()
 
-    def forked(self, background: Background) -> None:
-        """Start anew in a child process; called there by itself."""
-        self._background = background
-        self._opening = threading.Lock()
-        self._store: BlockingStore | None = None
-        self._memory = ReceiveMemory()
-        self._report_at: float | None = None
-        """When the store is to be told what was counted; None: nothing was since it was told."""
+    def begin(self) -> None:
+        """Use what belongs to this process; called again in a child after a fork, by itself."""
+        resources = self._lifetime.resources
+        self._background = resources.background
+        self._threads = resources.threads
 
     # -- configuration
 
@@ -120,7 +110,7 @@ class BlockingChannelLayer:
         name = pipeline.channel(channel)
         payload = pipeline.for_channel(message, name)
         sent = self._run(operations.send(pipeline.state, name, payload, next(pipeline.turns)))
-        self._report_in_time()
+        self._threads.note()
         if sent.expired:
             log_losses(pipeline.state)
         if not sent.accepted:
@@ -155,8 +145,8 @@ class BlockingChannelLayer:
             StoreError: the layer is closed; the store refuses to serve it; or it is away, and *block* is False. A
                 receiver that waits goes on waiting then.
         """
-        queues, store = _parse(channels), self._open()
-        receive = BlockingReceive(queues, self._pipeline, store, self._background, self._memory)
+        queues, store = _parse(channels), self._threads.open()
+        receive = BlockingReceive(queues, self._pipeline, store, self._background, self._threads.memory)
         try:
             return receive.run(block_timeout if block else None)
         except StoreError as exc:
@@ -233,7 +223,7 @@ class BlockingChannelLayer:
         sent = self._run(operations.group_send(pipeline.state, name, payload, next(pipeline.turns), for_channel))
         log_losses(pipeline.state)
         if sent.others:
-            self._report_in_time()
+            self._threads.note()
 
     def send_group(self, group: str, message: Mapping[str, object]) -> None:
         """Send a message to every member of a group: what the specification calls `group_send`."""
@@ -293,19 +283,6 @@ class BlockingChannelLayer:
         name = self._pipeline.channel(channel)
         return self._run(operations.read_statistics(self._pipeline.state, name)).as_dict()
 
-    def _report_in_time(self) -> None:
-        """Something was counted: tell the store if that has not been done for a second. The next call does so, else."""
-        now = time.monotonic()
-        if self._report_at is None:
-            self._report_at = now + REPORT_SECONDS
-        elif now >= self._report_at:
-            self._report(self._open())
-
-    def _report(self, store: BlockingStore) -> None:
-        """Tell the store what was counted."""
-        self._report_at = None
-        run_blocking(operations.report(self._pipeline.state), store, self._perform)
-
     # -- the end
 
     def close(self) -> None:
@@ -314,24 +291,7 @@ class BlockingChannelLayer:
         The layer stays usable: the next call connects again. What other threads are doing at that moment is finished.
         It does not end the asynchronous layer; `ChannelLayer.aclose` ends both.
         """
-        store, claims = self._store, self._forget()
-        if store is None:
-            return
-        try:
-            self._report(store)
-            for claim in claims:
-                with contextlib.suppress(StoreError):  # the claim ends by itself
-                    store.execute(claim)
-        finally:
-            store.close()
-
-    def let_go(self) -> list[c.ReleaseClaim]:
-        """Let go of connections for good, and return what is claimed, to be given up; for `ChannelLayer.aclose`."""
-        store, claims = self._store, self._forget()
-        if store is not None:
-            self._report(store)
-            store.close()
-        return claims
+        self._threads.close()
 
     def __enter__(self) -> Self:
         """Return the layer itself."""
@@ -343,34 +303,11 @@ class BlockingChannelLayer:
         """Close it."""
         self.close()
 
-    def _forget(self) -> list[c.ReleaseClaim]:
-        with self._opening:
-            self._store = None
-            memory, self._memory = self._memory, ReceiveMemory()
-        routes, claimant = self._pipeline.routes, self._pipeline.state.claimant
-        return [c.ReleaseClaim(routes.shards(queue)[0], queue, claimant) for queue in memory.claims.values()]
-
     # -- where operations run
-
-    def _open(self) -> BlockingStore:
-        """Return the store; open it if there is none.
-
-        Raises:
-            StoreError: the layer is closed.
-        """
-        store, state = self._store, self._pipeline.state
-        if store is None or state.closed:
-            with self._opening:
-                if state.closed:
-                    raise closed_error()
-                if self._store is None:
-                    self._store = self._backend.open_blocking()
-                store = self._store
-        return store
 
     def _run(self, operation: Operation[R]) -> R:
         try:
-            store = self._open()
+            store = self._threads.open()
         except StoreError:
             operation.close()
             raise

@@ -7,13 +7,10 @@ await loses no message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import math
-import os
 import secrets
 import threading
-import weakref
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeVar, overload
 
 from channel_layer import operations
@@ -21,19 +18,13 @@ from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.config import options_from_url
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME
 from channel_layer.domain.names import LOCAL_LENGTH, GroupName, owned_inbox
-from channel_layer.errors import ChannelFull, MessageTooLarge, StoreError, SubscriptionError
+from channel_layer.errors import ChannelFull, MessageTooLarge, SubscriptionError
 from channel_layer.operations.receiving import closed_error
-from channel_layer.operations.steps import execute_all
-from channel_layer.runtime.background import Background
 from channel_layer.runtime.drivers import run
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer.runtime.loop_sessions import LoopSessions
-from channel_layer.runtime.member_changes import MemberChanges
-from channel_layer.runtime.pipeline import MessagePipeline
+from channel_layer.runtime.lifetime import LayerLifetime
 from channel_layer.runtime.receivers import Receivers
-from channel_layer.runtime.reporting import Reporter, log_losses, warn
-from channel_layer.runtime.sealing import blinded
-from channel_layer.stores.faults import FaultyBackend
+from channel_layer.runtime.reporting import log_losses, warn
 from channel_layer.subscription import Intake, Source, Subscription
 from channel_layer.typed import Group
 
@@ -50,7 +41,6 @@ if TYPE_CHECKING:
     from channel_layer.operations.steps import Operation
     from channel_layer.options import ChannelPattern
     from channel_layer.ports import Backend, Clock
-    from channel_layer.runtime.event_loops import LoopSession
 
 __all__ = ("ChannelLayer",)
 
@@ -67,8 +57,6 @@ messages, never wait for anything."""
 
 _RENEWALS = 3
 """How often a subscription renews its memberships in the time that they last: two may fail."""
-
-_layers: weakref.WeakSet[ChannelLayer] = weakref.WeakSet()
 
 
 class ChannelLayer:
@@ -97,24 +85,29 @@ class ChannelLayer:
 
     def __init__(self, rules: Rules, backend: Backend, *, clock: Clock | None = None) -> None:
         self._rules = rules
-        backend = blinded(backend, rules)
-        self._connects = backend.connects
-        self._backend: Backend = backend if rules.faults is None else FaultyBackend(backend, rules.faults)
-        self._pipeline = MessagePipeline(rules, backend, clock if clock is not None else SystemClock())
+        self._lifetime = LayerLifetime(rules, backend, clock if clock is not None else SystemClock())
+        self._pipeline = self._lifetime.pipeline
+        self._backend = self._lifetime.backend
+        self._connects = self._backend.connects
         self._blocking: BlockingChannelLayer | None = None
-        self._making_blocking = threading.Lock()
         self._begin()
-        _layers.add(self)
+        self._lifetime.add(self)
 
     def _begin(self) -> None:
-        """Set up what belongs to one process."""
-        self._state = state = self._pipeline.state
+        self._lifetime.begin()
+        self.begin()
+
+    def begin(self) -> None:
+        """Use what belongs to this process; called again in a child after a fork, by itself."""
+        resources = self._lifetime.resources
+        self._state = resources.state
         self._client = secrets.token_urlsafe(12)
-        self._sessions = LoopSessions(self._backend, self._session_closed)
-        self._background = Background(state, self._sessions, connects=self._connects)
+        self._sessions = resources.sessions
+        self._background = resources.background
+        self._reporter = resources.reporter
+        self._member_changes = resources.member_changes
         self._receivers = Receivers(self._pipeline, self._sessions, self._background, connects=self._connects)
-        self._reporter = Reporter(state, self._sessions)
-        self._member_changes = MemberChanges()
+        self._making_blocking = threading.Lock()
         self._is_due: Callable[[], bool] = itertools.cycle((*[False] * (_CALLS_BEFORE_YIELD - 1), True)).__next__
         """Count a call; whether it is time to let other tasks run."""
 
@@ -416,7 +409,7 @@ class ChannelLayer:
         """The same layer for threads without an event loop: WSGI views, Celery tasks, scripts. One object for all."""
         with self._making_blocking:
             if self._blocking is None:
-                self._blocking = BlockingChannelLayer(self._pipeline, self._backend, self._background)
+                self._blocking = BlockingChannelLayer(self._lifetime)
             return self._blocking
 
     # -- the end
@@ -437,32 +430,7 @@ class ChannelLayer:
         Receivers that wait get a `StoreError`, as does every later call. Unread messages of its own channels are
         counted as ``closed``; those of other channels go to other processes. Closing twice is harmless.
         """
-        state = self._state
-        with state.lock:
-            if state.closed:
-                return
-            state.closed = True
-            inboxes = list(state.inboxes.values())
-            watchers = state.dismiss_all(closed_error())
-        for watcher in watchers:
-            watcher.wake()
-        try:
-            for inbox in inboxes:
-                with contextlib.suppress(StoreError):  # the lease ends by itself
-                    await self._run(operations.give_up(state, inbox), last=True)
-            if self._blocking is not None and (claims := self._blocking.let_go()):
-                with contextlib.suppress(StoreError):  # they end by themselves
-                    await self._run(execute_all(claims), last=True)
-        finally:
-            await self._background.stop()
-            if self._sessions:
-                await self._run(operations.put_back_all(state), last=True)
-                with contextlib.suppress(StoreError):  # it waits here for another process, or expires
-                    await self._run(operations.move_all_to_remote(state), last=True)
-            with state.lock:
-                for buffer in state.buffers.values():
-                    buffer.empty("closed")
-            await self._sessions.close_all()
+        await self._lifetime.close()
 
     async def __aenter__(self) -> Self:
         """Return the layer itself."""
@@ -476,17 +444,13 @@ class ChannelLayer:
 
     # -- where operations run
 
-    async def _run(self, operation: Operation[R], *, last: bool = False) -> R:
+    async def _run(self, operation: Operation[R]) -> R:
         """Run an operation in the event loop that carries the calls of the running one.
-
-        Args:
-            operation: what to run.
-            last: it is part of closing the layer, and so runs though the layer is closed.
 
         Raises:
             StoreError: the layer is closed.
         """
-        if self._state.closed and not last:
+        if self._state.closed:
             operation.close()
             raise closed_error()
         session = self._sessions.by_loop.get(asyncio.get_running_loop())
@@ -494,39 +458,7 @@ class ChannelLayer:
             return await self._sessions.run(operation, self._background.perform)
         return await run(operation, session.store, self._background.perform)
 
-    async def _session_closed(self, session: LoopSession) -> None:
-        """An event loop ends, or lets go of its connections."""
-        try:
-            await self._background.session_closed(session)
-            await self._reporter.report_last(session)
-        finally:
-            await session.store.aclose()
-
-    def after_fork(self) -> None:
-        """Start anew in a child process; called there by itself.
-
-        What the parent holds is kept alive unused: closing it would disturb the parent.
-        """
-        _parents.append((self._sessions, self._background, self._reporter, self._member_changes, self._state))
-        self._making_blocking = threading.Lock()
-        self._backend.forked()
-        self._pipeline.begin()
-        self._begin()
-        if self._blocking is not None:
-            self._blocking.forked(self._background)
-
-
-_parents: list[object] = []
-
 
 def _make(layer: Callable[..., L], options: Mapping[str, object]) -> L:
     """Make a layer of options that are known to be its own, which no type checker can know of a subclass."""
     return layer(**options)
-
-
-def _after_fork() -> None:
-    for layer in list(_layers):
-        layer.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -168,6 +168,14 @@ class Store(Protocol):
         """Close every connection. Commands in flight fail."""
         ...
 
+    def abandon(self) -> None:
+        """Let go of what others would go on to tell this store, because its event loop was closed before `aclose`.
+
+        Else a message would be announced to a wait that no task awaits any more. Called in any thread; it may be called
+        twice, and raises nothing.
+        """
+        ...
+
 
 class Waiting(Protocol):
     """Waits that have begun, in one thread. The caller that began them has to end them in every case."""

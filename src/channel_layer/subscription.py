@@ -234,9 +234,10 @@ class Subscription(Generic[T_co]):
                     _logger.warning("a subscription could not renew its membership of group %s: %s", group, exc)
 
     async def _leave(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        renewing, self._renewing = self._renewing, None  # its cancellation refers to this object
+        if renewing is not None:
+            renewing.cancel()
+            await asyncio.wait([renewing])
         for channel in self._groups:
             self._intake.let_go(channel, _closed_error())
         while self._steps:  # tasks that were about to wait have to be told again

@@ -126,14 +126,15 @@ async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypat
     names = [await layer.new_channel(f"p{n}") for n in range(3)]
     for name in names:
         await layer.group_add("group", name)
-    run, work = layer._run, layer._background.work
+    resources, work = layer._lifetime.resources, layer._background.work
+    run = resources._run
     assert work is not None
     readers = [work._reader_of(inbox) for inbox in layer._state.inboxes.values()]
     renewed = 0
 
-    async def give_up_and_renew(operation: Operation[R], *, last: bool = False) -> R:
+    async def give_up_and_renew(operation: Operation[R]) -> R:
         nonlocal renewed
-        reply = await run(operation, last=last)
+        reply = await run(operation)
         if layer._background.work is work:  # the background work still runs, so a renewal may come now
             loop = work.session.loop
             done = [asyncio.run_coroutine_threadsafe(reader.ensure_lease(), loop) for reader in readers]
@@ -141,7 +142,7 @@ async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypat
             renewed += 1
         return reply
 
-    monkeypatch.setattr(layer, "_run", give_up_and_renew)
+    monkeypatch.setattr(resources, "_run", give_up_and_renew)
     await layer.aclose()
     assert renewed == len(readers), "after each inbox was given up"
     kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}

@@ -21,6 +21,7 @@ from channel_layer.domain.names import ChannelName, Queue
 from channel_layer.ports import BlockingStore, Waiting
 from channel_layer.runtime import blocking_receive
 from channel_layer.runtime.blocking_receive import BlockingReceive
+from channel_layer.runtime.thread_session import ThreadSession
 from channel_layer.runtime.threads import await_any
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from channel_layer.testing.suites.tools import in_fork
@@ -328,19 +329,19 @@ def test_a_call_in_progress_when_a_layer_closes_says_so(
     make_layer: Callable[[], ChannelLayer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that began before aclose() and then finds its store closed says that the layer was closed."""
-    layer, open_store = make_layer(), BlockingChannelLayer._open
+    layer, open_store = make_layer(), ThreadSession.open
 
-    def open_and_close(blocking: BlockingChannelLayer) -> BlockingStore:
-        store = open_store(blocking)
+    def open_and_close(session: ThreadSession) -> BlockingStore:
+        store = open_store(session)
         asyncio.run(layer.aclose())
         return store
 
-    monkeypatch.setattr(BlockingChannelLayer, "_open", open_and_close)
+    monkeypatch.setattr(ThreadSession, "open", open_and_close)
     blocking = layer.blocking
     with pytest.raises(StoreError, match="this channel layer is closed"):
         blocking.send("jobs", {})
     layer = make_layer()
-    monkeypatch.setattr(BlockingChannelLayer, "_open", open_store)
+    monkeypatch.setattr(ThreadSession, "open", open_store)
     take = BlockingReceive._take_from
 
     def close_and_take(receiving: BlockingReceive, queue: Queue, shard: int) -> tuple[str, Message] | None:

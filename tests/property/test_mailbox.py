@@ -55,6 +55,8 @@ BAD_FRAMES = (
 class Caller:
     """A receiver that waits. It only knows whether it was woken."""
 
+    lost = False
+
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.woken = False

@@ -62,7 +62,7 @@ class LosesOnCancel(ChannelLayer):
 
 
 class _StayingReceivers(Receivers):
-    def _leave(self, source: Inbox | QueueBuffer, box: Mailbox, waiter: ReceiveWaiter) -> None:
+    def _leave(self, source: Inbox | QueueBuffer, waiter: ReceiveWaiter) -> None:
         """Leave nothing."""
 
 

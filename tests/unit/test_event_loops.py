@@ -72,7 +72,7 @@ async def test_no_session_is_made_once_all_are_closed() -> None:
     sessions = LoopSessions(backend, close)
     with blocked():
         entering = io_thread().run(sessions.open_in_thread())
-        closing = asyncio.create_task(sessions.close_all())
+        closing = asyncio.create_task(sessions.close_all(waits=True))
         await asyncio.sleep(0)
     await closing
     with pytest.raises(StoreError, match="closed"):

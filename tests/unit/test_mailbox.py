@@ -23,6 +23,9 @@ LIMIT = 600.0
 class Caller:
     """A receiver that waits."""
 
+    error: Exception | None = None
+    lost = False
+
     def __init__(self) -> None:
         self.errors: list[Exception] = []
 

@@ -61,7 +61,8 @@ class LoopWaiters:
             waits = waiter in waiters.tasks  # its time is over, or it was cancelled before it was woken
             if waits:
                 waiters.tasks.remove(waiter)
-            if waits or not returned:  # or it was woken, and cancelled before it returned
+            # Or it was woken, and cancelled before it returned. In a closed loop nothing can be asked for.
+            if (waits or not returned) and not self._loop.is_closed():
                 self._leave(name)
 
     def look(self) -> None:

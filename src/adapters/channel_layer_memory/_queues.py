@@ -107,8 +107,9 @@ class QueueHandlers(Handlers):
                     await waiter
             done = True
         finally:
-            if self.remove_waiter(name, waiter) and not done:  # cancelled before it ran: the entry is for the next one
-                with self._lock:
+            # Of a closed loop it is passed over, and this is the garbage collector, which may hold the lock.
+            if not waiter.lost and self.remove_waiter(name, waiter) and not done:
+                with self._lock:  # cancelled before it ran: the entry is for the next one
                     wake_next(self._all.lines[name])
                     self._remove_if_idle(name)
 

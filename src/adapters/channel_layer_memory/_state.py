@@ -181,10 +181,12 @@ def wake_next(line: PoppedQueue) -> None:
     """Wake one waiter of a queue if the queue holds an entry; without a waiter, the next wait returns at once."""
     line.wakeup_due = False
     if line.entries:
-        if line.waiters:
-            line.waiters.popleft().wake()
-        else:
-            line.wakeup_due = True
+        while line.waiters:
+            waiter = line.waiters.popleft()
+            if not waiter.lost:
+                waiter.wake()
+                return
+        line.wakeup_due = True
 
 
 def forget_empty_inboxes(group: Group, inboxes: Iterable[str]) -> None:

@@ -111,6 +111,9 @@ class MemoryStore(QueueHandlers, GroupHandlers):
     async def aclose(self) -> None:
         """Do nothing: there is no connection to close."""
 
+    def abandon(self) -> None:
+        """Do nothing: what waits in a closed loop is passed over, see `wake_next`."""
+
 
 class MemoryBlockingStore:
     """The blocking store port over a `MemoryBackend`."""

@@ -316,6 +316,13 @@ class Connection(asyncio.Protocol):
         else:
             self._loop.call_soon(self._end)  # after callbacks that a failed transport has scheduled
 
+    def abandon(self) -> None:
+        """Tell the server that the connection ends, after the loop was closed without closing it; in any thread."""
+        self.open = False
+        if self._socket is not None:
+            with contextlib.suppress(OSError, TypeError):  # it is closed; uvloop closes it with the loop
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def _end(self) -> None:
         if self._transport is None and not self.closed.done():
             self.closed.set_result(None)
@@ -392,7 +399,7 @@ class Connection(asyncio.Protocol):
                 future.set_exception(self._gone("not_sent" if place < unsent else "unknown", exc))
         self._waiting.clear()
         self._fail(self._gone("unknown"))
-        self._transport = None
+        self._transport = self._socket = None
         self.resume_writing()
         self._end()
 

@@ -237,6 +237,11 @@ class RedisStore:
             await asyncio.wait(self._ending_waits, timeout=self._timeout)
         await asyncio.gather(*(client.aclose() for client in self._clients))
 
+    def abandon(self) -> None:
+        """Have the servers end all waits: their connections outlive a loop that is closed without a shutdown."""
+        for client in self._clients:
+            client.abandon()
+
 
 # What follows is the same in command after command, and packing it takes long. The clock's offset, which the settings
 # hold, is an argument so that it is a part of the key.

@@ -27,6 +27,16 @@ __all__ = ("Item", "Mailbox", "Mailboxes", "QueueBuffer", "Waiter")
 class Waiter(Protocol):
     """A receiver that waits for a message in a mailbox."""
 
+    @property
+    def error(self) -> Exception | None:
+        """What `fail` was called with; None: it was not called."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether the receiver never runs again, because its event loop was closed while it waited."""
+        ...
+
     def wake(self) -> None:
         """Let the receiver run. Called at most once, from any thread."""
         ...

@@ -53,6 +53,7 @@ class LayerState:
         inboxes: those that this process owns, by name.
         buffers: buffers of the queues that are popped here, by name.
         watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
+        waits: tasks that wait in a mailbox, or were woken and have not run yet, and for what.
         clocks: what is known of each shard's clock.
         outages: the shards that cannot be reached.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
@@ -70,6 +71,7 @@ class LayerState:
         self.inboxes: dict[str, Inbox] = {}
         self.buffers: dict[str, QueueBuffer] = {}
         self.watchers: dict[str, list[Waiter]] = {}
+        self.waits: dict[Waiter, tuple[Inbox | QueueBuffer, Mailbox]] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.outages: Outages = Outages()
         self.run_ids: dict[int, str] = {}
@@ -114,6 +116,37 @@ class LayerState:
     def watching(self, queue: str) -> list[Waiter]:
         """Remove and return what watches a queue: something has come to it that was promised to no receiver."""
         return self.watchers.pop(queue, []) if self.watchers else []
+
+    def leave(self, waiter: Waiter) -> list[Waiter]:
+        """Remove a task that goes without a message; return what to wake in its place."""
+        place = self.waits.pop(waiter, None)
+        if place is None:
+            return []
+        source, box = place
+        others = source.abandon(box, waiter) if waiter.error is None else []
+        if len(box.items) > box.promised:
+            others += self.watching(source.queue.name)
+        box.used_at = self.clock.now()
+        return others
+
+    def leave_lost(self) -> tuple[list[Waiter], list[QueueBuffer]]:
+        """Remove the tasks whose event loops were closed while they waited: what was promised to them is for others.
+
+        They would also keep alive what they refer to, such as the layer. Takes the lock.
+
+        Returns:
+            What to wake in their place, and the buffers that they waited for.
+        """
+        lost = [waiter for waiter in list(self.waits) if waiter.lost]
+        others: list[Waiter] = []
+        buffers: list[QueueBuffer] = []
+        with self.lock:
+            for waiter in lost:
+                source, _ = self.waits[waiter]  # which only this removes: see `Receivers`
+                others += self.leave(waiter)
+                if isinstance(source, QueueBuffer):
+                    buffers.append(source)
+        return others, buffers
 
     def dismiss_all(self, error: Exception) -> list[Waiter]:
         """Tell every receiver that it will never get a message; return what watches queues, to be woken."""

@@ -92,6 +92,7 @@ class Background:
             if work is not None and not work.session.loop.is_running():
                 work.retire()  # its loop is closed, or waits for its program to go on
                 work = None
+                self._sessions.abandon_closed()
             if work is None:
                 self.work = BackgroundWork(self._state, session)
                 self.work.start()
@@ -167,8 +168,12 @@ class Background:
             elif self.work is None:
                 self._start_elsewhere()
 
-    async def stop(self) -> None:
-        """End the work."""
+    async def stop(self, *, waits: bool) -> None:
+        """End the work.
+
+        Args:
+            waits: return when it has ended in the loop of another thread, too.
+        """
         with self._lock:
             work, self.work = self.work, None
         if work is None:
@@ -176,8 +181,9 @@ class Background:
         if work.tasks.here:
             await work.stop()
         else:
-            with contextlib.suppress(LoopUnavailable):
-                await run_in(work.session.loop, work.stop)
+            if waits:
+                with contextlib.suppress(LoopUnavailable):
+                    await run_in(work.session.loop, work.stop)
             work.retire()
 
     # -- what the work is asked for

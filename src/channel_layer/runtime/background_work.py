@@ -22,7 +22,7 @@ from channel_layer.runtime.event_loops import LoopLiveness
 from channel_layer.runtime.inbox_reader import InboxReader, LeaseKeeper
 from channel_layer.runtime.queue_consumer import QueueConsumer
 from channel_layer.runtime.reporting import REPORT_SECONDS, log_losses
-from channel_layer.runtime.wakeups import WakeQueue
+from channel_layer.runtime.wakeups import WakeQueue, wake_all
 
 if TYPE_CHECKING:
     from channel_layer.domain.inbox import Inbox
@@ -60,6 +60,7 @@ class BackgroundWork:
 
     def start(self) -> None:
         """Take over all that the layer holds in this process."""
+        self._leave_lost()
         self.tasks.start(self._maintain())
         for keeper in self._keepers:
             self.tasks.start(keeper.keep())
@@ -157,14 +158,25 @@ class BackgroundWork:
         try:
             await consumer.run()
         finally:
-            buffer, state = consumer.buffer, self._state
-            self._consumers.pop(buffer.queue.name, None)
-            with state.lock:
-                over = buffer.idle and not self._retired  # else the background work of another loop serves it by now
-                if over and state.buffers.get(buffer.queue.name) is buffer:
-                    del state.buffers[buffer.queue.name]
-            if not over and not self.tasks.stopping:  # a receiver came at the last moment
-                self.consume(buffer)
+            if not self.tasks.loop.is_closed():  # else the garbage collector is here, and may hold the lock
+                self._forget_consumer(consumer.buffer)
+
+    def _forget_consumer(self, buffer: QueueBuffer) -> None:
+        state = self._state
+        self._consumers.pop(buffer.queue.name, None)
+        with state.lock:
+            over = buffer.idle and not self._retired  # else the background work of another loop serves it by now
+            if over and state.buffers.get(buffer.queue.name) is buffer:
+                del state.buffers[buffer.queue.name]
+        if not over and not self.tasks.stopping:  # a receiver came at the last moment
+            self.consume(buffer)
+
+    def _leave_lost(self) -> None:
+        """Let others have what was promised to tasks of closed loops."""
+        others, buffers = self._state.leave_lost()
+        wake_all(others)
+        for buffer in buffers:
+            self.consume(buffer)
 
     # -- what is done every so often
 
@@ -199,6 +211,7 @@ class BackgroundWork:
 
     async def _sweep(self, *, forget: bool) -> None:
         """Drop what was not read in time, end memberships over it, and log losses; *forget* also what is not used."""
+        self._leave_lost()
         state = self._state
         now = state.clock.now()
         ending: list[tuple[str, str, int]] = []

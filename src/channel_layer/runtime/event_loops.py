@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread as _thread_module
 import asyncio
 import atexit
 import contextlib
@@ -10,11 +11,11 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from channel_layer.ports import Store
 
@@ -27,6 +28,10 @@ __all__ = (
     "LoopSession",
     "LoopUnavailable",
     "SystemClock",
+    "await_endings",
+    "await_endings_in_thread",
+    "end_in_io_thread",
+    "end_in_thread",
     "ignore",
     "in_io_thread",
     "io_thread",
@@ -177,13 +182,15 @@ class LoopSession:
             generators, as ``asyncio.run`` and ``async_to_sync`` do at their end.
     """
 
-    __slots__ = ("_guard", "_on_close", "loop", "store")
+    __slots__ = ("_begun", "_closing", "_guard", "_on_close", "loop", "store")
 
-    def __init__(self, store: Store, on_close: Callable[[LoopSession], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, on_close: Callable[[LoopSession], Coroutine[object, object, None]]) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.store: Store = store
         self._on_close = on_close
         self._guard: AsyncGenerator[None, None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._begun = False
 
     async def begin(self) -> None:
         """Register the session to be closed when the loop ends."""
@@ -192,15 +199,36 @@ class LoopSession:
 
     async def close(self) -> None:
         """Close the session now."""
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            await guard.aclose()
+        closing = self._begin_to_close()
+        if closing is not asyncio.current_task():
+            await asyncio.shield(closing)
+
+    def close_soon(self) -> None:
+        """Have the session closed in its loop, at the latest when that ends; any thread, and a finalizer, may ask."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self._begin_to_close)
+
+    def _begin_to_close(self) -> asyncio.Task[None]:
+        """Close it in one task, for which the end of the loop waits whatever has begun it."""
+        if self._closing is None or (self._closing.cancelled() and not self._begun):  # by the end of the loop
+            self._closing = self.loop.create_task(self._close())
+        return self._closing
+
+    async def _close(self) -> None:
+        self._begun = True
+        try:
+            await self._on_close(self)
+        finally:
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                await guard.aclose()
 
     async def _guarded(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:
-            await self._on_close(self)
+            self._guard = None
+            await self.close()
 
 
 class IOThread:
@@ -253,6 +281,80 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+# -- endings: what layers that were collected had
+
+
+_ENDING_SECONDS = 1.0
+"""How long a store is not opened, at most, because of layers that end: one of them may hold what the caller expects to
+be free. A server that is away is not waited for longer."""
+
+_endings: set[Future[None]] = set()
+"""Those that go on."""
+
+_ending_tasks: set[asyncio.Task[None]] = set()
+"""Those in the I/O thread: an event loop holds on to none of its tasks."""
+
+
+def end_in_io_thread(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Await *work*, which ends a layer, in the I/O thread, soon.
+
+    Like `end_in_thread`, this takes no lock and waits for nothing, so that a finalizer may call it.
+    """
+    ended = _begin_ending()
+
+    def begin() -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        _ending_tasks.add(task)
+        task.add_done_callback(_ending_tasks.discard)
+        task.add_done_callback(lambda _: _end(ended))
+
+    thread = _thread
+    if thread is None:
+        _thread_module.start_new_thread(lambda: io_thread().loop.call_soon_threadsafe(begin), ())
+    else:
+        with contextlib.suppress(RuntimeError):  # it is closed, because the process ends
+            thread.loop.call_soon_threadsafe(begin)
+
+
+def end_in_thread(work: Callable[[], None]) -> None:
+    """Do *work*, which ends a layer, in a thread of its own."""
+    ended = _begin_ending()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            _end(ended)
+
+    _thread_module.start_new_thread(run, ())
+
+
+def _begin_ending() -> Future[None]:
+    ended: Future[None] = Future()
+    _endings.add(ended)
+    return ended
+
+
+def _end(ended: Future[None]) -> None:
+    _endings.discard(ended)
+    ended.set_result(None)
+
+
+async def await_endings() -> None:
+    """Wait for the layers that end, but not for long."""
+    if _endings:
+        await asyncio.wait([asyncio.wrap_future(each) for each in _endings.copy()], timeout=_ENDING_SECONDS)
+
+
+def await_endings_in_thread() -> None:
+    """Do the same in a thread without an event loop."""
+    if _endings:
+        wait(_endings.copy(), timeout=_ENDING_SECONDS)
+
+
+# -- the I/O thread of the process
+
+
 _lock = threading.Lock()
 _thread: IOThread | None = None
 _parents: list[IOThread] = []
@@ -281,6 +383,7 @@ def _after_fork() -> None:
     """Forget the thread in a child process: it does not run there, and its loop shares the parent's descriptors."""
     global _thread, _lock  # noqa: PLW0603
     _lock = threading.Lock()
+    _endings.clear()
     if _thread is not None:
         atexit.unregister(_thread.stop)
         _parents.append(_thread)  # referenced for ever: closing its loop would change the epoll set of the parent

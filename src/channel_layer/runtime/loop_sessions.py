@@ -20,6 +20,7 @@ from channel_layer.runtime.event_loops import (
     LoopSession,
     LoopUnavailable,
     SystemClock,
+    await_endings,
     in_io_thread,
     io_thread,
     io_thread_started,
@@ -27,10 +28,10 @@ from channel_layer.runtime.event_loops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from channel_layer.operations.steps import Operation
-    from channel_layer.ports import Backend
+    from channel_layer.ports import Backend, Store
     from channel_layer.runtime.drivers import Perform
 
 __all__ = ("LoopSessions",)
@@ -63,12 +64,14 @@ class LoopSessions:
     Attributes:
         by_loop: the sessions in settled loops.
         in_thread: the one in the I/O thread, if there is one.
+        ending: the layer was collected: it waits for no other one.
     """
 
-    def __init__(self, backend: Backend, on_close: Callable[[LoopSession], Awaitable[None]]) -> None:
+    def __init__(self, backend: Backend, on_close: Callable[[LoopSession], Coroutine[object, object, None]]) -> None:
+        self.ending: bool = False
         self.by_loop: dict[asyncio.AbstractEventLoop, LoopSession] = {}
         self.in_thread: LoopSession | None = None
-        self._backend = backend
+        self._open_store: Callable[[], Store] = backend.open
         self._connects = backend.connects
         self._on_close = on_close
         self._closed = False
@@ -117,11 +120,13 @@ class LoopSessions:
             # What a cancelled call has begun in the thread must not be overtaken: this begins there after it.
             await io_thread().run(asyncio.sleep(0))
             self._know(loop).interrupted = False
+        self.abandon_closed()
+        if self._connects:
+            await await_endings()
             if (session := self.by_loop.get(loop)) is not None:  # made meanwhile
                 return session
-        for closed in [each for each in self.by_loop if each.is_closed()]:
-            self.by_loop.pop(closed, None)
-        session = self.by_loop[loop] = LoopSession(self._backend.open(), self._on_close)
+            self._refuse_if_closed()
+        session = self.by_loop[loop] = LoopSession(self._open_store(), self._on_close)
         await session.begin()
         return session
 
@@ -132,10 +137,14 @@ class LoopSessions:
             StoreError: the layer is closed.
         """
         self._refuse_if_closed()
-        if self.in_thread is None or self.in_thread.loop.is_closed():
-            self.in_thread = LoopSession(self._backend.open(), self._on_close)
-            await self.in_thread.begin()
-        return self.in_thread
+        if self._opened_in_thread() is None and not self.ending:
+            await await_endings()
+            self._refuse_if_closed()
+        session = self._opened_in_thread()
+        if session is None:
+            session = self.in_thread = LoopSession(self._open_store(), self._on_close)
+            await session.begin()
+        return session
 
     def forget(self, session: LoopSession) -> None:
         """Forget a session that ends."""
@@ -143,17 +152,36 @@ class LoopSessions:
         if self.in_thread is session:
             self.in_thread = None
 
-    async def close_all(self) -> None:
-        """Close the sessions in all loops, for good."""
-        self._closed = True
+    def refuse(self) -> None:
+        """Open no store any more, for good.
+
+        These objects are a part of reference cycles: the backend must not wait for their collection.
+        """
+        self._closed, self._open_store = True, _refuse_to_open
+
+    def abandon_closed(self) -> None:
+        """Let go of what the sessions of loops that were closed without a shutdown hold; it goes by itself no more."""
+        for loop in [each for each in list(self.by_loop) if each.is_closed()]:
+            session = self.by_loop.pop(loop, None)
+            if session is not None:
+                session.store.abandon()
+
+    async def close_all(self, *, waits: bool) -> None:
+        """Close the sessions in all loops, for good.
+
+        Args:
+            waits: return when they are closed in the loops of other threads, too.
+        """
+        self.refuse()
+        self.abandon_closed()
         for session in list(self.by_loop.values()):
-            if session.loop.is_closed():
-                self.forget(session)
-            elif session.loop is asyncio.get_running_loop():
+            if session.loop is asyncio.get_running_loop():
                 await session.close()
-            else:
+            elif waits:
                 with contextlib.suppress(LoopUnavailable):  # it is closed when its loop ends
                     await run_in(session.loop, session.close)
+            else:
+                session.close_soon()
         if in_io_thread():
             await self._close_in_thread()
         elif io_thread_started():
@@ -166,9 +194,16 @@ class LoopSessions:
         if session is not None and session.loop is asyncio.get_running_loop():
             await session.close()
 
+    def _opened_in_thread(self) -> LoopSession | None:
+        return self.in_thread if self.in_thread is not None and not self.in_thread.loop.is_closed() else None
+
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise closed_error()
 
     def _know(self, loop: asyncio.AbstractEventLoop) -> _KnownLoop:
         return self._known.get(loop) or self._known.setdefault(loop, _KnownLoop())
+
+
+def _refuse_to_open() -> Store:
+    raise closed_error()

@@ -102,14 +102,19 @@ class QueueConsumer:
                     raise_cancellation()
                     await wait_before_retry(backoff)
         finally:
-            for task in self._waits.values():
-                task.cancel()
-            try:
-                await self._return_surplus()
-            finally:
-                await asyncio.gather(*self._waits.values(), return_exceptions=True)
-                await self._return_calls()
-            await self._release_claim()
+            if not self._tasks.loop.is_closed():  # else nothing can be awaited: the next background work goes on
+                await self._end()
+
+    async def _end(self) -> None:
+        """End all waits, and put back what is left."""
+        for task in self._waits.values():
+            task.cancel()
+        try:
+            await self._return_surplus()
+        finally:
+            await asyncio.gather(*self._waits.values(), return_exceptions=True)
+            await self._return_calls()
+        await self._release_claim()
 
     def _demand(self) -> int:
         with self._state.lock:

@@ -77,9 +77,9 @@ class Receivers:
         message: Message | None = None
         while message is None:
             with state.lock:
-                source, box = state.place(name)
+                source, box = place = state.place(name)
                 item = source.take(box, clock.now(), promised=False) if box.items else None
-                waiter = self._join(box) if item is None else None
+                waiter = self._join(place) if item is None else None
             if waiter is not None:
                 work = self._background.work
                 try:
@@ -89,9 +89,11 @@ class Receivers:
                         self._background.consume(source)
                     await waiter
                 except BaseException:
-                    self._leave(source, box, waiter)
+                    self._leave(source, waiter)
+                    del waiter  # its error refers to this frame
                     raise
                 with state.lock:
+                    del state.waits[waiter]
                     item = source.take(box, clock.now(), promised=True)
             message = self._open(source, box, item) if item is not None else None
         return message
@@ -135,7 +137,7 @@ class Receivers:
                 places = [state.place(name) for name in names]
                 ready = [place for place in places if len(place[1].items) > place[1].promised]
                 taken = self._take_oldest(ready, promised=False)
-                waiters = [] if taken is not None else [self._join(box) for _, box in places]
+                waiters = [] if taken is not None else [self._join(place) for place in places]
             if waiters:
                 taken = await self._wait_at_any(places, waiters)
             if taken is None:
@@ -162,10 +164,11 @@ class Receivers:
                     (waiter for waiter in waiters if waiter.done()),
                     key=lambda waiter: min((item.deadline for item in left[waiter][1].items), default=math.inf),
                 )
+                del self._state.waits[oldest]
                 return self._take_oldest([left.pop(oldest)], promised=True)
         finally:
-            for waiter, (source, box) in left.items():
-                self._leave(source, box, waiter)
+            for waiter, (source, _) in left.items():
+                self._leave(source, waiter)
 
     async def _wait_for_any(self, waiters: Sequence[ReceiveWaiter]) -> None:
         """Wait until one is woken; the loop that does the background work may wait for this one meanwhile."""
@@ -188,7 +191,7 @@ class Receivers:
         item = source.take(box, self._clock.now(), promised=promised)
         return None if item is None else ((source, box), item)
 
-    def _join(self, box: Mailbox) -> ReceiveWaiter:
+    def _join(self, place: Place) -> ReceiveWaiter:
         """Join the receivers of a mailbox, in the running loop; under the lock.
 
         Raises:
@@ -197,16 +200,16 @@ class Receivers:
         if self._state.closed:
             raise closed_error()
         waiter = ReceiveWaiter(asyncio.get_running_loop())
-        box.waiters.append(waiter)
+        place[1].waiters.append(waiter)
+        self._state.waits[waiter] = place
         return waiter
 
-    def _leave(self, source: Inbox | QueueBuffer, box: Mailbox, waiter: ReceiveWaiter) -> None:
+    def _leave(self, source: Inbox | QueueBuffer, waiter: ReceiveWaiter) -> None:
         """Leave without a message, and call the next receiver."""
+        if waiter.lost:  # the garbage collector closes this coroutine, perhaps where the lock is held already
+            return  # the background work does it
         with self._state.lock:
-            others = source.abandon(box, waiter) if waiter.error is None else []
-            if len(box.items) > box.promised:
-                others += self._state.watching(source.queue.name)
-            box.used_at = self._clock.now()
+            others = self._state.leave(waiter)
         for other in others:
             other.wake()
         if isinstance(source, QueueBuffer):

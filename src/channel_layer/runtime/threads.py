@@ -41,6 +41,11 @@ class ThreadEvent:
         self._write_end: int
         self.descriptor, self._write_end = os.pipe()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the thread never runs again: a thread cannot end while it waits."""
+        return False
+
     def wake(self) -> None:
         """Wake the thread. Does nothing if the event is set or closed."""
         with self._lock:

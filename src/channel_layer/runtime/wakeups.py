@@ -39,7 +39,8 @@ class InlineFuture:
         self.loop: asyncio.AbstractEventLoop = loop
         self.error: Exception | None = None
         self._asyncio_future_blocking = False
-        self._cancelled: asyncio.CancelledError | None = None
+        self._cancelled: tuple[object, ...] | None = None
+        """The arguments of the error for the waiting task, if it was cancelled."""
         self._done = False
         self._result: object = None
         self._wake: Callable[[InlineFuture], object] | None = None
@@ -92,9 +93,13 @@ class InlineFuture:
     def result(self) -> object:
         """Return the result or raise the error; asyncio calls this before it resumes the task."""
         if self._cancelled is not None:
-            raise self._cancelled
+            raise asyncio.CancelledError(*self._cancelled)
         if self.error is not None:
-            raise self.error
+            error = self.error
+            try:
+                raise error
+            finally:
+                del error, self  # its traceback refers to this frame
         return self._result
 
     def cancel(self, msg: object = None) -> bool:
@@ -106,7 +111,7 @@ class InlineFuture:
         if self._done:
             return False
         self._done = True
-        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self._cancelled = () if msg is None else (msg,)
         self._wake_soon()
         return True
 
@@ -115,8 +120,9 @@ class InlineFuture:
         return self.loop
 
     def _wake_soon(self) -> None:
-        if self._wake is not None:
-            self.loop.call_soon(self._wake, self, context=self._context)
+        wake, self._wake = self._wake, None  # the task's error refers to this, and so would keep the task
+        if wake is not None:
+            self.loop.call_soon(wake, self, context=self._context)
 
 
 class ReceiveWaiter(InlineFuture):
@@ -125,6 +131,11 @@ class ReceiveWaiter(InlineFuture):
     __slots__ = ()
 
     error: Exception | None  # which `fail` sets, too; said again for those who read types from the installed files
+
+    @property
+    def lost(self) -> bool:
+        """Whether the loop was closed while the task waited."""
+        return self.loop.is_closed()
 
     def wake(self) -> None:
         """Schedule the task in its event loop."""

@@ -326,6 +326,9 @@ class BlindStore:
     async def aclose(self) -> None:
         await self._store.aclose()
 
+    def abandon(self) -> None:
+        self._store.abandon()
+
 
 class BlindBlockingStore:
     """A blocking store that hides names from another one: see `BlindStore`."""

@@ -159,6 +159,9 @@ class FaultyStore:
     async def aclose(self) -> None:
         await self._store.aclose()
 
+    def abandon(self) -> None:
+        self._store.abandon()
+
     async def _unless_cut(self, work: Awaitable[R]) -> R:
         """Await *work*, unless the connection is lost first.
 

@@ -108,6 +108,10 @@ class _LocalAndRemoteStore:
         finally:
             await self._remote.aclose()
 
+    def abandon(self) -> None:
+        self._local.abandon()
+        self._remote.abandon()
+
 
 class _BlockingLocalAndRemoteStore:
     """The blocking store port over two stores: see `_LocalAndRemoteStore`."""

@@ -6,6 +6,7 @@ So queues and groups in a database, for example, become a channel layer with a p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -238,6 +239,12 @@ class _CompleteStore:
         finally:
             self._closed.set_result(None)
             self._thread.shutdown(wait=False)
+
+    def abandon(self) -> None:
+        """Have the thread close the simple store, and end."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._thread.submit(self._close)
+        self._thread.shutdown(wait=False)
 
     async def _call(self, work: Callable[[SimpleStore], R], *, needed: bool = False) -> R:
         """Run *work* in the thread, to its end even if the caller is cancelled.

@@ -138,6 +138,9 @@ class _BlockingAsAsync:
         self._blocking.close()
         await self._store.aclose()
 
+    def abandon(self) -> None:
+        self._store.abandon()
+
 
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
