@@ -23,6 +23,12 @@ __all__ = ("ServerClient", "send_calls")
 
 T = TypeVar("T")
 
+_MOST_SPARE: Final = 64
+"""Idle connections that are kept for the next commands that block; further ones are closed at once."""
+
+_SPARE_SECONDS: Final = 5.0
+"""A connection is closed when it has been idle for this long, or twice as long at most."""
+
 _LEAST_SECONDS: Final = 0.01
 """Seconds that a command gets even if connecting has used up its time."""
 
@@ -42,6 +48,10 @@ class ServerClient:
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._spare: list[Connection] = []
+        """Idle ones; the last is used first, so the first ones are those that are not needed."""
+        self._unneeded = 0
+        """How many of the first ones have not been used since the timer was set."""
+        self._trimming: asyncio.TimerHandle | None = None
         self._all: set[Connection] = set()
         """All whose socket may be open, those that are being made included."""
         self._making: set[asyncio.Task[Connection]] = set()
@@ -100,6 +110,8 @@ class ServerClient:
         """Return an idle connection for a command that blocks, for the caller alone; None: there is none."""
         while self._spare:
             connection = self._spare.pop()
+            if len(self._spare) < self._unneeded:  # noqa: PLR1730 - every read comes here, and min() is slower
+                self._unneeded = len(self._spare)
             if connection.open and not connection.stale:
                 return connection
             connection.abort()
@@ -124,15 +136,32 @@ class ServerClient:
 
     def give(self, connection: Connection) -> None:
         """Take back a borrowed connection; it is closed if a reply is still to come."""
-        if connection.usable:
+        if connection.usable and len(self._spare) < _MOST_SPARE:
             connection.touch()
             self._spare.append(connection)
+            if self._trimming is None:
+                self._trim_later()
         else:
             connection.abort()
+
+    def _trim_later(self) -> None:
+        self._unneeded = len(self._spare)
+        self._trimming = self._loop.call_later(_SPARE_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        """Close the connections that were not needed since the timer was set: one timer for all of them."""
+        self._trimming = None
+        for connection in self._spare[: self._unneeded]:
+            connection.abort()
+        del self._spare[: self._unneeded]
+        if self._spare:
+            self._trim_later()
 
     async def aclose(self) -> None:
         """Close all connections, and refuse to make others; return when the sockets are closed."""
         self._closed = True
+        if self._trimming is not None:
+            self._trimming.cancel()
         for task in self._making:
             task.cancel()
         if self._making:
@@ -140,6 +169,11 @@ class ServerClient:
         for connection in self._all:
             connection.abort()
         await asyncio.gather(*(connection.closed for connection in self._all))
+
+    def abandon(self) -> None:
+        """End all connections, because the loop was closed before `aclose`; called in any thread."""
+        for connection in self._all.copy():
+            connection.abandon()
 
     def _begin(self, connect_for: Callable[[], Coroutine[object, object, Connection]]) -> asyncio.Task[Connection]:
         """Make a connection in a task of its own, which goes on if the caller is cancelled and ends with `aclose`."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
