@@ -23,6 +23,7 @@ from channel_layer.errors import (
     InvalidName,
     MessageTooLarge,
     NoLocalReader,
+    PatchedThreadsError,
     StoreError,
     SubscriptionError,
 )
@@ -47,6 +48,7 @@ __all__ = (
     "Message",
     "MessageTooLarge",
     "NoLocalReader",
+    "PatchedThreadsError",
     "Statistics",
     "StoreError",
     "Subscription",

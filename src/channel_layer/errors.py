@@ -2,7 +2,7 @@
 
 All have one base, so that ``except ChannelLayerError`` catches all of them. Each says what is at fault: the
 caller (`InvalidName`, `InvalidMessage`, `InvalidFields`, `MessageTooLarge`, `SubscriptionError`, `ConfigError`), the
-load (`ChannelFull`, `NoLocalReader`) or the environment (`StoreError`).
+load (`ChannelFull`, `NoLocalReader`) or the environment (`StoreError`, `PatchedThreadsError`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = (
     "MessageTooLarge",
     "NoLocalReader",
     "Outcome",
+    "PatchedThreadsError",
     "StoreError",
     "SubscriptionError",
 )
@@ -167,6 +168,23 @@ class StoreError(ChannelLayerError):
         super().__init__(message)
         self.retryable = retryable
         self.outcome: Outcome = outcome
+
+
+class PatchedThreadsError(ChannelLayerError, RuntimeError):
+    """An asynchronous call in a process whose threads gevent or eventlet has replaced; nothing was done.
+
+    The event loop of the call and that of the library would run in one thread, where asyncio allows only one.
+
+    Attributes:
+        by: the package that has replaced them.
+    """
+
+    def __init__(self, by: str) -> None:
+        self.by: str = by
+        super().__init__(
+            f"{by} has replaced the threads of this process, so no event loop of asyncio can run beside the caller: "
+            f"use layer.blocking, as in layer.blocking.send(...), whose waits let other greenlets run"
+        )
 
 
 class SubscriptionError(ChannelLayerError, RuntimeError):

@@ -29,6 +29,7 @@ _PUBLIC = {
         "Message",
         "MessageTooLarge",
         "NoLocalReader",
+        "PatchedThreadsError",
         "Statistics",
         "StoreError",
         "Subscription",

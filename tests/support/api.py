@@ -30,6 +30,7 @@ from channel_layer import (
     InvalidMessage,
     InvalidName,
     MessageTooLarge,
+    PatchedThreadsError,
     Statistics,
     StoreError,
     Subscription,
@@ -76,6 +77,7 @@ _ERRORS = (
     SubscriptionError,
     ConfigError,
     StoreError,
+    PatchedThreadsError,
 )
 
 _LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, IPCChannelLayer, RedisChannelLayer)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import select
 import socket
 import ssl
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
+from channel_layer.runtime.threads import Poller
 from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting
 from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._packing import pack
@@ -79,8 +79,7 @@ class BlockingConnection:
             raise connect_error(address.label, timeout, exc) or exc from exc
         self._finalizer = weakref.finalize(self, self._socket.close)
         try:
-            self._poller = select.poll()
-            self._poller.register(self._socket.fileno(), select.POLLIN)
+            self._poller = Poller([self._socket.fileno()])
             commands = greeting(address)
             self.send(b"".join(map(pack, commands)))
             self.client_id, self.run_id = read_greeting(address, self.read(len(commands), deadline))
@@ -174,7 +173,7 @@ class BlockingConnection:
         Raises:
             StoreError: the connection is lost.
         """
-        if not self._poller.poll(1000 * seconds):
+        if not self._poller.wait(seconds):
             return False
         self._socket.settimeout(0)
         try:

@@ -5,9 +5,10 @@ A firewall, a proxy or a balancer forgets a connection that is idle, and mostly 
 
 from __future__ import annotations
 
-import select
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
+
+from channel_layer.runtime.threads import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ class Socket(Protocol):
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
     def fileno(self) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
 
 
 def keep_alive(tcp: Socket) -> None:
@@ -42,6 +44,4 @@ def keep_alive(tcp: Socket) -> None:
 
 def has_input(sock: Socket) -> bool:
     """Return whether something has come that was not read yet: data, or the end of the connection."""
-    poller = select.poll()
-    poller.register(sock.fileno(), select.POLLIN)
-    return bool(poller.poll(0))
+    return Poller([sock.fileno()]).wait(0)

@@ -14,6 +14,9 @@ import weakref
 from concurrent.futures import Future, InvalidStateError, wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from channel_layer.errors import StoreError
+from channel_layer.runtime.threads import refuse_patched_threads
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
@@ -52,6 +55,9 @@ THREAD_NAME = "channel-layer-io"
 
 _LOOK_SECONDS = 0.05
 """Seconds between two checks whether the event loop that a task waits for still runs."""
+
+_START_SECONDS = 30.0
+"""Seconds for which a call waits for the I/O thread to begin."""
 
 _STOP_SECONDS = 5.0
 """Seconds for which the interpreter's exit waits for the I/O thread."""
@@ -243,7 +249,13 @@ class IOThread:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
-        self._started.wait()
+        if not self._started.wait(_START_SECONDS):
+            raise StoreError(
+                f"the thread {THREAD_NAME} did not begin within {_START_SECONDS:g} s: look for what keeps this process "
+                f"from running threads",
+                retryable=True,
+                outcome="not_sent",
+            )
         # The first finalizer of a process registers an exit handler. Handlers run in reverse order, so register it
         # before `stop`.
         weakref.finalize(self, _nothing)
@@ -361,7 +373,12 @@ _parents: list[IOThread] = []
 
 
 def io_thread() -> IOThread:
-    """Return the I/O thread of the process; start it if it does not run."""
+    """Return the I/O thread of the process; start it if it does not run.
+
+    Raises:
+        PatchedThreadsError: there can be none.
+    """
+    refuse_patched_threads()
     global _thread  # noqa: PLW0603 - one thread for the whole process
     with _lock:
         if _thread is None or _thread.loop.is_closed():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import Backend, Clock
     from channel_layer.runtime.event_loops import LoopSession
 
-__all__ = ("LayerLifetime", "LayerResources")
+__all__ = ("Facade", "LayerLifetime", "LayerResources")
 
 R = TypeVar("R")
 

@@ -26,6 +26,7 @@ from channel_layer.runtime.event_loops import (
     io_thread_started,
     run_in,
 )
+from channel_layer.runtime.threads import refuse_patched_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -114,6 +115,8 @@ class LoopSessions:
         if in_io_thread():
             return await self.open_in_thread()
         self._refuse_if_closed()
+        if self._connects:
+            refuse_patched_threads()
         if not self.settled:
             return None
         if self._connects and self._know(loop).interrupted:

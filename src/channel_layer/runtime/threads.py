@@ -1,23 +1,24 @@
 """Lets a thread without an event loop wait for several events at once.
 
 Every event is a file descriptor, so that one system call waits for servers, doorbells and the mailboxes of this
-process, without a helper thread.
+process, without a helper thread. Under gevent and eventlet the thread is a greenlet, and others run while it waits.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import threading
 from typing import TYPE_CHECKING
 
+from channel_layer.errors import PatchedThreadsError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
-__all__ = ("ThreadEvent", "await_any")
+__all__ = ("Poller", "ThreadEvent", "await_any", "refuse_patched_threads")
 
 _MOST_SECONDS = 3600.0
 """The longest wait of one system call in seconds; the caller of a longer wait calls again."""
@@ -77,11 +78,40 @@ class ThreadEvent:
         self.close()
 
 
+class Poller:
+    """Waits for some file descriptors, again and again."""
+
+    __slots__ = ("_descriptors", "_poll")
+
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self._descriptors = descriptors
+        self._poll: Callable[[float], object] | None = None
+        if hasattr(select, "poll"):  # eventlet removes it
+            poller = select.poll()
+            for descriptor in descriptors:
+                poller.register(descriptor, select.POLLIN)
+            self._poll = poller.poll
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until one of them is readable or closed, or *seconds* have passed; return False in the latter case."""
+        if self._poll is not None:
+            return bool(self._poll(1000 * seconds))
+        return bool(select.select(self._descriptors, (), (), seconds)[0])
+
+
 def await_any(descriptors: Iterable[int], seconds: float) -> None:
     """Wait until one of these file descriptors is readable or closed, or *seconds* have passed."""
-    poller = select.poll()
-    for descriptor in descriptors:
-        if descriptor < 0:
-            return  # it is closed: the caller finds out why
-        poller.register(descriptor, select.POLLIN)
-    poller.poll(math.ceil(1000 * min(max(0.0, seconds), _MOST_SECONDS)))
+    descriptors = tuple(descriptors)
+    if min(descriptors, default=0) >= 0:  # else one is closed: the caller finds out why
+        Poller(descriptors).wait(min(max(0.0, seconds), _MOST_SECONDS))
+
+
+def refuse_patched_threads() -> None:
+    """Refuse what needs a second event loop if threads are greenlets of one thread.
+
+    Raises:
+        PatchedThreadsError: gevent or eventlet has made them so.
+    """
+    owner = threading.get_ident.__module__
+    if owner != "_thread":
+        raise PatchedThreadsError(owner.partition(".")[0])
