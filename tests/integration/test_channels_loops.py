@@ -98,12 +98,12 @@ def send_from_plain_code(_child: SyncChild, setup: Setup) -> list[object]:
     layer = setup.layer()
     name = async_to_sync(layer.new_channel)()
     async_to_sync(layer.group_add)("group", name)
-    for number in range(60):
+    for number in range(45):
         async_to_sync(layer.send)(name, {"n": number})
         async_to_sync(layer.group_send)("group", {"n": number})
         async_to_sync(layer.send)("normal", {"n": number})
-    got = [async_to_sync(layer.receive)(name)["n"] for _ in range(120)]
-    got += [async_to_sync(layer.receive)("normal")["n"] for _ in range(60)]
+    got = [async_to_sync(layer.receive)(name)["n"] for _ in range(90)]
+    got += [async_to_sync(layer.receive)("normal")["n"] for _ in range(45)]
     async_to_sync(layer.aclose)()
     return list(got)
 
@@ -113,7 +113,7 @@ def test_async_to_sync_opens_no_connection_for_a_call(start_server: StartServer,
     server = start_server()
     before = connections_made(server)
     got = in_own_process(send_from_plain_code, Setup((server.url,), prefix))
-    assert got == [number for number in range(60) for _ in range(2)] + list(range(60))
+    assert got == [number for number in range(45) for _ in range(2)] + list(range(45))
     # One for commands, one for the inbox's reader, one to wait on the normal channel; and the one that asks.
     assert connections_made(server) - before <= 4
     assert server.host().clients() == []
