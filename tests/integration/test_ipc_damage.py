@@ -470,6 +470,8 @@ RUBBISH: Final[dict[str, Callable[[bytes], bytes]]] = {
     "zeros": lambda value: bytes(len(value)),
     "ones": lambda value: b"\xff" * len(value),
     "an infinite time": lambda value: struct.pack(">d", float("inf")) * 2 + value[16:],
+    "a much later tail": lambda value: value[:24] + b"\x90" + value[25:],
+    "a much earlier head": lambda value: value[:16] + b"\0\x01" + value[18:],
     "a text": lambda value: b"rubbish!" * (len(value) // 8 + 1),
 }
 
@@ -566,7 +568,7 @@ def test_a_record_that_is_lost_is_logged(tmp_path: Path, caplog: pytest.LogCaptu
         push(store, "jobs")
         push(store, "innocent", b"2")
         reference = backend.acquire_environment()
-        rewrite(reference, k.key(k.QUEUE, b"jobs"), lambda value: value[:16] + bytes(8) + value[24:])
+        rewrite(reference, k.key(k.QUEUE, b"jobs"), lambda value: value[:16] + b"\xff" * 8 + value[24:])
         assert pop(store, "jobs", 1) == []
         assert "the queue 'jobs' was damaged" in caplog.text
         push(store, "jobs", b"new")
@@ -620,6 +622,22 @@ def test_a_store_in_use_is_never_refused(tmp_path: Path, seed: int) -> None:
                     store.execute_many([c.Pop(0, name.queue, 10, "me") for name in names])
                 clock.advance(choose.choice([0, 0, 1, 100]))
                 assert find_damage(data.fileno(), MANY) is None
+        reference.release()
+
+
+def test_a_record_that_tells_of_too_much_is_mended(tmp_path: Path) -> None:
+    """A queue whose record tells of entries that are not there loses none of those that are."""
+    backend = make_backend(tmp_path / "ipc")
+    with closing(backend.open_blocking()) as store:
+        reference = backend.acquire_environment()
+        for n, change in enumerate([lambda value: value[:16] + bytes(8) + value[24:], RUBBISH["a much later tail"]]):
+            push(store, f"jobs.{n}", b"1")
+            push(store, f"jobs.{n}", b"2")
+            rewrite(reference, k.key(k.QUEUE, b"jobs.%d" % n), change)
+            assert pop(store, f"jobs.{n}", 2) == [b"1", b"2"]
+            assert pop(store, f"jobs.{n}", 2) == []
+            push(store, f"jobs.{n}", b"3")
+            assert pop(store, f"jobs.{n}", 2) == [b"3"]
         reference.release()
 
 

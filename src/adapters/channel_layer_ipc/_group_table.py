@@ -165,9 +165,10 @@ class GroupTable(Table[GroupRecord]):
     def _inbox(self, group: GroupRecord, inbox: bytes) -> tuple[int, int]:
         """Return the version of the last owned member of an inbox that joined, and how many there are."""
         data = self._values.get(k.key(k.GROUP_INBOX, group.name, inbox))
-        if data is not None and len(data) != _INBOX.size:  # it is damaged
+        try:
+            return _INBOX.unpack(data) if data is not None else (0, 0)
+        except struct.error:  # it is damaged
             return group.version, len(self._values.parts(k.OWNED, group.name, inbox))
-        return _INBOX.unpack(data) if data is not None else (0, 0)
 
     def _put_inbox(self, group: GroupRecord, inbox: bytes, version: int, members: int) -> None:
         key = k.key(k.GROUP_INBOX, group.name, inbox)
@@ -183,7 +184,7 @@ def _joined_key(group: GroupRecord, kind: bytes, member: bytes, joined: float) -
 
 def _change_count(group: GroupRecord, kind: bytes, change: int) -> None:
     if kind == k.OWNED:
-        group.owned = max(0, group.owned + change)
+        group.owned += change
     else:
-        group.others = max(0, group.others + change)
+        group.others += change
     group.changed = True

@@ -32,7 +32,7 @@ _TIMED = struct.Struct(">dd")
 _STAMP = struct.Struct(">d")
 
 _LATEST: Final = 2.0**43
-"""Seconds; a time beyond it is none, and could not be a part of a key."""
+"""Seconds; a later time is none, and could not be a part of a key."""
 
 MAX_READERS: Final = 16
 """Doorbells that an inbox remembers; those of processes that were killed go with the next notification."""
@@ -74,12 +74,16 @@ class Record(ABC):
 
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
-        """Make it from such bytes."""
+        """Make it from such bytes.
+
+        Raises:
+            struct.error: they are none.
+        """
         return cls(name, *cls.layout.unpack(data), stored=True)
 
-    def is_plausible(self) -> bool:
-        """Return whether this library can have written these numbers."""
-        return _is_time(self.due) and _is_time(self.until)
+    def lasts(self, now: float) -> bool:
+        """Return whether it ends later than *now*."""
+        return now < self.until < _LATEST
 
     def postpone(self, due: float) -> None:
         """Have it looked at later; it is not in the index at present."""
@@ -106,8 +110,12 @@ class SequenceRecord(Record):
         """How many entries it holds."""
         return self.tail - self.head
 
-    def is_plausible(self) -> bool:
-        return 0 < self.head <= self.tail and _is_time(self.due) and _is_time(self.until)
+    @classmethod
+    def unpack(cls, name: bytes, data: bytes) -> Self:
+        record = cls(name, *cls.layout.unpack(data), stored=True)
+        if record.tail < record.head:
+            raise struct.error("it ends before it begins")
+        return record
 
 
 @dataclass(slots=True)
@@ -166,6 +174,8 @@ class InboxRecord(SequenceRecord):
     @classmethod
     def unpack(cls, name: bytes, data: bytes) -> Self:
         due, until, head, tail, serial, owner, one, two, three = cls.layout.unpack_from(data)
+        if tail < head:
+            raise struct.error("it ends before it begins")
         readers = struct.unpack_from(f">{three}Q", data, cls.layout.size)
         start = cls.layout.size + 8 * three
         generation, flushed = data[start : start + one], data[start + one : start + one + two]
@@ -191,7 +201,8 @@ class GroupRecord(Record):
     others: int = 0
 
     def pack(self) -> bytes:
-        return self.layout.pack(self.due, self.until, self.version, self.owned, self.others)
+        # The counts are below 0 if they were damaged.
+        return self.layout.pack(self.due, self.until, self.version, max(0, self.owned), max(0, self.others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +237,6 @@ class TimedRecord:
 
 _ENDED: Final = TimedRecord(0.0, 0.0)
 """Stands for a record that is damaged."""
-
-
-def _is_time(when: float) -> bool:
-    return -_LATEST < when < _LATEST
 
 
 def pack_entry(stamp: float, frame: bytes) -> bytes:

@@ -40,7 +40,10 @@ _MIDDLE: Final = 2**63
 
 
 _MANY: Final = 100_000
-"""Entries that a record may tell of without proof: nothing is done for each of them before there is one."""
+"""Entries from which on it is looked at which ones there are: a record that is damaged may tell of any number."""
+
+_MOST_EXPIRED: Final = 2**63
+"""Messages that a record counts, at most."""
 
 
 class Table(Generic[RecordT]):
@@ -65,7 +68,13 @@ class Table(Generic[RecordT]):
         if name in self._records:
             return self._records[name]
         data = self._values.get(k.key(self.record_type.kind, name))
-        record = self._records[name] = self._unpack(name, data) if data is not None else None
+        record = None
+        if data is not None:
+            try:
+                record = self.record_type.unpack(name, data)
+            except struct.error:
+                self.discard(name)
+        self._records[name] = record
         return record
 
     def names(self) -> list[bytes]:
@@ -90,34 +99,25 @@ class Table(Generic[RecordT]):
             self._values.remove_due(record.due, record.key)
         self._records[record.name] = None
 
-    def review(self, record: RecordT) -> None:
-        """Drop a record that was due if it has ended, else have it looked at again when it ends."""
-        if record.until > self._values.now:
-            record.postpone(record.until)
-        else:
-            self.drop(record)
-
-    def _unpack(self, name: bytes, data: bytes) -> RecordT | None:
-        """Return a record from its bytes; None, and remove it with all that belongs to it, if they are damaged."""
-        try:
-            record = self.record_type.unpack(name, data)
-        except struct.error:
-            record = None
-        if record is not None and self._is_plausible(record):
-            return record
+    def discard(self, name: bytes) -> None:
+        """Remove a record that is damaged, with all that belongs to it."""
         self._values.remove(k.key(self.record_type.kind, name))
         for kind in self.part_kinds:
             self._values.clear(k.key(kind, name))
+        self._records[name] = None
         _logger.error(
             "the %s %r was damaged in the files of the channel layer, and what was in it is lost: "
             "find out what else writes to these files",
             self.record_type.what,
             name.decode("ascii", "replace"),
         )
-        return None
 
-    def _is_plausible(self, record: RecordT) -> bool:
-        return record.is_plausible()
+    def review(self, record: RecordT) -> None:
+        """Drop a record that was due if it has ended, else have it looked at again when it ends."""
+        if record.lasts(self._values.now):
+            record.postpone(record.until)
+        else:
+            self.drop(record)
 
     def _save_record(self, record: RecordT) -> None:
         record.changed = False
@@ -132,14 +132,6 @@ class _SequenceTable(Table[SequenceT]):
 
     __slots__ = ()
 
-    def _is_plausible(self, record: SequenceT) -> bool:
-        return record.is_plausible() and (record.size < _MANY or self._has_ends(record))
-
-    def _has_ends(self, record: SequenceT) -> bool:
-        """Return whether the first and the last entry are there."""
-        ends = (k.numbered(record.entry_kind, record.name, number) for number in (record.head, record.tail - 1))
-        return all(self._values.get(key) is not None for key in ends)
-
     def append(self, record: SequenceT, stamp: float, frame: bytes) -> None:
         """Put an entry at the end."""
         self._values.put(k.numbered(record.entry_kind, record.name, record.tail), pack_entry(stamp, frame))
@@ -153,9 +145,18 @@ class _SequenceTable(Table[SequenceT]):
         """Remove the entries that come before a number."""
         head = min(head, record.tail)
         if head > record.head:
-            for number in range(record.head, head):
-                self._values.remove(k.numbered(record.entry_kind, record.name, number))
+            if head - record.head > _MANY:
+                self._trim_many(record, head)
+            else:
+                for number in range(record.head, head):
+                    self._values.remove(k.numbered(record.entry_kind, record.name, number))
             record.head, record.changed = head, True
+
+    def _trim_many(self, record: SequenceT, head: int) -> None:
+        end = k.numbered(record.entry_kind, record.name, head)
+        for key, _ in self._values.scan(k.key(record.entry_kind, record.name)):
+            if key < end:
+                self._values.remove(key)
 
     def drop(self, record: SequenceT) -> None:
         """Remove a record with its entries."""
@@ -208,23 +209,33 @@ class QueueTable(_SequenceTable[QueueRecord]):
     def expire(self, queue: QueueRecord) -> int:
         """Remove from the head of a queue what is too old; return how many messages expired since the last call."""
         limit = self._limit()
-        head = queue.head
+        head, missing = queue.head, 0
         while head < queue.tail:
             data = self._values.get(k.numbered(k.ENTRY, queue.name, head))
-            if data is not None and split_entry(data)[0] > limit:
+            if data is None:  # something else has written to the file
+                following = self._following(queue, head)
+                head, missing = following, missing + following - head
+                continue
+            if split_entry(data)[0] > limit:
                 break
             head += 1
-        expired = queue.expired + head - queue.head
-        if expired:
+        expired = queue.expired + head - queue.head - missing
+        if expired or missing:
             self.trim(queue, head)
             queue.expired, queue.changed = 0, True
         return expired
 
     def sweep(self, queue: QueueRecord, until: float) -> None:
         """Remove all that is in a queue, and remember until then how many messages that were."""
-        queue.expired += queue.size
+        queue.expired = min(_MOST_EXPIRED, queue.expired + queue.size)
         self.trim(queue, queue.tail)
         queue.until, queue.changed = until, True
+
+    def _following(self, queue: QueueRecord, number: int) -> int:
+        """Return the number of the first entry that is there, from this one on; that of the tail, if there is none."""
+        start = k.numbered(k.ENTRY, queue.name, number)
+        keys = (key for key, _ in self._values.scan(k.key(k.ENTRY, queue.name)) if key > start)
+        return min(queue.tail, next((int.from_bytes(key[-8:]) for key in keys), queue.tail))
 
     def _limit(self) -> float:
         return self._values.now - self._values.times.expiry
@@ -274,7 +285,13 @@ class InboxTable(_SequenceTable[InboxRecord]):
             size -= len(data)
             if left <= 0 or size <= 0:
                 break
+        if inbox.size > _MANY and self._values.get(self._last_key(inbox, found)) is None:
+            found = self.entries(inbox)  # the tail was damaged
+            inbox.tail, inbox.changed = inbox.head + len(found), True
         return found
+
+    def _last_key(self, inbox: InboxRecord, found: Sequence[object]) -> bytes:
+        return k.numbered(k.FRAME, inbox.name, inbox.head + len(found) - 1)
 
     def add_reader(self, inbox: InboxRecord, doorbell: int) -> None:
         """Have a reader notified of the next entry."""
@@ -289,7 +306,10 @@ class InboxTable(_SequenceTable[InboxRecord]):
         if known is not None:
             return known[0]
         data = self._values.get(k.key(k.UNREAD_COUNT, inbox.name, channel))
-        count = int(_COUNT.unpack(data)[0]) if data is not None and len(data) == _COUNT.size else 0
+        try:
+            count = int(_COUNT.unpack(data)[0]) if data is not None else 0
+        except struct.error:  # it is damaged
+            count = 0
         inbox.counts[channel] = count, False
         return count
 
