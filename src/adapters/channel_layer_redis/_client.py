@@ -102,8 +102,7 @@ class ServerClient:
             if self._connecting is None or self._connecting.done():
                 self._connecting = self._begin(self._connect_for_commands)
             connection = await self._made(self._connecting)
-        if connection.buffer_full:
-            await connection.room()
+        await connection.room()
         return connection
 
     def take_spare(self) -> Connection | None:

@@ -269,11 +269,6 @@ class Connection(asyncio.Protocol):
                 ) from exc
 
     @property
-    def buffer_full(self) -> bool:
-        """Whether the transport's buffer is full."""
-        return self._room is not None
-
-    @property
     def usable(self) -> bool:
         """Whether another task can use the connection: it is open, and no reply is still to come."""
         return self.open and not self._waiting
