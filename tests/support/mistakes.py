@@ -19,6 +19,10 @@ _SHARE = "must be a number from 0 to 1"
 _TEXT = "a character where it cannot stand; in a login or an option % / ? # @ and spaces are written %25"
 _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in brackets"
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
+_CONTEXT = (
+    'must be True or False, not a SSLContext: write "ssl_context" for it, beside a rediss:// address or "ssl": True, '
+    "or ssl_ca_certs, ssl_certfile, ssl_keyfile and ssl_cert_reqs instead"
+)
 KEY = "hidden, and long enough for 256 bits"
 _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 _OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
@@ -428,6 +432,36 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         {"hosts": [{"host": "a", "socket_keepalive_options": {}}]},
         "hosts[0].socket_keepalive_options",
         "the layer sets the intervals of the probes itself: remove it",
+    ),
+    "a context as ssl": (
+        {"hosts": [{"address": "rediss://a", "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}]},
+        "hosts[0].ssl",
+        _CONTEXT,
+    ),
+    "a context as ssl of a host": (
+        {"hosts": [{"host": "a", "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}]},
+        "hosts[0].ssl",
+        _CONTEXT,
+    ),
+    "a context beside hosts": (
+        {"hosts": ["rediss://a"], "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
+        "ssl",
+        'an SSLContext is written "ssl_context" there',
+    ),
+    "an option of TLS beside hosts": (
+        {"hosts": ["rediss://a"], "ssl_cert_reqs": None},
+        "ssl_cert_reqs",
+        "write rediss:// in hosts, and other options of TLS beside it",
+    ),
+    "TLS in the query": (
+        {"hosts": ["redis://a?ssl=true"]},
+        "hosts[0]",
+        "the URL's query has 'ssl': the scheme of the URL says it, as in rediss://localhost:6379",
+    ),
+    "a context in the query": (
+        {"hosts": ["rediss://a?ssl_context=x"]},
+        "hosts[0]",
+        "the URL's query has 'ssl_context': an object cannot stand in a URL",
     ),
     "a file without TLS": ({"hosts": [{"ssl_ca_certs": "/x"}]}, "hosts[0].ssl_ca_certs", _TLS),
     "an empty file name": (

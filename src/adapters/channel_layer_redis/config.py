@@ -33,6 +33,11 @@ __all__ = ("RedisConfig",)
 
 _IN_HOSTS = 'write it in hosts, as in hosts=[{"host": "localhost", "port": 6379, "password": ...}]'
 
+_TLS_IN_HOSTS = (
+    'write rediss:// in hosts, and other options of TLS beside it, as in hosts=[{"address": "rediss://localhost:6379", '
+    '"ssl_ca_certs": ...}]; an SSLContext is written "ssl_context" there'
+)
+
 _SHORTHAND = ("host", "port", "db")
 
 _ANY_CASE = "|".join("".join(f"[{letter.upper()}{letter}]" for letter in scheme) for scheme in SCHEMES)
@@ -102,11 +107,7 @@ class RedisConfig(CommonConfig):
         **CommonConfig.refused,
         "address": _IN_HOSTS,
         "url": _IN_HOSTS,
-        "username": _IN_HOSTS,
-        "password": _IN_HOSTS,
-        "ssl": _IN_HOSTS,
-        "health_check_interval": _IN_HOSTS,
-        "socket_keepalive": _IN_HOSTS,
+        **{name: _TLS_IN_HOSTS if name.startswith("ssl") else _IN_HOSTS for name in OPTIONS if name != "db"},
         "connection_kwargs": f"an option of asgi_redis: remove it; for options of a connection, {_IN_HOSTS}",
         "stats_prefix": "an option of asgi_redis that this layer does not need: remove it",
         "serializer_format": "an option of channels_redis; this layer always writes msgpack: remove it",

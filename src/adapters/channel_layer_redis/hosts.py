@@ -106,6 +106,8 @@ _BOOLEANS: Mapping[str, bool] = {
 _ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'),
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"),
+    "ssl": "the scheme of the URL says it, as in rediss://localhost:6379",
+    "ssl_context": 'an object cannot stand in a URL: {"address": "rediss://localhost:6379", "ssl_context": ...}',
     "socket_keepalive_options": "the layer sets the intervals of the probes itself: remove it",
 }
 """redis-py's names of options that are written differently here."""
@@ -249,7 +251,9 @@ def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress |
     for name, given in options.items():
         if name in _LOGIN and given.value is None:
             continue
-        if name in found and found[name].value != given.value:
+        if name == "ssl" and not isinstance(given.value, bool):
+            pass  # an error of its own, whatever the address says
+        elif name in found and found[name].value != given.value:
             if name == "ssl":
                 problem = "contradicts the address: rediss:// and valkeys:// are with TLS, the others without"
             else:

@@ -27,6 +27,11 @@ TLS_OPTIONS: Final[Mapping[str, str]] = {
 }
 """The TLS options of a server and their meaning. None of them may be given with a ready context."""
 
+_CONTEXT_HINT: Final = (
+    'write "ssl_context" for it, beside a rediss:// address or "ssl": True, '
+    "or ssl_ca_certs, ssl_certfile, ssl_keyfile and ssl_cert_reqs instead"
+)
+
 Verify = Literal["required", "optional", "none"]
 """How far a server's certificate is checked, in redis-py's words.
 
@@ -97,7 +102,8 @@ def parse_tls(options: GivenOptions, errors: list[FieldError]) -> TLS | None:
     wanted = options.get("ssl")
     used = [name for name in (*TLS_OPTIONS, "ssl_context") if name in options]
     if wanted is not None and not isinstance(wanted.value, bool):
-        errors.append(wanted.error(f"must be True or False, not {describe_value(wanted.value)}"))
+        hint = f": {_CONTEXT_HINT}" if isinstance(wanted.value, ssl.SSLContext) else ""
+        errors.append(wanted.error(f"must be True or False, not {describe_value(wanted.value)}{hint}"))
         return None
     if wanted is None or not wanted.value:
         errors += [options[name].error('needs TLS: a rediss:// URL, or "ssl": True in a dict') for name in used]
