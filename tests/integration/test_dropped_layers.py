@@ -16,6 +16,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +26,8 @@ from asgiref.sync import async_to_sync
 
 from channel_layer import ChannelLayer
 from channel_layer.blocking import BlockingChannelLayer
+from channel_layer.runtime import event_loops, loop_sessions
+from channel_layer.runtime.lifetime import LayerResources
 from channel_layer.runtime.wakeups import ReceiveWaiter
 from channel_layer.testing import fresh_prefix
 from channel_layer.testing.suites.tools import in_fork
@@ -223,18 +226,51 @@ async def _is_nothing(kind: Kind) -> bool:
     return not kind.opened()
 
 
+@pytest.fixture
+def slow_endings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no dropped layer give up anything before another one waits for that."""
+    waited_for = threading.Event()
+    await_endings, give_up = event_loops.await_endings, LayerResources._give_up
+
+    async def note_task() -> None:
+        waiting = asyncio.ensure_future(await_endings())
+        await asyncio.sleep(0)
+        if not waiting.done():
+            waited_for.set()
+        await waiting
+
+    def note_thread(endings: set[Future[None]], timeout: float) -> object:
+        waited_for.set()
+        return wait(endings, timeout)
+
+    async def give_up_later(resources: LayerResources) -> None:
+        if resources._collected:
+            await eventually(lambda: is_true(waited_for.is_set()))
+            waited_for.clear()
+        await give_up(resources)
+
+    monkeypatch.setattr(event_loops, "_ENDING_SECONDS", PATIENCE)
+    monkeypatch.setattr(loop_sessions, "await_endings", note_task)
+    monkeypatch.setattr("channel_layer.runtime.event_loops.wait", note_thread)
+    monkeypatch.setattr(LayerResources, "_give_up", give_up_later)
+
+
 @quietly
-@pytest.mark.usefixtures("without_collector")
-def test_the_next_layer_finds_nothing_of_the_one_before(redis: Kind) -> None:
-    """As tests do one after another: each sees its own member, and never waits for that."""
+@pytest.mark.usefixtures("without_collector", "slow_endings", "loops")
+@pytest.mark.parametrize("blocking", [False, True], ids=["async", "blocking"])
+def test_the_next_layer_finds_nothing_of_the_one_before(redis: Kind, *, blocking: bool) -> None:
+    """As tests do one after another: each sees its own member, and none of a layer that is being given up."""
 
     def one_test() -> int:
         layer = redis.layer()
-        name = async_to_sync(layer.new_channel)()
-        async_to_sync(layer.group_add)("group", name)
-        return len(async_to_sync(layer.group_channels)("group"))
+        list_members = layer.blocking.group_channels if blocking else async_to_sync(layer.group_channels)
+        found = list_members("group")
+        del list_members
+        async_to_sync(layer.group_add)("group", async_to_sync(layer.new_channel)())
+        return len(found)
 
-    assert [one_test() for _ in range(10)] == [1] * 10
+    assert [one_test() for _ in range(5)] == [0] * 5
+    redis.layer().blocking.send("normal", {})  # the last one is given up, too
 
 
 @outside
