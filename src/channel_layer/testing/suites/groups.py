@@ -356,9 +356,9 @@ class GroupTests(LayerTests):
                 await _forward(env, owner, limit / 2, expiry)
                 await other.group_send("group", {"n": 2})
                 await env.receive(owner, slow)
-                await _forward(env, owner, limit / 2 - 5.0, expiry)
-                await _listed(other, [gone, slow], f"5 s less than {limit} s without a receive()")
-                await _forward(env, owner, 5.1, expiry)
+                await _forward(env, owner, limit / 2 - 60.0, expiry)
+                await _listed(other, [gone, slow], f"a minute less than {limit} s without a receive()")
+                await _forward(env, owner, 60.1, expiry)
                 members = [slow] if env.capabilities.leases else [gone, slow]
                 await _listed(other, members, f"{limit} s without a receive()")
                 await _listed(other, [quiet], f"{limit} s without a receive(), and without a message", "another")
