@@ -102,7 +102,7 @@ class BlockingChannelLayer:
             InvalidName: *channel* is not a valid channel name.
             InvalidMessage: *message* holds something else; the text says where.
             MessageTooLarge: the encoded message is over ``max_message_size``.
-            ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
+            ChannelFull: the channel is full, or its store has no room. Nothing was sent.
             NoLocalReader: no process on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
@@ -114,7 +114,7 @@ class BlockingChannelLayer:
         if sent.expired:
             log_losses(pipeline.state)
         if not sent.accepted:
-            raise pipeline.full_error(name)
+            raise pipeline.full_error(name, sent.no_room)
 
     def receive(
         self,

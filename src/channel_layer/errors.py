@@ -91,15 +91,16 @@ class MessageTooLarge(ChannelLayerError):
 
 
 class ChannelFull(ChannelLayerError):
-    """The channel holds as many unread messages as its capacity allows; nothing was sent.
+    """The channel holds as many unread messages as its capacity allows, or its store has no room; nothing was sent.
 
     Attributes:
         channel: the full name that was sent to.
         capacity: messages that it may hold.
     """
 
-    def __init__(self, channel: str, capacity: int) -> None:
-        super().__init__(f"channel {channel!r} is full: {capacity} messages wait in it unread")
+    def __init__(self, channel: str, capacity: int, no_room: str = "") -> None:
+        full = no_room or f"{capacity} messages wait in it unread"
+        super().__init__(f"channel {channel!r} {'takes no message' if no_room else 'is full'}: {full}")
         self.channel = channel
         self.capacity = capacity
 

@@ -167,7 +167,7 @@ class ChannelLayer:
             InvalidName: *channel* is not a valid channel name.
             InvalidMessage: *message* holds something else; the text says where.
             MessageTooLarge: the encoded message is over ``max_message_size``.
-            ChannelFull: the channel holds as many unread messages as it may. Nothing was sent.
+            ChannelFull: the channel is full, or its store has no room. Nothing was sent.
             NoLocalReader: no process on this machine receives from it, and ``no_local_reader`` is ``"error"``.
             StoreError: the store could not be reached, or did not answer within ``timeout`` seconds.
         """
@@ -181,7 +181,7 @@ class ChannelLayer:
         if self._is_due() or not sent.accepted:  # which may be tried again at once
             await asyncio.sleep(0)
         if not sent.accepted:
-            raise pipeline.full_error(name)
+            raise pipeline.full_error(name, sent.no_room)
 
     async def receive(self, channel: str) -> Message:
         """Wait for the next message of a channel and return it.

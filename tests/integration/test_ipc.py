@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from channel_layer import ChannelLayer, StoreError
+from channel_layer import ChannelFull, ChannelLayer, StoreError
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, GroupName
 from channel_layer.domain.rules import Rules
@@ -290,33 +290,80 @@ async def test_full_memory_refuses_and_recovers(directory: Path) -> None:
         assert await push(store, bytes(1 << 20))  # a quarter finds room where small ones have been
 
 
+@pytest.mark.parametrize("blocks", [False, True], ids=["async", "blocking"])
+async def test_what_is_full_is_said(directory: Path, caplog: pytest.LogCaptureFixture, *, blocks: bool) -> None:
+    """Errors and the log name the directory, the prefix and the memory, and what to do; a full channel stays one."""
+    async with IPCChannelLayer(
+        directory=directory,
+        prefix="t:",
+        memory=4 << 20,
+        max_message_size=1000,
+        capacity=ROOM,
+        channel_capacity={"small": 1},
+    ) as layer:
+
+        async def send(channel: str) -> None:
+            if blocks:
+                layer.blocking.send(channel, {"x": bytes(900)})
+            else:
+                await layer.send(channel, {"x": bytes(900)})
+
+        async def fill() -> None:
+            while True:
+                await send("jobs")
+
+        async def add_groups() -> None:
+            for number in range(ROOM):
+                await layer.group_add(f"group{number}", "jobs")
+
+        await send("small")
+        with pytest.raises(ChannelFull) as full:
+            await send("small")
+        assert str(full.value) == "channel 'small' is full: 1 messages wait in it unread"
+        with pytest.raises(ChannelFull) as full:
+            await fill()
+        said = (
+            f"the memory for the prefix 't:' in {str(directory)!r} is used up, memory=4194304 bytes: "
+            "receive what waits, or stop all its processes and start them with more memory"
+        )
+        assert str(full.value) == f"channel 'jobs' takes no message: {said}"
+        assert [record.getMessage() for record in caplog.records] == [f"the channel layer refuses messages: {said}"]
+        with pytest.raises(StoreError) as failed:
+            await add_groups()
+        assert str(failed.value) == f"channel_layer_ipc: {said}"
+        assert (failed.value.retryable, failed.value.outcome) == (True, "not_sent")
+
+
 def test_a_disk_that_is_full_is_memory_that_is_full(directory: Path) -> None:
     """Where the system gives no more room than this, a push is refused; no signal ends the process."""
     with Fleet() as fleet:
         worker = fleet.spawn_sync(fill_a_small_disk, Keep(str(directory)))
         fleet.go()
-        accepted = worker.result()
+        accepted, said = worker.result()
     assert accepted > 2000
+    assert said.startswith(f"the disk has no more room for the prefix 't:' in {str(directory)!r}, which has got ")
+    assert said.endswith("bytes of memory=67108864: free some, give another directory, or receive what waits")
 
 
-def fill_a_small_disk(child: SyncChild, params: Keep) -> int:
+def fill_a_small_disk(child: SyncChild, params: Keep) -> tuple[int, str]:
     """Fill a shared store whose file may not grow to its memory."""
     child.ready()
     resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, resource.RLIM_INFINITY))
     backend = make_backend(Path(params.directory), memory=64 << 20)
 
-    async def body() -> int:
+    async def body() -> tuple[int, str]:
         async with aclosing(backend.open()) as store:
-            accepted = 0
+            accepted, said = 0, ""
             for _ in range(3):
                 accepted = 0
                 while await push(store, bytes(1000)):
                     accepted += 1
+                said = (await store.execute(c.Push(0, JOBS, ROOM, bytes(1000)))).no_room
                 taken = 0
                 while some := await pop(store, 100):
                     taken += len(some)
                 assert taken == accepted
-            return accepted
+            return accepted, said
 
     return asyncio.run(body())
 

@@ -189,6 +189,20 @@ class Environment:
         used = (found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]) * self._page
         return max(room, min(self._size, self.process_lock.shared_store.memory) - _RESERVE - used - used // 32)
 
+    def why_full(self) -> str:
+        """Say what is full when there is no room, and what to do."""
+        shared, directory = self.process_lock.shared_store, str(self.process_lock.data.parent)
+        store = f"the prefix {shared.prefix!r} in {directory!r}"
+        if self._size < shared.memory:
+            return (
+                f"the disk has no more room for {store}, which has got {self._size} bytes of memory={shared.memory}: "
+                "free some, give another directory, or receive what waits"
+            )
+        return (
+            f"the memory for {store} is used up, memory={shared.memory} bytes: "
+            "receive what waits, or stop all its processes and start them with more memory"
+        )
+
     def close(self) -> None:
         """Close it, and give the process lock up."""
         with self.lock:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from channel_layer import commands as c
-from channel_layer.errors import StoreError
 from channel_layer.stores.wrapper import unsupported
 from channel_layer_ipc import _group_commands as groups
 from channel_layer_ipc import _inbox_commands as inboxes
 from channel_layer_ipc import _queue_commands as queues
 from channel_layer_ipc import _statistics_commands as statistics
+from channel_layer_ipc._directory import unavailable
 from channel_layer_ipc._transaction import RECORD, entry_need
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Handler(NamedTuple):
     Attributes:
         work: carries one out in a transaction. It is given commands of its own type only, hence ``Any``.
         need: returns the bytes of room that one needs; None: it needs none, because it takes something away.
-        refusal: the reply if there is no room; None: an error.
+        refusal: makes the reply if there is no room, given what is full; None: an error.
     """
 
     work: Callable[[Transaction, Any], Any]
     need: Callable[[Any], int] | None = None
-    refusal: Any = None
+    refusal: Callable[[str], Any] | None = None
 
 
 def _room_of_message(request: c.Push) -> int:
@@ -65,7 +65,7 @@ _HANDLERS: Final[Mapping[type, Handler]] = {
     c.Pop: Handler(queues.pop),
     c.Prune: Handler(groups.prune),
     c.Publish: Handler(groups.publish),
-    c.Push: Handler(queues.push, _room_of_message, queues.REFUSED),
+    c.Push: Handler(queues.push, _room_of_message, queues.no_room),
     c.PutBack: Handler(queues.put_back),
     c.ReleaseLease: Handler(inboxes.release),
     c.RenewLease: Handler(inboxes.renew),
@@ -122,17 +122,15 @@ class Call(Generic[R]):
         if not first:
             return False
         tx.exhausted = True
-        if not self.refuse():
-            what = "channel_layer_ipc: the memory is full: raise memory, or read what waits"
-            self._error = StoreError(what, retryable=True, outcome="not_sent")
+        self.refuse(tx.why_full())
         return True
 
-    def refuse(self) -> bool:
-        """Give the reply for the case that there is no room; return False if there is none."""
+    def refuse(self, problem: str) -> None:
+        """Give the reply for the case that there is no room, or note the error; *problem* says what is full."""
         if self._handler.refusal is None:
-            return False
-        self._reply = self._handler.refusal
-        return True
+            self._error = unavailable(problem)
+        else:
+            self._reply = self._handler.refusal(problem)
 
     def fail(self, error: Exception) -> None:
         """Note that it was not carried out."""

@@ -18,14 +18,18 @@ from channel_layer_ipc._records import pack_entry, split_entry
 if TYPE_CHECKING:
     from channel_layer_ipc._transaction import Transaction
 
-__all__ = ("REFUSED", "clear_unread", "orphaned", "pending", "pop", "push", "put_back", "release_claim")
+__all__ = ("clear_unread", "no_room", "orphaned", "pending", "pop", "push", "put_back", "release_claim")
 
 _DOORBELL = struct.Struct(">Q")
 
 _ACCEPTED: Final = c.Pushed(accepted=True, expired=0)
-REFUSED: Final = c.Pushed(accepted=False, expired=0)
-"""The reply to a push for which there is no room."""
+_REFUSED: Final = c.Pushed(accepted=False, expired=0)
 _UNREAD_EXPIRED: Final = c.Pushed(accepted=False, expired=0, unread_expired=True)
+
+
+def no_room(problem: str) -> c.Pushed:
+    """Return the reply to a push for which the store has no room."""
+    return c.Pushed(accepted=False, expired=0, no_room=problem)
 
 
 def push(tx: Transaction, request: c.Push) -> c.Pushed:
@@ -35,8 +39,10 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
     frame = b"m%c%b%b" % (len(full), full, request.payload)  # as `message_frame` writes it, in half the time
     if channel.queue.kind is Kind.INBOX and (inbox := tx.inboxes.living(name)) is not None:
         unread = tx.inboxes.unread(inbox, full)
-        if unread >= request.capacity or inbox.size >= tx.times.inbox_capacity or not tx.take_room(len(frame)):
-            return REFUSED
+        if unread >= request.capacity or inbox.size >= tx.times.inbox_capacity:
+            return _REFUSED
+        if not tx.take_room(len(frame)):
+            return no_room(tx.why_full())
         tx.inboxes.set_unread(inbox, full, unread + 1)
         tx.inboxes.append(inbox, tx.now, frame)
         return _ACCEPTED
@@ -52,7 +58,7 @@ def push(tx: Transaction, request: c.Push) -> c.Pushed:
         if queue.size >= request.capacity:
             return c.Pushed(accepted=False, expired=expired)
     if not tx.take_room(len(frame)):
-        return c.Pushed(accepted=False, expired=expired)
+        return c.Pushed(accepted=False, expired=expired, no_room=tx.why_full())
     queue = tx.queues.get_or_make(name, tx.now + tx.times.expiry)
     tx.queues.append(queue, tx.now, frame)
     if request.to_member and tx.get_timed(mark) is None:

@@ -42,6 +42,7 @@ class Transaction(KeyValues):
     Args:
         measure: returns how many bytes messages may take, given how many are wanted. It is called when a command first
             needs some.
+        why_full: says what is full and what to do, when there is no room.
         doorbell: the one of the store that carries this out.
 
     Attributes:
@@ -63,6 +64,7 @@ class Transaction(KeyValues):
         "queues",
         "readers",
         "waiter_keys",
+        "why_full",
     )
 
     def __init__(
@@ -72,10 +74,12 @@ class Transaction(KeyValues):
         times: Times,
         now: float,
         measure: Callable[[int], int],
+        why_full: Callable[[], str],
         doorbell: Doorbell,
     ) -> None:
         super().__init__(handle, database, times, now)
         self._measure = measure
+        self.why_full: Callable[[], str] = why_full
         self._left: int | None = None
         self.exhausted: bool = False
         self.doorbell: Doorbell = doorbell

@@ -167,8 +167,9 @@ class Writer(Generic[DoorbellT]):
 
     def _fail(self, call: Call[Any], environment: Environment | None, error: Exception) -> None:
         """Note in a call that its transaction failed, or that there could be none."""
-        if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) and call.refuse():
-            self._warn()
+        if environment is not None and isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
+            call.refuse(environment.why_full())
+            self._warn(environment)
         else:
             call.fail(_failure(environment, error))
 
@@ -178,7 +179,7 @@ class Writer(Generic[DoorbellT]):
         with environment.write() as handle:
             now = self._now()
             measure = partial(environment.room, handle)
-            tx = Transaction(handle, environment.database, self._times, now, measure, doorbell)
+            tx = Transaction(handle, environment.database, self._times, now, measure, environment.why_full, doorbell)
             if now >= self._sweep_at:
                 environment.check()
                 swept = not _sweep(tx, _SWEEP_LIMIT)
@@ -192,7 +193,7 @@ class Writer(Generic[DoorbellT]):
             if tx.wrote:
                 handle.commit()
         if tx.exhausted:
-            self._warn()
+            self._warn(environment)
         for each in tx.after_commit:
             each()
         return Progress(done, notified, lost=swept and not environment.process_lock.is_current)
@@ -204,14 +205,12 @@ class Writer(Generic[DoorbellT]):
             doorbell.close()
             reference.release()
 
-    def _warn(self) -> None:
-        """Say that the memory is full, unless that was said just now."""
+    def _warn(self, environment: Environment) -> None:
+        """Say what is full, unless that was said just now."""
         now = self._now()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_SECONDS
-            _logger.warning(
-                "the memory of the channel layer is full, and messages are refused: raise memory, or read what waits"
-            )
+            _logger.warning("the channel layer refuses messages: %s", environment.why_full())
 
     def _now(self) -> float:
         return _clock.now() + self._clock.offset

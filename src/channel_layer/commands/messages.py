@@ -37,12 +37,14 @@ class Pushed:
         unread_expired: the channel is no longer a member of groups (see `Push`).
         orphaned: nothing was pushed, because the queue has no registered reader (``Push.if_registered``): the number of
             messages that wait in it. None: it has one, or the push did not require one.
+        no_room: what is full and what to do, if that is not the channel but the store; for the error of the sender.
     """
 
     accepted: bool
     expired: int
     unread_expired: bool = False
     orphaned: int | None = None
+    no_room: str = ""
 
 
 @immutable

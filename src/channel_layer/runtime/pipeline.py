@@ -132,9 +132,9 @@ class MessagePipeline:
             self._opened[id(item)] = item, message.copy()
         return message
 
-    def full_error(self, name: ChannelName) -> ChannelFull:
-        """Return the error for a message that its channel had no room for."""
-        return for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name))
+    def full_error(self, name: ChannelName, no_room: str) -> ChannelFull:
+        """Return the error for a message that its channel had no room for, or its store: see `Pushed.no_room`."""
+        return for_channels(ChannelFull)(name.name, self.rules.capacity.of(name.name), no_room)
 
     def _encode(self, message: object) -> bytes:
         """Encode a message: see `channel_layer.ports.Codec`."""
