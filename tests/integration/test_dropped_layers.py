@@ -24,7 +24,7 @@ from typing import TypeAlias
 import pytest
 from asgiref.sync import async_to_sync
 
-from channel_layer import ChannelLayer
+from channel_layer import ChannelLayer, StoreError
 from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.runtime import event_loops, loop_sessions
 from channel_layer.runtime.lifetime import LayerResources
@@ -344,6 +344,31 @@ async def _read(layer: ChannelLayer) -> object:
 
 async def _has_members(layer: ChannelLayer, count: int) -> bool:
     return len(await layer.group_channels("group")) == count
+
+
+@quietly
+@pytest.mark.usefixtures("loops")
+def test_an_error_does_not_keep_its_layer(start_server: StartServer, prefix: str) -> None:
+    """A layer is collected though its last call has failed: what is left of the try to connect does not refer to it.
+
+    The traceback of the error does, and to itself, so this takes a run of the garbage collector.
+    """
+    server = start_server()
+    server.kill()
+
+    async def body() -> None:
+        layer = RedisChannelLayer(hosts=[server.url], prefix=prefix, timeout=1)
+        for call in (layer.send, layer.group_send):
+            with pytest.raises(StoreError):
+                await call("name", {})
+        with pytest.raises(StoreError):
+            await layer.new_channel()
+        kept = weakref.ref(layer)
+        del layer, call
+        gc.collect()
+        assert kept() is None
+
+    asyncio.run(body())
 
 
 # -- loops that are closed without a shutdown

@@ -99,7 +99,7 @@ class ServerClient:
         """
         connection = self._connection
         if connection is None or not connection.open or connection.stale:
-            if self._connecting is None or self._connecting.done():
+            if self._connecting is None:
                 self._connecting = self._begin(self._connect_for_commands)
             connection = await self._made(self._connecting)
         await connection.room()
@@ -196,9 +196,12 @@ class ServerClient:
     async def _connect_for_commands(self) -> Connection:
         deadline = self._loop.time() + self._timeout
         connection, self._connection = self._connection, None  # no command is sent on it while it is checked
-        if connection is None or not connection.open or not await connection.answers():
-            connection = await self._connect(deadline)
-        self._connection = connection
+        try:
+            if connection is None or not connection.open or not await connection.answers():
+                connection = await self._connect(deadline)
+            self._connection = connection
+        finally:
+            self._connecting = None  # its error's traceback refers to the frames of those that wait for it
         return connection
 
     async def _connect(self, deadline: float | None = None) -> Connection:
