@@ -110,7 +110,7 @@ def without_collector() -> Generator[None]:
     gc.collect()
 
 
-@pytest.fixture(params=["memory", *OUTSIDE])
+@pytest.fixture(params=["memory", "ipc", "redis", "local-and-remote"])
 def kind(request: pytest.FixtureRequest, start_server: StartServer, tmp_path: Path) -> Kind:
     """Every kind of store in turn."""
     server = None if request.param in {"memory", "ipc"} else start_server()
