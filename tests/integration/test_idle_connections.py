@@ -95,7 +95,10 @@ async def test_tasks_that_find_an_idle_connection_share_one_check(server: Server
         before = wall.connections
         await asyncio.gather(*(layer.send("jobs", {"n": n}) for n in range(1, 51)))
         assert wall.connections == before + 1
-        assert [await receiver.receive("jobs") for _ in range(51)] == [{"n": n} for n in range(51)]
+        came = [await receiver.receive("jobs")]
+        while came[-1] != {"n": 50}:
+            came.append(await receiver.receive("jobs"))
+        assert [each for each in came if each != {"n": -1}] == [{"n": n} for n in range(51)]
         assert (await receiver.statistics()).messages_pending == 0
 
 
