@@ -361,7 +361,7 @@ def test_an_error_does_not_keep_its_layer(start_server: StartServer, prefix: str
         for call in (layer.send, layer.group_send):
             with pytest.raises(StoreError):
                 await call("name", {})
-        kept = weakref.ref(layer)
+        kept: weakref.ref[ChannelLayer] = weakref.ref(layer)
         del layer, call
         await eventually(lambda: _is_collected(kept))  # in the next turn: this one belongs to the failed call
 

@@ -99,7 +99,7 @@ class ServerClient:
         """
         connection = self._connection
         if connection is None or not connection.open or connection.stale:
-            if self._connecting is None:
+            if self._connecting is None or self._connecting.done():
                 self._connecting = self._begin(self._connect_for_commands)
             connection = await self._made(self._connecting)
         await connection.room()
