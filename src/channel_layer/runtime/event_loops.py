@@ -246,6 +246,8 @@ class IOThread:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.ending: bool = False
+        """The loop is being shut down: no task is to be begun in it."""
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self._thread.start()
@@ -278,6 +280,7 @@ class IOThread:
         try:
             self.loop.run_forever()
         finally:
+            self.ending = True
             self.loop.run_until_complete(self._end())
             self.loop.close()
 
@@ -315,6 +318,9 @@ def end_in_io_thread(work: Callable[[], Coroutine[object, object, None]]) -> Non
     ended = _begin_ending()
 
     def begin() -> None:
+        if _thread is not None and _thread.ending:  # the process exits, and what a layer had ends by itself
+            _end(ended)
+            return
         task = asyncio.get_running_loop().create_task(work())
         _ending_tasks.add(task)
         task.add_done_callback(_ending_tasks.discard)
