@@ -71,8 +71,7 @@ def deliver(settings: RequestSettings, command: c.Deliver) -> RequestPlan[c.Deli
     """Deliver a message of a group to an inbox."""
     frame = group_frame(command.group.name, command.extra_recipients, command.payload)
     keys = settings.keys.inbox(command.inbox.name)
-    args = (frame, settings.offset, settings.inbox_capacity, settings.lease)
-    outcome = number((yield from run_script(_DELIVER, keys, *args)))
+    outcome = number((yield from run_script(_DELIVER, keys, frame, settings.offset, settings.inbox_capacity)))
     return {1: c.Delivery.DONE, 0: c.Delivery.FULL}.get(outcome, c.Delivery.NO_OWNER)
 
 

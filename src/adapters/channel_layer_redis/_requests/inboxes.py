@@ -85,8 +85,7 @@ def return_credits(settings: RequestSettings, command: c.ReturnCredits) -> Reque
 def mark(settings: RequestSettings, command: c.Mark) -> RequestPlan[bool]:
     """Put a marker."""
     keys = settings.keys.inbox(command.inbox.name)
-    args = (marker_frame(command.marker), settings.offset, -1, settings.lease)
-    return number((yield from run_script(_DELIVER, keys, *args))) == 1
+    return number((yield from run_script(_DELIVER, keys, marker_frame(command.marker), settings.offset, -1))) == 1
 
 
 def alive(settings: RequestSettings, command: c.Alive) -> RequestPlan[tuple[bool, ...]]:

@@ -1,12 +1,13 @@
 -- Put a frame into an owned inbox whose lease is held.
 -- KEYS  1 lease  2 stream
--- ARGV  1 frame  2 clock offset in ms  3 entries that the inbox may hold, or -1 for a marker: no limit  4 lease in ms
--- Returns 1, 0 if there is no room, or -1 if there is no lease: then its owner, if it lives, reads a frame that says so.
--- The server may have evicted the lease, or ended it early because its clock was set forward.
+-- ARGV  1 frame  2 clock offset in ms  3 entries that the inbox may hold, or -1 for a marker: no limit
+-- Returns 1, 0 if there is no room, or -1 if there is no lease. If the server has evicted just that, the owner reads a
+-- frame that says so.
 if redis.call('HEXISTS', KEYS[1], 'g') == 0 then
-  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-  if not last or last[2][2] ~= 'l' then redis.call('XADD', KEYS[2], '*', ARGV[2], 'l') end
-  if redis.call('PTTL', KEYS[2]) < 0 then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
+  if redis.call('EXISTS', KEYS[2]) == 1 then
+    local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+    if not last or last[2][2] ~= 'l' then redis.call('XADD', KEYS[2], '*', ARGV[2], 'l') end
+  end
   return -1
 end
 if tonumber(ARGV[3]) >= 0 and redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return 0 end

@@ -38,8 +38,9 @@ for _, inbox in ipairs(inboxes) do
   if redis.call('HEXISTS', lease, 'g') == 0 then
     dead[inbox] = true
     redis.call('HDEL', KEYS[3], inbox)
+    -- Its owner, if it lives, reads a frame that says so: the lease was evicted, or ended as the clock was set forward.
     local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-    if not last or last[2][2] ~= 'l' then redis.call('XADD', stream, '*', ARGV[7], 'l') end -- see deliver.lua
+    if not last or last[2][2] ~= 'l' then redis.call('XADD', stream, '*', ARGV[7], 'l') end
     if redis.call('PTTL', stream) < 0 then redis.call('PEXPIRE', stream, ARGV[8]) end
   elseif redis.call('XLEN', stream) >= tonumber(ARGV[4]) then
     full[#full + 1] = inbox
