@@ -150,7 +150,7 @@ async def test_a_killed_process_delays_one_flush_by_the_timeout_and_the_next_by_
             await ready(dies)
             dies.kill9()
         for flush in (_flush, _flush_in_short_loop, _flush_blocking):
-            async with place.layer(timeout=0.5) as layer:
+            async with place.layer(timeout=2.0) as layer:
                 for waits in (True, False, False):
                     caplog.clear()
                     pauses.clear()
@@ -172,7 +172,7 @@ async def test_a_process_that_answers_late_delivers_nothing_from_before_the_flus
     with Fleet() as fleet:
         stands = fleet.spawn(own, place)
         name = await ready(stands)
-        async with place.layer(timeout=0.5) as layer:
+        async with place.layer(timeout=2.0) as layer:
             stands.send_signal(signal.SIGSTOP)
             await layer.flush()
             assert "the owners of 1 inbox answered" in caplog.text

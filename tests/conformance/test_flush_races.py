@@ -60,7 +60,7 @@ async def test_an_owner_that_answers_late_keeps_nothing_from_before_the_flush(
 
     It gets what was sent meanwhile, and its channel takes its capacity exactly.
     """
-    async with system.layer(capacity=2) as owner, system.layer(capacity=2, timeout=0.05) as other:
+    async with system.layer(capacity=2) as owner, system.layer(capacity=2, timeout=1.0) as other:
         name, kept = await owner.new_channel("slow"), await owner.new_channel("slow")
         for channel in (name, kept):
             await owner.group_add("group", channel)

@@ -414,8 +414,10 @@ class Worker(Generic[R_co]):
         reaper.end(self._process)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send the worker another signal, such as SIGTERM, SIGSTOP or SIGCONT."""
+        """Send the worker another signal, such as SIGTERM, SIGCONT or SIGSTOP, which returns when it is stopped."""
         self._process.send_signal(number)
+        if number is signal.SIGSTOP:
+            os.waitpid(self._process.pid, os.WUNTRACED)  # the threads of a process do not stop at the same moment
 
     # --- for the fleet
 
