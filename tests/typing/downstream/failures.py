@@ -16,6 +16,7 @@ from channel_layer import (
     Message,
     MessageTooLarge,
     NoLocalReader,
+    PatchedThreadsError,
     StoreError,
 )
 
@@ -60,6 +61,9 @@ def classify(error: ChannelLayerError) -> Verdict:
             return Verdict.NEVER
         case StoreError(retryable=True, outcome=outcome):
             return _verdict(outcome)
+        case PatchedThreadsError():
+            assert_type(error.by, str)
+            return Verdict.NEVER
         case InvalidName() | InvalidMessage() | ConfigError():
             return Verdict.NEVER
         case _:
