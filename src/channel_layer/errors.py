@@ -2,7 +2,7 @@
 
 All have one base, so that ``except ChannelLayerError`` catches all of them. Each says what is at fault: the
 caller (`InvalidName`, `InvalidMessage`, `InvalidFields`, `MessageTooLarge`, `SubscriptionError`, `ConfigError`), the
-load (`ChannelFull`, `NoLocalReader`) or the environment (`StoreError`, `PatchedThreadsError`).
+load (`ChannelFull`, `NoLocalReader`) or the environment (`StoreError`, `DamagedRecord`, `PatchedThreadsError`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = (
     "ChannelLayerError",
     "ConfigError",
     "ConfigWarning",
+    "DamagedRecord",
     "FieldError",
     "InvalidFields",
     "InvalidMessage",
@@ -169,6 +170,17 @@ class StoreError(ChannelLayerError):
         super().__init__(message)
         self.retryable = retryable
         self.outcome: Outcome = outcome
+
+
+class DamagedRecord(StoreError):
+    """What the store keeps for one queue or one group is not what this library has put there; the text names it.
+
+    Another program has written it. Other queues and groups are not affected, and this one works again when the record
+    is gone. Of an inbox that this process owns, it is replaced within half an ``expiry``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True, outcome="unknown")
 
 
 class PatchedThreadsError(ChannelLayerError, RuntimeError):

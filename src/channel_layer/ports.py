@@ -195,7 +195,10 @@ class Waiting(Protocol):
 
         For each message that comes in, at least one of those that wait for its queue is woken, and not all. So the
         thread has to pop from each of the returned queues, with a count of 0 if it needs no message, so that another
-        one is woken. It raises nothing.
+        one is woken.
+
+        Raises:
+            StoreError: the store has refused to wait; nothing was taken.
         """
         ...
 

@@ -54,12 +54,24 @@ PERMANENT: Final = (
 """Errors that only a person can end."""
 
 
+DENIED: Final = (
+    "ERR The user executing the script can't run this command or subcommand script: 0123, on @user_script:1.",
+    "ERR Error running script (call to f_0): @user_script:1: The user executing the script can't run it",
+    "ERR Error running script (call to f_0): @user_script:1: Unknown Redis command called from Lua script",
+    "ERR ACL failure in script: User u has no permissions to run the 'hget' command script: on @user_script:1.",
+    "ERR Unknown Redis command called from script script: 0123, on @user_script:1.",
+    "ERR Unknown command called from script script: on @user_script:1.",
+)
+"""Errors that only a person can end, in the middle of a script: what it did before stays done."""
+
+
 def test_every_error_says_what_was_done_and_whether_it_passes() -> None:
     """One table of errors: `retryable` and `outcome`, with the server's name and its own words."""
     for texts, retryable, outcome in (
         (PASSING, True, "not_sent"),
         (STRANGE, True, "unknown"),
         (PERMANENT, False, "not_sent"),
+        (DENIED, False, "unknown"),
     ):
         for text in texts:
             error = refusal("redis://h:1/0", text)

@@ -21,6 +21,7 @@ _PUBLIC = {
         "ConfigError",
         "ConfigWarning",
         "Counts",
+        "DamagedRecord",
         "FieldError",
         "Group",
         "InvalidFields",

@@ -24,6 +24,7 @@ from channel_layer import (
     ChannelLayerError,
     ConfigError,
     Counts,
+    DamagedRecord,
     FieldError,
     Group,
     InvalidFields,
@@ -78,6 +79,7 @@ _ERRORS = (
     ConfigError,
     StoreError,
     PatchedThreadsError,
+    DamagedRecord,
 )
 
 _LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, IPCChannelLayer, RedisChannelLayer)

@@ -15,9 +15,9 @@ from channel_layer import commands as c
 from channel_layer.errors import StoreError
 from channel_layer_redis._blocking_connection import Pool
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import list_of, text
+from channel_layer_redis._replies import UNREADABLE, Refusal, list_of, text
 from channel_layer_redis._requests import begin
-from channel_layer_redis._requests.calls import RequestSettings
+from channel_layer_redis._requests.calls import RequestSettings, ScriptCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from channel_layer.ports import BlockingStore, Clock
     from channel_layer_redis._blocking_connection import BlockingConnection
     from channel_layer_redis._locators import Locator
-    from channel_layer_redis._requests.calls import PendingRequest, ScriptCall
+    from channel_layer_redis._requests.calls import PendingRequest
 
 __all__ = ("RedisBlockingStore",)
 
@@ -140,7 +140,7 @@ class RedisBlockingStore:
 
 
 def _pack(calls: Sequence[ScriptCall]) -> bytes:
-    return b"".join([pack(call.named()) for call in calls])
+    return b"".join([pack(call.command()) for call in calls])
 
 
 def _resume(requests: Iterable[PendingRequest[Any]], outcomes: Iterator[object]) -> None:
@@ -177,18 +177,26 @@ class _Waiting:
         try:
             came = connection.take(0.0)
             while not came and time.monotonic() < deadline:
-                self._pool.call("CLIENT", "UNBLOCK", connection.client_id)
+                if isinstance(self._pool.call("CLIENT", "UNBLOCK", connection.client_id), Refusal):
+                    connection.close()  # the user may not; a signal that came at this moment goes with it
+                    return tuple(self._signals.values())
                 came = connection.take(pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             (reply,) = connection.read(1, deadline)
-            if reply is None or isinstance(reply, Exception):
-                return ()
-            return (self._signals[text(list_of(reply)[0])],)
         except StoreError:
             connection.close()  # one connection or the other is gone, and the wait with it
             return ()
         finally:
             self._pool.give(connection)
+        if reply is None:
+            return ()
+        waiting = ScriptCall(None, tuple(self._signals), ("BLPOP",))
+        if isinstance(reply, Exception):
+            raise waiting.failure(reply)
+        try:
+            return (self._signals[text(list_of(reply)[0])],)
+        except UNREADABLE as exc:
+            raise waiting.failure(exc) from exc
 
 
 if TYPE_CHECKING:

@@ -231,7 +231,7 @@ async def send_calls(
 
     They may take *limit* seconds; None: the connection's timeout. For *shielded*, see `_shielded`.
     """
-    replies = [connection.call(*call.named(), limit=limit) for call in calls]
+    replies = [connection.call(*call.command(), limit=limit) for call in calls]
     if len(replies) > 1:
         joined: asyncio.Future[list[object]] = asyncio.gather(*replies, return_exceptions=True)
         return await (_shielded(joined) if shielded else joined)

@@ -6,12 +6,16 @@ import re
 import ssl
 from typing import Final, TypeGuard
 
-from channel_layer.errors import ConfigError, StoreError
+from channel_layer.errors import ConfigError, DamagedRecord, StoreError
 
 __all__ = (
     "INCOMPLETE",
+    "UNREADABLE",
+    "Refusal",
     "UnknownScript",
     "connect_error",
+    "damaged",
+    "explained",
     "is_list",
     "is_replica",
     "list_of",
@@ -23,6 +27,9 @@ __all__ = (
     "texts",
     "unexpected",
 )
+
+_DIGITS: Final = 20
+"""Digits that a number of ours has at most."""
 
 INCOMPLETE: Final = object()
 """What hiredis's reader returns while a reply is not whole."""
@@ -62,9 +69,57 @@ Only they end a ``receive()``. A server, or a proxy before it, may say anything 
 _IN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?: -(?=[A-Z]+ )")
 """How Redis 6.2 begins an error that a script met."""
 
+_DENIED: Final = re.compile(
+    r"ACL failure in script|The user executing the script can't|ommand called from (Lua )?script"
+)
+"""Found in a refusal of a command that a script called, because the user may not or the server does not know it.
+
+What the script had done before stays done.
+"""
+
+_PLACE_IN_SCRIPT: Final = re.compile(
+    r"^ERR Error running script .*?: (?:@user_script: ?\d+: )*|\s+script: \w*,? ?on @user_script:\d+\.$"
+)
+"""What tells only those who have the script where it was."""
+
+_UNGRANTED: Final = re.compile(r"\bNOPERM |ACL failure in script|The user executing the script can't")
+"""Found in a refusal that ends when the user gets a right."""
+
+_UNGRANTED_COMMAND: Final = re.compile(r"'([\w|]+)' command")
+"""How most servers name the command that the user may not use."""
+
+_DAMAGE: Final = re.compile(
+    r"\bWRONGTYPE |is not an integer|would overflow|the last possible ID|arguments must be|(?<!@)user_script:\d+: "
+)
+"""Found in an error that comes of what a key holds: its type, a number that is none, what a script does with it."""
+
+UNREADABLE: Final = (ValueError, ArithmeticError, LookupError)
+"""What reading a reply raises that is not as it has to be."""
+
 
 class UnknownScript(Exception):
     """The server does not know the script of this SHA; nothing was done."""
+
+
+class Refusal(StoreError):
+    """A server's refusal, in the server's own words.
+
+    Attributes:
+        label: the server.
+        answer: what it said.
+    """
+
+    def __init__(self, label: str, answer: str) -> None:
+        error = _IN_SCRIPT.sub("", answer)
+        self.label: str = label
+        self.answer: str = answer
+        passes, denied = error.startswith(_PASSING), _DENIED.search(error) is not None
+        refused = passes or denied or error.startswith(_PERMANENT)
+        super().__init__(
+            f"{label} {'refused' if refused else 'answered with an error'}: {answer}",
+            retryable=passes or not refused,
+            outcome="not_sent" if refused and not denied else "unknown",
+        )
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -83,7 +138,7 @@ def number(reply: object) -> int:
     """Return a reply that has to be a number."""
     if isinstance(reply, int):
         return reply
-    if isinstance(reply, bytes) and reply.isdigit():
+    if isinstance(reply, bytes) and reply.isdigit() and len(reply) <= _DIGITS:
         return int(reply)
     raise unexpected(reply)
 
@@ -107,9 +162,9 @@ def texts(reply: object) -> tuple[str, ...]:
     return tuple(text(item) for item in list_of(reply))
 
 
-def unexpected(reply: object) -> StoreError:
+def unexpected(reply: object) -> ValueError:
     """Return the error to raise for a reply that is not as it has to be."""
-    return StoreError(f"unexpected reply: {reply!r:.100}", retryable=True, outcome="unknown")
+    return ValueError(f"unexpected reply: {reply!r:.100}")
 
 
 def is_replica(answer: str) -> bool:
@@ -117,15 +172,39 @@ def is_replica(answer: str) -> bool:
     return _IN_SCRIPT.sub("", answer).startswith(("READONLY ", "MASTERDOWN ", "UNBLOCKED "))
 
 
-def refusal(label: str, answer: str) -> StoreError | UnknownScript:
+def refusal(label: str, answer: str) -> Refusal | UnknownScript:
     """Return the error to raise when the server *label* answers with one."""
-    error = _IN_SCRIPT.sub("", answer)
-    if error.startswith("NOSCRIPT "):
-        return UnknownScript(answer)
-    if error.startswith(_PASSING + _PERMANENT):
-        retryable = error.startswith(_PASSING)
-        return StoreError(f"{label} refused: {answer}", retryable=retryable, outcome="not_sent")
-    return StoreError(f"{label} answered with an error: {answer}", retryable=True, outcome="unknown")
+    return UnknownScript(answer) if answer.startswith("NOSCRIPT ") else Refusal(label, answer)
+
+
+def explained(refusal: Refusal, commands: tuple[str, ...], keys: tuple[str, ...]) -> StoreError:
+    """Return the error to raise for a refusal, where it is known what was asked.
+
+    Args:
+        refusal: as it came.
+        commands: those among which the refused one is, if the server does not name it.
+        keys: those among which the one is that was at fault.
+    """
+    what = f"{refusal.label} refused: {_PLACE_IN_SCRIPT.sub('', refusal.answer)}"
+    if _UNGRANTED.search(what):
+        needed = [f"+{name.lower()}" for name in _UNGRANTED_COMMAND.findall(what) or commands]
+        if " access " in what:
+            needed = [f"~{key.partition('{')[0][:-2]}*" for key in keys]
+        rights = " ".join(dict.fromkeys(needed)) or "the keys of the prefix"
+        what = f'{what}: give the user {rights} by ACL SETUSER; the guide "Restrict a Redis user" has all rights'
+    elif _DENIED.search(what):
+        what = f"{what}: the server does not have {' or '.join(commands)}, which is needed; has it been renamed?"
+    elif _DAMAGE.search(refusal.answer):
+        return damaged(what, keys)
+    else:
+        return refusal
+    return StoreError(what, retryable=refusal.retryable, outcome=refusal.outcome)
+
+
+def damaged(what: str, keys: tuple[str, ...]) -> DamagedRecord:
+    """Return the error to raise because one of some keys holds what no layer puts there."""
+    named = " or ".join(map(repr, keys)) or "a key of this prefix"
+    return DamagedRecord(f"{what}: another program has written {named}: delete that key, and stop the program")
 
 
 def protocol_error(label: str) -> StoreError:

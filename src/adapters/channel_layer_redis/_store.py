@@ -20,10 +20,10 @@ from channel_layer_redis._blocking import RedisBlockingStore
 from channel_layer_redis._client import ServerClient, send_calls
 from channel_layer_redis._locators import FixedLocator
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
-from channel_layer_redis._replies import UnknownScript, list_of, text, unexpected
+from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, list_of, text, unexpected
 from channel_layer_redis._requests import begin
-from channel_layer_redis._requests.calls import PendingRequest, RequestSettings
-from channel_layer_redis._requests.queues import inbox_push, queue_push, read_pushed, signal
+from channel_layer_redis._requests.calls import PendingRequest, RequestSettings, call_command
+from channel_layer_redis._requests.queues import inbox_push, push_call, queue_push, read_pushed, signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -145,9 +145,11 @@ class RedisStore:
             else:
                 head = self._queue_push(queue.name, command.capacity, offset)
                 reply = await connection.send_inline(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), limit=limit)
+            return read_pushed(reply)
         except UnknownScript:
             return await self._carry_out(command)
-        return read_pushed(reply)
+        except (Refusal, *UNREADABLE) as exc:
+            raise push_call(self._settings, command).failure(exc) from None
 
     async def _read(self, command: c.Read) -> c.Batch:
         """Read an inbox on a connection of its own, and remove what was read before."""
@@ -165,13 +167,14 @@ class RedisStore:
                     sent = silently + sent
                 else:
                     connection.send(trimming).add_done_callback(ignore)
-            reply = await connection.send_inline(sent, limit=command.block + self._timeout)
-        except BaseException:
+            return _batch(await connection.send_inline(sent, limit=command.block + self._timeout), after)
+        except BaseException as exc:
             connection.abort()  # a reply may be on its way; reading again brings it again
-            raise
+            if not isinstance(exc, (Refusal, *UNREADABLE)):
+                raise
+            raise call_command("XREAD", self._settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
         finally:
             client.give(connection)
-        return _batch(reply, after)
 
     # -- waiting
 
@@ -187,9 +190,11 @@ class RedisStore:
             reply.add_done_callback(ignore)  # its error, should the connection be lost, is of no interest
             self._in_background(self._end_wait(request, client, connection, reply))
             raise
-        except BaseException:
+        except BaseException as exc:
             client.give(connection)
-            raise
+            if not isinstance(exc, Refusal):
+                raise
+            raise call_command("BLPOP", key).failure(exc) from None
         client.give(connection)
 
     async def _end_wait(
@@ -200,10 +205,16 @@ class RedisStore:
         try:
             while not reply.done():
                 commands = await client.connection()
-                await commands.call("CLIENT", "UNBLOCK", connection.client_id)
+                try:
+                    await commands.call("CLIENT", "UNBLOCK", connection.client_id)
+                except Refusal as exc:
+                    if exc.retryable:
+                        raise
+                    connection.abort()  # the user may not; a signal that came at this moment goes with it
+                    break
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
-            if reply.result() is not None:
+            if not reply.done() or reply.result() is not None:
                 passing = PendingRequest(request.shard, signal(self._settings, request.queue))
                 while passing.calls:
                     passing.resume(await client.send(passing.calls))
@@ -249,12 +260,12 @@ class RedisStore:
 
 def _queue_push(settings: RequestSettings, queue: str, capacity: int, _offset: float) -> bytes:
     """Return all of a push into a queue but its frame."""
-    return pack_head(*queue_push(settings, queue, capacity).named())
+    return pack_head(*queue_push(settings, queue, capacity).command())
 
 
 def _inbox_push(settings: RequestSettings, inbox: str, _offset: float) -> MergeableCommand:
     """Return what all pushes into one inbox have in common."""
-    return MergeableCommand(*inbox_push(settings, inbox).named(), each=2)
+    return MergeableCommand(*inbox_push(settings, inbox).command(), each=2)
 
 
 def _read_command(settings: RequestSettings, inbox: str, block: float) -> tuple[bytes, bytes]:
@@ -282,7 +293,7 @@ def _batch(reply: object, after: str) -> c.Batch:
                 if isinstance(offset, bytes) and isinstance(frame, bytes):
                     entries.append(((int(stamp) + int(offset)) / 1000, frame))
                     continue
-            except (ValueError, OverflowError, StoreError):  # not one of ours
+            except (ValueError, OverflowError):  # not one of ours
                 pass
             entries.append((int(stamp) / 1000, b""))
     return c.Batch(tuple(entries), text(place))

@@ -21,16 +21,26 @@ if TYPE_CHECKING:
 __all__ = ("Counters", "Counts", "PendingCounts", "Reason", "Statistics")
 
 Reason = Literal[
-    "closed", "expired", "flushed", "full", "inbox_full", "invalid", "store_lost", "unauthentic", "undecodable"
+    "closed",
+    "damaged",
+    "expired",
+    "flushed",
+    "full",
+    "inbox_full",
+    "invalid",
+    "store_lost",
+    "unauthentic",
+    "undecodable",
 ]
 """Why a message was dropped.
 
-``closed``: it waited in a layer that closed. ``expired``: it was not read in time. ``flushed``: ``flush()``
-removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: it was sent to a
-group, and the inbox of a whole process was full. ``invalid``: it was received, and is not of the type that the receiver
-expects. ``store_lost``: it was taken from the store for a ``receive()`` that was cancelled, and the store became
-unavailable before it could be put back. ``unauthentic``: it was not sealed with one of our keys for its channel, prefix
-and time. ``undecodable``: its bytes are not a message.
+``closed``: it waited in a layer that closed. ``damaged``: it was sent to a group, and another program has written what
+the store keeps for this member's queue (see `DamagedRecord`). ``expired``: it was not read in time. ``flushed``:
+``flush()`` removed it. ``full``: it was sent to a group, and this member's channel was full. ``inbox_full``: it was
+sent to a group, and the inbox of a whole process was full. ``invalid``: it was received, and is not of the type that
+the receiver expects. ``store_lost``: it was taken from the store for a ``receive()`` that was cancelled, and the store
+became unavailable before it could be put back. ``unauthentic``: it was not sealed with one of our keys for its channel,
+prefix and time. ``undecodable``: its bytes are not a message.
 """
 
 _WARN_EVERY = 60.0

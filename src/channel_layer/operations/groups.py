@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import MembershipMarker
 from channel_layer.domain.names import ChannelName, GroupName, Kind, Queue
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, InvalidName, StoreError
 from channel_layer.operations.sending import push
 from channel_layer.operations.steps import RestoreLease, execute, execute_all, run_together
 
@@ -49,6 +49,7 @@ class SentToGroup:
         inbox_full: owned inboxes that had no room.
         expired: (channel, old messages that made room).
         unknown: the store knows no such group: it has never had a member, or was lost.
+        damaged: (member outside any owned inbox, or owned inbox, why the store does not take messages for it).
     """
 
     others: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class SentToGroup:
     inbox_full: tuple[str, ...] = ()
     expired: tuple[tuple[str, int], ...] = ()
     unknown: bool = False
+    damaged: tuple[tuple[str, DamagedRecord], ...] = ()
 
 
 def group_send(
@@ -65,7 +67,7 @@ def group_send(
     sent = yield from publish(state.routes, group, payload, turn, for_channel)
     if sent.unknown and (yield from _restore_own(state, group)):
         sent = yield from publish(state.routes, group, payload, turn, for_channel)
-    if sent.others or sent.full or sent.inbox_full or sent.expired:
+    if sent.others or sent.full or sent.inbox_full or sent.expired or sent.damaged:
         _count(state, sent)
     return sent
 
@@ -73,13 +75,15 @@ def group_send(
 def _count(state: LayerState, sent: SentToGroup) -> None:
     counters = state.counters
     with state.lock:
-        counters.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full)
+        counters.expanded += len(sent.others) + len(sent.full) + len(sent.inbox_full) + len(sent.damaged)
         for family in sent.others:
             counters.pending_counts.add(family, 1)
         for member in sent.full:
             counters.drop("full", member)
         for inbox in sent.inbox_full:
             counters.drop("inbox_full", inbox)
+        for name, error in sent.damaged:
+            counters.drop("damaged", name, cause=str(error))
         for member, count in sent.expired:
             counters.drop("expired", member, count)
 
@@ -101,7 +105,7 @@ def publish(
         return SentToGroup(unknown=True)
     if found.done:
         return SentToGroup(inbox_full=found.full)
-    others = [ChannelName.parse(name) for name in found.others]
+    others = _channels(found.others)
     in_inboxes = yield from _deliver(routes, group, payload, found.inboxes, others)
     outside = [member for member in others if member.queue.kind is not Kind.INBOX] + in_inboxes.outside
     payloads = (payload if for_channel is None else for_channel(member.name) for member in outside)
@@ -109,10 +113,14 @@ def publish(
         push(routes, member, each, turn, to_member=True) for member, each in zip(outside, payloads, strict=True)
     )
     sent: list[tuple[ChannelName, c.Pushed]] = []
+    damaged = in_inboxes.damaged
     for member, outcome in zip(outside, outcomes, strict=True):
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, DamagedRecord):
+            damaged.append((member.name, outcome))
+        elif isinstance(outcome, Exception):
             raise outcome
-        sent.append((member, outcome))
+        else:
+            sent.append((member, outcome))
     unread = tuple(member.name for member, outcome in sent if outcome.unread_expired)
     if in_inboxes.dead or unread:
         yield from execute(c.Prune(shard, group, found.version, in_inboxes.dead, unread))
@@ -121,7 +129,19 @@ def publish(
         full=tuple(member.name for member, outcome in sent if not (outcome.accepted or outcome.unread_expired)),
         inbox_full=in_inboxes.full,
         expired=tuple((member.name, outcome.expired) for member, outcome in sent if outcome.expired),
+        damaged=tuple(damaged),
     )
+
+
+def _channels(names: Iterable[str]) -> list[ChannelName]:
+    """Return the members of a group; what another program has put there is no name, and left out."""
+    channels: list[ChannelName] = []
+    for name in names:
+        try:
+            channels.append(ChannelName.parse(name))
+        except InvalidName:
+            continue
+    return channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,32 +152,44 @@ class _Delivered:
         full: inboxes that had no room.
         dead: inboxes without a living owner, whose members their owners had added.
         outside: members in inboxes without a living owner, added by others: the message goes to each of them.
+        damaged: inboxes that do not take messages, and why.
     """
 
     full: tuple[str, ...]
     dead: tuple[str, ...]
     outside: list[ChannelName]
+    damaged: list[tuple[str, DamagedRecord]]
 
 
 def _deliver(
     routes: Routes, group: GroupName, payload: bytes, inboxes: tuple[str, ...], others: Iterable[ChannelName]
 ) -> Operation[_Delivered]:
     """Deliver to inboxes with members that their owners added, and to those of other members, once to each."""
+    inboxes = tuple(channel.queue.name for channel in _channels(f"{inbox}x" for inbox in inboxes))
     extra: dict[str, list[ChannelName]] = {inbox: [] for inbox in inboxes}
     for member in others:
         if member.queue.kind is Kind.INBOX:
             extra.setdefault(member.queue.name, []).append(member)
     queues = [Queue(name, Kind.INBOX) for name in extra]
-    deliveries = yield from execute_all(
-        c.Deliver(routes.ring.queue(q), q, group, tuple(member.name for member in extra[q.name]), payload)
+    deliveries = yield from run_together(
+        execute(c.Deliver(routes.ring.queue(q), q, group, tuple(member.name for member in extra[q.name]), payload))
         for q in queues
     )
-    outcomes = dict(zip(extra, deliveries, strict=True))
+    outcomes: dict[str, c.Delivery] = {}
+    damaged: list[tuple[str, DamagedRecord]] = []
+    for inbox, delivery in zip(extra, deliveries, strict=True):
+        if isinstance(delivery, DamagedRecord):
+            damaged.append((inbox, delivery))
+        elif isinstance(delivery, Exception):
+            raise delivery
+        else:
+            outcomes[inbox] = delivery
     ownerless = [name for name, delivery in outcomes.items() if delivery is c.Delivery.NO_OWNER]
     return _Delivered(
         full=tuple(name for name, delivery in outcomes.items() if delivery is c.Delivery.FULL),
         dead=tuple(name for name in ownerless if name in inboxes),
         outside=[member for name in ownerless for member in extra[name]],
+        damaged=damaged,
     )
 
 
@@ -311,6 +343,8 @@ def _announce(
             for group, member, age in some
         )
         for (group, member, _), outcome in zip(some, outcomes, strict=True):
+            if isinstance(outcome, DamagedRecord):
+                continue  # of that group only
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome.applied:
@@ -325,12 +359,12 @@ def group_channels(routes: Routes, group: GroupName) -> Operation[list[str]]:
     """List the members of a group, but for those whose owner is dead."""
     members = yield from execute(c.Members(routes.ring.group(group), group))
     inboxes: dict[str, Queue] = {}
-    for name in members.owned:
-        queue = ChannelName.parse(name).queue
-        inboxes[queue.name] = queue
+    channels = _channels(members.owned)
+    for channel in channels:
+        inboxes[channel.queue.name] = channel.queue
     alive = yield from _living(routes, inboxes.values())
-    owned = [name for name in members.owned if ChannelName.parse(name).queue.name in alive]
-    return sorted({*owned, *members.others})
+    owned = [channel for channel in channels if channel.queue.name in alive]
+    return sorted({channel.name for channel in (*owned, *_channels(members.others))})
 
 
 def _living(routes: Routes, inboxes: Iterable[Queue]) -> Operation[set[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, GroupName
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer.operations.groups import MEMBERSHIPS_AT_ONCE, NoOwner, leave, restore_groups
 from channel_layer.operations.steps import execute, run_together
 
@@ -220,7 +220,7 @@ def give_up(state: LayerState, inbox: Inbox) -> Operation[None]:
             for group, member, _ in members[start : start + MEMBERSHIPS_AT_ONCE]
         )
         for outcome in outcomes:
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, Exception) and not isinstance(outcome, DamagedRecord):
                 raise outcome
     waiting = yield from execute(c.ReleaseLease(inbox.shard, inbox.queue))
     with state.lock:

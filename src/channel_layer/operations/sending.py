@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from channel_layer.domain.capacity import shares
 from channel_layer.domain.expiry import moved
 from channel_layer.domain.names import ChannelName, Kind
 from channel_layer.domain.routing import Side, side
-from channel_layer.errors import NoLocalReader, StoreError
+from channel_layer.errors import DamagedRecord, NoLocalReader, StoreError
 from channel_layer.operations.credits import return_credits
 from channel_layer.operations.steps import Unbroken, execute, execute_all
 
@@ -124,7 +125,8 @@ def move_all_to_remote(state: LayerState) -> Operation[None]:
     routes = state.routes
     if routes.local is not None and routes.no_local_reader == "remote":
         for name in (yield from execute(c.FindOrphaned(routes.local))):
-            yield from move_to_remote(state, ChannelName.parse(name).queue)
+            with contextlib.suppress(DamagedRecord):  # what waits for others is moved all the same
+                yield from move_to_remote(state, ChannelName.parse(name).queue)
 
 
 def move_to_remote(state: LayerState, queue: Queue) -> Operation[None]:

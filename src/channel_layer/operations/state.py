@@ -56,6 +56,7 @@ class LayerState:
         waits: tasks that wait in a mailbox, or were woken and have not run yet, and for what.
         clocks: what is known of each shard's clock.
         outages: the shards that cannot be reached.
+        damages: what the log has said of damaged records.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
         unflushed: what to ask for the owners that did not acknowledge the last flush of this layer object in time.
         closed: the layer object has ended.
@@ -74,6 +75,7 @@ class LayerState:
         self.waits: dict[Waiter, tuple[Inbox | QueueBuffer, Mailbox]] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
         self.outages: Outages = Outages()
+        self.damages: set[str] = set()
         self.run_ids: dict[int, str] = {}
         self.unflushed: tuple[Unflushed, ...] = ()
         self.closed: bool = False

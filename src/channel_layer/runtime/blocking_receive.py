@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import random
 import time
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.expiry import REGISTRATION
 from channel_layer.domain.names import Kind, Queue
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer.operations.receiving import (
     BLOCK_SECONDS,
     Backoff,
@@ -26,7 +27,7 @@ from channel_layer.operations.receiving import (
     shard_order,
     take_in,
 )
-from channel_layer.runtime.reporting import log_failure, log_losses, log_success
+from channel_layer.runtime.reporting import log_damage, log_failure, log_losses, log_success
 from channel_layer.runtime.threads import ThreadEvent, await_any
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class ReceiveMemory:
 
 @dataclass(slots=True)
 class _Away:
-    """A shard that cannot be reached.
+    """A shard that cannot be reached, or a queue on it that is damaged.
 
     Attributes:
         error: why.
@@ -108,7 +109,10 @@ class BlockingReceive:
         self._turn = turn // len(queues)
         self._called = set[tuple[int, Queue]]()
         """Queues for which this thread was called and that it has not popped since: no other reader was called."""
-        self._away: dict[int, _Away] = {}
+        self._away: dict[tuple[int, Queue | None], _Away] = {}
+        """By shard, and the queue if only that is affected."""
+        self._refused: dict[int, StoreError] = {}
+        """Why shards have refused to wait."""
         self._held: dict[Queue, float] = {}
         """Inboxes that another process has claimed, and until when, in seconds of the monotonic clock."""
 
@@ -177,7 +181,7 @@ class BlockingReceive:
             kept = self._has_kept(queue)
             came, taken = self._pop(shard, queue, 0 if kept else 1)
             if kept:
-                if shard not in self._away and (found := self._take_kept(queue)) is not None:
+                if not self._is_away(shard, queue) and (found := self._take_kept(queue)) is not None:
                     return found
                 if self._has_kept(queue):
                     return None  # the store is away, or the inbox is claimed: it is unknown what was flushed
@@ -232,7 +236,7 @@ class BlockingReceive:
             InvalidName: the inbox belongs to another process.
             StoreError: a person has to repair it. Of a shard that is away it is noted.
         """
-        if (away := self._away.get(shard)) is not None and away.until > time.monotonic():
+        if self._away and self._is_away(shard, queue, now=time.monotonic()):
             return False, None
         state, sent, register = self._state, self._state.clock.now(), 0.0
         if shard == state.routes.local_of(queue):
@@ -242,10 +246,12 @@ class BlockingReceive:
         try:
             popped = self._store.execute(c.Pop(shard, queue, count, state.claimant, register))
         except StoreError as exc:
-            self._miss(shard, exc)
+            self._miss(shard, queue, exc)
             return False, None
         messages = take_in(state, shard, queue, sent, popped)
-        self._away.pop(shard, None)
+        if self._away:
+            self._away.pop((shard, None), None)
+            self._away.pop((shard, queue), None)
         log_success(state, shard, "threads")
         self._called.discard((shard, queue))
         with state.lock:
@@ -273,16 +279,26 @@ class BlockingReceive:
             raise claimed_error(queue)
         self._held[queue] = time.monotonic() + held_for + 0.001
 
-    def _miss(self, shard: int, error: StoreError) -> None:
-        """Note that a shard is away: it is not tried for a while, and the others are served.
+    def _is_away(self, shard: int, queue: Queue, *, now: float = -math.inf) -> bool:
+        """Whether a queue of a shard is not tried, because of either, until some time after *now*."""
+        found = (self._away.get((shard, None)), self._away.get((shard, queue)))
+        return any(away is not None and away.until > now for away in found)
+
+    def _miss(self, shard: int, queue: Queue | None, error: StoreError) -> None:
+        """Note that a shard is away, or a queue damaged: it is not tried for a while, and the others are served.
 
         Raises:
             StoreError: a person has to repair it.
         """
         if not error.retryable:
             raise error
-        log_failure(self._state, shard, "threads", error)
-        away = self._away.setdefault(shard, _Away(error))
+        place: tuple[int, Queue | None] = (shard, None)
+        if isinstance(error, DamagedRecord):
+            place = (shard, queue)
+            log_damage(self._state, error)
+        else:
+            log_failure(self._state, shard, "threads", error)
+        away = self._away.setdefault(place, _Away(error))
         away.error = error
         away.until = time.monotonic() + away.backoff.pause(random.random())  # noqa: S311 - jitter, not a secret
 
@@ -301,7 +317,7 @@ class BlockingReceive:
                 try:
                     waiting = self._store.wait(c.WaitAny(shard, tuple(queues), block))
                 except StoreError as exc:
-                    self._miss(shard, exc)
+                    self._miss(shard, None, exc)
                     continue
                 stack.callback(self._end, shard, waiting)
                 descriptors += waiting.descriptors
@@ -309,6 +325,9 @@ class BlockingReceive:
             moments = [*(away.until for away in self._away.values()), *self._held.values()]
             seconds += [moment - time.monotonic() for moment in moments]
             await_any(descriptors, min(seconds))
+        while self._refused:
+            shard, error = self._refused.popitem()
+            self._miss(shard, None, error)
 
     def _watch(self, alarm: ThreadEvent) -> bool:
         """Have the thread woken by what comes into this process; False if there is something already.
@@ -345,12 +364,15 @@ class BlockingReceive:
             if queue.name in self._state.inboxes or self._held.get(queue, 0.0) > now:
                 continue
             for shard in self._state.routes.shards(queue):
-                if shard not in self._away:
+                if not self._is_away(shard, queue):
                     found.setdefault(shard, []).append(queue)
         return found
 
     def _end(self, shard: int, waiting: Waiting) -> None:
-        self._called.update((shard, queue) for queue in waiting.end())
+        try:
+            self._called.update((shard, queue) for queue in waiting.end())
+        except StoreError as exc:
+            self._refused[shard] = exc
 
     def _pass_on(self) -> None:
         """Have another reader called for each queue for which this thread was called and that it has not popped."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.expiry import RENEWALS_PER_EXPIRY
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer.operations.credits import return_one_batch
 from channel_layer.operations.leases import (
     acknowledge_flush,
@@ -27,7 +27,7 @@ from channel_layer.operations.leases import (
 from channel_layer.operations.receiving import BLOCK_SECONDS, Backoff
 from channel_layer.runtime.background_tasks import wait_before_retry
 from channel_layer.runtime.event_loops import yield_processor
-from channel_layer.runtime.reporting import log_failure, log_success
+from channel_layer.runtime.reporting import log_damage, log_failure, log_success
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,14 @@ class InboxReader:
                 batch = await self._tasks.store.execute(c.Read(inbox.shard, inbox.queue, inbox.position, seconds))
             except StoreError as exc:
                 seconds = 0.0  # as for the first: it is known at once when the store is back
-                log_failure(state, inbox.shard, "reads", exc)
+                if isinstance(exc, DamagedRecord):
+                    log_damage(state, exc)
+                    self.look_soon()  # it is ours, and replaced
+                else:
+                    log_failure(state, inbox.shard, "reads", exc)
+                if not exc.retryable:
+                    with state.lock:
+                        inbox.dismiss(exc)
                 await wait_before_retry(backoff)
                 continue
             backoff.reset()

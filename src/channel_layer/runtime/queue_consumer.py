@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.expiry import REGISTRATION
 from channel_layer.domain.names import Kind
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer.operations.receiving import (
     BLOCK_SECONDS,
     Backoff,
@@ -27,7 +27,7 @@ from channel_layer.operations.receiving import (
     take_in,
 )
 from channel_layer.runtime.background_tasks import raise_cancellation, wait_before_retry
-from channel_layer.runtime.reporting import log_failure, log_success
+from channel_layer.runtime.reporting import log_damage, log_failure, log_success
 from channel_layer.runtime.wakeups import wake_all
 
 if TYPE_CHECKING:
@@ -296,7 +296,10 @@ class QueueConsumer:
         self._called.discard(shard)
         if not error.retryable:
             raise error
-        log_failure(self._state, shard, "pops", error)
+        if isinstance(error, DamagedRecord):
+            log_damage(self._state, error)
+        else:
+            log_failure(self._state, shard, "pops", error)
         if shard not in self._waits:
             self._watch(shard, self._return_of(shard))
 

@@ -11,17 +11,20 @@ from channel_layer.operations.statistics import report
 from channel_layer.runtime.drivers import refuse, run
 
 if TYPE_CHECKING:
-    from channel_layer.errors import StoreError
+    from channel_layer.errors import DamagedRecord, StoreError
     from channel_layer.operations.state import LayerState
     from channel_layer.runtime.event_loops import LoopSession
     from channel_layer.runtime.loop_sessions import LoopSessions
 
-__all__ = ("REPORT_SECONDS", "Reporter", "log_failure", "log_losses", "log_success", "warn")
+__all__ = ("REPORT_SECONDS", "Reporter", "log_damage", "log_failure", "log_losses", "log_success", "warn")
 
 _logger = logging.getLogger("channel_layer")
 
 REPORT_SECONDS = 1.0
 """How long the store may not have been told what was counted."""
+
+_MOST_DAMAGES = 1000
+"""Damaged records of which it is known that the log tells of them."""
 
 _LAST_SECONDS = 1.0
 """How long a loop's end waits, at most, for the store to be told what was counted."""
@@ -52,6 +55,17 @@ def log_failure(state: LayerState, shard: int, part: str, error: StoreError) -> 
         level = logging.WARNING if error.retryable else logging.ERROR
         what = "what waits goes on waiting" if error.retryable else "this has to be repaired"
         _logger.log(level, "cannot use %s: %s; %s, and it is tried again", state.routes.name(shard), error, what)
+
+
+def log_damage(state: LayerState, error: DamagedRecord) -> None:
+    """Say in the log that a queue is damaged, once for each."""
+    with state.lock:
+        new = str(error) not in state.damages
+        if len(state.damages) >= _MOST_DAMAGES:
+            state.damages.clear()
+        state.damages.add(str(error))
+    if new:
+        _logger.error("cannot receive, and try again: %s", error)
 
 
 def log_success(state: LayerState, shard: int, part: str) -> None:

@@ -5,14 +5,16 @@ All that the plans of commands share: the settings, the calls, and the steps tha
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer_redis._keys import SCAN_COUNT, Keys, split
-from channel_layer_redis._replies import UnknownScript, list_of, text, texts
+from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, damaged, explained, list_of, text, texts
 
 if TYPE_CHECKING:
     from channel_layer.domain.rules import Rules
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from channel_layer_redis._scripts import Script
 
 __all__ = (
+    "Each",
     "PendingRequest",
     "RequestPlan",
     "RequestSettings",
     "ScriptCall",
     "call_command",
+    "get_epoch",
     "read_clock",
     "read_epoch",
     "run_command",
@@ -34,6 +38,13 @@ __all__ = (
 )
 
 R = TypeVar("R")
+
+_EPOCH: Final = re.compile(r"([\w-]+) (\d{1,15}\.\d{3})", re.ASCII)
+"""What a flush writes: its name, and when it began in ms."""
+
+_COMMANDS: Final = re.compile(r"redis\.p?call\('(\w+)'")
+_KEYS: Final = re.compile(r"KEYS\[(\d+)\]")
+"""What a line of a script calls, and with which keys."""
 
 
 class RequestSettings:
@@ -78,29 +89,47 @@ class ScriptCall:
 
     Attributes:
         script: what to run; None: the arguments are a command.
+        whole: send the text of the script, for a server that does not know it.
     """
 
     script: Script | None
     keys: tuple[str, ...]
     args: tuple[Arg, ...]
+    whole: bool = False
 
-    def named(self) -> tuple[Arg, ...]:
-        """Return the command, with a script by its name."""
+    def command(self) -> tuple[Arg, ...]:
+        """Return the command."""
         if self.script is None:
             return self.args
-        return (b"EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+        name = (b"EVAL", self.script.source) if self.whole else (b"EVALSHA", self.script.sha)
+        return (*name, len(self.keys), *self.keys, *self.args)
 
-    def whole(self) -> ScriptCall:
-        """Return the call of a script with its text, for a server that does not know it."""
-        if self.script is None:
-            return self
-        return call_command(b"EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+    def failure(self, error: Exception) -> StoreError:
+        """Return the error to raise for what has come of this call: it names the queue or group by its keys.
+
+        Args:
+            error: a `StoreError`, `UnknownScript`, or why the reply cannot be read.
+        """
+        if isinstance(error, StoreError) and not isinstance(error, Refusal):
+            return error
+        keys = self.keys or tuple(arg for arg in self.args[1:2] if isinstance(arg, str) and ":{" in arg)
+        if not isinstance(error, Refusal):
+            return damaged(str(error), keys)
+        line = self.script.line(error.answer) if self.script is not None else ""
+        used = tuple(self.keys[int(place) - 1] for place in _KEYS.findall(line) if int(place) <= len(self.keys))
+        return explained(error, tuple(dict.fromkeys(_COMMANDS.findall(line))), tuple(dict.fromkeys(used)) or keys)
 
 
 # As in `channel_layer.operations.steps`: one generator, replies of many types; they are checked where they are read.
 RequestPlan: TypeAlias = Generator[tuple[ScriptCall, ...], list[Any], R]
 """How a command is carried out: yields calls that may go out in one write, is sent their replies, returns the reply to
 the command. If some of the calls fail, the first error is thrown in, once all of them are done."""
+
+
+class Each(tuple[ScriptCall, ...]):
+    """Calls about different queues or groups: a `DamagedRecord` is a reply like the others, and not thrown in."""
+
+    __slots__ = ()
 
 
 def call_command(*args: Arg) -> ScriptCall:
@@ -128,10 +157,18 @@ def read_clock(settings: RequestSettings) -> RequestPlan[float]:
     return int(seconds) * 1000 + int(micros) / 1000 + settings.offset
 
 
+def get_epoch(settings: RequestSettings) -> ScriptCall:
+    """Return the call for `read_epoch`: MGET, unlike GET, does not refuse a key of another type."""
+    return call_command("MGET", settings.keys.epoch)
+
+
 def read_epoch(reply: object) -> tuple[str, float]:
-    """Return the name of the last flush, and when it began: what is older than that has been flushed."""
-    name, _, began = text(reply).partition(" ")
-    return name, float(began or "-inf")
+    """Return the name of the last flush, and when it began, in ms: what is older than that has been flushed.
+
+    What a flush has not written there counts as no flush: else every queue would be emptied for it.
+    """
+    found = _EPOCH.fullmatch(texts(reply)[0])
+    return ("", -math.inf) if found is None else (found[1], float(found[2]))
 
 
 def scan(settings: RequestSettings, cursor: str) -> RequestPlan[tuple[str, list[tuple[str, str]]]]:
@@ -152,13 +189,15 @@ class PendingRequest(Generic[R]):
         outcome: the reply to the command, or its error, once it is done.
     """
 
-    __slots__ = ("_outcomes", "_plan", "_unknown", "calls", "outcome", "shard")
+    __slots__ = ("_asked", "_outcomes", "_plan", "_unknown", "calls", "outcome", "shard")
 
     outcome: R | StoreError
 
     def __init__(self, shard: int, plan: RequestPlan[R]) -> None:
         self.shard: int = shard
         self.calls: tuple[ScriptCall, ...] = ()
+        self._asked: tuple[ScriptCall, ...] = ()
+        """What the plan has yielded last."""
         self._plan = plan
         self._outcomes: list[object] = []
         self._unknown: list[int] = []
@@ -176,11 +215,13 @@ class PendingRequest(Generic[R]):
             outcomes, self._unknown = self._outcomes, []
         elif unknown := [place for place, outcome in enumerate(outcomes) if isinstance(outcome, UnknownScript)]:
             self._outcomes, self._unknown = outcomes, unknown
-            self.calls = tuple(self.calls[place].whole() for place in unknown)
+            self.calls = tuple(replace(self.calls[place], whole=True) for place in unknown)
             return None
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                return self._advance(self._plan.throw, outcome)
+        for place, outcome in enumerate(outcomes):
+            if isinstance(outcome, Exception):
+                outcomes[place] = error = self._asked[place].failure(outcome)
+                if not (isinstance(error, DamagedRecord) and isinstance(self._asked, Each)):
+                    return self._advance(self._plan.throw, error)
         return self._advance(self._plan.send, outcomes)
 
     def result(self) -> R:
@@ -202,5 +243,8 @@ class PendingRequest(Generic[R]):
             self.calls, self.outcome = (), stop.value
         except StoreError as exc:
             self.calls, self.outcome = (), exc
+        except UNREADABLE as exc:
+            self.calls, self.outcome = (), self._asked[0].failure(exc)
+            self.outcome.__cause__ = exc
         else:
-            self.calls = calls
+            self.calls = self._asked = calls

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import group_frame
 from channel_layer.domain.names import Kind
+from channel_layer.errors import DamagedRecord
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number, numbers, texts
-from channel_layer_redis._requests.calls import ScriptCall, call_command, read_clock, read_epoch, run_script
+from channel_layer_redis._requests.calls import (
+    Each,
+    ScriptCall,
+    call_command,
+    get_epoch,
+    read_clock,
+    read_epoch,
+    run_script,
+)
 
 if TYPE_CHECKING:
     from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
@@ -57,10 +66,18 @@ def _member_keys(settings: RequestSettings, change: c.Join | c.Leave) -> tuple[t
 def publish(settings: RequestSettings, command: c.Publish) -> RequestPlan[c.Published]:
     """Deliver to all members in one step, or return the members."""
     frame = group_frame(command.group.name, (), command.payload)
-    reply = yield from run_script(
-        _PUBLISH, settings.keys.group(command.group.name)[:3], int(command.at_once), frame, settings.keys.prefix,
-        settings.inbox_capacity, settings.owned, settings.group, settings.offset, settings.lease,
+    keys = settings.keys.group(command.group.name)[:3]
+    args = (
+        frame, settings.keys.prefix, settings.inbox_capacity, settings.owned, settings.group, settings.offset,
+        settings.lease,
     )  # fmt: skip
+    try:
+        reply = yield from run_script(_PUBLISH, keys, int(command.at_once), *args)
+    except DamagedRecord:
+        if not command.at_once:
+            raise
+        # Nothing was delivered. If an inbox is damaged, the others get the message one by one.
+        reply = yield from run_script(_PUBLISH, keys, 0, *args)
     version, done, first, *rest = list_of(reply)
     if done == 1:
         return c.Published(number(version), done=True, inboxes=(), others=(), full=texts(first))
@@ -94,17 +111,20 @@ def members(settings: RequestSettings, command: c.Members) -> RequestPlan[c.Grou
 
 
 def check_groups(settings: RequestSettings, command: c.CheckGroups) -> RequestPlan[c.CheckedGroups]:
-    """Look which groups hold owned members of an inbox, and extend their lifetimes if that is wanted."""
+    """Look which groups hold owned members of an inbox, and extend their lifetimes if that is wanted.
+
+    In a group that is damaged none can be restored.
+    """
     calls: list[ScriptCall] = []
     for group in command.groups:
         owned, others, inboxes, _ = settings.keys.group(group.name)
         calls += [call_command("EXISTS", owned), call_command("HGET", inboxes, command.inbox.name)]
         if command.extend:
             calls += [call_command("PEXPIRE", key, settings.group) for key in (owned, others, inboxes)]
-    *replies, last_flush = yield *calls, call_command("GET", settings.keys.epoch)
+    *replies, last_flush = yield Each((*calls, get_epoch(settings)))
     each = len(calls) // max(1, len(command.groups))
     known = tuple(
-        exists == 1 and isinstance(count, bytes) and not count.startswith(b"0:")
+        isinstance(count, DamagedRecord) or (exists == 1 and isinstance(count, bytes) and not count.startswith(b"0:"))
         for exists, count in zip(replies[::each], replies[1::each], strict=True)
     )
     return c.CheckedGroups(known, read_epoch(last_flush)[0])

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from channel_layer import commands as c
 from channel_layer.domain.frames import marker_frame
+from channel_layer.errors import DamagedRecord
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number, numbers
 from channel_layer_redis._requests.calls import (
+    Each,
     ScriptCall,
     call_command,
+    get_epoch,
     read_clock,
     read_epoch,
     run_command,
@@ -55,7 +58,7 @@ def acquire_lease(settings: RequestSettings, command: c.AcquireLease) -> Request
         command.after or "0-0",
         *held,
     )
-    reply, last_flush = yield ScriptCall(_ACQUIRE_LEASE, keys, args), call_command("GET", settings.keys.epoch)
+    reply, last_flush = yield ScriptCall(_ACQUIRE_LEASE, keys, args), get_epoch(settings)
     now, fresh, expired = numbers(reply)
     return c.LeaseAcquired(now / 1000, fresh == 1, read_epoch(last_flush)[0], expired)
 
@@ -65,7 +68,7 @@ def renew_lease(settings: RequestSettings, command: c.RenewLease) -> RequestPlan
     held = [part for channel, count in command.held for part in (channel, count)]
     args = (settings.lease, settings.offset, command.after or "0-0", command.serial, *held)
     renewal = ScriptCall(_RENEW_LEASE, settings.keys.inbox(command.inbox.name), args)
-    reply, last_flush = yield renewal, call_command("GET", settings.keys.epoch)
+    reply, last_flush = yield renewal, get_epoch(settings)
     now, renewed = numbers(reply)
     return c.LeaseRenewed(now / 1000, renewed == 1, read_epoch(last_flush)[0])
 
@@ -110,9 +113,11 @@ def flush(settings: RequestSettings, command: c.Flush) -> RequestPlan[c.Flushing
         cursor, found = yield from scan(settings, cursor)
         leases = [name for kind, name in found if kind == "l"]
         args = (command.generation, settings.offset)
-        replies = yield tuple(ScriptCall(_FLUSH_INBOX, settings.keys.inbox(name), args) for name in leases)
-        for name, count in zip(leases, map(number, replies), strict=True):
-            if count >= 0:
+        replies = yield Each(ScriptCall(_FLUSH_INBOX, settings.keys.inbox(name), args) for name in leases)
+        for name, reply in zip(leases, replies, strict=True):
+            if isinstance(reply, DamagedRecord):
+                yield (call_command("UNLINK", *settings.keys.inbox(name)),)  # its owner, if there is one, makes it anew
+            elif (count := number(reply)) >= 0:
                 inboxes.append(name)
                 dropped += count
         dropped += yield from _flush_others(settings, found)
@@ -130,21 +135,29 @@ def _flush_others(settings: RequestSettings, found: list[tuple[str, str]]) -> Re
     lengths = [call_command("LLEN", key) for key in lines]
     others = [f"{settings.keys.prefix}{kind}:{{{name}}}" for kind, name in found if kind not in "lcesq"]
     removals = [call_command("UNLINK", key) for key in (*lines, *others)]
-    replies = yield (*lengths, *removals, *trims)
-    return sum(number(reply) for reply in replies[: len(lengths)])
+    replies = yield Each((*lengths, *removals, *trims))
+    damaged = [
+        name
+        for name, reply in zip(dead, replies[len(replies) - len(dead) :], strict=True)
+        if isinstance(reply, DamagedRecord)
+    ]
+    yield tuple(call_command("UNLINK", settings.keys.inbox(name)[1]) for name in damaged)
+    return sum(number(reply) for reply in replies[: len(lengths)] if not isinstance(reply, DamagedRecord))
 
 
 def _have_leases(settings: RequestSettings, names: list[str]) -> RequestPlan[list[bool]]:
-    """Return which inboxes have a lease."""
-    replies = yield tuple(call_command("HEXISTS", settings.keys.inbox(name)[0], "g") for name in names)
+    """Return which inboxes have a lease; one that is damaged is none."""
+    replies = yield Each(call_command("HEXISTS", settings.keys.inbox(name)[0], "g") for name in names)
     return [reply == 1 for reply in replies]
 
 
 def unflushed(settings: RequestSettings, command: c.Unflushed) -> RequestPlan[tuple[str, ...]]:
     """Return the inboxes whose owners have not acknowledged the flush."""
-    replies = yield tuple(call_command("HMGET", settings.keys.inbox(name)[0], "g", "f") for name in command.inboxes)
+    replies = yield Each(call_command("HMGET", settings.keys.inbox(name)[0], "g", "f") for name in command.inboxes)
     left: list[str] = []
     for name, reply in zip(command.inboxes, replies, strict=True):
+        if isinstance(reply, DamagedRecord):
+            continue  # as if there were no lease
         generation, flushed = list_of(reply)
         if generation is not None and flushed != generation:  # of this flush, a later one, or a new lease
             left.append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 from channel_layer import commands as c
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind
-from channel_layer.errors import StoreError
+from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number
-from channel_layer_redis._requests.calls import ScriptCall, read_epoch, run_command, run_script
+from channel_layer_redis._requests.calls import ScriptCall, get_epoch, read_epoch, run_command, run_script
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
@@ -25,6 +26,7 @@ __all__ = (
     "pending",
     "pop",
     "push",
+    "push_call",
     "put_back",
     "queue_push",
     "read_pushed",
@@ -59,22 +61,29 @@ def inbox_push(settings: RequestSettings, inbox: str) -> ScriptCall:
 
 def push(settings: RequestSettings, command: c.Push) -> RequestPlan[c.Pushed]:
     """Push a message."""
+    (reply,) = yield (push_call(settings, command),)
+    return read_pushed(reply)
+
+
+def push_call(settings: RequestSettings, command: c.Push) -> ScriptCall:
+    """Return the call that pushes a message."""
     queue = command.channel.queue
     frame = message_frame(command.channel.name, command.payload)
     unread = (settings.keys.unread(queue.name),) if command.to_member else ()
     if queue.kind is Kind.INBOX:
         call = inbox_push(settings, queue.name)
-        (reply,) = yield (ScriptCall(call.script, (*call.keys, *unread), (*call.args, command.capacity, frame)),)
-        return read_pushed(reply)
+        return ScriptCall(call.script, (*call.keys, *unread), (*call.args, command.capacity, frame))
     call = queue_push(settings, queue.name, command.capacity)
-    (reply,) = yield (ScriptCall(call.script, (*call.keys, *unread), (*call.args, frame, settings.group)),)
-    return read_pushed(reply)
+    return ScriptCall(call.script, (*call.keys, *unread), (*call.args, frame, settings.group))
 
 
 def clear_unread(settings: RequestSettings, command: c.ClearUnread) -> RequestPlan[None]:
     """Forget that a channel has an unread message of a group."""
-    channel = command.channel
-    yield from run_command("HDEL", settings.keys.unread(channel.queue.name), channel.name)
+    key = settings.keys.unread(command.channel.queue.name)
+    try:
+        yield from run_command("HDEL", key, command.channel.name)
+    except DamagedRecord:
+        yield from run_command("UNLINK", key)
 
 
 def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
@@ -93,7 +102,8 @@ def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
     if not returned and command.queue.kind is not Kind.INBOX:
         return popped
     try:
-        generation, began = read_epoch((yield from run_command("GET", settings.keys.epoch)))
+        (last_flush,) = yield (get_epoch(settings),)
+        generation, began = read_epoch(last_flush)
     except StoreError:
         if not popped.entries:
             raise
@@ -102,6 +112,8 @@ def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
         except StoreError:
             return replace(popped, entries=(), lost=len(popped.entries))
         raise
+    if began > popped.now * 1000:
+        began = -math.inf  # no flush of ours, then
     entries = tuple(entry for entry in popped.entries if entry.stamp * 1000 >= began)
     return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
 

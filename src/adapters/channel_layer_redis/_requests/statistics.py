@@ -8,11 +8,14 @@ from channel_layer import commands as c
 from channel_layer.domain.frames import message_frame
 from channel_layer.domain.names import Kind, Queue
 from channel_layer.domain.rates import SLICE_SECONDS, SLICES, Rates
+from channel_layer.errors import DamagedRecord
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number, numbers
-from channel_layer_redis._requests.calls import ScriptCall, run_script, scan
+from channel_layer_redis._requests.calls import Each, ScriptCall, run_script, scan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = ("report", "reported", "survey")
@@ -49,7 +52,7 @@ def survey(settings: RequestSettings, command: c.Survey) -> RequestPlan[c.Survey
     channel = command.channel
     found: list[tuple[int, float | None]] = []
     if channel is not None:
-        found = yield from _waiting(settings, (channel.queue,), message_frame(channel.name, b""))
+        found = _surveyed((yield (_survey(settings, channel.queue, message_frame(channel.name, b"")),)))
     else:
         looked = set[Queue]()
         cursor = ""
@@ -57,22 +60,22 @@ def survey(settings: RequestSettings, command: c.Survey) -> RequestPlan[c.Survey
             cursor, keys = yield from scan(settings, cursor)
             new = {Queue.named(name) for kind, name in keys if kind in "ql"} - looked
             looked |= new  # an inbox has both keys, and any key may come twice
-            found += yield from _waiting(settings, tuple(new), b"m")
+            replies = yield Each(_survey(settings, queue, b"m") for queue in new)
+            found += _surveyed(reply for reply in replies if not isinstance(reply, DamagedRecord))
     ages = [age for _, age in found if age is not None]
     return c.Surveyed(sum(count for count, _ in found), max(ages, default=None))
 
 
-def _waiting(
-    settings: RequestSettings, queues: tuple[Queue, ...], begins: bytes
-) -> RequestPlan[list[tuple[int, float | None]]]:
-    """Return the number of frames that begin so in each queue, and the age in seconds of the oldest one."""
-    calls: list[ScriptCall] = []
-    for queue in queues:
-        keys: tuple[str, ...] = settings.keys.queue(queue.name)[:1]
-        if queue.kind is Kind.INBOX:
-            keys = (*keys, *settings.keys.inbox(queue.name))
-        calls.append(ScriptCall(_SURVEY, keys, (settings.expiry, settings.offset, begins)))
-    replies = yield tuple(calls)
+def _survey(settings: RequestSettings, queue: Queue, begins: bytes) -> ScriptCall:
+    """Look how many frames in a queue begin so, and how old they are."""
+    keys: tuple[str, ...] = settings.keys.queue(queue.name)[:1]
+    if queue.kind is Kind.INBOX:
+        keys = (*keys, *settings.keys.inbox(queue.name))
+    return ScriptCall(_SURVEY, keys, (settings.expiry, settings.offset, begins))
+
+
+def _surveyed(replies: Iterable[object]) -> list[tuple[int, float | None]]:
+    """Return how many frames were found in each queue, and the age in seconds of the oldest one."""
     found: list[tuple[int, float | None]] = []
     for reply in replies:
         count, age = list_of(reply)

@@ -2,10 +2,13 @@
 -- KEYS  1 lease  2 stream  3 queue  4 signal  5 unread
 -- ARGV  1 generation  2 lease in ms  3 expiry in ms  4 clock offset in ms  5 id of the last entry read, or 0-0
 --       6... channel, unread messages that the owner holds for it
--- Returns {now in ms, 1 if the stream is new, messages that had expired}.
+-- Returns {now in ms, 1 if the stream is new, messages that had expired}. Keys of other types are removed.
 local time = redis.call('TIME')
 local server = time[1] * 1000 + math.floor(time[2] / 1000)
 local now = server + tonumber(ARGV[4])
+for place, kind in ipairs({'hash', 'stream', 'list'}) do
+  if redis.call('TYPE', KEYS[place]).ok ~= kind then redis.call('DEL', KEYS[place]) end
+end
 if redis.call('HEXISTS', KEYS[1], 'g') == 0 then -- a stream without messages may have been made to tell just that
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 2)
   if #entries == 0 or #entries == 1 and entries[1][2][2] == 'l' then redis.call('DEL', KEYS[2]) end

@@ -9,7 +9,7 @@
 local time = redis.call('TIME')
 local offset = tonumber(ARGV[8])
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
-local known = tonumber(redis.call('HGET', KEYS[3], '') or 0)
+local known = whole(redis.call('HGET', KEYS[3], ''))
 if ARGV[6] == '1' and redis.call('ZSCORE', KEYS[4], ARGV[2]) then
   return {string.format('%.0f', known), 0, 0, 0}
 end
@@ -19,7 +19,7 @@ local function recount() -- the server has evicted 1 or 3; a member that 1 lacks
   for place = 1, #found, 2 do if found[place] ~= '' then counts[found[place]] = 0 end end
   for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     local inbox = string.match(member, '^.-!')
-    counts[inbox] = (counts[inbox] or 0) + 1
+    if inbox then counts[inbox] = (counts[inbox] or 0) + 1 end
   end
   for inbox, count in pairs(counts) do redis.call('HSET', KEYS[3], inbox, string.format('%d:%s', count, version)) end
 end
@@ -34,7 +34,7 @@ if ARGV[4] == '1' or redis.call('ZSCORE', KEYS[1], ARGV[2]) then
   local new = redis.call('ZADD', KEYS[1], joined, ARGV[2])
   local count = redis.call('HGET', KEYS[3], ARGV[3])
   if new == 1 and redis.call('ZCARD', KEYS[1]) > 1 or new == 0 and count then
-    count = tonumber(string.match(count or '0:', '^(%d+):')) + new
+    count = whole(string.match(count or '', '^(%d+):')) + new
     redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count, version))
   else -- the first member of the group, or one that was not counted
     recount()

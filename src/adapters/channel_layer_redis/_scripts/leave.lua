@@ -5,10 +5,10 @@
 -- Returns {version, 1 if the marker was put, 1 if it was applied or 0 if the owner has added one since}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local known = tonumber(redis.call('HGET', KEYS[3], '') or 0)
+local known = whole(redis.call('HGET', KEYS[3], ''))
 if ARGV[7] ~= '' then
   local last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '', '^%d+:(%d+)$')
-  if not redis.call('ZSCORE', KEYS[1], ARGV[2]) or not last or tonumber(last) > tonumber(ARGV[7]) then
+  if not redis.call('ZSCORE', KEYS[1], ARGV[2]) or not last or whole(last) > tonumber(ARGV[7]) then
     return {string.format('%.0f', known), 0, 0}
   end
 end
@@ -17,8 +17,8 @@ if known > 0 or redis.call('EXISTS', KEYS[1]) == 0 then -- else 3 was evicted, a
   redis.call('HSET', KEYS[3], '', version)
 end
 if redis.call('ZREM', KEYS[1], ARGV[2]) == 1 then
-  local count, last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '0:', '^(%d+):(.*)$')
-  if tonumber(count) > 1 then
+  local count, last = string.match(redis.call('HGET', KEYS[3], ARGV[3]) or '', '^(%d+):(%d+)$')
+  if whole(count) > 1 then
     redis.call('HSET', KEYS[3], ARGV[3], string.format('%d:%s', count - 1, last))
   else
     redis.call('HDEL', KEYS[3], ARGV[3])

@@ -5,9 +5,15 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
 if KEYS[4] then
-  if redis.call('HEXISTS', KEYS[4], 'g') == 1 then return {now, -1} end
-  local claimant = redis.call('GET', KEYS[5])
-  if claimant and claimant ~= ARGV[4] then return {now, -2, redis.call('PTTL', KEYS[5])} end
+  if redis.call('HEXISTS', KEYS[4], 'g') == 1 then
+    if redis.call('PTTL', KEYS[4]) >= 0 then return {now, -1} end
+    redis.call('DEL', KEYS[4]) -- every lease ends; another program has written this one
+  end
+  local claimant = redis.call('MGET', KEYS[5])[1] -- GET would refuse a key of another type
+  if claimant and claimant ~= ARGV[4] then
+    local left = redis.call('PTTL', KEYS[5])
+    if left >= 0 then return {now, -2, left} end -- else another program has written it
+  end
   redis.call('SET', KEYS[5], ARGV[4], 'PX', ARGV[5])
 end
 local reply = {now, 0}
@@ -26,7 +32,9 @@ while wanted > 0 do
 end
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then
-  if redis.call('EXISTS', KEYS[2]) == 0 then
+  local signals = redis.pcall('LLEN', KEYS[2])
+  if signals ~= 1 then
+    if signals ~= 0 then redis.call('DEL', KEYS[2]) end -- another program has written it
     redis.call('RPUSH', KEYS[2], '1')
     redis.call('PEXPIRE', KEYS[2], left)
   end

@@ -7,13 +7,13 @@ local dead = {}
 local first = 3 + tonumber(ARGV[2])
 for place = 3, first - 1 do
   local last = string.match(redis.call('HGET', KEYS[3], ARGV[place]) or '', '^%d+:(%d+)$')
-  if last and tonumber(last) <= tonumber(ARGV[1]) then
+  if last and whole(last) <= tonumber(ARGV[1]) then
     dead[ARGV[place]] = true
     redis.call('HDEL', KEYS[3], ARGV[place])
   end
 end
 local removed = 0
-if tonumber(redis.call('HGET', KEYS[3], '') or 0) <= tonumber(ARGV[1]) then
+if whole(redis.call('HGET', KEYS[3], '')) <= tonumber(ARGV[1]) then
   for place = first, #ARGV do removed = removed + redis.call('ZREM', KEYS[2], ARGV[place]) end
 end
 if next(dead) then

@@ -15,7 +15,13 @@ if redis.call('HEXISTS', KEYS[1], 'g') == 1 then
     local frame, reply = ARGV[place + 1], -1
     if room > 0 then
       local count = 'n' .. string.sub(frame, 3, 2 + string.byte(frame, 2))
-      if redis.call('HINCRBY', KEYS[1], count, 1) <= tonumber(ARGV[place]) then
+      local unread = redis.pcall('HINCRBY', KEYS[1], count, 1)
+      if type(unread) == 'table' then -- refused
+        if not string.find(unread.err, 'integer') and not string.find(unread.err, 'overflow') then return unread end
+        redis.call('HSET', KEYS[1], count, 1) -- another program's: it counts anew
+        unread = 1
+      end
+      if unread <= tonumber(ARGV[place]) then
         if not redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', ARGV[2], frame) then
           redis.call('XADD', KEYS[2], '*', ARGV[2], frame)
           redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
@@ -40,8 +46,9 @@ local oldest = now - tonumber(ARGV[1])
 local function name(frame) return string.sub(frame, 3, 2 + string.byte(frame, 2)) end
 local function push(capacity, frame)
   if KEYS[5] then
-    local since = redis.call('HGET', KEYS[5], name(frame))
-    if since and tonumber(since) <= oldest - tonumber(ARGV[1]) then return false end
+    if redis.call('TYPE', KEYS[5]).ok ~= 'hash' then redis.call('DEL', KEYS[5]) end
+    local since = tonumber(redis.call('HGET', KEYS[5], name(frame)) or '')
+    if since and since > 0 and since <= oldest - tonumber(ARGV[1]) then return false end
   end
   local expired = 0
   if redis.call('LLEN', KEYS[3]) >= capacity then
@@ -55,7 +62,11 @@ local function push(capacity, frame)
   end
   redis.call('RPUSH', KEYS[3], struct.pack('>d', now) .. frame)
   redis.call('PEXPIRE', KEYS[3], ARGV[1])
-  if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('RPUSH', KEYS[4], '1') end
+  local signals = redis.pcall('LLEN', KEYS[4])
+  if signals ~= 1 then
+    if signals ~= 0 then redis.call('DEL', KEYS[4]) end -- another program has written it
+    redis.call('RPUSH', KEYS[4], '1')
+  end
   redis.call('PEXPIRE', KEYS[4], ARGV[1])
   if KEYS[5] and redis.call('HSETNX', KEYS[5], name(frame), string.format('%.0f', now)) == 1 then
     redis.call('PEXPIRE', KEYS[5], ARGV[4])

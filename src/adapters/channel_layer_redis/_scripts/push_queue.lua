@@ -11,8 +11,9 @@ local oldest = now - tonumber(ARGV[2])
 local name
 if KEYS[3] then
   name = string.sub(ARGV[4], 3, 2 + string.byte(ARGV[4], 2))
-  local since = redis.call('HGET', KEYS[3], name)
-  if since and tonumber(since) <= oldest - tonumber(ARGV[2]) then return false end
+  if redis.call('TYPE', KEYS[3]).ok ~= 'hash' then redis.call('DEL', KEYS[3]) end
+  local since = tonumber(redis.call('HGET', KEYS[3], name) or '')
+  if since and since > 0 and since <= oldest - tonumber(ARGV[2]) then return false end
 end
 local expired = 0
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then
@@ -26,7 +27,11 @@ if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then
 end
 redis.call('RPUSH', KEYS[1], struct.pack('>d', now) .. ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], '1') end
+local signals = redis.pcall('LLEN', KEYS[2])
+if signals ~= 1 then
+  if signals ~= 0 then redis.call('DEL', KEYS[2]) end -- another program has written it
+  redis.call('RPUSH', KEYS[2], '1')
+end
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 if name and redis.call('HSETNX', KEYS[3], name, string.format('%.0f', now)) == 1 then
   redis.call('PEXPIRE', KEYS[3], ARGV[5])

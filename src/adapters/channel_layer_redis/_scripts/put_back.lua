@@ -9,6 +9,7 @@ local lifetime = math.max(0, redis.call('PTTL', KEYS[1]))
 local kept, expired = 0, 0
 for place = #ARGV, 3, -1 do
   local left = math.ceil(math.abs(struct.unpack('>d', ARGV[place])) + tonumber(ARGV[1]) - now)
+  left = math.min(left, tonumber(ARGV[1])) -- a stamp that is not ours may be infinite
   if left > 0 then
     redis.call('LPUSH', KEYS[1], ARGV[place])
     lifetime = math.max(lifetime, left)
@@ -19,7 +20,11 @@ for place = #ARGV, 3, -1 do
 end
 if kept > 0 then
   redis.call('PEXPIRE', KEYS[1], lifetime)
-  if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('RPUSH', KEYS[2], '1') end
+  local signals = redis.pcall('LLEN', KEYS[2])
+  if signals ~= 1 then
+    if signals ~= 0 then redis.call('DEL', KEYS[2]) end -- another program has written it
+    redis.call('RPUSH', KEYS[2], '1')
+  end
   redis.call('PEXPIRE', KEYS[2], lifetime)
 end
 return expired

@@ -8,11 +8,11 @@ local now = time[1] * 1000 + time[2] / 1000 + tonumber(ARGV[2])
 local count, since = 0, nil
 if KEYS[2] and redis.call('HEXISTS', KEYS[2], 'g') == 1 then
   if #ARGV[3] > 1 then
-    count = tonumber(redis.call('HGET', KEYS[2], 'n' .. string.sub(ARGV[3], 3)) or 0)
+    count = whole(redis.call('HGET', KEYS[2], 'n' .. string.sub(ARGV[3], 3)))
   else
     local fields = redis.call('HGETALL', KEYS[2])
     for place = 1, #fields, 2 do
-      if string.sub(fields[place], 1, 1) == 'n' then count = count + fields[place + 1] end
+      if string.sub(fields[place], 1, 1) == 'n' then count = count + whole(fields[place + 1]) end
     end
   end
   if count > 0 then
@@ -33,4 +33,4 @@ else
     end
   end
 end
-return {count, since and math.max(0, math.floor(now - since)) or false}
+return {whole(count), since and math.min(whole(now - since), tonumber(ARGV[1])) or false}
