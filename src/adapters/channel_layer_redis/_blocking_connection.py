@@ -19,7 +19,7 @@ import hiredis
 
 from channel_layer.errors import ConfigError, StoreError
 from channel_layer.runtime.threads import Poller
-from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting
+from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting, ways_round
 from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
@@ -82,7 +82,11 @@ class BlockingConnection:
             self._poller = Poller([self._socket.fileno()])
             commands = greeting(address)
             self.send(b"".join(map(pack, commands)))
-            self.client_id, self.run_id = read_greeting(address, self.read(len(commands), deadline))
+            replies = self.read(len(commands), deadline)
+            self.client_id, self.run_id = read_greeting(address, replies)
+            if more := ways_round(replies):
+                self.send(b"".join(map(pack, more)))
+                self.read(len(more), deadline)
         except BaseException as exc:
             self.close()
             if isinstance(exc, StoreError) and exc.outcome == "unknown":

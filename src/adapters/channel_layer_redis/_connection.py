@@ -18,7 +18,7 @@ import hiredis
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.wakeups import InlineFuture, resume_all
-from channel_layer_redis._greeting import greeting, read_greeting
+from channel_layer_redis._greeting import greeting, read_greeting, ways_round
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_list, is_replica, protocol_error, refusal
 from channel_layer_redis._sockets import CHECK_SHARE, has_input, keep_alive
@@ -472,3 +472,5 @@ async def _greet(address: ServerAddress, connection: Connection) -> None:
     sent = [connection.call(*command) for command in greeting(address)]
     replies = await asyncio.gather(*sent, return_exceptions=True)
     connection.client_id, connection.run_id = read_greeting(address, replies)
+    more = [connection.call(*command) for command in ways_round(replies)]
+    await asyncio.gather(*more, return_exceptions=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import StoreError
 from channel_layer_redis import _scripts
-from channel_layer_redis._replies import is_list
+from channel_layer_redis._replies import Refusal, explained, is_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("NotPrimary", "greeting", "read_greeting")
+__all__ = ("NotPrimary", "greeting", "read_greeting", "ways_round")
 
 _MINIMUM_REDIS = (6, 2)
 _MINIMUM_VALKEY = (7, 2)
@@ -51,7 +51,7 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
         NotPrimary: the server is a replica.
         StoreError: the server refuses the login, is too old, or is of a kind that is no store.
     """
-    hello, info, *rest = replies[: 3 if address.db else 2]  # a user who may not load scripts sends their text
+    hello, info = replies[:2]
     if isinstance(hello, StoreError):
         if "unknown command" in str(hello).lower():
             raise StoreError(f"{address.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
@@ -64,13 +64,30 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
         raise hello
     fields = _pairs(hello)
     _check_kind(address.label, fields)
-    for reply in (hello, info, *rest):
-        if isinstance(reply, BaseException) and "NOPERM" not in str(reply):
+    selected = replies[2] if address.db else b"OK"
+    if isinstance(selected, Refusal):
+        raise explained(selected, ("SELECT",), ())
+    for reply in (hello, info, selected):
+        if isinstance(reply, BaseException) and not (reply is info and _is_permanent(reply)):
             raise reply
     facts = _info(info) if isinstance(info, bytes) else {}
     client_id = fields.get("id")
     _check_version(address.label, facts, fields)
     return client_id if isinstance(client_id, int) else 0, facts.get("run_id", "")
+
+
+def ways_round(replies: Sequence[object]) -> list[tuple[Arg, ...]]:
+    """Return the commands that load those scripts whose loading was refused: they run them, without keys.
+
+    Without keys they fail before they have changed anything, and the server knows them.
+    """
+    loaded = zip(_ORDERED, replies[-len(_ORDERED) :], strict=True)
+    return [("EVAL", script.source, 0) for script, reply in loaded if _is_permanent(reply)]
+
+
+def _is_permanent(reply: object) -> bool:
+    """Whether the user may not, or the server has renamed the command."""
+    return isinstance(reply, Refusal) and not reply.retryable
 
 
 def _check_kind(label: str, fields: dict[str, object]) -> None:
