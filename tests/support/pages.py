@@ -71,8 +71,8 @@ _SHARED = re.compile(r"\b800[12]\b|\bquickstart(?=:)")
 _READ_ONLY = frozenset({"mermaid"})
 """Languages of blocks that are not run."""
 
-_TRUSTED = frozenset({"cd", "docker", "git", "python -m venv", "source"})
-"""Commands that are not run: they change more than the directory of the page."""
+_TRUSTED = frozenset({"cd", "docker", "git", "python -m venv", "redis-cli", "source"})
+"""Commands that are not run: they change more than the directory of the page.."""
 
 _PATIENCE = 30.0
 """Seconds to wait for output; a loaded machine may take a hundred times as long as an idle one."""
@@ -243,7 +243,8 @@ def _commands(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _bash(_: Page, block: _Block, __: dict[str, object]) -> str | None:
-    problems = [_refuse(line) for line in block.source.splitlines() if line and not line.startswith("#")]
+    lines = block.source.replace("\\\n", "").splitlines()
+    problems = [_refuse(line) for line in lines if line and not line.startswith("#")]
     return next((problem for problem in problems if problem is not None), None)
 
 
