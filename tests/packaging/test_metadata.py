@@ -105,5 +105,6 @@ def test_every_scheme_leads_to_a_layer_that_takes_it() -> None:
     """A URL of each scheme makes a layer of the class that the entry point of the scheme names."""
     schemes = pyproject(dict[str, str], "project", "entry-points", "channel_layer.schemes")
     for scheme, target in schemes.items():
-        layer = channel_layer.from_url(f"{scheme}:///run/x.sock" if scheme.startswith("unix") else f"{scheme}://")
+        place = "/run/x.sock" if scheme.startswith("unix") else "sentinel/service" if "+sentinel" in scheme else ""
+        layer = channel_layer.from_url(f"{scheme}://{place}")
         assert f"{type(layer).__module__.partition('.')[0]}:{type(layer).__name__}" == target

@@ -21,7 +21,7 @@ from channel_layer.config import CommonConfig, parse
 from channel_layer.errors import ConfigError, ConfigWarning
 from channel_layer.testing.strategies import capacity_maps, short_names
 from channel_layer_memory.config import MemoryConfig
-from channel_layer_redis.addresses import ServerAddress, TCPAddress, UnixAddress
+from channel_layer_redis.addresses import ClusterNodes, SentinelService, ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import parse_hosts
 from channel_layer_redis.tls import TLS, Verify
@@ -202,6 +202,7 @@ def test_twins_are_refused_whatever_their_logins(hosts: list[ServerAddress], dat
 def test_a_label_is_a_url_without_login_of_the_same_server(host: ServerAddress) -> None:
     """What logs and errors show of a server is a URL of the same place, without credentials."""
     (read,) = parse_hosts([host.label])
+    assert isinstance(read, TCPAddress | UnixAddress)
     assert read.identity == host.identity
     assert (read.username, read.password) == (None, None)
 
@@ -460,14 +461,19 @@ def test_any_hosts_are_read_or_refused_and_what_is_read_can_be_connected_to(host
     except ConfigError:
         return
     for server in servers:
-        if isinstance(server, UnixAddress):
+        if isinstance(server, SentinelService):
+            assert server.sentinels
+            assert server.master_name
+        elif isinstance(server, ClusterNodes):
+            assert server.nodes
+        elif isinstance(server, UnixAddress):
             assert server.path.startswith("/")
             assert "\0" not in server.path
         else:
             assert "\0" not in server.host
             assert server.host.encode("idna")
             assert 1 <= server.port <= 65535
-        assert server.db >= 0
+            assert server.db >= 0
         assert parse_hosts([server.label])[0].identity == server.identity
 
 

@@ -26,7 +26,6 @@ _CONTEXT = (
 KEY = "hidden, and long enough for 256 bits"
 _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 _OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
-_SENTINEL = "connecting through Sentinel is not available yet in this version: remove it and name the server"
 
 MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
     # the common options
@@ -526,15 +525,45 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "contradicts the address: rediss:// and valkeys:// are with TLS, the others without",
     ),
     # Sentinel
-    "a right Sentinel": (
-        {"hosts": [{"sentinels": [("a", 26379), ["b", 26379]], "master_name": "m", "db": 1, "password": "hidden"}]},
-        "hosts[0]",
-        _SENTINEL,
+    "a service without a name": (
+        {"hosts": [{"sentinels": [("a", 26379)]}]},
+        "hosts[0].master_name",
+        "must be the name that the sentinels know the service by, as a str without slashes",
     ),
-    "a Sentinel of one pair": (
-        {"hosts": [{"sentinels": ["a", 26379], "master_name": "m"}]},
+    "no sentinels": (
+        {"hosts": [{"sentinels": [], "master_name": "m"}]},
+        "hosts[0].sentinels",
+        "must be a list of (host, port) pairs, as in [('sentinel1.example', 26379)]",
+    ),
+    "a sentinel as text": (
+        {"hosts": [{"sentinels": ["a"], "master_name": "m"}]},
+        "hosts[0].sentinels[0]",
+        "must be a (host, port) pair, not a str",
+    ),
+    "a database of sentinels": (
+        {"hosts": [{"sentinels": [("a", 1)], "master_name": "m", "sentinel_kwargs": {"db": 1}}]},
+        "hosts[0].sentinel_kwargs.db",
+        "unknown option",
+    ),
+    "a URL of sentinels without a service": (
+        {"hosts": ["redis+sentinel://a,b/0"]},
         "hosts[0]",
-        _SENTINEL,
+        "must end in the database and the service, or the service, as in redis+sentinel://sentinel1,sentinel2/0/mymaster",
+    ),
+    "a URL with a gap": (
+        {"hosts": ["redis+sentinel://a,/0/m"]},
+        "hosts[0]",
+        "must name a server between all commas",
+    ),
+    "a service twice": (
+        {"hosts": ["redis+sentinel://a/0/m", "redis+sentinel://b/0/m"]},
+        "hosts[1]",
+        "the same server and database as hosts[0]",
+    ),
+    "sentinels at an address": (
+        {"hosts": [{"address": "redis+sentinel://a/0/m"}]},
+        "hosts[0].address",
+        "must be the URL of one server; one of several servers is an entry of its own",
     ),
     # shorthand
     "a host beside hosts": (

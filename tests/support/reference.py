@@ -20,7 +20,7 @@ from channel_layer.options import Accepts
 from channel_layer_cli._config import layer_schema, settings_schema
 from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
-from channel_layer_redis.addresses import ServerAddress, TCPAddress
+from channel_layer_redis.addresses import HostsEntry, SentinelService, TCPAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import OPTIONS, parse_hosts
 from channel_layer_redis.local_config import LocalStoreOptions, RedisLocalConfig
@@ -45,6 +45,8 @@ _SERVERS = (
     ("redis.example", 6379),
     {"host": "redis.example", "db": 1, "password": "secret"},
     {"host": "redis.example", "ssl": True, "ssl_ca_certs": "/etc/ssl/redis-ca.pem"},
+    "redis+sentinel://:secret@sentinel1.example,sentinel2.example:26380/0/mymaster",
+    {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster", "password": "secret"},
     {"address": "rediss://redis.example:6380", "ssl_cert_reqs": "none"},
 )
 """Servers as they may be written, one for each form and for what can be said in it."""
@@ -130,10 +132,6 @@ $ipc
 ### Of every layer
 
 $common
-### Not available yet
-
-[Sentinel](#sentinel) is an error until it is supported, because a silently ignored option is worse than none.
-
 ## Capacity by channel name
 
 ```python
@@ -165,7 +163,7 @@ characters that no channel name has.
 
 ## Servers
 
-`hosts` is a list, even for one server. Each server is a URL, a `(host, port)` pair or a dict:
+`hosts` is a list, even for one server. Each entry is a URL, a `(host, port)` pair or a dict:
 
 $servers
 
@@ -211,13 +209,20 @@ are one server: write each server in the same way in all processes.
 
 ### Sentinel
 
-A service behind Sentinel will be written
+A service that sentinels watch is one entry: whichever server is its primary keeps its share of the queues and groups.
 
 ```python
-service = {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster"}
+service = {
+    "sentinels": [("sentinel1.example", 26379), ("sentinel2.example", 26379), ("sentinel3.example", 26379)],
+    "master_name": "mymaster",
+    "password": "secret",
+    "sentinel_kwargs": {"password": "another secret"},
+}
 ```
 
-This version checks such an entry, and then refuses it, because it cannot connect through Sentinel yet.
+The options beside `master_name` are for the connections to the primary. Those for the sentinels stand in
+`sentinel_kwargs`, and none of the others applies there; in a URL they are `sentinel_username` and `sentinel_password`,
+and TLS is for both. Several services are several entries. See [Use Redis Sentinel](../how-to/redis-sentinel.md).
 
 ## In a URL
 
@@ -355,7 +360,8 @@ def _described(fields: Mapping[str, FieldInfo]) -> str:
     )
 
 
-def _speaks_tls(server: ServerAddress) -> str:
+def _speaks_tls(entry: HostsEntry) -> str:
+    server = entry.server if isinstance(entry, SentinelService) else entry
     return "yes" if isinstance(server, TCPAddress) and server.tls is not None else "no"
 
 

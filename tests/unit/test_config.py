@@ -20,7 +20,7 @@ from channel_layer.errors import ChannelLayerError, ConfigError, ConfigWarning, 
 from channel_layer.options import Accepts, ChannelPattern, describe_unknown, describe_value
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
-from channel_layer_redis.addresses import ServerAddress, TCPAddress, UnixAddress
+from channel_layer_redis.addresses import SentinelService, ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import parse_hosts
 from channel_layer_redis.tls import TLS
@@ -89,8 +89,8 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_options() -> None:
     ]
 
 
-def test_a_wrong_sentinel_is_told_its_mistakes_and_that_it_is_too_early() -> None:
-    """A Sentinel dict is held against its grammar, each mistake at its place, before it is refused."""
+def test_a_wrong_sentinel_is_told_all_its_mistakes() -> None:
+    """Each mistake in a Sentinel dict is told at its place."""
     sentinel = {
         "sentinels": [("a", "1"), "b", ("c",)],
         "db": "0",
@@ -99,29 +99,51 @@ def test_a_wrong_sentinel_is_told_its_mistakes_and_that_it_is_too_early() -> Non
     }
     assert [error.field for error in errors_of({"hosts": [sentinel]})] == [
         "hosts[0].host",
+        "hosts[0].sentinel_kwargs.pasword",
+        "hosts[0].sentinel_kwargs.password",
+        "hosts[0].sentinel_kwargs.ssl_ca_certs",
         "hosts[0].sentinels[0].port",
         "hosts[0].sentinels[1]",
         "hosts[0].sentinels[2]",
         "hosts[0].master_name",
-        "hosts[0].sentinel_kwargs.pasword",
-        "hosts[0].sentinel_kwargs.password",
-        "hosts[0].sentinel_kwargs.ssl_ca_certs",
         "hosts[0].db",
-        "hosts[0]",
     ]
     nothing: list[object] = []
     for sentinels in (None, nothing, "a"):
         wrong = {"sentinels": sentinels, "master_name": "m"}
-        assert [error.field for error in errors_of({"hosts": [wrong]})] == ["hosts[0].sentinels", "hosts[0]"]
-    assert [error.field for error in errors_of({"hosts": [{"master_name": "m"}]})] == [
-        "hosts[0].sentinels",
-        "hosts[0]",
-    ]
+        assert [error.field for error in errors_of({"hosts": [wrong]})] == ["hosts[0].sentinels"]
+    assert [error.field for error in errors_of({"hosts": [{"master_name": "m"}]})] == ["hosts[0].sentinels"]
     kwargs = {"sentinels": [("a", 1)], "master_name": "m", "sentinel_kwargs": 5}
-    assert [error.field for error in errors_of({"hosts": [kwargs]})] == [
-        "hosts[0].sentinel_kwargs",
-        "hosts[0]",
-    ]
+    assert [error.field for error in errors_of({"hosts": [kwargs]})] == ["hosts[0].sentinel_kwargs"]
+
+
+@pytest.mark.parametrize("sentinel", [("a", 26379), ["a", 26379]])
+def test_a_service_is_written_as_a_dict_or_as_a_url(sentinel: object) -> None:
+    """Both give the same; the options of the primary are not those of the sentinels, but for TLS in a URL."""
+    written = {"sentinels": [sentinel, ("b", 7)], "master_name": "m", "db": 2, "username": "u", "password": "p"}
+    kwargs = {"username": "s", "password": "t"}
+    (service,) = parse_hosts([{**written, "sentinel_kwargs": kwargs}])
+    assert (service,) == parse_hosts(["redis+sentinel://u:p@a,b:7/2/m?sentinel_username=s&sentinel_password=t"])
+    assert isinstance(service, SentinelService)
+    assert [(each.host, each.port, each.password) for each in service.sentinels] == [("a", 26379, "t"), ("b", 7, "t")]
+    assert (service.master_name, service.server.db, service.server.password) == ("m", 2, "p")
+    (plain,) = parse_hosts([written])
+    assert isinstance(plain, SentinelService)
+    assert {each.password for each in plain.sentinels} == {None}
+    (secure,) = parse_hosts(["valkeys+sentinel://[::1]:7/m?ssl_cert_reqs=none"])
+    assert isinstance(secure, SentinelService)
+    for address in (secure.server, *secure.sentinels):
+        assert address.tls is not None
+        assert address.tls.verify == "none"
+    assert secure.label == "rediss+sentinel://[::1]:7/0/m"
+    assert "p@ss" not in repr(parse_hosts(["redis+sentinel://:p%40ss@a/m"]))
+
+
+def test_several_services_are_several_shards() -> None:
+    """What tells them apart is the name of the service and the database; sentinels and credentials do not matter."""
+    layer = {"hosts": ["redis+sentinel://a,b/0/one", "redis+sentinel://:secret@b/1/one", "redis+sentinel://a/two"]}
+    identities = [server.identity for server in parse(RedisConfig, layer).servers]
+    assert identities == ["sentinel:one/0", "sentinel:one/1", "sentinel:two/0"]
 
 
 def test_a_wrong_address_does_not_hide_what_is_wrong_beside_it() -> None:

@@ -42,7 +42,7 @@ class _RecordingTransport(asyncio.Transport):
 
 
 def _connection(transport: _RecordingTransport | None = None) -> Connection:
-    connection = Connection(TCPAddress("nowhere"), 5.0, lambda: None)
+    connection = Connection(TCPAddress("nowhere"), 5.0, lambda _: None)
     connection.connection_made(transport or _RecordingTransport())
     return connection
 

@@ -20,7 +20,6 @@ import hiredis
 from channel_layer.errors import ConfigError, StoreError
 from channel_layer.runtime.threads import Poller
 from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting, ways_round
-from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._sockets import CHECK_SHARE, keep_alive
@@ -29,7 +28,7 @@ from channel_layer_redis.addresses import UnixAddress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._locators import Locator, Stays
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
 
@@ -51,7 +50,7 @@ class BlockingConnection:
     Args:
         address: the server's.
         timeout: seconds that sending a command may take.
-        demoted: called when the server says that it is no primary any more.
+        demoted: called with the address when the server says that it is no primary any more.
         deadline: seconds by the monotonic clock until which it has to be connected.
 
     Attributes:
@@ -62,7 +61,10 @@ class BlockingConnection:
         StoreError: the server cannot be reached, refuses the login, or is too old.
     """
 
-    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object], deadline: float) -> None:
+    def __init__(
+        self, address: ServerAddress, timeout: float, demoted: Callable[[ServerAddress], object], deadline: float
+    ) -> None:
+        self.address: ServerAddress = address
         self._label = address.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
@@ -80,18 +82,21 @@ class BlockingConnection:
         self._finalizer = weakref.finalize(self, self._socket.close)
         try:
             self._poller = Poller([self._socket.fileno()])
-            commands = greeting(address)
-            self.send(b"".join(map(pack, commands)))
-            replies = self.read(len(commands), deadline)
-            self.client_id, self.run_id = read_greeting(address, replies)
-            if more := ways_round(replies):
-                self.send(b"".join(map(pack, more)))
-                self.read(len(more), deadline)
+            self._greet(deadline)
         except BaseException as exc:
             self.close()
             if isinstance(exc, StoreError) and exc.outcome == "unknown":
                 raise StoreError(str(exc), retryable=exc.retryable, outcome="not_sent") from exc
             raise
+
+    def _greet(self, deadline: float) -> None:
+        commands = greeting(self.address)
+        self.send(b"".join(map(pack, commands)))
+        replies = self.read(len(commands), deadline)
+        self.client_id, self.run_id = read_greeting(self.address, replies)
+        if more := ways_round(replies):
+            self.send(b"".join(map(pack, more)))
+            self.read(len(more), deadline)
 
     @property
     def descriptor(self) -> int:
@@ -165,7 +170,7 @@ class BlockingConnection:
             raise
         if self._replica:
             self.close()
-            self._demoted()  # the locator has to say where the primary is now
+            self._demoted(self.address)  # the locator has to say where the primary is now
         else:
             self.usable = True
             self._heard = time.monotonic()
@@ -188,6 +193,11 @@ class BlockingConnection:
             raise self._lost(exc) from exc
         self._feed(data)
         return True
+
+    def skip(self) -> None:
+        """Drop what has been received."""
+        while self._reader.gets() is not INCOMPLETE:
+            pass
 
     def close(self) -> None:
         """Drop the connection. Harmless if it is called twice."""
@@ -266,12 +276,12 @@ class Pool:
         self._closed = False
         locator.add(self)
 
-    def drop(self, run_id: str, /) -> None:
-        """Close the connections to any other run of a server than this one; called in any thread."""
+    def drop(self, stays: Stays, /) -> None:
+        """Close the connections that may not stay; called in any thread."""
         with self._lock:
             everywhere = list(self._all)
         for connection in everywhere:
-            if leads_elsewhere(connection.run_id, run_id):
+            if not stays(connection.address, connection.run_id):
                 connection.abort()
 
     def call(self, *args: Arg) -> object:
@@ -334,14 +344,15 @@ class Pool:
         if (spare := self._take_spare()) is not None:
             return spare
         locator = self._locator
+        address = locator.address_blocking()
         try:
-            connection = BlockingConnection(locator.address_blocking(), self._timeout, locator.demoted, deadline)
+            connection = BlockingConnection(address, self._timeout, locator.demoted, deadline)
         except NotPrimary:
-            locator.demoted()
+            locator.demoted(address)
             raise
         with self._lock:
             self._all.add(connection)
-        locator.met(connection.run_id)
+        locator.met(address, connection.run_id)
         return connection
 
     def _take_spare(self) -> BlockingConnection | None:
@@ -374,3 +385,4 @@ class Pool:
             spare, self._spare = self._spare, []
         for connection in spare:
             connection.close()
+        self._locator.remove(self)

@@ -10,13 +10,12 @@ from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._connection import Connection, connect
 from channel_layer_redis._greeting import NotPrimary
-from channel_layer_redis._locators import leads_elsewhere
 from channel_layer_redis._replies import UnknownScript
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._locators import Locator, Stays
     from channel_layer_redis._requests.calls import ScriptCall
 
 __all__ = ("ServerClient", "send_calls")
@@ -58,14 +57,14 @@ class ServerClient:
         self._closed = False
         locator.add(self)
 
-    def drop(self, run_id: str, /) -> None:
-        """Close the connections to any other run of a server than this one; called in any thread."""
+    def drop(self, stays: Stays, /) -> None:
+        """Close the connections that may not stay; called in any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and they with it
-            self._loop.call_soon_threadsafe(self._drop, run_id)
+            self._loop.call_soon_threadsafe(self._drop, stays)
 
-    def _drop(self, run_id: str) -> None:
+    def _drop(self, stays: Stays) -> None:
         for connection in self._all:
-            if leads_elsewhere(connection.run_id, run_id):
+            if not stays(connection.address, connection.run_id):
                 connection.abort()
 
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
@@ -168,9 +167,11 @@ class ServerClient:
         for connection in self._all:
             connection.abort()
         await asyncio.gather(*(connection.closed for connection in self._all))
+        self._locator.remove(self)
 
     def abandon(self) -> None:
         """End all connections, because the loop was closed before `aclose`; called in any thread."""
+        self._locator.remove(self)
         for connection in self._all.copy():
             connection.abandon()
 
@@ -215,9 +216,9 @@ class ServerClient:
         try:
             await connect(address, connection, deadline)
         except NotPrimary:
-            self._locator.demoted()
+            self._locator.demoted(address)
             raise
-        self._locator.met(connection.run_id)
+        self._locator.met(address, connection.run_id)
         return connection
 
     def _closed_error(self) -> StoreError:

@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
     Args:
         address: the server.
         timeout: seconds that a command may take.
-        demoted: called when the server says that it is no primary any more.
+        demoted: called with the address when the server says that it is no primary any more.
 
     Attributes:
         open: commands can be sent.
@@ -126,8 +126,9 @@ class Connection(asyncio.Protocol):
         closed: done when the connection is lost and its socket closed.
     """
 
-    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[], object]) -> None:
+    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[ServerAddress], object]) -> None:
         self._loop = asyncio.get_running_loop()
+        self.address: ServerAddress = address
         self._label = address.label
         self._check_after = address.health_check_interval or math.inf
         self._look_after = min(self._check_after, _UNSEEN)
@@ -432,7 +433,7 @@ class Connection(asyncio.Protocol):
         error = refusal(self._label, text)
         if is_replica(text):
             self.abort()
-            self._demoted()  # the locator has to say where the primary is now
+            self._demoted(self.address)  # the locator has to say where the primary is now
         return error
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("Connections", "FixedLocator", "Locator", "leads_elsewhere")
+__all__ = ("Connections", "FixedLocator", "Locator", "Stays")
+
+
+Stays: TypeAlias = "Callable[[ServerAddress, str], bool]"
+"""Whether a connection may stay: to a server's address, and to a run of it; "": it is not known."""
 
 
 class Connections(Protocol):
     """The connections of one event loop, or of all threads, to the server of a shard."""
 
-    def drop(self, run_id: str, /) -> None:
-        """Close those to any other run of a server than this one; called in any thread."""
+    def drop(self, stays: Stays, /) -> None:
+        """Close those that may not stay; called in any thread."""
         ...
-
-
-def leads_elsewhere(run_id: str, wanted: str) -> bool:
-    """Whether a connection to one run of a server is to be dropped for another run; "": it is not known, or none."""
-    return not wanted or run_id not in ("", wanted)
 
 
 class Locator(ABC):
@@ -60,22 +61,27 @@ class Locator(ABC):
         with self._lock:
             self._connections.add(connections)
 
-    def met(self, run_id: str) -> None:
+    def remove(self, connections: Connections) -> None:
+        """Forget connections that are closed."""
+        with self._lock:
+            self._connections.discard(connections)
+
+    def met(self, address: ServerAddress, run_id: str) -> None:  # noqa: ARG002 - where servers move it matters
         """A new connection was made to this run of a server; "": its user may not ask."""
         if run_id and run_id != self._run_id:
             known, self._run_id = self._run_id, run_id
             if known:
-                self._drop(run_id)
+                self._drop(lambda _, other: other in {"", run_id})
 
-    def demoted(self) -> None:
-        """A server says that it is no primary: no connection is to be used any more."""
-        self._drop("")
+    def demoted(self, address: ServerAddress) -> None:
+        """A server says that it is no primary: no connection to it is to be used any more."""
+        self._drop(lambda other, _: other != address)
 
-    def _drop(self, run_id: str) -> None:
+    def _drop(self, stays: Stays) -> None:
         with self._lock:
             everywhere = list(self._connections)
         for connections in everywhere:
-            connections.drop(run_id)
+            connections.drop(stays)
 
 
 class FixedLocator(Locator):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind
-from channel_layer.errors import StoreError
+from channel_layer.errors import ConfigError, FieldError, StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.event_loops import ignore
 from channel_layer.stores.wrapper import execute_each
@@ -24,6 +24,8 @@ from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, lis
 from channel_layer_redis._requests import begin
 from channel_layer_redis._requests.calls import PendingRequest, RequestSettings, call_command
 from channel_layer_redis._requests.queues import inbox_push, push_call, queue_push, read_pushed, signal
+from channel_layer_redis._sentinel import SentinelLocator
+from channel_layer_redis.addresses import ClusterNodes, SentinelService
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_redis._connection import Connection
-    from channel_layer_redis.addresses import ServerAddress
+    from channel_layer_redis._locators import Locator
+    from channel_layer_redis.addresses import HostsEntry
 
 __all__ = ("RedisBackend", "RedisStore")
 
@@ -51,7 +54,7 @@ class RedisBackend:
     """The servers, before any event loop.
 
     Args:
-        addresses: one for each shard.
+        entries: of ``hosts``, one for each shard.
         rules: the configuration.
         clock: its offset is added to the servers' clocks.
     """
@@ -59,11 +62,13 @@ class RedisBackend:
     capabilities: Capabilities = Capabilities()
     connects = True
 
-    def __init__(self, addresses: tuple[ServerAddress, ...], rules: Rules, clock: Clock) -> None:
+    def __init__(self, entries: tuple[HostsEntry, ...], rules: Rules, clock: Clock) -> None:
         self.rules = rules
         self.clock = clock
-        self.identities = tuple(address.identity for address in addresses)
-        self.locators = tuple(map(FixedLocator, addresses))
+        self.identities = tuple(entry.identity for entry in entries)
+        self.locators: tuple[Locator, ...]
+        self._entries = entries
+        self.forked()
 
     def open(self) -> RedisStore:
         """Make a store for the running event loop; it connects with its first command."""
@@ -74,7 +79,18 @@ class RedisBackend:
         return RedisBlockingStore(self.locators, self.rules, self.clock)
 
     def forked(self) -> None:
-        """Nothing here is shared with the parent."""
+        """Look for the servers anew: what the parent knows of them, its threads keep true."""
+        self.locators = tuple(_locate(entry, self.rules.timeout) for entry in self._entries)
+
+
+def _locate(entry: HostsEntry, timeout: float) -> Locator:
+    match entry:
+        case SentinelService():
+            return SentinelLocator(entry, timeout)
+        case ClusterNodes():
+            raise ConfigError([FieldError("hosts", "connecting to a Cluster is not available yet")])
+        case _:
+            return FixedLocator(entry)
 
 
 class RedisStore:

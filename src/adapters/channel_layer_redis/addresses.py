@@ -1,18 +1,30 @@
-"""Where a server is: its address over TCP or its Unix socket, the database on it, and the login.
+"""Where servers are: one by its TCP address or its Unix socket, or those that sentinels or a Cluster name.
 
-One class for each kind of address, so that no field of one means nothing in the other.
+One class for each kind of entry in ``hosts``, so that no field of one means nothing in the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 from urllib.parse import quote
 
 from channel_layer_redis.tls import TLS  # noqa: TC001 - Pydantic reads the annotations
 
-__all__ = ("CHECK_INTERVAL", "DEFAULT_HOST", "DEFAULT_PORT", "ServerAddress", "TCPAddress", "UnixAddress")
+__all__ = (
+    "CHECK_INTERVAL",
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "AddressRemap",
+    "ClusterNodes",
+    "HostsEntry",
+    "SentinelService",
+    "ServerAddress",
+    "TCPAddress",
+    "UnixAddress",
+)
 
 DEFAULT_HOST: Final = "localhost"
 DEFAULT_PORT: Final = 6379
@@ -55,17 +67,22 @@ class TCPAddress(_Address):
 
         Queues and groups are placed by it, so it may never change its form.
         """
-        return f"{self._endpoint}/{self.db}"
+        return f"{self.endpoint}/{self.db}"
 
     @property
     def label(self) -> str:
         """The address as a URL without credentials, for logs and errors."""
-        endpoint = self._endpoint.replace("%", "%25")  # of an IPv6 zone
-        return f"{'redis' if self.tls is None else 'rediss'}://{endpoint}/{self.db}"
+        endpoint = self.endpoint.replace("%", "%25")  # of an IPv6 zone
+        return f"{_scheme(self)}://{endpoint}/{self.db}"
+
+    @property
+    def exposed(self) -> bool:
+        """Whether what is sent there leaves this machine in plain text, as far as the name or the address tells."""
+        return self.tls is None and self.remote
 
     @property
     def remote(self) -> bool:
-        """Whether what is sent there leaves this machine, as far as the name or the address tells."""
+        """Whether what is sent there leaves this machine."""
         if self.host == "localhost" or self.host.endswith(".localhost"):  # RFC 6761, 6.3
             return False
         try:
@@ -74,7 +91,8 @@ class TCPAddress(_Address):
             return True
 
     @property
-    def _endpoint(self) -> str:
+    def endpoint(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -92,6 +110,8 @@ class UnixAddress(_Address):
 
     path: str
 
+    exposed: ClassVar[bool] = False
+
     @property
     def identity(self) -> str:
         """What servers are told apart by, ``path/db``; see `TCPAddress.identity`."""
@@ -105,3 +125,79 @@ class UnixAddress(_Address):
 
 ServerAddress: TypeAlias = TCPAddress | UnixAddress
 """Where one server is."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelService:
+    """A primary that sentinels name, whichever server that is.
+
+    Attributes:
+        sentinels: where they are, and how to log in there.
+        master_name: what they call the service.
+        server: how to connect to the primary; its own host and port mean nothing.
+    """
+
+    sentinels: tuple[TCPAddress, ...]
+    master_name: str
+    server: TCPAddress
+
+    @property
+    def identity(self) -> str:
+        """What it is told apart by, ``sentinel:master_name/db``; see `TCPAddress.identity`. No server is named so."""
+        return f"sentinel:{self.master_name}/{self.server.db}"
+
+    @property
+    def label(self) -> str:
+        """The service as a URL without credentials, for logs and errors."""
+        return f"{_scheme(self.server)}+sentinel://{_endpoints(self.sentinels)}/{self.server.db}/{self.master_name}"
+
+    @property
+    def exposed(self) -> bool:
+        """Whether what is sent to the primary leaves this machine in plain text: it is taken to be at a sentinel's."""
+        return self.server.tls is None and any(sentinel.remote for sentinel in self.sentinels)
+
+
+AddressRemap: TypeAlias = Callable[[tuple[str, int]], tuple[str, int]]
+"""Turns the (host, port) that a node of a Cluster announces into where it can be reached, as in redis-py."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNodes:
+    """A Cluster.
+
+    Attributes:
+        nodes: some of its nodes, which name the others; all are connected to in the same way.
+        partitions: over how many partitions queues and groups are spread.
+        address_remap: for nodes that announce another address than one that can be reached from here.
+    """
+
+    nodes: tuple[TCPAddress, ...]
+    partitions: int
+    address_remap: AddressRemap | None = None
+
+    @property
+    def identity(self) -> str:
+        """What it is told apart by; there is no other entry beside it."""
+        return "cluster"
+
+    @property
+    def label(self) -> str:
+        """The Cluster as a URL without credentials, for logs and errors."""
+        return f"{_scheme(self.nodes[0])}+cluster://{_endpoints(self.nodes)}"
+
+    @property
+    def exposed(self) -> bool:
+        """Whether what is sent to the nodes leaves this machine in plain text."""
+        return any(node.exposed for node in self.nodes)
+
+
+def _scheme(address: TCPAddress) -> str:
+    return "redis" if address.tls is None else "rediss"
+
+
+def _endpoints(addresses: tuple[TCPAddress, ...]) -> str:
+    return ",".join(address.endpoint for address in addresses)
+
+
+HostsEntry: TypeAlias = ServerAddress | SentinelService | ClusterNodes
+"""One entry of ``hosts``."""

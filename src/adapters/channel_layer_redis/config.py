@@ -1,7 +1,7 @@
 """The CONFIG of the Redis layer: the common options, and which servers to use.
 
-The servers come out as `ServerAddress` objects, so that no other module has to know the forms in which a server can
-be written.
+The servers come out as `HostsEntry` objects, so that no other module has to know the forms in which they can be
+written.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from channel_layer.config import CommonConfig, Concern
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import Accepts
-from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, ServerAddress, TCPAddress
+from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, HostsEntry, TCPAddress
 from channel_layer_redis.hosts import (
     DATABASE_TEXT,
     DATABASES,
     OPTIONS,
+    PARTITIONS,
     PORT_TEXT,
     PORTS,
     SCHEMES,
+    SEVERAL,
     URL_OPTIONS,
     parse_host_name,
     parse_hosts,
@@ -40,8 +42,16 @@ _TLS_IN_HOSTS = (
 
 _SHORTHAND = ("host", "port", "db")
 
-_ANY_CASE = "|".join("".join(f"[{letter.upper()}{letter}]" for letter in scheme) for scheme in SCHEMES)
-_URL_SCHEMA = {"type": "string", "pattern": f"^({_ANY_CASE})://"}
+
+def _url_schema(schemes: Iterable[str]) -> dict[str, object]:
+    """Return the schema of a URL with one of some schemes, in either case."""
+    either = (
+        "".join(f"[{each.upper()}{each}]" if each.isalpha() else f"[{each}]" for each in name) for name in schemes
+    )
+    return {"type": "string", "pattern": f"^({'|'.join(either)})://"}
+
+
+_URL_SCHEMA = _url_schema(SCHEMES)
 _NAME_SCHEMA = {"type": "string", "minLength": 1}
 _PORT_SCHEMA = {"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]}
 _PAIR_SCHEMA: dict[str, object] = {
@@ -64,16 +74,17 @@ _SERVER_SCHEMAS: dict[str, object] = {
 del _SERVER_SCHEMAS["ssl_context"]
 
 
-def _dict_schema(required: tuple[str, ...], **own: object) -> dict[str, object]:
+def _dict_schema(required: tuple[str, ...], without: str = "", **own: object) -> dict[str, object]:
     return {
         "type": "object",
-        "properties": {**own, **_SERVER_SCHEMAS},
+        "properties": {**own, **{name: schema for name, schema in _SERVER_SCHEMAS.items() if name != without}},
         "required": list(required),
         "minProperties": 1,
         "additionalProperties": False,
     }
 
 
+_PAIRS_SCHEMA: dict[str, object] = {"anyOf": [{"type": "array", "minItems": 1, "items": _PAIR_SCHEMA}, _PAIR_SCHEMA]}
 _HOSTS_SCHEMA: dict[str, object] = {
     "anyOf": [
         {
@@ -81,10 +92,22 @@ _HOSTS_SCHEMA: dict[str, object] = {
             "minItems": 1,
             "items": {
                 "anyOf": [
-                    _URL_SCHEMA,
+                    _url_schema((*SCHEMES, *SEVERAL)),
                     _PAIR_SCHEMA,
                     _dict_schema((), host=_NAME_SCHEMA, port=_PORT_SCHEMA),
                     _dict_schema(("address",), address=_URL_SCHEMA),
+                    _dict_schema(
+                        ("sentinels", "master_name"),
+                        sentinels=_PAIRS_SCHEMA,
+                        master_name={**_NAME_SCHEMA, "not": {"pattern": "/"}},
+                        sentinel_kwargs=_dict_schema((), "db"),
+                    ),
+                    _dict_schema(
+                        ("cluster",),
+                        "db",
+                        cluster=_PAIRS_SCHEMA,
+                        partitions={"type": "integer", "minimum": PARTITIONS[0], "maximum": PARTITIONS[-1]},
+                    ),
                 ]
             },
         },
@@ -93,7 +116,7 @@ _HOSTS_SCHEMA: dict[str, object] = {
 }
 
 _Hosts = Annotated[
-    tuple[ServerAddress, ...],
+    tuple[HostsEntry, ...],
     PlainValidator(parse_hosts),
     WithJsonSchema(_HOSTS_SCHEMA),
     Accepts("a list of URLs, (host, port) pairs and dicts"),
@@ -120,9 +143,9 @@ class RedisConfig(CommonConfig):
         default=(TCPAddress(),),
         json_schema_extra={"default": [[DEFAULT_HOST, DEFAULT_PORT]]},
         description=(
-            "The servers: Redis 6.2 or newer, Valkey 7.2 or newer. With several, each queue and each group "
-            "lives on one of them, and normal channels are spread over all. All processes of a project need "
-            "the same list, in whatever order."
+            "The servers: Redis 6.2 or newer, Valkey 7.2 or newer; services that sentinels name; or one Cluster. With "
+            "several, each queue and each group lives on one of them, and normal channels are spread over all. All "
+            "processes of a project need the same list, in whatever order."
         ),
     )
     host: Annotated[
@@ -172,7 +195,7 @@ class RedisConfig(CommonConfig):
         if not self.symmetric_encryption_keys:
             return
         for place, server in enumerate(self.servers):
-            if isinstance(server, TCPAddress) and server.tls is None and server.remote:
+            if server.exposed:
                 field = "host" if self.model_fields_set.intersection(_SHORTHAND) else f"hosts[{place}]"
                 problem = (
                     f"messages are encrypted, and the connection to {server.identity} is not: its password, names, "
@@ -182,8 +205,8 @@ class RedisConfig(CommonConfig):
                 yield Concern("channel_layer.W003", field, problem)
 
     @property
-    def servers(self) -> tuple[ServerAddress, ...]:
-        """All servers, however they were given."""
+    def servers(self) -> tuple[HostsEntry, ...]:
+        """All entries of `hosts`, however they were given."""
         if self.model_fields_set.isdisjoint(_SHORTHAND):
             return self.hosts
         return (TCPAddress(self.host, self.port, db=self.db),)

@@ -1,8 +1,8 @@
-"""The servers of a CONFIG: every form in which one is written, parsed into a `ServerAddress`.
+"""The servers of a CONFIG: every form in which they are written, parsed into a `HostsEntry`.
 
-One grammar for URLs, pairs and dicts. An option that is misspelt, misplaced or contradicted is an error: a TLS option
-that is overlooked would be a connection without TLS. No error's text holds a password, nor a part of one that a
-careless URL has put in the place of something else.
+One grammar for URLs, pairs and dicts, and for one server, a service that sentinels name, and a Cluster. An option that
+is misspelt, misplaced or contradicted is an error: a TLS option that is overlooked would be a connection without TLS.
+No error's text holds a password, nor a part of one that a careless URL has put in the place of something else.
 
 Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (names of options, defaults).
 """
@@ -10,8 +10,9 @@ Source: the asgi_redis README (URLs, pairs), channels_redis (dicts), redis-py (n
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from channel_layer.errors import ConfigError, FieldError
@@ -31,6 +32,10 @@ from channel_layer_redis.addresses import (
     CHECK_INTERVAL,
     DEFAULT_HOST,
     DEFAULT_PORT,
+    AddressRemap,
+    ClusterNodes,
+    HostsEntry,
+    SentinelService,
     ServerAddress,
     TCPAddress,
     UnixAddress,
@@ -38,15 +43,17 @@ from channel_layer_redis.addresses import (
 from channel_layer_redis.tls import TLS_OPTIONS, parse_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = (
     "DATABASES",
     "DATABASE_TEXT",
     "OPTIONS",
+    "PARTITIONS",
     "PORTS",
     "PORT_TEXT",
     "SCHEMES",
+    "SEVERAL",
     "URL_OPTIONS",
     "parse_host_name",
     "parse_hosts",
@@ -60,6 +67,13 @@ DATABASES: Final = range(2**31)
 DATABASE_TEXT: Final = "a whole number, 0 or more"
 """The server knows how many it has; it keeps the number in 32 bits."""
 
+_DEFAULT_SENTINEL_PORT: Final = 26379
+
+PARTITIONS: Final = range(2, 1025)
+_DEFAULT_PARTITIONS: Final = 64
+_PARTITIONS_TEXT: Final = "a whole number from 2 to 1024"
+"""More than the nodes, so that each gets as many; each costs a key, and a step of every `flush()`."""
+
 _INTERVAL_TEXT: Final = "a number of seconds, or 0 for no check"
 
 SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
@@ -70,6 +84,14 @@ SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "valkeys": "tls",
 }
 """The schemes of the URLs of a server, and what they mean."""
+
+SEVERAL: Mapping[str, str] = {
+    f"{scheme}+{kind}": form
+    for scheme in SCHEMES
+    if scheme != "unix"
+    for kind, form in (("sentinel", "sentinels"), ("cluster", "cluster"))
+}
+"""The schemes of the URLs that name several servers, and the form of a dict that means the same."""
 
 OPTIONS: Mapping[str, str] = {
     "db": "the number of the database, 0 by default",
@@ -88,12 +110,19 @@ _LOGIN = ("username", "password")
 URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
 """The options that may stand in the query of a URL."""
 
+_URL_OPTIONS_OF: Mapping[str, tuple[str, ...]] = {
+    "sentinels": ("sentinel_username", "sentinel_password", *URL_OPTIONS),
+    "cluster": ("partitions", *(name for name in URL_OPTIONS if name != "db")),
+}
+"""The same for URLs that name several servers."""
+
 _FORMS: Mapping[str, tuple[str, ...]] = {
     "address": ("address", *OPTIONS),
     "host": ("host", "port", *OPTIONS),
     "sentinels": ("sentinels", "master_name", "sentinel_kwargs", *OPTIONS),
+    "cluster": ("cluster", "partitions", "address_remap", *(name for name in OPTIONS if name != "db")),
 }
-"""The keys of a dict, by the key that decides which of the three forms it has."""
+"""The keys of a dict, by the key that decides which of the forms it has."""
 
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _FORMS.values() for key in keys))
 
@@ -112,13 +141,13 @@ _ELSEWHERE: Mapping[str, str] = {
 }
 """redis-py's names of options that are written differently here."""
 
-_SENTINEL_LATER = (
-    "connecting through Sentinel is not available yet in this version: remove it and name the server itself, "
+_CLUSTER_LATER = (
+    "connecting to a Cluster is not available yet in this version: remove it and name servers that are in none, "
     'as in {"host": "redis.example", "port": 6379}'
 )
 
 
-def parse_hosts(value: object) -> tuple[ServerAddress, ...]:
+def parse_hosts(value: object) -> tuple[HostsEntry, ...]:
     """Parse the value of ``hosts``.
 
     Raises:
@@ -133,15 +162,14 @@ def parse_hosts(value: object) -> tuple[ServerAddress, ...]:
     if not value:
         raise _error("hosts", 'must name at least one server; leave it out for [("localhost", 6379)]')
     errors: list[FieldError] = []
-    if _is_one_pair(value):
-        host = _pair(value, "hosts", errors)
-        hosts = {} if host is None else {"hosts": host}
-    else:
-        hosts = {}
-        for place, entry in enumerate(value):
-            host = _entry(entry, f"hosts[{place}]", errors)
-            if host is not None:
-                hosts[f"hosts[{place}]"] = host
+    places = {"hosts": value} if _is_one_pair(value) else dict(_numbered("hosts", value))
+    hosts: dict[str, HostsEntry] = {}
+    for at, entry in places.items():
+        host = _entry(entry, at, errors)
+        if host is not None:
+            hosts[at] = host
+        if isinstance(host, ClusterNodes) and len(places) > 1:
+            errors.append(FieldError(at, "must be the only entry: a Cluster spreads queues and groups over its nodes"))
     first: dict[str, str] = {}
     for at, host in hosts.items():
         twin = first.setdefault(host.identity, at)
@@ -196,8 +224,11 @@ def _is_one_pair(value: Sequence[object]) -> bool:
     return isinstance(host, str) and "://" not in host and isinstance(port, int)
 
 
-def _entry(entry: object, at: str, errors: list[FieldError]) -> ServerAddress | None:
+def _entry(entry: object, at: str, errors: list[FieldError]) -> HostsEntry | None:
     if isinstance(entry, str):
+        if (form := SEVERAL.get(entry.partition("://")[0].lower())) is not None:
+            several = _url_of_several(entry, form, at, errors)
+            return None if several is None else _several(form, several, at, errors)
         found = _url(GivenOption(entry, at), errors)
         return None if found is None else _build(found, errors)
     if is_mapping(entry):
@@ -216,11 +247,11 @@ def _pair(entry: Sequence[object], at: str, errors: list[FieldError]) -> ServerA
     return _build({"host": GivenOption(host, f"{at}.host"), "port": GivenOption(port, f"{at}.port")}, errors)
 
 
-def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> ServerAddress | None:
+def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> HostsEntry | None:
     if not entry:
         errors.append(FieldError(at, 'is empty: name a host, as in {"host": "localhost", "port": 6379}'))
         return None
-    form = next((mark for mark in ("sentinels", "address") if mark in entry), "host")
+    form = next((mark for mark in ("sentinels", "cluster", "address") if mark in entry), "host")
     if "master_name" in entry or "sentinel_kwargs" in entry:
         form = "sentinels"
     options: GivenOptions = {}
@@ -233,12 +264,11 @@ def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> 
             errors.append(FieldError(f"{at}.{key}", f"does not go together with {form!r}: remove one"))
         else:
             errors.append(FieldError(f"{at}.{key}", _ELSEWHERE.get(key) or describe_unknown(key, _FORMS[form])))
-    if form == "sentinels":
-        _sentinel(options, at, errors)
-        return None
     if form == "address":
         return _address(options, errors)
-    return _build(options, errors)
+    if form == "host":
+        return _build(options, errors)
+    return _several(form, options, at, errors)
 
 
 def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
@@ -263,44 +293,85 @@ def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress |
     return _build(found, errors)
 
 
-def _sentinel(options: GivenOptions, at: str, errors: list[FieldError]) -> None:
-    """Check the form of a Sentinel dict; then refuse it, as this version cannot connect to it."""
-    missing = GivenOption(None, "")
-    sentinels = options.pop("sentinels", missing).value
-    if not is_sequence(sentinels) or not sentinels:
-        errors.append(FieldError(f"{at}.sentinels", 'must be a list of pairs, as in [("sentinel1.example", 26379)]'))
-    elif _is_one_pair(sentinels):
-        _pair(sentinels, f"{at}.sentinels", errors)
-    else:
-        for place, entry in enumerate(sentinels):
-            each = f"{at}.sentinels[{place}]"
-            if is_sequence(entry):
-                _pair(entry, each, errors)
-            else:
-                errors.append(FieldError(each, f"must be a (host, port) pair, not {describe_value(entry)}"))
-    master = options.pop("master_name", missing).value
-    if not isinstance(master, str) or not master:
-        errors.append(
-            FieldError(f"{at}.master_name", "must be the name that the sentinels know the service by, as a str")
-        )
-    if "sentinel_kwargs" in options:
-        _sentinel_kwargs(options.pop("sentinel_kwargs"), errors)
-    _build(options, errors)
-    errors.append(FieldError(at, _SENTINEL_LATER))
+def _several(form: str, options: GivenOptions, at: str, errors: list[FieldError]) -> HostsEntry | None:
+    before = len(errors)
+    entry = _sentinels(options, at, errors) if form == "sentinels" else _cluster(options, at, errors)
+    return entry if len(errors) == before else None
 
 
-def _sentinel_kwargs(given: GivenOption, errors: list[FieldError]) -> None:
-    if not is_mapping(given.value):
-        errors.append(given.error(f"must be a dict, not {describe_value(given.value)}"))
-        return
-    known = tuple(name for name in OPTIONS if name != "db")
+def _sentinels(options: GivenOptions, at: str, errors: list[FieldError]) -> SentinelService | None:
+    """Read a dict that names sentinels."""
+    login = _sentinel_kwargs(options.pop("sentinel_kwargs", None), errors)
+    sentinels = _endpoints(options, "sentinels", at, ("sentinel1.example", _DEFAULT_SENTINEL_PORT), errors)
+    master = options.pop("master_name", GivenOption(None, "")).value
+    if not _is_name(master):
+        problem = "must be the name that the sentinels know the service by, as a str without slashes"
+        errors.append(FieldError(f"{at}.master_name", problem))
+    server = _build(options, errors)
+    if not (sentinels and isinstance(login, TCPAddress) and isinstance(server, TCPAddress) and _is_name(master)):
+        return None
+    return SentinelService(tuple(replace(login, host=host, port=port) for host, port in sentinels), master, server)
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value) and "/" not in value
+
+
+def _sentinel_kwargs(given: GivenOption | None, errors: list[FieldError]) -> ServerAddress | None:
+    """Return how to connect to sentinels; as with redis-py no option of the server is one of theirs."""
     options: GivenOptions = {}
-    for key, value in given.value.items():
-        if isinstance(key, str) and key in known:
-            options[key] = GivenOption(value, f"{given.field}.{key}")
-        else:
-            errors.append(FieldError(f"{given.field}.{key}", describe_unknown(str(key), known)))
-    _build(options, errors)
+    value: object = {} if given is None else given.value
+    if given is not None and not is_mapping(value):
+        errors.append(given.error(f"must be a dict, not {describe_value(value)}"))
+    elif given is not None and is_mapping(value):
+        known = tuple(name for name in OPTIONS if name != "db")
+        for key, option in value.items():
+            if isinstance(key, str) and key in known:
+                options[key] = GivenOption(option, f"{given.field}.{key}")
+            else:
+                errors.append(FieldError(f"{given.field}.{key}", describe_unknown(str(key), known)))
+    return _build(options, errors)
+
+
+def _cluster(options: GivenOptions, at: str, errors: list[FieldError]) -> ClusterNodes | None:
+    """Read a dict that names nodes of a Cluster."""
+    nodes = _endpoints(options, "cluster", at, ("node1.example", DEFAULT_PORT), errors)
+    partitions = number_option(options, "partitions", PARTITIONS, _DEFAULT_PARTITIONS, _PARTITIONS_TEXT, errors)
+    remap = options.get("address_remap", GivenOption(None, ""))
+    if not (remap.value is None or _is_remap(remap.value)):
+        errors.append(remap.error(f"must be a function of (host, port), not {describe_value(remap.value)}"))
+    common = _build(options, errors)
+    errors.append(FieldError(at, _CLUSTER_LATER))
+    if not (nodes and isinstance(common, TCPAddress) and (remap.value is None or _is_remap(remap.value))):
+        return None
+    addresses = tuple(replace(common, host=host, port=port) for host, port in nodes)
+    return ClusterNodes(addresses, partitions, remap.value)
+
+
+def _is_remap(value: object) -> TypeGuard[AddressRemap]:
+    return callable(value)
+
+
+def _endpoints(
+    options: GivenOptions, name: str, at: str, example: tuple[str, int], errors: list[FieldError]
+) -> list[tuple[str, int]]:
+    """Take an option that has to be a list of (host, port) pairs; what is wrong is left out."""
+    pairs = options.pop(name, GivenOption(None, "")).value
+    if not is_sequence(pairs) or not pairs:
+        errors.append(FieldError(f"{at}.{name}", f"must be a list of (host, port) pairs, as in [{example}]"))
+        return []
+    places = {f"{at}.{name}": pairs} if _is_one_pair(pairs) else dict(_numbered(f"{at}.{name}", pairs))
+    found: list[tuple[str, int]] = []
+    for place, pair in places.items():
+        if not is_sequence(pair):
+            errors.append(FieldError(place, f"must be a (host, port) pair, not {describe_value(pair)}"))
+        elif isinstance(address := _pair(pair, place, errors), TCPAddress):
+            found.append((address.host, address.port))
+    return found
+
+
+def _numbered(at: str, entries: Sequence[object]) -> Iterator[tuple[str, object]]:
+    return ((f"{at}[{place}]", entry) for place, entry in enumerate(entries))
 
 
 # -- URLs ----------------------------------------------------------------------------------------------------
@@ -317,18 +388,69 @@ def _url(given: GivenOption, errors: list[FieldError]) -> GivenOptions | None:
         errors.append(given.error(str(exc)))
         return None
     options = {name: GivenOption(value, given.field, f"the {name} in the URL ") for name, value in parts.items()}
+    _read_query(query, URL_OPTIONS, options, given.field, errors)
+    return options
+
+
+def _read_query(
+    query: Sequence[tuple[str, str]], known: tuple[str, ...], options: GivenOptions, at: str, errors: list[FieldError]
+) -> None:
+    """Add the parameters of a URL to its options."""
     for name, text in query:
-        if name not in URL_OPTIONS:
-            problem = _ELSEWHERE.get(name) or describe_unknown(name, URL_OPTIONS)
-            errors.append(given.error(f"the URL's query has {name!r}: {problem}"))
+        if name not in known:
+            problem = _ELSEWHERE.get(name) or describe_unknown(name, known)
+            errors.append(FieldError(at, f"the URL's query has {name!r}: {problem}"))
         elif name in options:
-            errors.append(given.error(f"the {name} in the URL is given twice: remove one"))
+            errors.append(FieldError(at, f"the {name} in the URL is given twice: remove one"))
         else:
-            options[name] = GivenOption(_from_text(name, text), given.field, f"the {name} in the URL ")
+            options[name] = GivenOption(_from_text(name, text), at, f"the {name} in the URL ")
+
+
+def _url_of_several(url: str, form: str, at: str, errors: list[FieldError]) -> GivenOptions | None:
+    """Turn a URL that names several servers into the options of the dict that means the same."""
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower().partition("+")[0]
+    place = re.split(r"[/?]", rest, maxsplit=1)[0]
+    path, _, query = rest[len(place) :].partition("?")
+    login, _, names = place.rpartition("@")
+    service = ""
+    if form == "sentinels":
+        path, _, service = path.rpartition("/")
+        if not service or service.isdecimal():
+            problem = "must end in the database and the service, or the service, as in "
+            errors.append(FieldError(at, f"{problem}redis+sentinel://sentinel1,sentinel2/0/mymaster"))
+            return None
+    elif path.strip("/"):
+        errors.append(FieldError(at, "must end after the nodes: a Cluster has the database 0 alone"))
+        return None
+    try:
+        # Each part is held against the grammar of one server's URL, so that there is one.
+        parts, parameters = _take_apart(f"{scheme}://{login}@{_NAMELESS}{path}?{query}")
+        pairs = [_take_apart(f"{scheme}://{name}")[0] for name in names.split(",")]
+        service = unquote(service, errors="strict")
+    except ValueError as exc:
+        errors.append(FieldError(at, str(exc)))
+        return None
+    if not all(names.split(",")):
+        errors.append(FieldError(at, "must name a server between all commas"))
+        return None
+    del parts["host"]
+    port = _DEFAULT_SENTINEL_PORT if form == "sentinels" else DEFAULT_PORT
+    parts[form] = [(pair.get("host", ""), pair.get("port", port)) for pair in pairs]
+    options = {name: GivenOption(value, at, f"the {name} in the URL ") for name, value in parts.items()}
+    _read_query(parameters, _URL_OPTIONS_OF[form], options, at, errors)
+    if form == "sentinels":
+        options["master_name"] = GivenOption(service, at)
+        kwargs = {name: given.value for name, given in options.items() if name.startswith("ssl")}
+        for name in _LOGIN:
+            if (given := options.pop(f"sentinel_{name}", None)) is not None:
+                kwargs[name] = given.value
+        options["sentinel_kwargs"] = GivenOption(kwargs, at)
     return options
 
 
 _EXAMPLE = "'redis://localhost:6379/0'"
+_NAMELESS = "nameless"
 _ENCODED = "% / ? # @ and spaces are written %25 %2F %3F %23 %40 and %20"
 
 
@@ -341,8 +463,10 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
     """
     scheme, mark, rest = text.partition("://")
     kind = SCHEMES.get(scheme.lower())
+    if scheme.lower() in SEVERAL:
+        raise ValueError("must be the URL of one server; one of several servers is an entry of its own")
     if kind is None:
-        wrong = "must be a URL that begins with one of " + ", ".join(f"{name}://" for name in SCHEMES)
+        wrong = "must be a URL that begins with one of " + ", ".join(f"{name}://" for name in (*SCHEMES, *SEVERAL))
         raise ValueError(wrong if mark else f"{wrong}, as in {_EXAMPLE}")
     tail = rest.partition("?")[2] if kind == "unix" else rest[len(re.split(r"[/?]", rest, maxsplit=1)[0]) :]
     if "#" in rest or "@" in tail or any(character <= " " or character == "\x7f" for character in rest):
@@ -378,7 +502,7 @@ def _take_apart(text: str) -> tuple[dict[str, object], list[tuple[str, str]]]:
 
 def _from_text(name: str, text: str) -> object:
     """Give an option of a query the type that it has in a dict; text of another form is an error later."""
-    if name == "db" and re.fullmatch(r"[0-9]{1,10}", text):
+    if name in {"db", "partitions"} and re.fullmatch(r"[0-9]{1,10}", text):
         return int(text)
     if name in {"ssl_check_hostname", "socket_keepalive"}:
         return _BOOLEANS.get(text.lower(), text)
@@ -397,13 +521,16 @@ def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple
     Returns:
         one URL for each server, for `parse_hosts`, and all other parameters, decoded.
     """
+    head, _, query = url.partition("?")
+    scheme, mark, address = head.partition("://")
+    form = SEVERAL.get(scheme.lower(), "")
     try:
-        _take_apart(url)
+        if not form:
+            _take_apart(url)
     except ValueError as exc:
         errors.append(FieldError("url", str(exc)))
         return [], []
-    head, _, query = url.partition("?")
-    scheme, mark, address = head.partition("://")
+    known = _URL_OPTIONS_OF.get(form, URL_OPTIONS)
     first, slash, path = address.partition("/")
     login = first[: first.rfind("@") + 1]
     heads, own = [head], list[str]()
@@ -412,13 +539,16 @@ def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple
         ((name, value),) = split_query(part)
         if name == "host":
             place = f"host[{len(heads) - 1}]"
-            if SCHEMES[scheme.lower()] == "unix":
+            if form:
+                problem = "does not go together with this scheme: all servers stand between :// and /, with commas"
+                errors.append(FieldError(place, problem))
+            elif SCHEMES[scheme.lower()] == "unix":
                 problem = "does not go together with a Unix socket: several sockets are written in hosts=[...]"
                 errors.append(FieldError(place, problem))
             elif not re.fullmatch(r"[^\s/@?#]+(/[0-9]{1,10})?", value):
                 errors.append(FieldError(place, "must be a name, name:port or name:port/db; the rest is as in the URL"))
             heads.append(f"{scheme}{mark}{login}{value}" + ("" if "/" in value else slash + path))
-        elif name in URL_OPTIONS or name in _ELSEWHERE:
+        elif name in known or name in _ELSEWHERE:
             own.append(part)
         else:
             rest.append((name, value))

@@ -10,16 +10,20 @@ from ssl import SSLContext, VerifyMode
 from typing import Required, TypeAlias, TypedDict
 
 from channel_layer.options import CommonConfigDict, NoLocalReaderOption, SequenceNotStr
+from channel_layer_redis.addresses import AddressRemap
 from channel_layer_redis.tls import Verify
 
 __all__ = (
     "AddressDict",
+    "ClusterDict",
     "HostDict",
     "HostOption",
     "HostsOption",
     "LocalDict",
+    "PairsOption",
     "RedisConfigDict",
     "RedisLocalConfigDict",
+    "SentinelDict",
     "ServerDict",
 )
 
@@ -55,8 +59,28 @@ class AddressDict(ServerDict, total=False):
     address: Required[str]
 
 
-HostOption: TypeAlias = str | tuple[str, int] | list[str | int] | HostDict | AddressDict
-"""One server: a URL, a (host, port) pair, or a dict."""
+PairsOption: TypeAlias = SequenceNotStr[tuple[str, int] | list[str | int] | str | int]
+"""(host, port) pairs; or one pair."""
+
+
+class SentinelDict(ServerDict, total=False):
+    """A service that sentinels name: how to reach and use them, and how to connect to the primary."""
+
+    sentinels: Required[PairsOption]
+    master_name: Required[str]
+    sentinel_kwargs: ServerDict
+
+
+class ClusterDict(ServerDict, total=False):
+    """A Cluster, by some of its nodes; `db` does not go with it."""
+
+    cluster: Required[PairsOption]
+    partitions: int
+    address_remap: AddressRemap | None
+
+
+HostOption: TypeAlias = str | tuple[str, int] | list[str | int] | HostDict | AddressDict | SentinelDict | ClusterDict
+"""One server, service or Cluster: a URL, a (host, port) pair, or a dict."""
 
 HostsOption: TypeAlias = SequenceNotStr[HostOption | int]
 """All servers. The int is for the literal ``["localhost", 6379]`` of the asgi_redis README, which is one pair.
