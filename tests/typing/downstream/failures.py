@@ -10,6 +10,7 @@ from channel_layer import (
     ChannelLayer,
     ChannelLayerError,
     ConfigError,
+    DamagedRecord,
     FieldError,
     InvalidMessage,
     InvalidName,
@@ -59,6 +60,8 @@ def classify(error: ChannelLayerError) -> Verdict:
             assert_type(error.size, int)
             assert_type(error.limit, int)
             return Verdict.NEVER
+        case DamagedRecord():  # until another program's record is gone
+            return Verdict.LATER
         case StoreError(retryable=True, outcome=outcome):
             return _verdict(outcome)
         case PatchedThreadsError():
