@@ -306,7 +306,7 @@ class Server:
         kind: where it comes from.
         version: as in `(7, 0, 15)`.
         port: its TCP port on 127.0.0.1; the same after `restart_empty`.
-        unix_path: its Unix socket.
+        unix_path: its Unix socket, in the directory of its files.
         tls: its TLS port; None unless asked for.
         password: the password of clients; None unless asked for.
     """
