@@ -353,6 +353,28 @@ async def test_a_clock_that_is_set_back_makes_nothing_old(one_host: Deployment, 
         assert not owner.counts().dropped
 
 
+async def test_a_clock_that_is_set_forward_ends_no_membership(one_host: Deployment, prefix: str) -> None:
+    """It goes forward by more than `group_expiry`, and all keys are gone: with the next renewal all is restored."""
+    clock = ServerClock()
+    make_layer = layers_over(redis_stores(one_host))
+    rules = make_rules(prefix=prefix, group_expiry=300.0, expiry=10.0)
+    async with make_layer(rules, clock) as owner, make_layer(rules, clock) as sender:
+        name = await owner.new_channel()
+        await owner.group_add("room", name)
+        for step in range(2):
+            clock.offset += 600.0
+            server = one_host.servers[0]
+            server.host().command("DEL", *keys(server, prefix, "lsgoi"))
+
+            async def back() -> bool:
+                return await sender.group_channels("room") == [name]
+
+            await until(back, 30)
+            await sender.group_send("room", {"n": step})
+            assert await asyncio.wait_for(owner.receive(name), SOON) == {"n": step}
+        assert not owner.counts().dropped
+
+
 async def test_a_clock_that_is_set_forward_costs_no_unread_message(one_host: Deployment, prefix: str) -> None:
     """Leases end though no owner has missed one: the next sender lets the owner know, which keeps what it holds."""
     clock = ServerClock()

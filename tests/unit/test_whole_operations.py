@@ -541,15 +541,33 @@ def test_a_renewal_tells_what_is_unread() -> None:
     assert play(leases.renew_lease(state, inbox), told) == Renewal(True, False)
 
 
-def test_the_clock_is_looked_at_without_a_renewal() -> None:
-    """What looks too old on its arrival is a reason to ask for the time; the lease stays what it was."""
+@pytest.mark.parametrize(("stamp", "shows"), [(400.0, 430.0), (700.0, 730.0)], ids=["back", "forward"])
+def test_the_clock_is_looked_at_without_a_renewal(stamp: float, shows: float) -> None:
+    """What looks too old on its arrival, or is yet to be, is a reason to ask for the time; the lease stays."""
     state = make()
     inbox = own(state)
-    assert state.is_over(0, 400.0)
-    asked = (c.RenewLease(0, OWN.queue), c.LeaseRenewed(430.0, True, ""))
+    assert not state.contradicts(0, 500.0)
+    assert state.contradicts(0, stamp)
+    asked = (c.RenewLease(0, OWN.queue), c.LeaseRenewed(shows, True, ""))
     play(leases.observe_clock(state, inbox), asked)
-    assert not state.is_over(0, 400.0)
+    assert not state.contradicts(0, stamp)
     assert inbox.lease_until == 590.0
+
+
+def test_memberships_are_as_old_as_before_when_a_clock_is_set_forward() -> None:
+    """None is over for it, and none has been made in the future."""
+    clock = Clock()
+    state = make(clock=clock)
+    inbox = own(state)
+    inbox.groups.confirm("told", OWN.name, 1, 490.0)
+    for stamp, group, version in ((495.0, "met", 2), (1109.0, "new", 3)):
+        marker = marker_frame(MembershipMarker(group, OWN.name, True, version, 0))
+        inbox.apply([(stamp, marker)], -500.0, 1000.0)
+    clock.time = 1010.0
+    play(leases.observe_clock(state, inbox), (c.RenewLease(0, OWN.queue), c.LeaseRenewed(1110.0, True, "")))
+    found = {group: round(1110.0 - joined) for group, _, joined in inbox.groups.known()}
+    assert found == {"told": 20, "met": 15, "new": 0}
+    assert inbox.groups.count("met") == 1
 
 
 def test_a_first_lease_begins_at_the_position_that_the_store_says() -> None:

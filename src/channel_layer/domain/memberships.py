@@ -155,6 +155,16 @@ class Memberships:
         if version > max(self._versions.get(key, (0, 0.0))[0], self.unseen.get(key, (0, None))[0]):
             self.unseen[key] = version, joined
 
+    def shift(self, step: float, now: float) -> None:
+        """Keep the ages of all memberships: the store's clock was set forward by *step* seconds, and shows *now*."""
+        for mirror in self.mirrors.values():
+            for member in mirror.members.values():
+                member.joined = min(member.joined + step, now)
+            mirror.oldest = min(member.joined for member in mirror.members.values())
+        for key, (version, joined) in self.unseen.items():
+            if joined is not None:
+                self.unseen[key] = version, min(joined + step, now)
+
     def unseen_leaves(self) -> list[tuple[str, str, int]]:
         """Return (group, member, version) of the memberships that the store has ended and whose markers are unseen."""
         return [(group, name, version) for (group, name), (version, joined) in self.unseen.items() if joined is None]

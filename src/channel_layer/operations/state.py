@@ -161,19 +161,27 @@ class LayerState:
     def observe(self, shard: int, sent: float, store_time: float) -> StoreClock:
         """Learn the time of a shard's clock from a reply that has come now; return what is known of that clock.
 
-        Messages that are lost because that clock was set have this as their cause.
+        Messages that are lost because that clock was set have this as their cause. Memberships keep their ages.
         """
         clock = self.clocks[shard]
         known = clock.stepped
         clock.observe(sent, self.clock.now(), store_time)
         if abs(step := clock.stepped - known) >= 1:
             self.counters.explain(f"the clock of {self.routes.name(shard)} was set by {step:+.0f} s")
+        if step >= 1:
+            for inbox in self.inboxes.values():
+                if inbox.shard == shard:
+                    inbox.groups.shift(step, store_time)
         return clock
 
-    def is_over(self, shard: int, stamp: float) -> bool:
-        """Return whether a message of that time is too old, as far as the shard's clock is known."""
+    def contradicts(self, shard: int, stamp: float) -> bool:
+        """Return whether a message that comes in now cannot be of that time, if the shard's clock has not been set.
+
+        It is too old, or yet to be.
+        """
         now = self.clock.now()
-        return deadline(stamp, self.rules.expiry, self.offset(shard, now)) <= now
+        is_over = deadline(stamp, self.rules.expiry, self.offset(shard, now)) <= now
+        return is_over or stamp > self.clocks[shard].latest(now) + 1
 
     def offset(self, shard: int, now: float) -> float:
         """Return the latest that the shard's clock can be ahead of the local one, in seconds."""

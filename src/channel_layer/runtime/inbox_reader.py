@@ -122,7 +122,7 @@ class InboxReader:
             backoff.reset()
             seconds = block
             log_success(state, inbox.shard, "reads")
-            if batch.entries and state.is_over(inbox.shard, batch.entries[-1][0]):
+            if batch.entries and state.contradicts(inbox.shard, batch.entries[-1][0]):
                 await self._observe()
             if len(inbox.boxes) >= _MANY:
                 with state.lock:
@@ -144,7 +144,7 @@ class InboxReader:
                 self.look_soon()
 
     async def _observe(self) -> None:
-        """Learn the time of the store's clock: what has come now looks too old, so it may have been set back."""
+        """Learn the time of the store's clock, which may have been set."""
         with contextlib.suppress(StoreError):
             await self._tasks.run(observe_clock(self._state, self.inbox))
 
