@@ -240,6 +240,17 @@ class BlockingChannelLayer:
 
     # -- the whole
 
+    def ready(self) -> None:
+        """Return if the layer can serve: for the probes of an orchestrator, and before a process begins its work.
+
+        The same as `ChannelLayer.ready`.
+
+        Raises:
+            StoreError: it cannot; the text says why, and ``retryable`` whether that may pass by itself.
+        """
+        leases = self._lifetime.backend.capabilities.leases
+        self._run(operations.check_readiness(self._pipeline.state, leases=leases))
+
     def flush(self) -> None:
         """Remove every message and every membership of this prefix, on all hosts and in all processes.
 

@@ -359,6 +359,18 @@ class ChannelLayer:
 
     # -- the whole
 
+    async def ready(self) -> None:
+        """Return if the layer can serve: for the probes of an orchestrator, and before a process begins its work.
+
+        It connects if need be. Every host has to be a primary of a version that is supported, and to let this user send
+        and receive a message, join and leave a group, and own an inbox; the inbox of this process has to be its own.
+        Nothing of it is seen by receivers or counted. It takes one to three round trips to each host.
+
+        Raises:
+            StoreError: it cannot; the text says why, and ``retryable`` whether that may pass by itself.
+        """
+        await self._run(operations.check_readiness(self._state, leases=self._backend.capabilities.leases))
+
     async def flush(self) -> None:
         """Remove every message and every membership of this prefix, on all hosts and in all processes.
 

@@ -53,7 +53,7 @@ _WIDTH = 110
 _METHODS = {
     "messages": ("send", "receive", "new_channel"),
     "groups": ("group_add", "group_discard", "group_send", "group_channels"),
-    "whole": ("flush", "statistics", "run_maintenance"),
+    "whole": ("ready", "flush", "statistics", "run_maintenance"),
     "end": ("aclose", "close_pools"),
 }
 """The methods by the part of the page in which they are described."""

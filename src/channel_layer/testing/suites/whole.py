@@ -40,6 +40,7 @@ _ENDINGS: Final = ("", "2", "q", "q:", "a*b[c]?", "aXXbcY", "a\\*b", "?", "%", "
 
 _POPPED: Final = (*POPPED, "unread!x")
 
+_READY = "ready() returns if the layer can serve, and nothing else is told of it"
 _FLUSHED = "after flush() nothing of before is there, and nothing else is touched"
 _CLOSED = "a layer that is closed takes no call, and leaves nothing to others"
 _LOOPS = "a layer may be used from any number of event loops and threads"
@@ -63,6 +64,31 @@ class WholeTests(LayerTests):
                     await fails_with(InvalidName, call(), rule, f"{name}: {wrong!r}")
             await layer.send(longest, {"n": 1})
             expect(await env.receive(layer, longest), {"n": 1}, rule, "a name of 100 characters")
+
+    # -- ready
+
+    @async_test
+    async def test_a_layer_that_works_is_ready(self, env: LayerEnvironment) -> None:
+        """`ready()` returns, in event loops and threads, with channels of its own or without, and disturbs nothing."""
+        async with env.layer() as layer, env.layer() as other:
+            await layer.ready()
+            owned = await layer.new_channel()
+            await layer.group_add("group", owned)
+            await other.send(owned, {"n": 1})
+            await other.send("jobs", {"n": 2})
+            for _ in range(2):  # what the first leaves would be in the way of the second
+                for ready in (layer, other):
+                    await ready.ready()
+                    if env.capabilities.blocking:
+                        await asyncio.to_thread(ready.blocking.ready)
+            await other.group_send("group", {"n": 3})
+            expect(await env.collect(layer, owned), [{"n": 1}, {"n": 3}], _READY, "a channel that waits beside it")
+            expect(await env.receive(layer, "jobs"), {"n": 2}, _READY, "a normal channel that waits beside it")
+            if env.capabilities.statistics:
+                statistics = await layer.statistics()
+                expect((statistics.messages_pending, statistics.channel_full_count), (0, 0), _READY, "statistics()")
+            await layer.aclose()
+            await fails_with(StoreError, layer.ready(), _READY, "a layer that is closed")
 
     # -- flush
 
