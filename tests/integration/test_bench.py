@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
 from tests.support import reaper
@@ -90,6 +91,17 @@ def test_every_layer_is_measured_in_every_workload(tmp_path: Path) -> None:
     assert done.returncode == (2 if troubled else 0), done.stderr
     assert all(workload in done.stdout for workload in _METRICS)
     assert document.server
+
+
+@pytest.mark.parametrize("layer", ["redis-sentinel"])
+def test_what_servers_are_put_together_to_is_measured(tmp_path: Path, layer: str) -> None:
+    """The benchmark starts what such a layer needs, and one that is wrong there would be named."""
+    file = tmp_path / "results.json"
+    done = _bench(*_QUICK, "--layer", layer, *_chosen("direct", "fanout-10x2"), "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    document = _Document.model_validate_json(file.read_text(encoding="utf-8"))
+    for workload in ("direct", "fanout-10x2"):
+        assert document.entry(workload, layer).metrics.keys() == _METRICS[workload] | {"server_cpu_us"}
 
 
 def test_a_wrong_layer_is_named_and_scores_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final, TypeGuard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from channel_layer_bench.servers import Topology
+
 __all__ = ("BUILT_IN", "DEFAULT", "FLOOR", "Contender", "UnknownContender", "fill", "parse_contender")
 
 FLOOR: Final = "floor"
@@ -41,6 +43,7 @@ class Contender:
         backend: the dotted path of its class.
         config: the keyword arguments of the class, with placeholders that `fill` fills.
         hosts: how many servers it needs.
+        topology: how they are put together.
         spans: whether it connects processes although it has no server.
         lacks: the families of workloads that it does not support.
         needs: the import package that it is in, and what installs it.
@@ -50,6 +53,7 @@ class Contender:
     backend: str
     config: Mapping[str, object]
     hosts: int = 1
+    topology: Topology = "hosts"
     spans: bool = False
     lacks: frozenset[str] = frozenset()
     needs: tuple[str, str] | None = None
@@ -76,6 +80,8 @@ def _known() -> tuple[Contender, ...]:
     return (
         Contender("redis", redis, {**ours, "hosts": "{urls}"}, needs=extra),
         Contender("redis-3-hosts", redis, {**ours, "hosts": "{urls}"}, hosts=3, needs=extra),
+        Contender("redis-sentinel", redis, {**ours, "hosts": "{urls}"}, topology="sentinel", needs=extra),
+        Contender("redis-cluster", redis, {**ours, "hosts": "{urls}"}, hosts=3, topology="cluster", needs=extra),
         Contender("redis-aes", redis, sealed, needs=crypto),
         Contender("redis-fernet", redis, {**sealed, "encryption": "fernet"}, needs=crypto),
         Contender("redis-blind", redis, {**sealed, "blind_names": True}, needs=crypto),

@@ -64,7 +64,7 @@ async def run_all(
 
 
 async def _run(plan: Plan, layer: Contender, workload: Workload, turn: int, results: Results) -> Run:
-    with serve(layer.hosts, plan.urls) as servers:
+    with serve(layer.hosts, plan.urls, layer.topology) as servers:
         if servers.urls and not results.server:
             results.server = servers.describe()
         prefix = f"bench-{secrets.token_hex(5)}:"

