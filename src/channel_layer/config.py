@@ -25,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     SecretBytes,
     SecretStr,
     ValidationError,
@@ -125,6 +126,9 @@ class CommonConfig(BaseModel):
         "memory": _IPC_ONLY,
     }
     """Names that are not options of this model but are likely to be tried, and the text of the error about each."""
+
+    unneeded: ClassVar[Mapping[str, str]] = {}
+    """Names of other layers' options that change nothing in this one, and why: they are accepted with a warning."""
 
     unset: ClassVar[frozenset[str]] = frozenset({"channel_capacity"})
     """Options for which None means the same as leaving them out."""
@@ -261,6 +265,14 @@ class CommonConfig(BaseModel):
         ),
     )
 
+    _given_in_vain: tuple[str, ...] = PrivateAttr(default=())
+    """The options of `unneeded` that were given."""
+
+    def model_post_init(self, context: object) -> None:
+        """Keep the names that `parse` has left out; called by Pydantic."""
+        if is_sequence(context):
+            self._given_in_vain = tuple(map(str, context))
+
     @classmethod
     def conflicts(cls, options: Mapping[str, object]) -> Iterable[FieldError]:
         """Find options that contradict each other, though each may be valid by itself.
@@ -286,6 +298,11 @@ class CommonConfig(BaseModel):
             )
             yield FieldError("blind_names", problem)
 
+    def given_in_vain(self) -> Iterable[FieldError]:
+        """Find options that are accepted and change nothing."""
+        for name in self._given_in_vain:
+            yield FieldError(name, f"is not needed: {self.unneeded[name]}")
+
     def advice(self) -> Iterable[FieldError]:
         """Find options that are valid but unwise."""
         named = [(f"symmetric_encryption_keys[{n}]", key) for n, key in enumerate(self.symmetric_encryption_keys)]
@@ -308,6 +325,8 @@ class CommonConfig(BaseModel):
             yield Concern("channel_layer.W001", "capacity", problem)
         for advice in self.advice():
             yield Concern("channel_layer.W002", advice.field, advice.problem)
+        for option in self.given_in_vain():
+            yield Concern("channel_layer.W005", option.field, option.problem)
 
     @classmethod
     def read_url(cls, url: str, errors: list[FieldError]) -> dict[str, object]:
@@ -345,9 +364,12 @@ class CommonConfig(BaseModel):
             others: further parameters that the URL may have, for the error about an unknown one.
         """
         known: list[tuple[str, str]] = []
+        unneeded: dict[str, object] = {}
         for name, text in query:
             if name in cls.url_forms:
                 known.append((name, text))
+            elif name in cls.unneeded:
+                unneeded[name] = text
             else:
                 # What does not look like a name may be a part of a password.
                 field = name if re.fullmatch(r"[A-Za-z][A-Za-z_-]{0,39}", name) else "url"
@@ -355,7 +377,7 @@ class CommonConfig(BaseModel):
                 errors.append(FieldError(field, f"in the query of the URL: {problem}"))
         described = {name: _accepted(field.metadata) for name, field in cls.model_fields.items()}
         accepts = {name: item.text for name, item in described.items() if item is not None}
-        return read_options(known, cls.url_forms, accepts, errors)
+        return {**read_options(known, cls.url_forms, accepts, errors), **unneeded}
 
     def _encryption(self) -> Encryption | None:
         keys = tuple(map(_hash, self.symmetric_encryption_keys))
@@ -366,8 +388,8 @@ class CommonConfig(BaseModel):
         return Encryption(keys, self.encryption, names)
 
     def rules(self) -> Rules:
-        """Return the common options as the core reads them; warn of unwise ones (`ConfigWarning`)."""
-        for advice in self.advice():
+        """Return the common options as the core reads them; warn of unneeded and unwise ones (`ConfigWarning`)."""
+        for advice in (*self.given_in_vain(), *self.advice()):
             warnings.warn(f"{advice.field}: {advice.problem}", ConfigWarning, stacklevel=3)  # the caller
         return Rules(
             prefix=self.prefix,
@@ -448,8 +470,11 @@ def require_url(url: object) -> str:
 def _read(model: type[_Model], options: Mapping[str, object]) -> tuple[_Model | None, list[FieldError]]:
     given = {name: value for name, value in options.items() if value is not None or name not in model.unset}
     errors = list(model.conflicts(given))
+    in_vain = [name for name in given if name in model.unneeded]
+    for name in in_vain:
+        del given[name]
     try:
-        return model.model_validate(given), errors
+        return model.model_validate(given, context=in_vain), errors
     except ValidationError as exc:
         for error in exc.errors(include_url=False):
             errors += _translate(model, error)

@@ -20,7 +20,8 @@ import pytest
 
 from channel_layer import ChannelLayer, ChannelLayerError, ConfigError, InvalidMessage, InvalidName, StoreError
 from channel_layer_memory import MemoryChannelLayer
-from channel_layer_redis import RedisChannelLayer, _connection
+from channel_layer_redis import RedisChannelLayer, _connecting
+from channel_layer_redis._connection import Connection
 from channel_layer_redis.addresses import ServerAddress
 from tests.support.fake_server import Answer, fake_redis, fake_server, redis_of_version
 from tests.support.servers import Server, free_ports
@@ -319,13 +320,13 @@ async def test_a_server_that_is_no_redis_is_reported(greeting: bytes, reply: byt
 async def test_a_greeting_that_comes_before_ours_is_understood_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that writes first and closes the connection, before the first command, is reported as no Redis too."""
     monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 0.0)
-    open_connection = _connection._open
+    open_connection = _connecting._open
 
-    async def open_slowly(address: ServerAddress, connection: _connection.Connection) -> None:
+    async def open_slowly(address: ServerAddress, connection: Connection) -> None:
         await open_connection(address, connection)
         await connection.closed
 
-    monkeypatch.setattr(_connection, "_open", open_slowly)
+    monkeypatch.setattr(_connecting, "_open", open_slowly)
 
     async with fake_server(greeting=b"SSH-2.0-OpenSSH_9.2p1\r\n") as port, _unreachable(port) as layer:
         error = await _refusal(layer.send("channel", {}))

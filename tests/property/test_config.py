@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import string
 import traceback
 from collections import OrderedDict
@@ -54,12 +55,18 @@ def _tls(draw: st.DrawFn) -> TLS:
         password=None if certfile is None else draw(st.none() | st.text(min_size=1, max_size=5)),
         verify=verify,
         check_hostname=verify != "none" and draw(st.booleans()),
+        ca_path=draw(st.none() | _FILE),
+        min_version=draw(st.none() | st.sampled_from(ssl.TLSVersion)),
+        ciphers=draw(st.none() | st.just("ECDHE+AESGCM:!aNULL")),
+        include_flags=draw(st.sampled_from([0, ssl.VERIFY_X509_STRICT, ssl.VERIFY_ALLOW_PROXY_CERTS])),
+        exclude_flags=draw(st.sampled_from([0, ssl.VERIFY_X509_PARTIAL_CHAIN])),
     )
 
 
 _LOGIN = st.none() | st.text(min_size=1, max_size=8)
 _DATABASE = st.integers(0, 2**31 - 1) | st.integers(0, 15)
 _INTERVAL = st.integers(0, 10**9).map(float) | st.sampled_from([0.5, 2.25])
+_CLIENT = st.none() | st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=8)
 
 
 def _tcp_hosts() -> st.SearchStrategy[TCPAddress]:
@@ -72,6 +79,8 @@ def _tcp_hosts() -> st.SearchStrategy[TCPAddress]:
         username=_LOGIN,
         password=_LOGIN,
         health_check_interval=_INTERVAL,
+        client_name=_CLIENT,
+        connect_timeout=st.none() | _INTERVAL.filter(bool),
         tls=st.none() | _tls(),
         socket_keepalive=st.booleans(),
     )
@@ -87,6 +96,7 @@ def _hosts() -> st.SearchStrategy[ServerAddress]:
         username=_LOGIN,
         password=_LOGIN,
         health_check_interval=_INTERVAL,
+        client_name=_CLIENT,
     )
     return st.one_of(_tcp_hosts(), unix)
 
@@ -133,7 +143,12 @@ def _as_dict(host: ServerAddress) -> dict[str, object]:
 
 
 def _connection_options(host: ServerAddress) -> dict[str, object]:
-    options: dict[str, object] = {"health_check_interval": host.health_check_interval}
+    options: dict[str, object] = {
+        "health_check_interval": host.health_check_interval,
+        "client_name": host.client_name,
+        "socket_connect_timeout": host.connect_timeout,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
     if isinstance(host, UnixAddress):
         return options
     options["socket_keepalive"] = host.socket_keepalive
@@ -146,8 +161,18 @@ def _connection_options(host: ServerAddress) -> dict[str, object]:
         "ssl_password": host.tls.password,
         "ssl_cert_reqs": host.tls.verify,
         "ssl_check_hostname": host.tls.check_hostname,
+        "ssl_ca_path": host.tls.ca_path,
+        "ssl_min_version": None if host.tls.min_version is None else host.tls.min_version.name,
+        "ssl_ciphers": host.tls.ciphers,
+        "ssl_include_verify_flags": _flag_names(host.tls.include_flags),
+        "ssl_exclude_verify_flags": _flag_names(host.tls.exclude_flags),
     }
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _flag_names(flags: int) -> str | None:
+    names = [flag.name for flag in ssl.VerifyFlags if flag & flags and flag.name is not None]
+    return ",".join(names) or None
 
 
 @given(_host_lists(), st.data())
@@ -393,8 +418,8 @@ _WRONG: Mapping[str, st.SearchStrategy[object]] = {
     "timeout": st.sampled_from([0, -1, "5", None]),
     "hosts": st.sampled_from(["redis://a", [], {}, 5]),
     "host": st.sampled_from(["", "a:1", 5, "redis://a"]),
-    "port": st.sampled_from([0, 65536, "1", True]),
-    "db": st.sampled_from([-1, "0", 1.0, False]),
+    "port": st.sampled_from([0, 65536, "0", "one", True]),
+    "db": st.sampled_from([-1, "-1", "", 1.0, False]),
     "capcity": st.just(5),
     "encryption": st.sampled_from(["aes", 5, None]),
     "blind_names": st.sampled_from(["", b"", 5, None]),

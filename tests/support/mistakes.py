@@ -9,6 +9,8 @@ import re
 import ssl
 from collections.abc import Mapping
 
+from redis.credentials import UsernamePasswordCredentialProvider
+
 __all__ = ("KEY", "MISTAKES")
 
 _PORT = "must be a whole number from 1 to 65535, not"
@@ -19,10 +21,6 @@ _SHARE = "must be a number from 0 to 1"
 _TEXT = "a character where it cannot stand; in a login or an option % / ? # @ and spaces are written %25"
 _URL = "cannot be read as a URL: the port is a number from 1 to 65535, an IPv6 address stands in brackets"
 _TLS = 'needs TLS: a rediss:// URL, or "ssl": True in a dict'
-_CONTEXT = (
-    'must be True or False, not a SSLContext: write "ssl_context" for it, beside a rediss:// address or "ssl": True, '
-    "or ssl_ca_certs, ssl_certfile, ssl_keyfile and ssl_cert_reqs instead"
-)
 KEY = "hidden, and long enough for 256 bits"
 _OF_IPC = "an option of channel_layer_ipc.IPCChannelLayer: remove it, or use that layer"
 _OF_HALVES = "an option of channel_layer_redis.RedisLocalChannelLayer: remove it, or use that layer"
@@ -247,7 +245,14 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "serializer_format",
         "always writes msgpack: remove it",
     ),
-    "of asgi_redis": ({"connection_kwargs": {}}, "connection_kwargs", "write it in hosts"),
+    "of its pub/sub layer": (
+        {"on_disconnect": "redis.disconnect"},
+        "on_disconnect",
+        "consumers are not told: the layer reconnects",
+    ),
+    "of asgi_redis": ({"connection_kwargs": {}}, "connection_kwargs", "write its options in hosts"),
+    "a class of redis-py": ({"connection_class": object}, "connection_class", "the layer has connections of its own"),
+    "a provider beside hosts": ({"credential_provider": object()}, "credential_provider", "write it in hosts, as in"),
     "a password beside hosts": (
         {"password": "hidden"},
         "password",
@@ -322,10 +327,45 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "hosts[1]",
         "the URL's query has 'pasword': unknown option, did you mean 'password'? the options are db,",
     ),
-    "redis-py's timeout": (
-        {"hosts": ["redis://a?socket_timeout=1"]},
+    "a timeout of the layer": (
+        {"hosts": ["redis://a?timeout=1"]},
         "hosts[0]",
-        "the layer's own option timeout",
+        "the URL's query has 'timeout': it is an option of the layer: write it beside hosts",
+    ),
+    "redis-py's connections": (
+        {"hosts": ["redis://a?connection_class=Mine"]},
+        "hosts[0]",
+        "the URL's query has 'connection_class': the layer has connections of its own",
+    ),
+    "a provider in a URL": (
+        {"hosts": ["redis://a?credential_provider=x"]},
+        "hosts[0]",
+        "the URL's query has 'credential_provider': an object cannot stand in a URL",
+    ),
+    "a time to connect that is none": (
+        {"hosts": ["redis://a?socket_connect_timeout=0"]},
+        "hosts[0]",
+        "the socket_connect_timeout in the URL must be a number of seconds, more than 0, not 0",
+    ),
+    "a name with a space": (
+        {"hosts": ["redis://a?client_name=my%20site"]},
+        "hosts[0]",
+        "the client_name in the URL must consist of ASCII letters, digits and marks, without spaces",
+    ),
+    "a version of TLS that is none": (
+        {"hosts": ["rediss://a?ssl_min_version=1.3"]},
+        "hosts[0]",
+        "the ssl_min_version in the URL must be one of ",
+    ),
+    "flags that are none": (
+        {"hosts": ["rediss://a?ssl_exclude_verify_flags=STRICT"]},
+        "hosts[0]",
+        "must be a list of ssl.VerifyFlags, or of their names",
+    ),
+    "ciphers that are none": (
+        {"hosts": ["rediss://a?ssl_ciphers=hidden"]},
+        "hosts[0]",
+        "the ssl_ciphers in the URL must be a list of ciphers as OpenSSL writes it",
     ),
     "two hosts in a URL": (
         {"hosts": ["redis://a,b"]},
@@ -356,7 +396,9 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         'must be a pair, as in ("localhost", 6379), and this has 1 item',
     ),
     "three for a pair": ({"hosts": [["a", 1, 2]]}, "hosts[0]", "and this has 3 items"),
-    "a text for a port": ({"hosts": ["redis://b", ("a", "6379")]}, "hosts[1].port", f"{_PORT} a str (write"),
+    "a word for a port": ({"hosts": ["redis://b", ("a", "redis")]}, "hosts[1].port", f"{_PORT} a str"),
+    "a text for a port that is too large": ({"hosts": [("a", "65536")]}, "hosts[0].port", f"{_PORT} 65536"),
+    "no port": ({"hosts": [("a", None)]}, "hosts[0].port", f"{_PORT} None"),
     "a bool for a port": ({"hosts": [("a", True)]}, "hosts[0].port", f"{_PORT} True"),
     "a number for a name": (
         {"hosts": [(5, 6379)]},
@@ -427,20 +469,50 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "hosts[0].socket_keepalive",
         "is for TCP, and this is a Unix socket: remove it",
     ),
-    "redis-py's options of keepalive": (
-        {"hosts": [{"host": "a", "socket_keepalive_options": {}}]},
+    "options of keepalive by name": (
+        {"hosts": [{"host": "a", "socket_keepalive_options": {"TCP_KEEPIDLE": 60}}]},
         "hosts[0].socket_keepalive_options",
-        "the layer sets the intervals of the probes itself: remove it",
+        "must be a dict of numbers, as in {socket.TCP_KEEPIDLE: 60}",
     ),
-    "a context as ssl": (
-        {"hosts": [{"address": "rediss://a", "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}]},
-        "hosts[0].ssl",
-        _CONTEXT,
+    "options of keepalive for a socket": (
+        {"hosts": [{"address": "unix:///run/redis.sock", "socket_keepalive_options": {}}]},
+        "hosts[0].socket_keepalive_options",
+        "is for TCP, and this is a Unix socket: remove it",
     ),
-    "a context as ssl of a host": (
-        {"hosts": [{"host": "a", "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}]},
+    "a class for a provider": (
+        {"hosts": [{"host": "a", "credential_provider": UsernamePasswordCredentialProvider}]},
+        "hosts[0].credential_provider",
+        "must be an object with the method get_credentials() or get_credentials_async()",
+    ),
+    "a provider and a password": (
+        {"hosts": [{"address": "redis://:hidden@a", "credential_provider": UsernamePasswordCredentialProvider()}]},
+        "hosts[0].address",
+        "the password in the URL does not go together with 'credential_provider': remove one",
+    ),
+    "an interval without a provider": (
+        {"hosts": ["redis://a?credential_refresh_interval=60"]},
+        "hosts[0]",
+        "needs the provider that is to be asked: add credential_provider",
+    ),
+    "certificates that are none": (
+        {"hosts": [{"address": "rediss://a", "ssl_ca_data": "hidden"}]},
+        "hosts[0].ssl_ca_data",
+        "must be one or more certificates as PEM text or DER bytes, and these are none",
+    ),
+    "a file for certificates": (
+        {"hosts": [{"address": "rediss://a", "ssl_ca_data": 5}]},
+        "hosts[0].ssl_ca_data",
+        "must be certificates as PEM text or DER bytes, not 5",
+    ),
+    "a check by OCSP": (
+        {"hosts": [{"address": "rediss://a", "ssl_validate_ocsp": True}]},
+        "hosts[0].ssl_validate_ocsp",
+        "certificates are not checked by OCSP: remove it",
+    ),
+    "a context as ssl of a plain address": (
+        {"hosts": [{"address": "redis://a", "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}]},
         "hosts[0].ssl",
-        _CONTEXT,
+        "contradicts the address: rediss:// and valkeys:// are with TLS, the others without",
     ),
     "a context beside hosts": (
         {"hosts": ["rediss://a"], "ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
@@ -583,7 +655,7 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "must be only the name of a host; a URL goes into hosts=",
     ),
     "a number for a host's name": ({"host": 5}, "host", "must be the name of a host, as in 'localhost', not 5"),
-    "a text for the port": ({"port": "6379"}, "port", f"{_PORT} a str (write the number without quotes)"),
+    "a word for the port": ({"port": "redis"}, "port", f"{_PORT} a str"),
     "a port of zero": ({"port": 0}, "port", f"{_PORT} 0"),
     "a bool for the database": ({"db": True}, "db", "must be a whole number, 0 or more, not True"),
     "a database below zero": ({"db": -1}, "db", "must be a whole number, 0 or more, not -1"),

@@ -22,7 +22,8 @@ from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
 from channel_layer_redis.addresses import HostsEntry, SentinelService, TCPAddress
 from channel_layer_redis.config import RedisConfig
-from channel_layer_redis.hosts import OPTIONS, parse_hosts
+from channel_layer_redis.credentials import REFRESH_INTERVAL
+from channel_layer_redis.hosts import OPTIONS, URL_OPTIONS, parse_hosts
 from channel_layer_redis.local_config import LocalStoreOptions, RedisLocalConfig
 from tests.support.mistakes import MISTAKES
 
@@ -48,11 +49,12 @@ _SERVERS = (
     "redis+sentinel://:secret@sentinel1.example,sentinel2.example:26380/0/mymaster",
     {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster", "password": "secret"},
     {"address": "rediss://redis.example:6380", "ssl_cert_reqs": "none"},
+    {"host": "redis.example", "port": "6379", "client_name": "site"},
 )
 """Servers as they may be written, one for each form and for what can be said in it."""
 
 _SEVERAL: Mapping[str, object] = {
-    "hosts": ["redis://:secret@redis.example:6379/x", ("localhost", "6379")],
+    "hosts": ["redis://:secret@redis.example:6379/x", ("localhost", "redis")],
     "expiry": -1,
     "capcity": 200,
 }
@@ -180,12 +182,45 @@ layer = RedisChannelLayer(host="redis.example", db=4)
 
 ### Options of one server
 
-They are written in the dict, or in the query of the URL (all but `ssl` and `ssl_context`):
+They are written in the dict, or in the query of the URL (all but $objects), and have the names that redis-py has for
+them:
 
 $host_options
 
-A dict holds `host` and `port`, or a URL as its `address`. Certificates are read when the layer first
-connects.
+A dict holds `host` and `port`, or a URL as its `address`. A port and a database may be text of digits, as environment
+variables are. Certificates are read when the layer first connects. Options of redis-py that change nothing here are
+accepted with a `ConfigWarning`; those that cannot be honoured are an error that says what to do. [Migrate from
+channels_redis](../how-to/migrate-from-channels_redis.md#options-of-a-host) has a list of both.
+
+### Credentials that change
+
+Managed services give out tokens in place of a password, and end them after minutes. A `credential_provider` gives the
+one that is valid now. It is an object of redis-py's protocol: with the method `get_credentials()`,
+`get_credentials_async()` or both, which return `(username, password)` or `(password,)`.
+
+```python
+class FromFile:
+    def get_credentials(self) -> tuple[str, str]:
+        with open("/run/secrets/redis") as file:
+            return "site", file.read().strip()
+
+
+layer = RedisChannelLayer(hosts=[{"host": "redis.example", "ssl": True, "credential_provider": FromFile()}])
+```
+
+- It is asked each time a connection is made, and again while a connection lives, every `credential_refresh_interval`
+  seconds. When the answer has changed, the connection logs in anew with it, between two reads if it waits for messages.
+  The default of $refresh seconds suits the libraries of the clouds, which give out a new token for the last minutes of
+  the old one (Google's in the last 225 seconds, Microsoft's 300); a provider that keeps a token to its end needs a
+  cache that ends earlier. This holds for redis-py's streaming providers, such as those of `redis-entraid`, too; the
+  layer does not use their callbacks.
+- In an event loop `get_credentials_async()` is awaited. A provider that only has `get_credentials()` may block: it is
+  called in a thread of its own. `layer.blocking` prefers `get_credentials()`, in such a thread too, because of the
+  layer's `timeout`, and runs a provider without it in an event loop of its own. So a provider has to stand calls from
+  several threads.
+- A provider that fails at a connect, or takes longer than the `timeout`, is a `StoreError` that names it, and is
+  `retryable`. One that fails later is logged as a warning, and the connection stays as it is. Neither shows what it
+  returned, nor the text of its error.
 
 ### Several servers
 
@@ -313,6 +348,8 @@ def configuration() -> str:
                 for host in parse_hosts([server])
             ),
         ),
+        objects=" and ".join(", ".join(f"`{name}`" for name in _no_query()).rsplit(", ", 1)),
+        refresh=f"{REFRESH_INTERVAL:g}",
         host_options=_table(("option", "meaning"), ((f"`{name}`", meaning) for name, meaning in OPTIONS.items())),
         several="\n".join(f"    {_written(name)}: {_written(value)}," for name, value in _SEVERAL.items()),
         error=_error(_SEVERAL),
@@ -327,6 +364,10 @@ def configuration() -> str:
             ),
         ),
     )
+
+
+def _no_query() -> list[str]:
+    return [name for name in OPTIONS if name not in URL_OPTIONS]
 
 
 def _from_query(query: str) -> str:

@@ -466,7 +466,7 @@ capacity = 0
         ("a.toml", TOML, (), f'{_HERE}["CONFIG"]["capacity"]: error: must be a whole number, 1 or more, not 0'),
         (
             "a.json",
-            json.dumps({"CHANNEL_LAYERS": {"default": {"BACKEND": REDIS, "CONFIG": {"hosts": [["a", "6379"]]}}}}),
+            json.dumps({"CHANNEL_LAYERS": {"default": {"BACKEND": REDIS, "CONFIG": {"hosts": [["a", "redis"]]}}}}),
             (),
             f'{_HERE}["CONFIG"]["hosts"][0].port: error: must be a whole number from 1 to 65535, not a str',
         ),

@@ -53,7 +53,8 @@ def test_each_mistake_is_one_error_that_names_its_field_and_the_mend(
     (error,) = errors_of(options)
     assert error.field == field
     assert fragment in error.problem
-    assert not any(secret in error.problem for secret in ("hid", "den", "4711"))
+    problem = error.problem.lower().replace("credential", "")
+    assert not any(secret in problem for secret in ("hid", "den", "4711"))
 
 
 def test_every_option_has_a_mistake_in_the_table() -> None:
@@ -92,8 +93,8 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_options() -> None:
 def test_a_wrong_sentinel_is_told_all_its_mistakes() -> None:
     """Each mistake in a Sentinel dict is told at its place."""
     sentinel = {
-        "sentinels": [("a", "1"), "b", ("c",)],
-        "db": "0",
+        "sentinels": [("a", "x"), "b", ("c",)],
+        "db": "x",
         "host": "a",
         "sentinel_kwargs": {"password": 5, "pasword": "hidden", "ssl_ca_certs": "/x"},
     }
@@ -151,7 +152,7 @@ def test_a_wrong_address_does_not_hide_what_is_wrong_beside_it() -> None:
     fields = [
         error.field
         for error in errors_of(
-            {"hosts": [{"address": "http://a", "db": "1", "ssl": False, "ssl_ca_certs": "/x", "dbb": 1}]}
+            {"hosts": [{"address": "http://a", "db": "x", "ssl": False, "ssl_ca_certs": "/x", "dbb": 1}]}
         )
     ]
     assert fields == ["hosts[0].dbb", "hosts[0].address", "hosts[0].db"]
@@ -543,7 +544,7 @@ def test_the_page_shows_the_mistakes() -> None:
         row for row in reference.configuration().splitlines() if row.startswith(tuple(f"| {m} | " for m in MISTAKES))
     ]
     assert len(rows) >= 40
-    assert len(MISTAKES) - len(rows) <= 5  # those that are too long to show, or differ from run to run
+    assert len(MISTAKES) - len(rows) <= 6  # those that are too long to show, or differ from run to run
 
 
 def test_the_defaults_on_the_page_are_the_defaults() -> None:

@@ -105,7 +105,7 @@ MISTAKES: Mapping[str, tuple[str, dict[str, str]]] = {
     ),
     "an option of others": ("redis://a?serializer_format=json", {"serializer_format": "always writes msgpack"}),
     "a port as a parameter": ("redis://a?port=6379", {"port": "in the query of the URL: unknown option"}),
-    "an option of redis-py": ("redis://a?socket_timeout=1", {"url": "the layer's own option timeout is for this"}),
+    "an option of redis-py": ("redis://a?connection_class=x", {"connection_class": "has connections of its own"}),
     "a server twice": (
         "redis://a?host=a:6379",
         {"host[0]": "the same server and database as url, a:6379/0: remove one"},

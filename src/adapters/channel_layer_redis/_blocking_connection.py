@@ -20,6 +20,7 @@ import hiredis
 from channel_layer.errors import ConfigError, StoreError
 from channel_layer.runtime.threads import Poller
 from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting, ways_round
+from channel_layer_redis._logins import RETRY_SHARE, ask_blocking, log_renewal
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._sockets import CHECK_SHARE, keep_alive
@@ -75,10 +76,17 @@ class BlockingConnection:
         self.usable: bool = False
         self.client_id: int = 0
         self.run_id: str = ""
+        limit = timeout
+        if address.connect_timeout is not None:
+            limit = min(limit, address.connect_timeout)
+            deadline = min(deadline, time.monotonic() + limit)
+        self._login = ask_blocking(address, deadline - time.monotonic())
+        self._ask_again = self._next(1.0)
+        self._asked_in_vain = False
         try:
             self._socket = _connect(address, max(_LEAST_SECONDS, deadline - time.monotonic()))
         except (OSError, ConfigError) as exc:
-            raise connect_error(address.label, timeout, exc) or exc from exc
+            raise connect_error(address.label, limit, exc) or exc from exc
         self._finalizer = weakref.finalize(self, self._socket.close)
         try:
             self._poller = Poller([self._socket.fileno()])
@@ -90,7 +98,7 @@ class BlockingConnection:
             raise
 
     def _greet(self, deadline: float) -> None:
-        commands = greeting(self.address)
+        commands = greeting(self.address, self._login)
         self.send(b"".join(map(pack, commands)))
         replies = self.read(len(commands), deadline)
         self.client_id, self.run_id = read_greeting(self.address, replies)
@@ -115,6 +123,42 @@ class BlockingConnection:
     def stale(self) -> bool:
         """Whether it was idle for so long that it may have been lost, and neither side been told."""
         return time.monotonic() - self._heard >= self._check_after
+
+    @property
+    def login_due(self) -> bool:
+        """Whether the provider of the login is to be asked again."""
+        return time.monotonic() >= self._ask_again
+
+    def renew_login(self) -> bool:
+        """Ask the provider again, and log in anew if its answer has changed; return whether the connection is usable.
+
+        Without an answer, or if the server refuses the new login, the connection stays logged in as it was.
+        """
+        try:
+            login = ask_blocking(self.address, self._timeout)
+            if login is not None and login != self._login:
+                self.send(pack(("AUTH", login.username, login.password)))
+                reply = self.read(1, time.monotonic() + self._timeout)[0]
+                if isinstance(reply, StoreError):
+                    raise reply
+                self._login = login
+                log_renewal(self.address, None)
+        except StoreError as exc:
+            if self.usable and not self._asked_in_vain:
+                log_renewal(self.address, exc)
+            self._asked_in_vain = True
+            self._ask_again = self._next(RETRY_SHARE)
+        else:
+            self._asked_in_vain = False
+            self._ask_again = self._next(1.0)
+        return self.usable
+
+    def _next(self, share: float) -> float:
+        """Return when to ask the provider again, after a share of the interval; never, if there is nothing to ask."""
+        address = self.address
+        if address.credential_provider is None or not address.credential_refresh_interval:
+            return math.inf
+        return time.monotonic() + address.credential_refresh_interval * share
 
     def answers(self) -> bool:
         """Return whether the server still answers, within a share of the timeout; if not, the connection is closed."""
@@ -251,7 +295,7 @@ def _connect(address: ServerAddress, timeout: float) -> socket.socket:
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.socket_keepalive:
-            keep_alive(plain)
+            keep_alive(plain, address.keepalive_options)
         return plain if context is None else context.wrap_socket(plain, server_hostname=address.host)
     except BaseException:
         plain.close()
@@ -361,11 +405,11 @@ class Pool:
             while True:
                 connection = self._spare.pop()
                 if connection.fresh:
-                    if not connection.stale:
-                        return connection
-                    if not lost and connection.answers():
-                        return connection
-                    lost = True
+                    if not connection.stale or (not lost and connection.answers()):
+                        if not connection.login_due or connection.renew_login():
+                            return connection
+                    else:
+                        lost = True
                 connection.close()
         return None
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
-from channel_layer_redis._connection import Connection, connect
+from channel_layer_redis._connecting import connect
+from channel_layer_redis._connection import Connection
 from channel_layer_redis._greeting import NotPrimary
 from channel_layer_redis._replies import UnknownScript
 

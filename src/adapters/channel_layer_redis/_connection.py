@@ -18,21 +18,20 @@ import hiredis
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.wakeups import InlineFuture, resume_all
-from channel_layer_redis._greeting import greeting, read_greeting, ways_round
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import INCOMPLETE, connect_error, is_list, is_replica, protocol_error, refusal
-from channel_layer_redis._sockets import CHECK_SHARE, has_input, keep_alive
-from channel_layer_redis.addresses import UnixAddress
+from channel_layer_redis._replies import INCOMPLETE, is_list, is_replica, protocol_error, refusal
+from channel_layer_redis._sockets import CHECK_SHARE, has_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from channel_layer.errors import Outcome
+    from channel_layer_redis._logins import Login
     from channel_layer_redis._packing import Arg, MergeableCommand
     from channel_layer_redis._sockets import Socket
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("Connection", "connect")
+__all__ = ("Connection",)
 
 _MERGED_PARTS, _MERGED_BYTES = 64, 65536
 """Limits of a merged command: a server does nothing else until it is done."""
@@ -111,7 +110,7 @@ class _MergedCommand:
 
 
 class Connection(asyncio.Protocol):
-    """A connection to a server, which `connect` opens.
+    """A connection to a server, which `_connecting.connect` opens.
 
     Args:
         address: the server.
@@ -153,6 +152,8 @@ class Connection(asyncio.Protocol):
         """Commands whose replies were suppressed since one was heard."""
         self._can_silence: bool | None = None
         """Whether the user may suppress replies; None: the server has not been asked."""
+        self._login: asyncio.Future[object] | None = None
+        """Gets the reply to the last `log_in`."""
         self.open = False
         self.client_id = 0
         self.run_id = ""
@@ -269,10 +270,18 @@ class Connection(asyncio.Protocol):
                     f"{self._label} takes no more data for {self.timeout:g} s", retryable=True, outcome="not_sent"
                 ) from exc
 
+    def log_in(self, login: Login) -> asyncio.Future[object]:
+        """Log in anew; a command that blocks is not disturbed, for the server takes this one after it."""
+        now = self._loop.time()
+        behind = self._waiting[-1][1] - now if self._waiting else 0.0
+        self._login = self.call("AUTH", login.username, login.password, limit=behind + self.timeout)
+        return self._login
+
     @property
     def usable(self) -> bool:
-        """Whether another task can use the connection: it is open, and no reply is still to come."""
-        return self.open and not self._waiting
+        """Whether another task can use the connection: it is open, and no reply is still to come but to a login."""
+        waiting = self._waiting
+        return self.open and (not waiting or (len(waiting) == 1 and waiting[0][0] is self._login))
 
     @property
     def ready(self) -> bool:
@@ -435,43 +444,3 @@ class Connection(asyncio.Protocol):
             self.abort()
             self._demoted(self.address)  # the locator has to say where the primary is now
         return error
-
-
-async def connect(address: ServerAddress, connection: Connection, deadline: float) -> None:
-    """Connect to a server, log in, and check that it can serve, until the loop's clock reaches a deadline.
-
-    If that fails, the connection is aborted.
-
-    Raises:
-        StoreError: the server cannot be reached, refuses the login, or is too old.
-    """
-    try:
-        async with asyncio.timeout_at(deadline):
-            await _open(address, connection)
-            await _greet(address, connection)
-    except BaseException as exc:
-        connection.abort()
-        error = connect_error(address.label, connection.timeout, exc)
-        if error is None:
-            raise
-        raise error from exc
-
-
-async def _open(address: ServerAddress, connection: Connection) -> None:
-    loop = asyncio.get_running_loop()
-    make: Callable[[], Connection] = lambda: connection  # noqa: E731
-    if isinstance(address, UnixAddress):
-        await loop.create_unix_connection(make, address.path)
-    else:
-        context = address.tls.make_context() if address.tls is not None else None
-        transport, _ = await loop.create_connection(make, address.host, address.port, ssl=context)
-        if address.socket_keepalive:
-            keep_alive(transport.get_extra_info("socket"))
-
-
-async def _greet(address: ServerAddress, connection: Connection) -> None:
-    sent = [connection.call(*command) for command in greeting(address)]
-    replies = await asyncio.gather(*sent, return_exceptions=True)
-    connection.client_id, connection.run_id = read_greeting(address, replies)
-    more = [connection.call(*command) for command in ways_round(replies)]
-    await asyncio.gather(*more, return_exceptions=True)

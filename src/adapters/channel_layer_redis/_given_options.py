@@ -6,6 +6,7 @@ An error names the place where the option stands, and never shows a value that m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -20,7 +21,9 @@ __all__ = (
     "bool_option",
     "file_option",
     "is_mapping",
+    "number_in_text",
     "number_option",
+    "optional_seconds",
     "seconds_option",
     "text_option",
 )
@@ -47,20 +50,24 @@ def is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
     return isinstance(value, Mapping)
 
 
+def number_in_text(value: object) -> object:
+    """Return the number that a text consists of, as an environment variable has it; anything else as it is."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value) else value
+
+
 def number_option(
     options: GivenOptions, name: str, allowed: range, default: int, text: str, errors: list[FieldError]
 ) -> int:
-    """Return an option that has to be a number; the default if it is left out or wrong.
+    """Return an option that has to be a number, or a text of digits; the default if it is left out or wrong.
 
     *text* is what is allowed, for the error.
     """
     given = options.get(name)
     if given is None:
         return default
-    value = given.value
+    value = number_in_text(given.value)
     if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
-        quotes = " (write the number without quotes)" if isinstance(value, str) and not given.subject else ""
-        errors.append(given.error(f"must be {text}, not {describe_value(value)}{quotes}"))
+        errors.append(given.error(f"must be {text}, not {describe_value(value)}"))
         return default
     return value
 
@@ -74,6 +81,18 @@ def seconds_option(options: GivenOptions, name: str, default: float, text: str, 
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         errors.append(given.error(f"must be {text}, not {describe_value(value)}"))
         return default
+    return float(value)
+
+
+def optional_seconds(options: GivenOptions, name: str, text: str, errors: list[FieldError]) -> float | None:
+    """Return an option that has to be a number of seconds above 0; None if it is left out, None or wrong."""
+    given = options.get(name)
+    if given is None or given.value is None:
+        return None
+    value = given.value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        errors.append(given.error(f"must be {text}, not {describe_value(value)}"))
+        return None
     return float(value)
 
 

@@ -11,6 +11,7 @@ from channel_layer_redis._replies import Refusal, explained, is_list
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from channel_layer_redis._logins import Login
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
 
@@ -30,15 +31,17 @@ class NotPrimary(StoreError):
     """The server is a replica, perhaps only since now."""
 
 
-def greeting(address: ServerAddress) -> list[tuple[Arg, ...]]:
+def greeting(address: ServerAddress, login: Login | None) -> list[tuple[Arg, ...]]:
     """Return the first commands of a connection: log in, ask for the version, select the database, load the scripts.
 
     A script that the server does not know is sent again, and so would run after commands that were sent later.
     """
-    login: tuple[Arg, ...] = ()
-    if address.password is not None or address.username is not None:
-        login = ("AUTH", address.username or "default", address.password or "")
-    commands: list[tuple[Arg, ...]] = [("HELLO", 2, *login), ("INFO", "server")]
+    hello: tuple[Arg, ...] = ("HELLO", 2)
+    if login is not None:
+        hello = (*hello, "AUTH", login.username, login.password)
+    if address.client_name is not None:  # so it needs no right to CLIENT
+        hello = (*hello, "SETNAME", address.client_name)
+    commands: list[tuple[Arg, ...]] = [hello, ("INFO", "server")]
     if address.db:
         commands.append(("SELECT", address.db))
     return [*commands, *(("SCRIPT", "LOAD", script.source) for script in _ORDERED)]
@@ -56,11 +59,7 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
         if "unknown command" in str(hello).lower():
             raise StoreError(f"{address.label} is too old: {_TOO_OLD}", retryable=False, outcome="not_sent") from hello
         if "NOAUTH" in str(hello) or "WRONGPASS" in str(hello):
-            login = address.password is not None or address.username is not None
-            hint = "check the password in hosts" if login else "give a password in hosts, as in redis://:password@host"
-            raise StoreError(
-                f"{address.label} refused the login: {hint}", retryable=False, outcome="not_sent"
-            ) from hello
+            raise _login_refused(address) from hello
         raise hello
     fields = _pairs(hello)
     _check_kind(address.label, fields)
@@ -83,6 +82,19 @@ def ways_round(replies: Sequence[object]) -> list[tuple[Arg, ...]]:
     """
     loaded = zip(_ORDERED, replies[-len(_ORDERED) :], strict=True)
     return [("EVAL", script.source, 0) for script, reply in loaded if _is_permanent(reply)]
+
+
+def _login_refused(address: ServerAddress) -> StoreError:
+    provider = address.credential_provider
+    if provider is not None:
+        hint = f"check what the credential_provider {type(provider).__name__} returns"
+    elif address.password is not None or address.username is not None:
+        hint = "check the password in hosts"
+    else:
+        hint = "give a password in hosts, as in redis://:password@host"
+    # What a provider returned may have ended on the way; it is asked again at the next attempt.
+    retryable = provider is not None
+    return StoreError(f"{address.label} refused the login: {hint}", retryable=retryable, outcome="not_sent")
 
 
 def _is_permanent(reply: object) -> bool:

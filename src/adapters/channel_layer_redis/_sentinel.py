@@ -11,6 +11,7 @@ Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -280,6 +281,8 @@ class _SentinelConnection(BlockingConnection):
             self.skip()
 
     def _greet(self, deadline: float) -> None:
-        login = [word for word in (self.address.username, self.address.password) if word is not None]
-        if self.address.password is not None:
-            self.ask(deadline, "AUTH", *login)
+        if (login := self._login) is not None:
+            self.ask(deadline, "AUTH", login.username, login.password)
+        if self.address.client_name is not None:
+            with contextlib.suppress(Refusal):  # the user may not
+                self.ask(deadline, "CLIENT", "SETNAME", self.address.client_name)

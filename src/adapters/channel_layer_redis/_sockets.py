@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from channel_layer.runtime.threads import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ("CHECK_SHARE", "has_input", "keep_alive")
 
@@ -33,13 +33,21 @@ class Socket(Protocol):
     def shutdown(self, how: int, /) -> None: ...
 
 
-def keep_alive(tcp: Socket) -> None:
-    """Have the system probe a TCP connection while it is idle, which also keeps it known on its way."""
+def keep_alive(tcp: Socket, options: Iterable[tuple[int, int]] | None = None) -> None:
+    """Have the system probe a TCP connection while it is idle, which also keeps it known on its way.
+
+    *options* are numbers of TCP options and their values; None: those of this module.
+    """
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _probes() if options is None else options:
+        tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _probes() -> Iterator[tuple[int, int]]:
     for name, value in _PROBES.items():
         option: int | None = getattr(socket, name, None)
         if option is not None:
-            tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+            yield option, value
 
 
 def has_input(sock: Socket) -> bool:

@@ -11,6 +11,8 @@ from ipaddress import ip_address
 from typing import ClassVar, Final, TypeAlias
 from urllib.parse import quote
 
+from channel_layer.errors import FieldError  # noqa: TC001 - Pydantic reads the annotations
+from channel_layer_redis.credentials import REFRESH_INTERVAL, CredentialProvider
 from channel_layer_redis.tls import TLS  # noqa: TC001 - Pydantic reads the annotations
 
 __all__ = (
@@ -38,7 +40,12 @@ class _Address:
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    credential_provider: CredentialProvider | None = field(default=None, repr=False, hash=False)
+    credential_refresh_interval: float = REFRESH_INTERVAL
+    client_name: str | None = None
+    connect_timeout: float | None = None
     health_check_interval: float = CHECK_INTERVAL
+    unneeded: tuple[FieldError, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +59,21 @@ class TCPAddress(_Address):
         db: the number of the database.
         username: the user to log in as; None: the default user.
         password: None: no login. Never part of a repr.
+        credential_provider: gives the user and the password instead, at each connect and again while connected.
+        credential_refresh_interval: seconds after which it is asked again; 0: only at each connect.
+        client_name: what the server calls the connections in its ``CLIENT LIST``.
+        connect_timeout: seconds that a connection may take until it can be used; None: the layer's timeout.
         health_check_interval: seconds after which a connection that was idle has to answer before it is used; 0: never.
+        unneeded: options that were given and change nothing, and why; no part of what the address is.
         socket_keepalive: have the system probe idle connections.
+        keepalive_options: how, as numbers of TCP options and their values; None: as this layer finds it good.
     """
 
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     tls: TLS | None = None
     socket_keepalive: bool = True
+    keepalive_options: tuple[tuple[int, int], ...] | None = None
 
     @property
     def identity(self) -> str:
@@ -105,7 +119,8 @@ class UnixAddress(_Address):
         db: the number of the database.
         username: the user to log in as; None: the default user.
         password: None: no login. Never part of a repr.
-        health_check_interval: see `TCPAddress`.
+
+    The other attributes are those of `TCPAddress`.
     """
 
     path: str
@@ -152,6 +167,11 @@ class SentinelService:
         return f"{_scheme(self.server)}+sentinel://{_endpoints(self.sentinels)}/{self.server.db}/{self.master_name}"
 
     @property
+    def unneeded(self) -> tuple[FieldError, ...]:
+        """See `TCPAddress.unneeded`."""
+        return (*self.sentinels[0].unneeded, *self.server.unneeded)
+
+    @property
     def exposed(self) -> bool:
         """Whether what is sent to the primary leaves this machine in plain text: it is taken to be at a sentinel's."""
         return self.server.tls is None and any(sentinel.remote for sentinel in self.sentinels)
@@ -184,6 +204,11 @@ class ClusterNodes:
     def label(self) -> str:
         """The Cluster as a URL without credentials, for logs and errors."""
         return f"{_scheme(self.nodes[0])}+cluster://{_endpoints(self.nodes)}"
+
+    @property
+    def unneeded(self) -> tuple[FieldError, ...]:
+        """See `TCPAddress.unneeded`."""
+        return self.nodes[0].unneeded
 
     @property
     def exposed(self) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ssl import TLSVersion, VerifyFlags
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from channel_layer.config import CommonConfig, Concern
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import Accepts
+from channel_layer_redis._foreign_options import ONLY, REFUSED, REFUSED_IN_LAYER, UNNEEDED_IN_LAYER
+from channel_layer_redis._given_options import number_in_text
 from channel_layer_redis.addresses import DEFAULT_HOST, DEFAULT_PORT, HostsEntry, TCPAddress
 from channel_layer_redis.hosts import (
     DATABASE_TEXT,
@@ -53,7 +56,9 @@ def _url_schema(schemes: Iterable[str]) -> dict[str, object]:
 
 _URL_SCHEMA = _url_schema(SCHEMES)
 _NAME_SCHEMA = {"type": "string", "minLength": 1}
-_PORT_SCHEMA = {"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]}
+_DIGITS_SCHEMA = {"type": "string", "pattern": "^[0-9]{1,10}$"}
+_PORT_SCHEMA = {"anyOf": [{"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]}, _DIGITS_SCHEMA]}
+_DB_SCHEMA = {"anyOf": [{"type": "integer", "minimum": DATABASES[0], "maximum": DATABASES[-1]}, _DIGITS_SCHEMA]}
 _PAIR_SCHEMA: dict[str, object] = {
     "type": "array",
     "prefixItems": [{**_NAME_SCHEMA, "not": {"pattern": "[/@]"}}, _PORT_SCHEMA],
@@ -61,17 +66,24 @@ _PAIR_SCHEMA: dict[str, object] = {
     "maxItems": 2,
 }
 _TEXT_SCHEMA = {"type": ["string", "null"]}
+_FLAGS_SCHEMA = {"type": ["array", "null"], "items": {"enum": list(VerifyFlags.__members__)}}
 _SERVER_SCHEMAS: dict[str, object] = {
     **dict.fromkeys(OPTIONS, _TEXT_SCHEMA),
-    "db": {"type": "integer", "minimum": DATABASES[0], "maximum": DATABASES[-1]},
+    "db": _DB_SCHEMA,
+    "client_name": {"type": ["string", "null"], "pattern": "^[!-~]*$"},
     "ssl": {"type": "boolean"},
     "ssl_cert_reqs": {"enum": ["required", "optional", "none", None]},
     "ssl_check_hostname": {"type": "boolean"},
+    "ssl_min_version": {"enum": [*(version.name for version in TLSVersion), None]},
+    "ssl_include_verify_flags": _FLAGS_SCHEMA,
+    "ssl_exclude_verify_flags": _FLAGS_SCHEMA,
+    "socket_connect_timeout": {"type": ["number", "null"], "exclusiveMinimum": 0},
     "health_check_interval": {"type": "number", "minimum": 0},
     "socket_keepalive": {"type": "boolean"},
 }
-"""Only what a file can hold: an `ssl.SSLContext` is not part of it."""
-del _SERVER_SCHEMAS["ssl_context"]
+"""Only what a file can hold: an `ssl.SSLContext` is not part of it, nor a provider of credentials."""
+for _name in ("credential_provider", "credential_refresh_interval", "socket_keepalive_options", "ssl_context"):
+    del _SERVER_SCHEMAS[_name]
 
 
 def _dict_schema(required: tuple[str, ...], without: str = "", **own: object) -> dict[str, object]:
@@ -131,11 +143,11 @@ class RedisConfig(CommonConfig):
         "address": _IN_HOSTS,
         "url": _IN_HOSTS,
         **{name: _TLS_IN_HOSTS if name.startswith("ssl") else _IN_HOSTS for name in OPTIONS if name != "db"},
-        "connection_kwargs": f"an option of asgi_redis: remove it; for options of a connection, {_IN_HOSTS}",
-        "stats_prefix": "an option of asgi_redis that this layer does not need: remove it",
-        "serializer_format": "an option of channels_redis; this layer always writes msgpack: remove it",
-        "random_prefix_length": "an option of channels_redis that this layer does not need: remove it",
+        **REFUSED,
+        **REFUSED_IN_LAYER,
     }
+
+    unneeded: ClassVar[Mapping[str, str]] = UNNEEDED_IN_LAYER
 
     unset: ClassVar[frozenset[str]] = CommonConfig.unset | {"hosts", *_SHORTHAND}
 
@@ -154,11 +166,23 @@ class RedisConfig(CommonConfig):
         default=DEFAULT_HOST,
         description="Shorthand for one server: its name or address. Not together with `hosts`.",
     )
-    port: Annotated[int, Field(ge=PORTS[0], le=PORTS[-1]), Accepts(PORT_TEXT)] = Field(
+    port: Annotated[
+        int,
+        Field(ge=PORTS[0], le=PORTS[-1]),
+        BeforeValidator(number_in_text),
+        WithJsonSchema(_PORT_SCHEMA),
+        Accepts(PORT_TEXT),
+    ] = Field(
         default=DEFAULT_PORT,
         description="Shorthand for one server: its TCP port. Not together with `hosts`.",
     )
-    db: Annotated[int, Field(ge=DATABASES[0], le=DATABASES[-1]), Accepts(DATABASE_TEXT)] = Field(
+    db: Annotated[
+        int,
+        Field(ge=DATABASES[0], le=DATABASES[-1]),
+        BeforeValidator(number_in_text),
+        WithJsonSchema(_DB_SCHEMA),
+        Accepts(DATABASE_TEXT),
+    ] = Field(
         default=0,
         description="Shorthand for one server: the number of its database. Not together with `hosts`.",
     )
@@ -170,6 +194,15 @@ class RedisConfig(CommonConfig):
         if "hosts" in options:
             problem = "does not go together with hosts: keep one of the two"
             yield from (FieldError(name, problem) for name in _SHORTHAND if name in options)
+        for name, (value, problem) in ONLY.items():
+            if options.get(name, value) != value:
+                yield FieldError(name, problem)
+
+    def given_in_vain(self) -> Iterable[FieldError]:
+        """Find options that change nothing, those of servers too."""
+        yield from super().given_in_vain()
+        for server in self.servers:
+            yield from server.unneeded
 
     @classmethod
     def read_url(cls, url: str, errors: list[FieldError]) -> dict[str, object]:

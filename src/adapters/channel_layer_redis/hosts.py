@@ -12,19 +12,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final, Literal, TypeGuard
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Final, Literal, TypedDict, TypeGuard
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from channel_layer.errors import ConfigError, FieldError
 from channel_layer.options import describe_unknown, describe_value
 from channel_layer.urls import split_query
 from channel_layer.validators import is_sequence
+from channel_layer_redis._foreign_options import DEFAULTS, REFUSED, UNNEEDED
 from channel_layer_redis._given_options import (
     GivenOption,
     GivenOptions,
     bool_option,
     is_mapping,
+    number_in_text,
     number_option,
+    optional_seconds,
     seconds_option,
     text_option,
 )
@@ -40,10 +44,13 @@ from channel_layer_redis.addresses import (
     TCPAddress,
     UnixAddress,
 )
+from channel_layer_redis.credentials import REFRESH_INTERVAL, is_provider
 from channel_layer_redis.tls import TLS_OPTIONS, parse_tls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from channel_layer_redis.credentials import CredentialProvider
 
 __all__ = (
     "DATABASES",
@@ -75,6 +82,12 @@ _PARTITIONS_TEXT: Final = "a whole number from 2 to 1024"
 """More than the nodes, so that each gets as many; each costs a key, and a step of every `flush()`."""
 
 _INTERVAL_TEXT: Final = "a number of seconds, or 0 for no check"
+_REFRESH_TEXT: Final = "a number of seconds, or 0 for only at each connect"
+_CONNECT_TEXT: Final = "a number of seconds, more than 0"
+_PROVIDER_TEXT: Final = (
+    "must be an object with the method get_credentials() or get_credentials_async(), as redis.CredentialProvider has it"
+)
+_TCP_ONLY: Final = ("socket_keepalive", "socket_keepalive_options")
 
 SCHEMES: Mapping[str, Literal["plain", "tls", "unix"]] = {
     "redis": "plain",
@@ -98,16 +111,26 @@ OPTIONS: Mapping[str, str] = {
     "username": "the user to log in as; the default user if it is left out",
     "password": "the password to log in with",
     "ssl": "`True` for TLS; in a URL the scheme says it",
+    "credential_provider": "an object of redis-py's protocol that gives the login instead of the two: see "
+    "[Credentials that change](#credentials-that-change)",
+    "credential_refresh_interval": "seconds after which `credential_provider` is asked again while a connection lives; "
+    f"`{REFRESH_INTERVAL:g}` by default, `0` for only at each connect",
+    "client_name": "what the server calls the connections in its `CLIENT LIST`",
     **TLS_OPTIONS,
     "ssl_context": "a ready `ssl.SSLContext` instead of all other TLS options",
+    "socket_connect_timeout": "seconds that a connection may take until it can be used, login included; at most the "
+    "layer's `timeout`, which is the default",
     "health_check_interval": "seconds; a connection that was idle for as long has to answer a `PING` before it is used "
     f"again, or is replaced; `{CHECK_INTERVAL:g}` by default, `0` for never",
     "socket_keepalive": "whether the system probes idle TCP connections; `True` by default",
+    "socket_keepalive_options": "how it does, as in `{socket.TCP_KEEPIDLE: 60}`, instead of after 15 seconds, each 5, "
+    "three times",
 }
 """The options of a server besides its address, in redis-py's names, and their meaning."""
 
 _LOGIN = ("username", "password")
-URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name not in {"ssl", "ssl_context"})
+_OBJECTS = ("credential_provider", "socket_keepalive_options", "ssl_context")
+URL_OPTIONS: tuple[str, ...] = tuple(name for name in OPTIONS if name != "ssl" and name not in _OBJECTS)
 """The options that may stand in the query of a URL."""
 
 _URL_OPTIONS_OF: Mapping[str, tuple[str, ...]] = {
@@ -124,6 +147,8 @@ _FORMS: Mapping[str, tuple[str, ...]] = {
 }
 """The keys of a dict, by the key that decides which of the forms it has."""
 
+_SECONDS = ("health_check_interval", "credential_refresh_interval", "socket_connect_timeout")
+
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _FORMS.values() for key in keys))
 
 _BOOLEANS: Mapping[str, bool] = {
@@ -132,14 +157,16 @@ _BOOLEANS: Mapping[str, bool] = {
 }
 """The spellings of redis-py, without its rule that any other text is true."""
 
-_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("path", "unix_socket_path"), 'a socket is written {"address": "unix:///run/redis.sock"}'),
-    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), "the layer's own option timeout is for this"),
+_IN_LAYER: Mapping[str, str] = {"timeout": "it is an option of the layer: write it beside hosts"}
+
+_NOT_IN_URLS: Mapping[str, str] = {
     "ssl": "the scheme of the URL says it, as in rediss://localhost:6379",
-    "ssl_context": 'an object cannot stand in a URL: {"address": "rediss://localhost:6379", "ssl_context": ...}',
-    "socket_keepalive_options": "the layer sets the intervals of the probes itself: remove it",
+    **{
+        name: f'an object cannot stand in a URL: {{"address": "rediss://localhost:6379", "{name}": ...}}'
+        for name in _OBJECTS
+    },
 }
-"""redis-py's names of options that are written differently here."""
+"""Options of a dict that are written differently in a URL."""
 
 _CLUSTER_LATER = (
     "connecting to a Cluster is not available yet in this version: remove it and name servers that are in none, "
@@ -221,7 +248,7 @@ def _is_one_pair(value: Sequence[object]) -> bool:
     if len(value) != 2:
         return False
     host, port = value
-    return isinstance(host, str) and "://" not in host and isinstance(port, int)
+    return isinstance(host, str) and "://" not in host and isinstance(number_in_text(port), int)
 
 
 def _entry(entry: object, at: str, errors: list[FieldError]) -> HostsEntry | None:
@@ -258,17 +285,27 @@ def _dict(entry: Mapping[object, object], at: str, errors: list[FieldError]) -> 
     for key, value in entry.items():
         if not isinstance(key, str):
             errors.append(FieldError(at, f"must have keys that are str, not {describe_value(key)}"))
-        elif key in _FORMS[form]:
-            options[key] = GivenOption(value, f"{at}.{key}")
-        elif key in _ALL_KEYS:
+        elif key in _ALL_KEYS and key not in _FORMS[form]:
             errors.append(FieldError(f"{at}.{key}", f"does not go together with {form!r}: remove one"))
         else:
-            errors.append(FieldError(f"{at}.{key}", _ELSEWHERE.get(key) or describe_unknown(key, _FORMS[form])))
+            _add(options, key, GivenOption(value, f"{at}.{key}"), _FORMS[form], errors)
     if form == "address":
         return _address(options, errors)
     if form == "host":
         return _build(options, errors)
     return _several(form, options, at, errors)
+
+
+def _add(
+    options: GivenOptions, name: str, given: GivenOption, known: Collection[str], errors: list[FieldError]
+) -> None:
+    """Add an option if it is known here, or changes nothing; any other that asks for something is an error."""
+    if name in known or name in UNNEEDED:
+        options[name] = given
+    elif name not in REFUSED:
+        errors.append(given.error(_IN_LAYER.get(name) or describe_unknown(name, known)))
+    elif given.value is not None and given.value is not DEFAULTS.get(name):
+        errors.append(given.error(REFUSED[name]))
 
 
 def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
@@ -281,7 +318,9 @@ def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress |
     for name, given in options.items():
         if name in _LOGIN and given.value is None:
             continue
-        if name == "ssl" and not isinstance(given.value, bool):
+        if name == "ssl" and isinstance(given.value, SSLContext) and found["ssl"].value is True:
+            pass  # the context of the TLS that the address says
+        elif name == "ssl" and not isinstance(given.value, (bool, SSLContext)):
             pass  # an error of its own, whatever the address says
         elif name in found and found[name].value != given.value:
             if name == "ssl":
@@ -320,16 +359,13 @@ def _is_name(value: object) -> TypeGuard[str]:
 def _sentinel_kwargs(given: GivenOption | None, errors: list[FieldError]) -> ServerAddress | None:
     """Return how to connect to sentinels; as with redis-py no option of the server is one of theirs."""
     options: GivenOptions = {}
-    value: object = {} if given is None else given.value
-    if given is not None and not is_mapping(value):
-        errors.append(given.error(f"must be a dict, not {describe_value(value)}"))
-    elif given is not None and is_mapping(value):
+    value: object = None if given is None else given.value
+    if given is not None and is_mapping(value):
         known = tuple(name for name in OPTIONS if name != "db")
         for key, option in value.items():
-            if isinstance(key, str) and key in known:
-                options[key] = GivenOption(option, f"{given.field}.{key}")
-            else:
-                errors.append(FieldError(f"{given.field}.{key}", describe_unknown(str(key), known)))
+            _add(options, str(key), GivenOption(option, f"{given.field}.{key}"), known, errors)
+    elif given is not None and value is not None:
+        errors.append(given.error(f"must be a dict, not {describe_value(value)}"))
     return _build(options, errors)
 
 
@@ -397,8 +433,9 @@ def _read_query(
 ) -> None:
     """Add the parameters of a URL to its options."""
     for name, text in query:
-        if name not in known:
-            problem = _ELSEWHERE.get(name) or describe_unknown(name, known)
+        if name not in known and name not in UNNEEDED:
+            problem = _NOT_IN_URLS.get(name) or REFUSED.get(name) or _IN_LAYER.get(name)
+            problem = problem or describe_unknown(name, known)
             errors.append(FieldError(at, f"the URL's query has {name!r}: {problem}"))
         elif name in options:
             errors.append(FieldError(at, f"the {name} in the URL is given twice: remove one"))
@@ -506,7 +543,7 @@ def _from_text(name: str, text: str) -> object:
         return int(text)
     if name in {"ssl_check_hostname", "socket_keepalive"}:
         return _BOOLEANS.get(text.lower(), text)
-    if name == "health_check_interval" and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text):
+    if name in _SECONDS and re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text):
         return float(text)
     return text
 
@@ -548,7 +585,7 @@ def split_url(url: str, errors: list[FieldError]) -> tuple[list[str], list[tuple
             elif not re.fullmatch(r"[^\s/@?#]+(/[0-9]{1,10})?", value):
                 errors.append(FieldError(place, "must be a name, name:port or name:port/db; the rest is as in the URL"))
             heads.append(f"{scheme}{mark}{login}{value}" + ("" if "/" in value else slash + path))
-        elif name in known or name in _ELSEWHERE:
+        elif name in known or name in _NOT_IN_URLS or name in UNNEEDED:
             own.append(part)
         else:
             rest.append((name, value))
@@ -570,25 +607,82 @@ def _build(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | N
             errors.append(options["host"].error(str(exc)))
     port = number_option(options, "port", PORTS, DEFAULT_PORT, PORT_TEXT, errors)
     db = number_option(options, "db", DATABASES, 0, DATABASE_TEXT, errors)
-    username = text_option(options, "username", errors)
-    password = text_option(options, "password", errors)
+    common = _common(options, errors)
     tls = parse_tls(options, errors)
-    interval = seconds_option(options, "health_check_interval", CHECK_INTERVAL, _INTERVAL_TEXT, errors)
     keepalive = bool_option(options, "socket_keepalive", errors, default=True)
+    probes = _keepalive_options(options, errors)
     path = options["path"].value if "path" in options else None
-    if "socket_keepalive" in options and path is not None:
-        errors.append(options["socket_keepalive"].error("is for TCP, and this is a Unix socket: remove it"))
+    if path is not None:
+        problem = "is for TCP, and this is a Unix socket: remove it"
+        errors += [options[name].error(problem) for name in _TCP_ONLY if name in options]
     if len(errors) > before:
         return None
     if isinstance(path, str):
-        return UnixAddress(path, db=db, username=username, password=password, health_check_interval=interval)
-    return TCPAddress(
-        name,
-        port,
-        tls,
-        keepalive,
-        db=db,
-        username=username,
-        password=password,
-        health_check_interval=interval,
+        return UnixAddress(path, db=db, **common)
+    return TCPAddress(name, port, tls, keepalive, probes, db=db, **common)
+
+
+class _Common(TypedDict):
+    """What addresses of both kinds have, but for the database."""
+
+    username: str | None
+    password: str | None
+    credential_provider: CredentialProvider | None
+    credential_refresh_interval: float
+    client_name: str | None
+    connect_timeout: float | None
+    health_check_interval: float
+    unneeded: tuple[FieldError, ...]
+
+
+def _common(options: GivenOptions, errors: list[FieldError]) -> _Common:
+    unneeded = [given.error(f"is not needed: {UNNEEDED[name]}") for name, given in options.items() if name in UNNEEDED]
+    return _Common(
+        username=text_option(options, "username", errors),
+        password=text_option(options, "password", errors),
+        credential_provider=_provider(options, errors),
+        credential_refresh_interval=seconds_option(
+            options, "credential_refresh_interval", REFRESH_INTERVAL, _REFRESH_TEXT, errors
+        ),
+        client_name=_client_name(options, errors),
+        connect_timeout=optional_seconds(options, "socket_connect_timeout", _CONNECT_TEXT, errors),
+        health_check_interval=seconds_option(options, "health_check_interval", CHECK_INTERVAL, _INTERVAL_TEXT, errors),
+        unneeded=tuple(unneeded),
     )
+
+
+def _provider(options: GivenOptions, errors: list[FieldError]) -> CredentialProvider | None:
+    given = options.get("credential_provider")
+    provider = given.value if given is not None else None
+    if given is None or provider is None:
+        if (interval := options.get("credential_refresh_interval")) is not None:
+            errors.append(interval.error("needs the provider that is to be asked: add credential_provider"))
+        return None
+    if not is_provider(provider):
+        errors.append(given.error(_PROVIDER_TEXT))
+        return None
+    twice = [options[name] for name in _LOGIN if name in options and options[name].value is not None]
+    errors += [option.error("does not go together with 'credential_provider': remove one") for option in twice]
+    return provider
+
+
+def _client_name(options: GivenOptions, errors: list[FieldError]) -> str | None:
+    name = text_option(options, "client_name", errors)
+    if name is not None and not re.fullmatch(r"[!-~]+", name):
+        problem = "must consist of ASCII letters, digits and marks, without spaces, because the server takes no others"
+        errors.append(options["client_name"].error(problem))
+    return name
+
+
+def _keepalive_options(options: GivenOptions, errors: list[FieldError]) -> tuple[tuple[int, int], ...] | None:
+    given = options.get("socket_keepalive_options")
+    if given is None or given.value is None:
+        return None
+    probes: list[tuple[int, int]] = []
+    for key, value in given.value.items() if is_mapping(given.value) else [(None, None)]:
+        if isinstance(key, int) and isinstance(value, int) and 0 <= value < 2**31:
+            probes.append((key, value))
+        else:
+            errors.append(given.error("must be a dict of numbers, as in {socket.TCP_KEEPIDLE: 60}"))
+            break
+    return tuple(probes)

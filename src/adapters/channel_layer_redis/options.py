@@ -5,12 +5,14 @@ What is missing here is an error of the type checker; `channel_layer_redis.hosts
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
-from ssl import SSLContext, VerifyMode
+from ssl import SSLContext, TLSVersion, VerifyFlags, VerifyMode
 from typing import Required, TypeAlias, TypedDict
 
 from channel_layer.options import CommonConfigDict, NoLocalReaderOption, SequenceNotStr
 from channel_layer_redis.addresses import AddressRemap
+from channel_layer_redis.credentials import CredentialProvider
 from channel_layer_redis.tls import Verify
 
 __all__ = (
@@ -31,26 +33,37 @@ __all__ = (
 class ServerDict(TypedDict, total=False):
     """The options of a server besides its address; see `channel_layer_redis.hosts.OPTIONS`."""
 
-    db: int
+    db: int | str
     username: str | None
     password: str | None
-    ssl: bool
+    credential_provider: CredentialProvider | None
+    credential_refresh_interval: float
+    client_name: str | None
+    ssl: bool | SSLContext
     ssl_ca_certs: str | PurePath | None
+    ssl_ca_path: str | PurePath | None
+    ssl_ca_data: str | bytes | None
     ssl_certfile: str | PurePath | None
     ssl_keyfile: str | PurePath | None
     ssl_password: str | None
     ssl_cert_reqs: Verify | VerifyMode | None
     ssl_check_hostname: bool
+    ssl_min_version: TLSVersion | int | str | None
+    ssl_ciphers: str | None
+    ssl_include_verify_flags: SequenceNotStr[VerifyFlags | str] | None
+    ssl_exclude_verify_flags: SequenceNotStr[VerifyFlags | str] | None
     ssl_context: SSLContext
+    socket_connect_timeout: float | None
     health_check_interval: float
     socket_keepalive: bool
+    socket_keepalive_options: Mapping[int, int] | None
 
 
 class HostDict(ServerDict, total=False):
     """A server by name and port."""
 
     host: str
-    port: int
+    port: int | str
 
 
 class AddressDict(ServerDict, total=False):
@@ -59,7 +72,7 @@ class AddressDict(ServerDict, total=False):
     address: Required[str]
 
 
-PairsOption: TypeAlias = SequenceNotStr[tuple[str, int] | list[str | int] | str | int]
+PairsOption: TypeAlias = SequenceNotStr[tuple[str, int | str] | list[str | int] | str | int]
 """(host, port) pairs; or one pair."""
 
 
@@ -68,7 +81,7 @@ class SentinelDict(ServerDict, total=False):
 
     sentinels: Required[PairsOption]
     master_name: Required[str]
-    sentinel_kwargs: ServerDict
+    sentinel_kwargs: ServerDict | None
 
 
 class ClusterDict(ServerDict, total=False):
@@ -79,7 +92,9 @@ class ClusterDict(ServerDict, total=False):
     address_remap: AddressRemap | None
 
 
-HostOption: TypeAlias = str | tuple[str, int] | list[str | int] | HostDict | AddressDict | SentinelDict | ClusterDict
+HostOption: TypeAlias = (
+    str | tuple[str, int | str] | list[str | int] | HostDict | AddressDict | SentinelDict | ClusterDict
+)
 """One server, service or Cluster: a URL, a (host, port) pair, or a dict."""
 
 HostsOption: TypeAlias = SequenceNotStr[HostOption | int]
@@ -94,8 +109,8 @@ class RedisConfigDict(CommonConfigDict, total=False):
 
     hosts: HostsOption | None
     host: str | None
-    port: int | None
-    db: int | None
+    port: int | str | None
+    db: int | str | None
 
 
 class LocalDict(TypedDict, total=False):
