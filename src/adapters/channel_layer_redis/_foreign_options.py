@@ -124,6 +124,10 @@ DEFAULTS: Final[Mapping[str, object]] = {
 REFUSED_IN_LAYER: Final[Mapping[str, str]] = {
     "connection_kwargs": "write its options in hosts, as in "
     'hosts=[{"host": "localhost", "port": 6379, "client_name": ...}]',
+    **dict.fromkeys(
+        ("sentinel", "sentinels", "master_name", "sentinel_kwargs"),
+        'write it in hosts, as in hosts=[{"sentinels": [("sentinel1.example", 26379)], "master_name": ...}]',
+    ),
     "stats_prefix": "an option of asgi_redis that this layer does not need: remove it",
 }
 """Options beside ``hosts`` that cannot be honoured, and what to do."""

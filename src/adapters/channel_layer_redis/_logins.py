@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from redis.credentials import CredentialProvider as RedisPyProvider
+
 from channel_layer.errors import StoreError
 
 if TYPE_CHECKING:
@@ -103,11 +105,10 @@ def _fixed(address: ServerAddress) -> Login | None:
 def _method(provider: CredentialProvider, name: str) -> Callable[[], object] | None:
     """Return a method of a provider; None: it has none of its own."""
     method: object = getattr(provider, name, None)
-    # redis-py's base class has both: one raises NotImplementedError, the other logs a warning and calls the first.
-    place = getattr(method, "__module__", None), getattr(method, "__qualname__", None)
-    if not callable(method) or place == ("redis.credentials", f"CredentialProvider.{name}"):
-        return None
-    return method
+    inherited: object = getattr(
+        RedisPyProvider, name, method
+    )  # raises NotImplementedError, or logs a warning and blocks
+    return method if callable(method) and getattr(type(provider), name, None) is not inherited else None
 
 
 def _ask_in_thread(provider: CredentialProvider) -> Future[object]:

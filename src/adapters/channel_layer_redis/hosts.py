@@ -311,6 +311,10 @@ def _add(
 def _address(options: GivenOptions, errors: list[FieldError]) -> ServerAddress | None:
     """Read a dict that holds a URL and other options."""
     address = options.pop("address")
+    if is_sequence(address.value) and len(address.value) == 2:  # as aioredis 1 took it
+        host, port = address.value
+        pair = {"host": GivenOption(host, address.field), "port": GivenOption(port, address.field)}
+        return _build({**pair, **options}, errors)
     found = _url(address, errors)
     if found is None:  # the other options are still checked, for their errors
         found = {"ssl": GivenOption(True, address.field)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from ssl import TLSVersion
 from typing import assert_type
 
 import channel_layer
@@ -71,6 +72,14 @@ def over_one_store() -> tuple[ChannelLayer, ChannelLayer]:
     return ChannelLayer(rules, store), ChannelLayer(rules, store)
 
 
+class Tokens:
+    """Gives the login of a managed service."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        """Return the user and a token."""
+        return "app", "token"
+
+
 def on_redis(*urls: str) -> list[ChannelLayer]:
     """Return layers over Redis, configured in every way."""
     return [
@@ -79,6 +88,9 @@ def on_redis(*urls: str) -> list[ChannelLayer]:
         RedisChannelLayer(hosts=["redis://localhost:6379/0", "unix:///run/redis.sock"]),
         RedisChannelLayer(hosts=[("localhost", 6379), {"address": "rediss://localhost:6380/0"}]),
         RedisChannelLayer(hosts=[{"host": "localhost", "port": 6379, "db": 1, "password": "p", "ssl": True}]),
+        RedisChannelLayer(hosts=[{"host": "localhost", "credential_provider": Tokens(), "client_name": "app"}]),
+        RedisChannelLayer(hosts=[{"address": "rediss://localhost", "ssl_min_version": TLSVersion.TLSv1_3}]),
+        RedisChannelLayer(hosts=[{"sentinels": [("s1", 26379)], "master_name": "m", "sentinel_kwargs": {"ssl": True}}]),
         RedisChannelLayer(host="localhost", port=6379, db=0),
         RedisChannelLayer(
             hosts=[("localhost", 6379)],
