@@ -15,7 +15,8 @@ from channel_layer import commands as c
 from channel_layer.config import parse
 from channel_layer.domain.names import ChannelName
 from channel_layer.runtime.event_loops import SystemClock
-from channel_layer_redis import RedisChannelLayer, _connection
+from channel_layer_redis import RedisChannelLayer, _connecting, _connection
+from channel_layer_redis._logins import Login
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.addresses import ServerAddress
 from channel_layer_redis.config import RedisConfig
@@ -92,18 +93,18 @@ async def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
 ) -> None:
     """A receiver that is cancelled while its connection is made leaves that to the next, not to nobody."""
     made: list[_connection.Connection] = []
-    greet = _connection._greet
+    greet = _connecting._greet
 
     store = _open(server, prefix)
     begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def greet_later(address: ServerAddress, connection: _connection.Connection) -> None:
+    async def greet_later(address: ServerAddress, connection: _connection.Connection, login: Login | None) -> None:
         made.append(connection)
         begun.set()
         await gate.wait()
-        await greet(address, connection)
+        await greet(address, connection, login)
 
-    monkeypatch.setattr(_connection, "_greet", greet_later)
+    monkeypatch.setattr(_connecting, "_greet", greet_later)
     cancelled = asyncio.ensure_future(_wait(store))
     await begun.wait()
     cancelled.cancel()
