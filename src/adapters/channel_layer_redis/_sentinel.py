@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 import weakref
@@ -125,6 +126,7 @@ class _Watch:
 
     def __init__(self, locator: SentinelLocator, service: SentinelService, timeout: float) -> None:
         self.distrusted: bool = False
+        self._process = os.getpid()
         self._service = service
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -150,10 +152,11 @@ class _Watch:
         return answer
 
     def end(self) -> None:
-        """End the thread."""
-        with self._lock:
-            self._ended = True
-            self._event.wake()
+        """End the thread; in a forked child it is not there, and its lock may be taken for ever."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._ended = True
+                self._event.wake()
 
     def _run(self, locator_of: Callable[[], SentinelLocator | None]) -> None:
         try:
