@@ -17,10 +17,12 @@ from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis._logins import Login
 from channel_layer_redis.hosts import parse_hosts
 from tests.integration.test_server_restart import until
+from tests.support.sentinels import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+    from channel_layer_redis.options import SentinelDict
     from tests.support.servers import Server, StartServer
 
 _PATIENCE: Final = 20.0
@@ -201,6 +203,26 @@ async def test_a_provider_that_blocks_does_not_stop_the_event_loop(accounts: Ser
         await asyncio.sleep(0)
         released.set()
         await sending
+
+
+async def test_sentinels_and_the_primary_have_providers_of_their_own() -> None:
+    """A service's providers log in to its primary, and those in ``sentinel_kwargs`` to its sentinels."""
+    with contextlib.ExitStack() as stack:
+        service = Service(stack, replicas=0, sentinels=1, password=_SECRET, sentinel_password="of-sentinels")
+        host: SentinelDict = {
+            "sentinels": service.entry["sentinels"],
+            "master_name": service.name,
+            "credential_provider": UsernamePasswordCredentialProvider(password=_SECRET),
+            "sentinel_kwargs": {
+                "credential_provider": UsernamePasswordCredentialProvider(password="of-sentinels"),
+                "client_name": "site",
+            },
+        }
+        async with _closing(RedisChannelLayer(hosts=[host])) as layer:
+            for blocks in (False, True):
+                await _use(layer, blocks=blocks)
+            names = [each["name"] for each in service.sentinels[0].host().clients()]
+        assert names.count("site") == 2  # one to ask, one to listen
 
 
 # -- logging in anew -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from channel_layer import StoreError
 from channel_layer_redis._connection import Connection
+from channel_layer_redis._logins import Login
 from channel_layer_redis._packing import MergeableCommand, pack, pack_argument
 from channel_layer_redis.addresses import TCPAddress
 
@@ -193,4 +194,34 @@ async def test_requests_of_many_resumed_tasks_are_written_in_parts(*, shared: bo
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    connection.connection_lost(None)
+
+
+async def test_a_login_behind_a_command_that_blocks_has_its_time_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that is sent while a command blocks is answered after it, does not time out, and occupies nothing."""
+    now, loop = 1000.0, asyncio.get_running_loop()
+    usable: list[bool] = []
+    monkeypatch.setattr(loop, "time", lambda: now)
+    transport = _RecordingTransport()
+    connection = _connection(transport)
+    reading = connection.call("XREAD", limit=30)
+    login = connection.log_in(Login("alice", "wonder"))
+    await asyncio.sleep(0)
+    assert transport.commands() == [[b"XREAD"], [b"AUTH", b"alice", b"wonder"]]
+    usable.append(connection.usable)
+    now += 29
+    connection.data_received(b"*-1\r\n")
+    assert await reading is None
+    usable.append(connection.usable)
+    now += 4  # 33 seconds after the login was sent
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert connection.open
+    again = connection.call("XREAD", limit=30)
+    usable.append(connection.usable)
+    connection.data_received(b"+OK\r\n*-1\r\n")
+    assert await login == b"OK"
+    assert await again is None
+    usable.append(connection.usable)
+    assert usable == [False, True, False, True]
     connection.connection_lost(None)
