@@ -137,7 +137,10 @@ class ConfigError(ChannelLayerError, ValueError):
 
 
 class ConfigWarning(UserWarning):
-    """A configuration that works but is unwise; the text names the field and the fix, and never holds a secret."""
+    """A configuration that works but is unwise, or an option that changes nothing.
+
+    The text names the field and the fix, or the reason, and never holds a secret.
+    """
 
 
 class NoLocalReader(ChannelLayerError):

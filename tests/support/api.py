@@ -85,8 +85,8 @@ _ERRORS = (
 _LAYERS: tuple[type[ChannelLayer], ...] = (MemoryChannelLayer, IPCChannelLayer, RedisChannelLayer)
 
 _OPTIONS = (
-    "Their options are on the page about [configuration](configuration.md). A wrong one raises `ConfigError`; an "
-    "unwise one is a `ConfigWarning`, for the module `warnings`."
+    "Their options are on the page about [configuration](configuration.md). A wrong one raises `ConfigError`; one that "
+    "is unwise or changes nothing is a `ConfigWarning`, for the module `warnings`."
 )
 
 _TEMPLATE = Template(

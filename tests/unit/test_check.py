@@ -190,6 +190,24 @@ SETTINGS: Mapping[str, tuple[object, str, str, str]] = {
         f'{_HERE}["CONFIG"]["host"]',
         "the connection to a:6379/0 is not",
     ),
+    "an option of channels_redis": (
+        {"default": {"BACKEND": REDIS, "CONFIG": {"random_prefix_length": 12}}},
+        "W005",
+        f'{_HERE}["CONFIG"]["random_prefix_length"]',
+        "is not needed: equal messages are told apart without",
+    ),
+    "an option of redis-py": (
+        {"default": {"BACKEND": REDIS, "CONFIG": {"hosts": [{"host": "a", "max_connections": 5}]}}},
+        "W005",
+        f'{_HERE}["CONFIG"]["hosts"][0].max_connections',
+        "is not needed: an event loop has one connection",
+    ),
+    "an option of redis-py in a URL": (
+        {"default": {"BACKEND": REDIS, "CONFIG": {"hosts": ["redis://a?retry_on_timeout=true"]}}},
+        "W005",
+        f'{_HERE}["CONFIG"]["hosts"][0]',
+        "the retry_on_timeout in the URL is not needed: the layer reconnects by itself",
+    ),
 }
 
 FINE: Mapping[str, object] = {

@@ -127,7 +127,7 @@ class BlockingConnection:
     @property
     def login_due(self) -> bool:
         """Whether the provider of the login is to be asked again."""
-        return time.monotonic() >= self._ask_again
+        return self._ask_again != math.inf and time.monotonic() >= self._ask_again
 
     def renew_login(self) -> bool:
         """Ask the provider again, and log in anew if its answer has changed; return whether the connection is usable.
