@@ -76,7 +76,7 @@ async def measure(url: str, inboxes: int, members: int, idle: float) -> dict[str
             layer = layers[number % inboxes]
             names.append((layer, await layer.new_channel()))
         results: dict[str, float] = {}
-        results["group_add, us"] = await meter.cost(lambda n: names[n][0].group_add("everyone", names[n][1]), members)
+        results["group_add, us"] = await meter.cost(lambda n: names[n][0].group_add("room", names[n][1]), members)
         results["memory of a member, bytes"] = (await meter.read("used_memory") - empty) / members
 
         began, processor = time.monotonic(), await meter.processor()
@@ -88,8 +88,8 @@ async def measure(url: str, inboxes: int, members: int, idle: float) -> dict[str
         results["idle process, commands/s"] = commands / seconds / inboxes
         results["idle process, us of server time a second"] = spent / seconds / inboxes * 1e6
 
-        await first.group_send("everyone", {"n": 0})
-        results["group_send to all, us"] = await meter.cost(lambda n: first.group_send("everyone", {"n": n}), 20)
+        await first.group_send("room", {"n": 0})
+        results["group_send to all, us"] = await meter.cost(lambda n: first.group_send("room", {"n": n}), 20)
         results["group_send to all, us for each process"] = results["group_send to all, us"] / inboxes
 
         async def pass_one(number: int) -> None:
