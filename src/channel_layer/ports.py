@@ -273,6 +273,8 @@ class Capabilities:
             local store of two (`channel_layer.stores.local_and_remote`) needs it.
         local: the last of its shards is local to this machine; all machines share the other ones. Normal channels may
             be on that shard, too; everything else is on the others.
+        spreads: normal channels are spread over all its shards; else each is on one of them. That spares receivers the
+            waits on many shards, where these are not servers, each with its own load and failures.
         statistics: it adds up what all processes report (`Report`), and knows what waits (`Survey`). Without it each
             process has only its own statistics, and the age of messages is unknown.
     """
@@ -283,6 +285,7 @@ class Capabilities:
     registers_readers: bool = False
     local: bool = False
     statistics: bool = True
+    spreads: bool = True
 
 
 class Backend(Protocol):

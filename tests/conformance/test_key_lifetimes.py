@@ -15,7 +15,7 @@ import pytest
 
 from channel_layer import StoreError
 from channel_layer import commands as c
-from channel_layer_redis._keys import KINDS, Keys, split
+from channel_layer_redis._keys import KINDS, Keys
 from channel_layer_redis._replies import is_list
 from channel_layer_redis._store import RedisStore
 from tests.support.processes import Fleet
@@ -54,7 +54,7 @@ def _check_lifetimes(system: System, after: str) -> None:
     assert deployment is not None
     for host in deployment.hosts:
         for key, milliseconds in host.lifetimes(system.prefix).items():
-            kind, _ = split(system.prefix, key)
+            kind, _ = Keys(system.prefix).split(key)
             assert 0 <= milliseconds <= LONGEST[kind] * 1000, f"{key} lives {milliseconds} ms after {after}"
 
 
@@ -116,7 +116,7 @@ async def test_closing_every_layer_leaves_no_lease_and_no_inbox(redis_system: Sy
     await other.new_channel()
     await asyncio.gather(owner.aclose(), other.aclose())
     await asyncio.gather(*waiting, return_exceptions=True)
-    kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+    kinds = {Keys(redis_system.prefix).split(key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
     assert kinds <= set("qtucixone")  # unread messages on channels without owner, and records of groups
 
 
@@ -145,7 +145,7 @@ async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypat
     monkeypatch.setattr(resources, "_run", give_up_and_renew)
     await layer.aclose()
     assert renewed == len(readers), "after each inbox was given up"
-    kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+    kinds = {Keys(redis_system.prefix).split(key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
     assert not kinds & set("lsg")
 
 
@@ -174,7 +174,7 @@ async def test_a_channel_made_while_the_layer_closes_leaves_nothing(
     await layer.aclose()
     with pytest.raises(StoreError):
         await making
-    kinds = {split(redis_system.prefix, key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
+    kinds = {Keys(redis_system.prefix).split(key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
     assert not kinds & set("ls")
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_left_when_all_processes_were_killed(redis_system: System) ->
         for worker in workers:
             worker.wait_ready()
         assert len(_keys(redis_system)) > 10
-        kinds = {split(redis_system.prefix, key)[0] for key in _keys(redis_system)}
+        kinds = {Keys(redis_system.prefix).split(key)[0] for key in _keys(redis_system)}
         assert kinds >= set("lsge")
         for worker in workers:
             worker.kill9()

@@ -101,3 +101,11 @@ def test_places_are_remembered_in_bounded_memory_and_stay_right(monkeypatch: pyt
         assert ring.group(group) == fresh.group(group)
     remembered = [len(held) for held in gc.get_referents(ring) if hasattr(held, "keys")]
     assert remembered == [46]
+
+
+def test_a_normal_channel_that_is_not_spread_is_where_everything_else_would_be() -> None:
+    """The partitions of a Cluster keep each normal channel whole: its order, its capacity, and one wait."""
+    spread, whole = Ring(hosts(5)), Ring(hosts(5), spread=False)
+    assert (spread.spread, whole.spread, Ring(hosts(1)).spread) == (True, False, False)
+    for queue in QUEUES[:100]:
+        assert whole.order(queue) == (whole.queue(queue),) == (spread.queue(queue),)

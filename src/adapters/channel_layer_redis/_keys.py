@@ -1,14 +1,16 @@
-"""The names of all keys: ``<prefix><kind>:{<name>}``.
+"""The names of all keys: ``<prefix><kind>:{<name>}``, and in a Cluster ``<prefix>{<tag>}<kind>:<name>``.
 
 A kind is one letter, so that (prefix, kind, name) can be read back from a key: no two prefixes share one, even if one
-begins with the other. The braces are a hash tag: all keys of one queue, or of one group, are in one slot of a Cluster.
+begins with the other. The braces are a hash tag: all keys of one queue, or of one group, are in one slot of a Cluster;
+with the tag of a partition all keys of that partition are. That tag stands before all that the pattern of a SCAN leaves
+open, so that Valkey 8 and Redis 8 look only at that slot.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ("KINDS", "SCAN_COUNT", "Keys", "split")
+__all__ = ("KINDS", "SCAN_COUNT", "Keys", "prefix_of")
 
 KINDS = {
     "q": "queue that is popped (list)",
@@ -33,21 +35,41 @@ _GLOB = re.compile(r"([\\*?\[\]])")
 
 
 class Keys:
-    """The keys of one prefix."""
+    """The keys of one prefix.
 
-    __slots__ = ("epoch", "prefix")
+    Args:
+        prefix: begins all of them.
+        tag: the hash tag of a partition of a Cluster; "": the keys are not in one.
+    """
 
-    def __init__(self, prefix: str) -> None:
+    __slots__ = ("_head", "_left", "_right", "epoch", "pattern", "prefix", "tag")
+
+    def __init__(self, prefix: str, tag: str = "") -> None:
         self.prefix = prefix
-        self.epoch = f"{prefix}e:{{}}"
+        self.tag = tag
+        place = f"{{{tag}}}" if tag else ""
+        self._head = prefix + place
+        self._left, self._right = ("", "") if tag else ("{", "}")
+        self.epoch = self.key("e", "")
+        self.pattern = _GLOB.sub(r"\\\1", prefix) + place + f"[{''.join(KINDS)}]:{self._left}*{self._right}"
+        """A pattern for SCAN that matches these keys, and of all prefixes only this one's."""
+
+    def key(self, kind: str, name: str) -> str:
+        """Return the key of a kind."""
+        return f"{self._head}{kind}:{self._left}{name}{self._right}"
+
+    def split(self, key: str) -> tuple[str, str]:
+        """Return kind and name of one of these keys."""
+        rest = key[len(self._head) :]
+        return rest[0], rest[2:] if self.tag else rest[3:-1]
 
     def queue(self, name: str) -> tuple[str, str]:
         """Return queue and signal."""
-        return f"{self.prefix}q:{{{name}}}", f"{self.prefix}t:{{{name}}}"
+        return self.key("q", name), self.key("t", name)
 
     def unread(self, name: str) -> str:
         """Return the hash of channels that got a message as members of a group."""
-        return f"{self.prefix}u:{{{name}}}"
+        return self.key("u", name)
 
     def taking(self, name: str) -> tuple[str, str, str]:
         """Return the keys that change when messages are taken from a queue: queue, signal and unread."""
@@ -55,29 +77,22 @@ class Keys:
 
     def inbox(self, name: str) -> tuple[str, str]:
         """Return lease and stream."""
-        return f"{self.prefix}l:{{{name}}}", f"{self.prefix}s:{{{name}}}"
+        return self.key("l", name), self.key("s", name)
 
     def claim(self, name: str) -> str:
         """Return the claim."""
-        return f"{self.prefix}c:{{{name}}}"
+        return self.key("c", name)
 
     def counts(self, name: str = "") -> str:
         """Return the statistics of a queue; of all without a name."""
-        return f"{self.prefix}n:{{{name}}}"
+        return self.key("n", name)
 
     def group(self, name: str) -> tuple[str, str, str, str]:
         """Return owned, others, inboxes and left."""
-        prefix, tag = self.prefix, f"{{{name}}}"
-        return f"{prefix}g:{tag}", f"{prefix}o:{tag}", f"{prefix}i:{tag}", f"{prefix}x:{tag}"
-
-    @property
-    def pattern(self) -> str:
-        """A pattern for SCAN that matches this prefix's keys, and of all prefixes only this one's."""
-        escaped = _GLOB.sub(r"\\\1", self.prefix)
-        return f"{escaped}[{''.join(KINDS)}]:{{*}}"
+        return self.key("g", name), self.key("o", name), self.key("i", name), self.key("x", name)
 
 
-def split(prefix: str, key: str) -> tuple[str, str]:
-    """Return kind and name of one of this prefix's keys."""
-    rest = key[len(prefix) :]
-    return rest[0], rest[3:-1]
+def prefix_of(key: str) -> str:
+    """Return the prefix of a key; neither a prefix nor a name has braces."""
+    before, _, rest = key.partition("{")
+    return before[:-2] if rest.endswith("}") else before

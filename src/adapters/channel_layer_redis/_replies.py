@@ -7,10 +7,12 @@ import ssl
 from typing import Final, TypeGuard
 
 from channel_layer.errors import ConfigError, DamagedRecord, StoreError
+from channel_layer_redis._keys import prefix_of
 
 __all__ = (
     "INCOMPLETE",
     "UNREADABLE",
+    "Redirection",
     "Refusal",
     "UnknownScript",
     "connect_error",
@@ -69,6 +71,13 @@ Only they end a ``receive()``. A server, or a proxy before it, may say anything 
 _IN_SCRIPT: Final = re.compile(r"^ERR Error running script .*?: -(?=[A-Z]+ )")
 """How Redis 6.2 begins an error that a script met."""
 
+_REDIRECTION: Final = re.compile(r"(?:(ASK|MOVED) (\d+) (\S+)$|(?:TRYAGAIN|CLUSTERDOWN) |.*\baccess a non local key )")
+"""How a node of a Cluster refuses what belongs to another one, or to none at this moment.
+
+The last is what a script meets when a key of its own is gone, in a slot that is on its way to another node. No script
+has done anything by then that would matter if it ran again.
+"""
+
 _DENIED: Final = re.compile(
     r"ACL failure in script|The user executing the script can't|ommand called from (Lua )?script"
 )
@@ -120,6 +129,22 @@ class Refusal(StoreError):
             retryable=passes or not refused,
             outcome="not_sent" if refused and not denied else "unknown",
         )
+
+
+class Redirection(Refusal):
+    """A refusal by a node of a Cluster, because the slot is not there, or not all of it; nothing was done.
+
+    Attributes:
+        slot: the slot; None: the node does not say.
+        endpoint: where it is, as ``host:port``; "": the node does not say, and it may be there again in a moment.
+        asking: only this command is to be sent there, after ``ASKING``.
+    """
+
+    def __init__(self, label: str, answer: str, found: re.Match[str]) -> None:
+        super().__init__(label, answer)
+        self.slot: int | None = int(found[2]) if found[2] else None
+        self.endpoint: str = found[3] or ""
+        self.asking: bool = found[1] == "ASK"
 
 
 def is_list(reply: object) -> TypeGuard[list[object]]:
@@ -174,7 +199,10 @@ def is_replica(answer: str) -> bool:
 
 def refusal(label: str, answer: str) -> Refusal | UnknownScript:
     """Return the error to raise when the server *label* answers with one."""
-    return UnknownScript(answer) if answer.startswith("NOSCRIPT ") else Refusal(label, answer)
+    if answer.startswith("NOSCRIPT "):
+        return UnknownScript(answer)
+    found = _REDIRECTION.match(answer)
+    return Refusal(label, answer) if found is None else Redirection(label, answer, found)
 
 
 def explained(refusal: Refusal, commands: tuple[str, ...], keys: tuple[str, ...]) -> StoreError:
@@ -189,7 +217,7 @@ def explained(refusal: Refusal, commands: tuple[str, ...], keys: tuple[str, ...]
     if _UNGRANTED.search(what):
         needed = [f"+{name.lower()}" for name in _UNGRANTED_COMMAND.findall(what) or commands]
         if " access " in what:
-            needed = [f"~{key.partition('{')[0][:-2]}*" for key in keys]
+            needed = [f"~{prefix_of(key)}*" for key in keys]
         rights = " ".join(dict.fromkeys(needed)) or "the keys of the prefix"
         what = f'{what}: give the user {rights} by ACL SETUSER; the guide "Restrict a Redis user" has all rights'
     elif _DENIED.search(what):

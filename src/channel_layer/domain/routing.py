@@ -72,7 +72,7 @@ class Routes:
         return range(len(self.ring) + (self.local is not None))
 
     def shards(self, queue: Queue) -> tuple[int, ...]:
-        """Return the shards that hold *queue*; for a normal channel all of them, the local one first."""
+        """Return the shards that hold *queue*; a normal channel may have several, the local one first."""
         if queue.kind is not Kind.NORMAL:
             return (self.ring.queue(queue),)
         return self.ring.order(queue) if self.local is None else (self.local, *self.ring.order(queue))

@@ -27,11 +27,17 @@ class Ring:
 
     Args:
         identities: one string for each host, all different; shard *i* is the host of ``identities[i]``.
+        spread: whether normal channels are spread over all shards; else each is on one, like everything else.
+
+    Attributes:
+        spread: whether they are spread over several shards.
     """
 
-    __slots__ = ("_identities", "_keys", "_orders")
+    __slots__ = ("_identities", "_keys", "_orders", "_ranks", "spread")
 
-    def __init__(self, identities: Sequence[str]) -> None:
+    def __init__(self, identities: Sequence[str], *, spread: bool = True) -> None:
+        self.spread = spread and len(identities) > 1
+        self._ranks = None if spread else 1
         self._identities = tuple(identity.encode() for identity in identities)
         self._keys = tuple(blake2b(identity, digest_size=16).digest() for identity in self._identities)
         self._orders: dict[str, tuple[int, ...]] = {}
@@ -52,7 +58,7 @@ class Ring:
         return 0 if len(self._identities) == 1 else (self._orders.get(group.name) or self._rank(group.name))[0]
 
     def order(self, queue: Queue) -> tuple[int, ...]:
-        """Return all shards, the one that `queue` returns first: for a normal channel, which is spread over all."""
+        """Return the shards of a normal channel, the one that `queue` returns first."""
         return self._orders.get(queue.name) or self._rank(queue.name)
 
     def _rank(self, name: str) -> tuple[int, ...]:
@@ -61,5 +67,5 @@ class Ring:
         ranked = sorted(zip(weights, self._identities, range(len(weights)), strict=True), reverse=True)
         if len(self._orders) >= _REMEMBERED:
             self._orders = {}
-        order = self._orders[name] = tuple(shard for _, _, shard in ranked)
+        order = self._orders[name] = tuple(shard for _, _, shard in ranked[: self._ranks])
         return order

@@ -102,7 +102,7 @@ def push(
             raise NoLocalReader(channel.name)
         if pushed.orphaned and not (pass_orphaned or to_member):
             return pushed
-    if queue.kind is not Kind.NORMAL or len(routes.ring) == 1:
+    if queue.kind is not Kind.NORMAL or not routes.ring.spread:
         return (yield from execute(c.Push(routes.ring.queue(queue), channel, capacity, payload, to_member)))
     parts = shares(capacity, routes.ring.order(queue))
     expired = 0

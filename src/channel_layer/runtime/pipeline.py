@@ -55,9 +55,10 @@ class MessagePipeline:
     def __init__(self, rules: Rules, backend: Backend, clock: Clock) -> None:
         self.rules: Rules = rules
         self.clock: Clock = clock
-        shards = backend.identities
-        local = len(shards) - 1 if backend.capabilities.local else None
-        self.routes: Routes = Routes(Ring(shards[:local]), rules.capacity, local, rules.no_local_reader)
+        shards, can = backend.identities, backend.capabilities
+        local = len(shards) - 1 if can.local else None
+        ring = Ring(shards[:local], spread=can.spreads)
+        self.routes: Routes = Routes(ring, rules.capacity, local, rules.no_local_reader)
         self.codec: Codec = MsgpackCodec(rules.max_message_size)
         self.seal: Seal | None = make_seal(rules, clock)
         self.turns: Iterator[int] = itertools.count()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer.errors import DamagedRecord, StoreError
-from channel_layer_redis._keys import SCAN_COUNT, Keys, split
+from channel_layer_redis._keys import SCAN_COUNT, Keys
 from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, damaged, explained, list_of, text, texts
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class RequestSettings:
     """The configuration as requests need it.
 
     Attributes:
+        keys: the shard's; each partition of a Cluster has others.
         expiry: milliseconds that a message lives.
         lease: milliseconds that a lease lasts.
         left: milliseconds for which it is known which members have left a group.
@@ -60,9 +61,9 @@ class RequestSettings:
         queue_counts: milliseconds that those of one queue are kept.
     """
 
-    def __init__(self, rules: Rules, clock: Clock) -> None:
+    def __init__(self, rules: Rules, clock: Clock, tag: str = "") -> None:
         self._clock = clock
-        self.keys: Keys = Keys(rules.prefix)
+        self.keys: Keys = Keys(rules.prefix, tag)
         self.expiry: int = _milliseconds(rules.expiry)
         self.lease: int = _milliseconds(rules.expiry * LEASE_FACTOR)
         self.left: int = 2 * self.lease
@@ -112,7 +113,7 @@ class ScriptCall:
         """
         if isinstance(error, StoreError) and not isinstance(error, Refusal):
             return error
-        keys = self.keys or tuple(arg for arg in self.args[1:2] if isinstance(arg, str) and ":{" in arg)
+        keys = self.keys or tuple(arg for arg in self.args[1:2] if isinstance(arg, str) and "{" in arg)
         if not isinstance(error, Refusal):
             return damaged(str(error), keys)
         line = self.script.line(error.answer) if self.script is not None else ""
@@ -178,7 +179,7 @@ def scan(settings: RequestSettings, cursor: str) -> RequestPlan[tuple[str, list[
     """
     step = yield from run_command("SCAN", cursor or "0", "MATCH", settings.keys.pattern, "COUNT", SCAN_COUNT)
     head, keys = list_of(step)
-    return text(head), [split(settings.keys.prefix, key) for key in texts(keys)]
+    return text(head), list(map(settings.keys.split, texts(keys)))
 
 
 class PendingRequest(Generic[R]):

@@ -64,7 +64,11 @@ def _member_keys(settings: RequestSettings, change: c.Join | c.Leave) -> tuple[t
 
 
 def publish(settings: RequestSettings, command: c.Publish) -> RequestPlan[c.Published]:
-    """Deliver to all members in one step, or return the members."""
+    """Deliver to all members in one step, or return the members.
+
+    A partition of a Cluster never delivers in one step: inboxes are in other slots.
+    """
+    at_once = command.at_once and not settings.keys.tag
     frame = group_frame(command.group.name, (), command.payload)
     keys = settings.keys.group(command.group.name)[:3]
     args = (
@@ -72,9 +76,9 @@ def publish(settings: RequestSettings, command: c.Publish) -> RequestPlan[c.Publ
         settings.lease,
     )  # fmt: skip
     try:
-        reply = yield from run_script(_PUBLISH, keys, int(command.at_once), *args)
+        reply = yield from run_script(_PUBLISH, keys, int(at_once), *args)
     except DamagedRecord:
-        if not command.at_once:
+        if not at_once:
             raise
         # Nothing was delivered. If an inbox is damaged, the others get the message one by one.
         reply = yield from run_script(_PUBLISH, keys, 0, *args)

@@ -133,7 +133,7 @@ def _flush_others(settings: RequestSettings, found: list[tuple[str, str]]) -> Re
     trims = [call_command("XTRIM", settings.keys.inbox(name)[1], "MAXLEN", 0) for name in dead]
     lines = [settings.keys.queue(name)[0] for kind, name in found if kind == "q"]
     lengths = [call_command("LLEN", key) for key in lines]
-    others = [f"{settings.keys.prefix}{kind}:{{{name}}}" for kind, name in found if kind not in "lcesq"]
+    others = [settings.keys.key(kind, name) for kind, name in found if kind not in "lcesq"]
     removals = [call_command("UNLINK", key) for key in (*lines, *others)]
     replies = yield Each((*lengths, *removals, *trims))
     damaged = [
