@@ -16,6 +16,8 @@ from channel_layer.config import parse
 from channel_layer.domain.names import ChannelName
 from channel_layer.runtime.event_loops import SystemClock
 from channel_layer_redis import RedisChannelLayer, _connecting, _connection
+from channel_layer_redis._client import ServerClient
+from channel_layer_redis._greeting import Role
 from channel_layer_redis._logins import Login
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.addresses import ServerAddress
@@ -98,11 +100,13 @@ async def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
     store = _open(server, prefix)
     begun, gate = asyncio.Event(), asyncio.Event()
 
-    async def greet_later(address: ServerAddress, connection: _connection.Connection, login: Login | None) -> None:
+    async def greet_later(
+        address: ServerAddress, connection: _connection.Connection, login: Login | None, role: Role
+    ) -> None:
         made.append(connection)
         begun.set()
         await gate.wait()
-        await greet(address, connection, login)
+        await greet(address, connection, login, role)
 
     monkeypatch.setattr(_connecting, "_greet", greet_later)
     cancelled = asyncio.ensure_future(_wait(store))
@@ -111,7 +115,9 @@ async def test_a_connection_whose_waiter_was_cancelled_serves_the_next(
     await asyncio.wait([cancelled])
     assert cancelled.cancelled()
     gate.set()
-    await eventually(lambda: is_true(store._clients[0]._spare == made))
+    client = store._clients[0]
+    assert isinstance(client, ServerClient)
+    await eventually(lambda: is_true(client._spare == made))
     waiting = asyncio.ensure_future(_wait(store))
     await eventually(lambda: is_true(not made[0].usable))
     assert len(made) == 1

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.errors import StoreError
-from channel_layer_redis._blocking_connection import Pool
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import UNREADABLE, Refusal, list_of, text
+from channel_layer_redis._replies import UNREADABLE, Redirection, Refusal, list_of, text
 from channel_layer_redis._requests import begin
-from channel_layer_redis._requests.calls import RequestSettings, ScriptCall
+from channel_layer_redis._requests.calls import ScriptCall
+from channel_layer_redis._sockets import CHECK_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from channel_layer.domain.names import Queue
-    from channel_layer.domain.rules import Rules
-    from channel_layer.ports import BlockingStore, Clock
-    from channel_layer_redis._blocking_connection import BlockingConnection
-    from channel_layer_redis._locators import Locator
-    from channel_layer_redis._requests.calls import PendingRequest
+    from channel_layer.ports import BlockingStore
+    from channel_layer_redis._blocking_connection import BlockingConnection, Pool
+    from channel_layer_redis._requests.calls import PendingRequest, RequestSettings
+    from channel_layer_redis._servers import Pools, Servers
 
 __all__ = ("RedisBlockingStore",)
 
@@ -39,25 +38,31 @@ _NEED_REPLY: Final = (c.Pop, c.PutBack)
 _UNBLOCK_FIRST, _UNBLOCK_MOST = 0.001, 0.05
 """Seconds between attempts to end a wait whose command the server may not have seen yet."""
 
+_AGAIN_FIRST: Final = 0.002
+"""Seconds until a command is sent again to a slot that is moving, or that no node serves; then twice as many."""
+
+_AT_ONCE: Final = 2
+"""How often in a row a command follows redirections without a pause."""
+
 
 class RedisBlockingStore:
     """See `channel_layer.ports.BlockingStore`.
 
     Args:
-        locators: one for each shard.
-        rules: the configuration.
-        clock: its offset is added to the servers' clocks.
+        servers: what has the shards.
+        settings: those of each shard.
+        timeout: seconds that a command may take.
     """
 
-    def __init__(self, locators: Sequence[Locator], rules: Rules, clock: Clock) -> None:
-        self._settings = RequestSettings(rules, clock)
-        self._timeout = rules.timeout
-        self._pools = tuple(Pool(locator, rules.timeout) for locator in locators)
+    def __init__(self, servers: Servers, settings: Sequence[RequestSettings], timeout: float) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._pools = servers.pools()
 
     def execute(self, command: c.Command[R], /) -> R:
         """Carry out a command."""
         interrupts: list[BaseException] | None = [] if type(command) in _NEED_REPLY else None
-        request = begin(self._settings, command)
+        request = begin(self._settings[command.shard], command)
         while request.calls:
             request.resume(self._send(command.shard, request.calls, interrupts))
         if interrupts:
@@ -69,7 +74,7 @@ class RedisBlockingStore:
         """Carry out several commands in step: in each round all of them share one write to each server."""
         needed = any(type(command) in _NEED_REPLY for command in commands)
         interrupts: list[BaseException] = []
-        requests = [begin(self._settings, command) for command in commands]
+        requests = [begin(self._settings[command.shard], command) for command in commands]
         while unfinished := [request for request in requests if request.calls]:
             self._exchange(unfinished, interrupts if needed else None)
         outcomes = [request.outcome for request in requests]
@@ -80,56 +85,138 @@ class RedisBlockingStore:
 
     def wait(self, request: c.WaitAny, /) -> _Waiting:
         """Begin to wait for a signal of the queues; the one that is taken stands for no message."""
-        pool = self._pools[request.shard]
-        signals = {self._settings.keys.queue(queue.name)[1]: queue for queue in request.queues}
-        connection = pool.borrow()
+        keys = self._settings[request.shard].keys
+        signals = {keys.queue(queue.name)[1]: queue for queue in request.queues}
+        pool = self._pools.pool(request.shard)
+        began = time.monotonic()
+        try:
+            connection = pool.borrow()
+        except StoreError as exc:
+            pool = self._pools.another(request.shard, pool, began, exc)
+            connection = pool.borrow()
         try:
             connection.send(pack(("BLPOP", *signals, f"{max(0.001, request.block):.3f}")))
         except BaseException:
             pool.give(connection)
             raise
-        return _Waiting(connection, pool, signals, request.block, self._timeout)
+        return _Waiting(connection, pool, self._pools, signals, request.block, self._timeout)
 
     def close(self) -> None:
         """Close every connection; those in use once they are free."""
-        for pool in self._pools:
-            pool.close()
+        self._pools.close()
+
+    def _acquire(self, shard: int) -> tuple[Pool, BlockingConnection, float]:
+        """Wait for a turn at the server of a shard; see `Pool.acquire`."""
+        pool = self._pools.pool(shard)
+        began = time.monotonic()
+        try:
+            return pool, *pool.acquire()
+        except StoreError as exc:
+            pool = self._pools.another(shard, pool, began, exc)
+            return pool, *pool.acquire()
 
     def _send(self, shard: int, calls: Sequence[ScriptCall], interrupts: list[BaseException] | None) -> list[object]:
         """Send calls in one write, and return the outcome of each: a reply, a `StoreError` or `UnknownScript`."""
-        pool = self._pools[shard]
         try:
-            connection, deadline = pool.acquire()
+            pool, connection, deadline = self._acquire(shard)
             try:
                 connection.send(_pack(calls))
-                return connection.read(len(calls), deadline, interrupts)
+                outcomes = connection.read(len(calls), deadline, interrupts)
             finally:
                 pool.release(connection)
         except StoreError as exc:
             return [exc] * len(calls)
+        return self._follow(shard, pool, calls, outcomes, deadline, interrupts)
 
     def _exchange(self, requests: Sequence[PendingRequest[Any]], interrupts: list[BaseException] | None) -> None:
         """Send the next calls of some requests, in one write to each server, and only then wait for the replies."""
+        replied: list[tuple[Pool, PendingRequest[Any], list[object], float]] = []
         with contextlib.ExitStack() as stack:
-            sent: list[tuple[list[PendingRequest[Any]], BlockingConnection, float]] = []
-            for shard in sorted({request.shard for request in requests}):  # else two threads could wait for each other
-                together = [request for request in requests if request.shard == shard]
-                pool = self._pools[shard]
+            sent: list[tuple[Pool, list[PendingRequest[Any]], BlockingConnection, float]] = []
+            for first, together in self._by_server(requests):
                 try:
-                    connection, deadline = pool.acquire()
+                    pool, connection, deadline = self._acquire(first)
                     stack.callback(pool.release, connection)
                     connection.send(b"".join([_pack(request.calls) for request in together]))
                 except StoreError as exc:
                     _resume(together, itertools.repeat(exc))
                 else:
-                    sent.append((together, connection, deadline))
-            for together, connection, deadline in sent:
+                    sent.append((pool, together, connection, deadline))
+            for pool, together, connection, deadline in sent:
                 try:
-                    outcomes = connection.read(sum(len(each.calls) for each in together), deadline, interrupts)
+                    outcomes = iter(connection.read(sum(len(each.calls) for each in together), deadline, interrupts))
                 except StoreError as exc:
                     _resume(together, itertools.repeat(exc))
                 else:
-                    _resume(together, iter(outcomes))
+                    for request in together:
+                        own = list(itertools.islice(outcomes, len(request.calls)))
+                        replied.append((pool, request, own, deadline))
+        for pool, request, own, deadline in replied:
+            request.resume(self._follow(request.shard, pool, request.calls, own, deadline, interrupts))
+
+    def _by_server(self, requests: Sequence[PendingRequest[Any]]) -> list[tuple[int, list[PendingRequest[Any]]]]:
+        """Return the requests for each server, with one of their shards; in the order of the pools' places."""
+        found: dict[Pool, list[PendingRequest[Any]]] = {}
+        for request in requests:
+            try:
+                pool = self._pools.pool(request.shard)
+            except StoreError as exc:
+                _resume([request], itertools.repeat(exc))
+            else:
+                found.setdefault(pool, []).append(request)
+        return [(found[pool][0].shard, found[pool]) for pool in sorted(found, key=lambda each: each.place)]
+
+    def _follow(
+        self,
+        shard: int,
+        pool: Pool,
+        calls: Sequence[ScriptCall],
+        outcomes: list[object],
+        deadline: float,
+        interrupts: list[BaseException] | None,
+    ) -> list[object]:
+        """Send those calls again that a node of a Cluster has redirected, and return the outcomes.
+
+        To a slot that is being moved one is sent at a time: the next may be served while that one is not yet.
+        """
+        tries, pause = 0, _AGAIN_FIRST
+        latest = deadline - self._timeout * CHECK_SHARE
+        while redirected := [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Redirection)]:
+            refusal = outcomes[redirected[0]]
+            if not isinstance(refusal, Redirection):
+                break
+            if time.monotonic() >= latest:
+                what = f"{refusal}, for too long: is the slot being moved, or a node away?"
+                error = StoreError(what, retryable=True, outcome="not_sent")
+                return [error if isinstance(outcome, Redirection) else outcome for outcome in outcomes]
+            try:
+                asked = self._pools.follow(refusal, pool)
+                if not refusal.endpoint or tries >= _AT_ONCE:
+                    time.sleep(pause)
+                    pause = min(_UNBLOCK_MOST, pause * 2)
+                tries += 1
+                again = redirected if refusal.endpoint and asked is None else redirected[:1]
+                pool, found = self._send_again(shard, asked, [calls[place] for place in again], interrupts)
+            except StoreError as exc:
+                return [exc if isinstance(outcome, Redirection) else outcome for outcome in outcomes]
+            for place, outcome in zip(again, found, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    def _send_again(
+        self, shard: int, asked: Pool | None, calls: Sequence[ScriptCall], interrupts: list[BaseException] | None
+    ) -> tuple[Pool, list[object]]:
+        """Send calls to the server of a shard, or a single call to another one to which the shard is being moved."""
+        if asked is None:
+            pool, connection, deadline = self._acquire(shard)
+        else:
+            pool, (connection, deadline) = asked, asked.acquire()
+        try:
+            connection.send(_pack(calls) if asked is None else pack(("ASKING",)) + _pack(calls))
+            outcomes = connection.read(len(calls) + (asked is not None), deadline, interrupts)
+        finally:
+            pool.release(connection)
+        return pool, outcomes[-len(calls) :]
 
     def _put_back(self, commands: Iterable[c.Command[object]], outcomes: Iterable[object]) -> None:
         """Return the messages that were popped to their queues."""
@@ -157,11 +244,18 @@ class _Waiting:
     """
 
     def __init__(
-        self, connection: BlockingConnection, pool: Pool, signals: Mapping[str, Queue], seconds: float, timeout: float
+        self,
+        connection: BlockingConnection,
+        pool: Pool,
+        pools: Pools,
+        signals: Mapping[str, Queue],
+        seconds: float,
+        timeout: float,
     ) -> None:
         self.seconds: Final = seconds
         self._connection = connection
         self._pool = pool
+        self._pools = pools
         self._signals = signals
         self._timeout = timeout
 
@@ -190,6 +284,10 @@ class _Waiting:
             self._pool.give(connection)
         if reply is None:
             return ()
+        if isinstance(reply, Redirection):  # all are looked at where they are now
+            if self._pools.follow(reply, self._pool) is not None:
+                time.sleep(_UNBLOCK_MOST)  # until the queues are there, there is nothing to wait on
+            return tuple(self._signals.values())
         waiting = ScriptCall(None, tuple(self._signals), ("BLPOP",))
         if isinstance(reply, Exception):
             raise waiting.failure(reply)

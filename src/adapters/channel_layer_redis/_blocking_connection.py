@@ -7,13 +7,14 @@ here a command has one deadline, connecting included, and is sent once.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import socket
 import ssl
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import hiredis
 
@@ -29,6 +30,7 @@ from channel_layer_redis.addresses import UnixAddress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from channel_layer_redis._greeting import Role
     from channel_layer_redis._locators import Locator, Stays
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
@@ -53,6 +55,7 @@ class BlockingConnection:
         timeout: seconds that sending a command may take.
         demoted: called with the address when the server says that it is no primary any more.
         deadline: seconds by the monotonic clock until which it has to be connected.
+        role: what the server has to be.
 
     Attributes:
         client_id: by which another connection can name this one to the server.
@@ -63,9 +66,15 @@ class BlockingConnection:
     """
 
     def __init__(
-        self, address: ServerAddress, timeout: float, demoted: Callable[[ServerAddress], object], deadline: float
+        self,
+        address: ServerAddress,
+        timeout: float,
+        demoted: Callable[[ServerAddress], object],
+        deadline: float,
+        role: Role = "server",
     ) -> None:
         self.address: ServerAddress = address
+        self._role: Role = role
         self._label = address.label
         self._timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
@@ -101,7 +110,7 @@ class BlockingConnection:
         commands = greeting(self.address, self._login)
         self.send(b"".join(map(pack, commands)))
         replies = self.read(len(commands), deadline)
-        self.client_id, self.run_id = read_greeting(self.address, replies)
+        self.client_id, self.run_id = read_greeting(self.address, replies, self._role)
         if more := ways_round(replies):
             self.send(b"".join(map(pack, more)))
             self.read(len(more), deadline)
@@ -308,9 +317,16 @@ class Pool:
     Args:
         locator: where the server is.
         timeout: seconds that a command may take, waiting for a connection and making it included.
+
+    Attributes:
+        place: a number of its own: threads that need connections to several servers take them in this order, or two
+            could wait for each other.
     """
 
+    _places: ClassVar = itertools.count()
+
     def __init__(self, locator: Locator, timeout: float) -> None:
+        self.place: int = next(self._places)
         self._locator = locator
         self._timeout = timeout
         self._turn = threading.Semaphore(_MOST)
@@ -367,6 +383,8 @@ class Pool:
     def release(self, connection: BlockingConnection) -> None:
         """End the turn; the connection is closed if a reply is still to come."""
         self._turn.release()
+        if not connection.usable:
+            self._locator.lost()
         self.give(connection)
 
     def borrow(self, deadline: float | None = None) -> BlockingConnection:
@@ -390,7 +408,7 @@ class Pool:
         locator = self._locator
         address = locator.address_blocking()
         try:
-            connection = BlockingConnection(address, self._timeout, locator.demoted, deadline)
+            connection = BlockingConnection(address, self._timeout, locator.demoted, deadline, locator.role)
         except NotPrimary:
             locator.demoted(address)
             raise

@@ -12,11 +12,14 @@ from channel_layer_redis._connecting import connect
 from channel_layer_redis._connection import Connection
 from channel_layer_redis._greeting import NotPrimary
 from channel_layer_redis._replies import UnknownScript
+from channel_layer_redis._sockets import CHECK_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from channel_layer_redis._connection import SentCommand
     from channel_layer_redis._locators import Locator, Stays
+    from channel_layer_redis._replies import Redirection
     from channel_layer_redis._requests.calls import ScriptCall
 
 __all__ = ("ServerClient", "send_calls")
@@ -39,11 +42,18 @@ class ServerClient:
     Args:
         locator: where the server is.
         timeout: seconds that a command may take, connecting included.
+        redirected: what takes care of commands that a node of a Cluster redirects; see `Connection`.
     """
 
-    def __init__(self, locator: Locator, timeout: float) -> None:
+    def __init__(
+        self,
+        locator: Locator,
+        timeout: float,
+        redirected: Callable[[Redirection, SentCommand], bool] | None = None,
+    ) -> None:
         self._locator = locator
         self._timeout = timeout
+        self._redirected = redirected
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
@@ -86,6 +96,11 @@ class ServerClient:
         return connection, max(_LEAST_SECONDS, began + self._timeout - loop.time())
 
     @property
+    def connected_now(self) -> bool:
+        """Whether there is an open connection for commands."""
+        return self._connection is not None and self._connection.open
+
+    @property
     def ready(self) -> Connection | None:
         """The connection for commands, if it is open, its buffer has room, and it was not idle for long."""
         connection = self._connection
@@ -115,6 +130,35 @@ class ServerClient:
                 return connection
             connection.abort()
         return None
+
+    async def beside(self, connection: Connection) -> Connection:  # noqa: ARG002 - all lead to one server
+        """Return the connection for commands to the server to which a borrowed one leads."""
+        return await self.connection()
+
+    async def follow(self, refusal: Redirection, connection: Connection) -> Connection | None:
+        """Raise a redirection of a command on a borrowed connection: only a Cluster has where to follow it."""
+        connection.abort()
+        raise refusal
+
+    async def lost(self) -> None:
+        """Return once the connection for commands is lost, or leads to another server."""
+        connection = await self.connection()
+        await asyncio.shield(connection.closed)
+
+    async def answered(self) -> None:
+        """Return once all commands that have been sent by now are answered, or a share of the timeout has passed."""
+        connection = self._connection
+        if connection is not None and connection.open and not connection.usable:
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(self._timeout * CHECK_SHARE):
+                    await connection.call("PING")
+
+    async def replace(self) -> None:
+        """Have the next command make a connection; close the one that there is, once it has answered."""
+        connection = self._connection
+        await self.answered()
+        if connection is not None:
+            connection.abort()
 
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks, for the caller alone."""
@@ -200,22 +244,31 @@ class ServerClient:
         connection, self._connection = self._connection, None  # no command is sent on it while it is checked
         try:
             if connection is None or not connection.open or not await connection.answers():
-                connection = await self._connect(deadline)
+                connection = await self._connect(deadline, self._redirected)
+                connection.closed.add_done_callback(self._lost)
             self._connection = connection
         finally:
             self._connecting = None  # its error's traceback refers to the frames of those that wait for it
         return connection
 
-    async def _connect(self, deadline: float | None = None) -> Connection:
+    def _lost(self, _closed: asyncio.Future[None]) -> None:
+        if not self._closed:
+            self._locator.lost()
+
+    async def _connect(
+        self,
+        deadline: float | None = None,
+        redirected: Callable[[Redirection, SentCommand], bool] | None = None,
+    ) -> Connection:
         """Make a connection until the loop's clock reaches a deadline; None: within the timeout."""
         if deadline is None:
             deadline = self._loop.time() + self._timeout
         address = await self._locator.address()
-        connection = Connection(address, self._timeout, self._locator.demoted)
+        connection = Connection(address, self._timeout, self._locator.demoted, redirected)
         self._all.add(connection)
         connection.closed.add_done_callback(lambda _: self._all.discard(connection))
         try:
-            await connect(address, connection, deadline)
+            await connect(address, connection, deadline, self._locator.role)
         except NotPrimary:
             self._locator.demoted(address)
             raise

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from channel_layer_redis._connection import Connection
+    from channel_layer_redis._greeting import Role
     from channel_layer_redis._logins import Login
     from channel_layer_redis.addresses import ServerAddress
 
 __all__ = ("connect",)
 
 
-async def connect(address: ServerAddress, connection: Connection, deadline: float) -> None:
+async def connect(address: ServerAddress, connection: Connection, deadline: float, role: Role = "server") -> None:
     """Connect to a server, log in, and check that it can serve, until the loop's clock reaches a deadline.
 
     If that fails, the connection is aborted.
@@ -38,7 +39,7 @@ async def connect(address: ServerAddress, connection: Connection, deadline: floa
         login = await ask(address, deadline)
         async with asyncio.timeout_at(deadline):
             await _open(address, connection)
-            await _greet(address, connection, login)
+            await _greet(address, connection, login, role)
     except BaseException as exc:
         connection.abort()
         error = connect_error(address.label, limit, exc)
@@ -61,10 +62,10 @@ async def _open(address: ServerAddress, connection: Connection) -> None:
             keep_alive(transport.get_extra_info("socket"), address.keepalive_options)
 
 
-async def _greet(address: ServerAddress, connection: Connection, login: Login | None) -> None:
+async def _greet(address: ServerAddress, connection: Connection, login: Login | None, role: Role) -> None:
     sent = [connection.call(*command) for command in greeting(address, login)]
     replies = await asyncio.gather(*sent, return_exceptions=True)
-    connection.client_id, connection.run_id = read_greeting(address, replies)
+    connection.client_id, connection.run_id = read_greeting(address, replies, role)
     more = [connection.call(*command) for command in ways_round(replies)]
     await asyncio.gather(*more, return_exceptions=True)
 

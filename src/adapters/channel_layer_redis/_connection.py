@@ -12,14 +12,16 @@ import math
 import secrets
 import socket
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import hiredis
 
 from channel_layer.errors import StoreError
+from channel_layer.runtime.event_loops import ignore
 from channel_layer.runtime.wakeups import InlineFuture, resume_all
 from channel_layer_redis._packing import pack
-from channel_layer_redis._replies import INCOMPLETE, is_list, is_replica, protocol_error, refusal
+from channel_layer_redis._replies import INCOMPLETE, Redirection, is_list, is_replica, protocol_error, refusal
 from channel_layer_redis._sockets import CHECK_SHARE, has_input
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from channel_layer_redis._sockets import Socket
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("Connection",)
+__all__ = ("Connection", "SentCommand")
 
 _MERGED_PARTS, _MERGED_BYTES = 64, 65536
 """Limits of a merged command: a server does nothing else until it is done."""
@@ -47,6 +49,9 @@ _UNSEEN: Final = 0.1
 
 Mostly the event loop has seen that, but not if it was busy elsewhere, or stopped. Looking takes a system call.
 """
+
+_ASKING: Final = pack(("ASKING",))
+"""Has a node of a Cluster serve the next command though it does not have the whole slot yet."""
 
 _SKIP: Final = pack(("CLIENT", "REPLY", "SKIP"))
 """Suppresses the reply to the next command."""
@@ -83,9 +88,8 @@ class _MergedCommand:
         self._futures.append(future)
 
     def packed(self) -> bytes:
-        """Return the command for the write, after which no request can be added."""
-        parts, self._parts = self._parts, []
-        return self._command.packed(parts)
+        """Return the command for the write, after which no request is added."""
+        return self._command.packed(self._parts)
 
     def done(self) -> bool:
         """Whether all requests were cancelled."""
@@ -109,6 +113,31 @@ class _MergedCommand:
         return futures
 
 
+@dataclass(frozen=True, slots=True)
+class SentCommand:
+    """A command that a node of a Cluster has refused with a redirection, so that it can be sent to another one.
+
+    Attributes:
+        command: what was sent.
+        answer: gets the reply.
+        deadline: the loop's time until which that has to come.
+    """
+
+    command: bytes | _MergedCommand
+    answer: asyncio.Future[object] | InlineFuture | _MergedCommand
+    deadline: float
+
+    @property
+    def packed(self) -> bytes:
+        """The bytes that were sent."""
+        return self.command if isinstance(self.command, bytes) else self.command.packed()
+
+    def fail(self, error: StoreError) -> None:
+        """Let whatever waits for the reply have an error."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class Connection(asyncio.Protocol):
     """A connection to a server, which `_connecting.connect` opens.
 
@@ -116,6 +145,7 @@ class Connection(asyncio.Protocol):
         address: the server.
         timeout: seconds that a command may take.
         demoted: called with the address when the server says that it is no primary any more.
+        redirected: called when a node of a Cluster redirects a command; it returns whether it takes care of that.
 
     Attributes:
         open: commands can be sent.
@@ -125,18 +155,28 @@ class Connection(asyncio.Protocol):
         closed: done when the connection is lost and its socket closed.
     """
 
-    def __init__(self, address: ServerAddress, timeout: float, demoted: Callable[[ServerAddress], object]) -> None:
+    def __init__(
+        self,
+        address: ServerAddress,
+        timeout: float,
+        demoted: Callable[[ServerAddress], object],
+        redirected: Callable[[Redirection, SentCommand], bool] | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.address: ServerAddress = address
         self._label = address.label
         self._check_after = address.health_check_interval or math.inf
         self._look_after = min(self._check_after, _UNSEEN)
         self._demoted = demoted
+        self._redirected = redirected
         self.timeout = timeout
         self._reader = hiredis.Reader(notEnoughData=INCOMPLETE)
         self._transport: _Transport | None = None
         self._socket: Socket | None = None
-        self._waiting: deque[tuple[asyncio.Future[object] | InlineFuture | _MergedCommand, float]] = deque()
+        self._waiting: deque[
+            tuple[asyncio.Future[object] | InlineFuture | _MergedCommand, float, bytes | _MergedCommand | None]
+        ] = deque()
+        """What gets the reply to each command, until when, and in a Cluster the command."""
         self._out: list[bytes | _MergedCommand] = []
         self._used = self._loop.time()
         """When the first of these was sent, at most one tick of the event loop ago, or the connection was used last."""
@@ -205,6 +245,15 @@ class Connection(asyncio.Protocol):
                 self._count_gathered()
         return future
 
+    def send_again(self, sent: SentCommand, *, asking: bool, limit: float) -> None:
+        """Send a command that another node has redirected here; it may take *limit* seconds."""
+        if asking:
+            self.send(_ASKING).add_done_callback(ignore)
+        if self.open:
+            self._put(sent.packed, sent.answer, limit, now=False)
+        else:
+            sent.fail(self._gone("not_sent"))
+
     def _begin(
         self, command: bytes, answer: asyncio.Future[object] | InlineFuture, limit: float | None, *, now: bool
     ) -> None:
@@ -232,7 +281,7 @@ class Connection(asyncio.Protocol):
             if not (self._out or self._gathering):
                 self._loop.call_soon(self._write)
             self._out.append(command)
-        self._waiting.append((answer, deadline))
+        self._waiting.append((answer, deadline, None if self._redirected is None else command))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check)
 
@@ -372,11 +421,11 @@ class Connection(asyncio.Protocol):
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not INCOMPLETE:
-                answer, _ = waiting.popleft()
+                answer, deadline, command = waiting.popleft()
                 if answer.done():  # the task was cancelled
                     continue
                 if isinstance(reply, hiredis.ReplyError):
-                    answer.set_exception(self._refusal(str(reply)))
+                    self._refused(str(reply), answer, deadline, command)
                 elif isinstance(answer, InlineFuture):
                     answer.set_result(reply)
                     prompts.append(answer)
@@ -400,7 +449,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits for a reply; called by asyncio."""
         unsent = len(self._out)
-        for place, (future, _) in enumerate(reversed(self._waiting)):
+        for place, (future, _, _) in enumerate(reversed(self._waiting)):
             if not future.done():
                 future.set_exception(self._gone("not_sent" if place < unsent else "unknown", exc))
         self._waiting.clear()
@@ -426,7 +475,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for future, _ in self._waiting:
+        for future, _, _ in self._waiting:
             if not future.done():
                 future.set_exception(error)
         self._waiting.clear()
@@ -438,9 +487,22 @@ class Connection(asyncio.Protocol):
         error.__cause__ = cause
         return error
 
-    def _refusal(self, text: str) -> Exception:
+    def _refused(
+        self,
+        text: str,
+        answer: asyncio.Future[object] | InlineFuture | _MergedCommand,
+        deadline: float,
+        command: bytes | _MergedCommand | None,
+    ) -> None:
         error = refusal(self._label, text)
+        if (
+            isinstance(error, Redirection)
+            and self._redirected is not None
+            and command is not None
+            and self._redirected(error, SentCommand(command, answer, deadline))
+        ):
+            return
         if is_replica(text):
             self.abort()
             self._demoted(self.address)  # the locator has to say where the primary is now
-        return error
+        answer.set_exception(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from channel_layer.errors import StoreError
 from channel_layer_redis import _scripts
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from channel_layer_redis._packing import Arg
     from channel_layer_redis.addresses import ServerAddress
 
-__all__ = ("NotPrimary", "greeting", "read_greeting", "ways_round")
+__all__ = ("NotPrimary", "Role", "greeting", "read_greeting", "ways_round")
+
+Role: TypeAlias = Literal["server", "primary", "node"]
+"""What a server has to be: one without a Cluster, a primary in a Cluster, or any node of one."""
 
 _MINIMUM_REDIS = (6, 2)
 _MINIMUM_VALKEY = (7, 2)
@@ -47,8 +50,13 @@ def greeting(address: ServerAddress, login: Login | None) -> list[tuple[Arg, ...
     return [*commands, *(("SCRIPT", "LOAD", script.source) for script in _ORDERED)]
 
 
-def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[int, str]:
+def read_greeting(address: ServerAddress, replies: Sequence[object], role: Role = "server") -> tuple[int, str]:
     """Return the client id of the connection, and the run id of the server, from the outcomes of `greeting`.
+
+    Args:
+        address: the server's.
+        replies: the outcomes.
+        role: what it has to be.
 
     Raises:
         NotPrimary: the server is a replica.
@@ -62,7 +70,7 @@ def read_greeting(address: ServerAddress, replies: Sequence[object]) -> tuple[in
             raise _login_refused(address) from hello
         raise hello
     fields = _pairs(hello)
-    _check_kind(address.label, fields)
+    _check_kind(address.label, fields, role)
     selected = replies[2] if address.db else b"OK"
     if isinstance(selected, Refusal):
         raise explained(selected, ("SELECT",), ())
@@ -102,16 +110,18 @@ def _is_permanent(reply: object) -> bool:
     return isinstance(reply, Refusal) and not reply.retryable
 
 
-def _check_kind(label: str, fields: dict[str, object]) -> None:
+def _check_kind(label: str, fields: dict[str, object], wanted: Role) -> None:
     mode, role = fields.get("mode"), fields.get("role")
     what = ""
-    if mode == b"cluster":
-        what = "is a node of a Redis Cluster, which is not supported: give servers that run alone in hosts"
-    elif mode == b"sentinel":
+    if mode == b"sentinel":
         what = "is a Sentinel, which keeps no messages: give the server that it watches in hosts"
+    elif mode == b"cluster" and wanted == "server":
+        what = 'is a node of a Redis Cluster, not a server that runs alone: give it in hosts=[{"cluster": [...]}]'
+    elif mode == b"standalone" and wanted != "server":
+        what = "is no node of a Cluster, as its cluster mode is off: give it in hosts without cluster, or turn it on"
     if what:
         raise StoreError(f"{label} {what}", retryable=False, outcome="not_sent")
-    if role in (b"replica", b"slave"):
+    if role in (b"replica", b"slave") and wanted != "node":
         what = "is a replica, which takes no messages: give its primary in hosts, or make it one"
         raise NotPrimary(f"{label} {what}", retryable=True, outcome="not_sent")
 

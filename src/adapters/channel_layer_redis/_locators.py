@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from channel_layer_redis._greeting import Role
     from channel_layer_redis.addresses import ServerAddress
 
 __all__ = ("Connections", "FixedLocator", "Locator", "Stays")
@@ -76,6 +77,14 @@ class Locator(ABC):
     def demoted(self, address: ServerAddress) -> None:
         """A server says that it is no primary: no connection to it is to be used any more."""
         self._drop(lambda other, _: other != address)
+
+    @property
+    def role(self) -> Role:
+        """What the server has to be."""
+        return "server"
+
+    def lost(self) -> None:  # noqa: B027 - one locator does more
+        """A connection for commands was lost: the server may have gone."""
 
     def _drop(self, stays: Stays) -> None:
         with self._lock:

@@ -7,25 +7,23 @@ and others for what blocks: one for each inbox that is read, and one for each qu
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channel_layer import commands as c
 from channel_layer.domain.names import Kind
-from channel_layer.errors import ConfigError, FieldError, StoreError
+from channel_layer.errors import StoreError
 from channel_layer.ports import Capabilities
 from channel_layer.runtime.event_loops import ignore
 from channel_layer.stores.wrapper import execute_each
 from channel_layer_redis._blocking import RedisBlockingStore
-from channel_layer_redis._client import ServerClient, send_calls
-from channel_layer_redis._locators import FixedLocator
+from channel_layer_redis._client import send_calls
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
-from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, list_of, text, unexpected
+from channel_layer_redis._replies import UNREADABLE, Redirection, Refusal, UnknownScript, list_of, text, unexpected
 from channel_layer_redis._requests import begin
 from channel_layer_redis._requests.calls import PendingRequest, RequestSettings, call_command
 from channel_layer_redis._requests.queues import inbox_push, push_call, queue_push, read_pushed, signal
-from channel_layer_redis._sentinel import SentinelLocator
-from channel_layer_redis.addresses import ClusterNodes, SentinelService
+from channel_layer_redis._servers import servers_at
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from channel_layer.domain.rules import Rules
     from channel_layer.ports import Backend, Clock, Store
     from channel_layer_redis._connection import Connection
-    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._servers import ShardClient
     from channel_layer_redis.addresses import HostsEntry
 
 __all__ = ("RedisBackend", "RedisStore")
@@ -54,21 +52,24 @@ class RedisBackend:
     """The servers, before any event loop.
 
     Args:
-        entries: of ``hosts``, one for each shard.
+        entries: of ``hosts``: one for each shard, or a Cluster.
         rules: the configuration.
         clock: its offset is added to the servers' clocks.
     """
 
-    capabilities: Capabilities = Capabilities()
     connects = True
 
     def __init__(self, entries: tuple[HostsEntry, ...], rules: Rules, clock: Clock) -> None:
         self.rules = rules
         self.clock = clock
-        self.identities = tuple(entry.identity for entry in entries)
-        self.locators: tuple[Locator, ...]
         self._entries = entries
-        self.forked()
+        self.servers = servers_at(entries, rules.timeout)
+        self.identities = self.servers.identities
+        tags = self.servers.tags
+        self.capabilities: Capabilities = Capabilities(spreads=not any(tags))
+        settings = {tag: RequestSettings(rules, clock, tag) for tag in tags}
+        self.settings: tuple[RequestSettings, ...] = tuple(settings[tag] for tag in tags)
+        """Those of each shard; the same for all that have no tag."""
 
     def open(self) -> RedisStore:
         """Make a store for the running event loop; it connects with its first command."""
@@ -76,37 +77,27 @@ class RedisBackend:
 
     def open_blocking(self) -> RedisBlockingStore:
         """Make a store for the threads of this process; it connects with its first command."""
-        return RedisBlockingStore(self.locators, self.rules, self.clock)
+        return RedisBlockingStore(self.servers, self.settings, self.rules.timeout)
 
     def forked(self) -> None:
         """Look for the servers anew: what the parent knows of them, its threads keep true."""
-        self.locators = tuple(_locate(entry, self.rules.timeout) for entry in self._entries)
-
-
-def _locate(entry: HostsEntry, timeout: float) -> Locator:
-    match entry:
-        case SentinelService():
-            return SentinelLocator(entry, timeout)
-        case ClusterNodes():
-            raise ConfigError([FieldError("hosts", "connecting to a Cluster is not available yet")])
-        case _:
-            return FixedLocator(entry)
+        self.servers = servers_at(self._entries, self.rules.timeout)
 
 
 class RedisStore:
     """See `channel_layer.ports.Store`."""
 
     def __init__(self, backend: RedisBackend) -> None:
-        rules = backend.rules
         self._clock = backend.clock
-        self._timeout = rules.timeout
-        self._settings = RequestSettings(rules, backend.clock)
-        self._clients = [ServerClient(locator, rules.timeout) for locator in backend.locators]
+        self._timeout = backend.rules.timeout
+        self._settings = backend.settings
+        self._servers = backend.servers.clients()
+        self._clients: Sequence[ShardClient] = self._servers.shards
         self._ending_waits: set[asyncio.Task[None]] = set()
         cached = lru_cache(_CACHE_SIZE)
-        self._queue_push: Callable[[str, int, float], bytes] = cached(partial(_queue_push, self._settings))
-        self._inbox_push: Callable[[str, float], MergeableCommand] = cached(partial(_inbox_push, self._settings))
-        self._read_command: Callable[[str, float], tuple[bytes, bytes]] = cached(partial(_read_command, self._settings))
+        self._queue_push: Callable[[RequestSettings, str, int, float], bytes] = cached(_queue_push)
+        self._inbox_push: Callable[[RequestSettings, str, float], MergeableCommand] = cached(_inbox_push)
+        self._read_command: Callable[[RequestSettings, str, float], tuple[bytes, bytes]] = cached(_read_command)
         # What event loops do in a way of their own; `_carry_out` does the rest. One table for commands of all types;
         # each is handed to the method for its own type, and to no other.
         self._handlers: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
@@ -128,7 +119,7 @@ class RedisStore:
 
     async def _carry_out(self, command: c.Command[R]) -> R:
         client = self._clients[command.shard]
-        request = begin(self._settings, command)
+        request = begin(self._settings[command.shard], command)
         while request.calls:
             request.resume(await client.send(request.calls))
         return request.result()
@@ -136,7 +127,7 @@ class RedisStore:
     async def _carry_out_shielded(self, command: c.Command[R]) -> R:
         """Carry out a command whose reply is needed, although the caller is cancelled once it may have been sent."""
         connection = await self._clients[command.shard].connection()
-        request = begin(self._settings, command)
+        request = begin(self._settings[command.shard], command)
         while request.calls:
             request.resume(await send_calls(connection, request.calls, shielded=True))
         return request.result()
@@ -149,30 +140,30 @@ class RedisStore:
         queue = channel.queue
         name = channel.name.encode("ascii")
         frame = b"m%c%b%b" % (len(name), name, command.payload)
-        client, limit = self._clients[command.shard], None
+        settings, client, limit = self._settings[command.shard], self._clients[command.shard], None
         connection = client.ready
         if connection is None:
             connection, limit = await client.connected()
         try:
             if queue.kind is Kind.INBOX:
-                mergeable = self._inbox_push(queue.name, offset)
+                mergeable = self._inbox_push(settings, queue.name, offset)
                 part = b"%b$%d\r\n%b\r\n" % (pack_argument(command.capacity), len(frame), frame)
                 reply = await connection.send_merged(mergeable, part, limit=limit)
             else:
-                head = self._queue_push(queue.name, command.capacity, offset)
+                head = self._queue_push(settings, queue.name, command.capacity, offset)
                 reply = await connection.send_inline(b"%b$%d\r\n%b\r\n" % (head, len(frame), frame), limit=limit)
             return read_pushed(reply)
         except UnknownScript:
             return await self._carry_out(command)
         except (Refusal, *UNREADABLE) as exc:
-            raise push_call(self._settings, command).failure(exc) from None
+            raise push_call(settings, command).failure(exc) from None
 
     async def _read(self, command: c.Read) -> c.Batch:
         """Read an inbox on a connection of its own, and remove what was read before."""
-        client, after = self._clients[command.shard], command.after
+        settings, client, after = self._settings[command.shard], self._clients[command.shard], command.after
         connection = client.take_spare() or await client.borrow()
         try:
-            read, trim = self._read_command(command.inbox.name, command.block)
+            read, trim = self._read_command(settings, command.inbox.name, command.block)
             place = after.encode() or b"0-0"
             sent = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
             if after:
@@ -184,11 +175,31 @@ class RedisStore:
                 else:
                     connection.send(trimming).add_done_callback(ignore)
             return _batch(await connection.send_inline(sent, limit=command.block + self._timeout), after)
+        except Redirection as exc:
+            elsewhere = await client.follow(exc, connection)
         except BaseException as exc:
             connection.abort()  # a reply may be on its way; reading again brings it again
             if not isinstance(exc, (Refusal, *UNREADABLE)):
                 raise
-            raise call_command("XREAD", self._settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
+            raise call_command("XREAD", settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
+        finally:
+            client.give(connection)
+        return await (self._read(command) if elsewhere is None else self._read_elsewhere(command, elsewhere))
+
+    async def _read_elsewhere(self, command: c.Read, connection: Connection) -> c.Batch:
+        """Read an inbox once at the node of a Cluster to which it is being moved."""
+        client, (_, stream) = self._clients[command.shard], self._settings[command.shard].keys.inbox(command.inbox.name)
+        milliseconds, after = max(1, round(command.block * 1000)), command.after
+        words = ("XREAD", "COUNT", _READ_COUNT, "BLOCK", milliseconds, "STREAMS", stream, after or "0-0")
+        try:
+            return _batch(await connection.call(*words, limit=command.block + self._timeout), after)
+        except BaseException as exc:
+            connection.abort()
+            if isinstance(exc, Redirection):  # it is not there any more
+                raise StoreError(str(exc), retryable=True, outcome="not_sent") from None
+            if not isinstance(exc, (Refusal, *UNREADABLE)):
+                raise
+            raise call_command("XREAD", stream).failure(exc) from None
         finally:
             client.give(connection)
 
@@ -197,8 +208,15 @@ class RedisStore:
     async def wait(self, request: c.Wait, /) -> None:
         """Wait for a signal of the queue; the one that is taken stands for no message. See `Store.wait`."""
         client = self._clients[request.shard]
-        key = self._settings.keys.queue(request.queue.name)[1]
-        connection = await client.borrow()
+        key = self._settings[request.shard].keys.queue(request.queue.name)[1]
+        connection: Connection | None = await client.borrow()
+        while connection is not None:
+            connection = await self._wait_on(connection, request, client, key)
+
+    async def _wait_on(
+        self, connection: Connection, request: c.Wait, client: ShardClient, key: str
+    ) -> Connection | None:
+        """Wait on a borrowed connection; return the one on which to go on, if the queue is being moved."""
         reply = connection.call("BLPOP", key, f"{request.block:.3f}", limit=request.block + self._timeout)
         try:
             await asyncio.shield(reply)
@@ -206,21 +224,27 @@ class RedisStore:
             reply.add_done_callback(ignore)  # its error, should the connection be lost, is of no interest
             self._in_background(self._end_wait(request, client, connection, reply))
             raise
+        except Redirection as exc:
+            try:
+                return await client.follow(exc, connection)
+            finally:
+                client.give(connection)
         except BaseException as exc:
             client.give(connection)
             if not isinstance(exc, Refusal):
                 raise
             raise call_command("BLPOP", key).failure(exc) from None
         client.give(connection)
+        return None
 
     async def _end_wait(
-        self, request: c.Wait, client: ServerClient, connection: Connection, reply: asyncio.Future[object]
+        self, request: c.Wait, client: ShardClient, connection: Connection, reply: asyncio.Future[object]
     ) -> None:
         """End a wait that was cancelled; a signal that came at that moment is passed on."""
         pause = _UNBLOCK_FIRST
         try:
             while not reply.done():
-                commands = await client.connection()
+                commands = await client.beside(connection)
                 try:
                     await commands.call("CLIENT", "UNBLOCK", connection.client_id)
                 except Refusal as exc:
@@ -231,7 +255,7 @@ class RedisStore:
                 await asyncio.wait([reply], timeout=pause)  # the server may not have seen the wait itself yet
                 pause = min(_UNBLOCK_MOST, pause * 2)
             if not reply.done() or reply.result() is not None:
-                passing = PendingRequest(request.shard, signal(self._settings, request.queue))
+                passing = PendingRequest(request.shard, signal(self._settings[request.shard], request.queue))
                 while passing.calls:
                     passing.resume(await client.send(passing.calls))
         except StoreError:
@@ -254,20 +278,18 @@ class RedisStore:
         return connection.run_id or connection.token
 
     async def disconnected(self, shard: int, /) -> None:
-        """Return once the connection for commands to the shard is lost."""
-        connection = await self._clients[shard].connection()
-        await asyncio.shield(connection.closed)
+        """Return once the connection for commands to the shard is lost, or the shard is at another server."""
+        await self._clients[shard].lost()
 
     async def aclose(self) -> None:
         """Close every connection, after the waits that are being ended."""
         if self._ending_waits:
             await asyncio.wait(self._ending_waits, timeout=self._timeout)
-        await asyncio.gather(*(client.aclose() for client in self._clients))
+        await self._servers.aclose()
 
     def abandon(self) -> None:
         """Have the servers end all waits: their connections outlive a loop that is closed without a shutdown."""
-        for client in self._clients:
-            client.abandon()
+        self._servers.abandon()
 
 
 # What follows is the same in command after command, and packing it takes long. The clock's offset, which the settings
