@@ -18,6 +18,7 @@ from asgiref.sync import SyncToAsync
 
 from channel_layer.testing.profiles import load_profile
 from tests.support import reaper
+from tests.support.clusters import Cluster, StartCluster
 from tests.support.leaks import Resources
 from tests.support.servers import (
     Deployment,
@@ -38,6 +39,7 @@ _T = TypeVar("_T")
 
 _SERVER_FIXTURES: Final = frozenset(
     {"server", "one_host", "three_hosts", "deployment", "every_server", "tls_server", "start_server", "redis_system"}
+    | {"cluster", "start_cluster"}
 )
 
 _FAILED: Final = pytest.StashKey[bool]()
@@ -210,6 +212,48 @@ def start_server() -> Generator[StartServer]:
 def tls_server(start_server: StartServer) -> Server:
     """A server for this test alone that listens with TLS too (`server.tls`)."""
     return start_server(ServerKind.REDIS, tls=True)
+
+
+@pytest.fixture(scope="session")
+def clusters(server_pool: ServerPool) -> dict[ServerKind, Cluster]:
+    """The Clusters that all tests share; ask for `cluster` instead."""
+    assert server_pool.pids() is not None  # it is stopped last, and they with it
+    return {}
+
+
+@pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
+def cluster(server_pool: ServerPool, clusters: dict[ServerKind, Cluster], request: pytest.FixtureRequest) -> Cluster:
+    """The shared Cluster of three primaries of each kind in turn; to move its slots, use `start_cluster`."""
+    kind: ServerKind = request.param
+    if kind not in clusters:
+        clusters[kind] = _demand(lambda: Cluster(kind), kind)
+        server_pool.add(clusters[kind])
+    return clusters[kind]
+
+
+@pytest.fixture
+def start_cluster() -> Generator[StartCluster]:
+    """A function that starts a Cluster for this test alone, which may move its slots and kill its nodes."""
+    with ExitStack() as stack:
+
+        def start(
+            kind: ServerKind | None = None,
+            *,
+            primaries: int = 3,
+            replicas: int = 0,
+            node_timeout: int = 5000,
+            arguments: tuple[str, ...] = (),
+        ) -> Cluster:
+            return stack.enter_context(
+                _demand(
+                    lambda: Cluster(
+                        kind, primaries=primaries, replicas=replicas, node_timeout=node_timeout, arguments=arguments
+                    ),
+                    kind,
+                )
+            )
+
+        yield start
 
 
 @pytest.fixture(params=["memory", "one-host", "three-servers"])

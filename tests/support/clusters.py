@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import hiredis
 
@@ -19,7 +19,7 @@ from channel_layer_redis._slots import SLOTS, Endpoint, read_slots
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
 from tests.support.servers import Server, ServerKind, connect
 
-__all__ = ("Cluster", "await_true")
+__all__ = ("Cluster", "StartCluster", "await_true")
 
 _PATIENCE: Final = 60.0
 """Seconds that nodes get to agree; it takes them two."""
@@ -256,3 +256,19 @@ class Cluster:
 
     def _at(self, endpoint: Endpoint) -> Server:
         return next(node for node in self.nodes if node.port == endpoint[1])
+
+
+class StartCluster(Protocol):
+    """The type of the fixture `start_cluster`: a function that makes a `Cluster`."""
+
+    def __call__(
+        self,
+        kind: ServerKind | None = None,
+        *,
+        primaries: int = 3,
+        replicas: int = 0,
+        node_timeout: int = 5000,
+        arguments: tuple[str, ...] = (),
+    ) -> Cluster:
+        """Start a Cluster; arguments are those of `Cluster`."""
+        ...

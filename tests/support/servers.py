@@ -47,6 +47,7 @@ __all__ = (
     "ServerKind",
     "ServerNotStarted",
     "ServerPool",
+    "SharedServers",
     "StartServer",
     "Tls",
     "connect",
@@ -503,6 +504,22 @@ class StartServer(Protocol):
         ...
 
 
+class SharedServers(Protocol):
+    """Servers that all tests of a run share, and that belong together."""
+
+    def pids(self) -> set[int]:
+        """Return their process ids."""
+        ...
+
+    def remove(self, prefix: str) -> None:
+        """Delete the keys that begin with `prefix`."""
+        ...
+
+    def stop(self) -> None:
+        """Stop them."""
+        ...
+
+
 class ServerPool:
     """The servers that all tests of a run share: one of each kind, and more of the preferred kind.
 
@@ -511,6 +528,11 @@ class ServerPool:
 
     def __init__(self) -> None:
         self._servers: dict[tuple[ServerKind, int], Server] = {}
+        self._others: list[SharedServers] = []
+
+    def add(self, servers: SharedServers) -> None:
+        """Keep more servers for all tests, and stop them with the others."""
+        self._others.append(servers)
 
     def get(self, kind: ServerKind | None = None, number: int = 0) -> Server:
         """Return the shared server of a kind; start it if it does not run.
@@ -530,16 +552,21 @@ class ServerPool:
 
     def pids(self) -> set[int]:
         """Return the process ids of the servers."""
-        return {server.pid for server in self._servers.values()}
+        return {server.pid for server in self._servers.values()}.union(*(other.pids() for other in self._others))
 
     def remove(self, prefix: str) -> None:
         """Delete the keys that begin with `prefix`: keys that a test leaves would slow the SCAN of another."""
         for server in self._servers.values():
             for host in server.host().databases():
                 host.remove(prefix)
+        for other in self._others:
+            other.remove(prefix)
 
     def stop(self) -> None:
         """Stop all servers."""
         for server in self._servers.values():
             server.stop()
         self._servers.clear()
+        for other in self._others:
+            other.stop()
+        self._others.clear()

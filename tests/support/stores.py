@@ -25,9 +25,19 @@ from channel_layer_ipc._environment import EnvironmentReference
 from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
+from tests.support.clusters import Cluster
 from tests.support.servers import Deployment
 
-__all__ = ("IPCWorlds", "blind_stores", "halves", "memory_stores", "redis_stores", "sealed_layers", "shared")
+__all__ = (
+    "IPCWorlds",
+    "blind_stores",
+    "cluster_stores",
+    "halves",
+    "memory_stores",
+    "redis_stores",
+    "sealed_layers",
+    "shared",
+)
 
 
 def shared(make: Callable[[Rules, Clock], Backend]) -> MakeStore:
@@ -101,6 +111,15 @@ def redis_stores(deployment: Deployment) -> MakeStore:
     def make_store(rules: Rules, clock: Clock) -> Backend:
         servers = parse(RedisConfig, {"hosts": deployment.urls}).servers
         return RedisBackend(servers, rules, clock)
+
+    return make_store
+
+
+def cluster_stores(cluster: Cluster, partitions: int = 64) -> MakeStore:
+    """Stores on a Cluster."""
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        return RedisBackend((cluster.hosts(partitions),), rules, clock)
 
     return make_store
 

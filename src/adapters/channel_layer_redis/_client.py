@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from channel_layer_redis._replies import Redirection
     from channel_layer_redis._requests.calls import ScriptCall
 
-__all__ = ("ServerClient", "send_calls")
+__all__ = ("ServerClient", "closed_error", "outcome_of", "send_calls")
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class ServerClient:
         if connection is None or not connection.open or connection.stale:
             if self._connecting is None or self._connecting.done():
                 self._connecting = self._begin(self._connect_for_commands)
-            connection = await self._made(self._connecting)
+            connection = await outcome_of(self._connecting)
         await connection.room()
         return connection
 
@@ -166,7 +166,7 @@ class ServerClient:
         if connection is None:
             making = self._begin(self._connect)
             try:
-                connection = await self._made(making)
+                connection = await outcome_of(making)
             except asyncio.CancelledError:
                 making.add_done_callback(self._keep)
                 raise
@@ -223,21 +223,12 @@ class ServerClient:
     def _begin(self, connect_for: Callable[[], Coroutine[object, object, Connection]]) -> asyncio.Task[Connection]:
         """Make a connection in a task of its own, which goes on if the caller is cancelled and ends with `aclose`."""
         if self._closed:
-            raise self._closed_error()
+            raise closed_error()
         task = asyncio.get_running_loop().create_task(connect_for())
         self._making.add(task)
         task.add_done_callback(self._making.discard)
         task.add_done_callback(ignore)
         return task
-
-    async def _made(self, making: asyncio.Task[Connection]) -> Connection:
-        try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():
-                raise
-            raise self._closed_error() from None  # not the caller was cancelled, but the task
 
     async def _connect_for_commands(self) -> Connection:
         deadline = self._loop.time() + self._timeout
@@ -275,8 +266,25 @@ class ServerClient:
         self._locator.met(address, connection.run_id)
         return connection
 
-    def _closed_error(self) -> StoreError:
-        return StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
+
+def closed_error() -> StoreError:
+    """Return the error for what waits for a connection when all are closed."""
+    return StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
+
+
+async def outcome_of(task: asyncio.Task[T]) -> T:
+    """Await a task that other callers await, too.
+
+    Raises:
+        StoreError: its own error, or not the caller was cancelled, but the task, because all connections are closed.
+    """
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if caller is not None and caller.cancelling():
+            raise
+        raise closed_error() from None
 
 
 async def send_calls(

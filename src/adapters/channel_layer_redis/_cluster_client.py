@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
-from channel_layer_redis._client import ServerClient, send_calls
+from channel_layer_redis._client import ServerClient, closed_error, outcome_of, send_calls
 from channel_layer_redis._cluster import REFRESH_SECONDS
 from channel_layer_redis._replies import Refusal, explained
 from channel_layer_redis._sockets import CHECK_SHARE
@@ -84,7 +84,7 @@ class PartitionClient:
         """The node that they were sent to last."""
         self._returned: list[_Returned] = []
         """What was redirected and has not been sent again, in the order in which it was sent."""
-        self._settling: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[ServerClient] | None = None
         self._waiters: list[asyncio.Future[ServerClient]] = []
         """What waits until it is settled, in the order in which that came."""
         self._borrowed: dict[Connection, ServerClient] = {}
@@ -205,7 +205,7 @@ class PartitionClient:
         """Fail what waits; nothing is sent any more."""
         if self._settling is not None:
             self._settling.cancel()
-        self._fail(self._cluster.closed_error())
+        self._fail(closed_error())
         self._moved.cancel()
 
     async def _settled(self) -> ServerClient:
@@ -237,19 +237,20 @@ class PartitionClient:
     def _settle(self) -> None:
         if self._settling is None:
             self._last, self._client = self._client or self._last, None
-            self._settling = self._cluster.loop.create_task(self._run())
+            self._settling = self._cluster.loop.create_task(self._send_returned())
+            self._settling.add_done_callback(self._end_settling)
 
-    async def _run(self) -> None:
-        try:
-            client = await self._send_returned()
-        except StoreError as exc:
-            self._fail(exc)
+    def _end_settling(self, settling: asyncio.Task[ServerClient]) -> None:
+        error = closed_error() if settling.cancelled() else settling.exception()
+        if error is not None:
             self._settling = None
-        else:
-            if client is not self._last:
-                self._leave()
-            self._last = client
-            self._open(client)
+            self._fail(error)
+            return
+        client = settling.result()
+        if client is not self._last:
+            self._leave()
+        self._last = client
+        self._open(client)
 
     def _open(self, client: ServerClient) -> None:
         """Let commands go to a node: first those that wait, as new ones must not overtake them."""
@@ -267,10 +268,11 @@ class PartitionClient:
             self._client = client
             self.check()
 
-    def _fail(self, error: StoreError) -> None:
+    def _fail(self, error: BaseException) -> None:
+        failure = error if isinstance(error, StoreError) else closed_error()
         returned, self._returned = self._returned, []
         for each in returned:
-            each.sent.fail(error)
+            each.sent.fail(failure)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -397,10 +399,6 @@ class ClusterClient:
         """Return the seconds that are left for what began at a time of the loop."""
         return max(_LEAST_SECONDS, began + self.timeout - self.loop.time())
 
-    def closed_error(self) -> StoreError:
-        """Return the error for what waits when all ends."""
-        return StoreError("this event loop has let go of its connections", retryable=True, outcome="not_sent")
-
     # -- redirections
 
     def follow(self, refusal: Redirection, client: ServerClient) -> Endpoint | None:
@@ -461,7 +459,7 @@ class ClusterClient:
             StoreError: none of the nodes says so.
         """
         if not self.map.heard_lately:
-            await asyncio.shield(self._begin_refresh())
+            await outcome_of(self._begin_refresh())
 
     def _begin_refresh(self) -> asyncio.Task[None]:
         task = self._refreshing
