@@ -177,9 +177,10 @@ class RedisBlockingStore:
     ) -> list[object]:
         """Send those calls again that a node of a Cluster has redirected, and return the outcomes.
 
-        To a slot that is being moved one is sent at a time: the next may be served while that one is not yet.
+        Only when a node has served one, all others follow in one write: before, it might refuse the first and serve
+        the next.
         """
-        tries, pause = 0, _AGAIN_FIRST
+        tries, pause, several = 0, _AGAIN_FIRST, False
         latest = deadline - self._timeout * CHECK_SHARE
         while redirected := [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Redirection)]:
             refusal = outcomes[redirected[0]]
@@ -191,14 +192,15 @@ class RedisBlockingStore:
                 return [error if isinstance(outcome, Redirection) else outcome for outcome in outcomes]
             try:
                 asked = self._pools.follow(refusal, pool)
-                if not refusal.endpoint or tries >= _AT_ONCE:
+                if not several and (not refusal.endpoint or tries >= _AT_ONCE):
                     time.sleep(pause)
                     pause = min(_UNBLOCK_MOST, pause * 2)
                 tries += 1
-                again = redirected if refusal.endpoint and asked is None else redirected[:1]
+                again = redirected if several and asked is None else redirected[:1]
                 pool, found = self._send_again(shard, asked, [calls[place] for place in again], interrupts)
             except StoreError as exc:
                 return [exc if isinstance(outcome, Redirection) else outcome for outcome in outcomes]
+            several = not any(isinstance(outcome, Redirection) for outcome in found)
             for place, outcome in zip(again, found, strict=True):
                 outcomes[place] = outcome
         return outcomes

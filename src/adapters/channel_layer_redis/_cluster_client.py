@@ -171,6 +171,7 @@ class PartitionClient:
         if endpoint is None:
             raise StoreError(str(refusal), retryable=True, outcome="not_sent")
         if not refusal.asking:
+            self.check()
             return None
         client = self._cluster.client(endpoint)
         found = await client.borrow()
@@ -241,7 +242,8 @@ class PartitionClient:
             self._settling.add_done_callback(self._end_settling)
 
     def _end_settling(self, settling: asyncio.Task[ServerClient]) -> None:
-        error = closed_error() if settling.cancelled() else settling.exception()
+        over = settling.cancelled() or self._cluster.closed
+        error = closed_error() if over else settling.exception()
         if error is not None:
             self._settling = None
             self._fail(error)
@@ -294,35 +296,39 @@ class PartitionClient:
     async def _send_returned(self) -> ServerClient:
         """Send all that was redirected to where it belongs; return the node that has the slot.
 
-        One batch is sent at a time, and the next once its commands are answered, or have come back: those go first.
+        The next command is sent once that before it is answered, or has come back, and so goes first. Only when a node
+        has served one, all others follow in one write: before, it might refuse the first and serve the next.
         """
         sent_to, left = self._last, list[_Returned]()
-        rounds, pause = 0, _AGAIN_FIRST
+        rounds, pause, several = 0, _AGAIN_FIRST, False
         try:
             while True:
                 if sent_to is not None:
                     await sent_to.answered()
+                several = rounds > 0 and not self._returned
                 left, self._returned = self._returned + left, []
                 if not left:
                     client = await self._find()
                     if not self._returned:
                         return client
                     continue
-                if not left[0].refusal.endpoint or rounds >= _AT_ONCE:
+                if not several and (not left[0].refusal.endpoint or rounds >= _AT_ONCE):
                     self._cluster.map.doubt()
                     await asyncio.sleep(pause)
                     pause = min(_AGAIN_MOST, pause * 2)
                 rounds += 1
-                sent_to = await self._send_batch(left)
+                sent_to = await self._send_batch(left, several=several)
         except BaseException:
             self._returned = left + self._returned
             raise
 
-    async def _send_batch(self, left: list[_Returned]) -> ServerClient:
-        """Send the first of some commands again, and if the slot has moved all others; return the node.
+    async def _send_batch(self, left: list[_Returned], *, several: bool) -> ServerClient:
+        """Send the first of some commands again, or *several* if they all go to the node that has the slot.
 
-        To a slot that is being moved one is sent at a time: the next may be served while that one is not yet. What is
-        sent, or is too late, is removed from the list.
+        What is sent, or is too late, is removed from the list.
+
+        Returns:
+            The node that it was sent to.
         """
         first = left[0]
         client = await self._find() if first.asked is None else self._cluster.client(first.asked)
@@ -330,8 +336,8 @@ class PartitionClient:
             await client.replace()
         connection = await client.connection()
         now, share = self._cluster.loop.time(), self._cluster.timeout * CHECK_SHARE
-        moved = first.refusal.endpoint and first.asked is None
-        batch, left[:] = (left[:], []) if moved else (left[:1], left[1:])
+        count = len(left) if several and all(each.asked is None for each in left) else 1
+        batch, left[:] = left[:count], left[count:]
         for each in batch:
             if each.sent.deadline - now >= share:
                 asking = first.asked is not None
@@ -471,9 +477,11 @@ class ClusterClient:
     async def _refresh(self) -> None:
         error: StoreError | None = None
         try:
-            for locator in self.map.asked():
+            nodes = self.map.asked()
+            for locator in nodes:
+                seconds = self.timeout if locator is nodes[-1] else min(_ASK_SECONDS, self.timeout)
                 try:
-                    await self._ask(locator)
+                    await self._ask(locator, seconds)
                 except StoreError as exc:
                     if error is None or error.retryable:
                         error = exc
@@ -485,11 +493,10 @@ class ClusterClient:
             self._refreshing = None
             self._later("refresh", random.uniform(0.75, 1.25) * REFRESH_SECONDS)  # noqa: S311 - not all at once
 
-    async def _ask(self, locator: NodeLocator) -> None:
+    async def _ask(self, locator: NodeLocator, seconds: float) -> None:
         address = locator.node
         known = self._clients.get((address.host, address.port))
         connection, client = (known.ready if known is not None else None), None
-        seconds = min(_ASK_SECONDS, self.timeout)
         try:
             if connection is None:
                 client = ServerClient(locator, seconds)

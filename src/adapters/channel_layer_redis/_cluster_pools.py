@@ -125,9 +125,11 @@ class ClusterPools:
             self._doubted = False
             if self._map.heard_lately:
                 return
-            for locator in self._map.asked():
+            nodes = self._map.asked()
+            for locator in nodes:
+                seconds = self._timeout if locator is nodes[-1] else min(_ASK_SECONDS, self._timeout)
                 try:
-                    self._ask(locator)
+                    self._ask(locator, seconds)
                 except StoreError as exc:
                     if error is None or error.retryable:
                         error = exc
@@ -138,10 +140,10 @@ class ClusterPools:
         finally:
             self._refreshing.release()
 
-    def _ask(self, locator: NodeLocator) -> None:
+    def _ask(self, locator: NodeLocator, seconds: float) -> None:
         if self._closed:
             raise StoreError("this store is closed", retryable=False, outcome="not_sent")
-        pool = Pool(locator, min(_ASK_SECONDS, self._timeout))
+        pool = Pool(locator, seconds)
         try:
             reply = pool.call("CLUSTER", "SLOTS")
         finally:

@@ -9,7 +9,9 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
   if string.sub(entry[2][2], 1, 1) == 'm' then count = count + 1 end
 end
 local left = redis.call('PTTL', KEYS[1])
-redis.call('DEL', KEYS[1])
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do -- the key stays: see pop.lua
+  if field ~= 'g' then redis.call('HDEL', KEYS[1], field) end
+end
 redis.call('HSET', KEYS[1], 'g', ARGV[1], 'b', 0)
 redis.call('PEXPIRE', KEYS[1], left)
 redis.call('XTRIM', KEYS[2], 'MAXLEN', 0)

@@ -27,8 +27,8 @@ end
 redis.call('ZREM', KEYS[2], ARGV[2])
 if redis.call('PTTL', KEYS[3]) < 0 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 if ARGV[3] ~= '' then
+  redis.call('ZADD', KEYS[4], now, ARGV[2]) -- first, so that the key stays: see pop.lua
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[5]))
-  redis.call('ZADD', KEYS[4], now, ARGV[2])
   redis.call('PEXPIRE', KEYS[4], ARGV[5])
 end
 local marked = 0

@@ -16,13 +16,15 @@ if KEYS[4] then
   end
   redis.call('SET', KEYS[5], ARGV[4], 'PX', ARGV[5])
 end
+-- Before any change: in a slot that is on its way to another node of a Cluster, a key that is gone cannot be asked for.
+local length, left = redis.call('LLEN', KEYS[1]), redis.call('PTTL', KEYS[1])
 local reply = {now, 0}
 local oldest = now - tonumber(ARGV[2])
 local wanted = tonumber(ARGV[1])
 if wanted > 0 then redis.call('DEL', KEYS[3]) end -- the queue has a reader
-while wanted > 0 do
+while wanted > 0 and length > 0 do
   local entry = redis.call('LPOP', KEYS[1])
-  if not entry then break end
+  length = length - 1
   if #entry < 8 or math.abs(struct.unpack('>d', entry)) > oldest then -- a shorter one is not ours: the caller counts it
     reply[#reply + 1] = entry
     wanted = wanted - 1
@@ -30,8 +32,7 @@ while wanted > 0 do
     reply[2] = reply[2] + 1
   end
 end
-local left = redis.call('PTTL', KEYS[1])
-if left > 0 then
+if length > 0 and left > 0 then
   local signals = redis.pcall('LLEN', KEYS[2])
   if signals ~= 1 then
     if signals ~= 0 then redis.call('DEL', KEYS[2]) end -- another program has written it
