@@ -25,11 +25,11 @@ _PATIENCE: Final = 60.0
 """Seconds that nodes get to agree; it takes them two."""
 
 
-def await_true(condition: Callable[[], object], what: str, patience: float = _PATIENCE) -> None:
-    """Wait until a condition holds."""
+def await_true(condition: Callable[[], object], what: str | Callable[[], str], patience: float = _PATIENCE) -> None:
+    """Wait until a condition holds; *what* says why it should have."""
     deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.02)
 
 
@@ -85,6 +85,7 @@ class Cluster:
         node = self.start_node()
         self.command(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
         self._await_agreement(self.nodes)
+        await_true(lambda: self._is_ready(node), "the node was not ready")
         return node
 
     def hosts(self, partitions: int = 64, **options: object) -> ClusterNodes:
@@ -195,7 +196,10 @@ class Cluster:
         source = self.owner(first)
         self.command(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", self.node_id(target))
         place = ("127.0.0.1", target.port)
-        await_true(lambda: self.owners(source).get(first) == place, "the slots were not migrated")
+        await_true(
+            lambda: self.owners(source).get(first) == place,
+            lambda: f"the slots were not migrated: {self.command(source, 'CLUSTER', 'GETSLOTMIGRATIONS')!r}",
+        )
 
     def slots_of(self, node: Server) -> list[int]:
         """Return the slots of a node."""
