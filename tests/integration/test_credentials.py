@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
-from channel_layer import StoreError
+from channel_layer import PatchedThreadsError, StoreError
 from channel_layer_redis import RedisChannelLayer
 from channel_layer_redis._logins import Login
 from channel_layer_redis.hosts import parse_hosts
@@ -435,6 +435,24 @@ async def test_an_answer_that_is_no_login_is_named_and_not_shown(
         assert "Wrong returned something else than (username, password) or (password,), each a str" in str(error)
         assert _SECRET not in repr(error)
         assert not error.retryable
+
+
+async def test_a_provider_without_a_loop_is_told_what_it_lacks(
+    accounts: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where threads are greenlets, a provider that only an event loop can ask is an error that says what to add."""
+
+    def refuse() -> None:
+        raise PatchedThreadsError("gevent")
+
+    monkeypatch.setattr("channel_layer_redis._logins.refuse_patched_threads", refuse)
+    async with _closing(_layer(accounts, Awaited())) as layer:
+        error = await _refused(layer, blocks=True)
+        assert "the credential_provider Awaited needs an event loop of its own, and gevent has replaced" in str(error)
+        assert "give it the method get_credentials(), too" in str(error)
+        assert not error.retryable
+    async with _closing(_layer(accounts, Plain())) as layer:
+        await _use(layer, blocks=True)
 
 
 @blocking

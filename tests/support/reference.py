@@ -211,13 +211,13 @@ layer = RedisChannelLayer(hosts=[{"host": "redis.example", "ssl": True, "credent
 - It is asked each time a connection is made, and again while a connection lives, every `credential_refresh_interval`
   seconds. When the answer has changed, the connection logs in anew with it, between two reads if it waits for messages.
   The default of $refresh seconds suits the libraries of the clouds, which give out a new token for the last minutes of
-  the old one (Google's in the last 225 seconds, Microsoft's 300); a provider that keeps a token to its end needs a
-  cache that ends earlier. This holds for redis-py's streaming providers, such as those of `redis-entraid`, too; the
-  layer does not use their callbacks.
+  the old one (Google's in the last 225 seconds, Microsoft's 300); a provider of your own has to do so, too. This
+  holds for redis-py's streaming providers, such as those of `redis-entraid`, as well; the layer does not use their
+  callbacks.
 - In an event loop `get_credentials_async()` is awaited. A provider that only has `get_credentials()` may block: it is
   called in a thread of its own. `layer.blocking` prefers `get_credentials()`, in such a thread too, because of the
-  layer's `timeout`, and runs a provider without it in an event loop of its own. So a provider has to stand calls from
-  several threads.
+  layer's `timeout`. It runs a provider without it in an event loop of its own, which there cannot be under gevent and
+  eventlet. So a provider has to stand calls from several threads.
 - A provider that fails at a connect, or takes longer than the `timeout`, is a `StoreError` that names it, and is
   `retryable`. One that fails later is logged as a warning, and the connection stays as it is. Neither shows what it
   returned, nor the text of its error.

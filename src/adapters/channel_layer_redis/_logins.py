@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from redis.credentials import CredentialProvider as RedisPyProvider
 
-from channel_layer.errors import StoreError
+from channel_layer.errors import PatchedThreadsError, StoreError
+from channel_layer.runtime.threads import refuse_patched_threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -105,9 +106,8 @@ def _fixed(address: ServerAddress) -> Login | None:
 def _method(provider: CredentialProvider, name: str) -> Callable[[], object] | None:
     """Return a method of a provider; None: it has none of its own."""
     method: object = getattr(provider, name, None)
-    inherited: object = getattr(
-        RedisPyProvider, name, method
-    )  # raises NotImplementedError, or logs a warning and blocks
+    # What redis-py's class has raises NotImplementedError, or logs a warning and blocks.
+    inherited: object = getattr(RedisPyProvider, name, method)
     return method if callable(method) and getattr(type(provider), name, None) is not inherited else None
 
 
@@ -118,7 +118,10 @@ def _ask_in_thread(provider: CredentialProvider) -> Future[object]:
 
     def run() -> None:
         try:
-            call = _method(provider, "get_credentials") or _method(provider, "get_credentials_async")
+            call = _method(provider, "get_credentials")
+            if call is None:
+                refuse_patched_threads()
+                call = _method(provider, "get_credentials_async")
             answer = call() if call is not None else None
             if inspect.isawaitable(answer):
                 answer = asyncio.run(_awaited(answer))
@@ -148,6 +151,10 @@ def _read(address: ServerAddress, answer: object) -> Login:
 
 def _failed(address: ServerAddress, exc: Exception | None) -> StoreError:
     """Return the error to raise for one of a provider, whose text may hold a secret; None: no answer came in time."""
+    if isinstance(exc, PatchedThreadsError):
+        problem = f"needs an event loop of its own, and {exc.by} has replaced the threads of this process: "
+        what = f"{_named(address)} {problem}give it the method get_credentials(), too"
+        return StoreError(what, retryable=False, outcome="not_sent")
     problem = "did not answer in time" if exc is None else f"failed with {type(exc).__name__}"
     return StoreError(f"{_named(address)} {problem}", retryable=True, outcome="not_sent")
 
