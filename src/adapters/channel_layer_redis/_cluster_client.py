@@ -118,7 +118,7 @@ class PartitionClient:
     async def connection(self) -> Connection:
         """Return the connection for commands."""
         began = self._cluster.loop.time()
-        client = self._client or await self._settled()
+        client = self._client or self._first() or await self._settled()
         try:
             return await client.connection()
         except StoreError as exc:
@@ -135,7 +135,7 @@ class PartitionClient:
     async def borrow(self) -> Connection:
         """Return a connection for a command that blocks, for the caller alone."""
         began = self._cluster.loop.time()
-        client = self._client or await self._settled()
+        client = self._client or self._first() or await self._settled()
         try:
             connection = await client.borrow()
         except StoreError as exc:
@@ -208,6 +208,13 @@ class PartitionClient:
             self._settling.cancel()
         self._fail(closed_error())
         self._moved.cancel()
+
+    def _first(self) -> ServerClient | None:
+        """Return the node that has the slot, if it is known, and none has been sent anything that could come back."""
+        endpoint = self._cluster.map.endpoints[self._number]
+        if endpoint is not None and self._last is None and self._settling is None:
+            self._client = self._cluster.client(endpoint)
+        return self._client
 
     async def _settled(self) -> ServerClient:
         self._settle()

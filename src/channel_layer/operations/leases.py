@@ -182,18 +182,13 @@ def restore_memberships(
 
 def _restore(state: LayerState, inbox: Inbox, shard: int, *, everything: bool, extend: bool = False) -> Operation[int]:
     with state.lock:
-        groups = inbox.groups.names()
+        names = inbox.groups.names()
+    ring = state.routes.ring
+    groups = [group for group in map(GroupName.parse, names) if ring.group(group) == shard]
     restored = 0
     for start in range(0, len(groups), MEMBERSHIPS_AT_ONCE):
-        some = [GroupName.parse(name) for name in groups[start : start + MEMBERSHIPS_AT_ONCE]]
-        restored += yield from restore_groups(
-            state,
-            inbox,
-            shard,
-            [group for group in some if state.routes.ring.group(group) == shard],
-            everything=everything,
-            extend=extend,
-        )
+        some = groups[start : start + MEMBERSHIPS_AT_ONCE]
+        restored += yield from restore_groups(state, inbox, shard, some, everything=everything, extend=extend)
     return restored
 
 
