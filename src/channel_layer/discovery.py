@@ -87,7 +87,9 @@ def _layer_of(url: str) -> type[ChannelLayer]:
     point = points.get(scheme.lower()) if mark else None
     layer = load_layer(point) if point is not None else None
     if layer is None:
-        known = ", ".join(f"{name}://" for name in sorted(points))
+        known = ", ".join(f"{name}://" for name in sorted(points) if "+" not in name)
+        if forms := sorted({f"+{form}" for name in points for form in name.split("+")[1:]}):
+            known = f"{known}, some also with {', '.join(forms)}"
         # Without "://" the text may be anything, even a password; a scheme holds nothing secret.
         close = get_close_matches(scheme.lower(), points, n=1) if mark else []
         guess = f"; did you mean {close[0]}://?" if close else ""

@@ -93,7 +93,7 @@ def test_every_layer_is_measured_in_every_workload(tmp_path: Path) -> None:
     assert document.server
 
 
-@pytest.mark.parametrize("layer", ["redis-sentinel"])
+@pytest.mark.parametrize("layer", ["redis-sentinel", "redis-cluster"])
 def test_what_servers_are_put_together_to_is_measured(tmp_path: Path, layer: str) -> None:
     """The benchmark starts what such a layer needs, and one that is wrong there would be named."""
     file = tmp_path / "results.json"

@@ -105,6 +105,7 @@ def test_every_scheme_leads_to_a_layer_that_takes_it() -> None:
     """A URL of each scheme makes a layer of the class that the entry point of the scheme names."""
     schemes = pyproject(dict[str, str], "project", "entry-points", "channel_layer.schemes")
     for scheme, target in schemes.items():
-        place = "/run/x.sock" if scheme.startswith("unix") else "sentinel/service" if "+sentinel" in scheme else ""
+        places = {"unix": "/run/x.sock", "+sentinel": "sentinel/service", "+cluster": "node"}
+        place = next((place for form, place in places.items() if form in scheme), "")
         layer = channel_layer.from_url(f"{scheme}://{place}")
         assert f"{type(layer).__module__.partition('.')[0]}:{type(layer).__name__}" == target

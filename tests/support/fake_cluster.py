@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 
+from channel_layer_redis._replies import is_list
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
 from tests.support.fake_server import fake_redis
 
@@ -29,9 +30,8 @@ def resp(value: object) -> bytes:
             return resp(value.encode())
         case Refused():
             return b"-%b\r\n" % str(value).encode()
-        case list():
-            parts: list[object] = value
-            return b"*%d\r\n%b" % (len(parts), b"".join(map(resp, parts)))
+        case _ if is_list(value):
+            return b"*%d\r\n%b" % (len(value), b"".join(map(resp, value)))
         case _:
             raise TypeError(value)
 

@@ -637,6 +637,33 @@ MISTAKES: dict[str, tuple[Mapping[str, object], str, str]] = {
         "hosts[0].address",
         "must be the URL of one server; one of several servers is an entry of its own",
     ),
+    # Cluster
+    "no nodes": ({"hosts": [{"cluster": []}]}, "hosts[0].cluster", "must be a list of (host, port) pairs, as in"),
+    "a Cluster beside a server": (
+        {"hosts": ["redis://a", {"cluster": [("b", 6379)]}]},
+        "hosts[1]",
+        "must be the only entry: a Cluster spreads queues and groups over its nodes",
+    ),
+    "a database of a Cluster": (
+        {"hosts": [{"cluster": [("a", 6379)], "db": 1}]},
+        "hosts[0].db",
+        "does not go together with 'cluster': remove one",
+    ),
+    "a database in the URL of a Cluster": (
+        {"hosts": ["redis+cluster://a,b/1"]},
+        "hosts[0]",
+        "must end after the nodes: a Cluster has the database 0 alone",
+    ),
+    "one partition": (
+        {"hosts": [{"cluster": [("a", 6379)], "partitions": 1}]},
+        "hosts[0].partitions",
+        "must be a whole number from 2 to 1024, not 1",
+    ),
+    "a remap that is no function": (
+        {"hosts": [{"cluster": [("a", 6379)], "address_remap": "b"}]},
+        "hosts[0].address_remap",
+        "must be a function of (host, port), not a str",
+    ),
     # shorthand
     "a host beside hosts": (
         {"hosts": ["redis://a"], "host": "b"},

@@ -20,7 +20,7 @@ from channel_layer.options import Accepts
 from channel_layer_cli._config import layer_schema, settings_schema
 from channel_layer_ipc.config import IPCConfig
 from channel_layer_memory.config import MemoryConfig
-from channel_layer_redis.addresses import HostsEntry, SentinelService, TCPAddress
+from channel_layer_redis.addresses import ClusterNodes, HostsEntry, SentinelService, TCPAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.credentials import REFRESH_INTERVAL
 from channel_layer_redis.hosts import OPTIONS, URL_OPTIONS, parse_hosts
@@ -48,6 +48,7 @@ _SERVERS = (
     {"host": "redis.example", "ssl": True, "ssl_ca_certs": "/etc/ssl/redis-ca.pem"},
     "redis+sentinel://:secret@sentinel1.example,sentinel2.example:26380/0/mymaster",
     {"sentinels": [("sentinel1.example", 26379)], "master_name": "mymaster", "password": "secret"},
+    "redis+cluster://:secret@node1.example,node2.example",
     {"address": "rediss://redis.example:6380", "ssl_cert_reqs": "none"},
     {"host": "redis.example", "port": "6379", "client_name": "site"},
 )
@@ -259,6 +260,24 @@ The options beside `master_name` are for the connections to the primary. Those f
 `sentinel_kwargs`, and none of the others applies there; in a URL they are `sentinel_username` and `sentinel_password`,
 and TLS is for both. Several services are several entries. See [Use Redis Sentinel](../how-to/redis-sentinel.md).
 
+### Cluster
+
+A Cluster is the only entry: some of its nodes, which name the others.
+
+```python
+cluster = {"cluster": [("node1.example", 6379), ("node2.example", 6379)], "partitions": 64, "password": "secret"}
+```
+
+All options of a server go with it but `db`, for every node; its URL is `redis+cluster://user:password@node1,node2`, or
+`rediss+cluster://` with TLS.
+
+- `partitions`, from 2 to 1024, `64` by default: over how many parts queues and groups are spread; it is the same in all
+  processes, whatever nodes there are.
+- `address_remap`: a function from the (host, port) that a node announces to that at which it can be reached, as in
+  redis-py. Not in a URL.
+
+See [Use Redis Cluster](../how-to/redis-cluster.md).
+
 ## In a URL
 
 One environment variable can hold a whole configuration: the URL of a server, with the options of the layer in its
@@ -403,6 +422,7 @@ def _described(fields: Mapping[str, FieldInfo]) -> str:
 
 def _speaks_tls(entry: HostsEntry) -> str:
     server = entry.server if isinstance(entry, SentinelService) else entry
+    server = server.nodes[0] if isinstance(server, ClusterNodes) else server
     return "yes" if isinstance(server, TCPAddress) and server.tls is not None else "no"
 
 

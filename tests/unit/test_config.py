@@ -20,7 +20,7 @@ from channel_layer.errors import ChannelLayerError, ConfigError, ConfigWarning, 
 from channel_layer.options import Accepts, ChannelPattern, describe_unknown, describe_value
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
-from channel_layer_redis.addresses import SentinelService, ServerAddress, TCPAddress, UnixAddress
+from channel_layer_redis.addresses import ClusterNodes, SentinelService, ServerAddress, TCPAddress, UnixAddress
 from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.hosts import parse_hosts
 from channel_layer_redis.tls import TLS
@@ -138,6 +138,19 @@ def test_a_service_is_written_as_a_dict_or_as_a_url(sentinel: object) -> None:
         assert address.tls.verify == "none"
     assert secure.label == "rediss+sentinel://[::1]:7/0/m"
     assert "p@ss" not in repr(parse_hosts(["redis+sentinel://:p%40ss@a/m"]))
+
+
+def test_a_cluster_is_written_as_a_dict_or_as_a_url() -> None:
+    """Both give the same; the options are those of the connections to every node."""
+    written = {"cluster": [("a", 6379), ["b", 7]], "partitions": 8, "username": "u", "password": "p"}
+    (cluster,) = parse_hosts([written])
+    assert (cluster,) == parse_hosts(["redis+cluster://u:p@a,b:7?partitions=8"])
+    assert isinstance(cluster, ClusterNodes)
+    assert [(node.host, node.port, node.password) for node in cluster.nodes] == [("a", 6379, "p"), ("b", 7, "p")]
+    assert (cluster.partitions, cluster.label) == (8, "redis+cluster://a:6379,b:7")
+    (secure,) = parse_hosts([{"cluster": ["a", 1], "ssl": True, "address_remap": tuple}])
+    assert isinstance(secure, ClusterNodes)
+    assert (secure.partitions, secure.nodes[0].tls is None, secure.address_remap is None) == (64, False, False)
 
 
 def test_several_services_are_several_shards() -> None:

@@ -123,8 +123,8 @@ MISTAKES: Mapping[str, tuple[str, dict[str, str]]] = {
     "a slip in the scheme": (
         "redsi://a",
         {
-            "url": "valkey://, valkey+local://, valkey+sentinel://, valkey+sentinel+local://, valkeys://, "
-            "valkeys+local://, valkeys+sentinel://, valkeys+sentinel+local://; did you mean redis://?"
+            "url": "ipc://, memory://, redis://, rediss://, unix://, valkey://, valkeys://, some also with +cluster, "
+            "+local, +sentinel; did you mean redis://?"
         },
     ),
     "no scheme": ("localhost:6379", {"url": "must be a URL that begins with one of ipc://"}),

@@ -80,7 +80,7 @@ class ClusterPools:
             asked = next((endpoint for endpoint, each in self._pools.items() if each is pool), ("", 0))
         endpoint = self._map.redirection(refusal, asked)
         if endpoint == asked and not refusal.asking:
-            pool.drop(lambda *_: False)  # the connection leads elsewhere
+            pool.drop(lambda _address, _run_id: False)  # the connection leads elsewhere
         return self._at(endpoint) if refusal.asking and endpoint is not None else None
 
     def changed(self) -> None:

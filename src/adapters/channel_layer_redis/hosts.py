@@ -168,11 +168,6 @@ _NOT_IN_URLS: Mapping[str, str] = {
 }
 """Options of a dict that are written differently in a URL."""
 
-_CLUSTER_LATER = (
-    "connecting to a Cluster is not available yet in this version: remove it and name servers that are in none, "
-    'as in {"host": "redis.example", "port": 6379}'
-)
-
 
 def parse_hosts(value: object) -> tuple[HostsEntry, ...]:
     """Parse the value of ``hosts``.
@@ -381,7 +376,6 @@ def _cluster(options: GivenOptions, at: str, errors: list[FieldError]) -> Cluste
     if not (remap.value is None or _is_remap(remap.value)):
         errors.append(remap.error(f"must be a function of (host, port), not {describe_value(remap.value)}"))
     common = _build(options, errors)
-    errors.append(FieldError(at, _CLUSTER_LATER))
     if not (nodes and isinstance(common, TCPAddress) and (remap.value is None or _is_remap(remap.value))):
         return None
     addresses = tuple(replace(common, host=host, port=port) for host, port in nodes)
