@@ -243,15 +243,19 @@ def start_cluster() -> Generator[StartCluster]:
             replicas: int = 0,
             node_timeout: int = 5000,
             arguments: tuple[str, ...] = (),
+            tls: bool = False,
         ) -> Cluster:
-            return stack.enter_context(
-                _demand(
-                    lambda: Cluster(
-                        kind, primaries=primaries, replicas=replicas, node_timeout=node_timeout, arguments=arguments
-                    ),
+            def make() -> Cluster:
+                return Cluster(
                     kind,
+                    primaries=primaries,
+                    replicas=replicas,
+                    node_timeout=node_timeout,
+                    arguments=arguments,
+                    tls=tls,
                 )
-            )
+
+            return stack.enter_context(_demand(make, kind))
 
         yield start
 

@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -17,7 +18,10 @@ from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import list_of, text
 from channel_layer_redis._slots import SLOTS, Endpoint, read_slots
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
+from channel_layer_redis.tls import TLS
+from tests.support import reaper
 from tests.support.servers import Server, ServerKind, connect
+from tests.support.tls import issue
 
 __all__ = ("Cluster", "StartCluster", "await_true")
 
@@ -42,6 +46,7 @@ class Cluster:
         replicas: how many replicas each of them has.
         node_timeout: milliseconds after which a node counts as away.
         arguments: more of the servers' command lines.
+        tls: listen with TLS too, on second ports.
 
     Attributes:
         nodes: all servers, the primaries first.
@@ -55,14 +60,18 @@ class Cluster:
         replicas: int = 0,
         node_timeout: int = 5000,
         arguments: tuple[str, ...] = (),
+        tls: bool = False,
     ) -> None:
         self._stack = contextlib.ExitStack()
+        self._ca_file = Path()
         self._arguments = (
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout)),
             *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
+            *self._tls_arguments(tls=tls),
             *arguments,
         )
         self._kind = kind
+        self._tls = tls
         self.nodes: list[Server] = []
         try:
             for _ in range(primaries * (1 + replicas)):
@@ -72,27 +81,45 @@ class Cluster:
             self.stop()
             raise
 
+    def _tls_arguments(self, *, tls: bool) -> tuple[str, ...]:
+        """Return what lets the nodes trust one another, who else have an authority each."""
+        if not tls:
+            return ()
+        folder = reaper.scratch_directory()
+        self._stack.callback(reaper.discard, folder)
+        files = issue(folder)
+        self._ca_file = files.ca_file
+        names = {
+            "cert-file": files.certificate_file,
+            "key-file": files.key_file,
+            "ca-cert-file": files.ca_file,
+            "cluster": "yes",
+        }
+        return tuple(word for name, value in names.items() for word in (f"--tls-{name}", str(value)))
+
     # -- its nodes
 
     def start_node(self) -> Server:
         """Start a node, which knows no other one."""
-        node = self._stack.enter_context(Server(self._kind, arguments=self._arguments))
+        node = self._stack.enter_context(Server(self._kind, tls=self._tls, arguments=self._arguments))
         self.nodes.append(node)
         return node
 
     def add_node(self) -> Server:
         """Start a node, and let it join the Cluster, without slots."""
         node = self.start_node()
-        self.command(node, "CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        self.command(node, "CLUSTER", "MEET", "127.0.0.1", _own_port(self.nodes[0]))
         self._await_agreement(self.nodes)
         await_true(lambda: self._is_ready(node), "the node was not ready")
         return node
 
-    def hosts(self, partitions: int = 64, **options: object) -> ClusterNodes:
+    def hosts(self, partitions: int = 64, *, tls: bool = False) -> ClusterNodes:
         """Return what a layer is given."""
-        nodes = tuple(TCPAddress("127.0.0.1", node.port) for node in self.nodes[:2])
-        assert not options.keys() - {"address_remap"}
-        return ClusterNodes(nodes, partitions)
+        nodes = (TCPAddress("127.0.0.1", node.port) for node in self.nodes[:2])
+        if tls:
+            trusted = TLS(str(self._ca_file))
+            nodes = (TCPAddress("127.0.0.1", _own_port(node), trusted) for node in self.nodes[:2])
+        return ClusterNodes(tuple(nodes), partitions)
 
     def pids(self) -> set[int]:
         """Return the process ids of the nodes that run."""
@@ -229,9 +256,9 @@ class Cluster:
         for place, node in enumerate(self.nodes):
             self.command(node, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
         for node, (first, end) in zip(self.nodes, itertools.pairwise(edges), strict=False):
-            self.command(node, "CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            self.command(node, "CLUSTER", "ADDSLOTS", *range(first, end))
         for node in self.nodes[1:]:
-            self.command(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port)
+            self.command(self.nodes[0], "CLUSTER", "MEET", "127.0.0.1", _own_port(node))
         self._await_agreement(self.nodes)
         for place, node in enumerate(self.nodes[primaries:]):
             self.command(node, "CLUSTER", "REPLICATE", self.node_id(self.nodes[place % primaries]))
@@ -262,6 +289,11 @@ class Cluster:
         return next(node for node in self.nodes if node.port == endpoint[1])
 
 
+def _own_port(node: Server) -> int:
+    """Return the port by which other nodes know a node."""
+    return node.port if node.tls is None else node.tls.port
+
+
 class StartCluster(Protocol):
     """The type of the fixture `start_cluster`: a function that makes a `Cluster`."""
 
@@ -273,6 +305,7 @@ class StartCluster(Protocol):
         replicas: int = 0,
         node_timeout: int = 5000,
         arguments: tuple[str, ...] = (),
+        tls: bool = False,
     ) -> Cluster:
         """Start a Cluster; arguments are those of `Cluster`."""
         ...

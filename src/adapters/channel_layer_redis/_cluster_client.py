@@ -231,16 +231,21 @@ class PartitionClient:
         cluster = self._cluster
         if error.outcome != "not_sent" or not error.retryable or cluster.closed:
             raise error
-        if cluster.left(began) < cluster.timeout / 2:  # no time is left to try another one
-            cluster.map.doubt()
-            raise error
-        with contextlib.suppress(StoreError):
-            await cluster.refresh()
-        endpoint = cluster.map.endpoints[self._number]
-        if endpoint is None or cluster.client(endpoint) is client:
-            raise error
+        if not self._is_elsewhere(client):
+            if cluster.left(began) < cluster.timeout / 2:  # no time is left to try another one
+                cluster.map.doubt()
+                raise error
+            with contextlib.suppress(StoreError):
+                await cluster.refresh()
+            if not self._is_elsewhere(client):
+                raise error
         self.check()
         return self._client or await self._settled()
+
+    def _is_elsewhere(self, client: ServerClient) -> bool:
+        """Whether another node than this one is known to have the slot."""
+        endpoint = self._cluster.map.endpoints[self._number]
+        return endpoint is not None and self._cluster.client(endpoint) is not client
 
     def _settle(self) -> None:
         if self._settling is None:
@@ -416,7 +421,7 @@ class ClusterClient:
 
     def follow(self, refusal: Redirection, client: ServerClient) -> Endpoint | None:
         """Learn from a redirection by a node; return where it points, if it does."""
-        self._later("refresh", random.uniform(0.25, 1) * _DOUBT_SECONDS)  # noqa: S311 - so as not to ask all at once
+        self.doubt()
         asked = next((endpoint for endpoint, each in self._clients.items() if each is client), ("", 0))
         return self.map.redirection(refusal, asked)
 
@@ -441,7 +446,7 @@ class ClusterClient:
     def doubt(self) -> None:
         """Ask soon where the slots are; called in any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._later, "refresh", random.uniform(0.25, 1) * _DOUBT_SECONDS)  # noqa: S311
+            self.loop.call_soon_threadsafe(self._later, "doubt", random.uniform(0.25, 1) * _DOUBT_SECONDS)  # noqa: S311
 
     def _check(self) -> None:
         if not self.closed:
@@ -462,7 +467,7 @@ class ClusterClient:
         del self._timers[what]
         if what == "leave":
             self._leave_nodes()
-        elif any(client.connected_now for client in self._clients.values()):
+        elif what == "doubt" or any(client.connected_now for client in self._clients.values()):
             self._refreshing = self._begin_refresh()
 
     async def refresh(self) -> None:
