@@ -31,7 +31,8 @@ def resp(value: object) -> bytes:
         case Refused():
             return b"-%b\r\n" % str(value).encode()
         case _ if is_list(value):
-            return b"*%d\r\n%b" % (len(value), b"".join(map(resp, value)))
+            parts = value
+            return b"*%d\r\n%b" % (len(parts), b"".join(map(resp, parts)))
         case _:
             raise TypeError(value)
 
