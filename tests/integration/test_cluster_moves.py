@@ -215,7 +215,7 @@ async def test_a_replica_takes_over_under_load(start_cluster: StartCluster, kind
             await asyncio.to_thread(cluster.fail_over, primary)
             await traffic.flows(10)
         account = await traffic.stop()
-    account.check(strict=False)
+    account.check()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
