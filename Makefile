@@ -12,7 +12,7 @@ CLIENTS := redis-py-6 redis-py-7
 ADAPTING := tests/unit tests/property/test_config.py \
 	$(addprefix tests/integration/test_,smoke.py transport.py channels.py channels_runworker.py)
 
-.PHONY: test demo venv format clean lint types imports tests docs wheel lowest clients $(CLIENTS)
+.PHONY: test demo venv format clean drills lint types imports tests docs wheel lowest clients $(CLIENTS)
 
 test: lint types imports tests docs wheel lowest clients
 
@@ -25,6 +25,12 @@ venv: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# How often each drill is done with each kind of server.
+DRILLS ?= 3
+
+drills: .venv/.dev
+	CHANNEL_LAYER_DRILLS=$(DRILLS) $(PYTEST) tests/drills
 
 clean:
 	rm -rf .venv .venv-lowest build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,60 @@
+"""Short and long drills: the long ones are many, with bars on times, which a busy machine would fail."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from tests.support.drills import Account, Length
+from tests.support.servers import ServerKind, look_for
+
+TIMES_VARIABLE: Final = "CHANNEL_LAYER_DRILLS"
+"""How often each drill is done at length with each kind of server; not set: once, in short, with one kind."""
+
+_KINDS: Final = (ServerKind.VALKEY, ServerKind.REDIS)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One of the times that a drill is done.
+
+    Attributes:
+        kind: of the servers.
+        seed: of what the processes choose.
+        long: whether it is done at length, and times are judged.
+    """
+
+    kind: ServerKind
+    seed: int
+    long: bool
+
+    @property
+    def length(self) -> Length:
+        """How long there is load before and after what the drill does."""
+        return Length(3.0, 6.0, 200) if self.long else Length(0.5, 0.5)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each drill its turns."""
+    if "turn" in metafunc.fixturenames:
+        times = int(os.environ.get(TIMES_VARIABLE, "0"))
+        kinds = [kind for kind in _KINDS if look_for(kind)[0] is not None]
+        turns = [Turn(kind, random.randrange(1 << 32), long=True) for kind in kinds for _ in range(times)]
+        short = [Turn(ServerKind.VALKEY, random.randrange(1 << 32), long=False)]
+        metafunc.parametrize("turn", turns or short, ids=lambda turn: f"{turn.kind.value}-{turn.seed}")
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Callable[[Account], None]:
+    """Print an account, in the middle of the other output, too."""
+
+    def tell(account: Account) -> None:
+        with capsys.disabled():
+            print(f"\n{account.row()}", flush=True)  # noqa: T201 - the table of a run
+
+    return tell
