@@ -19,7 +19,8 @@ from channel_layer.stores.wrapper import execute_each
 from channel_layer_redis._blocking import RedisBlockingStore
 from channel_layer_redis._client import send_calls
 from channel_layer_redis._packing import MergeableCommand, pack_argument, pack_head
-from channel_layer_redis._replies import UNREADABLE, Redirection, Refusal, UnknownScript, list_of, text, unexpected
+from channel_layer_redis._read_history import Entry, ReadHistory
+from channel_layer_redis._replies import UNREADABLE, Redirection, Refusal, UnknownScript, list_of, unexpected
 from channel_layer_redis._requests import begin
 from channel_layer_redis._requests.calls import PendingRequest, RequestSettings, call_command
 from channel_layer_redis._requests.queues import inbox_push, push_call, queue_push, read_pushed, signal
@@ -62,6 +63,8 @@ class RedisBackend:
     def __init__(self, entries: tuple[HostsEntry, ...], rules: Rules, clock: Clock) -> None:
         self.rules = rules
         self.clock = clock
+        self.histories: dict[str, ReadHistory] = {}
+        """Of the inboxes that are read, by name: each in one event loop, and in another one later."""
         self._entries = entries
         self.servers = servers_at(entries, rules.timeout)
         self.identities = self.servers.identities
@@ -94,6 +97,7 @@ class RedisStore:
         self._servers = backend.servers.clients()
         self._clients: Sequence[ShardClient] = self._servers.shards
         self._ending_waits: set[asyncio.Task[None]] = set()
+        self._histories = backend.histories
         cached = lru_cache(_CACHE_SIZE)
         self._queue_push: Callable[[RequestSettings, str, int, float], bytes] = cached(_queue_push)
         self._inbox_push: Callable[[RequestSettings, str, float], MergeableCommand] = cached(_inbox_push)
@@ -163,6 +167,9 @@ class RedisStore:
         settings, client, after = self._settings[command.shard], self._clients[command.shard], command.after
         connection = client.take_spare() or await client.borrow()
         try:
+            history = self._history(command, connection)
+            if history.run != (run := connection.run_id or connection.token):
+                return await self._read_again(command, connection, history, run)
             read, trim = self._read_command(settings, command.inbox.name, command.block)
             place = after.encode() or b"0-0"
             sent = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
@@ -174,7 +181,8 @@ class RedisStore:
                     sent = silently + sent
                 else:
                     connection.send(trimming).add_done_callback(ignore)
-            return _batch(await connection.send_inline(sent, limit=command.block + self._timeout), after)
+            reply = await connection.send_inline(sent, limit=command.block + self._timeout)
+            return c.Batch((), after) if reply is None else _batch(reply, history)
         except Redirection as exc:
             elsewhere = await client.follow(exc, connection)
         except BaseException as exc:
@@ -192,7 +200,8 @@ class RedisStore:
         milliseconds, after = max(1, round(command.block * 1000)), command.after
         words = ("XREAD", "COUNT", _READ_COUNT, "BLOCK", milliseconds, "STREAMS", stream, after or "0-0")
         try:
-            return _batch(await connection.call(*words, limit=command.block + self._timeout), after)
+            reply = await connection.call(*words, limit=command.block + self._timeout)
+            return c.Batch((), after) if reply is None else _batch(reply, self._histories[command.inbox.name])
         except BaseException as exc:
             connection.abort()
             if isinstance(exc, Redirection):  # it is not there any more
@@ -202,6 +211,26 @@ class RedisStore:
             raise call_command("XREAD", stream).failure(exc) from None
         finally:
             client.give(connection)
+
+    def _history(self, command: c.Read, connection: Connection) -> ReadHistory:
+        """Return what was read before."""
+        history = self._histories.get(command.inbox.name)
+        if history is None or not history.goes_on_after(command.after):
+            history = ReadHistory(connection.run_id or connection.token, command.after)
+            self._histories[command.inbox.name] = history
+        return history
+
+    async def _read_again(self, command: c.Read, connection: Connection, history: ReadHistory, run: str) -> c.Batch:
+        """Return what a server that may have an older copy has up to the position and was not read before.
+
+        It has given its ids without those that it lacks. So the next read goes on after its last one, and not after the
+        position, and removes nothing that it adds meanwhile.
+        """
+        stream = self._settings[command.shard].keys.inbox(command.inbox.name)[1]
+        found = await connection.call("XRANGE", stream, "-", command.after or "+")
+        entries, known = _entries(list_of(found))
+        count, position = history.move(run, known)
+        return c.Batch(tuple(entries[count:]), position)
 
     # -- waiting
 
@@ -315,26 +344,32 @@ def _read_command(settings: RequestSettings, inbox: str, block: float) -> tuple[
     )
 
 
-def _batch(reply: object, after: str) -> c.Batch:
-    if reply is None:
-        return c.Batch((), after)
+def _batch(reply: object, history: ReadHistory) -> c.Batch:
+    ((_, found),) = map(list_of, list_of(reply))  # of the one stream that was asked for
+    entries, known = _entries(list_of(found))
+    return c.Batch(tuple(entries), history.add(known))
+
+
+def _entries(found: list[object]) -> tuple[list[tuple[float, bytes]], list[Entry]]:
+    """Return entries of a stream as a batch has them, and as they are remembered."""
     entries: list[tuple[float, bytes]] = []
-    place: object = b""
-    for stream in list_of(reply):
-        for entry in list_of(list_of(stream)[1]):
-            place, fields = list_of(entry)
-            if not isinstance(place, bytes):
-                raise unexpected(place)
-            stamp = place.partition(b"-")[0]
-            try:
-                offset, frame = list_of(fields)
-                if isinstance(offset, bytes) and isinstance(frame, bytes):
-                    entries.append(((int(stamp) + int(offset)) / 1000, frame))
-                    continue
-            except (ValueError, OverflowError):  # not one of ours
-                pass
-            entries.append((int(stamp) / 1000, b""))
-    return c.Batch(tuple(entries), text(place))
+    known: list[Entry] = []
+    for entry in found:
+        place, fields = list_of(entry)
+        if not isinstance(place, bytes):
+            raise unexpected(place)
+        stamp = place.partition(b"-")[0]
+        try:
+            offset, frame = list_of(fields)
+            if isinstance(offset, bytes) and isinstance(frame, bytes):
+                entries.append(((int(stamp) + int(offset)) / 1000, frame))
+                known.append((place, hash(frame)))
+                continue
+        except (ValueError, OverflowError):  # not one of ours
+            pass
+        entries.append((int(stamp) / 1000, b""))
+        known.append((place, 0))
+    return entries, known
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,108 @@
+"""What was read last from the stream of an owned inbox: tells what is unread on a server that has an older copy.
+
+After a failover or a restart the last entries of a stream may be missing, and the ids of those that the server adds
+from then on may run backwards: they follow the last entry that it kept, but a server with a slower clock reaches the
+position of the reader only seconds later. What was read tells them apart: the entries that the server has kept come
+first, in the order in which they were read, and what is unread begins with the first other one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ("Entry", "ReadHistory")
+
+Entry = tuple[bytes, int]
+"""The id of an entry, and the hash of what is in it: two servers may give the same id to different entries."""
+
+_MOST: Final = 2048
+"""Entries that are remembered. Of a server that lacks more, what has an id before them is not read."""
+
+
+class ReadHistory:
+    """What was read last from one stream.
+
+    A batch that its reader was cancelled with is read again: it is remembered once the read that follows has begun.
+
+    Args:
+        run: of the server from which it is read.
+        position: up to which it has been read; "" for the beginning.
+
+    Attributes:
+        run: as above.
+    """
+
+    def __init__(self, run: str, position: str) -> None:
+        self.run: str = run
+        self._position = position
+        self._begins = _after(position)
+        """The first id that is not taken for read if it is not remembered."""
+        self._entries: deque[Entry] = deque(maxlen=_MOST)
+        self._batch: _Batch | None = None
+
+    def goes_on_after(self, position: str) -> bool:
+        """Return whether a read after a position follows what is remembered, with the last batch or without it."""
+        batch, self._batch = self._batch, None
+        if batch is not None and batch.position == position:
+            if batch.run != self.run:  # what that server lacks must not be looked for after the next failover
+                self._entries.clear()
+                self._begins = _order(batch.entries[0][0]) if batch.entries else _after("")
+            self._entries.extend(batch.entries)
+            self.run, self._position = batch.run, batch.position
+        return position == self._position
+
+    def add(self, entries: Sequence[Entry]) -> str:
+        """Add a batch that was read; return its position."""
+        return self._add(self.run, entries)
+
+    def move(self, run: str, entries: Sequence[Entry]) -> tuple[int, str]:
+        """Go on with the stream of another run of the server.
+
+        Args:
+            run: which.
+            entries: all of the stream up to the position.
+
+        Returns:
+            How many of the entries have been read before, and the position after the last one.
+        """
+        return self._count_read(entries), self._add(run, entries)
+
+    def _add(self, run: str, entries: Sequence[Entry]) -> str:
+        position = entries[-1][0].decode("ascii") if entries else ""
+        self._batch = _Batch(run, position, entries)
+        return position
+
+    def _count_read(self, entries: Sequence[Entry]) -> int:
+        read = list(self._entries)
+        begins = self._begins if len(read) < _MOST else _order(read[0][0])
+        count = 0
+        while count < len(entries) and _order(entries[count][0]) < begins:
+            count += 1
+        if count < len(entries) and entries[count] in read:
+            for entry in read[read.index(entries[count]) :]:
+                if count == len(entries) or entries[count] != entry:
+                    break
+                count += 1
+        return count
+
+
+class _Batch(NamedTuple):
+    run: str
+    position: str
+    entries: Sequence[Entry]
+
+
+def _order(place: bytes) -> tuple[int, int]:
+    milliseconds, _, number = place.partition(b"-")
+    return int(milliseconds), int(number)
+
+
+def _after(position: str) -> tuple[int, int]:
+    if not position:
+        return 0, 0
+    milliseconds, number = _order(position.encode())
+    return milliseconds, number + 1
