@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Generator
 from typing import Final
@@ -22,6 +23,10 @@ STOPPED: Final = 20.0
 
 AFTERWARDS: Final = 12.0
 """Seconds of load once it goes on: after eight the sentinels make it a replica."""
+
+
+PEER_AFTERWARDS: Final = 20.0
+"""Seconds of load after the failover of a peer, which uses the old primary for ten of them."""
 
 
 class Failover:
@@ -140,6 +145,7 @@ def test_a_peer(failover: Failover, prefix: str, turn: Turn, cause: str, report:
     pytest.importorskip("channels_redis")
     act = failover.planned if cause == "planned" else failover.killed
     plan = plan_of(failover, prefix, turn, peer=True)
-    account = run(f"channels_redis {cause} {turn.kind.value}", plan, turn.length, act)
+    length = dataclasses.replace(turn.length, after=PEER_AFTERWARDS)
+    account = run(f"channels_redis {cause} {turn.kind.value}", plan, length, act)
     failover.see_last_write(account)
     report(account)
