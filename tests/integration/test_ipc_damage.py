@@ -55,7 +55,7 @@ WAITING: Final = 40
 
 def make_backend(directory: Path, clock: VirtualClock | None = None) -> IPCBackend:
     """Make a backend, as one process would."""
-    return IPCBackend(make_rules(prefix="t:"), clock or VirtualClock(), directory, MEMORY)
+    return IPCBackend(make_rules(prefix="t:", expiry=3600), clock or VirtualClock(), directory, MEMORY)
 
 
 def payload(name: str, n: int) -> bytes:

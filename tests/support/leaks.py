@@ -21,7 +21,7 @@ __all__ = ("Resources",)
 IO_THREAD: Final = "channel-layer-io"
 """The one thread that the library keeps: a daemon for calls from short-lived event loops."""
 
-_GRACE: Final = 5.0
+_GRACE: Final = 30.0
 """Seconds for a resource that is about to go, on a busy machine, too: a thread past its last statement, a socket that
 another loop closes."""
 
