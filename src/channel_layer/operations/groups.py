@@ -117,13 +117,17 @@ def publish(
     for member, outcome in zip(outside, outcomes, strict=True):
         if isinstance(outcome, DamagedRecord):
             damaged.append((member.name, outcome))
-        elif isinstance(outcome, Exception):
-            raise outcome
-        else:
+        elif not isinstance(outcome, Exception):
             sent.append((member, outcome))
+    reached = in_inboxes.reached or any(outcome.accepted for _, outcome in sent)
+    _require_all(outcomes, reached=reached)
     unread = tuple(member.name for member, outcome in sent if outcome.unread_expired)
     if in_inboxes.dead or unread:
-        yield from execute(c.Prune(shard, group, found.version, in_inboxes.dead, unread))
+        try:
+            yield from execute(c.Prune(shard, group, found.version, in_inboxes.dead, unread))
+        except StoreError as exc:
+            _require_all([exc], reached=reached)
+            raise
     return SentToGroup(
         others=tuple(member.queue.family for member, outcome in sent if outcome.accepted),
         full=tuple(member.name for member, outcome in sent if not (outcome.accepted or outcome.unread_expired)),
@@ -153,12 +157,14 @@ class _Delivered:
         dead: inboxes without a living owner, whose members their owners had added.
         outside: members in inboxes without a living owner, added by others: the message goes to each of them.
         damaged: inboxes that do not take messages, and why.
+        reached: whether any inbox has got the message.
     """
 
     full: tuple[str, ...]
     dead: tuple[str, ...]
     outside: list[ChannelName]
     damaged: list[tuple[str, DamagedRecord]]
+    reached: bool
 
 
 def _deliver(
@@ -180,17 +186,35 @@ def _deliver(
     for inbox, delivery in zip(extra, deliveries, strict=True):
         if isinstance(delivery, DamagedRecord):
             damaged.append((inbox, delivery))
-        elif isinstance(delivery, Exception):
-            raise delivery
-        else:
+        elif not isinstance(delivery, Exception):
             outcomes[inbox] = delivery
+    reached = c.Delivery.DONE in outcomes.values()
+    _require_all(deliveries, reached=reached)
     ownerless = [name for name, delivery in outcomes.items() if delivery is c.Delivery.NO_OWNER]
     return _Delivered(
         full=tuple(name for name, delivery in outcomes.items() if delivery is c.Delivery.FULL),
         dead=tuple(name for name in ownerless if name in inboxes),
         outside=[member for name in ownerless for member in extra[name]],
         damaged=damaged,
+        reached=reached,
     )
+
+
+def _require_all(outcomes: Iterable[object], *, reached: bool) -> None:
+    """Raise the first error of the parts of a send, except damage, which concerns one member.
+
+    If any part may have reached a member, nothing is known of the send as a whole: to repeat it may send twice.
+    """
+    errors = [each for each in outcomes if isinstance(each, Exception) and not isinstance(each, DamagedRecord)]
+    if not errors:
+        return
+    first = errors[0]
+    if not isinstance(first, StoreError):
+        raise first
+    known = not reached and all(isinstance(each, StoreError) and each.outcome == "not_sent" for each in errors)
+    if known or first.outcome == "unknown":
+        raise first
+    raise StoreError(str(first), retryable=first.retryable, outcome="unknown") from first
 
 
 _JOIN_TRIES = 5
