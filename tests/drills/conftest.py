@@ -26,17 +26,19 @@ class Turn:
     Attributes:
         kind: of the servers.
         seed: of what the processes choose.
+        first: whether no other one came before.
         long: whether it is done at length, and times are judged.
     """
 
     kind: ServerKind
     seed: int
+    first: bool
     long: bool
 
     @property
     def length(self) -> Length:
         """How long there is load before and after what the drill does."""
-        return Length(3.0, 6.0, 200) if self.long else Length(0.5, 0.5)
+        return Length(2.0, 4.0, 200) if self.long else Length(0.5, 0.5)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,9 +46,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "turn" in metafunc.fixturenames:
         times = int(os.environ.get(TIMES_VARIABLE, "0"))
         kinds = [kind for kind in _KINDS if look_for(kind)[0] is not None]
-        turns = [Turn(kind, random.randrange(1 << 32), long=True) for kind in kinds for _ in range(times)]
-        short = [Turn(ServerKind.VALKEY, random.randrange(1 << 32), long=False)]
+        wanted = [kind for kind in kinds for _ in range(times)]
+        turns = [Turn(kind, _seed(), first=not place, long=True) for place, kind in enumerate(wanted)]
+        short = [Turn(ServerKind.VALKEY, _seed(), first=True, long=False)]
         metafunc.parametrize("turn", turns or short, ids=lambda turn: f"{turn.kind.value}-{turn.seed}")
+
+
+def _seed() -> int:
+    return random.randrange(1 << 32)
 
 
 @pytest.fixture

@@ -435,6 +435,15 @@ class Account:
         return max((after - before for before, after in itertools.pairwise(moments)), default=0.0)
 
     @property
+    def stall(self) -> float:
+        """The longest time between two messages of one stream that were accepted."""
+        moments: dict[int, list[float]] = defaultdict(list)
+        for sent in self.sent:
+            if sent.outcome == "accepted":
+                moments[sent.stream].append(sent.ended)
+        return max(after - before for each in moments.values() for before, after in itertools.pairwise(each))
+
+    @property
     def sends_again(self) -> float:
         """When the last of the processes had a message accepted, and none that was not, or that got lost, later."""
         arrived = {(took.stream, took.number) for took in self._took()}
@@ -489,6 +498,7 @@ class Account:
             parts.append(f"{len(lost)} {kind} lost" + (f" ({min(lost):+.2f} to {max(lost):+.2f} s)" if lost else ""))
         parts += [f"{len(self.doubled)} doubled", f"{len(self.again)} jobs again", f"{len(self.disorder)} disordered"]
         parts += [f"{len(self.unsent)} refused but came", f"{len(self.raised)} raised", f"silence {self.silence:.2f} s"]
+        parts.append(f"stall {self.stall:.2f} s")
         if self.moments.last_write is not None:
             parts.append(f"last write of the old primary {self.moments.last_write - switched:+.2f} s")
         parts.append(f"promoted {self.moments.promoted - switched:+.2f} s")
