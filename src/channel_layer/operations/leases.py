@@ -184,7 +184,7 @@ def _restore(state: LayerState, inbox: Inbox, shard: int, *, everything: bool, e
     with state.lock:
         names = inbox.groups.names()
     ring = state.routes.ring
-    groups = [group for group in map(GroupName.parse, names) if ring.group(group) == shard]
+    groups = [group for group in map(GroupName, names) if ring.group(group) == shard]
     restored = 0
     for start in range(0, len(groups), MEMBERSHIPS_AT_ONCE):
         some = groups[start : start + MEMBERSHIPS_AT_ONCE]
