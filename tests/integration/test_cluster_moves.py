@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from channel_layer import ChannelFull, ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.domain.names import ChannelName
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_redis._slots import slot_of, tags
 from channel_layer_redis._store import RedisBackend
@@ -230,3 +232,22 @@ async def test_a_primary_dies_under_load(start_cluster: StartCluster, kind: Serv
     for receiver, came in account.came.items():
         assert len(set(came)) == len(came), receiver
         assert came == sorted(came), receiver
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+async def test_no_script_ends_halfway_while_its_slot_moves(start_cluster: StartCluster, kind: ServerKind) -> None:
+    """Taking the last message of a queue, whose keys are gone then, loses nothing at a node that the slot leaves."""
+    cluster = await asyncio.to_thread(start_cluster, kind)
+    store = RedisBackend((cluster.hosts(PARTITIONS),), make_rules(timeout=TIMEOUT), VirtualClock()).open()
+    try:
+        channel = ChannelName.parse("jobs")
+        await store.execute(c.Push(0, channel, 10, b"1", to_member=True))
+        source = cluster.owner(SLOTS[0])
+        target = next(node for node in cluster.nodes if node is not source)
+        await asyncio.to_thread(cluster.begin_move, SLOTS[0], source, target)
+        popped = await store.execute(c.Pop(0, channel.queue, 10, "me"))
+        assert len(popped.entries) == 1
+        await asyncio.to_thread(cluster.end_move, SLOTS[0], target)
+        assert (await store.execute(c.Pop(0, channel.queue, 10, "me"))).entries == ()
+    finally:
+        await store.aclose()
