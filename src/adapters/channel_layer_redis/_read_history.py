@@ -9,7 +9,7 @@ first, in the order in which they were read, and what is unread begins with the 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ __all__ = ("Entry", "ReadHistory")
 Entry = tuple[bytes, int]
 """The id of an entry, and the hash of what is in it: two servers may give the same id to different entries."""
 
-_MOST: Final = 2048
+_MOST = 2048
 """Entries that are remembered. Of a server that lacks more, what has an id before them is not read."""
 
 
