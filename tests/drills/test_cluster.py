@@ -85,7 +85,7 @@ def test_moving_slots(prefix: str, turn: Turn, report: Callable[[Account], None]
                     cluster.migrate_slots(slots[0], slots[len(slots) // 3], target)
                 else:
                     used = [slot for slot in slots if cluster.command(source, "CLUSTER", "COUNTKEYSINSLOT", slot)]
-                    cluster.move_slots(slots[: len(slots) // 3] if turn.long else used[: len(used) // 3], target)
+                    cluster.move_slots(used[: max(1, len(used) // 3)], target)  # the others would take minutes
             return Moments(began, time.monotonic())
 
         how = "atomically" if atomic else "by keys"

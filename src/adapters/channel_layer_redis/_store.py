@@ -168,8 +168,15 @@ class RedisStore:
         connection = client.take_spare() or await client.borrow()
         try:
             history = self._history(command, connection)
-            if history.run != (run := connection.run_id or connection.token):
-                return await self._read_again(command, connection, history, run)
+            run = connection.run_id or connection.token
+            if not after:
+                history.run = run  # all of the stream is unread
+            elif history.run != run:
+                batch = await self._read_again(command, connection, history, run)
+                if batch.entries:
+                    return batch
+                after = batch.position
+                history.goes_on_after(after)
             read, trim = self._read_command(settings, command.inbox.name, command.block)
             place = after.encode() or b"0-0"
             sent = b"%b$%d\r\n%b\r\n" % (read, len(place), place)
