@@ -86,7 +86,6 @@ _SETTINGS_REFUSED = {
     "a str for hosts": '{"BACKEND": REDIS, "CONFIG": {"hosts": "redis://h"}}',
     "an option beside CONFIG": '{"BACKEND": REDIS, "capacity": 5}',
     "a wrong key of a host": '{"BACKEND": REDIS, "CONFIG": {"hosts": [{"hots": "h"}]}}',
-    "a port as text": '{"BACKEND": REDIS, "CONFIG": {"hosts": [("h", "6379")]}}',
     "an address and a port": '{"BACKEND": REDIS, "CONFIG": {"hosts": [{"address": "redis://h", "port": 1}]}}',
     "a word for ssl_cert_reqs": '{"BACKEND": REDIS, "CONFIG": '
     '{"hosts": [{"address": "rediss://h", "ssl_cert_reqs": "no"}]}}',

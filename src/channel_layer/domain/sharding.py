@@ -36,7 +36,7 @@ class Ring:
     __slots__ = ("_identities", "_keys", "_orders", "_ranks", "spread")
 
     def __init__(self, identities: Sequence[str], *, spread: bool = True) -> None:
-        self.spread = spread and len(identities) > 1
+        self.spread: bool = spread and len(identities) > 1
         self._ranks = None if spread else 1
         self._identities = tuple(identity.encode() for identity in identities)
         self._keys = tuple(blake2b(identity, digest_size=16).digest() for identity in self._identities)

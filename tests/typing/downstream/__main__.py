@@ -29,7 +29,7 @@ async def _main() -> None:
         assert await watch(layer) == ["1", "news", "reason", "SubscriptionError"]
         assert await trade(layer) == {"number": 3}
 
-    assert len(on_redis("redis://localhost:6379/0")) == 7  # made, never connected: a constructor does no I/O
+    assert len(on_redis("redis://localhost:6379/0")) == 10  # made, never connected: a constructor does no I/O
     assert len(sealed("k" * 32, b"o" * 32)) == 3
     assert ciphers(b"k" * 32) == [{"n": 1}] * 2
     assert names(b"k" * 32) == "jobs"
