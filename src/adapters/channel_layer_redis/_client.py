@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from channel_layer.errors import StoreError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from channel_layer_redis._replies import Redirection
     from channel_layer_redis._requests.calls import ScriptCall
 
-__all__ = ("ServerClient", "closed_error", "outcome_of", "send_calls")
+__all__ = ("CallSender", "ServerClient", "closed_error", "outcome_of", "seconds_left", "send_calls")
 
 T = TypeVar("T")
 
@@ -36,7 +37,40 @@ _LEAST_SECONDS: Final = 0.01
 """Seconds that a command gets even if connecting has used up its time."""
 
 
-class ServerClient:
+class CallSender(ABC):
+    """What sends calls to one shard from one event loop, on a connection for commands that all tasks share."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> Connection | None:
+        """The connection for commands, if one can be sent at once."""
+
+    @abstractmethod
+    async def connection(self) -> Connection:
+        """Return the connection for commands; it is made if need be."""
+
+    @abstractmethod
+    def seconds_left(self, began: float) -> float:
+        """Return the seconds that are left for what began at a time of the loop."""
+
+    async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
+        """Send calls in one write, and return the outcome of each; see `send_calls`."""
+        connection, limit = self.ready, None
+        if connection is None:
+            try:
+                connection, limit = await self.connected()
+            except StoreError as exc:
+                return [exc] * len(calls)
+        return await send_calls(connection, calls, limit=limit)
+
+    async def connected(self) -> tuple[Connection, float]:
+        """Return the connection for commands, and the seconds that are left for a command after connecting."""
+        began = asyncio.get_running_loop().time()
+        connection = await self.connection()
+        return connection, self.seconds_left(began)
+
+
+class ServerClient(CallSender):
     """The connections of one event loop to the server of one shard: one for commands, and others for what blocks.
 
     Args:
@@ -78,22 +112,9 @@ class ServerClient:
             if not stays(connection.address, connection.run_id):
                 connection.abort()
 
-    async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
-        """Send calls in one write, and return the outcome of each; see `send_calls`."""
-        connection, limit = self.ready, None
-        if connection is None:
-            try:
-                connection, limit = await self.connected()
-            except StoreError as exc:
-                return [exc] * len(calls)
-        return await send_calls(connection, calls, limit=limit)
-
-    async def connected(self) -> tuple[Connection, float]:
-        """Return the connection for commands, and the seconds that are left for a command after connecting."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        connection = await self.connection()
-        return connection, max(_LEAST_SECONDS, began + self._timeout - loop.time())
+    def seconds_left(self, began: float) -> float:
+        """Return the seconds that are left for what began at a time of the loop."""
+        return seconds_left(self._loop, began, self._timeout)
 
     @property
     def connected_now(self) -> bool:
@@ -265,6 +286,11 @@ class ServerClient:
             raise
         self._locator.met(address, connection.run_id)
         return connection
+
+
+def seconds_left(loop: asyncio.AbstractEventLoop, began: float, timeout: float) -> float:
+    """Return the seconds that are left of a timeout for what began at a time of the loop."""
+    return max(_LEAST_SECONDS, began + timeout - loop.time())
 
 
 def closed_error() -> StoreError:

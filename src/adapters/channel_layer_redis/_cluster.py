@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from channel_layer_redis._slots import Endpoint
     from channel_layer_redis.addresses import ClusterNodes, ServerAddress, TCPAddress
 
-__all__ = ("REFRESH_SECONDS", "ClusterMap", "Listener", "NodeLocator")
+__all__ = ("REFRESH_SECONDS", "ClusterMap", "Listener", "NodeLocator", "more_lasting")
 
 REFRESH_SECONDS: Final = 30.0
 """How often the nodes are asked where the slots are, if nothing else gives a reason to."""
+
+_ASK_SECONDS: Final = 1.0
+"""How long one node may take to say where the slots are, before another one is asked."""
 
 _ENOUGH_SECONDS: Final = 0.1
 """What was heard so lately is not asked again."""
@@ -142,16 +145,18 @@ class ClusterMap:
                 locator = self._locators[endpoint] = NodeLocator(self._address(endpoint), "primary", self)
             return locator
 
-    def asked(self, first: Endpoint | None = None) -> list[NodeLocator]:
-        """Return locators of all nodes that can be asked where the slots are, in the order in which to ask them.
+    def asked(self, timeout: float) -> list[tuple[NodeLocator, float]]:
+        """Return all nodes that can be asked where the slots are, in order, and the seconds that each may take.
 
         Args:
-            first: one that knows best.
+            timeout: what the last of them may take.
         """
         known = list(self._known)
         random.shuffle(known)  # else all processes ask one node
-        ordered = [*([] if first is None else [first]), *known, *((node.host, node.port) for node in self._nodes.nodes)]
-        return [NodeLocator(self._address(endpoint), "node", self) for endpoint in dict.fromkeys(ordered)]
+        endpoints = dict.fromkeys((*known, *((node.host, node.port) for node in self._nodes.nodes)))
+        locators = [NodeLocator(self._address(endpoint), "node", self) for endpoint in endpoints]
+        seconds = [min(_ASK_SECONDS, timeout)] * (len(locators) - 1)
+        return list(zip(locators, [*seconds, timeout], strict=True))
 
     def _address(self, endpoint: Endpoint) -> TCPAddress:
         host, port = endpoint
@@ -221,3 +226,8 @@ class ClusterMap:
         """Return an endpoint as it can be reached from here."""
         remap = self._nodes.address_remap
         return endpoint if endpoint is None or remap is None else remap(endpoint)
+
+
+def more_lasting(known: StoreError | None, new: StoreError) -> StoreError:
+    """Return which of the errors of two nodes to raise: the later one, unless the first does not pass by itself."""
+    return new if known is None or known.retryable else known

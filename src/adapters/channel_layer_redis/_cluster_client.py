@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
-from channel_layer_redis._client import ServerClient, closed_error, outcome_of, send_calls
-from channel_layer_redis._cluster import REFRESH_SECONDS
+from channel_layer_redis._client import CallSender, ServerClient, closed_error, outcome_of, seconds_left
+from channel_layer_redis._cluster import REFRESH_SECONDS, more_lasting
 from channel_layer_redis._replies import Refusal, explained
 from channel_layer_redis._sockets import CHECK_SHARE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from channel_layer_redis._cluster import ClusterMap, NodeLocator
     from channel_layer_redis._connection import Connection, SentCommand
     from channel_layer_redis._replies import Redirection
-    from channel_layer_redis._requests.calls import ScriptCall
     from channel_layer_redis._slots import Endpoint
 
 __all__ = ("ClusterClient", "PartitionClient")
@@ -39,12 +36,6 @@ _LEAVE_SECONDS: Final = 1.0
 
 _AGAIN_FIRST, _AGAIN_MOST = 0.002, 0.05
 """Seconds between tries to send a command to a slot that is moving, or that no node serves at the moment."""
-
-_ASK_SECONDS: Final = 1.0
-"""How long one node may take to say where the slots are, before another one is asked."""
-
-_LEAST_SECONDS: Final = 0.01
-"""Seconds that a command gets even if connecting has used up its time."""
 
 _AT_ONCE: Final = 2
 """How often in a row a command follows redirections without a pause."""
@@ -67,7 +58,7 @@ class _Returned:
     reconnect: bool
 
 
-class PartitionClient:
+class PartitionClient(CallSender):
     """The interface of a `ServerClient` for one partition: each call goes to the node that has its slot now.
 
     Args:
@@ -99,21 +90,9 @@ class PartitionClient:
         client = self._client
         return client.ready if client is not None else None
 
-    async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
-        """Send calls in one write, and return the outcome of each; see `send_calls`."""
-        connection, limit = self.ready, None
-        if connection is None:
-            try:
-                connection, limit = await self.connected()
-            except StoreError as exc:
-                return [exc] * len(calls)
-        return await send_calls(connection, calls, limit=limit)
-
-    async def connected(self) -> tuple[Connection, float]:
-        """Return the connection for commands, and the seconds that are left for a command after connecting."""
-        began = self._cluster.loop.time()
-        connection = await self.connection()
-        return connection, self._cluster.left(began)
+    def seconds_left(self, began: float) -> float:
+        """Return the seconds that are left for what began at a time of the loop."""
+        return self._cluster.left(began)
 
     async def connection(self) -> Connection:
         """Return the connection for commands."""
@@ -415,7 +394,7 @@ class ClusterClient:
 
     def left(self, began: float) -> float:
         """Return the seconds that are left for what began at a time of the loop."""
-        return max(_LEAST_SECONDS, began + self.timeout - self.loop.time())
+        return seconds_left(self.loop, began, self.timeout)
 
     # -- redirections
 
@@ -489,14 +468,11 @@ class ClusterClient:
     async def _refresh(self) -> None:
         error: StoreError | None = None
         try:
-            nodes = self.map.asked()
-            for locator in nodes:
-                seconds = self.timeout if locator is nodes[-1] else min(_ASK_SECONDS, self.timeout)
+            for locator, seconds in self.map.asked(self.timeout):
                 try:
                     await self._ask(locator, seconds)
                 except StoreError as exc:
-                    if error is None or error.retryable:
-                        error = exc
+                    error = more_lasting(error, exc)
                 else:
                     return
             if error is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from channel_layer.errors import StoreError
 from channel_layer_redis._blocking_connection import Pool
+from channel_layer_redis._cluster import more_lasting
 from channel_layer_redis._replies import Refusal, explained
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from channel_layer_redis._slots import Endpoint
 
 __all__ = ("ClusterPools",)
-
-_ASK_SECONDS: Final = 1.0
-"""How long one node may take to say where the slots are, before another one is asked."""
 
 
 class ClusterPools:
@@ -125,14 +123,11 @@ class ClusterPools:
             self._doubted = False
             if self._map.heard_lately:
                 return
-            nodes = self._map.asked()
-            for locator in nodes:
-                seconds = self._timeout if locator is nodes[-1] else min(_ASK_SECONDS, self._timeout)
+            for locator, seconds in self._map.asked(self._timeout):
                 try:
                     self._ask(locator, seconds)
                 except StoreError as exc:
-                    if error is None or error.retryable:
-                        error = exc
+                    error = more_lasting(error, exc)
                 else:
                     return
             if error is not None:
