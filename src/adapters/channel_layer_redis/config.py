@@ -55,6 +55,7 @@ def _url_schema(schemes: Iterable[str]) -> dict[str, object]:
 
 
 _URL_SCHEMA = _url_schema(SCHEMES)
+# Pydantic 2.8 writes the default of a field into the schema that it is given, hence the copies below.
 _NAME_SCHEMA = {"type": "string", "minLength": 1}
 _DIGITS_SCHEMA = {"type": "string", "pattern": "^[0-9]{1,10}$"}
 _PORT_SCHEMA = {"anyOf": [{"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]}, _DIGITS_SCHEMA]}
@@ -170,7 +171,7 @@ class RedisConfig(CommonConfig):
         int,
         Field(ge=PORTS[0], le=PORTS[-1]),
         BeforeValidator(number_in_text),
-        WithJsonSchema(_PORT_SCHEMA),
+        WithJsonSchema(dict(_PORT_SCHEMA)),
         Accepts(PORT_TEXT),
     ] = Field(
         default=DEFAULT_PORT,
@@ -180,7 +181,7 @@ class RedisConfig(CommonConfig):
         int,
         Field(ge=DATABASES[0], le=DATABASES[-1]),
         BeforeValidator(number_in_text),
-        WithJsonSchema(_DB_SCHEMA),
+        WithJsonSchema(dict(_DB_SCHEMA)),
         Accepts(DATABASE_TEXT),
     ] = Field(
         default=0,
