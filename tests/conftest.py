@@ -5,7 +5,6 @@ The servers are real and shared by the whole run; the keys are a test's own, thr
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
@@ -17,6 +16,7 @@ import pytest
 from asgiref.sync import SyncToAsync
 
 from channel_layer.testing.profiles import load_profile
+from channel_layer.testing.suites.tools import CheckingEventLoop
 from tests.support import reaper
 from tests.support.clusters import Cluster, StartCluster
 from tests.support.leaks import Resources
@@ -57,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.redis)
 
 
+def pytest_collection_finish() -> None:
+    """Exempt what is there before the first test from garbage collections: thousands of tests, and all modules."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Remember a failure, for `leaves_nothing`."""
@@ -69,7 +75,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 # --- async tests --------------------------------------------------------------------------------------------
 
 
-class _LoggingEventLoop(asyncio.SelectorEventLoop):
+class _LoggingEventLoop(CheckingEventLoop):
     """An event loop that logs every error reported to it, as loops do by default.
 
     The pytest plugin of anyio installs an exception handler that raises the errors reported before the test returns
@@ -83,8 +89,8 @@ class _LoggingEventLoop(asyncio.SelectorEventLoop):
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """Run each async test in an event loop of its own, in debug mode, which closes before any fixture is torn down."""
-    return "asyncio", {"debug": True, "loop_factory": _LoggingEventLoop}
+    """Run each async test in an event loop of its own, which closes before any fixture is torn down."""
+    return "asyncio", {"loop_factory": _LoggingEventLoop}
 
 
 # --- guards -------------------------------------------------------------------------------------------------
