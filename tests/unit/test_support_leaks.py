@@ -21,7 +21,9 @@ from tests.support.servers import Server
 
 SUITE = '''
 import socket, subprocess, threading, pytest
+from tests.support import leaks
 
+leaks._GRACE = 0.0
 kept = []
 
 def test_clean():
@@ -160,7 +162,7 @@ def test_the_guard_and_the_missing_server(tmp_path: Path) -> None:
         "ERROR test_suite.py::test_socket - Failed: the test left behind: socket at ('127.0.0.1'",
         "ERROR test_suite.py::test_thread - Failed: the test left behind: thread Thread-",
         "FAILED test_suite.py::test_failing - Failed: itself",
-        f"SKIPPED [1] test_suite.py:22: {missing}",
+        f"SKIPPED [1] test_suite.py:24: {missing}",
         f"FAILED test_suite.py::test_server[1] - Failed: {missing}",
     ):
         assert any(line.startswith(expected) for line in lines), done.stdout
