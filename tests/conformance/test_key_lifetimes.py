@@ -32,7 +32,7 @@ R = TypeVar("R")
 EXPIRY, GROUP_EXPIRY = 60, 600
 
 LONGEST = {
-    **dict.fromkeys("qt", EXPIRY),
+    **dict.fromkeys("qtr", EXPIRY),
     **dict.fromkeys("lsc", 1.5 * EXPIRY),
     **dict.fromkeys("goiu", GROUP_EXPIRY),
     "x": 3 * EXPIRY,
@@ -117,7 +117,7 @@ async def test_closing_every_layer_leaves_no_lease_and_no_inbox(redis_system: Sy
     await asyncio.gather(owner.aclose(), other.aclose())
     await asyncio.gather(*waiting, return_exceptions=True)
     kinds = {Keys(redis_system.prefix).split(key)[0] for key in await asyncio.to_thread(_keys, redis_system)}
-    assert kinds <= set("qtucixone")  # unread messages on channels without owner, and records of groups
+    assert kinds <= set("qtrucixone")  # unread messages on channels without owner, and records of groups
 
 
 async def test_closing_gives_up_a_lease_for_good(redis_system: System, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ RUBBISH: Final[Mapping[str, tuple[tuple[Words, ...], ...]]] = {
     "n": tuple(_hashes(b"m", b"f", *(b"%b%d" % (letter, n) for letter in (b"s", b"m", b"f") for n in range(13)))),
     "o": ((("ZADD", "1", b"\xff!\xfe", "inf", "no name!", "-inf", "a?b?c", "9e99", "b" * 5000),),),
     "q": ((("RPUSH", "", b"\xff" * 8, b"\x7f\xf0" + b"\0" * 6, b"\x7f\xf8" + b"\0" * 6, b"hello, world"),),),
+    "r": tuple(_hashes(b"reader", b"reader/0")),
     "s": (
         (("XADD", "18446744073709551615-18446744073709551615", "hello", "world"),),
         (("XADD", "9999999999999-0", "hello", "world", b"\xff", b"\xfe"),),
@@ -71,7 +72,7 @@ OWN: Final[Mapping[str, str]] = {
     **dict.fromkeys("iln", "hash"),
     **dict.fromkeys("qt", "list"),
     "s": "stream",
-    "u": "hash",
+    **dict.fromkeys("ru", "hash"),
 }
 """The type of each kind of key."""
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -33,6 +33,7 @@ class Network:
         self.port = 0
         self._target = port
         self._cut: Cut | None = None
+        self._marker, self._losses = b"", 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._server: asyncio.Server | None = None
@@ -64,6 +65,10 @@ class Network:
         self._do(self._begin_cut(how))
         time.sleep(seconds)
         self._do(self._end_cut())
+
+    def lose_replies(self, marker: bytes, times: int = 1) -> None:
+        """Pass on the next commands that hold *marker*, and reset each connection in place of the reply."""
+        self._marker, self._losses = marker, times
 
     def lead_to(self, port: int) -> None:
         """Reset all connections, and lead to another server from now on."""
@@ -120,9 +125,10 @@ class Network:
         with contextlib.suppress(OSError):
             replies, commands = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(commands)
-            back = self._loop.create_task(self._pump(replies, writer))
+            doomed = asyncio.Event()
+            back = self._loop.create_task(self._pump(replies, writer, lambda _: not doomed.is_set()))
             try:
-                await self._pump(reader, commands)
+                await self._pump(reader, commands, lambda command: self._let_pass(command, doomed))
             finally:
                 back.cancel()
                 await asyncio.gather(back, return_exceptions=True)
@@ -131,9 +137,17 @@ class Network:
         writer.transport.abort()
         self._writers.discard(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _let_pass(self, command: bytes, doomed: asyncio.Event) -> bool:
+        if self._losses and self._marker in command:
+            self._losses -= 1
+            doomed.set()
+        return True
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
+            while (data := await reader.read(65536)) and passes(data):
                 await self._open.wait()
                 if self._cut != "silent":
                     writer.write(data)

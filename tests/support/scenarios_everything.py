@@ -65,6 +65,8 @@ async def use_everything(
     await other.group_send("there", {"n": 3})
     for name in ("jobs", "daemon!x", channel):
         await other.send(name, {"n": 4})
+    await owner.receive("jobs")
+    await other.send("jobs", {"n": 5})
     for layer in (owner, other):
         await layer.statistics("jobs")
     await check("all that after flush()")

@@ -64,7 +64,7 @@ async def test_the_loop_is_closed_before_the_guards_look(closed_loops: list[asyn
     """An async test's event loop checks its threads, and is closed before the test's fixtures are torn down."""
     loop = asyncio.get_running_loop()
     with pytest.raises(RuntimeError, match="Non-thread-safe"):
-        await asyncio.to_thread(loop.call_soon, int)
+        await asyncio.to_thread(lambda: loop.call_soon(int))
     closed_loops.append(loop)
 
 

@@ -15,6 +15,7 @@ __all__ = ("KINDS", "SCAN_COUNT", "Keys", "prefix_of")
 KINDS = {
     "q": "queue that is popped (list)",
     "t": "signal: one element when a reader should look at the queue (list)",
+    "r": "what each reader of a queue has taken last, for one whom the reply does not reach (hash)",
     "u": "channels that got a message as members of a group, while nothing was taken from their queue (hash)",
     "l": "lease of an owned inbox (hash)",
     "s": "entries of an owned inbox (stream)",
@@ -74,6 +75,10 @@ class Keys:
     def taking(self, name: str) -> tuple[str, str, str]:
         """Return the keys that change when messages are taken from a queue: queue, signal and unread."""
         return *self.queue(name), self.unread(name)
+
+    def taken(self, name: str) -> str:
+        """Return the hash of what each reader of a queue has taken last."""
+        return self.key("r", name)
 
     def inbox(self, name: str) -> tuple[str, str]:
         """Return lease and stream."""

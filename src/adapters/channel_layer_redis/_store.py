@@ -68,10 +68,8 @@ class RedisBackend:
         self._entries = entries
         self.servers = servers_at(entries, rules.timeout)
         self.identities = self.servers.identities
-        tags = self.servers.tags
-        self.capabilities: Capabilities = Capabilities(spreads=not any(tags))
-        settings = {tag: RequestSettings(rules, clock, tag) for tag in tags}
-        self.settings: tuple[RequestSettings, ...] = tuple(settings[tag] for tag in tags)
+        self.capabilities: Capabilities = Capabilities(spreads=not any(self.servers.tags))
+        self.settings: tuple[RequestSettings, ...] = self._settings()
         """Those of each shard; the same for all that have no tag."""
 
     def open(self) -> RedisStore:
@@ -83,8 +81,14 @@ class RedisBackend:
         return RedisBlockingStore(self.servers, self.settings, self.rules.timeout)
 
     def forked(self) -> None:
-        """Look for the servers anew: what the parent knows of them, its threads keep true."""
+        """Look for the servers anew: what the parent knows of them, its threads keep true. So with its pops."""
         self.servers = servers_at(self._entries, self.rules.timeout)
+        self.settings = self._settings()
+
+    def _settings(self) -> tuple[RequestSettings, ...]:
+        tags = self.servers.tags
+        settings = {tag: RequestSettings(self.rules, self.clock, tag) for tag in tags}
+        return tuple(settings[tag] for tag in tags)
 
 
 class RedisStore:

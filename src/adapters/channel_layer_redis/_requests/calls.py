@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 from channel_layer.domain.expiry import GROUP_KEYS_LIFETIME, LEASE_FACTOR, counts_lifetimes
 from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer_redis._keys import SCAN_COUNT, Keys
+from channel_layer_redis._repeatable_pops import RepeatablePops
 from channel_layer_redis._replies import UNREADABLE, Refusal, UnknownScript, damaged, explained, list_of, text, texts
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ class RequestSettings:
         owned: milliseconds that one lasts that the owner did add; -1: as long as the owner lives.
         all_counts: milliseconds that the statistics of all queues together are kept.
         queue_counts: milliseconds that those of one queue are kept.
+        pops: those of this process.
     """
 
     def __init__(self, rules: Rules, clock: Clock, tag: str = "") -> None:
         self._clock = clock
+        self.pops: RepeatablePops = RepeatablePops(rules.expiry)
         self.keys: Keys = Keys(rules.prefix, tag)
         self.expiry: int = _milliseconds(rules.expiry)
         self.lease: int = _milliseconds(rules.expiry * LEASE_FACTOR)

@@ -18,6 +18,7 @@ from channel_layer_redis._requests.calls import ScriptCall, get_epoch, read_epoc
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
     from channel_layer_redis._packing import Arg
+    from channel_layer_redis._repeatable_pops import Numbered
     from channel_layer_redis._requests.calls import RequestPlan, RequestSettings
 
 __all__ = (
@@ -89,17 +90,14 @@ def clear_unread(settings: RequestSettings, command: c.ClearUnread) -> RequestPl
 def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
     """Pop messages, without those that a flush at the same time should have removed.
 
-    A flush sets the epoch first and empties the queues then. So the messages of inboxes, and those that had been
-    put back, are compared with the epoch. Others cannot be told from messages that were received just before it.
+    A flush sets the epoch first and empties the queues then. So the messages of inboxes, those that had been put back
+    and those that the server tells for the second time are compared with the epoch. Others cannot be told from messages
+    that were received just before it.
     """
-    name = command.queue.name
-    keys: tuple[str, ...] = settings.keys.taking(name)
-    args: tuple[Arg, ...] = (command.count, settings.expiry, settings.offset)
-    if command.queue.kind is Kind.INBOX:
-        keys = (*keys, settings.keys.inbox(name)[0], settings.keys.claim(name))
-        args = (*args, command.claimant, settings.lease)
-    popped, returned = _popped((yield from run_script(_POP, keys, *args)))
-    if not returned and command.queue.kind is not Kind.INBOX:
+    numbered = settings.pops.begin(command) if command.count else None
+    popped, returned = yield from _take(settings, command, numbered)
+    again = numbered is not None and numbered.again
+    if not (again or returned or command.queue.kind is Kind.INBOX):
         return popped
     try:
         (last_flush,) = yield (get_epoch(settings),)
@@ -107,15 +105,50 @@ def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
     except StoreError:
         if not popped.entries:
             raise
-        try:
-            yield from put_back(settings, c.PutBack(command.shard, command.queue, popped.entries))
-        except StoreError:
-            return replace(popped, entries=(), lost=len(popped.entries))
+        if lost := (yield from _put_back_again(settings, command, popped.entries)):
+            return replace(popped, entries=(), lost=lost)
         raise
     if began > popped.now * 1000:
         began = -math.inf  # no flush of ours, then
     entries = tuple(entry for entry in popped.entries if entry.stamp * 1000 >= began)
-    return replace(popped, entries=entries, flushed=len(popped.entries) - len(entries), epoch=generation)
+    more = entries[command.count :]  # that a pop has taken whose reply was lost
+    lost = (yield from _put_back_again(settings, command, more)) if more else 0
+    flushed = len(popped.entries) - len(entries)
+    return replace(popped, entries=entries[: command.count], flushed=flushed, lost=lost, epoch=generation)
+
+
+def _take(settings: RequestSettings, command: c.Pop, numbered: Numbered | None) -> RequestPlan[tuple[c.Popped, bool]]:
+    """Run the script; return its reply, and whether one of the messages had been put back."""
+    queue = command.queue
+    keys: tuple[str, ...] = (*settings.keys.taking(queue.name), settings.keys.taken(queue.name))
+    args: tuple[Arg, ...] = (command.count, settings.expiry, settings.offset)
+    if numbered is None:
+        args += ("", 0, "")
+    else:
+        args += (numbered.reader, numbered.number, "again" if numbered.again else "")
+    if queue.kind is Kind.INBOX:
+        keys = (*keys, settings.keys.inbox(queue.name)[0], settings.keys.claim(queue.name))
+        args = (*args, command.claimant, settings.lease)
+    lost = True
+    try:
+        reply = yield from run_script(_POP, keys, *args)
+        lost = False
+    except StoreError as exc:
+        lost = exc.outcome == "unknown"
+        raise
+    finally:
+        if numbered is not None:
+            settings.pops.end(command, numbered, lost=lost)
+    return _popped(reply)
+
+
+def _put_back_again(settings: RequestSettings, command: c.Pop, entries: tuple[c.Entry, ...]) -> RequestPlan[int]:
+    """Put messages back that were popped; return how many are lost."""
+    try:
+        yield from put_back(settings, c.PutBack(command.shard, command.queue, entries))
+    except StoreError:
+        return len(entries)
+    return 0
 
 
 def signal(settings: RequestSettings, queue: Queue) -> RequestPlan[object]:
