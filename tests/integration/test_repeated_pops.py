@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Iterable
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import pytest
 from hypothesis import given
@@ -23,12 +23,15 @@ from channel_layer.testing import VirtualClock
 from channel_layer.testing.suites.tools import receive_or_none
 from channel_layer_redis import RedisChannelLayer, _scripts
 from channel_layer_redis._keys import Keys
+from channel_layer_redis._packing import Arg
 from channel_layer_redis._requests import begin
 from channel_layer_redis._requests.calls import PendingRequest, RequestSettings, ScriptCall
 from channel_layer_redis.config import RedisConfig
 from tests.support.network import Network
 from tests.support.scenarios_delivery import BOUND, eventually
 from tests.support.servers import Client, Deployment, ServerPool, connect, fresh_prefix
+
+R = TypeVar("R")
 
 POPPED = pytest.mark.parametrize("channel", ["jobs", "reply?x", "daemon!x"])
 """A channel of each kind that is popped."""
@@ -167,7 +170,7 @@ class Shard:
         """Begin a pop; its first calls are not sent yet."""
         return begin(self._settings, c.Pop(0, ChannelName.parse(channel).queue, count, "me"))
 
-    def send(self, request: PendingRequest[c.Popped]) -> c.Popped:
+    def send(self, request: PendingRequest[R]) -> R:
         """Send the calls of a request, and those that follow, and return its reply."""
         while request.calls:
             request.resume(self.replies(request.calls))
@@ -175,14 +178,22 @@ class Shard:
 
     def replies(self, calls: Iterable[ScriptCall]) -> list[object]:
         """Send calls, and return the replies."""
-        return [self._client.execute_command(*replace(call, whole=True).command()) for call in calls]
+        return [self._client.execute_command(*_as_script(call)) for call in calls]
+
+    def flush(self) -> None:
+        """Flush."""
+        self.send(begin(self._settings, c.Flush(0, "flush")))
 
     def push(self, channel: str, *payloads: bytes) -> None:
         """Push messages."""
         for payload in payloads:
-            request = begin(self._settings, c.Push(0, ChannelName.parse(channel), 1000, payload))
-            request.resume(self.replies(request.calls))
-            assert request.result().accepted
+            assert self.send(begin(self._settings, c.Push(0, ChannelName.parse(channel), 1000, payload))).accepted
+
+
+def _as_script(call: ScriptCall) -> tuple[Arg, ...]:
+    """Return a call as one of a script, as redis-py would make something else of the reply to a command."""
+    whole = replace(call, whole=True).command()
+    return whole if call.script is not None else ("EVAL", "return redis.call(unpack(ARGV))", 0, *whole)
 
 
 def _lose(request: PendingRequest[c.Popped]) -> tuple[ScriptCall, ...]:
@@ -228,6 +239,20 @@ def test_more_than_is_wanted_goes_back(shard: Shard, channel: str) -> None:
     shard.replies(_lose(shard.begin(channel, 4)))
     assert _payloads(shard.send(shard.begin(channel, 1))) == [b"0"]
     assert _payloads(shard.send(shard.begin(channel, 9))) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_flush_amid_a_pop_removes_what_the_pop_had_taken(shard: Shard, *, lost: bool) -> None:
+    """The pop of a claimed inbox, and one that is told again what it has taken, look for a flush, and find it."""
+    channel = "jobs" if lost else "daemon!x"
+    shard.push(channel, b"a")
+    if lost:
+        shard.replies(_lose(shard.begin(channel)))
+    request = shard.begin(channel)
+    request.resume(shard.replies(request.calls))
+    shard.flush()
+    popped = shard.send(request)
+    assert (popped.entries, popped.flushed) == ((), 1)
 
 
 def test_two_pops_at_once(shard: Shard) -> None:

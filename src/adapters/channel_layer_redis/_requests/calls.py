@@ -30,6 +30,7 @@ __all__ = (
     "RequestSettings",
     "ScriptCall",
     "call_command",
+    "get_clock",
     "get_epoch",
     "read_clock",
     "read_epoch",
@@ -155,9 +156,14 @@ def run_script(script: Script, keys: tuple[str, ...], *args: Arg) -> RequestPlan
     return result
 
 
-def read_clock(settings: RequestSettings) -> RequestPlan[float]:
+def get_clock() -> ScriptCall:
+    """Return the call for `read_clock`."""
+    return call_command("TIME")
+
+
+def read_clock(settings: RequestSettings, reply: object) -> float:
     """Return the server's time in milliseconds, to the microsecond, with the offset of the configuration."""
-    seconds, micros = texts((yield from run_command("TIME")))
+    seconds, micros = texts(reply)
     return int(seconds) * 1000 + int(micros) / 1000 + settings.offset
 
 

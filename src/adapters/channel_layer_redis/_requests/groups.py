@@ -14,6 +14,7 @@ from channel_layer_redis._requests.calls import (
     Each,
     ScriptCall,
     call_command,
+    get_clock,
     get_epoch,
     read_clock,
     read_epoch,
@@ -105,7 +106,8 @@ def prune(settings: RequestSettings, command: c.Prune) -> RequestPlan[None]:
 def members(settings: RequestSettings, command: c.Members) -> RequestPlan[c.GroupMembers]:
     """List the members."""
     owned, others, _, _ = settings.keys.group(command.group.name)
-    now = int((yield from read_clock(settings)))
+    (moment,) = yield (get_clock(),)
+    now = int(read_clock(settings, moment))
     first = "-inf" if settings.owned < 0 else f"({now - settings.owned}"
     found = yield (
         call_command("ZRANGEBYSCORE", owned, first, "+inf"),

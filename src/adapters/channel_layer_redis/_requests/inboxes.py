@@ -13,6 +13,7 @@ from channel_layer_redis._requests.calls import (
     Each,
     ScriptCall,
     call_command,
+    get_clock,
     get_epoch,
     read_clock,
     read_epoch,
@@ -104,7 +105,8 @@ def acknowledge(settings: RequestSettings, command: c.Acknowledge) -> RequestPla
 def flush(settings: RequestSettings, command: c.Flush) -> RequestPlan[c.Flushing]:
     """Set a new epoch, then empty all keys of this prefix."""
     lifetime = max(settings.left, settings.group)
-    began = yield from read_clock(settings)
+    (moment,) = yield (get_clock(),)
+    began = read_clock(settings, moment)
     yield from run_command("SET", settings.keys.epoch, f"{command.generation} {began:.3f}", "PX", lifetime)
     inboxes: list[str] = []
     dropped = 0

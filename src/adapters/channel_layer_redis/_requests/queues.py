@@ -13,7 +13,15 @@ from channel_layer.domain.names import Kind
 from channel_layer.errors import DamagedRecord, StoreError
 from channel_layer_redis import _scripts
 from channel_layer_redis._replies import list_of, number
-from channel_layer_redis._requests.calls import ScriptCall, get_epoch, read_epoch, run_command, run_script
+from channel_layer_redis._requests.calls import (
+    ScriptCall,
+    get_clock,
+    get_epoch,
+    read_clock,
+    read_epoch,
+    run_command,
+    run_script,
+)
 
 if TYPE_CHECKING:
     from channel_layer.domain.names import Queue
@@ -100,15 +108,16 @@ def pop(settings: RequestSettings, command: c.Pop) -> RequestPlan[c.Popped]:
     if not (again or returned or command.queue.kind is Kind.INBOX):
         return popped
     try:
-        (last_flush,) = yield (get_epoch(settings),)
+        last_flush, moment = yield get_epoch(settings), get_clock()
         generation, began = read_epoch(last_flush)
+        now = read_clock(settings, moment)
     except StoreError:
         if not popped.entries:
             raise
         if lost := (yield from _put_back_again(settings, command, popped.entries)):
             return replace(popped, entries=(), lost=lost)
         raise
-    if began > popped.now * 1000:
+    if began > now:
         began = -math.inf  # no flush of ours, then
     entries = tuple(entry for entry in popped.entries if entry.stamp * 1000 >= began)
     more = entries[command.count :]  # that a pop has taken whose reply was lost
