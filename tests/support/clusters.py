@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import hiredis
 import redis
 
-from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import list_of, text
 from channel_layer_redis._slots import SLOTS, Endpoint, read_slots
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
 from channel_layer_redis.tls import TLS
 from tests.support import reaper
-from tests.support.servers import Server, ServerKind, connect
+from tests.support.servers import Server, ServerKind
 from tests.support.tls import issue
 
 __all__ = ("Cluster", "StartCluster", "await_true")
@@ -150,25 +147,15 @@ class Cluster:
     def remove(self, prefix: str) -> None:
         """Delete the keys that begin with a prefix."""
         for node in self._running():
-            if self.is_primary(node):
-                with connect(node.url) as client:
-                    for key in node.keys(prefix):
-                        client.execute_command("UNLINK", key)
+            if node.host().databases() and self.is_primary(node):
+                for key in node.keys(prefix):
+                    node.ask("UNLINK", key)
 
     # -- where its slots are
 
     def command(self, node: Server, *arguments: str | float | bytes) -> object:
         """Return the reply of a node to one command, as it comes."""
-        reader = hiredis.Reader()
-        with socket.create_connection(("127.0.0.1", node.port), 30) as client:
-            client.sendall(pack(arguments))
-            while (reply := reader.gets()) is False:
-                data = client.recv(65536)
-                assert data, f"{node} has closed the connection"
-                reader.feed(data)
-        if isinstance(reply, hiredis.ReplyError):
-            raise reply
-        return reply
+        return node.ask(*arguments)
 
     def node_id(self, node: Server) -> str:
         """Return the id of a node."""
