@@ -5,6 +5,7 @@ The servers are real and shared by the whole run; the keys are a test's own, thr
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ from channel_layer.testing.suites.tools import CheckingEventLoop
 from tests.support import reaper
 from tests.support.clusters import Cluster, StartCluster
 from tests.support.leaks import Resources
+from tests.support.sentinels import Service
 from tests.support.servers import (
     Deployment,
     NoSuchServer,
@@ -39,7 +41,7 @@ _T = TypeVar("_T")
 
 _SERVER_FIXTURES: Final = frozenset(
     {"server", "one_host", "three_hosts", "deployment", "every_server", "tls_server", "start_server", "redis_system"}
-    | {"cluster", "start_cluster"}
+    | {"cluster", "get_cluster", "start_cluster", "shared_service", "get_service"}
 )
 
 _FAILED: Final = pytest.StashKey[bool]()
@@ -221,20 +223,41 @@ def tls_server(start_server: StartServer) -> Server:
 
 
 @pytest.fixture(scope="session")
-def clusters(server_pool: ServerPool) -> dict[ServerKind, Cluster]:
-    """The Clusters that all tests share; ask for `cluster` instead."""
-    assert server_pool.pids() is not None  # it is stopped last, and they with it
-    return {}
+def get_cluster(server_pool: ServerPool) -> Callable[[ServerKind], Cluster]:
+    """A function that returns the Cluster of a kind that all tests share; `cluster` is for those that try each kind."""
+
+    @functools.cache
+    def get(kind: ServerKind) -> Cluster:
+        found = _demand(lambda: Cluster(kind), kind)
+        server_pool.add(found)  # stops it
+        return found
+
+    return get
 
 
 @pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
-def cluster(server_pool: ServerPool, clusters: dict[ServerKind, Cluster], request: pytest.FixtureRequest) -> Cluster:
+def cluster(get_cluster: Callable[[ServerKind], Cluster], request: pytest.FixtureRequest) -> Cluster:
     """The shared Cluster of three primaries of each kind in turn; to move its slots, use `start_cluster`."""
-    kind: ServerKind = request.param
-    if kind not in clusters:
-        clusters[kind] = _demand(lambda: Cluster(kind), kind)
-        server_pool.add(clusters[kind])
-    return clusters[kind]
+    return get_cluster(request.param)
+
+
+@pytest.fixture(scope="session")
+def get_service(server_pool: ServerPool) -> Callable[[ServerKind], Service]:
+    """A function that returns the Sentinel service of a kind that all tests share, as `get_cluster` does."""
+
+    @functools.cache
+    def get(kind: ServerKind) -> Service:
+        found = _demand(lambda: Service(ExitStack(), kind, sentinels=1), kind)
+        server_pool.add(found)  # stops it
+        return found
+
+    return get
+
+
+@pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
+def shared_service(get_service: Callable[[ServerKind], Service], request: pytest.FixtureRequest) -> Service:
+    """The shared Sentinel service of each kind in turn; to fail one over, make a `Service`."""
+    return get_service(request.param)
 
 
 @pytest.fixture

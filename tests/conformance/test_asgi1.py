@@ -2,11 +2,15 @@
 
 Source: the ASGI channel layer specification, version 1.1: "Channels", "Channel Semantics", "Extensions", "Capacity",
 "Format".
+
+Every store runs plain and sealed, except that a Sentinel service runs plain and a Cluster sealed: messages are sealed
+above the store, and what is new here is to find a primary, and the slot of a blinded name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import string
 import threading
@@ -26,8 +30,10 @@ from channel_layer.blocking import BlockingChannelLayer
 from channel_layer.domain.rules import Encryption
 from channel_layer.testing import MakeStore, VirtualClock, make_rules
 from tests.conformance.test_kit_stores import within
-from tests.support.servers import Deployment, ServerPool
-from tests.support.stores import IPCWorlds, halves, memory_stores, redis_stores
+from tests.support.clusters import Cluster
+from tests.support.sentinels import Service
+from tests.support.servers import Deployment, ServerKind, ServerPool
+from tests.support.stores import IPCWorlds, cluster_stores, halves, memory_stores, redis_stores, service_stores
 
 MakeLayers = Callable[..., BlockingChannelLayer]
 
@@ -36,6 +42,11 @@ _ENCRYPTION = {
     "plain": None,
     "sealed": Encryption((_KEY,), "aes-256-gcm", _KEY),
 }
+_PLACES = [
+    *itertools.product(["memory", "ipc", "one-host", "three-databases", "local-and-remote"], _ENCRYPTION),
+    ("sentinel", "plain"),
+    ("cluster", "sealed"),
+]
 
 
 @pytest.fixture
@@ -44,12 +55,24 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "ipc", "one-host", "three-databases", "local-and-remote"])
+@pytest.fixture(params=_PLACES, ids="-".join)
+def place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A store, and whether it is plain or sealed: each in turn."""
+    store, encryption = request.param
+    return store, encryption
+
+
+@pytest.fixture
 def make_store(
-    request: pytest.FixtureRequest, server_pool: ServerPool, prefix: str, tmp_path: Path
+    place: tuple[str, str],
+    server_pool: ServerPool,
+    get_service: Callable[[ServerKind], Service],
+    get_cluster: Callable[[ServerKind], Cluster],
+    prefix: str,
+    tmp_path: Path,
 ) -> Generator[MakeStore]:
     """Every store in turn."""
-    name: str = request.param
+    name, _ = place
     worlds = IPCWorlds(tmp_path / "worlds")
     if name == "memory":
         yield memory_stores()
@@ -58,17 +81,21 @@ def make_store(
     elif name == "local-and-remote":
         remote = within(prefix, redis_stores(Deployment((server_pool.get().host(),))))
         yield halves(worlds, remote)
+    elif name == "sentinel":
+        yield within(prefix, service_stores(get_service(ServerKind.VALKEY)))
+    elif name == "cluster":
+        yield within(prefix, cluster_stores(get_cluster(ServerKind.VALKEY), 5))
     else:
         count = 1 if name == "one-host" else 3
         yield within(prefix, redis_stores(Deployment(tuple(server_pool.get().host(db) for db in range(count)))))
     worlds.close()
 
 
-@pytest.fixture(params=_ENCRYPTION)
-def layers(make_store: MakeStore, clock: VirtualClock, request: pytest.FixtureRequest) -> Generator[MakeLayers]:
+@pytest.fixture
+def layers(place: tuple[str, str], make_store: MakeStore, clock: VirtualClock) -> Generator[MakeLayers]:
     """Make a layer over one store, as another process would; plain, or sealed and with hidden names."""
     world = make_rules(capacity=5)
-    encryption = _ENCRYPTION[request.param]
+    encryption = _ENCRYPTION[place[1]]
     with ExitStack() as stack:
 
         def make(*, group_expiry: float | None = 86400.0, max_message_size: int = 100_000) -> BlockingChannelLayer:

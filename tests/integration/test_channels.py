@@ -30,7 +30,9 @@ from django.test import override_settings
 from channel_layer import ChannelFull, ChannelLayer, ConfigError, MessageTooLarge
 from channel_layer_memory import MemoryChannelLayer
 from channel_layer_redis import RedisChannelLayer
-from tests.support.servers import Server
+from tests.support.clusters import Cluster
+from tests.support.sentinels import Service
+from tests.support.servers import Server, ServerKind
 
 MEMORY: Final = "channel_layer_memory.MemoryChannelLayer"
 REDIS: Final = "channel_layer_redis.RedisChannelLayer"
@@ -54,14 +56,27 @@ def layers(**aliases: Mapping[str, object]) -> Generator[None]:
         yield
 
 
-@pytest.fixture(params=["memory", "one-host", "three-databases"])
-def configure(server: Server, prefix: str, request: pytest.FixtureRequest) -> Generator[Configure]:
+@pytest.fixture(params=["memory", "one-host", "three-databases", "sealed-sentinel", "cluster"])
+def configure(
+    server: Server,
+    get_service: Callable[[ServerKind], Service],
+    get_cluster: Callable[[ServerKind], Cluster],
+    prefix: str,
+    request: pytest.FixtureRequest,
+) -> Generator[Configure]:
     """Set the default layer up on every kind of store in turn, with further options for its CONFIG."""
-    hosts = [server.host(db).url for db in range(3)]
     config: dict[str, object] = {"prefix": prefix}
-    backend = MEMORY
-    if request.param != "memory":
-        backend, config["hosts"] = REDIS, hosts[: 1 if request.param == "one-host" else 3]
+    backend = MEMORY if request.param == "memory" else REDIS
+    if request.param == "one-host":
+        config["hosts"] = [server.url]
+    elif request.param == "three-databases":
+        config["hosts"] = [server.host(db).url for db in range(3)]
+    elif request.param == "sealed-sentinel":
+        config["hosts"] = [get_service(ServerKind.VALKEY).entry]
+        config |= {"symmetric_encryption_keys": ["k" * 44], "blind_names": True}
+    elif request.param == "cluster":
+        nodes = [("127.0.0.1", node.port) for node in get_cluster(ServerKind.VALKEY).nodes]
+        config["hosts"] = [{"cluster": nodes, "partitions": 5}]
     with contextlib.ExitStack() as stack:
 
         def set_up(**options: object) -> None:

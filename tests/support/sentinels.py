@@ -67,6 +67,7 @@ class Service:
     ) -> None:
         self.name = name
         self.password = password
+        self._stack = stack
         login = () if password is None else ("--masterauth", password)
         quick = ("--repl-diskless-sync-delay", "0", "--replica-announce-ip", "127.0.0.1")
         arguments = (*login, *quick)
@@ -89,6 +90,19 @@ class Service:
             for option, value in settings.items():
                 sentinel.host().command("SENTINEL", "SET", name, option, value)
         _await(self._is_complete)
+
+    def pids(self) -> set[int]:
+        """Return the process ids of all servers and sentinels."""
+        return {server.pid for server in (*self.servers, *self.sentinels)}
+
+    def remove(self, prefix: str) -> None:
+        """Delete the keys that begin with a prefix, if the primary is the first one."""
+        for host in self.servers[0].host().databases():
+            host.remove(prefix)
+
+    def stop(self) -> None:
+        """Stop what the stack ends. Idempotent."""
+        self._stack.close()
 
     @property
     def entry(self) -> SentinelDict:

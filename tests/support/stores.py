@@ -26,6 +26,7 @@ from channel_layer_memory._store import MemoryBackend
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.config import RedisConfig
 from tests.support.clusters import Cluster
+from tests.support.sentinels import Service
 from tests.support.servers import Deployment
 
 __all__ = (
@@ -36,6 +37,7 @@ __all__ = (
     "memory_stores",
     "redis_stores",
     "sealed_layers",
+    "service_stores",
     "shared",
 )
 
@@ -120,6 +122,15 @@ def cluster_stores(cluster: Cluster, partitions: int = 64) -> MakeStore:
 
     def make_store(rules: Rules, clock: Clock) -> Backend:
         return RedisBackend((cluster.hosts(partitions),), rules, clock)
+
+    return make_store
+
+
+def service_stores(service: Service) -> MakeStore:
+    """Stores on a service that sentinels name."""
+
+    def make_store(rules: Rules, clock: Clock) -> Backend:
+        return RedisBackend(parse(RedisConfig, {"hosts": [service.entry]}).servers, rules, clock)
 
     return make_store
 
