@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.domain.names import ChannelName
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_redis._store import RedisBackend
 from channel_layer_redis.addresses import ClusterNodes, HostsEntry, TCPAddress
@@ -47,6 +50,18 @@ async def test_a_cluster_of_one_node(start_cluster: StartCluster, kind: ServerKi
     cluster = await asyncio.to_thread(start_cluster, kind, primaries=1)
     async with layer_on(cluster.hosts(), prefix) as one, layer_on(cluster.hosts(), prefix) as two:
         await speaks(one, two)
+
+
+async def test_what_is_closed_connects_to_no_node(cluster: Cluster, prefix: str) -> None:
+    """A store that was closed before it was asked for anything refuses to be, though the nodes are known by then."""
+    rules, clock = make_rules(prefix=prefix, timeout=TIMEOUT), VirtualClock()
+    backend, pop = RedisBackend((cluster.hosts(),), rules, clock), c.Pop(0, ChannelName.parse("jobs").queue, 1, "me")
+    async with aclosing(backend.open()) as store:
+        await store.execute(pop)
+    closed = backend.open()
+    await closed.aclose()
+    with pytest.raises(StoreError, match="let go of its connections"):
+        await closed.execute(pop)
 
 
 async def test_connections_are_few(start_cluster: StartCluster, prefix: str) -> None:

@@ -385,9 +385,15 @@ class ClusterClient:
         cluster.add(self)
 
     def client(self, endpoint: Endpoint) -> ServerClient:
-        """Return the connections to a node."""
+        """Return the connections to a node.
+
+        Raises:
+            StoreError: there are none, and no more are made.
+        """
         client = self._clients.get(endpoint)
         if client is None:
+            if self.closed:
+                raise closed_error()
             redirected = functools.partial(self._redirected, endpoint)
             client = self._clients[endpoint] = ServerClient(self.map.locator(endpoint), self.timeout, redirected)
         return client
@@ -453,8 +459,10 @@ class ClusterClient:
         """Ask a node where the slots are, unless that was heard just now.
 
         Raises:
-            StoreError: none of the nodes says so.
+            StoreError: none of the nodes says so, or all connections are closed.
         """
+        if self.closed:
+            raise closed_error()
         if not self.map.heard_lately:
             await outcome_of(self._begin_refresh())
 
