@@ -82,6 +82,7 @@ class Service:
             stack.enter_context(Sentinel(kind, password=sentinel_password)) for _ in range(sentinels)
         )
         settings = {"down-after-milliseconds": round(down_after * 1000), "failover-timeout": 5000}
+        self._look(info=200, publish=200)
         for sentinel in self.sentinels:
             quorum = len(self.sentinels) // 2 + 1
             sentinel.host().command("SENTINEL", "MONITOR", name, "127.0.0.1", primary.port, quorum)
@@ -90,6 +91,7 @@ class Service:
             for option, value in settings.items():
                 sentinel.host().command("SENTINEL", "SET", name, option, value)
         _await(self._is_complete)
+        self._look(info=10_000, publish=2_000)  # the defaults
 
     def pids(self) -> set[int]:
         """Return the process ids of all servers and sentinels."""
@@ -135,6 +137,11 @@ class Service:
         """Wait until all sentinels name another primary, and return it."""
         _await(lambda: {self._named(sentinel) for sentinel in self.sentinels}.isdisjoint({old.port}))
         return self.primary
+
+    def _look(self, *, info: int, publish: int) -> None:
+        """Let the sentinels look for replicas and tell one another of themselves, every so many milliseconds."""
+        for sentinel in self.sentinels:
+            sentinel.host().command("SENTINEL", "DEBUG", "info-period", info, "publish-period", publish)
 
     def _begins_failover(self) -> bool:
         try:
