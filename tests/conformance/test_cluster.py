@@ -1,101 +1,154 @@
-"""A Cluster of three nodes through the suites: what works on several hosts works here, plain and sealed."""
+"""A Cluster of three nodes through the machines and the suites: what works on several hosts works here.
+
+Kind of server, interface and sealing are each tried both ways, and not in all combinations: they are separate parts.
+
+| | Valkey | Redis |
+| --- | --- | --- |
+| store and layer machine | async, sealed and blinded | blocking, plain |
+| suite for stores | async, plain; blocking, blinded | async, plain |
+| suite for layers | sealed and blinded | plain |
+
+`test_sentinel.py` has the machines and the suite for layers the other way round.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from typing import Final
 
 import pytest
 
-from channel_layer import ChannelLayer
-from channel_layer.domain.rules import Rules
-from channel_layer.ports import Backend, Capabilities, Clock
-from channel_layer.testing import MakeLayer, MakeStore, VirtualClock, layers_over, make_rules
+from channel_layer.ports import Backend, Capabilities
+from channel_layer.testing import (
+    MakeLayer,
+    MakeStore,
+    VirtualClock,
+    blocking_layers,
+    blocking_stores,
+    layers_over,
+    make_rules,
+    run_async_conformance_test,
+    run_layer_conformance_test,
+)
 from channel_layer.testing.suites import LayerSuite, StoreSuite
+from tests.conformance.test_blocking import few
+from tests.conformance.test_kit_stores import within
 from tests.support.clusters import Cluster
-from tests.support.servers import ServerPool
+from tests.support.servers import ServerKind
 from tests.support.stores import blind_stores, cluster_stores, sealed_layers
 
-_FEW = 5
+pytestmark = pytest.mark.usefixtures("tidied")
+
+_FEW: Final = 5
 """Partitions: each costs a flush after each example, and each loop in debug mode a task."""
+
+_CAPABILITIES: Final = Capabilities(spreads=False)
+
+_on_valkey = pytest.mark.parametrize("cluster", [ServerKind.VALKEY], ids=["valkey"], indirect=True)
+_on_redis = pytest.mark.parametrize("cluster", [ServerKind.REDIS], ids=["redis"], indirect=True)
 
 
 @pytest.fixture
-def note(server_pool: ServerPool) -> Generator[Callable[[Rules], None]]:
-    """Have the keys of a prefix removed after the test."""
-    prefixes: set[str] = set()
-    yield lambda rules: prefixes.add(rules.prefix)
-    for prefix in prefixes:
-        server_pool.remove(prefix)
+def stores(cluster: Cluster, prefix: str) -> MakeStore:
+    """Stores on a Cluster."""
+    return within(prefix, cluster_stores(cluster, _FEW))
 
 
-class TestClusterStore(StoreSuite):
-    """The store on a Cluster."""
+# -- machines ----------------------------------------------------------------------------------------------------
 
-    capabilities = Capabilities(spreads=False)
-    reconnects = True
-    counts_remains = True
 
-    @pytest.fixture
-    def make_store(self, cluster: Cluster, note: Callable[[Rules], None]) -> MakeStore:
-        """Stores on a Cluster."""
-        self.cluster = cluster
-        make = cluster_stores(cluster, _FEW)
+@_on_valkey
+def test_blinded_stores_on_a_cluster_are_right(stores: MakeStore) -> None:
+    """The store answers as the contract says when names are hidden from it."""
+    run_async_conformance_test(blind_stores(stores), settings=few(5))
 
-        def make_store(rules: Rules, clock: Clock) -> Backend:
-            note(rules)
-            return make(rules, clock)
 
-        return make_store
+@_on_redis
+def test_stores_on_a_cluster_are_right_from_threads(stores: MakeStore) -> None:
+    """So does the blocking store."""
+    run_async_conformance_test(blocking_stores(stores), settings=few(5))
+
+
+@_on_valkey
+def test_sealed_layers_on_a_cluster_keep_every_promise(stores: MakeStore) -> None:
+    """Layers that seal messages and blind names do what the specification says."""
+    run_layer_conformance_test(sealed_layers(stores), capabilities=_CAPABILITIES, settings=few(5))
+
+
+@_on_redis
+def test_the_facade_keeps_every_promise_on_a_cluster(stores: MakeStore) -> None:
+    """So do layers whose calls are made by their blocking facades."""
+    run_layer_conformance_test(blocking_layers(stores), capabilities=_CAPABILITIES, settings=few(5))
+
+
+# -- suites ------------------------------------------------------------------------------------------------------
+
+
+class _OnACluster:
+    """What a suite for stores has to be told of a Cluster."""
+
+    cluster: Cluster
+    prefix: str
+
+    @pytest.fixture(autouse=True)
+    def _use(self, cluster: Cluster, prefix: str) -> None:
+        self.cluster, self.prefix = cluster, prefix
 
     def disconnect(self, backend: Backend) -> None:
         """Let the nodes close every connection."""
         assert len(backend.identities) == _FEW
         for node in self.cluster.nodes:
-            self.cluster.command(node, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def remains(self, prefix: str) -> int:
         """Count keys."""
-        return len(self.cluster.keys(prefix))
+        return len(self.cluster.keys(self.prefix + prefix))
 
 
-class TestBlindClusterStore(StoreSuite):
-    """The store on a Cluster, when names are hidden from it."""
+class TestClusterStore(_OnACluster, StoreSuite):
+    """The store on a Cluster."""
 
-    capabilities = Capabilities(spreads=False)
+    capabilities = _CAPABILITIES
+    reconnects = True
+    counts_remains = True
 
     @pytest.fixture
-    def make_store(self, cluster: Cluster, note: Callable[[Rules], None]) -> MakeStore:
+    def make_store(self, stores: MakeStore) -> MakeStore:
         """Stores on a Cluster."""
-        make = blind_stores(cluster_stores(cluster, _FEW))
-
-        def make_store(rules: Rules, clock: Clock) -> Backend:
-            note(rules)
-            return make(rules, clock)
-
-        return make_store
+        return stores
 
 
-@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
-class TestClusterLayer(LayerSuite):
-    """The layer on a Cluster."""
+@_on_valkey
+class TestBlockingClusterStore(_OnACluster, StoreSuite):
+    """The blocking store on a Cluster, when names are hidden from it."""
 
-    capabilities = Capabilities(spreads=False)
+    capabilities = _CAPABILITIES
+    reconnects = True
 
     @pytest.fixture
-    def make_layer(
-        self, cluster: Cluster, note: Callable[[Rules], None], monkeypatch: pytest.MonkeyPatch, *, sealed: bool
-    ) -> MakeLayer:
-        """Layers on a Cluster; event loops get connections of their own at once, or go through the I/O thread."""
+    def make_store(self, stores: MakeStore) -> MakeStore:
+        """Blocking stores on a Cluster."""
+        return blocking_stores(blind_stores(stores))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "sealed"),
+    [
+        pytest.param(ServerKind.VALKEY, True, id="valkey-sealed"),
+        pytest.param(ServerKind.REDIS, False, id="redis-plain"),
+    ],
+    indirect=["cluster"],
+)
+class TestClusterLayer(LayerSuite):
+    """The layer on a Cluster; event loops get connections of their own at once, or go through the I/O thread."""
+
+    capabilities = _CAPABILITIES
+
+    @pytest.fixture
+    def make_layer(self, stores: MakeStore, monkeypatch: pytest.MonkeyPatch, *, sealed: bool) -> MakeLayer:
+        """Layers on a Cluster."""
         monkeypatch.setattr("channel_layer.runtime.event_loops.SETTLE_SECONDS", 3600.0 if sealed else 0.0)
-        stores = cluster_stores(cluster, _FEW)
-        make = sealed_layers(stores) if sealed else layers_over(stores)
-
-        def make_layer(rules: Rules, clock: Clock) -> ChannelLayer:
-            note(rules)
-            return make(rules, clock)
-
-        return make_layer
+        return sealed_layers(stores) if sealed else layers_over(stores)
 
 
 async def test_many_partitions_serve_all_kinds_of_channels(cluster: Cluster, prefix: str) -> None:

@@ -1,4 +1,8 @@
-"""Services that sentinels name: layers find their primary, and follow it in a failover."""
+"""Services that sentinels name: layers find their primary, and follow it in a failover.
+
+The promises that hold on any server are tried by `tests/conformance/test_sentinel.py`. Each failover here has a service
+of its own; what changes no primary shares one.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +10,23 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 
 import pytest
 from asgiref.sync import async_to_sync
 
 from channel_layer import ChannelLayer, StoreError
-from channel_layer.config import parse
-from channel_layer.domain.rules import Rules
-from channel_layer.ports import Backend, Clock
-from channel_layer.testing import MakeLayer, MakeStore, layers_over
-from channel_layer.testing.suites import LayerSuite, StoreSuite
 from channel_layer_redis import RedisChannelLayer, RedisLocalChannelLayer
-from channel_layer_redis._store import RedisBackend
-from channel_layer_redis.config import RedisConfig
 from channel_layer_redis.options import ServerDict
 from tests.integration.test_failover import follow, succeeds
 from tests.integration.test_server_restart import until
 from tests.support.fake_server import fake_redis
 from tests.support.sentinels import SERVICE, Sentinel, Service
 from tests.support.servers import Server, ServerKind, StartServer
-from tests.support.stores import sealed_layers
 
 TIMEOUT = 5.0
 PATIENCE = 30.0
-
-
-@pytest.fixture(scope="module", params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
-def shared(request: pytest.FixtureRequest) -> Generator[Service]:
-    """A service that no test fails over, of each kind of server in turn."""
-    with contextlib.ExitStack() as stack:
-        yield Service(stack, request.param, sentinels=1)
 
 
 @pytest.fixture
@@ -53,63 +42,6 @@ def layer_of(service: Service, prefix: str, *, expiry: float = 60) -> RedisChann
     return RedisChannelLayer(hosts=[f"{url}/0/{service.name}"], prefix=prefix, expiry=expiry)
 
 
-# -- the suites ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def make_stores(shared: Service) -> Generator[MakeStore]:
-    """A factory of stores on the shared service."""
-    prefixes: set[str] = set()
-
-    def make_store(rules: Rules, clock: Clock) -> Backend:
-        prefixes.add(rules.prefix)
-        return RedisBackend(parse(RedisConfig, {"hosts": [shared.entry]}).servers, rules, clock)
-
-    yield make_store
-    for prefix in prefixes:
-        shared.primary.host().remove(prefix)
-
-
-class TestSentinelStore(StoreSuite):
-    """The store on a service."""
-
-    reconnects = True
-    counts_remains = True
-
-    @pytest.fixture
-    def make_store(self, make_stores: MakeStore, shared: Service) -> MakeStore:
-        """Stores on the service."""
-        self.service = shared
-        return make_stores
-
-    def disconnect(self, backend: Backend) -> None:
-        """Let the primary close every connection but those of its replica, and the one that asks for it."""
-        assert backend.identities == (f"sentinel:{SERVICE}/0",)
-        self.service.primary.host().command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    def remains(self, prefix: str) -> int:
-        """Count keys."""
-        return len(self.service.primary.keys(prefix))
-
-
-class TestSentinelLayer(LayerSuite):
-    """The layer on a service."""
-
-    @pytest.fixture
-    def make_layer(self, make_stores: MakeStore) -> MakeLayer:
-        """Layers on the service."""
-        return layers_over(make_stores)
-
-
-class TestSealedSentinelLayer(LayerSuite):
-    """The layer on a service, sealed and with blinded names."""
-
-    @pytest.fixture
-    def make_layer(self, make_stores: MakeStore) -> MakeLayer:
-        """Layers on the service."""
-        return sealed_layers(make_stores)
-
-
 # -- failovers -----------------------------------------------------------------------------------------------
 
 
@@ -119,7 +51,11 @@ def clients_of(server: Server) -> list[str]:
 
 
 @pytest.mark.usefixtures("loops")
-@pytest.mark.parametrize("cause", ["planned", "killed", "stopped"])
+@pytest.mark.parametrize(
+    ("loops", "cause"),
+    [("settled", "planned"), ("settled", "killed"), ("settled", "stopped"), ("young", "killed")],
+    indirect=["loops"],
+)
 async def test_a_layer_follows_a_failover(service: Service, prefix: str, cause: str) -> None:
     """Members are reached, receivers woken and sends accepted by the new primary, whatever became of the old one."""
     async with layer_of(service, prefix, expiry=10) as owner, layer_of(service, prefix) as sender:
@@ -301,7 +237,7 @@ async def test_a_sentinel_that_names_a_replica_is_not_believed(start_server: Sta
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["async", "blocking"])
 async def test_what_is_wrong_with_sentinels_is_said(
-    service: Service, server: Server, prefix: str, *, blocks: bool
+    get_service: Callable[[ServerKind], Service], server: Server, prefix: str, *, blocks: bool
 ) -> None:
     """No sentinel, one that asks for a password, one that does not know the service: a sentence, and what to do."""
 
@@ -321,7 +257,7 @@ async def test_what_is_wrong_with_sentinels_is_said(
     assert not foreign.retryable
     assert "is no Sentinel: name sentinels, whose port is usually 26379" in str(foreign)
 
-    entry = service.entry
+    entry = get_service(ServerKind.VALKEY).entry
     entry["master_name"] = "yours"
     stranger = await error_of(RedisChannelLayer(hosts=[entry], prefix=prefix))
     assert not stranger.retryable
@@ -359,7 +295,9 @@ async def test_sentinels_have_logins_and_tls_of_their_own(prefix: str, *, tls: b
 
 
 @pytest.mark.usefixtures("settled")
-async def test_nothing_is_asked_once_nothing_is_connected(service: Service, prefix: str) -> None:
+async def test_nothing_is_asked_once_nothing_is_connected(
+    get_service: Callable[[ServerKind], Service], prefix: str
+) -> None:
     """The thread that listens ends with the last connection, and is there again with the next."""
 
     def threads() -> list[str]:
@@ -368,7 +306,7 @@ async def test_nothing_is_asked_once_nothing_is_connected(service: Service, pref
     async def none_is_left() -> bool:
         return not threads()
 
-    layer = layer_of(service, prefix)
+    layer = layer_of(get_service(ServerKind.VALKEY), prefix)
     for _ in range(2):
         await layer.send("jobs", {})
         assert len(threads()) == 1
