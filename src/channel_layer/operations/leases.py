@@ -40,7 +40,7 @@ class Renewal:
     """What became of a lease that was to be renewed.
 
     Attributes:
-        held: it is held for another while, and it is known how it was acquired.
+        held: it is held for another while.
         missed: it had ended before: other processes have been told that this owner is dead.
     """
 
@@ -59,8 +59,7 @@ def renew_lease(state: LayerState, inbox: Inbox) -> Operation[Renewal]:
         clock = state.observe(inbox.shard, sent, renewed.now)
     missed = not renewed.held and inbox.lease_until is not None and renewed.now - clock.stepped >= inbox.lease_until
     inbox.lease_until = renewed.now - clock.stepped + state.lease
-    # Without a generation a claim was made, and nothing is known of how it ended.
-    return Renewal(renewed.held and bool(inbox.generation), missed)
+    return Renewal(renewed.held, missed)
 
 
 def observe_clock(state: LayerState, inbox: Inbox) -> Operation[None]:

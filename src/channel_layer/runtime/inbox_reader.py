@@ -166,16 +166,17 @@ class InboxReader:
         """
         state, inbox = self._state, self.inbox
         async with self._leasing:
-            first, missed = inbox.lease_until is None, False
+            first, held, missed = inbox.lease_until is None, False, False
             if not first:
                 renewal = await self._tasks.run(renew_lease(state, inbox))
-                if renewal.held and not anew:
+                held, missed = renewal.held, renewal.missed
+                # Without a generation a claim was made, and nothing is known of how it ended.
+                if held and inbox.generation and not anew:
                     if inbox.unannounced:
                         await self._announce()
                     return
                 if state.closed:
                     return  # it has been given up for good
-                missed = renewal.missed
             self._pause()  # until the claim is known here, it might meet the marker of a flush that came after it
             try:
                 await self._tasks.run(acquire_lease(state, inbox, secrets.token_urlsafe(9), missed=missed))
@@ -186,7 +187,8 @@ class InboxReader:
             if first:
                 return
             self.start()
-            _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
+            if not held:  # else the server is another one, as after a slot move or a failover, and had it
+                _logger.warning("the lease of inbox %s was lost and has been taken again", inbox.queue)
             await self.acknowledge()
             await self._announce()
 
