@@ -167,12 +167,14 @@ class StoreError(ChannelLayerError):
         retryable: whether the same call may succeed later with the same configuration.
         outcome: ``"not_sent"``: the store has not seen the request, so that repeating it is safe;
             ``"unknown"``: it may have been carried out.
+        server: names the server that the error is about, where that is known: ``host:port/db``, or a socket's path.
     """
 
-    def __init__(self, message: str, *, retryable: bool, outcome: Outcome) -> None:
+    def __init__(self, message: str, *, retryable: bool, outcome: Outcome, server: str = "") -> None:
         super().__init__(message)
         self.retryable = retryable
         self.outcome: Outcome = outcome
+        self.server: str = server
 
 
 class DamagedRecord(StoreError):

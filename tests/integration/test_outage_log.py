@@ -1,5 +1,8 @@
 """A server that is away, or refuses, is told of in the log: once when that begins, and once when it is over."""
 
+# pyright: reportPrivateUsage=false
+# What a layer knows of its servers is private.
+
 from __future__ import annotations
 
 import asyncio
@@ -9,8 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from channel_layer import ChannelLayer, StoreError
+from channel_layer import commands as c
+from channel_layer.domain.names import ChannelName
+from channel_layer.runtime.reporting import log_failure, log_success
+from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_redis import RedisChannelLayer
+from channel_layer_redis._store import RedisBackend
 from tests.integration.test_server_restart import until
+from tests.support.fake_cluster import fake_cluster
 from tests.support.fake_server import redis_proxy
 
 if TYPE_CHECKING:
@@ -126,3 +136,44 @@ async def test_a_server_that_refuses_for_a_while(
         await asyncio.wait_for(waiting, SOON)
         await until(lambda: logged(caplog, 2), SOON)
         check(caplog, f"127.0.0.1:{port}/0", "MISCONF")
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["async", "blocking"])
+async def test_a_node_of_a_cluster_is_one_server(caplog: pytest.LogCaptureFixture, *, blocks: bool) -> None:
+    """All partitions that a node serves are away with it, and back with the node that takes them: a line each."""
+    caplog.set_level(logging.INFO, "channel_layer")
+    rules, clock = make_rules(timeout=TIMEOUT), VirtualClock()
+    async with fake_cluster([]) as cluster:
+        (port,) = (node.port for node in cluster.nodes)
+        nodes = cluster.slots
+        cluster.slots = lambda: [[0, 8191, ["127.0.0.1", 1, "a"]], [8192, 16383, ["127.0.0.1", port, "b"]]]
+        backend = RedisBackend((cluster.hosts(64),), rules, clock)
+        layer = ChannelLayer(rules, backend, clock=clock)
+        store, in_threads = backend.open(), backend.open_blocking()
+
+        async def push(shard: int) -> bool:
+            command = c.Push(shard, ChannelName.parse("jobs"), 9, b"x")
+            try:
+                await (asyncio.to_thread(in_threads.execute, command) if blocks else store.execute(command))
+            except StoreError as exc:
+                log_failure(layer._state, shard, "pops", exc)
+                return False
+            log_success(layer._state, shard, "pops")
+            return True
+
+        async def push_all() -> bool:
+            return all([await push(shard) for shard in range(64)])
+
+        try:
+            assert not await push_all()
+            assert len(lines(caplog)) == 1
+            cluster.slots = nodes
+            await until(push_all, SOON)
+        finally:
+            await store.aclose()
+            await asyncio.to_thread(in_threads.close)
+            await layer.aclose()
+    (level, begun), (level_then, over) = lines(caplog)
+    assert (level, level_then) == ("WARNING", "INFO")
+    assert begun.startswith("cannot use 127.0.0.1:1/0: cannot connect to redis://127.0.0.1:1/0")
+    assert re.fullmatch(r"what 127.0.0.1:1/0 served can be used again, after \d+\.\d s", over)

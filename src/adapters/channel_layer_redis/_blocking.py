@@ -188,7 +188,7 @@ class RedisBlockingStore:
                 break
             if time.monotonic() >= latest:
                 what = f"{refusal}, for too long: is the slot being moved, or a node away?"
-                error = StoreError(what, retryable=True, outcome="not_sent")
+                error = StoreError(what, retryable=True, outcome="not_sent", server=refusal.server)
                 return [error if isinstance(outcome, Redirection) else outcome for outcome in outcomes]
             try:
                 asked = self._pools.follow(refusal, pool)

@@ -211,13 +211,14 @@ class BlockingConnection:
                 if reply is INCOMPLETE:
                     self._receive(deadline, interrupts)
                 elif isinstance(reply, hiredis.ReplyError):
-                    outcomes.append(refusal(self._label, str(reply)))
+                    error = refusal(self._label, str(reply))
+                    outcomes.append(self._named(error) if isinstance(error, StoreError) else error)
                     self._replica = self._replica or is_replica(str(reply))
                 else:
                     outcomes.append(reply)
         except hiredis.ProtocolError as exc:
             self.close()
-            raise protocol_error(self._label) from exc
+            raise self._named(protocol_error(self._label)) from exc
         except BaseException:
             self.close()
             raise
@@ -268,7 +269,8 @@ class BlockingConnection:
             self._socket.settimeout(max(_LEAST_SECONDS, deadline - time.monotonic()))
             data = self._socket.recv(_READ_SIZE)
         except TimeoutError as exc:
-            raise StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown") from exc
+            what = f"{self._label} did not answer in time"
+            raise self._named(StoreError(what, retryable=True, outcome="unknown")) from exc
         except OSError as exc:
             raise self._lost(exc) from exc
         except BaseException as exc:
@@ -284,9 +286,14 @@ class BlockingConnection:
         self._reader.feed(data)
 
     def _lost(self, exc: Exception | None) -> StoreError:
+        what = f"the connection to {self._label} was lost"
         if isinstance(exc, TimeoutError):
-            return StoreError(f"{self._label} did not take a command in time", retryable=True, outcome="unknown")
-        return StoreError(f"the connection to {self._label} was lost", retryable=True, outcome="unknown")
+            what = f"{self._label} did not take a command in time"
+        return self._named(StoreError(what, retryable=True, outcome="unknown"))
+
+    def _named(self, error: StoreError) -> StoreError:
+        error.server = self.address.identity
+        return error
 
 
 def _connect(address: ServerAddress, timeout: float) -> socket.socket:
@@ -409,8 +416,10 @@ class Pool:
         address = locator.address_blocking()
         try:
             connection = BlockingConnection(address, self._timeout, locator.demoted, deadline, locator.role)
-        except NotPrimary:
-            locator.demoted(address)
+        except StoreError as exc:
+            exc.server = address.identity
+            if isinstance(exc, NotPrimary):
+                locator.demoted(address)
             raise
         with self._lock:
             self._all.add(connection)

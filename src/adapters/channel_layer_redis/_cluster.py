@@ -127,7 +127,7 @@ class ClusterMap:
         endpoint = self.endpoints[partition]
         if endpoint is None:
             what = f"no node of {self.label} serves slot {self._slots[partition]}: see CLUSTER SLOTS, and assign it"
-            raise StoreError(what, retryable=True, outcome="not_sent")
+            raise StoreError(what, retryable=True, outcome="not_sent", server=self.label)
         return endpoint
 
     def partition(self, refusal: Redirection, command: bytes) -> int | None:
@@ -179,10 +179,10 @@ class ClusterMap:
             ranges = read_slots(reply, asked.host)
         except UNREADABLE as exc:
             what = f"{asked.label} gives no answer to CLUSTER SLOTS that can be read: {exc}"
-            raise StoreError(what, retryable=True, outcome="not_sent") from exc
+            raise StoreError(what, retryable=True, outcome="not_sent", server=asked.identity) from exc
         if not ranges:  # it was reset, or has not joined yet
             what = f"{asked.label} knows no slots: make the Cluster by redis-cli --cluster create, or see CLUSTER INFO"
-            raise StoreError(what, retryable=True, outcome="not_sent")
+            raise StoreError(what, retryable=True, outcome="not_sent", server=asked.identity)
         ranges = [replace(each, endpoint=self._reachable(each.endpoint)) for each in ranges]
         endpoints = tuple(served_by(ranges, self._slots))
         with self._lock:

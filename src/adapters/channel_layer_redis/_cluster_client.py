@@ -148,7 +148,7 @@ class PartitionClient(CallSender):
         """
         endpoint = self._cluster.follow(refusal, self._borrowed[connection])
         if endpoint is None:
-            raise StoreError(str(refusal), retryable=True, outcome="not_sent")
+            raise StoreError(str(refusal), retryable=True, outcome="not_sent", server=refusal.server)
         if not refusal.asking:
             self.check()
             return None
@@ -335,7 +335,7 @@ class PartitionClient(CallSender):
                 connection.send_again(each.sent, asking=asking, limit=each.sent.deadline - now)
             else:
                 what = f"{each.refusal}, for too long: is the slot being moved, or a node away?"
-                each.sent.fail(StoreError(what, retryable=True, outcome="not_sent"))
+                each.sent.fail(StoreError(what, retryable=True, outcome="not_sent", server=each.refusal.server))
         return client
 
     async def _find(self) -> ServerClient:
@@ -500,7 +500,8 @@ class ClusterClient:
             async with asyncio.timeout(seconds):
                 reply = await connection.call("CLUSTER", "SLOTS")
         except TimeoutError as exc:
-            raise StoreError(f"{address.label} did not answer in time", retryable=True, outcome="not_sent") from exc
+            what, server = f"{address.label} did not answer in time", address.identity
+            raise StoreError(what, retryable=True, outcome="not_sent", server=server) from exc
         except Refusal as exc:
             raise explained(exc, ("CLUSTER",), ()) from None
         finally:

@@ -42,8 +42,11 @@ async def connect(address: ServerAddress, connection: Connection, deadline: floa
             await _greet(address, connection, login, role)
     except BaseException as exc:
         connection.abort()
-        error = connect_error(address.label, limit, exc)
+        error = exc if isinstance(exc, StoreError) else connect_error(address.label, limit, exc)
         if error is None:
+            raise
+        error.server = address.identity
+        if error is exc:
             raise
         raise error from exc
     if address.credential_provider is not None and address.credential_refresh_interval and login is not None:

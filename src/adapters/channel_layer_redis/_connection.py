@@ -316,7 +316,10 @@ class Connection(asyncio.Protocol):
                 await asyncio.wait_for(asyncio.shield(self._room), self.timeout)
             except TimeoutError as exc:
                 raise StoreError(
-                    f"{self._label} takes no more data for {self.timeout:g} s", retryable=True, outcome="not_sent"
+                    f"{self._label} takes no more data for {self.timeout:g} s",
+                    retryable=True,
+                    outcome="not_sent",
+                    server=self.address.identity,
                 ) from exc
 
     def log_in(self, login: Login) -> asyncio.Future[object]:
@@ -402,7 +405,8 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < deadline:
             self._timer = self._loop.call_at(deadline, self._check)
             return
-        self._fail(StoreError(f"{self._label} did not answer in time", retryable=True, outcome="unknown"))
+        what, server = f"{self._label} did not answer in time", self.address.identity
+        self._fail(StoreError(what, retryable=True, outcome="unknown", server=server))
         self.abort()
 
     # -- receiving
@@ -483,7 +487,7 @@ class Connection(asyncio.Protocol):
     def _gone(self, outcome: Outcome, cause: Exception | None = None) -> StoreError:
         lost = f"the connection to {self._label} was lost"
         what = f"{self._label} does not speak Redis's protocol" if self._foreign else lost
-        error = StoreError(what, retryable=not self._foreign, outcome=outcome)
+        error = StoreError(what, retryable=not self._foreign, outcome=outcome, server=self.address.identity)
         error.__cause__ = cause
         return error
 
@@ -495,6 +499,8 @@ class Connection(asyncio.Protocol):
         command: bytes | _MergedCommand | None,
     ) -> None:
         error = refusal(self._label, text)
+        if isinstance(error, StoreError):
+            error.server = self.address.identity
         if (
             isinstance(error, Redirection)
             and self._redirected is not None

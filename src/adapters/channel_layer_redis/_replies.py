@@ -226,7 +226,7 @@ def explained(refusal: Refusal, commands: tuple[str, ...], keys: tuple[str, ...]
         return damaged(what, keys)
     else:
         return refusal
-    return StoreError(what, retryable=refusal.retryable, outcome=refusal.outcome)
+    return StoreError(what, retryable=refusal.retryable, outcome=refusal.outcome, server=refusal.server)
 
 
 def damaged(what: str, keys: tuple[str, ...]) -> DamagedRecord:

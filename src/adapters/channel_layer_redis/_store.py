@@ -216,7 +216,7 @@ class RedisStore:
         except BaseException as exc:
             connection.abort()
             if isinstance(exc, Redirection):  # it is not there any more
-                raise StoreError(str(exc), retryable=True, outcome="not_sent") from None
+                raise StoreError(str(exc), retryable=True, outcome="not_sent", server=exc.server) from None
             if not isinstance(exc, (Refusal, *UNREADABLE)):
                 raise
             raise call_command("XREAD", stream).failure(exc) from None

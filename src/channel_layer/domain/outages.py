@@ -1,61 +1,78 @@
-"""Which shards cannot be reached, and since when: told once when it begins and once when it is over."""
+"""Which servers cannot be used, and since when: told once when it begins and once when it is over."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-__all__ = ("Outages",)
+__all__ = ("Outages", "Part")
 
-_SILENT_SECONDS = 5.0
-"""A part of the layer that has not failed for so long has ended: each tries again within a second or two."""
+Part: TypeAlias = tuple[int, str]
+"""A part of the layer that uses a shard: the shard, and what names the part."""
+
+_AGAIN_SECONDS = 5.0
+"""Each part tries again within a second or two; one that has not failed for longer than a try takes has ended."""
 
 
 @dataclass(slots=True)
 class _Outage:
-    """One shard that some parts of the layer cannot use.
+    """One server that some parts of the layer cannot use.
 
     Attributes:
         since: local time at which the first of them failed.
         failed_at: of each part, when it failed last.
+        shards: those of the parts that have failed.
     """
 
     since: float
-    failed_at: dict[str, float] = field(default_factory=dict[str, float])
+    failed_at: dict[Part, float] = field(default_factory=dict[Part, float])
+    shards: set[int] = field(default_factory=set[int])
 
 
 class Outages:
-    """The shards that a layer object cannot use in this process. Not thread-safe: the caller holds the layer's lock.
+    """The servers that a layer object cannot use in this process. Not thread-safe: the caller holds the layer's lock.
 
-    A shard is back when the parts that failed have succeeded: a server may serve reads and refuse writes.
+    All shards that a server has share its outage. It is over when the parts that failed have succeeded, at this server
+    or at another one that has taken its shards: a server may serve reads and refuse writes.
+
+    Args:
+        timeout: seconds that a try takes at most.
 
     Attributes:
-        away: by shard. Empty while all is well, which any thread may look at.
+        away: by the server's name. Empty while all is well, which any thread may look at.
     """
 
-    __slots__ = ("away",)
+    __slots__ = ("_silent_seconds", "away")
 
-    def __init__(self) -> None:
-        self.away: dict[int, _Outage] = {}
+    def __init__(self, timeout: float) -> None:
+        self.away: dict[str, _Outage] = {}
+        self._silent_seconds = timeout + _AGAIN_SECONDS
 
-    def fail(self, shard: int, part: str, now: float) -> bool:
-        """Note that a part of the layer could not use a shard; return whether this begins an outage.
+    def fail(self, server: str, part: Part, now: float) -> bool:
+        """Note that a part of the layer could not use a server; return whether this begins an outage.
+
+        A part that goes on failing, for whatever reason, does so because of the same outage.
 
         Args:
-            shard: the shard.
-            part: names what failed.
+            server: its name.
+            part: what failed.
             now: local time, in seconds.
         """
-        begins = shard not in self.away
-        self.away.setdefault(shard, _Outage(now)).failed_at[part] = now
+        failed = (name for name, outage in self.away.items() if part in outage.failed_at)
+        server = next(failed, server)
+        begins = server not in self.away
+        outage = self.away.setdefault(server, _Outage(now))
+        outage.failed_at[part] = now
+        outage.shards.add(part[0])
         return begins
 
-    def succeed(self, shard: int, part: str, now: float) -> float | None:
-        """Note that a part could use a shard; return how many seconds the outage took if this ends it."""
-        outage = self.away.get(shard)
-        if outage is None:
-            return None
-        outage.failed_at.pop(part, None)
-        if any(now - at < _SILENT_SECONDS for at in outage.failed_at.values()):
-            return None
-        del self.away[shard]
-        return now - outage.since
+    def succeed(self, part: Part, now: float) -> list[tuple[str, float]]:
+        """Note that a part could use its shard; return the servers whose outages this ends, and their seconds."""
+        ended: list[tuple[str, float]] = []
+        for server, outage in list(self.away.items()):
+            if part[0] in outage.shards:
+                outage.failed_at.pop(part, None)
+                if not any(now - at < self._silent_seconds for at in outage.failed_at.values()):
+                    del self.away[server]
+                    ended.append((server, now - outage.since))
+        return ended

@@ -214,7 +214,7 @@ def _require_all(outcomes: Iterable[object], *, reached: bool) -> None:
     known = not reached and all(isinstance(each, StoreError) and each.outcome == "not_sent" for each in errors)
     if known or first.outcome == "unknown":
         raise first
-    raise StoreError(str(first), retryable=first.retryable, outcome="unknown") from first
+    raise StoreError(str(first), retryable=first.retryable, outcome="unknown", server=first.server) from first
 
 
 _JOIN_TRIES = 5

@@ -55,7 +55,7 @@ class LayerState:
         watchers: threads that wait for a queue's messages without a mailbox of their own: for any channel of an inbox.
         waits: tasks that wait in a mailbox, or were woken and have not run yet, and for what.
         clocks: what is known of each shard's clock.
-        outages: the shards that cannot be reached.
+        outages: the servers that cannot be used.
         damages: what the log has said of damaged records.
         run_ids: of each shard, the run of its server in which the memberships were last known to be there.
         unflushed: what to ask for the owners that did not acknowledge the last flush of this layer object in time.
@@ -74,7 +74,7 @@ class LayerState:
         self.watchers: dict[str, list[Waiter]] = {}
         self.waits: dict[Waiter, tuple[Inbox | QueueBuffer, Mailbox]] = {}
         self.clocks: list[StoreClock] = [StoreClock() for _ in routes.all_shards]
-        self.outages: Outages = Outages()
+        self.outages: Outages = Outages(rules.timeout)
         self.damages: set[str] = set()
         self.run_ids: dict[int, str] = {}
         self.unflushed: tuple[Unflushed, ...] = ()

@@ -41,20 +41,21 @@ def log_losses(state: LayerState) -> None:
 
 
 def log_failure(state: LayerState, shard: int, part: str, error: StoreError) -> None:
-    """Say in the log that a shard cannot be used, once for each outage.
+    """Say in the log that a server cannot be used, once for each outage.
 
     Args:
         state: the state of the layer.
-        shard: the shard.
+        shard: the shard that was used.
         part: what failed, for `Outages`.
         error: why. One that a person has to remove is logged as an error.
     """
+    server = error.server or state.routes.name(shard)
     with state.lock:
-        begins = state.outages.fail(shard, part, state.clock.now())
+        begins = state.outages.fail(server, (shard, part), state.clock.now())
     if begins and not state.closed:
         level = logging.WARNING if error.retryable else logging.ERROR
         what = "what waits goes on waiting" if error.retryable else "this has to be repaired"
-        _logger.log(level, "cannot use %s: %s; %s, and it is tried again", state.routes.name(shard), error, what)
+        _logger.log(level, "cannot use %s: %s; %s, and it is tried again", server, error, what)
 
 
 def log_damage(state: LayerState, error: DamagedRecord) -> None:
@@ -69,13 +70,15 @@ def log_damage(state: LayerState, error: DamagedRecord) -> None:
 
 
 def log_success(state: LayerState, shard: int, part: str) -> None:
-    """Say in the log that a shard can be used again, and for how long it could not be."""
+    """Say in the log that what a server has can be used again, and for how long it could not be."""
     if not state.outages.away:
         return
     with state.lock:
-        seconds = state.outages.succeed(shard, part, state.clock.now())
-    if seconds is not None:
-        _logger.info("%s can be used again, after %.1f s", state.routes.name(shard), seconds)
+        ended = state.outages.succeed((shard, part), state.clock.now())
+    for server, seconds in ended:
+        # Another server may have taken what this one had.
+        what = server if server == state.routes.name(shard) else f"what {server} served"
+        _logger.info("%s can be used again, after %.1f s", what, seconds)
 
 
 def warn(text: str) -> None:
