@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -17,7 +19,7 @@ from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_redis._slots import slot_of, tags
 from channel_layer_redis._store import RedisBackend
 from tests.support.clusters import Cluster, StartCluster
-from tests.support.servers import ServerKind
+from tests.support.servers import Server, ServerKind
 
 pytestmark = pytest.mark.usefixtures("settled")
 
@@ -180,9 +182,26 @@ async def flowing(cluster: Cluster) -> AsyncGenerator[Traffic]:
 SLOTS = [slot_of(tag) for tag in tags(PARTITIONS)]
 
 
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """Return what the layers have logged at a level."""
+    return [each.getMessage() for each in caplog.records if (each.name, each.levelno) == ("channel_layer", level)]
+
+
+def served(node: Server, lines: list[str]) -> int:
+    """Return how many lines say that a node now serves slots."""
+    return sum(f"127.0.0.1:{node.port} now serves " in line for line in lines)
+
+
+def _is_told(caplog: pytest.LogCaptureFixture, node: Server) -> bool:
+    return served(node, lines(caplog, logging.INFO)) > 0
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-async def test_slots_move_key_by_key_under_load(start_cluster: StartCluster, kind: ServerKind) -> None:
+async def test_slots_move_key_by_key_under_load(
+    start_cluster: StartCluster, kind: ServerKind, caplog: pytest.LogCaptureFixture
+) -> None:
     """While each slot is moved to a new node, and back, all arrives once and in order, and nothing is refused."""
+    caplog.set_level(logging.INFO, "channel_layer")
     cluster = await asyncio.to_thread(start_cluster, kind)
     async with flowing(cluster) as traffic:
         node = await asyncio.to_thread(cluster.add_node)
@@ -190,22 +209,27 @@ async def test_slots_move_key_by_key_under_load(start_cluster: StartCluster, kin
         for target in (node, first):
             for slot in SLOTS[:8]:
                 await asyncio.to_thread(cluster.move_slots, [slot], target)
+            await await_in_loop(partial(_is_told, caplog, target))
             await traffic.flows(10)
         account = await traffic.stop()
     account.check()
+    assert lines(caplog, logging.WARNING) == []
 
 
-async def test_slots_move_at_once_under_load(start_cluster: StartCluster) -> None:
+async def test_slots_move_at_once_under_load(start_cluster: StartCluster, caplog: pytest.LogCaptureFixture) -> None:
     """While most slots of a node are migrated to a new one, and back, all arrives once and in order."""
+    caplog.set_level(logging.INFO, "channel_layer")
     cluster = await asyncio.to_thread(start_cluster, ServerKind.VALKEY)
     async with flowing(cluster) as traffic:
         node = await asyncio.to_thread(cluster.add_node)
         slots = cluster.slots_of(cluster.nodes[0])[:-100]  # without any it would become a replica
         for target in (node, cluster.nodes[0]):
             await asyncio.to_thread(cluster.migrate_slots, slots[0], slots[-1], target)
+            await await_in_loop(partial(_is_told, caplog, target))
             await traffic.flows(10)
         account = await traffic.stop()
     account.check()
+    assert lines(caplog, logging.WARNING) == []
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
@@ -221,14 +245,26 @@ async def test_a_replica_takes_over_under_load(start_cluster: StartCluster, kind
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-async def test_a_primary_dies_under_load(start_cluster: StartCluster, kind: ServerKind) -> None:
-    """After a primary was killed its replica serves, and whatever was sent then arrives once and in order."""
+async def test_a_primary_dies_under_load(
+    start_cluster: StartCluster, kind: ServerKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a primary was killed its replica serves, and whatever was sent then arrives once and in order.
+
+    The log has a line for the primary that is lost, one for the replica, and one with the seconds.
+    """
+    caplog.set_level(logging.INFO, "channel_layer")
     cluster = await asyncio.to_thread(start_cluster, kind, replicas=1, node_timeout=1500)
     async with flowing(cluster) as traffic:
         cluster.nodes[0].kill()
         await await_in_loop(lambda: all(map(cluster.is_primary, cluster.nodes[1:4])))
         await traffic.flows(10)
+        lost = f"127.0.0.1:{cluster.nodes[0].port}/0"
+        over = f"what {lost} served can be used again, after "
+        await await_in_loop(lambda: any(line.startswith(over) for line in lines(caplog, logging.INFO)))
         account = await traffic.stop()
+    begun = [line for line in lines(caplog, logging.WARNING) if line.startswith(f"cannot use {lost}: ")]
+    assert len(begun) == 1
+    assert served(cluster.nodes[3], lines(caplog, logging.INFO)) == 2  # there are two layers
     for receiver, came in account.came.items():
         assert len(set(came)) == len(came), receiver
         assert came == sorted(came), receiver

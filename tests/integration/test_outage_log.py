@@ -18,7 +18,11 @@ from channel_layer.domain.names import ChannelName
 from channel_layer.runtime.reporting import log_failure, log_success
 from channel_layer.testing import VirtualClock, make_rules
 from channel_layer_redis import RedisChannelLayer
+from channel_layer_redis._cluster import ClusterMap
+from channel_layer_redis._replies import Redirection, refusal
+from channel_layer_redis._slots import slot_of
 from channel_layer_redis._store import RedisBackend
+from channel_layer_redis.addresses import ClusterNodes, TCPAddress
 from tests.integration.test_server_restart import until
 from tests.support.fake_cluster import fake_cluster
 from tests.support.fake_server import redis_proxy
@@ -177,3 +181,40 @@ async def test_a_node_of_a_cluster_is_one_server(caplog: pytest.LogCaptureFixtur
     assert (level, level_then) == ("WARNING", "INFO")
     assert begun.startswith("cannot use 127.0.0.1:1/0: cannot connect to redis://127.0.0.1:1/0")
     assert re.fullmatch(r"what 127.0.0.1:1/0 served can be used again, after \d+\.\d s", over)
+
+
+def test_moved_slots_are_a_line_for_each_refresh(caplog: pytest.LogCaptureFixture) -> None:
+    """It says how many slots have moved from where to where; nothing is said where nothing has."""
+    caplog.set_level(logging.INFO, "channel_layer")
+    asked = TCPAddress("10.0.0.1", 7000)
+    cluster = ClusterMap(ClusterNodes((asked,), 2))
+
+    def hear(*ranges: tuple[int, int, int]) -> list[str]:
+        """Return what is logged when a node says that ports serve ranges of slots."""
+        caplog.clear()
+        cluster.heard([[first, last, [b"10.0.0.1", port, b"id"]] for first, last, port in ranges], asked)
+        assert {record.levelname for record in caplog.records} <= {"INFO"}
+        return caplog.messages
+
+    assert hear((0, 8191, 7000), (8192, 16383, 7001)) == []
+    assert hear((8192, 16383, 7001), (0, 8191, 7000)) == []
+    assert hear((0, 99, 7001), (100, 8191, 7000), (8192, 16383, 7001)) == [
+        "10.0.0.1:7001 now serves 100 slots that were at 10.0.0.1:7000"
+    ]
+    moved = refusal("", f"MOVED {slot_of(cluster.tags[0])} 10.0.0.1:7004")
+    assert isinstance(moved, Redirection)
+    assert cluster.redirection(moved, ("10.0.0.1", 7001)) == ("10.0.0.1", 7004)
+    (line,) = hear((0, 98, 7004), (99, 99, 7000), (100, 8191, 7000), (8192, 16383, 7004))
+    assert line.split("; ") == [
+        "10.0.0.1:7004 now serves 8291 slots that were at 10.0.0.1:7001",
+        "10.0.0.1:7000 now serves 1 slot that was at 10.0.0.1:7001",
+    ]
+    assert hear((99, 8191, 7000), (8192, 16383, 7004)) == ["no known node serves 99 slots that were at 10.0.0.1:7004"]
+    (line,) = hear((0, 98, 7004), (99, 8191, 7005), (8192, 16383, 7004))
+    assert line.split("; ") == [
+        "10.0.0.1:7005 now serves all 8093 slots that were at 10.0.0.1:7000",
+        "10.0.0.1:7004 now serves 99 slots that were at no known node",
+    ]
+    (line,) = hear(*((port * 100, port * 100 + 99, 8000 + port) for port in range(164)))
+    assert line.endswith("at 10.0.0.1:7005; 162 more such moves: see CLUSTER SLOTS")
+    assert len(line) < 400

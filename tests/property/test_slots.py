@@ -11,7 +11,16 @@ from redis.crc import key_slot
 
 from channel_layer.testing.strategies import channel_names
 from channel_layer_redis._keys import KINDS, Keys, prefix_of
-from channel_layer_redis._slots import SLOTS, read_endpoint, read_slots, served_by, slot_of, tags
+from channel_layer_redis._slots import (
+    SLOTS,
+    SlotRange,
+    moves,
+    read_endpoint,
+    read_slots,
+    served_by,
+    slot_of,
+    tags,
+)
 
 _PARTITIONS = st.integers(2, 1024)
 
@@ -103,3 +112,24 @@ def test_what_is_no_reply_is_refused(reply: object) -> None:
     """A proxy may answer with anything."""
     with pytest.raises(ValueError, match=r"unexpected|unpack|values"):
         read_slots(reply, "asked")
+
+
+@st.composite
+def _ranges(draw: st.DrawFn) -> list[SlotRange]:
+    """Draw ranges that do not overlap, with gaps or without."""
+    edges = sorted(draw(st.sets(st.integers(0, SLOTS), min_size=2, max_size=6)))
+    endpoints = st.sampled_from([None, ("a", 1), ("b", 2)])
+    return [SlotRange(first, end - 1, draw(endpoints)) for first, end in itertools.pairwise(edges)]
+
+
+@given(_ranges(), _ranges())
+def test_moves_are_of_the_slots_whose_node_is_another(before: list[SlotRange], after: list[SlotRange]) -> None:
+    """All of them are counted once, and whether any has stayed."""
+    slots = range(SLOTS)
+    pairs = list(zip(served_by(before, slots), served_by(after, slots), strict=True))
+    found = moves(before, after)
+    assert sum(move.count for move in found) == sum(old != new for old, new in pairs)
+    assert moves(before, before) == []
+    for move in found:
+        assert move.count == pairs.count((move.source, move.target))
+        assert move.every == (move.count == [old for old, _ in pairs].count(move.source))

@@ -6,6 +6,7 @@ and primaries fail. What one loop or thread hears of that holds for all.
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import threading
@@ -17,15 +18,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 from channel_layer.errors import StoreError
 from channel_layer_redis._locators import FixedLocator
 from channel_layer_redis._replies import UNREADABLE
-from channel_layer_redis._slots import read_endpoint, read_slots, served_by, slot_of, tags
+from channel_layer_redis._slots import moves, read_endpoint, read_slots, served_by, slot_of, tags
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from channel_layer_redis._greeting import Role
     from channel_layer_redis._replies import Redirection
-    from channel_layer_redis._slots import Endpoint
+    from channel_layer_redis._slots import Endpoint, SlotMove, SlotRange
     from channel_layer_redis.addresses import ClusterNodes, ServerAddress, TCPAddress
 
 __all__ = ("REFRESH_SECONDS", "ClusterMap", "Listener", "NodeLocator", "more_lasting")
+
+_logger = logging.getLogger("channel_layer")
 
 REFRESH_SECONDS: Final = 30.0
 """How often the nodes are asked where the slots are, if nothing else gives a reason to."""
@@ -36,6 +41,8 @@ _ASK_SECONDS: Final = 1.0
 _ENOUGH_SECONDS: Final = 0.1
 """What was heard so lately is not asked again."""
 
+_MOST_TOLD: Final = 4
+"""Moves of slots between two nodes that one line of the log names."""
 
 _TAG: Final = re.compile(rb"\{(\d+)\}[a-z]:")
 """The tag in a key of ours; a script, which may be before the keys of a command, has nothing like it."""
@@ -99,6 +106,8 @@ class ClusterMap:
         self._slots = tuple(map(slot_of, self.tags))
         self._partitions = {slot: place for place, slot in enumerate(self._slots)}
         self._by_tag = {tag: place for place, tag in enumerate(self.tags)}
+        self._ranges: list[SlotRange] = []
+        """What the nodes have said last."""
         self._known: tuple[Endpoint, ...] = ()
         """All primaries that were last heard of, those without a partition too."""
         self._heard_at = -REFRESH_SECONDS - _ENOUGH_SECONDS + time.monotonic()
@@ -188,12 +197,15 @@ class ClusterMap:
         with self._lock:
             changed = endpoints != self.endpoints
             self.endpoints = endpoints
+            before, self._ranges = self._ranges, ranges
             self._known = tuple({each.endpoint: None for each in ranges if each.endpoint is not None})
             self._heard_at = time.monotonic()
             for left in self._locators.keys() - set(self._known):
                 del self._locators[left]
         if changed:
             self._tell_changed()
+        if before not in ([], ranges) and (moved := moves(before, ranges)):
+            _logger.info("%s", self._told(moved))
 
     def redirection(self, refusal: Redirection, asked: Endpoint) -> Endpoint | None:
         """Learn from a redirection by the node at *asked*; return where the command is to be sent, if that is known."""
@@ -215,6 +227,19 @@ class ClusterMap:
             listeners = list(self._listeners)
         for listener in listeners:
             listener.doubt()
+
+    def _told(self, moved: Sequence[SlotMove]) -> str:
+        """Return what the log says of slots that have moved."""
+        told: list[str] = []
+        for each in moved[:_MOST_TOLD]:
+            every = each.every and each.source is not None and each.target is not None
+            slots = "1 slot that was" if each.count == 1 else f"{'all ' * every}{each.count} slots that were"
+            source = f"at {self._address(each.source).endpoint}" if each.source is not None else "at no known node"
+            target = f"{self._address(each.target).endpoint} now" if each.target is not None else "no known node"
+            told.append(f"{target} serves {slots} {source}")
+        if len(moved) > _MOST_TOLD:
+            told.append(f"{len(moved) - _MOST_TOLD} more such moves: see CLUSTER SLOTS")
+        return "; ".join(told)
 
     def _tell_changed(self) -> None:
         with self._lock:

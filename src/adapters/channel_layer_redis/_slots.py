@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from binascii import crc_hqx
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -17,7 +18,18 @@ from channel_layer_redis._replies import list_of, number, text, unexpected
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ("SLOTS", "Endpoint", "SlotRange", "read_endpoint", "read_slots", "served_by", "slot_of", "tags")
+__all__ = (
+    "SLOTS",
+    "Endpoint",
+    "SlotMove",
+    "SlotRange",
+    "moves",
+    "read_endpoint",
+    "read_slots",
+    "served_by",
+    "slot_of",
+    "tags",
+)
 
 SLOTS: Final = 16384
 """How many slots a Cluster has."""
@@ -115,3 +127,36 @@ def served_by(ranges: Iterable[SlotRange], slots: Sequence[int]) -> list[Endpoin
         within = (each.endpoint for each in ordered if each.first <= slot <= each.last)
         found.append(next(within, None))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMove:
+    """Slots that one primary served and another one serves now.
+
+    Attributes:
+        count: how many.
+        source: where they were; None: no primary was known to serve them.
+        target: where they are; None: none does.
+        every: they are all that were there.
+    """
+
+    count: int
+    source: Endpoint | None
+    target: Endpoint | None
+    every: bool
+
+
+def moves(before: Iterable[SlotRange], after: Iterable[SlotRange]) -> list[SlotMove]:
+    """Return which slots have moved from where to where, the most of them first."""
+    sources, targets = _owners(before), _owners(after)
+    had = Counter(sources)
+    counts = Counter(pair for pair in zip(sources, targets, strict=True) if pair[0] != pair[1])
+    return [SlotMove(count, old, new, count == had[old]) for (old, new), count in counts.most_common()]
+
+
+def _owners(ranges: Iterable[SlotRange]) -> list[Endpoint | None]:
+    owners: list[Endpoint | None] = [None] * SLOTS
+    for each in ranges:
+        last = min(each.last, SLOTS - 1)
+        owners[each.first : last + 1] = [each.endpoint] * (last + 1 - each.first)
+    return owners
