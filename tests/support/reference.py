@@ -220,8 +220,10 @@ layer = RedisChannelLayer(hosts=[{"host": "redis.example", "ssl": True, "credent
   layer's `timeout`. It runs a provider without it in an event loop of its own, which there cannot be under gevent and
   eventlet. So a provider has to stand calls from several threads.
 - A provider that fails at a connect, or takes longer than the `timeout`, is a `StoreError` that names it, and is
-  `retryable`. One that fails later is logged as a warning, and the connection stays as it is. Neither shows what it
-  returned, nor the text of its error.
+  `retryable`. Neither that error nor the log shows what it returned, nor the text of its own error.
+- When it fails later, or the server refuses the new login, the connection stays as it is, and the log has one warning
+  with the server's address, for all connections of the process to that server, until one of them succeeds. A login anew
+  is a line at the level `DEBUG`; the first one after such a warning is at `INFO`.
 
 ### Several servers
 

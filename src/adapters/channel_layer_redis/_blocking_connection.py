@@ -21,7 +21,7 @@ import hiredis
 from channel_layer.errors import ConfigError, StoreError
 from channel_layer.runtime.threads import Poller
 from channel_layer_redis._greeting import NotPrimary, greeting, read_greeting, ways_round
-from channel_layer_redis._logins import RETRY_SHARE, ask_blocking, log_renewal
+from channel_layer_redis._logins import RETRY_SHARE, RenewalLog, ask_blocking
 from channel_layer_redis._packing import pack
 from channel_layer_redis._replies import INCOMPLETE, connect_error, is_replica, protocol_error, refusal
 from channel_layer_redis._sockets import CHECK_SHARE, keep_alive
@@ -56,6 +56,7 @@ class BlockingConnection:
         demoted: called with the address when the server says that it is no primary any more.
         deadline: seconds by the monotonic clock until which it has to be connected.
         role: what the server has to be.
+        renewals: logs how it is logged in anew; None: a log of its own.
 
     Attributes:
         client_id: by which another connection can name this one to the server.
@@ -72,6 +73,7 @@ class BlockingConnection:
         demoted: Callable[[ServerAddress], object],
         deadline: float,
         role: Role = "server",
+        renewals: RenewalLog | None = None,
     ) -> None:
         self.address: ServerAddress = address
         self._role: Role = role
@@ -91,7 +93,7 @@ class BlockingConnection:
             deadline = min(deadline, time.monotonic() + limit)
         self._login = ask_blocking(address, deadline - time.monotonic())
         self._ask_again = self._next(1.0)
-        self._asked_in_vain = False
+        self._renewals = renewals or RenewalLog()
         try:
             self._socket = _connect(address, max(_LEAST_SECONDS, deadline - time.monotonic()))
         except (OSError, ConfigError) as exc:
@@ -151,14 +153,13 @@ class BlockingConnection:
                 if isinstance(reply, StoreError):
                     raise reply
                 self._login = login
-                log_renewal(self.address, None)
+                self._renewals.renewed(self.address)
         except StoreError as exc:
-            if self.usable and not self._asked_in_vain:
-                log_renewal(self.address, exc)
-            self._asked_in_vain = True
+            if self.usable:
+                self._renewals.failed(exc)
             self._ask_again = self._next(RETRY_SHARE)
         else:
-            self._asked_in_vain = False
+            self._renewals.succeeded()
             self._ask_again = self._next(1.0)
         return self.usable
 
@@ -415,7 +416,9 @@ class Pool:
         locator = self._locator
         address = locator.address_blocking()
         try:
-            connection = BlockingConnection(address, self._timeout, locator.demoted, deadline, locator.role)
+            connection = BlockingConnection(
+                address, self._timeout, locator.demoted, deadline, locator.role, locator.renewals
+            )
         except StoreError as exc:
             exc.server = address.identity
             if isinstance(exc, NotPrimary):

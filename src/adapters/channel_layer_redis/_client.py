@@ -280,7 +280,7 @@ class ServerClient(CallSender):
         self._all.add(connection)
         connection.closed.add_done_callback(lambda _: self._all.discard(connection))
         try:
-            await connect(address, connection, deadline, self._locator.role)
+            await connect(address, connection, deadline, self._locator)
         except NotPrimary:
             self._locator.demoted(address)
             raise

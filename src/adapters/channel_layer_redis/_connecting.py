@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from channel_layer.errors import StoreError
 from channel_layer_redis._greeting import greeting, read_greeting, ways_round
-from channel_layer_redis._logins import RETRY_SHARE, ask, log_renewal
+from channel_layer_redis._logins import RETRY_SHARE, ask
 from channel_layer_redis._replies import connect_error
 from channel_layer_redis._sockets import keep_alive
 from channel_layer_redis.addresses import UnixAddress
@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 
     from channel_layer_redis._connection import Connection
     from channel_layer_redis._greeting import Role
-    from channel_layer_redis._logins import Login
+    from channel_layer_redis._locators import Locator
+    from channel_layer_redis._logins import Login, RenewalLog
     from channel_layer_redis.addresses import ServerAddress
 
 __all__ = ("connect",)
 
 
-async def connect(address: ServerAddress, connection: Connection, deadline: float, role: Role = "server") -> None:
+async def connect(address: ServerAddress, connection: Connection, deadline: float, locator: Locator) -> None:
     """Connect to a server, log in, and check that it can serve, until the loop's clock reaches a deadline.
 
     If that fails, the connection is aborted.
+
+    Args:
+        address: the server's.
+        connection: what to connect.
+        deadline: by the clock of the loop.
+        locator: has found the address.
 
     Raises:
         StoreError: the server cannot be reached, refuses the login, or is too old.
@@ -39,7 +46,7 @@ async def connect(address: ServerAddress, connection: Connection, deadline: floa
         login = await ask(address, deadline)
         async with asyncio.timeout_at(deadline):
             await _open(address, connection)
-            await _greet(address, connection, login, role)
+            await _greet(address, connection, login, locator.role)
     except BaseException as exc:
         connection.abort()
         error = exc if isinstance(exc, StoreError) else connect_error(address.label, limit, exc)
@@ -50,7 +57,7 @@ async def connect(address: ServerAddress, connection: Connection, deadline: floa
             raise
         raise error from exc
     if address.credential_provider is not None and address.credential_refresh_interval and login is not None:
-        _LoginRenewal(address, connection, login)
+        _LoginRenewal(address, connection, login, locator.renewals)
 
 
 async def _open(address: ServerAddress, connection: Connection) -> None:
@@ -79,11 +86,11 @@ class _LoginRenewal:
     It ends with the connection.
     """
 
-    def __init__(self, address: ServerAddress, connection: Connection, login: Login) -> None:
+    def __init__(self, address: ServerAddress, connection: Connection, login: Login, log: RenewalLog) -> None:
         self._address = address
         self._connection = connection
         self._login = login
-        self._failed = False
+        self._log = log
         self._loop = asyncio.get_running_loop()
         self._asking: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(address.credential_refresh_interval, self._begin)
@@ -93,23 +100,22 @@ class _LoginRenewal:
         self._asking = self._loop.create_task(self._renew())
 
     async def _renew(self) -> None:
-        interval, error = self._address.credential_refresh_interval, None
+        interval = self._address.credential_refresh_interval
         try:
             login = await ask(self._address, self._loop.time() + self._connection.timeout)
             if login is not None and login != self._login:
                 await self._connection.log_in(login)
                 self._login = login
-                log_renewal(self._address, None)
+                self._log.renewed(self._address)
         except StoreError as exc:
-            error = exc
-        if not self._connection.open:
-            return
-        if error is not None:
+            if not self._connection.open:
+                return
             interval *= RETRY_SHARE
-            if not self._failed:
-                log_renewal(self._address, error)
-        self._failed = error is not None
-        self._timer = self._loop.call_later(interval, self._begin)
+            self._log.failed(exc)
+        else:
+            self._log.succeeded()
+        if self._connection.open:
+            self._timer = self._loop.call_later(interval, self._begin)
 
     def _end(self, _: object) -> None:
         self._timer.cancel()

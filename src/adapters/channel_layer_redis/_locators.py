@@ -7,6 +7,8 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from channel_layer_redis._logins import RenewalLog
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,12 +35,16 @@ class Locator(ABC):
 
     What one connection learns of the server holds for all. Else a reader would wait for ever on
     one to a server that has become a replica, or that a name or a proxy has left for another one.
+
+    Attributes:
+        renewals: logs how connections are logged in anew.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connections: weakref.WeakSet[Connections] = weakref.WeakSet()
         self._run_id = ""
+        self.renewals: RenewalLog = RenewalLog()
 
     @property
     @abstractmethod

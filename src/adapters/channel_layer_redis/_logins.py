@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from channel_layer_redis.addresses import ServerAddress
     from channel_layer_redis.credentials import CredentialProvider
 
-__all__ = ("RETRY_SHARE", "Login", "ask", "ask_blocking", "log_renewal")
+__all__ = ("RETRY_SHARE", "Login", "RenewalLog", "ask", "ask_blocking")
 
 _logger = logging.getLogger("channel_layer")
 
@@ -44,6 +44,35 @@ class Login:
 
     username: str | bytes
     password: str | bytes = field(repr=False)
+
+
+class RenewalLog:
+    """Logs how the connections of a process to one server are logged in anew; all event loops and threads share it.
+
+    Tokens may end every few minutes, and processes and connections be many: so what goes well is for debugging, but for
+    the first of it after a failure, and a failure is a warning once.
+    """
+
+    def __init__(self) -> None:
+        self._failing = False
+
+    def renewed(self, address: ServerAddress) -> None:
+        """Log that a connection was logged in with new credentials."""
+        level = logging.INFO if self._failing else logging.DEBUG
+        _logger.log(level, "logged in to %s anew: the credential_provider has new credentials", address.label)
+
+    def succeeded(self) -> None:
+        """Note that the provider has answered, and the server has taken the answer if it was a new one."""
+        self._failing = False
+
+    def failed(self, error: StoreError) -> None:
+        """Log why a connection could not be logged in anew."""
+        failing, self._failing = self._failing, True
+        if not failing:
+            what = (
+                "its connections stay as they are, and the provider is asked again: correct it before their login ends"
+            )
+            _logger.warning("%s; %s", error, what)
 
 
 async def ask(address: ServerAddress, deadline: float) -> Login | None:
@@ -87,14 +116,6 @@ def ask_blocking(address: ServerAddress, seconds: float) -> Login | None:
     except Exception as exc:
         raise _failed(address, exc if asked.done() else None) from exc
     return _read(address, answer)
-
-
-def log_renewal(address: ServerAddress, error: StoreError | None) -> None:
-    """Log that a connection was logged in anew, or why it could not be."""
-    if error is None:
-        _logger.info("logged in to %s anew: the credential_provider has new credentials", address.label)
-    else:
-        _logger.warning("%s; the connection stays as it is, and the provider is asked again", error)
 
 
 def _fixed(address: ServerAddress) -> Login | None:
