@@ -14,10 +14,11 @@ from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.testing import VirtualClock, make_rules
+from channel_layer_redis import _cluster_client
 from channel_layer_redis._slots import slot_of, tags
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
-from tests.support.fake_cluster import FakeCluster, fake_cluster
+from tests.support.fake_cluster import SILENCE, FakeCluster, fake_cluster
 from tests.support.scenarios_groups import eventually, is_true
 
 TIMEOUT = 3.0
@@ -147,6 +148,30 @@ async def test_a_read_follows_its_inbox(refusals: list[str], calls: int) -> None
         reads = [(node is cluster.nodes[0], asked) for node, asked, command in cluster.served if command[0] == b"XREAD"]
         assert len(reads) == 3
         assert reads[0] == {MOVED: (False, False), ASK: (False, True), BACK: (True, False)}[refusals[0]]
+
+
+@pytest.mark.parametrize("waits", ["BLPOP", "XREAD"])
+async def test_what_waits_leaves_a_node_that_lost_the_slot(waits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that stalls does not tell what waits there of a failover: that is no error, the caller goes on."""
+    monkeypatch.setattr(_cluster_client, "_LEAVE_SECONDS", 0.01)
+    async with fake_cluster([], []) as cluster, opened(cluster) as store:
+        stalled = cluster.nodes[0]
+        word = waits.encode()
+        cluster.reply = lambda command: SILENCE if command[0] == word else 0
+
+        async def wait() -> None:
+            if waits == "BLPOP":
+                await store.wait(c.Wait(0, JOBS.queue, 100.0))
+            else:
+                assert await store.execute(c.Read(0, INBOX, "", 100.0)) == c.Batch((), "")
+
+        waiting = asyncio.create_task(wait())
+        await eventually(lambda: is_true(any(command[0] == word for _, _, command in cluster.served)))
+        stalled.refusals, cluster.owner = iter([MOVED]), 1
+        cluster.reply = lambda command: None if command[0] == word else 0
+        assert (await _push(store, JOBS, 0)).accepted
+        async with asyncio.timeout(TIMEOUT):
+            await waiting
 
 
 @pytest.mark.parametrize("refusal", [MOVED, ASK], ids=["moved", "asked"])

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from channel_layer_redis._replies import is_list
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
 from tests.support.fake_server import fake_redis
 
-__all__ = ("FakeCluster", "FakeNode", "fake_cluster", "resp")
+__all__ = ("SILENCE", "FakeCluster", "FakeNode", "fake_cluster", "resp")
+
+SILENCE: Final = object()
+"""The reply of a node that says nothing."""
 
 
 class Refused(Exception):
@@ -89,7 +93,8 @@ class FakeNode:
         if refusal:
             return resp(Refused(refusal.format(*(node.port for node in self.cluster.nodes))))
         self.cluster.served.append((self, asked, command))
-        return resp(self.cluster.reply(command))
+        reply = self.cluster.reply(command)
+        return b"" if reply is SILENCE else resp(reply)
 
 
 @dataclass

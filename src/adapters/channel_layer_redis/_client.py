@@ -53,6 +53,10 @@ class CallSender(ABC):
     def seconds_left(self, began: float) -> float:
         """Return the seconds that are left for what began at a time of the loop."""
 
+    def left(self, connection: Connection) -> bool:  # noqa: ARG002 - in a Cluster it matters
+        """Whether another server than that of a borrowed connection has the shard now."""
+        return False
+
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:
         """Send calls in one write, and return the outcome of each; see `send_calls`."""
         connection, limit = self.ready, None

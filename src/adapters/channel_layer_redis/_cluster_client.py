@@ -127,6 +127,10 @@ class PartitionClient(CallSender):
         """Take back a borrowed connection; it is closed if a reply is still to come."""
         self._borrowed.pop(connection).give(connection)
 
+    def left(self, connection: Connection) -> bool:
+        """Whether another node than that of a borrowed connection has the slot now."""
+        return self._is_elsewhere(self._borrowed[connection])
+
     async def beside(self, connection: Connection) -> Connection:
         """Return the connection for commands to the server to which a borrowed one leads."""
         return await self._borrowed[connection].connection()

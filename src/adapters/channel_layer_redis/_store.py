@@ -198,9 +198,11 @@ class RedisStore:
             elsewhere = await client.follow(exc, connection)
         except BaseException as exc:
             connection.abort()  # a reply may be on its way; reading again brings it again
-            if not isinstance(exc, (Refusal, *UNREADABLE)):
-                raise
-            raise call_command("XREAD", settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
+            elsewhere = None
+            if not (isinstance(exc, StoreError) and client.left(connection)):
+                if not isinstance(exc, (Refusal, *UNREADABLE)):
+                    raise
+                raise call_command("XREAD", settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
         finally:
             client.give(connection)
         return await (self._read(command) if elsewhere is None else self._read_elsewhere(command, elsewhere))
@@ -270,7 +272,10 @@ class RedisStore:
             finally:
                 client.give(connection)
         except BaseException as exc:
+            left = isinstance(exc, StoreError) and client.left(connection)
             client.give(connection)
+            if left:
+                return None  # the queue is looked at where it is now
             if not isinstance(exc, Refusal):
                 raise
             raise call_command("BLPOP", key).failure(exc) from None
