@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,7 +14,7 @@ from channel_layer import StoreError
 from channel_layer import commands as c
 from channel_layer.domain.names import ChannelName, Kind, Queue
 from channel_layer.testing import VirtualClock, make_rules
-from channel_layer_redis import _cluster_client
+from channel_layer_redis import _cluster, _cluster_client
 from channel_layer_redis._slots import slot_of, tags
 from channel_layer_redis._store import RedisBackend, RedisStore
 from channel_layer_redis.addresses import ClusterNodes, TCPAddress
@@ -28,6 +28,7 @@ BACK = f"MOVED {SLOT} 127.0.0.1:{{0}}"
 ASK = f"ASK {SLOT} 127.0.0.1:{{1}}"
 TRYAGAIN = "TRYAGAIN Multiple keys request during rehashing of slot"
 DOWN = "CLUSTERDOWN The cluster is down"
+UNBLOCKED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
 HALF = "ERR Script attempted to access a non local key in a cluster node script: 0, on @user_script:9."
 
 JOBS = ChannelName.parse("jobs")
@@ -172,6 +173,26 @@ async def test_what_waits_leaves_a_node_that_lost_the_slot(waits: str, monkeypat
         assert (await _push(store, JOBS, 0)).accepted
         async with asyncio.timeout(TIMEOUT):
             await waiting
+
+
+@pytest.mark.parametrize("waits", ["BLPOP", "XREAD"])
+async def test_what_waits_goes_on_after_its_primary_handed_over(waits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis tells what waits at a node that becomes a replica just that: it is no error, the caller goes on."""
+    monkeypatch.setattr(_cluster, "_ENOUGH_SECONDS", 0.0)
+    async with fake_cluster([], []) as cluster, opened(cluster) as store:
+        old = cluster.nodes[0]
+
+        def hand_over() -> Iterator[str]:
+            old.role, cluster.owner = "slave", 1
+            yield UNBLOCKED
+
+        old.refusals = hand_over()
+        cluster.reply = lambda command: None if command[0] in {b"BLPOP", b"XREAD"} else 0
+        async with asyncio.timeout(TIMEOUT):
+            if waits == "BLPOP":
+                await store.wait(c.Wait(0, JOBS.queue, 1.0))
+            assert await store.execute(c.Read(0, INBOX, "", 1.0)) == c.Batch((), "")
+        assert old.seen == 1
 
 
 @pytest.mark.parametrize("refusal", [MOVED, ASK], ids=["moved", "asked"])

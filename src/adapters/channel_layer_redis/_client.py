@@ -53,8 +53,8 @@ class CallSender(ABC):
     def seconds_left(self, began: float) -> float:
         """Return the seconds that are left for what began at a time of the loop."""
 
-    def left(self, connection: Connection) -> bool:  # noqa: ARG002 - in a Cluster it matters
-        """Whether another server than that of a borrowed connection has the shard now."""
+    def left(self, connection: Connection, error: StoreError) -> bool:  # noqa: ARG002 - in a Cluster it matters
+        """Whether what failed on a borrowed connection did so because another server has the shard now."""
         return False
 
     async def send(self, calls: Sequence[ScriptCall]) -> list[object]:

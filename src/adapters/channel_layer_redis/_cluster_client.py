@@ -17,7 +17,7 @@ from channel_layer.errors import StoreError
 from channel_layer.runtime.event_loops import ignore
 from channel_layer_redis._client import CallSender, ServerClient, closed_error, outcome_of, seconds_left
 from channel_layer_redis._cluster import REFRESH_SECONDS, more_lasting
-from channel_layer_redis._replies import Refusal, explained
+from channel_layer_redis._replies import Refusal, explained, is_replica
 from channel_layer_redis._sockets import CHECK_SHARE
 
 if TYPE_CHECKING:
@@ -127,9 +127,10 @@ class PartitionClient(CallSender):
         """Take back a borrowed connection; it is closed if a reply is still to come."""
         self._borrowed.pop(connection).give(connection)
 
-    def left(self, connection: Connection) -> bool:
-        """Whether another node than that of a borrowed connection has the slot now."""
-        return self._is_elsewhere(self._borrowed[connection])
+    def left(self, connection: Connection, error: StoreError) -> bool:
+        """Whether what failed on a borrowed connection did so because another node has the slot now."""
+        handed_over = isinstance(error, Refusal) and is_replica(error.answer)
+        return handed_over or self._is_elsewhere(self._borrowed[connection])
 
     async def beside(self, connection: Connection) -> Connection:
         """Return the connection for commands to the server to which a borrowed one leads."""

@@ -199,7 +199,7 @@ class RedisStore:
         except BaseException as exc:
             connection.abort()  # a reply may be on its way; reading again brings it again
             elsewhere = None
-            if not (isinstance(exc, StoreError) and client.left(connection)):
+            if not (isinstance(exc, StoreError) and client.left(connection, exc)):
                 if not isinstance(exc, (Refusal, *UNREADABLE)):
                     raise
                 raise call_command("XREAD", settings.keys.inbox(command.inbox.name)[1]).failure(exc) from None
@@ -272,7 +272,7 @@ class RedisStore:
             finally:
                 client.give(connection)
         except BaseException as exc:
-            left = isinstance(exc, StoreError) and client.left(connection)
+            left = isinstance(exc, StoreError) and client.left(connection, exc)
             client.give(connection)
             if left:
                 return None  # the queue is looked at where it is now
