@@ -18,5 +18,5 @@ def test_every_cost_is_measured() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     found = {line[:45].strip(): float(line[45:]) for line in done.stdout.splitlines()}
-    assert len(found) == 8
+    assert len(found) == 10
     assert all(value > 0 for name, value in found.items() if not name.startswith("idle process"))

@@ -63,6 +63,7 @@ async def measure(url: str, inboxes: int, members: int, idle: float) -> dict[str
     async with AsyncExitStack() as stack:
         meter = Meter(url)
         stack.push_async_callback(meter.aclose)
+        bare, sockets = await meter.read("used_memory"), await meter.read("connected_clients")
         layers: list[RedisChannelLayer] = []
         for _ in range(inboxes):
             layer = RedisChannelLayer(hosts=[url], prefix="fleet:", expiry=60, capacity=10_000, inbox_capacity=100_000)
@@ -70,12 +71,14 @@ async def measure(url: str, inboxes: int, members: int, idle: float) -> dict[str
         first = layers[0]
         owned = [await layer.new_channel() for layer in layers]
         await asyncio.sleep(2)  # the loop has connections of its own after a second
+        results: dict[str, float] = {}
+        results["connections of a process"] = (await meter.read("connected_clients") - sockets) / inboxes
         empty = await meter.read("used_memory")
+        results["memory of a process, bytes"] = (empty - bare) / inboxes
         names: list[tuple[RedisChannelLayer, str]] = []
         for number in range(members):
             layer = layers[number % inboxes]
             names.append((layer, await layer.new_channel()))
-        results: dict[str, float] = {}
         results["group_add, us"] = await meter.cost(lambda n: names[n][0].group_add("room", names[n][1]), members)
         results["memory of a member, bytes"] = (await meter.read("used_memory") - empty) / members
 
