@@ -277,6 +277,8 @@ async def test_no_script_ends_halfway_while_its_slot_moves(start_cluster: StartC
     store = RedisBackend((cluster.hosts(PARTITIONS),), make_rules(timeout=TIMEOUT), VirtualClock()).open()
     try:
         channel = ChannelName.parse("jobs")
+        await store.execute(c.Push(0, channel, 10, b"0"))
+        await store.execute(c.Pop(0, channel.queue, 10, "me"))  # what a reader takes is recorded: every key is there
         await store.execute(c.Push(0, channel, 10, b"1", to_member=True))
         source = cluster.owner(SLOTS[0])
         target = next(node for node in cluster.nodes if node is not source)

@@ -78,8 +78,8 @@ def test_the_keys_of_a_host_are_as_they_were() -> None:
     keys = Keys("asgi:")
     assert keys.queue("jobs") == ("asgi:q:{jobs}", "asgi:t:{jobs}")
     assert (keys.epoch, keys.counts()) == ("asgi:e:{}", "asgi:n:{}")
-    assert keys.pattern == "asgi:[qtulscgoixne]:{*}"
-    assert Keys("asgi:", "17").pattern == "asgi:{17}[qtulscgoixne]:*"
+    assert keys.pattern == "asgi:[qtrulscgoixne]:{*}"
+    assert Keys("asgi:", "17").pattern == "asgi:{17}[qtrulscgoixne]:*"
 
 
 @pytest.mark.parametrize(("node", "endpoint"), _NODES)

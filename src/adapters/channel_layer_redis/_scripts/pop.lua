@@ -33,7 +33,7 @@ if wanted > 0 then
       if last == number and readable then
         for _, entry in ipairs(entries) do reply[#reply + 1] = entry end
       end
-      wanted = 0 -- a later one has come first: nobody waits for the reply to this one
+      wanted = 0 -- a later one has come first: no reader waits for the reply to this one
     end
   elseif type(record) == 'table' then
     redis.call('DEL', KEYS[4]) -- another program has written it
