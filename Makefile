@@ -50,7 +50,7 @@ imports: .venv/.dev
 	$(BIN)/lint-imports
 
 tests: .venv/.dev
-	$(PYTEST) tests --ignore=tests/packaging --numprocesses=2 --dist=worksteal
+	$(PYTEST) tests --ignore=tests/packaging --numprocesses=3 --dist=worksteal
 
 docs: .venv/.dev
 	$(PYTEST) docs README.md
