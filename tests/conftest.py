@@ -60,9 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what is there before the first test from garbage collections: thousands of tests, and all modules."""
-    gc.collect()
-    gc.freeze()
+    """Exempt what is there before the first test from garbage collections: thousands of tests, and all modules.
+
+    Only in a process of several: with the lowest releases, whose Hypothesis does not find its own objects then, there
+    are few tests.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
