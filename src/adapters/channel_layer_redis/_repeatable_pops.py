@@ -10,7 +10,7 @@ import itertools
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ class RepeatablePops:
         """Return the number of a pop: that of one whose reply was lost, if there is one."""
         place = _place(command)
         with self._lock:
+            readers = self._queues.get(place)
+            if readers is not None and readers.lost:
+                self._forget_old()
+                if readers.lost:
+                    return readers.lost.pop(0)[1]
             readers = self._queues.setdefault(place, _Readers())
-            while readers.lost:
-                at, lost = readers.lost.pop(0)
-                if at + self._lifetime > time.monotonic():
-                    return lost
-                readers.busy.discard(lost.reader)
-            names = (f"{self._name}/{place}" for place in itertools.count())
+            names = (f"{self._name}/{reader}" for reader in itertools.count())
             reader = next(name for name in names if name not in readers.busy)
             readers.busy.add(reader)
             return Numbered(reader, next(self._numbers))
@@ -85,7 +85,7 @@ class RepeatablePops:
         with self._lock:
             readers = self._queues[place]
             if lost:
-                readers.lost.append((time.monotonic(), Numbered(numbered.reader, numbered.number, again=True)))
+                readers.lost.append((time.monotonic(), replace(numbered, again=True)))
                 self._forget_old()
             else:
                 readers.busy.discard(numbered.reader)
