@@ -28,6 +28,7 @@ from tests.support.servers import (
     Server,
     ServerKind,
     ServerPool,
+    SharedServers,
     StartServer,
     describe,
     fresh_prefix,
@@ -38,6 +39,7 @@ from tests.support.systems import System
 load_profile()
 
 _T = TypeVar("_T")
+_Servers = TypeVar("_Servers", bound=SharedServers)
 
 _SERVER_FIXTURES: Final = frozenset(
     {"server", "one_host", "three_hosts", "deployment", "every_server", "tls_server", "start_server", "redis_system"}
@@ -230,14 +232,7 @@ def tls_server(start_server: StartServer) -> Server:
 @pytest.fixture(scope="session")
 def get_cluster(server_pool: ServerPool) -> Callable[[ServerKind], Cluster]:
     """A function that returns the Cluster of a kind that all tests share; `cluster` is for those that try each kind."""
-
-    @functools.cache
-    def get(kind: ServerKind) -> Cluster:
-        found = _demand(lambda: Cluster(kind), kind)
-        server_pool.add(found)  # stops it
-        return found
-
-    return get
+    return _shared(server_pool, Cluster)
 
 
 @pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
@@ -249,14 +244,7 @@ def cluster(get_cluster: Callable[[ServerKind], Cluster], request: pytest.Fixtur
 @pytest.fixture(scope="session")
 def get_service(server_pool: ServerPool) -> Callable[[ServerKind], Service]:
     """A function that returns the Sentinel service of a kind that all tests share, as `get_cluster` does."""
-
-    @functools.cache
-    def get(kind: ServerKind) -> Service:
-        found = _demand(lambda: Service(ExitStack(), kind, sentinels=1), kind)
-        server_pool.add(found)  # stops it
-        return found
-
-    return get
+    return _shared(server_pool, lambda kind: Service(ExitStack(), kind, sentinels=1))
 
 
 @pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
@@ -320,6 +308,18 @@ def _deployment(pool: ServerPool, name: str) -> Deployment:
     if name == "three-servers":
         return Deployment(tuple(pool.get(number=number).host() for number in range(3)))
     return Deployment(tuple(pool.get().host(db) for db in range(1 if name == "one-host" else 3)))
+
+
+def _shared(pool: ServerPool, start: Callable[[ServerKind], _Servers]) -> Callable[[ServerKind], _Servers]:
+    """Return a function that starts the servers of a kind when they are first asked for; the pool stops them."""
+
+    @functools.cache
+    def get(kind: ServerKind) -> _Servers:
+        found = _demand(lambda: start(kind), kind)
+        pool.add(found)
+        return found
+
+    return get
 
 
 def _demand(get: Callable[[], _T], kind: ServerKind | None = None) -> _T:
