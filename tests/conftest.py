@@ -232,7 +232,7 @@ def tls_server(start_server: StartServer) -> Server:
 @pytest.fixture(scope="session")
 def get_cluster(server_pool: ServerPool) -> Callable[[ServerKind], Cluster]:
     """A function that returns the Cluster of a kind that all tests share; `cluster` is for those that try each kind."""
-    return _shared(server_pool, Cluster)
+    return _shared(server_pool, lambda kind: Cluster(kind, node_timeout=600_000))
 
 
 @pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)
@@ -243,8 +243,11 @@ def cluster(get_cluster: Callable[[ServerKind], Cluster], request: pytest.Fixtur
 
 @pytest.fixture(scope="session")
 def get_service(server_pool: ServerPool) -> Callable[[ServerKind], Service]:
-    """A function that returns the Sentinel service of a kind that all tests share, as `get_cluster` does."""
-    return _shared(server_pool, lambda kind: Service(ExitStack(), kind, sentinels=1))
+    """A function that returns the Sentinel service of a kind that all tests share, as `get_cluster` does.
+
+    Its sentinel does not take a server that a busy machine lets wait for a dead one.
+    """
+    return _shared(server_pool, lambda kind: Service(ExitStack(), kind, sentinels=1, down_after=600.0))
 
 
 @pytest.fixture(params=[ServerKind.VALKEY, ServerKind.REDIS], ids=lambda kind: kind.value)

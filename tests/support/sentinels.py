@@ -98,8 +98,8 @@ class Service:
         return {server.pid for server in (*self.servers, *self.sentinels)}
 
     def remove(self, prefix: str) -> None:
-        """Delete the keys that begin with a prefix, if the primary is the first one."""
-        for host in self.servers[0].host().databases():
+        """Delete the keys that begin with a prefix."""
+        for host in self.primary.host().databases():
             host.remove(prefix)
 
     def stop(self) -> None:
