@@ -135,7 +135,7 @@ def test_a_pop_learns_what_the_stores_clock_shows() -> None:
     state = make()
     take_in(state, 0, JOBS, 1000.0, c.Popped((), 0, now=520.0))
     assert state.clocks[0].middle(1000.0) == 520.0
-    assert state.offset(0, 1000.0) == -480.0
+    assert state.clocks[0].offset(1000.0) == -480.0
 
 
 def test_what_a_store_has_lost_is_counted() -> None:

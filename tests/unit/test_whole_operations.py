@@ -542,11 +542,11 @@ def test_the_clock_is_looked_at_without_a_renewal(stamp: float, shows: float) ->
     """What looks too old on its arrival, or is yet to be, is a reason to ask for the time; the lease stays."""
     state = make()
     inbox = own(state)
-    assert not state.contradicts(0, 500.0)
-    assert state.contradicts(0, stamp)
+    assert not state.clocks[0].contradicts(500.0, state.rules.expiry, state.clock.now())
+    assert state.clocks[0].contradicts(stamp, state.rules.expiry, state.clock.now())
     asked = (c.RenewLease(0, OWN.queue), c.LeaseRenewed(shows, True, ""))
     play(leases.observe_clock(state, inbox), asked)
-    assert not state.contradicts(0, stamp)
+    assert not state.clocks[0].contradicts(stamp, state.rules.expiry, state.clock.now())
     assert inbox.lease_until == 590.0
 
 

@@ -338,7 +338,9 @@ class Connection(asyncio.Protocol):
     @property
     def ready(self) -> bool:
         """Whether a command can be sent at once: it is open, its buffer has room, and it is not `stale`."""
-        return self.open and self._room is None and (len(self._waiting) > 0 or not self.stale)
+        if not self.open or self._room is not None:
+            return False
+        return True if self._waiting else not self.stale
 
     @property
     def stale(self) -> bool:

@@ -9,7 +9,7 @@ first, in the order in which they were read, and what is unread begins with the 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,28 +36,39 @@ class ReadHistory:
         run: as above.
     """
 
+    __slots__ = ("_batch", "_batch_position", "_batch_run", "_begins", "_entries", "_position", "run")
+
     def __init__(self, run: str, position: str) -> None:
         self.run: str = run
         self._position = position
         self._begins = _after(position)
         """The first id that is not taken for read if it is not remembered."""
         self._entries: deque[Entry] = deque(maxlen=_MOST)
-        self._batch: _Batch | None = None
+        self._batch: Sequence[Entry] | None = None
+        """The last one, which is not remembered yet, with its run and its position."""
+        self._batch_run = run
+        self._batch_position = position
 
     def goes_on_after(self, position: str) -> bool:
         """Return whether a read after a position follows what is remembered, with the last batch or without it."""
-        batch, self._batch = self._batch, None
-        if batch is not None and batch.position == position:
-            if batch.run != self.run:  # what that server lacks must not be looked for after the next failover
-                self._entries.clear()
-                self._begins = _order(batch.entries[0][0]) if batch.entries else _after("")
-            self._entries.extend(batch.entries)
-            self.run, self._position = batch.run, batch.position
+        batch = self._batch
+        if batch is not None:
+            self._batch = None
+            if position == self._batch_position:
+                if self._batch_run != self.run:  # what that server lacks must not be looked for after the next failover
+                    self._entries.clear()
+                    self._begins = _order(batch[0][0]) if batch else _after("")
+                    self.run = self._batch_run
+                self._entries.extend(batch)
+                self._position = position
+                return True
         return position == self._position
 
     def add(self, entries: Sequence[Entry]) -> str:
         """Add a batch that was read; return its position."""
-        return self._add(self.run, entries)
+        self._batch, self._batch_run = entries, self.run
+        self._batch_position = position = entries[-1][0].decode("ascii") if entries else ""
+        return position
 
     def move(self, run: str, entries: Sequence[Entry]) -> tuple[int, str]:
         """Go on with the stream of another run of the server.
@@ -69,12 +80,9 @@ class ReadHistory:
         Returns:
             How many of the entries have been read before, and the position after the last one.
         """
-        return self._count_read(entries), self._add(run, entries)
-
-    def _add(self, run: str, entries: Sequence[Entry]) -> str:
-        position = entries[-1][0].decode("ascii") if entries else ""
-        self._batch = _Batch(run, position, entries)
-        return position
+        count, position = self._count_read(entries), self.add(entries)
+        self._batch_run = run
+        return count, position
 
     def _count_read(self, entries: Sequence[Entry]) -> int:
         read = list(self._entries)
@@ -88,12 +96,6 @@ class ReadHistory:
                     break
                 count += 1
         return count
-
-
-class _Batch(NamedTuple):
-    run: str
-    position: str
-    entries: Sequence[Entry]
 
 
 def _order(place: bytes) -> tuple[int, int]:

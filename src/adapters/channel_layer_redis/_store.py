@@ -171,8 +171,10 @@ class RedisStore:
         settings, client, after = self._settings[command.shard], self._clients[command.shard], command.after
         connection = client.take_spare() or await client.borrow()
         try:
-            history = self._history(command, connection)
             run = connection.run_id or connection.token
+            history = self._histories.get(command.inbox.name)
+            if history is None or not history.goes_on_after(after):
+                self._histories[command.inbox.name] = history = ReadHistory(run, after)
             if not after:
                 history.run = run  # all of the stream is unread
             elif history.run != run:
@@ -224,14 +226,6 @@ class RedisStore:
             raise call_command("XREAD", stream).failure(exc) from None
         finally:
             client.give(connection)
-
-    def _history(self, command: c.Read, connection: Connection) -> ReadHistory:
-        """Return what was read before."""
-        history = self._histories.get(command.inbox.name)
-        if history is None or not history.goes_on_after(command.after):
-            history = ReadHistory(connection.run_id or connection.token, command.after)
-            self._histories[command.inbox.name] = history
-        return history
 
     async def _read_again(self, command: c.Read, connection: Connection, history: ReadHistory, run: str) -> c.Batch:
         """Return what a server that may have an older copy has up to the position and was not read before.

@@ -94,11 +94,20 @@ class StoreClock:
             return 0.0
         return local + self._high + _DRIFT * abs(local - self._at)
 
-    def earliest(self, local: float) -> float:
-        """Return the earliest that the store's clock can show at local time *local*; 0 until it is `known`."""
+    def offset(self, local: float) -> float:
+        """Return the most, in seconds, that the store's clock can be ahead of the local one at local time *local*."""
+        return self.latest(local) - local
+
+    def doubt(self, local: float) -> float:
+        """Return by how many seconds it may show less than `latest` at local time *local*; 0 until it is `known`."""
         if self._at is None:
             return 0.0
-        return local + self._low - _DRIFT * abs(local - self._at)
+        return self._high - self._low + 2 * _DRIFT * abs(local - self._at)
+
+    def contradicts(self, stamp: float, expiry: float, local: float) -> bool:
+        """Return whether what comes in at local time *local* would be too old or yet to be: then the clock was set."""
+        latest = self.latest(local)
+        return stamp > latest + 1 or deadline(stamp, expiry, latest - local) <= local
 
     def middle(self, local: float) -> float:
         """Return the best single estimate of the store's clock at local time *local*."""

@@ -98,7 +98,7 @@ def take_in(state: LayerState, shard: int, queue: Queue, sent: float, popped: c.
             buffer.empty("flushed")
             buffer.epoch = popped.epoch
         for entry in popped.entries:
-            over = deadline(entry.stamp, state.rules.expiry, state.offset(shard, now))
+            over = deadline(entry.stamp, state.rules.expiry, state.clocks[shard].offset(now))
             channel, payload = _read(queue, entry.frame)
             if payload is None:
                 counters.drop("undecodable", queue.name)

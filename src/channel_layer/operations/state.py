@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from channel_layer.domain.counters import Counters
-from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock, deadline
+from channel_layer.domain.expiry import LEASE_FACTOR, StoreClock
 from channel_layer.domain.inbox import Inbox
 from channel_layer.domain.mailbox import QueueBuffer
 from channel_layer.domain.outages import Outages
@@ -173,23 +173,6 @@ class LayerState:
                 if inbox.shard == shard:
                     inbox.groups.shift(step, store_time)
         return clock
-
-    def contradicts(self, shard: int, stamp: float) -> bool:
-        """Return whether a message that comes in now cannot be of that time, if the shard's clock has not been set.
-
-        It is too old, or yet to be.
-        """
-        now = self.clock.now()
-        is_over = deadline(stamp, self.rules.expiry, self.offset(shard, now)) <= now
-        return is_over or stamp > self.clocks[shard].latest(now) + 1
-
-    def offset(self, shard: int, now: float) -> float:
-        """Return the latest that the shard's clock can be ahead of the local one, in seconds."""
-        return self.clocks[shard].latest(now) - now
-
-    def doubt(self, shard: int, now: float) -> float:
-        """Return by how many seconds it may be ahead less than `offset` says."""
-        return self.clocks[shard].latest(now) - self.clocks[shard].earliest(now)
 
     def ages(self, inboxes: Iterable[Inbox], channel: ChannelName | None) -> Iterator[float]:
         """Yield the ages, in seconds, of messages of one channel, or of all, that came by ``send`` into mailboxes."""

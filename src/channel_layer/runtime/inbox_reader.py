@@ -102,7 +102,8 @@ class InboxReader:
     async def _read(self) -> None:
         """Read for ever. No consumer holds a reference to this task, so none can cancel it."""
         state, inbox = self._state, self.inbox
-        block, seconds = min(BLOCK_SECONDS, state.rules.expiry), 0.0
+        clock, expiry = state.clocks[inbox.shard], state.rules.expiry
+        block, seconds = min(BLOCK_SECONDS, expiry), 0.0
         backoff = Backoff()
         while True:
             try:
@@ -119,11 +120,14 @@ class InboxReader:
                         inbox.dismiss(exc)
                 await wait_before_retry(backoff)
                 continue
-            backoff.reset()
-            seconds = block
-            log_success(state, inbox.shard, "reads")
-            if batch.entries and state.contradicts(inbox.shard, batch.entries[-1][0]):
+            if not seconds:  # the first one, or the first after an error
+                seconds = block
+                backoff.reset()
+                log_success(state, inbox.shard, "reads")
+            now = state.clock.now()
+            if batch.entries and clock.contradicts(batch.entries[-1][0], expiry, now):
                 await self._observe()
+                now = state.clock.now()
             if len(inbox.boxes) >= _MANY:
                 with state.lock:
                     members = inbox.largest_group(batch.entries)
@@ -132,8 +136,7 @@ class InboxReader:
             with state.lock:
                 if self._tasks.stopping:  # the next background work reads this again, or has done so
                     return
-                now = state.clock.now()
-                waiters = inbox.apply(batch.entries, state.offset(inbox.shard, now), now, state.doubt(inbox.shard, now))
+                waiters = inbox.apply(batch.entries, clock.offset(now), now, clock.doubt(now))
                 waiters += state.watching(inbox.queue.name)
                 inbox.position = batch.position
             self._wakeups.wake(waiters)
