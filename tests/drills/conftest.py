@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 
@@ -56,12 +55,18 @@ def _seed() -> int:
     return random.randrange(1 << 32)
 
 
-@pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Callable[[Account], None]:
-    """Print an account, in the middle of the other output, too."""
+class Report(Protocol):
+    """Prints an account, in the middle of the other output, too; and what else was seen."""
 
-    def tell(account: Account) -> None:
+    def __call__(self, account: Account, /, *seen: str) -> None: ...  # noqa: D102
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Print an account."""
+
+    def tell(account: Account, /, *seen: str) -> None:
         with capsys.disabled():
-            print(f"\n{account.row()}", flush=True)  # noqa: T201 - the table of a run
+            print("\n" + "; ".join((account.row(), *seen)), flush=True)  # noqa: T201 - the table of a run
 
     return tell

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Final
 
 import pytest
 
-from tests.drills.conftest import Turn
+from tests.drills.conftest import Report, Turn
 from tests.integration.test_failover import follow
-from tests.support.drills import Account, Moments, Plan, run
+from tests.support.drills import Moments, Plan, run
 from tests.support.network import CUTS, Cut, Network
 from tests.support.servers import Server
 
@@ -39,7 +39,7 @@ def network(servers: list[Server]) -> Generator[Network]:
         yield network
 
 
-def test_repeated_drops(network: Network, prefix: str, turn: Turn, report: Callable[[Account], None]) -> None:
+def test_repeated_drops(network: Network, prefix: str, turn: Turn, report: Report) -> None:
     """All that was accepted arrives, whether connections are reset, deaf or slow."""
     cuts: list[Cut] = [*CUTS, *random.Random(turn.seed).choices(CUTS)] if turn.long else [*CUTS]
 
@@ -57,7 +57,7 @@ def test_repeated_drops(network: Network, prefix: str, turn: Turn, report: Calla
 
 
 def test_a_primary_that_is_behind(
-    servers: list[Server], network: Network, prefix: str, turn: Turn, report: Callable[[Account], None]
+    servers: list[Server], network: Network, prefix: str, turn: Turn, report: Report
 ) -> None:
     """A primary whose clock is 3 s behind, and that lacks what was read last, has every entry read that it takes.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Final
 
 import pytest
 
-from tests.drills.conftest import Turn
+from tests.drills.conftest import Report, Turn
 from tests.support.drills import Account, Moments, Plan, run
 from tests.support.sentinels import Service
 from tests.support.server_watch import ServerWatch
@@ -107,7 +107,7 @@ def check(account: Account, turn: Turn, *, since: float, sends: float) -> None:
         assert account.members_again <= max(sends, moments.switched) + 2.0, account.row()
 
 
-def test_a_planned_failover(failover: Failover, prefix: str, turn: Turn, report: Callable[[Account], None]) -> None:
+def test_a_planned_failover(failover: Failover, prefix: str, turn: Turn, report: Report) -> None:
     """The old primary, which goes on taking writes, gets none later than 1.5 s after the switch."""
     account = run(f"planned {turn.kind.value}", plan_of(failover, prefix, turn), turn.length, failover.planned)
     failover.see_last_write(account)
@@ -119,14 +119,14 @@ def test_a_planned_failover(failover: Failover, prefix: str, turn: Turn, report:
         assert moments.last_write <= moments.switched + 1.5, account.row()
 
 
-def test_a_killed_primary(failover: Failover, prefix: str, turn: Turn, report: Callable[[Account], None]) -> None:
+def test_a_killed_primary(failover: Failover, prefix: str, turn: Turn, report: Report) -> None:
     """What is accepted after the switch arrives, and all members get it."""
     account = run(f"killed {turn.kind.value}", plan_of(failover, prefix, turn), turn.length, failover.killed)
     report(account)
     check(account, turn, since=account.moments.began, sends=account.moments.switched + 2.0)
 
 
-def test_a_stopped_primary(failover: Failover, prefix: str, turn: Turn, report: Callable[[Account], None]) -> None:
+def test_a_stopped_primary(failover: Failover, prefix: str, turn: Turn, report: Report) -> None:
     """One that goes on later, and calls itself the primary for seconds, changes nothing."""
 
     def stop() -> Moments:
@@ -138,7 +138,7 @@ def test_a_stopped_primary(failover: Failover, prefix: str, turn: Turn, report: 
 
 
 @pytest.mark.parametrize("cause", ["planned", "killed"])
-def test_a_peer(failover: Failover, prefix: str, turn: Turn, cause: str, report: Callable[[Account], None]) -> None:
+def test_a_peer(failover: Failover, prefix: str, turn: Turn, cause: str, report: Report) -> None:
     """The account of channels_redis in the same drill, for comparison: it is printed."""
     if not (turn.long and turn.first):
         pytest.skip("once is enough for a comparison")

@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -472,6 +472,19 @@ class Account:
             )
             found = max(found, min(came, default=float("inf")))
         return found
+
+    def delays(self, channels: Collection[str], since: float, until: float) -> list[float]:
+        """Return the seconds that each message to some channels took to arrive, of those sent within a time."""
+        began = {
+            (sent.stream, sent.number): sent.began
+            for sent in self.sent
+            if sent.target in channels and since <= sent.began < until
+        }
+        return [
+            took.moment - began[took.stream, took.number]
+            for took in self._took()
+            if (took.stream, took.number) in began
+        ]
 
     @property
     def raised(self) -> list[tuple[float, str]]:
