@@ -112,8 +112,10 @@ class Plan:
 
     def layer(self) -> Layer:
         """Make a layer; it is never full."""
-        options: dict[str, Any] = {"hosts": list(self.hosts), "prefix": self.prefix, "capacity": 100_000}
         if self.peer:
+            # It waits for messages for 5 seconds, which is how long redis-py 8 lets a read take unless told otherwise.
+            hosts = [{**entry, "socket_timeout": 60} for entry in self.hosts if isinstance(entry, dict)]
+            options: dict[str, Any] = {"hosts": hosts, "prefix": self.prefix, "capacity": 100_000}
             made: Layer = importlib.import_module("channels_redis.core").RedisChannelLayer(**options)
             return made
         return RedisChannelLayer(
