@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky, FlakyStrategyDefinition
 
 from channel_layer import ChannelLayer
+from channel_layer.stores.simple import SimpleBackend
 from channel_layer.testing import Violation, layers_over, run_layer_conformance_test
 from channel_layer.testing.layer_machine import LayerMachine
 from tests.support.servers import Deployment
@@ -23,6 +24,7 @@ from tests.support.wrong_kit_layers import (
     TakesOneTooMany,
     over_memory,
 )
+from tests.support.wrong_stores import WrongStore, simple_stores
 
 pytestmark = pytest.mark.usefixtures("tidied")
 
@@ -62,6 +64,20 @@ def test_a_sealed_redis_layer_keeps_every_promise(deployment: Deployment) -> Non
     """The same over servers."""
     few = settings(max_examples=max(20, settings().max_examples // 5), stateful_step_count=_STEPS, deadline=None)
     run_layer_conformance_test(sealed_layers(redis_stores(deployment)), settings=few)
+
+
+def test_what_a_process_keeps_until_it_asks_is_not_taken_for_lost() -> None:
+    """A layer without leases finds only with its next pop that what it has popped besides was flushed."""
+    make_store = simple_stores(WrongStore)  # a right one
+    make_layer = layers_over(lambda rules, clock: SimpleBackend(lambda: make_store(rules, clock), "here"))
+    machine = LayerMachine(make_layer, SimpleBackend.capabilities, 5.0, [])
+    machine.begin(group_expiry=100.0)
+    machine.fill_group(group="green", some=0, by=0, count=1)
+    machine.receive(pick=1, by=0, most=1)  # pops the message of the first channel, too
+    machine.flush(by=2)
+    machine.send(at=2, by=2)
+    machine.cancel_amid(pick=0, turns=0)
+    machine.teardown()
 
 
 @pytest.mark.parametrize("wrong", WRONG_LAYERS, ids=lambda wrong: wrong.__name__)

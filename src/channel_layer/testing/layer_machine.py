@@ -183,7 +183,7 @@ class LayerMachine(RuleBasedStateMachine):
         """Messages for a process that were flushed: one in a batch that it has yet to take in counts in both places."""
         self._was_flushed = False
         self._stale = False
-        """Something too old may lie in the store until a call finds it."""
+        """Something too old or flushed may lie in the store, or in a layer, until a call finds it."""
         self._began = 0.0
         self._broken = False
 
@@ -477,7 +477,8 @@ class LayerMachine(RuleBasedStateMachine):
             channel.entries.clear()
         for members in self._groups.values():
             members.clear()
-        self._stale = False
+        # What a layer has popped besides for another channel of its inbox, it drops when that is received from.
+        self._stale = any(layer.counts().waiting for layer in self._layers)
         self._was_flushed = True
 
     @rule(pick=_PICK)
