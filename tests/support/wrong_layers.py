@@ -7,7 +7,7 @@ from channel_layer_memory import MemoryChannelLayer
 
 __all__ = ("Doubling", "Failing", "Losing", "Swapping")
 
-_UNLUCKY = 7
+_UNLUCKY = 1
 """The number of the message that each of them treats wrongly."""
 
 
