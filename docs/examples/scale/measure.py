@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _CALLS = 2000
 _AT_ONCE = 100
+_REPORTED = 5.0
+"""Seconds after which all processes have told what they received; each tells it once a second."""
 
 
 class Meter:
@@ -94,6 +96,10 @@ async def measure(url: str, inboxes: int, members: int, idle: float) -> dict[str
         await first.group_send("room", {"n": 0})
         results["group_send to all, us"] = await meter.cost(lambda n: first.group_send("room", {"n": n}), 20)
         results["group_send to all, us for each process"] = results["group_send to all, us"] / inboxes
+        processor = await meter.processor()
+        await asyncio.sleep(_REPORTED)
+        spent = await meter.processor() - processor - _REPORTED * spent / seconds
+        results["report of a process, us"] = spent / inboxes * 1e6
 
         async def pass_one(number: int) -> None:
             await first.send(owned[number % inboxes], {"n": number})
