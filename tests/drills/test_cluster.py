@@ -16,6 +16,15 @@ from tests.support.drills import Moments, Plan, run
 from tests.support.server_watch import ServerWatch
 from tests.support.servers import ServerKind
 
+_EMPTY: Final = 200
+"""Slots without keys that each node gives away key by key, too."""
+
+_FORK: Final = 2.0
+"""Milliseconds that a node which forks takes from the processes with which it shares two processors."""
+
+_RANGES: Final = 8
+"""Parts in which a node gives its slots away: so many short moves are enough to judge what they delay."""
+
 
 @pytest.fixture
 def cluster(turn: Turn) -> Generator[Cluster]:
@@ -106,14 +115,14 @@ def test_moving_slots(prefix: str, turn: Turn, report: Report) -> None:
         how = "atomically" if atomic else "by keys"
         account = run(f"cluster moved {how} {turn.kind.value}", plan_of(cluster, prefix, turn), turn.length, move)
     slots = {channel: slot_of_inbox(channel, keys) for channel in account.channels}
-    moved = {slot for move in moves for slot in move.leaving}
+    moved = {slot for part in moves for slot in part.leaving}
     stay = {channel: slot for channel, slot in slots.items() if slot not in moved}
     started = min(sent.began for sent in account.sent) + 1.0
     usual = account.delays(slots, started, account.moments.began)
     elsewhere = [
         delay
-        for move in moves
-        for delay in account.delays([each for each in stay if stay[each] not in move.paused], move.began, move.ended)
+        for part in moves
+        for delay in account.delays([each for each in stay if stay[each] not in part.paused], part.began, part.ended)
     ]
     before, during = p99(usual), p99(elsewhere)
     report(account, f"p99 elsewhere {during:.1f} ms, of {len(elsewhere)}, and {before:.1f} ms before")
@@ -123,16 +132,6 @@ def test_moving_slots(prefix: str, turn: Turn, report: Report) -> None:
         assert account.stall <= 0.5, account.row()
     if turn.long:
         assert during <= 2 * before + _FORK, account.row()
-
-
-_EMPTY: Final = 200
-"""Slots without keys that each node gives away key by key, too."""
-
-_FORK: Final = 2.0
-"""Milliseconds that a node which forks takes from the processes with which it shares two processors."""
-
-_RANGES: Final = 8
-"""Parts in which a node gives its slots away: so many short moves are enough to judge what they delay."""
 
 
 class Move(NamedTuple):
